@@ -1,0 +1,1 @@
+"""What differs between robots: profiles, messages to frames, layouts and curves."""
