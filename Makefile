@@ -8,10 +8,10 @@ setup:  ## install everything that tests and the simulation need into .venv
 	@$(BOOT) scripts/bootstrap.py --extras ros,sim,dev
 
 test: setup  ## the tests of a change: a few minutes
-	@$(PYTHON) scripts/with_ros.py $(PYTHON) -m pytest -m "not long"
+	@$(PYTHON) scripts/with_ros.py $(PYTHON) -m pytest
 
 test-all: setup  ## every test, faults, fuzz and soak included
-	@$(PYTHON) scripts/with_ros.py $(PYTHON) -m pytest
+	@$(PYTHON) scripts/with_ros.py $(PYTHON) -m pytest -m "long or not long"
 
 lint: setup  ## style and formatting
 	@.venv/bin/ruff check .
