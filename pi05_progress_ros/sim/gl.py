@@ -1,0 +1,39 @@
+"""Choosing the off-screen OpenGL backend. Must run before ``mujoco`` is imported: MuJoCo decides at import time."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+PACKAGES = "libegl1 libgl1-mesa-dri libosmesa6"
+_LIBRARIES = {"egl": "libEGL.so.1", "osmesa": "libOSMesa.so.8"}
+
+
+class NoOpenGLError(RuntimeError):
+    """No off-screen OpenGL library can be loaded; the message says what to install."""
+
+
+def _loads(library: str) -> bool:
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        return False
+    return True
+
+
+def choose_backend() -> str:
+    """Set ``MUJOCO_GL`` to EGL or OSMesa, whichever loads first, unless the user has set it; returns the choice.
+
+    Raises:
+        NoOpenGLError: neither library is installed.
+    """
+    if chosen := os.environ.get("MUJOCO_GL"):
+        return chosen
+    for backend, library in _LIBRARIES.items():
+        if _loads(library):
+            os.environ["MUJOCO_GL"] = backend
+            return backend
+    raise NoOpenGLError(
+        "the simulated cameras need EGL or OSMesa, and neither library loads. Run:\n"
+        f"  sudo apt-get update && sudo apt-get install -y --no-install-recommends {PACKAGES}"
+    )

@@ -1,0 +1,23 @@
+"""Tasks of the simulated robot: what lies on the table, what is asked, what counts as done."""
+
+from __future__ import annotations
+
+from .base import Task
+from .place_in_basket import PlaceInBasket
+from .stack_cubes import StackCubes
+
+TASKS: dict[str, type[Task]] = {"stack_cubes": StackCubes, "place_in_basket": PlaceInBasket}
+
+
+def make_task(name: str) -> Task:
+    """A fresh task by name.
+
+    Raises:
+        ValueError: no task has this name; the message lists those there are.
+    """
+    if name not in TASKS:
+        raise ValueError(f"unknown task {name!r}; known tasks: {', '.join(TASKS)}")
+    return TASKS[name]()
+
+
+__all__ = ["TASKS", "Task", "make_task"]

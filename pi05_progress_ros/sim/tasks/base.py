@@ -1,0 +1,167 @@
+"""What every task has: objects, an instruction, milestones seen in the physics, success and failure."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, Literal, NamedTuple
+
+import mujoco
+import numpy as np
+
+from ..scene import OBJECT_FRICTION, SIDES, side_sign, table_top_z
+
+Outcome = Literal["unknown", "success", "failure"]
+CUBE_HALF = 0.02  # m
+CUBE_MASS = 0.05  # kg
+SETTLE_S = 0.2  # how long a goal state must last before it counts as reached
+
+
+class Milestone(NamedTuple):
+    """A named step of the task and the simulated time, s, at which it was reached."""
+
+    name: str
+    time_s: float
+
+
+@dataclass(frozen=True)
+class TaskStatus:
+    """Truth about a task, from physics.
+
+    ``progress`` is the share of milestones that hold *now*, so undoing a step lowers it; ``milestones`` are those ever
+    reached, in order.
+    """
+
+    progress: float
+    milestones: tuple[Milestone, ...]
+    next_milestone: str | None
+    outcome: Outcome
+    reason: str
+
+
+class Pick(NamedTuple):
+    """One pick-and-place: which object goes where. ``target`` is the object's goal position (3,) m."""
+
+    name: str
+    target: np.ndarray
+    release_height: float  # m above the goal at which it is let go
+
+
+class Task(ABC):
+    """A task. One world owns one instance; ``reset`` starts an episode."""
+
+    name: ClassVar[str]
+    object_names: ClassVar[list[str]]
+    time_limit_s: ClassVar[float] = 60.0
+
+    side: str
+    instruction: str
+
+    @abstractmethod
+    def add_to_scene(self, spec: mujoco.MjSpec) -> None:
+        """Add the task's objects to a scene that is not compiled yet."""
+
+    @abstractmethod
+    def place_objects(self, model: mujoco.MjModel, data: mujoco.MjData, rng: np.random.Generator) -> None:
+        """Lay the objects out for an episode and choose ``side`` and ``instruction``."""
+
+    @abstractmethod
+    def milestone_names(self) -> list[str]:
+        """The milestones of this episode, in order."""
+
+    @abstractmethod
+    def holds(self, milestone: str, model: mujoco.MjModel, data: mujoco.MjData) -> bool:
+        """Whether the milestone's state, or one that lies beyond it, holds at this moment."""
+
+    @abstractmethod
+    def picks(self, model: mujoco.MjModel, data: mujoco.MjData) -> list[Pick]:
+        """The pick-and-places that are still to be done, given where objects are now."""
+
+    def reset(self, model: mujoco.MjModel, data: mujoco.MjData, rng: np.random.Generator) -> None:
+        """Start an episode."""
+        self.side = SIDES[int(rng.integers(2))]
+        self.place_objects(model, data, rng)
+        self._reached: list[Milestone] = []
+        self._holding: dict[str, float] = {}
+        self._now: set[str] = set()
+        self._outcome: Outcome = "unknown"
+        self._reason = ""
+
+    def update(self, model: mujoco.MjModel, data: mujoco.MjData) -> None:
+        """Look at the physics; called every 20 ms of simulated time. A decided outcome stays."""
+        if self._outcome != "unknown":
+            return
+        names = self.milestone_names()
+        self._now = {name for name in names if self._held_long_enough(name, model, data)}
+        while len(self._reached) < len(names) and names[len(self._reached)] in self._now:
+            self._reached.append(Milestone(names[len(self._reached)], float(data.time)))
+        if len(self._now) == len(names):
+            self._outcome, self._reason = "success", "every milestone holds"
+        elif lost := [name for name in self.object_names if data.body(name).xpos[2] < table_top_z() - 0.03]:
+            self._outcome, self._reason = "failure", f"{lost[0].replace('_', ' ')} fell off the table"
+        elif data.time > self.time_limit_s:
+            self._outcome, self._reason = "failure", f"not done within {self.time_limit_s:.0f} s"
+
+    def _held_long_enough(self, name: str, model: mujoco.MjModel, data: mujoco.MjData) -> bool:
+        if not self.holds(name, model, data):
+            self._holding.pop(name, None)
+            return False
+        since = self._holding.setdefault(name, float(data.time))
+        return data.time - since >= SETTLE_S - 1e-9
+
+    def status(self) -> TaskStatus:
+        """The truth as of the last update."""
+        names = self.milestone_names()
+        pending = names[len(self._reached)] if len(self._reached) < len(names) else None
+        return TaskStatus(len(self._now) / len(names), tuple(self._reached), pending, self._outcome, self._reason)
+
+    # --- helpers for tasks ---
+
+    def workspace_point(self, rng: np.random.Generator, x: tuple[float, float], y: tuple[float, float]) -> np.ndarray:
+        """A random point on the table; ``x`` counts away from the robot's middle, to the working arm's side."""
+        return np.array([side_sign(self.side) * rng.uniform(*x), rng.uniform(*y), table_top_z()])
+
+
+def add_cube(spec: mujoco.MjSpec, name: str, rgba: tuple[float, float, float, float]) -> None:
+    """A free 4 cm cube of 50 g."""
+    body = spec.worldbody.add_body(name=name, pos=[0, -0.45, 0])
+    body.add_freejoint(name=name)
+    body.add_geom(
+        name=name, type=mujoco.mjtGeom.mjGEOM_BOX, size=[CUBE_HALF] * 3, mass=CUBE_MASS, rgba=rgba,
+        friction=OBJECT_FRICTION, condim=4,
+    )  # fmt: skip
+
+
+def set_pose(model: mujoco.MjModel, data: mujoco.MjData, name: str, position: np.ndarray, yaw: float) -> None:
+    """Put a free object somewhere, turned about the vertical by ``yaw`` rad."""
+    address = model.joint(name).qposadr[0]
+    data.qpos[address : address + 3] = position
+    data.qpos[address + 3 : address + 7] = [np.cos(yaw / 2), 0, 0, np.sin(yaw / 2)]
+
+
+def spread_points(draw, count: int, clearance: float, tries: int = 1000) -> list[np.ndarray]:  # noqa: ANN001
+    """Draw points until ``count`` of them are at least ``clearance`` m apart.
+
+    Raises:
+        RuntimeError: the space is too small for them.
+    """
+    for _ in range(tries):
+        points = [draw() for _ in range(count)]
+        gaps = [np.linalg.norm(a - b) for i, a in enumerate(points) for b in points[:i]]
+        if min(gaps, default=np.inf) >= clearance:
+            return points
+    raise RuntimeError(f"{count} objects do not fit with {clearance} m between them")
+
+
+def fingers_touch(model: mujoco.MjModel, data: mujoco.MjData, side: str, name: str) -> bool:
+    """Whether both finger pads of a gripper touch an object."""
+    wanted = {model.geom(f"{side[0]}_finger_{f}_pad").id for f in "ab"}
+    target = set(range(model.body(name).geomadr[0], model.body(name).geomadr[0] + model.body(name).geomnum[0]))
+    touching = set()
+    for pair in data.contact.geom[: data.ncon]:
+        first, second = int(pair[0]), int(pair[1])
+        if first in target and second in wanted:
+            touching.add(second)
+        elif second in target and first in wanted:
+            touching.add(first)
+    return touching == wanted

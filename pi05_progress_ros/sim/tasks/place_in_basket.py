@@ -1,0 +1,79 @@
+"""Two objects go into a basket."""
+
+from __future__ import annotations
+
+import mujoco
+import numpy as np
+
+from ..scene import OBJECT_FRICTION, side_sign, table_top_z
+from .base import CUBE_HALF, Pick, Task, add_cube, fingers_touch, set_pose, spread_points
+
+OBJECTS = {"yellow_block": (0.90, 0.75, 0.12, 1.0), "purple_block": (0.50, 0.20, 0.62, 1.0)}
+INNER = (0.065, 0.05)  # m, half of the basket's inside along x and y
+WALL_HALF_HEIGHT = 0.02
+LIFTED = 0.03
+
+
+class PlaceInBasket(Task):
+    """Put both blocks into the basket, in the order the instruction names them."""
+
+    name = "place_in_basket"
+    object_names = list(OBJECTS)
+
+    def add_to_scene(self, spec: mujoco.MjSpec) -> None:
+        """Two blocks and a basket; where the basket stands is decided per episode."""
+        for name, rgba in OBJECTS.items():
+            add_cube(spec, name, rgba)
+        basket = spec.worldbody.add_body(name="basket")
+        x, y = INNER
+        wall, colour = 0.004, [0.55, 0.40, 0.25, 1]
+        walls = [([x + wall, y, 0], [1, 0]), ([x, y + wall, 0], [0, 1])]
+        for (dx, dy, _), axis in walls:
+            for sign in (1, -1):
+                centre = [sign * (x + wall) * axis[0], sign * (y + wall) * axis[1], WALL_HALF_HEIGHT]
+                size = [wall if axis[0] else dx, wall if axis[1] else dy, WALL_HALF_HEIGHT]
+                basket.add_geom(
+                    type=mujoco.mjtGeom.mjGEOM_BOX, pos=centre, size=size, rgba=colour, friction=OBJECT_FRICTION
+                )
+        basket.add_geom(
+            type=mujoco.mjtGeom.mjGEOM_BOX, pos=[0, 0, 0.001], size=[x, y, 0.001], rgba=[0.45, 0.32, 0.20, 1],
+            friction=OBJECT_FRICTION,
+        )  # fmt: skip
+
+    def place_objects(self, model: mujoco.MjModel, data: mujoco.MjData, rng: np.random.Generator) -> None:
+        """Basket nearer the middle, blocks further out; their order is part of the instruction."""
+        self._basket = self.workspace_point(rng, (0.12, 0.16), (-0.46, -0.44))
+        model.body("basket").pos = self._basket  # fixed for the episode, so it belongs to the model
+        points = spread_points(lambda: self.workspace_point(rng, (0.26, 0.43), (-0.49, -0.41)), 2, 0.09)
+        for name, point in zip(OBJECTS, points, strict=True):
+            set_pose(model, data, name, point + [0, 0, CUBE_HALF], rng.uniform(-0.15, 0.15))
+        self._order = [str(n) for n in rng.permutation(list(OBJECTS))]
+        first, second = (n.replace("_", " ") for n in self._order)
+        self.instruction = f"put the {first} and then the {second} into the basket"
+
+    def milestone_names(self) -> list[str]:
+        """Lift and drop in, per block, in the order asked for."""
+        return [f"{name} {what}" for name in self._order for what in ("lifted", "in_basket")]
+
+    def holds(self, milestone: str, model: mujoco.MjModel, data: mujoco.MjData) -> bool:
+        """A lifted block is held and in the air, or already inside; one inside lies in the basket, let go."""
+        name, what = milestone.split()
+        inside = self._inside(name, model, data)
+        if what == "in_basket" or inside:
+            return inside
+        height = data.body(name).xpos[2] - table_top_z() - CUBE_HALF
+        return bool(height > LIFTED and fingers_touch(model, data, self.side, name))
+
+    def _inside(self, name: str, model: mujoco.MjModel, data: mujoco.MjData) -> bool:
+        offset = np.abs(data.body(name).xpos - self._basket)
+        within = offset[0] < INNER[0] and offset[1] < INNER[1] and offset[2] < 2 * WALL_HALF_HEIGHT
+        return bool(within and not fingers_touch(model, data, self.side, name))
+
+    def picks(self, model: mujoco.MjModel, data: mujoco.MjData) -> list[Pick]:
+        """Blocks still outside, in the order asked for; each has its own half of the basket."""
+        picks = []
+        for index, name in enumerate(self._order):
+            if not self._inside(name, model, data):
+                half = np.array([side_sign(self.side) * 0.03 * (1 if index else -1), 0, CUBE_HALF])
+                picks.append(Pick(name, self._basket + half, 0.03))
+        return picks

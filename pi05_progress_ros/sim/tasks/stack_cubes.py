@@ -1,0 +1,63 @@
+"""Three cubes become a tower: red onto green, then blue onto red."""
+
+from __future__ import annotations
+
+import mujoco
+import numpy as np
+
+from ..scene import table_top_z
+from .base import CUBE_HALF, Pick, Task, add_cube, fingers_touch, set_pose, spread_points
+
+COLOURS = {
+    "green_cube": (0.20, 0.62, 0.28, 1.0),
+    "red_cube": (0.80, 0.16, 0.14, 1.0),
+    "blue_cube": (0.16, 0.32, 0.78, 1.0),
+}
+STACK = ["green_cube", "red_cube", "blue_cube"]  # from the bottom
+LIFTED = 0.03  # m above where it would rest on the table
+
+
+class StackCubes(Task):
+    """Stack the red cube on the green one and the blue cube on the red one."""
+
+    name = "stack_cubes"
+    object_names = STACK
+
+    def add_to_scene(self, spec: mujoco.MjSpec) -> None:
+        """Three cubes."""
+        for name, rgba in COLOURS.items():
+            add_cube(spec, name, rgba)
+
+    def place_objects(self, model: mujoco.MjModel, data: mujoco.MjData, rng: np.random.Generator) -> None:
+        """Cubes at least 10 cm apart on the working arm's side."""
+        self.instruction = "stack the red cube on the green cube and the blue cube on the red cube"
+        points = spread_points(lambda: self.workspace_point(rng, (0.10, 0.42), (-0.49, -0.41)), 3, 0.10)
+        for name, point in zip(STACK, points, strict=True):
+            set_pose(model, data, name, point + [0, 0, CUBE_HALF], rng.uniform(-0.15, 0.15))
+
+    def milestone_names(self) -> list[str]:
+        """Lift and stack, twice."""
+        return ["red_cube lifted", "red_cube stacked", "blue_cube lifted", "blue_cube stacked"]
+
+    def holds(self, milestone: str, model: mujoco.MjModel, data: mujoco.MjData) -> bool:
+        """A lifted cube is held and in the air, or already stacked; a stacked one rests where it belongs."""
+        name, what = milestone.split()
+        stacked = self._stacked(name, model, data)
+        if what == "stacked" or stacked:
+            return stacked
+        height = data.body(name).xpos[2] - table_top_z() - CUBE_HALF
+        return bool(height > LIFTED and fingers_touch(model, data, self.side, name))
+
+    def _stacked(self, name: str, model: mujoco.MjModel, data: mujoco.MjData) -> bool:
+        below = STACK[STACK.index(name) - 1]
+        if below != STACK[0] and not self._stacked(below, model, data):
+            return False
+        offset = data.body(name).xpos - data.body(below).xpos
+        resting = np.hypot(offset[0], offset[1]) < 0.025 and abs(offset[2] - 2 * CUBE_HALF) < 0.006
+        return bool(resting and not fingers_touch(model, data, self.side, name))
+
+    def picks(self, model: mujoco.MjModel, data: mujoco.MjData) -> list[Pick]:
+        """Cubes that are not where they belong, from the bottom up."""
+        base = data.body(STACK[0]).xpos
+        wrong = next((i for i, n in enumerate(STACK) if i and not self._stacked(n, model, data)), len(STACK))
+        return [Pick(STACK[i], base + [0, 0, 2 * CUBE_HALF * i], 0.002) for i in range(wrong, len(STACK))]
