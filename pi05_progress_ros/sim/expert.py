@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
-from .ik import ArmSolver, grasp_orientation
+from .ik import ArmSolver, grasp_orientation, ready_seed
 from .tasks.base import Pick, fingers_touch
 from .world import World
 
@@ -23,6 +23,8 @@ PERIOD_S = 0.05  # between Cartesian waypoints
 SPEED_M_S = 0.16  # of the hand at speed 1
 GRASP_HEIGHT = 0.002  # m of the grasp point above the object's centre
 HOVER = 0.10  # m above an object before descending and after lifting
+READY_HEIGHT = 0.16  # m above the table
+READY_SPEED_RAD_S = 0.8
 MAX_ATTEMPTS = 4  # picks of one object before giving up
 
 
@@ -49,8 +51,9 @@ class Fault:
 
 
 class _Waypoint(NamedTuple):
-    position: np.ndarray
-    gripper: float
+    position: np.ndarray  # of the grasp point, m
+    gripper: float  # command number
+    joints: np.ndarray | None = None  # where set, these joint targets are taken instead of the position
 
 
 class Expert:
@@ -67,7 +70,7 @@ class Expert:
         self._rng = np.random.default_rng([seed, 1])
         self._faults = list(faults)
         self._side = world.task.side
-        self._solver = ArmSolver(self._side, world.arm_state(self._side).position)
+        self._solver = ArmSolver(self._side, ready_seed(self._side))
         self._rotation = grasp_orientation(self._side)
         self.speed = float(self._rng.uniform(0.75, 1.35))
         self._pause_chance = float(self._rng.uniform(0.0, 0.15))
@@ -87,7 +90,8 @@ class Expert:
                 self.finished = True
                 break
             self._joints[self._side] = self._next_joints[self._side]
-            self._next_joints[self._side] = self._solver.solve(waypoint.position, self._rotation)
+            solved = waypoint.joints if waypoint.joints is not None else self._solve(waypoint.position)
+            self._next_joints[self._side] = solved
             self._gripper = waypoint.gripper
             self._due_s += PERIOD_S
         share = 1.0 if self.finished else float(np.clip(1 - (self._due_s - now) / PERIOD_S, 0, 1))
@@ -98,10 +102,9 @@ class Expert:
     # --- the plan: generators that yield one waypoint per period ---
 
     def _episode(self) -> Iterator[_Waypoint]:
-        here = self._solver.grasp_position()
-        self._here = here
         attempts: dict[str, int] = {}
         done = 0
+        yield from self._get_ready()
         yield from self._wait(self._rng.uniform(0.2, 0.8))
         while picks := self._picks():
             pick = picks[0]
@@ -180,6 +183,21 @@ class Expert:
         return self._world.object_poses()[name][:3].copy()
 
     # --- motion ---
+
+    def _solve(self, position: np.ndarray) -> np.ndarray:
+        return self._solver.solve(position, self._rotation)
+
+    def _get_ready(self) -> Iterator[_Waypoint]:
+        """From wherever the arm is to a hand over the middle of its workspace, in joint space."""
+        middle = self._world.task.workspace_middle()
+        self._here = np.array([*middle[:2], middle[2] + READY_HEIGHT])
+        for _ in range(40):
+            ready = self._solve(self._here)
+        start = self._world.arm_state(self._side).position
+        steps = int(np.ceil(1.5 * np.abs(ready - start).max() / (READY_SPEED_RAD_S * self.speed * PERIOD_S)))
+        for index in range(1, steps + 1):
+            t = index / steps
+            yield _Waypoint(self._here, 1.0, start + (ready - start) * (t * t * (3 - 2 * t)))
 
     def _travel(self, goal: np.ndarray, gripper: float) -> Iterator[_Waypoint]:
         """Go somewhere by way of a height at which nothing is touched."""

@@ -8,15 +8,11 @@ import mink
 import mujoco
 import numpy as np
 
-from .scene import arm_table, grasp_point, make_spec, side_sign
+from .scene import arm_table, make_spec, side_sign
 
 TILT = np.deg2rad(
     25.0
 )  # of the fingers from straight down, tips away from the robot: straight down is hardly reachable
-
-
-class UnreachableError(ValueError):
-    """A pose lies outside the arm's workspace; the message says by how much it was missed."""
 
 
 @cache
@@ -38,6 +34,15 @@ def grasp_orientation(side: str, yaw: float = 0.0) -> np.ndarray:
     return turn @ frame
 
 
+def ready_seed(side: str) -> np.ndarray:
+    """(7,) joints from which grasps from above are found, rad.
+
+    The arms mirror by q_right = -q_left, their home poses do not: from the right arm's own home the solver ends in a
+    configuration at its joint limits that misses the table by centimetres.
+    """
+    return side_sign(side) * arm_table().home["left"]
+
+
 class ArmSolver:
     """Finds joint targets for grasp-point poses, each starting from the last one found: poses must come densely."""
 
@@ -55,7 +60,7 @@ class ArmSolver:
         )
         self._posture = mink.PostureTask(model, cost=1e-3)
         home = np.zeros(model.nq)
-        home[self._qpos] = arm_table().home[side]
+        home[self._qpos] = ready_seed(side)
         self._posture.set_target(home)
         self._limits = [mink.ConfigurationLimit(model)]
 
@@ -73,6 +78,3 @@ class ArmSolver:
             )
             self._configuration.integrate_inplace(velocity, 0.1)
         return self._configuration.q[self._qpos].copy()
-
-
-__all__ = ["ArmSolver", "UnreachableError", "grasp_orientation", "grasp_point"]

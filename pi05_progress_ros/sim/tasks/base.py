@@ -51,7 +51,7 @@ class Task(ABC):
     """A task. One world owns one instance; ``reset`` starts an episode."""
 
     name: ClassVar[str]
-    object_names: ClassVar[list[str]]
+    object_names: ClassVar[tuple[str, ...]]
     time_limit_s: ClassVar[float] = 60.0
 
     side: str
@@ -120,6 +120,10 @@ class Task(ABC):
     def workspace_point(self, rng: np.random.Generator, x: tuple[float, float], y: tuple[float, float]) -> np.ndarray:
         """A random point on the table; ``x`` counts away from the robot's middle, to the working arm's side."""
         return np.array([side_sign(self.side) * rng.uniform(*x), rng.uniform(*y), table_top_z()])
+
+    def workspace_middle(self) -> np.ndarray:
+        """The middle of what the working arm reaches on the table, (3,) m."""
+        return np.array([side_sign(self.side) * 0.25, -0.45, table_top_z()])
 
 
 def add_cube(spec: mujoco.MjSpec, name: str, rgba: tuple[float, float, float, float]) -> None:

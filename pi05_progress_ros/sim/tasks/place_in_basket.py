@@ -18,7 +18,7 @@ class PlaceInBasket(Task):
     """Put both blocks into the basket, in the order the instruction names them."""
 
     name = "place_in_basket"
-    object_names = list(OBJECTS)
+    object_names = tuple(OBJECTS)
 
     def add_to_scene(self, spec: mujoco.MjSpec) -> None:
         """Two blocks and a basket; where the basket stands is decided per episode."""

@@ -13,7 +13,7 @@ COLOURS = {
     "red_cube": (0.80, 0.16, 0.14, 1.0),
     "blue_cube": (0.16, 0.32, 0.78, 1.0),
 }
-STACK = ["green_cube", "red_cube", "blue_cube"]  # from the bottom
+STACK = ("green_cube", "red_cube", "blue_cube")  # from the bottom
 LIFTED = 0.03  # m above where it would rest on the table
 
 
