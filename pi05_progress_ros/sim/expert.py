@@ -175,7 +175,7 @@ class Expert:
         from .tasks.base import CUBE_HALF
 
         poses = [pose[:3] for pose in self._world.object_poses().values()]
-        points = [self._world.task.workspace_point(self._rng, (0.24, 0.42), (-0.48, -0.42)) for _ in range(200)]
+        points = [self._world.task.free_point(self._rng) for _ in range(200)]
         best = max(points, key=lambda p: min(np.linalg.norm((p - q)[:2]) for q in poses))
         return best + [0, 0, CUBE_HALF]
 

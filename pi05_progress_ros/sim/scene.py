@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import mujoco
 import numpy as np
 import yaml
+
+from ..config_files import config_file
 
 SIDES = ("left", "right")
 TIMESTEP_S = 0.002
@@ -41,16 +42,6 @@ class ArmTable:
     fingers: dict[str, list[dict[str, Any]]]  # per side: the entries of the two fingers
     home: dict[str, np.ndarray]  # per side: (7,) rad
     shoulder_height: float  # m above the floor
-
-
-def config_file(name: str) -> Path:
-    """Path of a file of ``config/``: in the checkout, else in the installed package's share folder."""
-    checkout = Path(__file__).resolve().parents[2] / "config" / name
-    if checkout.exists():
-        return checkout
-    from ament_index_python.packages import get_package_share_directory
-
-    return Path(get_package_share_directory("pi05_progress")) / "config" / name
 
 
 @cache

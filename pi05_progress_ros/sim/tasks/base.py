@@ -52,6 +52,7 @@ class Task(ABC):
 
     name: ClassVar[str]
     object_names: ClassVar[tuple[str, ...]]
+    free_x: ClassVar[tuple[float, float]] = (0.10, 0.42)  # m, where loose objects may lie
     time_limit_s: ClassVar[float] = 60.0
 
     side: str
@@ -120,6 +121,10 @@ class Task(ABC):
     def workspace_point(self, rng: np.random.Generator, x: tuple[float, float], y: tuple[float, float]) -> np.ndarray:
         """A random point on the table; ``x`` counts away from the robot's middle, to the working arm's side."""
         return np.array([side_sign(self.side) * rng.uniform(*x), rng.uniform(*y), table_top_z()])
+
+    def free_point(self, rng: np.random.Generator) -> np.ndarray:
+        """A random point where a loose object may lie, (3,) m; whether something lies there is not looked at."""
+        return self.workspace_point(rng, self.free_x, (-0.49, -0.41))
 
     def workspace_middle(self) -> np.ndarray:
         """The middle of what the working arm reaches on the table, (3,) m."""

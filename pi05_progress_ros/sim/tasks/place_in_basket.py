@@ -19,6 +19,7 @@ class PlaceInBasket(Task):
 
     name = "place_in_basket"
     object_names = tuple(OBJECTS)
+    free_x = (0.26, 0.43)  # clear of the basket
 
     def add_to_scene(self, spec: mujoco.MjSpec) -> None:
         """Two blocks and a basket; where the basket stands is decided per episode."""
@@ -44,7 +45,7 @@ class PlaceInBasket(Task):
         """Basket nearer the middle, blocks further out; their order is part of the instruction."""
         self._basket = self.workspace_point(rng, (0.12, 0.16), (-0.46, -0.44))
         model.body("basket").pos = self._basket  # fixed for the episode, so it belongs to the model
-        points = spread_points(lambda: self.workspace_point(rng, (0.26, 0.43), (-0.49, -0.41)), 2, 0.09)
+        points = spread_points(lambda: self.free_point(rng), 2, 0.09)
         for name, point in zip(OBJECTS, points, strict=True):
             set_pose(model, data, name, point + [0, 0, CUBE_HALF], rng.uniform(-0.15, 0.15))
         self._order = [str(n) for n in rng.permutation(list(OBJECTS))]

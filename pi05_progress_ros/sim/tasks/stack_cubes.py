@@ -31,7 +31,7 @@ class StackCubes(Task):
     def place_objects(self, model: mujoco.MjModel, data: mujoco.MjData, rng: np.random.Generator) -> None:
         """Cubes at least 10 cm apart on the working arm's side."""
         self.instruction = "stack the red cube on the green cube and the blue cube on the red cube"
-        points = spread_points(lambda: self.workspace_point(rng, (0.10, 0.42), (-0.49, -0.41)), 3, 0.10)
+        points = spread_points(lambda: self.free_point(rng), 3, 0.10)
         for name, point in zip(STACK, points, strict=True):
             set_pose(model, data, name, point + [0, 0, CUBE_HALF], rng.uniform(-0.15, 0.15))
 

@@ -1,0 +1,139 @@
+"""The robot's own rules: which commands are valid, and the state machine PAUSE, SLOW_START, READY. No ROS in here.
+
+Time is given by the caller in seconds; it must not go backwards.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+import numpy as np
+
+ENABLE_TIMEOUT_S = 1.0  # no enable for this long: back to PAUSE
+COMMAND_TIMEOUT_S = 0.5  # a command older than this is not followed
+SLEW_RAD_S = 0.5  # speed of the slow start
+CLOSE_RAD = 0.08  # every joint this near its target ...
+CLOSE_CHECKS = 5  # ... for this many checks: ready
+MAX_STEP_S = 0.02  # the longest period one slew step makes up for
+SIDES = ("left", "right")
+
+
+class State(IntEnum):
+    """As published on ``/fsm_state``."""
+
+    PAUSE = 0
+    SLOW_START = 1
+    READY = 2
+
+
+class CommandError(ValueError):
+    """A command the robot rejects; the message says what was wrong with it."""
+
+
+def ordered(names: Sequence[str], values: Sequence[float], expected: Sequence[str], what: str) -> np.ndarray:
+    """Seven values in the order of ``expected``, float64 (7,).
+
+    Raises:
+        CommandError: not seven, not finite, or named otherwise than exactly the expected joints in any order.
+    """
+    if len(values) != len(expected):
+        raise CommandError(f"{what} needs {len(expected)} values, got {len(values)}")
+    if not all(math.isfinite(v) for v in values):
+        raise CommandError(f"{what} has values that are not finite: {list(values)}")
+    array = np.asarray(values, dtype=float)
+    if not names:
+        return array
+    duplicates = sorted({n for n in names if list(names).count(n) > 1})
+    if duplicates:
+        raise CommandError(f"{what} names {', '.join(duplicates)} more than once")
+    if set(names) != set(expected):
+        unknown, missing = sorted(set(names) - set(expected)), sorted(set(expected) - set(names))
+        raise CommandError(f"{what} names the wrong joints: unknown {unknown}, missing {missing}")
+    return array[[list(names).index(name) for name in expected]]
+
+
+def clipped(values: np.ndarray, ranges: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, list[str]]:
+    """Values within ``ranges`` (n, 2), and a description of each that was not."""
+    inside = np.clip(values, ranges[:, 0], ranges[:, 1])
+    notes = [f"{n} {v:.3f} -> {c:.3f}" for n, v, c in zip(names, values, inside, strict=True) if abs(v - c) > 1e-9]
+    return inside, notes
+
+
+@dataclass
+class StateMachine:
+    """Decides what the arms follow. ``update`` is called at a fixed rate and returns what to do with each arm."""
+
+    state: State = State.PAUSE
+    reason: str = "not enabled yet"
+    _enabled_s: float = -math.inf
+    _targets: dict[str, tuple[float, np.ndarray]] = field(default_factory=dict)
+    _slewed: dict[str, np.ndarray] = field(default_factory=dict)
+    _close: int = 0
+    _now: float = -math.inf
+
+    def enable(self, value: float, now_s: float) -> None:
+        """The heartbeat: above 0 enables, anything else pauses at once."""
+        if value > 0:
+            self._enabled_s = now_s
+        else:
+            self._enabled_s = -math.inf
+            self._pause("disabled")
+
+    def enabled(self, now_s: float) -> bool:
+        """Whether the heartbeat is fresh."""
+        return now_s - self._enabled_s <= ENABLE_TIMEOUT_S
+
+    def command(self, side: str, target: np.ndarray, now_s: float) -> None:
+        """A valid target (7,) rad for one arm."""
+        self._targets[side] = (now_s, target)
+
+    def forget(self) -> None:
+        """Drop commands and enabling, as when the source of commands changes."""
+        self._targets.clear()
+        self._enabled_s = -math.inf
+        self._pause("the source of commands changed")
+
+    def _pause(self, reason: str) -> None:
+        self.state, self.reason, self._close = State.PAUSE, reason, 0
+        self._slewed.clear()
+
+    def _fresh(self, side: str, now_s: float) -> bool:
+        return side in self._targets and now_s - self._targets[side][0] <= COMMAND_TIMEOUT_S
+
+    def update(self, positions: dict[str, np.ndarray], now_s: float) -> dict[str, np.ndarray | None]:
+        """Per arm the target to follow now, rad (7,), or None for: hold the pose you have.
+
+        Args:
+            positions: where both arms are, rad (7,) each.
+            now_s: the present time.
+        """
+        # After a gap, or at the very first call, the arm must not jump to make up for it.
+        dt = 0.0 if math.isinf(self._now) else max(0.0, min(now_s - self._now, MAX_STEP_S))
+        self._now = now_s
+        if self.state != State.PAUSE and not self.enabled(now_s):
+            self._pause(f"no enable for {ENABLE_TIMEOUT_S:g} s")
+        if self.state == State.PAUSE:
+            if not self.enabled(now_s):
+                return dict.fromkeys(SIDES)
+            self.state, self.reason = State.SLOW_START, "enabled, waiting for commands to both arms"
+            self._slewed = {side: positions[side].copy() for side in SIDES}
+        if self.state == State.SLOW_START:
+            return self._slow_start(positions, dt, now_s)
+        return {side: self._targets[side][1] if self._fresh(side, now_s) else None for side in SIDES}
+
+    def _slow_start(self, positions: dict[str, np.ndarray], dt: float, now_s: float) -> dict[str, np.ndarray | None]:
+        if not all(self._fresh(side, now_s) for side in SIDES):
+            self._close = 0
+            return dict.fromkeys(SIDES)
+        step = SLEW_RAD_S * dt
+        for side in SIDES:
+            gap = self._targets[side][1] - self._slewed[side]
+            self._slewed[side] = self._slewed[side] + np.clip(gap, -step, step)
+        near = all(np.abs(positions[side] - self._targets[side][1]).max() <= CLOSE_RAD for side in SIDES)
+        self._close = self._close + 1 if near else 0
+        if self._close >= CLOSE_CHECKS:
+            self.state, self.reason = State.READY, "following commands"
+        return {side: self._slewed[side] for side in SIDES}
