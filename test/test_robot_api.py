@@ -59,7 +59,7 @@ def drive(machine, target, seconds, start=0.0, enable=True, position=None):
 def test_enable_leads_through_slow_start_to_ready():
     states, positions = drive(StateMachine(), np.full(7, 0.4), 2.0)
     assert list(dict.fromkeys(states)) == [State.SLOW_START, State.READY]
-    assert states.index(State.READY) / 200 == pytest.approx((0.4 - 0.08) / 0.5, abs=0.05)
+    assert states.index(State.READY) / 200 == pytest.approx((0.4 - 0.08) / 0.5 + 4 * 0.05, abs=0.06)
     np.testing.assert_allclose(positions["left"], 0.4)
 
 

@@ -37,7 +37,7 @@ class ApiClient:
     def tick(self):
         if self.enable_value is not None:
             self.enable.publish(Float32(data=self.enable_value))
-        for side, target in self.targets.items():
+        for side, target in self.targets.items() if len(self.joints) == 2 else ():
             names = self.joints[side].name[::-1]  # reversed order: the robot must go by names
             message = JointState(name=names, position=target[::-1].tolist(), effort=[0.0] * 7)
             speed = np.clip(KP * (target - self.position(side)), -0.8, 0.8) if self.velocity_style else np.zeros(7)

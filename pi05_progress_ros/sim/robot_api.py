@@ -17,6 +17,7 @@ COMMAND_TIMEOUT_S = 0.5  # a command older than this is not followed
 SLEW_RAD_S = 0.5  # speed of the slow start
 CLOSE_RAD = 0.08  # every joint this near its target ...
 CLOSE_CHECKS = 5  # ... for this many checks: ready
+CHECK_PERIOD_S = 0.05  # between checks, the rate at which the state is published
 MAX_STEP_S = 0.02  # the longest period one slew step makes up for
 SIDES = ("left", "right")
 
@@ -72,6 +73,7 @@ class StateMachine:
     _targets: dict[str, tuple[float, np.ndarray]] = field(default_factory=dict)
     _slewed: dict[str, np.ndarray] = field(default_factory=dict)
     _close: int = 0
+    _checked_s: float = -math.inf
     _now: float = -math.inf
 
     def enable(self, value: float, now_s: float) -> None:
@@ -132,8 +134,11 @@ class StateMachine:
         for side in SIDES:
             gap = self._targets[side][1] - self._slewed[side]
             self._slewed[side] = self._slewed[side] + np.clip(gap, -step, step)
+        if now_s - self._checked_s < CHECK_PERIOD_S - 1e-9:
+            return dict(self._slewed)
+        self._checked_s = now_s
         near = all(np.abs(positions[side] - self._targets[side][1]).max() <= CLOSE_RAD for side in SIDES)
         self._close = self._close + 1 if near else 0
         if self._close >= CLOSE_CHECKS:
             self.state, self.reason = State.READY, "following commands"
-        return {side: self._slewed[side] for side in SIDES}
+        return dict(self._slewed)
