@@ -180,3 +180,31 @@ def test_it_ends_cleanly_on_signals_and_starts_again_after_a_kill(start, ros):
     client.until(lambda: len(client.joints) == 2, "joint states after the restart")
     second.send_signal(signal.SIGTERM)
     assert second.wait(10) == 0, second.log()
+
+
+def test_teleoperation_follows_the_operator_and_ignores_the_api(start, ros):
+    start(MODULE, "--ros-args", "-p", "images:=false", "-p", "teleoperation:=true")
+    client = ApiClient(ros)
+    grippers = {}
+    client.node.create_subscription(JointState, "/left_gripper/joint_states", lambda m: grippers.update(left=m), 10)
+    client.connect()
+    before = client.position("left")
+    client.targets = {side: client.targets[side] + 0.1 for side in SIDES}  # on /api
+    client.enable_value = 1.0
+    for _ in range(40):
+        client.spin()
+    assert client.states == [0]
+    np.testing.assert_allclose(client.position("left"), before, atol=0.01)
+
+    operator = {side: client.node.create_publisher(JointState, f"/{side}_arm/joint_cmd", 10) for side in SIDES}
+    hand = client.node.create_publisher(JointState, "/left_gripper/joint_cmd", 10)
+
+    def operate():
+        for side in SIDES:
+            operator[side].publish(JointState(position=client.targets[side].tolist()))
+        hand.publish(JointState(name=["l_joint8"], effort=[3.5]))
+        client.spin()
+
+    wait_for(lambda: client.states[-1] == 2, 20, operate, "READY by the operator's commands")
+    wait_for(lambda: grippers["left"].position[0] < 0.002, 10, operate, "the gripper closing on 3.5 N m")
+    assert np.abs(client.position("left") - client.targets["left"]).max() < 0.1

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pi05_progress_ros.sim.cameras import CameraRig, scaled_sizes
-from pi05_progress_ros.sim.expert import FAULTS, Expert, Fault, run_episode
+from pi05_progress_ros.sim.expert import FAULTS, Expert, Fault, apply, run_episode
 from pi05_progress_ros.sim.scene import arm_table
 from pi05_progress_ros.sim.tasks import TASKS
 from pi05_progress_ros.sim.world import World
@@ -127,11 +127,7 @@ def test_an_undone_step_lowers_the_true_progress():
     expert = Expert(world, 1, [Fault("undone_step")])
     seen = []
     while not expert.finished and world.task_status().outcome == "unknown":
-        command = expert.command()
-        world.set_arm_position("left", command.left)
-        world.set_arm_position("right", command.right)
-        world.set_gripper("left", command.left_gripper)
-        world.set_gripper("right", command.right_gripper)
+        apply(world, expert.command())
         world.step(10)
         seen.append(world.task_status().progress)
     assert max(np.maximum.accumulate(seen) - seen) >= 0.25

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 
 from .ik import ArmSolver, grasp_orientation, ready_seed
-from .tasks.base import Pick, fingers_touch
+from .tasks.base import CUBE_HALF, Pick, fingers_touch
 from .world import World
 
 FaultKind = Literal["dropped_object", "missed_grasp", "long_pause", "undone_step"]
@@ -172,8 +172,6 @@ class Expert:
         yield from self._line(aside + up, 1.0)
 
     def _free_place(self) -> np.ndarray:
-        from .tasks.base import CUBE_HALF
-
         poses = [pose[:3] for pose in self._world.object_poses().values()]
         points = [self._world.task.free_point(self._rng) for _ in range(200)]
         best = max(points, key=lambda p: min(np.linalg.norm((p - q)[:2]) for q in poses))
@@ -222,16 +220,20 @@ class Expert:
             yield _Waypoint(self._here, value)
 
 
+def apply(world: World, command: OperatorCommand) -> None:
+    """Let the arms and grippers follow a command directly, without the robot's state machine."""
+    world.set_arm_position("left", command.left)
+    world.set_arm_position("right", command.right)
+    world.set_gripper("left", command.left_gripper)
+    world.set_gripper("right", command.right_gripper)
+
+
 def run_episode(world: World, expert: Expert, period_s: float = 0.01) -> None:
     """Let the expert drive the world directly until it has finished or the outcome is decided for a second."""
     steps = round(period_s / world.timestep_s)
     decided_s: float | None = None
     while not expert.finished:
-        command = expert.command()
-        world.set_arm_position("left", command.left)
-        world.set_arm_position("right", command.right)
-        world.set_gripper("left", command.left_gripper)
-        world.set_gripper("right", command.right_gripper)
+        apply(world, expert.command())
         world.step(steps)
         if world.task_status().outcome != "unknown":
             decided_s = world.time_s if decided_s is None else decided_s

@@ -28,6 +28,8 @@ from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Float32, Int32, String
 from std_srvs.srv import SetBool
 
+from pi05_progress.robots.teleavatar import gripper_command_from_effort
+
 from ..transport import use_image_transport
 from .cameras import CameraRig, scaled_sizes
 from .gl import NoOpenGLError
@@ -132,6 +134,9 @@ class RobotNode(Node):
                 JointState, f"/{side}_arm/joint_cmd", lambda m, s=side: self._arm_command(m, s, TELEOPERATION), states
             )
             self.create_subscription(Float32, f"/api/{side}_gripper/cmd", lambda m, s=side: self._gripper(m, s), states)
+            self.create_subscription(
+                JointState, f"/{side}_gripper/joint_cmd", lambda m, s=side: self._operator_gripper(m, s), states
+            )
         self.create_subscription(Float32, "/api/fsm/enable", self._enable, states)
         self.create_service(SetBool, "/sim/set_teleoperation", self._set_teleoperation)
         self._image_pubs = {key: self.create_publisher(Image, topic, images) for key, topic in IMAGE_TOPICS.items()}
@@ -177,6 +182,17 @@ class RobotNode(Node):
             self._warn(f"/api/{side}_gripper/cmd {message.data:.3f} clipped to {value:.0f}")
         with self._lock:
             self._grippers[side] = value
+
+    def _operator_gripper(self, message: JointState, side: str) -> None:
+        if self._mode != TELEOPERATION:
+            return
+        try:
+            effort = ordered(message.name, message.effort, [f"{side[0]}_joint8"], f"/{side}_gripper/joint_cmd effort")
+        except CommandError as error:
+            self._warn(f"rejected: {error}")
+            return
+        with self._lock:
+            self._grippers[side] = float(gripper_command_from_effort(effort[0], side))
 
     def _enable(self, message: Float32) -> None:
         if self._mode == API:
