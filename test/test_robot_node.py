@@ -208,3 +208,14 @@ def test_teleoperation_follows_the_operator_and_ignores_the_api(start, ros):
     wait_for(lambda: client.states[-1] == 2, 20, operate, "READY by the operator's commands")
     wait_for(lambda: grippers["left"].position[0] < 0.002, 10, operate, "the gripper closing on 3.5 N m")
     assert np.abs(client.position("left") - client.targets["left"]).max() < 0.1
+
+
+@pytest.mark.long
+def test_the_expert_does_the_task_through_the_teleoperation_topics(start, ros):
+    robot = start(MODULE, "--ros-args", "-p", "images:=false", "-p", "expert:=true", "-p", "seed:=1")
+    node, progress = ros.create_node("listener"), []
+    node.create_subscription(Float32, "/sim/progress", lambda m: progress.append(m.data), 10)
+    wait_for(lambda: progress and progress[-1] == 1.0, 60, lambda: ros.spin_once(node, timeout_sec=0.1), "success")
+    assert progress[0] == 0.0
+    assert {0.25, 0.5, 0.75} <= set(progress)
+    wait_for(lambda: "episode 1 ended: success" in robot.log(), 20, what="the report")

@@ -28,10 +28,11 @@ from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Float32, Int32, String
 from std_srvs.srv import SetBool
 
-from pi05_progress.robots.teleavatar import gripper_command_from_effort
+from pi05_progress.robots.teleavatar import gripper_command_from_effort, gripper_effort_from_command
 
 from ..transport import use_image_transport
 from .cameras import CameraRig, scaled_sizes
+from .expert import Expert
 from .gl import NoOpenGLError
 from .robot_api import CommandError, State, StateMachine, clipped, ordered
 from .tasks import TASKS
@@ -92,7 +93,8 @@ class RobotNode(Node):
         self._lock = threading.Lock()
         self._machine = StateMachine()
         self._grippers = dict.fromkeys(SIDES, 1.0)
-        self._mode = TELEOPERATION if self._get("teleoperation") else API
+        self._operator = Operator(self) if self._get("expert") else None
+        self._mode = TELEOPERATION if self._get("teleoperation") or self._operator else API
         self._held: dict[str, np.ndarray | None] = {}  # per arm the pose it holds; None while it follows
         self._velocities: dict[str, tuple[float, np.ndarray]] = {}
         self._snapshot: tuple[Time, np.ndarray] | None = None
@@ -110,6 +112,8 @@ class RobotNode(Node):
         self.declare_parameter("image_scale", 0.5, describe(text, floating_point_range=scale))
         self.declare_parameter("images", True, describe("render and publish camera images"))
         self.declare_parameter("teleoperation", False, describe("start in teleoperation mode instead of API mode"))
+        text = "a scripted operator does the task through the teleoperation topics (starts in teleoperation mode)"
+        self.declare_parameter("expert", False, describe(text))
         self.declare_parameter("force_domain", False, describe("allow the production robot's ROS domain"))
 
     def _get(self, name: str) -> Any:
@@ -238,6 +242,8 @@ class RobotNode(Node):
         stamp = self._stamp()
         self._clock_pub.publish(Clock(clock=stamp))
         self._publish_joints(stamp)
+        if self._operator and tick % 2 == 0:
+            self._operator.publish(stamp)
         if tick % (STATE_HZ // FSM_HZ) == 0:
             self._fsm_pub.publish(Int32(data=int(state)))
         if tick % STATE_HZ == 0:
@@ -300,6 +306,36 @@ class RobotNode(Node):
     def stop(self) -> None:
         """End both threads."""
         self._stop.set()
+
+
+class Operator:
+    """The scripted expert at 100 Hz on the teleoperation topics; its commands come back to the robot through DDS.
+
+    Runs in the physics thread, so it may look at the world without a lock.
+    """
+
+    def __init__(self, node: RobotNode) -> None:
+        self._world, self._node = node.world, node
+        self._expert = Expert(node.world, node.world.seed)
+        parts = [(side, part) for side in SIDES for part in ("arm", "gripper")]
+        self._pubs = {sp: node.create_publisher(JointState, f"/{sp[0]}_{sp[1]}/joint_cmd", 10) for sp in parts}
+        self._reported = False
+
+    def publish(self, stamp: Time) -> None:
+        """Send what the operator commands now; after the episode the last pose is repeated."""
+        command = self._expert.command()
+        for side in SIDES:
+            message = JointState(name=self._world.joint_names(side), position=getattr(command, side).tolist())
+            message.header.stamp = stamp
+            self._pubs[side, "arm"].publish(message)
+            effort = float(gripper_effort_from_command(getattr(command, f"{side}_gripper"), side))
+            message = JointState(name=[f"{side[0]}_joint8"], effort=[effort])
+            message.header.stamp = stamp
+            self._pubs[side, "gripper"].publish(message)
+        if self._expert.finished and not self._reported:
+            status = self._world.task_status()
+            self._node.get_logger().info(f"episode {self._world.seed} ended: {status.outcome} {status.reason}")
+            self._reported = True
 
 
 def image_message(image: np.ndarray, stamp: Time, frame: str) -> Image:
