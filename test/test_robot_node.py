@@ -176,10 +176,11 @@ def test_it_ends_cleanly_on_signals_and_starts_again_after_a_kill(start, ros):
     first.send_signal(signal.SIGKILL)
     first.wait(5)
     client.joints.clear()
-    second = start(MODULE, "--ros-args", "-p", "images:=false")
+    second = start(MODULE, "--ros-args", "-p", "image_scale:=0.1")
     client.until(lambda: len(client.joints) == 2, "joint states after the restart")
     second.send_signal(signal.SIGTERM)
     assert second.wait(10) == 0, second.log()
+    assert "Traceback" not in second.log()
 
 
 def test_teleoperation_follows_the_operator_and_ignores_the_api(start, ros):

@@ -8,21 +8,23 @@ thread share: the state machine, gripper commands and the mode.
 from __future__ import annotations
 
 import array
-import contextlib
 import json
 import os
+import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import rclpy
 from builtin_interfaces.msg import Time
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
+from rclpy.signals import SignalHandlerOptions
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Float32, Int32, String
@@ -215,7 +217,7 @@ class RobotNode(Node):
     def run(self) -> None:
         """Step in real time until shut down; publishes states at 200 Hz and hands snapshots to the cameras."""
         started, tick, warned = time.monotonic(), 0, 0.0
-        while rclpy.ok() and not self._stop.is_set():
+        while not self._stop.is_set():
             self._tick(tick)
             tick += 1
             delay = started + tick / STATE_HZ - time.monotonic()
@@ -303,6 +305,10 @@ class RobotNode(Node):
         finally:
             rig.close()
 
+    def stopped(self) -> bool:
+        """Whether the end was asked for."""
+        return self._stop.is_set()
+
     def stop(self) -> None:
         """End both threads."""
         self._stop.set()
@@ -351,34 +357,37 @@ def image_message(image: np.ndarray, stamp: Time, frame: str) -> Image:
 def main() -> int:
     """Entry point; returns the exit status."""
     use_image_transport()
-    rclpy.init()
+    # Signals only ask for the end: the context stays valid until both threads have published their last message.
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     try:
         node = RobotNode()
     except (StartError, NoOpenGLError, ValueError) as error:
         print(f"simulated_robot: {error}", file=sys.stderr)
         rclpy.try_shutdown()
         return 1
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: node.stop())
     executor = SingleThreadedExecutor()
     executor.add_node(node)
-    threads = [threading.Thread(target=_spin, args=(executor,), daemon=True)]
+    cameras = threading.Thread(target=node.run_cameras)
     if node.get_parameter("images").value:
-        threads.append(threading.Thread(target=node.run_cameras))
-    for thread in threads:
-        thread.start()
+        cameras.start()
+    callbacks = threading.Thread(target=_spin, args=(executor, node.stopped))
+    callbacks.start()
     try:
-        with contextlib.suppress(KeyboardInterrupt, ExternalShutdownException):
-            node.run()
+        node.run()
     finally:
         node.stop()
-        for thread in threads[1:]:
-            thread.join()
+        for thread in (callbacks, cameras):
+            if thread.ident:
+                thread.join()
         rclpy.try_shutdown()
     return 0
 
 
-def _spin(executor: SingleThreadedExecutor) -> None:
-    with contextlib.suppress(ExternalShutdownException):
-        executor.spin()
+def _spin(executor: SingleThreadedExecutor, stopped: Callable[[], bool]) -> None:
+    while not stopped():
+        executor.spin_once(timeout_sec=0.1)
 
 
 if __name__ == "__main__":
