@@ -27,7 +27,8 @@ class RobotFrame:
     Attributes:
         images: per camera key (e.g. ``head_camera``) uint8 (h, w, 3) RGB, already cropped and turned.
         state: float32 (48,): 16 positions, 16 velocities, 16 efforts, see ``robots/teleavatar.py``.
-        stamps_ns: per input (camera keys, ``left_arm``, ...) when it was taken, ns since the epoch of the sender's clock.
+        stamps_ns: per input (camera keys, ``left_arm``, ...) when it was taken, ns of
+            the sender's clock since its epoch.
     """
 
     images: Mapping[str, np.ndarray]
@@ -109,7 +110,7 @@ class PolicyOutput:
 
     Attributes:
         actions: float32 (horizon, 16): arm joint targets in rad, gripper efforts in N m, absolute.
-        progress: the model's raw belief in [0, 1], or None without a progress head. Test with ``is None``: 0.0 is a value.
+        progress: the model's raw belief in [0, 1], or None without a head. Test with ``is None``: 0.0 is a value.
         progress_interval: (lower, upper) of the belief at ``confidence_level``, or None.
         progress_belief: float32 (bins,) probabilities over equal bins of [0, 1], or None if the head has no bins.
         timing: ms per part (``transforms``, ``model``), measured after the device is done.
