@@ -29,11 +29,13 @@ class RobotFrame:
         state: float32 (48,): 16 positions, 16 velocities, 16 efforts, see ``robots/teleavatar.py``.
         stamps_ns: per input (camera keys, ``left_arm``, ...) when it was taken, ns of
             the sender's clock since its epoch.
+        absent: inputs that the robot does not have; their entries of ``state`` are 0.
     """
 
     images: Mapping[str, np.ndarray]
     state: np.ndarray
     stamps_ns: Mapping[str, int] = field(default_factory=dict)
+    absent: tuple[str, ...] = ()
 
 
 @jax.tree_util.register_dataclass

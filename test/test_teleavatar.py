@@ -76,25 +76,6 @@ def test_delta_actions_leave_grippers_absolute_and_invert():
     np.testing.assert_allclose(robot.absolute_actions(delta, state), actions)
 
 
-@pytest.mark.parametrize(
-    ("tile", "size", "first_pixel"),
-    [
-        ("head_left_eye", (960, 960), (960, 160)),
-        ("head_right_eye", (960, 960), (0, 160)),
-        ("right_wrist_left_eye", (400, 640), (1920, 0)),
-        ("right_wrist_right_eye", (400, 640), (1920, 640)),
-        ("left_wrist_left_eye", (400, 640), (2320, 0)),
-        ("left_wrist_right_eye", (400, 640), (2320, 640)),
-    ],
-)
-def test_v2_tiles(tile, size, first_pixel):
-    rows, columns = np.mgrid[:2720, :1280]
-    picture = np.stack([rows, columns, rows], axis=-1)
-    cut = robot.crop(picture, robot.V2_TILES[tile])
-    assert cut.shape[:2] == size
-    assert tuple(cut[0, 0, :2]) == first_pixel
-
-
 @pytest.mark.parametrize(("height", "width"), [(1920, 3840), (800, 2560)])
 def test_recorded_stereo_is_cut_and_single_eyes_are_left_alone(height, width):
     picture = np.broadcast_to(np.arange(width)[None, :, None], (height, width, 3))

@@ -7,7 +7,6 @@ effector poses), which are ignored.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
@@ -18,16 +17,6 @@ STATE_INDEX = np.r_[0:7, 8:15]  # arm positions
 ACTION_INDEX = np.r_[0:7, 39, 8:15, 47]  # arm positions, gripper efforts
 GRIPPER_ACTION = {"left": 7, "right": 15}  # columns of the 16 action numbers
 DELTA_MASK = np.array([True] * 7 + [False] + [True] * 7 + [False])  # arms, never grippers
-
-# Tiles of the second robot's one video frame, as fractions (left, top, right, bottom).
-V2_TILES: Mapping[str, tuple[float, float, float, float]] = {
-    "head_left_eye": (0.125, 0.35294, 0.875, 0.70588),
-    "head_right_eye": (0.125, 0.0, 0.875, 0.35294),
-    "right_wrist_left_eye": (0.0, 0.70588, 0.5, 0.85294),
-    "right_wrist_right_eye": (0.5, 0.70588, 1.0, 0.85294),
-    "left_wrist_left_eye": (0.0, 0.85294, 0.5, 1.0),
-    "left_wrist_right_eye": (0.5, 0.85294, 1.0, 1.0),
-}
 
 
 class LayoutError(ValueError):

@@ -14,7 +14,7 @@ import mujoco
 import numpy as np
 import yaml
 
-from ..config_files import config_file
+from pi05_progress.config_files import config_file
 
 SIDES = ("left", "right")
 TIMESTEP_S = 0.002

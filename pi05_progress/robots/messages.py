@@ -1,0 +1,253 @@
+"""Messages -> ``RobotFrame``: the one translation that the live node and the bag converter share.
+
+Messages are duck-typed: their fields are read, ROS is not imported. rclpy's, rosbags' and made-up messages all do.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..observation import RobotFrame
+from .profile import SIDES, CameraProfile, RobotProfile
+from .teleavatar import crop, one_eye, turned
+
+# Index of a joint in a block of the state vector: left arm 0-6, left gripper 7, right arm 8-14, right gripper 15.
+BLOCK = 16
+ARM_START = {"left": 0, "right": 8}
+GRIPPER_INDEX = {"left": 7, "right": 15}
+
+# Run in a process of its own: a cv_bridge built for another NumPy may crash the interpreter instead of raising.
+_CV_BRIDGE_TRIAL = """
+import numpy as np
+from cv_bridge import CvBridge
+from sensor_msgs.msg import Image
+picture = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
+message = Image(height=2, width=4, encoding="bgr8", step=12, data=picture.tobytes())
+got = CvBridge().imgmsg_to_cv2(message, "rgb8")
+assert (got == picture[..., ::-1]).all()
+"""
+
+
+class MessageError(ValueError):
+    """A message does not hold what it should; the text names the topic and what was found."""
+
+
+class JointValues(NamedTuple):
+    """Positions (rad), velocities (rad/s) and efforts (N m) in the order asked for, float32 (n,) each."""
+
+    position: np.ndarray
+    velocity: np.ndarray
+    effort: np.ndarray
+
+
+def stamp_ns(message: Any) -> int:
+    """The header's stamp, ns; 0 if the sender left it empty."""
+    stamp = message.header.stamp
+    return int(stamp.sec) * 10**9 + int(stamp.nanosec)
+
+
+def joint_order(names: Sequence[str], count: int, expected: Sequence[str], what: str) -> list[int]:
+    """Where each expected joint stands in a message of ``count`` values.
+
+    Without names the values must be exactly the expected ones, in order. More joints than expected may be named.
+
+    Raises:
+        MessageError: too few values, joints missing, or one named twice.
+    """
+    if not names:
+        if count != len(expected):
+            raise MessageError(f"{what}: {count} values without names, expected {len(expected)}")
+        return list(range(count))
+    if len(names) != count:
+        raise MessageError(f"{what}: {len(names)} names for {count} values")
+    if twice := sorted({name for name in expected if list(names).count(name) > 1}):
+        raise MessageError(f"{what}: {', '.join(twice)} named more than once")
+    if missing := [name for name in expected if name not in names]:
+        raise MessageError(f"{what}: joints {', '.join(missing)} are missing; it names {', '.join(names)}")
+    return [list(names).index(name) for name in expected]
+
+
+def joint_values(message: Any, expected: Sequence[str], what: str, required: str = "position") -> JointValues:
+    """Values of a ``JointState`` by name, in the order of ``expected``.
+
+    Fields other than ``required`` may be empty: they are then 0.
+
+    Raises:
+        MessageError: see ``joint_order``; also a field of another length, or a number that is not finite.
+    """
+    order = joint_order(message.name, len(getattr(message, required)), expected, what)
+    fields = []
+    for field in JointValues._fields:
+        values = getattr(message, field)
+        if len(values) == 0 and field != required:
+            fields.append(np.zeros(len(expected), np.float32))
+            continue
+        if len(values) != len(getattr(message, required)):
+            raise MessageError(f"{what}: {len(values)} values of {field}, expected {len(getattr(message, required))}")
+        array = np.asarray(values, np.float64)[order]
+        if not np.isfinite(array).all():
+            bad = [name for name, value in zip(expected, array, strict=True) if not math.isfinite(value)]
+            raise MessageError(f"{what}: {field} of {', '.join(bad)} is not finite")
+        fields.append(array.astype(np.float32))
+    return JointValues(*fields)
+
+
+def joint_vector(profile: RobotProfile, joints: Mapping[str, Any | None]) -> np.ndarray:
+    """The 48 numbers of a state or action, float32, from messages by part.
+
+    Args:
+        profile: the robot.
+        joints: ``JointState`` messages under ``left_arm``, ``right_arm``, ``left_gripper``, ``right_gripper``; a
+            gripper that is None or left out is 0. A gripper's command may hold only an effort.
+
+    Raises:
+        MessageError: an arm is missing, or a message is wrong.
+    """
+    vector = np.zeros((3, BLOCK), np.float32)
+    for side in SIDES:
+        arm = joints.get(f"{side}_arm")
+        if arm is None:
+            raise MessageError(f"{side}_arm: no joint message; the arms are always needed")
+        start = ARM_START[side]
+        vector[:, start : start + 7] = joint_values(arm, profile.arms[side].joints, f"{side}_arm")
+        gripper = joints.get(f"{side}_gripper")
+        if gripper is not None:
+            required = "position" if len(gripper.position) else "effort"
+            values = joint_values(gripper, [profile.grippers[side].joint], f"{side}_gripper", required)
+            vector[:, GRIPPER_INDEX[side]] = np.concatenate(values)
+    return vector.reshape(-1)
+
+
+def part_names() -> list[str]:
+    """Names of the inputs that are joints."""
+    return [f"{side}_{part}" for side in SIDES for part in ("arm", "gripper")]
+
+
+def prepare_image(image: np.ndarray, camera: CameraProfile) -> np.ndarray:
+    """The part of one camera's raw picture (h, w, 3) that the model gets; a view."""
+    if camera.turned:
+        image = turned(image)
+    return one_eye(image, camera.eye) if camera.eye else image
+
+
+def split_stream(frame: np.ndarray, profile: RobotProfile) -> dict[str, np.ndarray]:
+    """Each camera's part of one frame (h, w, 3) of the profile's video stream; views.
+
+    Raises:
+        MessageError: the profile has no stream, or the frame is of another size.
+    """
+    if profile.stream is None:
+        raise MessageError(f"profile {profile.name} has no video stream")
+    width, height = profile.stream.size
+    if frame.shape[:2] != (height, width):
+        raise MessageError(f"stream: frame is {frame.shape[1]}x{frame.shape[0]}, expected {width}x{height}")
+    return {key: crop(frame, profile.stream.tiles[c.tile]) for key, c in profile.cameras.items() if c.tile}
+
+
+@functools.cache
+def image_backend() -> str:
+    """``cv_bridge`` where it is installed and a trial conversion succeeds, else ``rosbags-image``."""
+    try:
+        trial = subprocess.run([sys.executable, "-c", _CV_BRIDGE_TRIAL], capture_output=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return "rosbags-image"
+    return "cv_bridge" if trial.returncode == 0 else "rosbags-image"
+
+
+@functools.cache
+def _decoder(backend: str) -> Callable[[Any], np.ndarray]:
+    if backend == "cv_bridge":
+        from cv_bridge import CvBridge
+
+        bridge = CvBridge()
+
+        def decode(message: Any) -> np.ndarray:
+            if hasattr(message, "format"):
+                return bridge.compressed_imgmsg_to_cv2(message, "rgb8")
+            return bridge.imgmsg_to_cv2(message, "rgb8")
+
+        return decode
+    from rosbags.image import compressed_image_to_cvimage, image_to_cvimage
+
+    def decode(message: Any) -> np.ndarray:
+        if hasattr(message, "format"):
+            return compressed_image_to_cvimage(message, "rgb8")
+        return image_to_cvimage(_without_row_padding(message), "rgb8")
+
+    return decode
+
+
+def _without_row_padding(message: Any) -> Any:
+    """The image with rows that follow each other at once: rosbags-image 0.10 takes no notice of ``step``."""
+    from rosbags.image.image import to_cvtype
+
+    bits, _, _, channels = to_cvtype(message.encoding)
+    row = message.width * channels * bits // 8
+    if not 0 < row < message.step or message.encoding in ("nv12", "nv21"):
+        return message
+    rows = np.frombuffer(message.data, np.uint8)[: message.height * message.step].reshape(message.height, message.step)
+    return SimpleNamespace(
+        height=message.height,
+        width=message.width,
+        encoding=message.encoding,
+        is_bigendian=message.is_bigendian,
+        data=rows[:, :row].tobytes(),
+    )
+
+
+def decode_image(message: Any, what: str) -> np.ndarray:
+    """uint8 (h, w, 3) RGB from an ``Image`` of any usual encoding or a ``CompressedImage``.
+
+    Raises:
+        MessageError: empty, of an encoding that has no colours to give, or damaged.
+    """
+    if not len(message.data) or (hasattr(message, "height") and not message.height * message.width):
+        raise MessageError(f"{what}: the image is empty")
+    if hasattr(message, "height") and len(message.data) < message.height * message.step:
+        raise MessageError(
+            f"{what}: {len(message.data)} bytes of data, {message.height} rows of {message.step} bytes expected"
+        )
+    try:
+        image = _decoder(image_backend())(message)
+    except Exception as error:  # decoders raise whatever their library raises
+        kind = getattr(message, "format", None) or getattr(message, "encoding", "")
+        raise MessageError(f"{what}: cannot decode {kind!r}: {error}") from error
+    if image is None or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        found = "nothing" if image is None else f"{image.dtype}{list(image.shape)}"
+        raise MessageError(f"{what}: decoded to {found}, expected uint8 (h, w, 3)")
+    return image
+
+
+def robot_frame(profile: RobotProfile, images: Mapping[str, Any], joints: Mapping[str, Any | None]) -> RobotFrame:
+    """What the robot sensed, from the newest message of each input.
+
+    Args:
+        profile: the robot.
+        images: per camera key an image message, or an RGB array (h, w, 3) that a video decoder made.
+        joints: see ``joint_vector``.
+
+    Raises:
+        MessageError: an input is missing or wrong; it is named.
+    """
+    if missing := [key for key in profile.cameras if images.get(key) is None]:
+        raise MessageError(f"no image of {', '.join(missing)}")
+    pictures, stamps = {}, {}
+    for key, camera in profile.cameras.items():
+        source = images[key]
+        if not isinstance(source, np.ndarray):
+            stamps[key] = stamp_ns(source)
+            source = decode_image(source, key)
+        pictures[key] = prepare_image(source, camera)
+    state = joint_vector(profile, joints)
+    present = {part: joints.get(part) for part in part_names()}
+    stamps |= {part: stamp_ns(message) for part, message in present.items() if message is not None}
+    absent = tuple(part for part, message in present.items() if message is None)
+    return RobotFrame(pictures, state, stamps, absent)

@@ -1,0 +1,85 @@
+"""YAML that remembers where each value stands, so that an error can name file, line and key."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+Key = tuple[str | int, ...]
+
+
+class ConfigError(ValueError):
+    """A configuration file is unreadable or holds something wrong; the message names file, line and key."""
+
+
+@dataclass(frozen=True)
+class Document:
+    """Data of a file, and of those it extends, with the place of every key."""
+
+    path: Path
+    data: dict[str, Any]
+    places: dict[Key, tuple[Path, int]]
+
+    def where(self, key: Key) -> str:
+        """``file:line: key`` of a value, or of the nearest enclosing one that is written down."""
+        parent = key
+        while parent and parent not in self.places:
+            parent = parent[:-1]
+        path, line = self.places.get(parent, (self.path, 1))
+        return f"{path}:{line}: {'.'.join(map(str, key)) or 'file'}"
+
+
+def read_document(path: Path) -> Document:
+    """Read a file; its ``extends`` names a file beside it whose mappings it adds to and whose values it replaces.
+
+    Raises:
+        ConfigError: missing, not YAML, not a mapping, a key given twice, or files that extend each other in a circle.
+    """
+    return _read(Path(path), ())
+
+
+def _read(path: Path, seen: tuple[Path, ...]) -> Document:
+    if path in seen:
+        raise ConfigError(f"{path}: extends itself through {' -> '.join(p.name for p in seen)}")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise ConfigError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', None) or error}") from error
+    if not isinstance(node, yaml.MappingNode):
+        raise ConfigError(f"{path}:1: expected keys and values, found {node.tag if node else 'an empty file'}")
+    places: dict[Key, tuple[Path, int]] = {}
+    _note(node, (), path, places)
+    data = yaml.safe_load(text)
+    if "extends" not in data:
+        return Document(path, data, places)
+    base = _read(path.with_name(str(data.pop("extends"))), (*seen, path))
+    return Document(path, _merged(base.data, data), base.places | places)
+
+
+def _note(node: yaml.Node, key: Key, path: Path, places: dict[Key, tuple[Path, int]]) -> None:
+    if isinstance(node, yaml.MappingNode):
+        for name, value in node.value:
+            child = (*key, str(name.value))
+            if child in places:
+                raise ConfigError(f"{path}:{name.start_mark.line + 1}: {'.'.join(map(str, child))}: given twice")
+            places[child] = (path, name.start_mark.line + 1)
+            _note(value, child, path, places)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            places[(*key, index)] = (path, value.start_mark.line + 1)
+            _note(value, (*key, index), path, places)
+
+
+def _merged(base: Any, change: Any) -> Any:
+    if not (isinstance(base, dict) and isinstance(change, dict)):
+        return change
+    return {**base, **{key: _merged(base.get(key), value) for key, value in change.items()}}
