@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-IMAGE_KEYS = ("base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb")  # the model's cameras, in the model's order
+from .image_keys import IMAGE_KEYS
 
 
 class ObservationError(ValueError):

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from sensor_msgs.msg import CompressedImage, Image, JointState
 
+from pi05_progress.robots.joints import joint_values
 from pi05_progress.robots.messages import (
     MessageError,
     decode_image,
     image_backend,
-    joint_values,
     joint_vector,
     robot_frame,
 )

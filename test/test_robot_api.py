@@ -1,38 +1,11 @@
-"""The robot's rules: valid commands and the state machine."""
+"""The robot's state machine."""
 
 import numpy as np
 import pytest
 
-from pi05_progress_ros.sim.robot_api import CommandError, State, StateMachine, clipped, ordered
+from pi05_progress_ros.sim.robot_api import State, StateMachine
 
-NAMES = [f"l_joint{i}" for i in range(1, 8)]
 HOME = {"left": np.zeros(7), "right": np.zeros(7)}
-
-
-def test_names_may_come_in_any_order_or_not_at_all():
-    values = [1.0, 2, 3, 4, 5, 6, 7]
-    np.testing.assert_array_equal(ordered(NAMES[::-1], values[::-1], NAMES, "cmd"), values)
-    np.testing.assert_array_equal(ordered([], values, NAMES, "cmd"), values)
-
-
-@pytest.mark.parametrize(
-    ("names", "values", "message"),
-    [
-        ([], [0.0] * 6, "needs 7 values, got 6"),
-        ([], [0.0] * 6 + [float("nan")], "not finite"),
-        ([*NAMES[:6], "elbow"], [0.0] * 7, "unknown \\['elbow'\\], missing \\['l_joint7'\\]"),
-        ([*NAMES[:6], "l_joint1"], [0.0] * 7, "l_joint1 more than once"),
-    ],
-)
-def test_bad_commands_say_what_is_wrong(names, values, message):
-    with pytest.raises(CommandError, match=message):
-        ordered(names, values, NAMES, "cmd")
-
-
-def test_out_of_range_is_clipped_and_named():
-    inside, notes = clipped(np.array([0.0, 3.0]), np.array([[-1, 1], [-1, 2]]), ["a", "b"])
-    np.testing.assert_array_equal(inside, [0, 2])
-    assert notes == ["b 3.000 -> 2.000"]
 
 
 def drive(machine, target, seconds, start=0.0, enable=True, position=None):

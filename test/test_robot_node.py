@@ -1,12 +1,19 @@
 """The simulated robot over real DDS, seen by a client that knows only the robot's API."""
 
+import os
 import signal
 
 import numpy as np
 import pytest
 from conftest import wait_for
-from sensor_msgs.msg import Image, JointState
+from geometry_msgs.msg import PoseArray
+from rclpy.qos import qos_profile_sensor_data
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import Image, JointState, Joy
 from std_msgs.msg import Float32, Int32
+from std_srvs.srv import Trigger
+
+from pi05_progress_msgs.msg import EpisodeEvent
 
 MODULE = "pi05_progress_ros.sim.robot_node"
 SIDES = ("left", "right")
@@ -87,7 +94,7 @@ def test_a_client_that_knows_only_the_api_moves_two_joints_and_back(start, ros, 
 
 
 def test_bad_commands_are_rejected_with_a_warning_and_move_nothing(start, ros):
-    robot = start(MODULE, "--ros-args", "-p", "images:=false")
+    robot = start(MODULE, "--ros-args", "-p", "images:=false", "-p", "arm_command:=position")
     client = ApiClient(ros)
     client.connect()
     client.enable_value = 1.0
@@ -114,7 +121,7 @@ def test_bad_commands_are_rejected_with_a_warning_and_move_nothing(start, ros):
 
 
 def test_commands_in_pause_change_nothing_and_are_reported(start, ros):
-    robot = start(MODULE, "--ros-args", "-p", "images:=false")
+    robot = start(MODULE, "--ros-args", "-p", "images:=false", "-p", "arm_command:=position")
     client = ApiClient(ros)
     client.connect()
     before = client.position("left")
@@ -125,7 +132,7 @@ def test_commands_in_pause_change_nothing_and_are_reported(start, ros):
 
 
 def test_a_silent_heartbeat_pauses_and_holds(start, ros):
-    start(MODULE, "--ros-args", "-p", "images:=false")
+    start(MODULE, "--ros-args", "-p", "images:=false", "-p", "arm_command:=position")
     client = ApiClient(ros)
     client.connect()
     client.enable_value = 1.0
@@ -157,9 +164,14 @@ def test_images_arrive_at_half_the_real_size(start, ros):
 @pytest.mark.parametrize(
     ("arguments", "env", "text"),
     [
-        (["-p", "task:=juggle"], {}, "unknown task 'juggle'; known tasks: stack_cubes"),
-        (["-p", "arm_command:=force"], {}, "neither 'position' nor 'velocity'"),
-        (["-p", "image_scale:=7.0"], {}, "image_scale"),
+        (["-p", "task:=juggle"], {}, "unknown task 'juggle'; known: stack_cubes"),
+        (["-p", "arm_command:=force"], {}, "unknown arm_command 'force'; known: auto, position, velocity"),
+        (["-p", "profile:=telavatar"], {}, "unknown robot profile 'telavatar'; known profiles: teleavatar, "),
+        (["-p", "profile:=teleavatar_v2"], {}, "cameras of teleavatar_v2 arrive as rtp"),
+        (["-p", "expert:=true", "-p", "faults:=['tripped']"], {}, "unknown fault 'tripped'; known faults: dropped_"),
+        (["-p", "image_scale:=7.0"], {}, "image_scale: 7.0 is refused, expected float between 0.05 and 1"),
+        (["-p", "seed:=first"], {}, "seed: 'first' is refused, expected int"),
+        (["-p", "tsak:=stack_cubes"], {}, "unknown parameter tsak; known: arm_command, "),
         ([], {"ROS_DOMAIN_ID": "29"}, "production robot's"),
     ],
 )
@@ -167,6 +179,7 @@ def test_wrong_parameters_and_the_robots_domain_are_refused(start, arguments, en
     robot = start(MODULE, "--ros-args", "-p", "images:=false", *arguments, **env)
     assert robot.wait(20) == 1
     assert text in robot.log()
+    assert "Traceback" not in robot.log()
 
 
 def test_it_ends_cleanly_on_signals_and_starts_again_after_a_kill(start, ros):
@@ -214,9 +227,100 @@ def test_teleoperation_follows_the_operator_and_ignores_the_api(start, ros):
 @pytest.mark.long
 def test_the_expert_does_the_task_through_the_teleoperation_topics(start, ros):
     robot = start(MODULE, "--ros-args", "-p", "images:=false", "-p", "expert:=true", "-p", "seed:=1")
-    node, progress = ros.create_node("listener"), []
+    node, progress, events, stops = ros.create_node("listener"), [], [], []
     node.create_subscription(Float32, "/sim/progress", lambda m: progress.append(m.data), 10)
+    node.create_subscription(EpisodeEvent, "/sim/events", events.append, 50)
+    node.create_subscription(Joy, "/xr/left_hand_inputs", lambda m: m.buttons[3] and stops.append(m), 10)
     wait_for(lambda: progress and progress[-1] == 1.0, 60, lambda: ros.spin_once(node, timeout_sec=0.1), "success")
     assert progress[0] == 0.0
     assert {0.25, 0.5, 0.75} <= set(progress)
     wait_for(lambda: "episode 1 ended: success" in robot.log(), 20, what="the report")
+    wait_for(lambda: stops, 10, lambda: ros.spin_once(node, timeout_sec=0.1), "the press of Y")
+    kinds = [event.event for event in events]
+    assert kinds == [EpisodeEvent.START] + [EpisodeEvent.MILESTONE] * 4 + [EpisodeEvent.STOP]
+    assert [event.progress for event in events[1:]] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert events[-1].outcome == EpisodeEvent.SUCCESS
+
+
+def test_a_second_robot_in_the_same_domain_is_refused(start, ros):
+    start(MODULE, "--ros-args", "-p", "images:=false")
+    ApiClient(ros).connect()
+    second = start(MODULE, "--ros-args", "-p", "images:=false", "-p", "seed:=5")
+    assert second.wait(20) == 1
+    assert "/left_arm/joint_states is already published by simulated_robot in ROS domain" in second.log()
+
+
+def test_without_a_library_for_rendering_it_says_what_to_install(start, tmp_path):
+    for name in ("libEGL.so.1", "libOSMesa.so.8"):
+        (tmp_path / name).write_text("not a library")
+    path = f"{tmp_path}:{os.environ.get('LD_LIBRARY_PATH', '')}"
+    robot = start(MODULE, LD_LIBRARY_PATH=path, MUJOCO_GL="")
+    assert robot.wait(20) == 1
+    assert "apt-get install -y --no-install-recommends libegl1" in robot.log()
+    assert "Traceback" not in robot.log()
+
+
+def call(ros, node, kind, name):
+    client = node.create_client(kind, name)
+    assert client.wait_for_service(10)
+    future = client.call_async(kind.Request())
+    ros.spin_until_future_complete(node, future, timeout_sec=20)
+    return future.result()
+
+
+def test_lockstep_steps_only_when_told_and_completely(start, ros):
+    start(MODULE, "--ros-args", "-p", "lockstep:=true", "-p", "image_scale:=0.1", "-p", "lockstep_step_s:=0.1")
+    node, stamps, images = ros.create_node("stepper"), [], []
+    node.create_subscription(JointState, "/left_arm/joint_states", lambda m: stamps.append(m.header.stamp), 100)
+    node.create_subscription(Image, "/head/image_raw", lambda m: images.append(m.header.stamp), qos_profile_sensor_data)
+    for step in (1, 2, 3):
+        reply = call(ros, node, Trigger, "/sim/step")
+        assert reply.success
+        assert float(reply.message) == pytest.approx(0.1 * step, abs=0.002)
+    wait_for(lambda: len(stamps) == 60, 5, lambda: ros.spin_once(node, timeout_sec=0.05), "60 states of 0.3 s")
+    wait_for(lambda: len(images) == 9, 5, lambda: ros.spin_once(node, timeout_sec=0.05), "9 images of 0.3 s")
+    for _ in range(20):
+        ros.spin_once(node, timeout_sec=0.02)
+    assert (len(stamps), len(images)) == (60, 9)
+
+
+def test_stepping_a_free_running_simulation_is_refused(start, ros):
+    start(MODULE, "--ros-args", "-p", "images:=false")
+    reply = call(ros, ros.create_node("stepper"), Trigger, "/sim/step")
+    assert not reply.success
+    assert "lockstep:=true" in reply.message
+
+
+def test_reset_starts_a_new_episode_and_time_goes_on(start, ros):
+    start(MODULE, "--ros-args", "-p", "images:=false", "-p", "arm_command:=position", "-p", "seed:=7")
+    client, events, stamps = ApiClient(ros), [], []
+    client.node.create_subscription(EpisodeEvent, "/sim/events", events.append, 10)
+    client.node.create_subscription(Clock, "/clock", lambda m: stamps.append(m.clock), qos_profile_sensor_data)
+    client.connect()
+    home = client.position("left")
+    client.enable_value = 1.0
+    client.until(lambda: client.states[-1] == 2, "READY")
+    client.targets["left"] = home + [0, 0.2, 0, 0.2, 0, 0, 0]
+    client.until(lambda: client.position("left")[1] > home[1] + 0.15, "the arm to move")
+    client.enable_value, client.targets = None, {}
+    assert call(ros, client.node, Trigger, "/sim/reset").message == "seed 7"
+    client.until(lambda: abs(client.position("left")[1] - home[1]) < 0.02, "the arm back at home")
+    client.until(lambda: client.states[-1] == 0, "PAUSE")
+    client.until(lambda: [e.event for e in events][-2:] == [EpisodeEvent.STOP, EpisodeEvent.START], "the events")
+    assert events[-2].outcome == EpisodeEvent.UNKNOWN
+    assert events[-1].episode_id == "stack_cubes_000007"
+    times = [s.sec + s.nanosec * 1e-9 for s in stamps]
+    assert times == sorted(times)
+
+
+def test_the_operator_marks_the_episode_with_x_and_tells_no_truth_elsewhere(start, ros):
+    start(MODULE, "--ros-args", "-p", "images:=false", "-p", "expert:=true")
+    node, presses, poses = ros.create_node("listener"), [], []
+    node.create_subscription(Joy, "/xr/left_hand_inputs", lambda m: presses.append(m.buttons[2]), 10)
+    node.create_subscription(PoseArray, "/sim/object_poses", poses.append, 10)
+    wait_for(lambda: len(poses) > 20, 20, lambda: ros.spin_once(node, timeout_sec=0.05), "poses")
+    assert len(poses[0].poses) == 3
+    assert poses[0].poses[0].position.z == pytest.approx(-0.45, abs=0.005)
+    assert presses[-1] == 0
+    truth = {name for name, types in node.get_topic_names_and_types() if "pi05_progress_msgs" in types[0]}
+    assert truth == {"/sim/events"}

@@ -6,16 +6,16 @@ Messages are duck-typed: their fields are read, ROS is not imported. rclpy's, ro
 from __future__ import annotations
 
 import functools
-import math
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from ..observation import RobotFrame
+from .joints import MessageError, joint_values
 from .profile import SIDES, CameraProfile, RobotProfile
 from .teleavatar import crop, one_eye, turned
 
@@ -36,68 +36,10 @@ assert (got == picture[..., ::-1]).all()
 """
 
 
-class MessageError(ValueError):
-    """A message does not hold what it should; the text names the topic and what was found."""
-
-
-class JointValues(NamedTuple):
-    """Positions (rad), velocities (rad/s) and efforts (N m) in the order asked for, float32 (n,) each."""
-
-    position: np.ndarray
-    velocity: np.ndarray
-    effort: np.ndarray
-
-
 def stamp_ns(message: Any) -> int:
     """The header's stamp, ns; 0 if the sender left it empty."""
     stamp = message.header.stamp
     return int(stamp.sec) * 10**9 + int(stamp.nanosec)
-
-
-def joint_order(names: Sequence[str], count: int, expected: Sequence[str], what: str) -> list[int]:
-    """Where each expected joint stands in a message of ``count`` values.
-
-    Without names the values must be exactly the expected ones, in order. More joints than expected may be named.
-
-    Raises:
-        MessageError: too few values, joints missing, or one named twice.
-    """
-    if not names:
-        if count != len(expected):
-            raise MessageError(f"{what}: {count} values without names, expected {len(expected)}")
-        return list(range(count))
-    if len(names) != count:
-        raise MessageError(f"{what}: {len(names)} names for {count} values")
-    if twice := sorted({name for name in expected if list(names).count(name) > 1}):
-        raise MessageError(f"{what}: {', '.join(twice)} named more than once")
-    if missing := [name for name in expected if name not in names]:
-        raise MessageError(f"{what}: joints {', '.join(missing)} are missing; it names {', '.join(names)}")
-    return [list(names).index(name) for name in expected]
-
-
-def joint_values(message: Any, expected: Sequence[str], what: str, required: str = "position") -> JointValues:
-    """Values of a ``JointState`` by name, in the order of ``expected``.
-
-    Fields other than ``required`` may be empty: they are then 0.
-
-    Raises:
-        MessageError: see ``joint_order``; also a field of another length, or a number that is not finite.
-    """
-    order = joint_order(message.name, len(getattr(message, required)), expected, what)
-    fields = []
-    for field in JointValues._fields:
-        values = getattr(message, field)
-        if len(values) == 0 and field != required:
-            fields.append(np.zeros(len(expected), np.float32))
-            continue
-        if len(values) != len(getattr(message, required)):
-            raise MessageError(f"{what}: {len(values)} values of {field}, expected {len(getattr(message, required))}")
-        array = np.asarray(values, np.float64)[order]
-        if not np.isfinite(array).all():
-            bad = [name for name, value in zip(expected, array, strict=True) if not math.isfinite(value)]
-            raise MessageError(f"{what}: {field} of {', '.join(bad)} is not finite")
-        fields.append(array.astype(np.float32))
-    return JointValues(*fields)
 
 
 def joint_vector(profile: RobotProfile, joints: Mapping[str, Any | None]) -> np.ndarray:

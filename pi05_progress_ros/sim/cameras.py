@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from .gl import choose_backend
+from .gl import choose_backend, require_backend
 
 choose_backend()  # before MuJoCo is imported
 
@@ -37,6 +37,7 @@ class CameraRig:
     """
 
     def __init__(self, model: mujoco.MjModel, sizes: Mapping[str, tuple[int, int]]) -> None:
+        require_backend()
         self._model = model
         self._data = mujoco.MjData(model)
         self._renderers = {key: mujoco.Renderer(model, height=h, width=w) for key, (w, h) in sizes.items()}

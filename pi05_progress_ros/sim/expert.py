@@ -220,6 +220,18 @@ class Expert:
             yield _Waypoint(self._here, value)
 
 
+def parse_fault(text: str) -> Fault:
+    """A fault from ``KIND`` or ``KIND:PICK``.
+
+    Raises:
+        ValueError: unknown kind, or the pick is not a number from 0.
+    """
+    kind, _, pick = text.partition(":")
+    if pick and not pick.isdecimal():
+        raise ValueError(f"fault {text!r}: {pick!r} is not the number of a pick, 0 is the first")
+    return Fault(kind, int(pick or 0))
+
+
 def apply(world: World, command: OperatorCommand) -> None:
     """Let the arms and grippers follow a command directly, without the robot's state machine."""
     world.set_arm_position("left", command.left)

@@ -21,11 +21,10 @@ def _loads(library: str) -> bool:
     return True
 
 
-def choose_backend() -> str:
-    """Set ``MUJOCO_GL`` to EGL or OSMesa, whichever loads first, unless the user has set it; returns the choice.
+def choose_backend() -> str | None:
+    """Set ``MUJOCO_GL`` to EGL or OSMesa, whichever loads first, unless the user has set it.
 
-    Raises:
-        NoOpenGLError: neither library is installed.
+    Returns the choice; None if neither library loads, which matters only to those who render.
     """
     if chosen := os.environ.get("MUJOCO_GL"):
         return chosen
@@ -33,7 +32,17 @@ def choose_backend() -> str:
         if _loads(library):
             os.environ["MUJOCO_GL"] = backend
             return backend
-    raise NoOpenGLError(
-        "the simulated cameras need EGL or OSMesa, and neither library loads. Run:\n"
-        f"  sudo apt-get update && sudo apt-get install -y --no-install-recommends {PACKAGES}"
-    )
+    return None
+
+
+def require_backend() -> None:
+    """Check that rendering is possible.
+
+    Raises:
+        NoOpenGLError: neither EGL nor OSMesa is installed.
+    """
+    if choose_backend() is None:
+        raise NoOpenGLError(
+            "the simulated cameras need EGL or OSMesa, and neither library loads. Run:\n"
+            f"  sudo apt-get update && sudo apt-get install -y --no-install-recommends {PACKAGES}"
+        )

@@ -1,4 +1,4 @@
-"""The robot's own rules: which commands are valid, and the state machine PAUSE, SLOW_START, READY. No ROS in here.
+"""The robot's own state machine, PAUSE, SLOW_START, READY: what the arms follow. No ROS in here.
 
 Time is given by the caller in seconds; it must not go backwards.
 """
@@ -6,7 +6,6 @@ Time is given by the caller in seconds; it must not go backwards.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 
@@ -28,39 +27,6 @@ class State(IntEnum):
     PAUSE = 0
     SLOW_START = 1
     READY = 2
-
-
-class CommandError(ValueError):
-    """A command the robot rejects; the message says what was wrong with it."""
-
-
-def ordered(names: Sequence[str], values: Sequence[float], expected: Sequence[str], what: str) -> np.ndarray:
-    """Seven values in the order of ``expected``, float64 (7,).
-
-    Raises:
-        CommandError: not seven, not finite, or named otherwise than exactly the expected joints in any order.
-    """
-    if len(values) != len(expected):
-        raise CommandError(f"{what} needs {len(expected)} values, got {len(values)}")
-    if not all(math.isfinite(v) for v in values):
-        raise CommandError(f"{what} has values that are not finite: {list(values)}")
-    array = np.asarray(values, dtype=float)
-    if not names:
-        return array
-    duplicates = sorted({n for n in names if list(names).count(n) > 1})
-    if duplicates:
-        raise CommandError(f"{what} names {', '.join(duplicates)} more than once")
-    if set(names) != set(expected):
-        unknown, missing = sorted(set(names) - set(expected)), sorted(set(expected) - set(names))
-        raise CommandError(f"{what} names the wrong joints: unknown {unknown}, missing {missing}")
-    return array[[list(names).index(name) for name in expected]]
-
-
-def clipped(values: np.ndarray, ranges: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, list[str]]:
-    """Values within ``ranges`` (n, 2), and a description of each that was not."""
-    inside = np.clip(values, ranges[:, 0], ranges[:, 1])
-    notes = [f"{n} {v:.3f} -> {c:.3f}" for n, v, c in zip(names, values, inside, strict=True) if abs(v - c) > 1e-9]
-    return inside, notes
 
 
 @dataclass

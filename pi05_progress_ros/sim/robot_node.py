@@ -2,12 +2,11 @@
 
 Threads: one steps the physics at 200 Hz and publishes states (main thread), one renders and publishes images on
 snapshots, one runs the executor whose callbacks only store commands. `_lock` guards what callbacks and the physics
-thread share: the state machine, gripper commands and the mode.
+thread share: the state machine, gripper commands, velocities and the mode.
 """
 
 from __future__ import annotations
 
-import array
 import json
 import os
 import signal
@@ -15,12 +14,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import rclpy
 from builtin_interfaces.msg import Time
-from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
@@ -28,31 +26,36 @@ from rclpy.signals import SignalHandlerOptions
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Float32, Int32, String
-from std_srvs.srv import SetBool
+from std_srvs.srv import SetBool, Trigger
 
-from pi05_progress.robots.teleavatar import gripper_command_from_effort, gripper_effort_from_command
+from pi05_progress.robots.joints import MessageError, clipped, ordered
+from pi05_progress.robots.profile import IMAGE_TYPE, SIDES, RobotProfile
+from pi05_progress.robots.teleavatar import gripper_command_from_effort
+from pi05_progress.robots.yaml_lines import ConfigError
 
+from ..parameters import declare, refuse_unknown
 from ..transport import use_image_transport
-from .cameras import CameraRig, scaled_sizes
-from .expert import Expert
-from .gl import NoOpenGLError
-from .robot_api import CommandError, State, StateMachine, clipped, ordered
+from .cameras import scaled_sizes
+from .gl import NoOpenGLError, require_backend
+from .image_publisher import ImagePublisher
+from .robot_api import State, StateMachine
 from .tasks import TASKS
+from .truth import Truth
 from .world import World
 
-SIDES = ("left", "right")
+if TYPE_CHECKING:
+    from .operator import Operator
+
 STATE_HZ = 200
 IMAGE_HZ = 30
 FSM_HZ = 20
 PRODUCTION_DOMAIN = 29
-IMAGE_TOPICS = {
-    "left_color": "/left/color/image_raw",
-    "right_color": "/right/color/image_raw",
-    "head_camera": "/head/image_raw",
-}
 TELEOPERATION, API = 0, 1
+ARM_COMMANDS = ("auto", "position", "velocity")
 VELOCITY_TIMEOUT_S = 0.1  # a velocity is not run on for longer than this: no command means no motion
 BEHIND_S = 0.2  # how far the simulation may lag the clock before it says so
+DISCOVERY_S = 0.6  # how long another robot in this domain is looked for
+RENDER_TIMEOUT_S = 10.0  # how long a lockstep step waits for the cameras
 
 
 class StartError(RuntimeError):
@@ -72,9 +75,23 @@ def check_domain(domain: int, force: bool) -> None:
         )
 
 
-def describe(text: str, read_only: bool = True, **ranges: Any) -> ParameterDescriptor:
-    """A parameter's descriptor."""
-    return ParameterDescriptor(description=text, read_only=read_only, **ranges)
+def check_alone(node: Node, topic: str) -> None:
+    """Refuse to be a second robot: two that answer to the same topics cannot be told apart.
+
+    Raises:
+        StartError: somebody already publishes the topic in this domain.
+    """
+    until = time.monotonic() + DISCOVERY_S
+    while time.monotonic() < until:
+        if node.count_publishers(topic):
+            time.sleep(0.3)  # until its name is known, too
+            others = node.get_publishers_info_by_topic(topic)
+            names = ", ".join(sorted({info.node_name for info in others}))
+            raise StartError(
+                f"{topic} is already published by {names} in ROS domain {os.environ.get('ROS_DOMAIN_ID', '0')}: "
+                "another robot or simulation is running. Stop it, or use another ROS_DOMAIN_ID."
+            )
+        time.sleep(0.05)
 
 
 class RobotNode(Node):
@@ -84,126 +101,180 @@ class RobotNode(Node):
         super().__init__("simulated_robot")
         self._declare()
         check_domain(int(os.environ.get("ROS_DOMAIN_ID", "0") or 0), self._get("force_domain"))
-        task = self._get("task")
-        if task not in TASKS:
-            raise StartError(f"parameter task: unknown task {task!r}; known tasks: {', '.join(TASKS)}")
-        arm_command = self._get("arm_command")
-        if arm_command not in ("position", "velocity"):
-            raise StartError(f"parameter arm_command: {arm_command!r} is neither 'position' nor 'velocity'")
-        self.world = World(task, self._get("seed"), arm_command)
-        self._sizes = scaled_sizes(self._get("image_scale"))
+        self._profile = self._load_profile()
+        self.world = World(self._checked("task", TASKS), self._get("seed"), self._arm_command())
+        self._lockstep = self._get("lockstep")
+        check_alone(self, self._profile.arms["left"].state_topic)
         self._lock = threading.Lock()
         self._machine = StateMachine()
-        self._grippers = dict.fromkeys(SIDES, 1.0)
-        self._operator = Operator(self) if self._get("expert") else None
-        self._mode = TELEOPERATION if self._get("teleoperation") or self._operator else API
+        self._grippers = dict.fromkeys(SIDES, 1.0)  # opening, 0 closed .. 1 open
         self._held: dict[str, np.ndarray | None] = {}  # per arm the pose it holds; None while it follows
         self._velocities: dict[str, tuple[float, np.ndarray]] = {}
-        self._snapshot: tuple[Time, np.ndarray] | None = None
-        self._new_frame = threading.Condition()
+        self._offset_s = 0.0  # time of the episodes before this one: the clock never goes back
         self._stop = threading.Event()
+        self._requests = threading.Condition()  # guards the two below: services ask, the physics thread does
+        self._steps_asked, self._reset_asked = 0, False
         self._make_interfaces()
+        self._truth = Truth(self, self.world, self._stamp)
+        self._operator = self._make_operator() if self._get("expert") else None
+        self._mode = TELEOPERATION if self._get("teleoperation") or self._operator else API
+        self._images = self._make_images() if self._get("images") else None
+
+    # --- parameters ---
 
     def _declare(self) -> None:
-        scale = [FloatingPointRange(from_value=0.05, to_value=1.0)]
-        self.declare_parameter("task", "stack_cubes", describe(f"task on the table, one of {', '.join(TASKS)}"))
-        seed = [IntegerRange(from_value=0, to_value=2**31 - 1)]
-        self.declare_parameter("seed", 0, describe("decides where objects lie and which arm works", integer_range=seed))
-        self.declare_parameter("arm_command", "position", describe("what arms follow: position (V2) or velocity (V1)"))
+        count = (0, 2**31 - 1)
+        declare(self, "profile", "teleavatar", "robot profile: a name, or the path of a YAML file")
+        declare(self, "task", "stack_cubes", f"task on the table, one of {', '.join(TASKS)}")
+        text = "decides where objects lie and which arm works; a new value counts from the next reset"
+        declare(self, "seed", 0, text, between=count, read_only=False)
+        text = "what arms follow on /api: position (V2), velocity (V1) or auto (as the profile says)"
+        declare(self, "arm_command", "auto", text)
         text = "image size as a share of the real cameras' resolution"
-        self.declare_parameter("image_scale", 0.5, describe(text, floating_point_range=scale))
-        self.declare_parameter("images", True, describe("render and publish camera images"))
-        self.declare_parameter("teleoperation", False, describe("start in teleoperation mode instead of API mode"))
+        declare(self, "image_scale", 0.5, text, between=(0.05, 1.0))
+        declare(self, "images", True, "render and publish camera images")
+        declare(self, "teleoperation", False, "start in teleoperation mode instead of API mode")
         text = "a scripted operator does the task through the teleoperation topics (starts in teleoperation mode)"
-        self.declare_parameter("expert", False, describe(text))
-        self.declare_parameter("force_domain", False, describe("allow the production robot's ROS domain"))
+        declare(self, "expert", False, text)
+        text = "how many episodes the expert does, each with the next seed; 0 for no end"
+        declare(self, "expert_episodes", 1, text, between=count)
+        text = "what goes wrong in the expert's episodes: KIND or KIND:PICK, e.g. missed_grasp:0"
+        declare(self, "faults", [""], text)
+        declare(self, "lockstep", False, "step only when /sim/step is called")
+        text = "simulated time of one lockstep step, s"
+        declare(self, "lockstep_step_s", 1 / IMAGE_HZ, text, between=(1 / STATE_HZ, 10.0))
+        declare(self, "force_domain", False, "allow the production robot's ROS domain")
+        refuse_unknown(self)
 
     def _get(self, name: str) -> Any:
         return self.get_parameter(name).value
 
-    def _make_interfaces(self) -> None:
-        states = QoSProfile(depth=10)
+    def _checked(self, name: str, known: Any) -> str:
+        value = self._get(name)
+        if value not in known:
+            raise StartError(f"parameter {name}: unknown {name} {value!r}; known: {', '.join(known)}")
+        return value
+
+    def _load_profile(self) -> RobotProfile:
+        try:
+            profile = RobotProfile.load(self._get("profile"))
+        except ConfigError as error:
+            raise StartError(f"parameter profile: {error}") from error
+        if kinds := sorted({c.type for c in profile.cameras.values()} - {IMAGE_TYPE}):
+            raise StartError(
+                f"parameter profile: cameras of {profile.name} arrive as {', '.join(kinds)}; "
+                f"the simulated robot publishes {IMAGE_TYPE} only: use profile teleavatar"
+            )
+        return profile
+
+    def _arm_command(self) -> str:
+        value = self._checked("arm_command", ARM_COMMANDS)
+        if value != "auto":
+            return value
+        return "velocity" if self._profile.arm_command == "relay" else "position"
+
+    def _make_operator(self) -> Operator:
+        from .expert import parse_fault  # its solver takes seconds to import; only those who need it wait
+        from .operator import Operator
+
+        faults = [parse_fault(text) for text in self._get("faults") if text]
+        self._episodes_left = self._get("expert_episodes") or float("inf")
+        return Operator(self, self.world, self._profile, faults)
+
+    def _make_images(self) -> ImagePublisher:
+        require_backend()
         images = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+        cameras = self._profile.cameras
+        publishers = {key: self.create_publisher(Image, camera.topic, images) for key, camera in cameras.items()}
+        return ImagePublisher(self.world.model, scaled_sizes(self._get("image_scale")), publishers)
+
+    def _make_interfaces(self) -> None:
+        states, profile = QoSProfile(depth=10), self._profile
         self._clock_pub = self.create_publisher(Clock, "/clock", qos_profile_sensor_data)
-        self._fsm_pub = self.create_publisher(Int32, "/fsm_state", states)
-        self._mode_pub = self.create_publisher(String, "/api/current_mode", states)
-        self._progress_pub = self.create_publisher(Float32, "/sim/progress", states)
-        self._task_pub = self.create_publisher(String, "/sim/task", states)
-        self._joint_pubs = {}
+        self._fsm_pub = self.create_publisher(Int32, profile.fsm_topic, states)
+        self._mode_pub = self.create_publisher(String, profile.mode_topic, states)
+        self._arm_pubs = {s: self.create_publisher(JointState, profile.arms[s].state_topic, states) for s in SIDES}
+        hands = profile.grippers
+        self._gripper_pubs = {s: self.create_publisher(JointState, hands[s].state_topic, states) for s in SIDES}
         for side in SIDES:
-            for part in ("arm", "gripper"):
-                self._joint_pubs[side, part] = self.create_publisher(JointState, f"/{side}_{part}/joint_states", states)
+            arm, gripper = profile.arms[side], profile.grippers[side]
+            for topic, source in ((arm.command_topic, API), (arm.teleoperation_topic, TELEOPERATION)):
+
+                def follow(message: JointState, side: str = side, source: int = source, topic: str = topic) -> None:
+                    self._on_arm(message, side, source, topic)
+
+                self.create_subscription(JointState, topic, follow, states)
+            self.create_subscription(Float32, gripper.command_topic, lambda m, s=side: self._on_gripper(m, s), states)
             self.create_subscription(
-                JointState, f"/api/{side}_arm/joint_cmd", lambda m, s=side: self._arm_command(m, s, API), states
+                JointState, gripper.teleoperation_topic, lambda m, s=side: self._on_operator_gripper(m, s), states
             )
-            self.create_subscription(
-                JointState, f"/{side}_arm/joint_cmd", lambda m, s=side: self._arm_command(m, s, TELEOPERATION), states
-            )
-            self.create_subscription(Float32, f"/api/{side}_gripper/cmd", lambda m, s=side: self._gripper(m, s), states)
-            self.create_subscription(
-                JointState, f"/{side}_gripper/joint_cmd", lambda m, s=side: self._operator_gripper(m, s), states
-            )
-        self.create_subscription(Float32, "/api/fsm/enable", self._enable, states)
+        self.create_subscription(Float32, profile.enable_topic, self._on_enable, states)
         self.create_service(SetBool, "/sim/set_teleoperation", self._set_teleoperation)
-        self._image_pubs = {key: self.create_publisher(Image, topic, images) for key, topic in IMAGE_TOPICS.items()}
+        self.create_service(Trigger, "/sim/reset", self._on_reset)
+        self.create_service(Trigger, "/sim/step", self._on_step)
 
     # --- callbacks: they validate and store ---
 
     def _warn(self, text: str) -> None:
         self.get_logger().warning(text, throttle_duration_sec=1.0)
 
-    def _arm_command(self, message: JointState, side: str, source: int) -> None:
+    def _on_arm(self, message: JointState, side: str, source: int, topic: str) -> None:
         if source != self._mode:
             return
-        topic = f"{'/api/' if source == API else '/'}{side}_arm/joint_cmd"
-        names = self.world.joint_names(side)
+        names = self._profile.arms[side].joints
         velocity_style = source == API and self.world.arm_command == "velocity"
         try:
             target = ordered(message.name, message.position, names, f"{topic} position")
             velocity = ordered(message.name, message.velocity, names, f"{topic} velocity") if velocity_style else None
-        except CommandError as error:
+        except MessageError as error:
             self._warn(f"rejected: {error}")
             return
-        target, notes = clipped(target, self.world.joint_ranges(side), names)
+        target, notes = clipped(target, self._profile.arms[side].limits(), names)
         if notes:
             self._warn(f"{topic} clipped to the joint range: {'; '.join(notes)}")
         with self._lock:
-            now = self.world.time_s
+            now = self._now_s()
             if self._machine.state == State.PAUSE and source == API and not self._machine.enabled(now):
-                self._warn(f"{topic} ignored in PAUSE: publish /api/fsm/enable (1.0, repeated) first")
+                self._warn(f"{topic} ignored in PAUSE: publish {self._profile.enable_topic} (1.0, repeated) first")
             self._machine.command(side, target, now)
             if velocity is not None:
                 self._velocities[side] = (now, velocity)
             if source == TELEOPERATION:  # the operator's hand on both arms is what enables
                 self._machine.enable(1.0, now)
 
-    def _gripper(self, message: Float32, side: str) -> None:
+    def _on_gripper(self, message: Float32, side: str) -> None:
         if self._mode != API:
             return
+        topic = self._profile.grippers[side].command_topic
         if not np.isfinite(message.data):
-            self._warn(f"rejected: /api/{side}_gripper/cmd is {message.data}")
+            self._warn(f"rejected: {topic} is {message.data}")
             return
         value = float(np.clip(message.data, 0.0, 1.0))
         if value != message.data:
-            self._warn(f"/api/{side}_gripper/cmd {message.data:.3f} clipped to {value:.0f}")
+            self._warn(f"{topic} {message.data:.3f} clipped to {value:.0f}")
         with self._lock:
-            self._grippers[side] = value
+            self._grippers[side] = self._opening(value)
 
-    def _operator_gripper(self, message: JointState, side: str) -> None:
+    def _on_operator_gripper(self, message: JointState, side: str) -> None:
         if self._mode != TELEOPERATION:
             return
+        gripper = self._profile.grippers[side]
         try:
-            effort = ordered(message.name, message.effort, [f"{side[0]}_joint8"], f"/{side}_gripper/joint_cmd effort")
-        except CommandError as error:
+            effort = ordered(message.name, message.effort, [gripper.joint], f"{gripper.teleoperation_topic} effort")
+        except MessageError as error:
             self._warn(f"rejected: {error}")
             return
+        command = float(gripper_command_from_effort(effort[0], side, self._profile.gripper_curve))
         with self._lock:
-            self._grippers[side] = float(gripper_command_from_effort(effort[0], side))
+            self._grippers[side] = self._opening(command)
 
-    def _enable(self, message: Float32) -> None:
+    def _opening(self, command: float) -> float:
+        return command if self._profile.gripper_closed == 0 else 1.0 - command
+
+    def _on_enable(self, message: Float32) -> None:
         if self._mode == API:
             with self._lock:
-                self._machine.enable(message.data if np.isfinite(message.data) else 0.0, self.world.time_s)
+                self._machine.enable(message.data if np.isfinite(message.data) else 0.0, self._now_s())
 
     def _set_teleoperation(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
         with self._lock:
@@ -212,12 +283,41 @@ class RobotNode(Node):
         response.success, response.message = True, "teleoperation" if request.data else "api"
         return response
 
+    def _on_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        with self._requests:
+            self._reset_asked = True
+            self._requests.notify_all()
+            done = self._requests.wait_for(lambda: self.stopped() or not self._reset_asked, 5.0)
+        response.success, response.message = bool(done) and not self.stopped(), f"seed {self.world.seed}"
+        return response
+
+    def _on_step(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        if not self._lockstep:
+            response.message = "the simulation runs by itself; start it with lockstep:=true to step it"
+            return response
+        with self._requests:
+            self._steps_asked += 1
+            self._requests.notify_all()
+            done = self._requests.wait_for(lambda: self.stopped() or not self._steps_asked, RENDER_TIMEOUT_S + 5.0)
+        response.success = bool(done) and not self.stopped()
+        response.message = f"{self._now_s():.6f}" if response.success else "the step was not completed"
+        return response
+
     # --- physics thread ---
 
     def run(self) -> None:
-        """Step in real time until shut down; publishes states at 200 Hz and hands snapshots to the cameras."""
+        """Step until shut down, in real time or when told; publishes states at 200 Hz and hands out snapshots."""
+        if self._images:
+            self._images.start()
+        if self._lockstep:
+            self._run_lockstep()
+        else:
+            self._run_real_time()
+
+    def _run_real_time(self) -> None:
         started, tick, warned = time.monotonic(), 0, 0.0
         while not self._stop.is_set():
+            self._serve_reset()
             self._tick(tick)
             tick += 1
             delay = started + tick / STATE_HZ - time.monotonic()
@@ -229,33 +329,73 @@ class RobotNode(Node):
                     warned = time.monotonic()
                 started -= delay  # let simulated time lag rather than race to catch up
 
+    def _run_lockstep(self) -> None:
+        tick, until_s = 0, 0.0
+        while not self._stop.is_set():
+            with self._requests:
+                if not self._requests.wait_for(lambda: self._steps_asked or self._reset_asked, timeout=0.2):
+                    continue
+                stepping = self._steps_asked > 0
+            self._serve_reset()
+            if not stepping:
+                continue
+            until_s += self._get("lockstep_step_s")
+            while (tick + 1) / STATE_HZ <= until_s + 1e-9 and not self._stop.is_set():
+                self._tick(tick)
+                tick += 1
+                if self._images and not self._images.wait_idle(RENDER_TIMEOUT_S):
+                    self.get_logger().error("the cameras did not finish; images of this step are missing")
+            with self._requests:
+                self._steps_asked -= 1
+                self._requests.notify_all()
+
+    def _serve_reset(self) -> None:
+        with self._requests:
+            asked = self._reset_asked
+        if asked:
+            self._reset(self._get("seed"))
+            with self._requests:
+                self._reset_asked = False
+                self._requests.notify_all()
+
+    def _reset(self, seed: int) -> None:
+        self._truth.end_episode()
+        with self._lock:
+            self._offset_s += self.world.time_s
+            self.world.reset(seed)
+            self._machine.forget()
+            self._held.clear()
+            self._velocities.clear()
+            self._grippers = dict.fromkeys(SIDES, 1.0)
+        if self._operator:
+            self._operator.new_episode()
+
     def _tick(self, tick: int) -> None:
         world = self.world
         with self._lock:
             positions = {side: world.arm_state(side).position for side in SIDES}
-            follow = self._machine.update(positions, world.time_s)
+            follow = self._machine.update(positions, self._now_s())
             for side in SIDES:
                 self._follow(side, follow[side])
                 if self._machine.state != State.PAUSE:
                     world.set_gripper(side, self._grippers[side])
-            while world.time_s < (tick + 1) / STATE_HZ - world.timestep_s / 2:
+            while self._now_s() < (tick + 1) / STATE_HZ - world.timestep_s / 2:
                 world.step()
             state = self._machine.state
-        stamp = self._stamp()
+        stamp = self._stamp(world.time_s)
         self._clock_pub.publish(Clock(clock=stamp))
         self._publish_joints(stamp)
-        if self._operator and tick % 2 == 0:
-            self._operator.publish(stamp)
         if tick % (STATE_HZ // FSM_HZ) == 0:
             self._fsm_pub.publish(Int32(data=int(state)))
         if tick % STATE_HZ == 0:
             self._mode_pub.publish(String(data=json.dumps({"meta_mode": self._mode})))
-            self._task_pub.publish(String(data=world.instruction))
         if tick * IMAGE_HZ // STATE_HZ != (tick - 1) * IMAGE_HZ // STATE_HZ:
-            self._progress_pub.publish(Float32(data=world.task_status().progress))
-            with self._new_frame:
-                self._snapshot = (stamp, world.snapshot())
-                self._new_frame.notify()
+            self._truth.publish()
+            if self._images:
+                self._images.offer(stamp, world.snapshot())
+        if self._operator and tick % 2 == 0 and self._operator.publish(stamp) and self._episodes_left > 1:
+            self._episodes_left -= 1
+            self._reset(self.world.seed + 1)
 
     def _follow(self, side: str, target: np.ndarray | None) -> None:
         world = self.world
@@ -267,91 +407,46 @@ class RobotNode(Node):
         self._held[side] = None
         stamped = self._velocities.get(side)
         if self._machine.state == State.READY and stamped is not None and self._mode == API:
-            fresh = world.time_s - stamped[0] <= VELOCITY_TIMEOUT_S
+            fresh = self._now_s() - stamped[0] <= VELOCITY_TIMEOUT_S
             world.set_arm_velocity(side, stamped[1] if fresh else np.zeros(7))
         else:
             world.set_arm_position(side, target)
 
-    def _stamp(self) -> Time:
-        nanoseconds = round(self.world.time_s * 1e9)
+    def _now_s(self) -> float:
+        return self._offset_s + self.world.time_s
+
+    def _stamp(self, time_s: float) -> Time:
+        """The stamp of a moment of the present episode."""
+        nanoseconds = round((self._offset_s + time_s) * 1e9)
         return Time(sec=nanoseconds // 10**9, nanosec=nanoseconds % 10**9)
 
     def _publish_joints(self, stamp: Time) -> None:
         for side in SIDES:
-            arm, gripper = self.world.arm_state(side), self.world.gripper_state(side)
-            message = JointState(name=self.world.joint_names(side))
+            message = JointState(name=list(self._profile.arms[side].joints))
             message.header.stamp = stamp
-            message.position, message.velocity, message.effort = (v.tolist() for v in arm)
-            self._joint_pubs[side, "arm"].publish(message)
-            message = JointState(name=[f"{side[0]}_joint8"])
+            message.position, message.velocity, message.effort = (v.tolist() for v in self.world.arm_state(side))
+            self._arm_pubs[side].publish(message)
+            message = JointState(name=[self._profile.grippers[side].joint])
             message.header.stamp = stamp
-            message.position, message.velocity, message.effort = ([v] for v in gripper)
-            self._joint_pubs[side, "gripper"].publish(message)
+            message.position, message.velocity, message.effort = ([v] for v in self.world.gripper_state(side))
+            self._gripper_pubs[side].publish(message)
 
-    # --- camera thread ---
-
-    def run_cameras(self) -> None:
-        """Render the newest snapshot whenever there is a new one."""
-        rig = CameraRig(self.world.model, self._sizes)
-        try:
-            while not self._stop.is_set():
-                with self._new_frame:
-                    if not self._new_frame.wait_for(lambda: self._snapshot is not None, timeout=0.2):
-                        continue
-                    stamp, snapshot = self._snapshot
-                    self._snapshot = None
-                for key, image in rig.render(snapshot).items():
-                    self._image_pubs[key].publish(image_message(image, stamp, key))
-        finally:
-            rig.close()
+    # --- end ---
 
     def stopped(self) -> bool:
         """Whether the end was asked for."""
         return self._stop.is_set()
 
     def stop(self) -> None:
-        """End both threads."""
+        """Ask for the end; safe in a signal handler."""
         self._stop.set()
 
-
-class Operator:
-    """The scripted expert at 100 Hz on the teleoperation topics; its commands come back to the robot through DDS.
-
-    Runs in the physics thread, so it may look at the world without a lock.
-    """
-
-    def __init__(self, node: RobotNode) -> None:
-        self._world, self._node = node.world, node
-        self._expert = Expert(node.world, node.world.seed)
-        parts = [(side, part) for side in SIDES for part in ("arm", "gripper")]
-        self._pubs = {sp: node.create_publisher(JointState, f"/{sp[0]}_{sp[1]}/joint_cmd", 10) for sp in parts}
-        self._reported = False
-
-    def publish(self, stamp: Time) -> None:
-        """Send what the operator commands now; after the episode the last pose is repeated."""
-        command = self._expert.command()
-        for side in SIDES:
-            message = JointState(name=self._world.joint_names(side), position=getattr(command, side).tolist())
-            message.header.stamp = stamp
-            self._pubs[side, "arm"].publish(message)
-            effort = float(gripper_effort_from_command(getattr(command, f"{side}_gripper"), side))
-            message = JointState(name=[f"{side[0]}_joint8"], effort=[effort])
-            message.header.stamp = stamp
-            self._pubs[side, "gripper"].publish(message)
-        if self._expert.finished and not self._reported:
-            status = self._world.task_status()
-            self._node.get_logger().info(f"episode {self._world.seed} ended: {status.outcome} {status.reason}")
-            self._reported = True
-
-
-def image_message(image: np.ndarray, stamp: Time, frame: str) -> Image:
-    """An rgb8 message from uint8 (h, w, 3)."""
-    message = Image(height=image.shape[0], width=image.shape[1], encoding="rgb8", step=image.shape[1] * 3)
-    message.header.stamp, message.header.frame_id = stamp, frame
-    data = array.array("B")
-    data.frombytes(np.ascontiguousarray(image).data.cast("B"))
-    message.data = data
-    return message
+    def end(self) -> None:
+        """Close the episode and end the camera thread. Call it when ``run`` has returned."""
+        self.stop()
+        self._truth.end_episode()
+        if self._images:
+            self._images.stop()
 
 
 def main() -> int:
@@ -369,18 +464,13 @@ def main() -> int:
         signal.signal(number, lambda *_: node.stop())
     executor = SingleThreadedExecutor()
     executor.add_node(node)
-    cameras = threading.Thread(target=node.run_cameras)
-    if node.get_parameter("images").value:
-        cameras.start()
-    callbacks = threading.Thread(target=_spin, args=(executor, node.stopped))
+    callbacks = threading.Thread(target=_spin, args=(executor, node.stopped), name="callbacks")
     callbacks.start()
     try:
         node.run()
     finally:
-        node.stop()
-        for thread in (callbacks, cameras):
-            if thread.ident:
-                thread.join()
+        node.end()
+        callbacks.join()
         rclpy.try_shutdown()
     return 0
 

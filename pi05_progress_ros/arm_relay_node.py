@@ -1,0 +1,155 @@
+"""Turns joint targets into the velocity commands of robots that follow velocities, at 100 Hz.
+
+Silent when the target or the joint state is stale: on these robots no command means no motion. Everything runs in one
+thread, the executor's: callbacks store, the timer reads.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import numpy as np
+import rclpy
+from rclpy.executors import ExternalShutdownException
+from rclpy.node import Node
+from sensor_msgs.msg import JointState
+
+from pi05_progress.robots.joints import MessageError, clipped, joint_values, ordered
+from pi05_progress.robots.profile import SIDES, ArmProfile, RobotProfile
+from pi05_progress.robots.yaml_lines import ConfigError
+
+from .parameters import ParameterError, declare, refuse_unknown
+from .relay import relay_velocity
+from .transport import use_image_transport
+
+WATCH_PERIOD_S = 0.5  # how often other publishers of the robot's command topics are looked for
+
+
+class ArmRelay:
+    """One arm: newest target, newest state, and the command that follows from them.
+
+    Args:
+        node: the node whose interfaces these are.
+        side: which arm, for messages to people.
+        profile: the robot; its ``relay`` must be there.
+    """
+
+    def __init__(self, node: Node, side: str, profile: RobotProfile) -> None:
+        self._node, self._side, self._relay = node, side, profile.relay
+        self._arm: ArmProfile = profile.arms[side]
+        self._target: tuple[float, np.ndarray] | None = None  # arrival (monotonic, s) and rad (7,)
+        self._state: tuple[float, np.ndarray] | None = None
+        self._silent = "no target yet"
+        self._publisher = node.create_publisher(JointState, self._arm.command_topic, 10)
+        node.create_subscription(JointState, self._arm.target_topic, self._on_target, 1)
+        node.create_subscription(JointState, self._arm.state_topic, self._on_state, 1)
+
+    def _on_target(self, message: JointState) -> None:
+        try:
+            target = ordered(message.name, message.position, self._arm.joints, self._arm.target_topic)
+        except MessageError as error:
+            # What was asked for before the bad target is no longer asked for, either.
+            self._target = None
+            self._node.get_logger().warning(f"rejected: {error}", throttle_duration_sec=1.0)
+            return
+        target, notes = clipped(target, self._arm.limits(), self._arm.joints)
+        if notes:
+            text = f"{self._arm.target_topic} clipped to the joint range: {'; '.join(notes)}"
+            self._node.get_logger().warning(text, throttle_duration_sec=1.0)
+        self._target = (time.monotonic(), target)
+
+    def _on_state(self, message: JointState) -> None:
+        try:
+            values = joint_values(message, self._arm.joints, self._arm.state_topic)
+        except MessageError as error:
+            self._state = None
+            self._node.get_logger().warning(f"rejected: {error}", throttle_duration_sec=1.0)
+            return
+        self._state = (time.monotonic(), values.position.astype(float))
+
+    def others(self) -> list[str]:
+        """Names of other nodes that publish this arm's commands."""
+        infos = self._node.get_publishers_info_by_topic(self._arm.command_topic)
+        return sorted(info.node_name for info in infos)[1:] if len(infos) > 1 else []
+
+    def tick(self, hold: str) -> None:
+        """Publish a command, unless there is a reason not to; a change of reason is logged.
+
+        Args:
+            hold: why nothing may be commanded at all; empty if nothing speaks against it.
+        """
+        silent = hold or self._stale()
+        if silent != self._silent:
+            text = f"{self._side} arm: silent, {silent}" if silent else f"{self._side} arm: commanding"
+            self._node.get_logger().info(text)
+            self._silent = silent
+        if silent:
+            return
+        target, position = self._target[1], self._state[1]
+        message = JointState(name=list(self._arm.joints), position=target.tolist(), effort=[0.0] * 7)
+        message.velocity = relay_velocity(self._relay, target, position).tolist()
+        message.header.stamp = self._node.get_clock().now().to_msg()
+        self._publisher.publish(message)
+
+    def _stale(self) -> str:
+        now, relay = time.monotonic(), self._relay
+        for what, stored, limit in (
+            (self._arm.target_topic, self._target, relay.target_timeout_s),
+            (self._arm.state_topic, self._state, relay.state_timeout_s),
+        ):
+            if stored is None:
+                return f"nothing valid on {what}"
+            if now - stored[0] > limit:
+                return f"{what} older than {limit:g} s"
+        return ""
+
+
+class ArmRelayNode(Node):
+    """See the module's docstring."""
+
+    def __init__(self) -> None:
+        super().__init__("arm_relay")
+        declare(self, "robot", "teleavatar", "robot profile: a name, or the path of a YAML file")
+        refuse_unknown(self)
+        profile = RobotProfile.load(self.get_parameter("robot").value)
+        if profile.arm_command != "relay":
+            raise ParameterError(
+                f"parameter robot: {profile.name} follows joint positions directly and needs no relay; "
+                "a relay beside the policy would be a second publisher of its commands"
+            )
+        self._arms = [ArmRelay(self, side, profile) for side in SIDES]
+        self._hold = ""
+        self.create_timer(1 / profile.relay.rate_hz, self._tick)
+        self.create_timer(WATCH_PERIOD_S, self._watch)
+
+    def _tick(self) -> None:
+        for arm in self._arms:
+            arm.tick(self._hold)
+
+    def _watch(self) -> None:
+        others = sorted({name for arm in self._arms for name in arm.others()})
+        hold = "another node publishes the robot's commands, too; stop one of the two" if others else ""
+        if hold and hold != self._hold:
+            self.get_logger().error(f"{hold} (publishers beside the first: {', '.join(others)})")
+        self._hold = hold
+
+
+def main() -> int:
+    """Entry point; returns the exit status."""
+    use_image_transport()
+    rclpy.init()
+    try:
+        rclpy.spin(ArmRelayNode())
+    except (ConfigError, ParameterError) as error:
+        print(f"arm_relay: {error}", file=sys.stderr)
+        return 1
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        rclpy.try_shutdown()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,75 @@
+"""The scripted expert in the place of a person: teleoperation topics and the buttons that mark an episode."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from builtin_interfaces.msg import Time
+from rclpy.node import Node
+from sensor_msgs.msg import JointState, Joy
+
+from pi05_progress.robots.profile import SIDES, RobotProfile
+from pi05_progress.robots.teleavatar import gripper_effort_from_command
+
+from .expert import Expert, Fault
+from .world import World
+
+PRESS_AT_S = 0.1  # into the episode; not at once, since a press is a rising edge
+PRESS_S = 0.2  # how long a button is held
+REST_S = 1.0  # between the end of the work and the press that ends the episode, and again until the next one
+
+
+class Operator:
+    """Commands at the rate it is called (100 Hz); they come back to the robot through DDS.
+
+    Runs in the physics thread, so it may look at the world without a lock.
+
+    Args:
+        node: the node whose publishers these are.
+        world: the world the expert looks at.
+        profile: topics, gripper curve and buttons.
+        faults: what goes wrong in every episode.
+    """
+
+    def __init__(self, node: Node, world: World, profile: RobotProfile, faults: Sequence[Fault] = ()) -> None:
+        self._node, self._world, self._profile, self._faults = node, world, profile, faults
+        self._arms = {s: node.create_publisher(JointState, profile.arms[s].teleoperation_topic, 10) for s in SIDES}
+        self._hands = {s: node.create_publisher(JointState, profile.grippers[s].teleoperation_topic, 10) for s in SIDES}
+        self._buttons = node.create_publisher(Joy, profile.marks.topic, 10)
+        self.new_episode()
+
+    def new_episode(self) -> None:
+        """Begin with the episode the world has just been reset to."""
+        self._expert = Expert(self._world, self._world.seed, self._faults)
+        self._finished_s: float | None = None
+
+    def publish(self, stamp: Time) -> bool:
+        """Send what the operator commands now; True when the episode is over and marked so."""
+        command, now = self._expert.command(), self._world.time_s
+        for side in SIDES:
+            joints, gripper = self._profile.arms[side].joints, self._profile.grippers[side].joint
+            message = JointState(name=list(joints), position=getattr(command, side).tolist())
+            message.header.stamp = stamp
+            self._arms[side].publish(message)
+            opening = getattr(command, f"{side}_gripper")
+            number = opening if self._profile.gripper_closed == 0 else 1 - opening
+            effort = float(gripper_effort_from_command(number, side, self._profile.gripper_curve))
+            message = JointState(name=[gripper], effort=[effort])
+            message.header.stamp = stamp
+            self._hands[side].publish(message)
+        if self._expert.finished and self._finished_s is None:
+            self._finished_s = now
+            status = self._world.task_status()
+            text = f"episode {self._world.seed} ended: {status.outcome} {status.reason}"
+            self._node.get_logger().info(text.strip())
+        self._publish_buttons(stamp, now)
+        return self._finished_s is not None and now >= self._finished_s + 2 * REST_S
+
+    def _publish_buttons(self, stamp: Time, now: float) -> None:
+        marks = self._profile.marks
+        message = Joy(buttons=[0] * (max(marks.start_button, marks.stop_button) + 1))
+        message.header.stamp = stamp
+        message.buttons[marks.start_button] = int(PRESS_AT_S <= now < PRESS_AT_S + PRESS_S)
+        if self._finished_s is not None:
+            message.buttons[marks.stop_button] = int(REST_S <= now - self._finished_s < REST_S + PRESS_S)
+        self._buttons.publish(message)

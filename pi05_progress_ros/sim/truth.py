@@ -1,0 +1,83 @@
+"""What only a simulation knows, published under ``/sim/`` for evaluation; nothing of it exists on a robot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from builtin_interfaces.msg import Time
+from geometry_msgs.msg import Pose, PoseArray
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from std_msgs.msg import Float32, String
+
+from pi05_progress_msgs.msg import EpisodeEvent
+
+from .world import World
+
+OUTCOMES = {"unknown": EpisodeEvent.UNKNOWN, "success": EpisodeEvent.SUCCESS, "failure": EpisodeEvent.FAILURE}
+
+
+class Truth:
+    """Publishes progress, instruction, object poses and episode events. Used by the physics thread only.
+
+    Args:
+        node: the node whose publishers these are.
+        world: the world looked at.
+        stamp: turns the world's time in s into a stamp.
+    """
+
+    def __init__(self, node: Node, world: World, stamp: Callable[[float], Time]) -> None:
+        self._world, self._stamp = world, stamp
+        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        self._progress = node.create_publisher(Float32, "/sim/progress", 10)
+        self._task = node.create_publisher(String, "/sim/task", latched)
+        self._events = node.create_publisher(EpisodeEvent, "/sim/events", QoSProfile(depth=50))
+        self._poses = node.create_publisher(PoseArray, "/sim/object_poses", 10)
+        self._open = False
+        self._reported = 0
+
+    def publish(self) -> None:
+        """Progress and poses as they are now, and the events that happened since the last call."""
+        status, now = self._world.task_status(), self._world.time_s
+        if not self._open and self._reported == 0:
+            self._open = True
+            self._task.publish(String(data=self._world.instruction))
+            self._event(EpisodeEvent.START, now, progress=0.0)
+        self._progress.publish(Float32(data=status.progress))
+        poses = PoseArray()
+        poses.header.stamp, poses.header.frame_id = self._stamp(now), "base_link"
+        poses.poses = [_pose(values) for values in self._world.object_poses().values()]
+        self._poses.publish(poses)
+        count = len(self._world.task.milestone_names())
+        for index in range(self._reported, len(status.milestones)):
+            milestone = status.milestones[index]
+            self._event(EpisodeEvent.MILESTONE, milestone.time_s, milestone.name, progress=(index + 1) / count)
+        self._reported = max(self._reported, len(status.milestones))
+        if self._open and status.outcome != "unknown":
+            self._stop(now)
+
+    def end_episode(self) -> None:
+        """Close the episode before the world is reset; one that is still undecided ends with outcome UNKNOWN."""
+        if self._open:
+            self._stop(self._world.time_s)
+        self._open, self._reported = False, 0
+
+    def _stop(self, now: float) -> None:
+        status = self._world.task_status()
+        self._open, self._reported = False, max(self._reported, 1)
+        self._event(EpisodeEvent.STOP, now, status.reason, status.progress, OUTCOMES[status.outcome])
+
+    def _event(self, event: int, time_s: float, label: str = "", progress: float = 0.0, outcome: int = 0) -> None:
+        message = EpisodeEvent(event=event, outcome=outcome, label=label, progress=progress)
+        message.header.stamp = self._stamp(time_s)
+        message.episode_id = f"{self._world.task.name}_{self._world.seed:06d}"
+        message.task = self._world.instruction
+        self._events.publish(message)
+
+
+def _pose(values: list[float]) -> Pose:
+    pose = Pose()
+    x, y, z, qw, qx, qy, qz = (float(v) for v in values)
+    pose.position.x, pose.position.y, pose.position.z = x, y, z
+    pose.orientation.w, pose.orientation.x, pose.orientation.y, pose.orientation.z = qw, qx, qy, qz
+    return pose
