@@ -52,21 +52,18 @@ class Bench:
 def test_it_is_silent_without_fresh_targets_and_states(start, ros):
     relay, bench = start(RELAY), Bench(ros)
     wait_for(lambda: bench.send(), 15, lambda: None, "commands")
-    command = bench.send()[-1]
+    command = bench.commands[-1]
     np.testing.assert_allclose(command.velocity, np.array(PROFILE.relay.kp) * 0.05, rtol=1e-5)
     assert list(command.effort) == [0.0] * 7
     assert command.name == bench.names
-    bench.send(state=False, seconds=0.4)
-    assert bench.send(state=False) == []
+    wait_for(lambda: bench.send(state=False) == [], 5, lambda: None, "silence without states")
     assert "/left_arm/joint_states older than 0.2 s" in relay.log()
-    assert bench.send(seconds=0.5)
-    bench.send(target=False, seconds=0.8)
-    assert bench.send(target=False) == []
+    wait_for(lambda: bench.send(), 5, lambda: None, "commands again")
+    wait_for(lambda: bench.send(target=False) == [], 5, lambda: None, "silence without targets")
     assert "/left_arm/model_joint_cmd older than 0.5 s" in relay.log()
-    bench.send()
+    wait_for(lambda: bench.send(), 5, lambda: None, "commands again")
     bad = JointState(name=bench.names, position=[float("nan")] * 7)
-    bench.send(target=bad, seconds=0.2)
-    assert bench.send(target=bad) == []
+    wait_for(lambda: bench.send(target=bad) == [], 5, lambda: None, "silence on targets that are not finite")
     assert "not finite" in relay.log()
 
 
@@ -81,12 +78,10 @@ def test_two_publishers_of_the_robots_commands_silence_it(start, ros):
     relay, bench = start(RELAY), Bench(ros)
     wait_for(lambda: bench.send(), 15, lambda: None, "commands")
     other = bench.node.create_publisher(JointState, "/api/left_arm/joint_cmd", 10)
-    bench.send(seconds=1.2)
-    assert bench.send() == []
+    wait_for(lambda: bench.send() == [], 5, lambda: None, "silence beside another publisher")
     assert "another node publishes the robot's commands" in relay.log()
     bench.node.destroy_publisher(other)
-    bench.send(seconds=1.2)
-    assert bench.send()
+    wait_for(lambda: bench.send(), 5, lambda: None, "commands once the other is gone")
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from .ik import ArmSolver, grasp_orientation, ready_seed
 from .tasks.base import CUBE_HALF, Pick, fingers_touch
 from .world import World
 
-FaultKind = Literal["dropped_object", "missed_grasp", "long_pause", "undone_step"]
+FaultKind = Literal["dropped_object", "missed_grasp", "long_pause", "undone_step", "gives_up"]
 FAULTS: tuple[FaultKind, ...] = get_args(FaultKind)
 
 PERIOD_S = 0.05  # between Cartesian waypoints
@@ -113,6 +113,8 @@ class Expert:
                 break
             fault = self._take_fault(done)
             done += 1
+            if fault and fault.kind == "gives_up":
+                break
             yield from self._pick_and_place(pick, fault)
             if self._rng.random() < self._pause_chance:
                 yield from self._wait(self._rng.uniform(0.5, 2.0))

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from builtin_interfaces.msg import Time
-from rclpy.node import Node
 from sensor_msgs.msg import JointState, Joy
 
 from pi05_progress.robots.profile import SIDES, RobotProfile
 from pi05_progress.robots.teleavatar import gripper_effort_from_command
 
 from .expert import Expert, Fault
+from .scene import FINGER_TRAVEL
+from .states import Outlet
 from .world import World
 
 PRESS_AT_S = 0.1  # into the episode; not at once, since a press is a rising edge
@@ -25,17 +26,19 @@ class Operator:
     Runs in the physics thread, so it may look at the world without a lock.
 
     Args:
-        node: the node whose publishers these are.
+        outlet: where messages go.
         world: the world the expert looks at.
         profile: topics, gripper curve and buttons.
         faults: what goes wrong in every episode.
     """
 
-    def __init__(self, node: Node, world: World, profile: RobotProfile, faults: Sequence[Fault] = ()) -> None:
-        self._node, self._world, self._profile, self._faults = node, world, profile, faults
-        self._arms = {s: node.create_publisher(JointState, profile.arms[s].teleoperation_topic, 10) for s in SIDES}
-        self._hands = {s: node.create_publisher(JointState, profile.grippers[s].teleoperation_topic, 10) for s in SIDES}
-        self._buttons = node.create_publisher(Joy, profile.marks.topic, 10)
+    def __init__(self, outlet: Outlet, world: World, profile: RobotProfile, faults: Sequence[Fault] = ()) -> None:
+        self._outlet, self._world, self._profile, self._faults = outlet, world, profile, faults
+        self._arms = {s: outlet.create_publisher(JointState, profile.arms[s].teleoperation_topic, 10) for s in SIDES}
+        self._hands = {
+            s: outlet.create_publisher(JointState, profile.grippers[s].teleoperation_topic, 10) for s in SIDES
+        }
+        self._buttons = outlet.create_publisher(Joy, profile.marks.topic, 10)
         self.new_episode()
 
     def new_episode(self) -> None:
@@ -44,24 +47,31 @@ class Operator:
         self._finished_s: float | None = None
 
     def publish(self, stamp: Time) -> bool:
-        """Send what the operator commands now; True when the episode is over and marked so."""
-        command, now = self._expert.command(), self._world.time_s
+        """Send what the operator commands now; True when the episode is over and marked so.
+
+        The command is kept in ``command`` for who needs it without a detour through messages.
+        """
+        self.command = command = self._expert.command()
+        now = self._world.time_s
         for side in SIDES:
             joints, gripper = self._profile.arms[side].joints, self._profile.grippers[side].joint
+            # All fields are filled, as robots do; see episode_bag.py for what empty ones would lead to.
             message = JointState(name=list(joints), position=getattr(command, side).tolist())
+            message.velocity = message.effort = [0.0] * 7
             message.header.stamp = stamp
             self._arms[side].publish(message)
             opening = getattr(command, f"{side}_gripper")
             number = opening if self._profile.gripper_closed == 0 else 1 - opening
             effort = float(gripper_effort_from_command(number, side, self._profile.gripper_curve))
-            message = JointState(name=[gripper], effort=[effort])
+            message = JointState(name=[gripper], effort=[effort], velocity=[0.0])
+            message.position = [opening * FINGER_TRAVEL]
             message.header.stamp = stamp
             self._hands[side].publish(message)
         if self._expert.finished and self._finished_s is None:
             self._finished_s = now
             status = self._world.task_status()
             text = f"episode {self._world.seed} ended: {status.outcome} {status.reason}"
-            self._node.get_logger().info(text.strip())
+            self._outlet.get_logger().info(text.strip())
         self._publish_buttons(stamp, now)
         return self._finished_s is not None and now >= self._finished_s + 2 * REST_S
 

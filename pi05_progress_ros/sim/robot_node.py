@@ -2,12 +2,11 @@
 
 Threads: one steps the physics at 200 Hz and publishes states (main thread), one renders and publishes images on
 snapshots, one runs the executor whose callbacks only store commands. `_lock` guards what callbacks and the physics
-thread share: the state machine, gripper commands, velocities and the mode.
+thread share: the robot and the mode.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -18,14 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import rclpy
-from builtin_interfaces.msg import Time
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
 from rclpy.signals import SignalHandlerOptions
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image, JointState
-from std_msgs.msg import Float32, Int32, String
+from std_msgs.msg import Float32
 from std_srvs.srv import SetBool, Trigger
 
 from pi05_progress.robots.joints import MessageError, clipped, ordered
@@ -38,7 +36,9 @@ from ..transport import use_image_transport
 from .cameras import scaled_sizes
 from .gl import NoOpenGLError, require_backend
 from .image_publisher import ImagePublisher
-from .robot_api import State, StateMachine
+from .robot import STATE_HZ, Robot
+from .robot_api import State
+from .states import API, IMAGE_HZ, TELEOPERATION, StatePublisher, is_image_tick, to_time
 from .tasks import TASKS
 from .truth import Truth
 from .world import World
@@ -46,13 +46,8 @@ from .world import World
 if TYPE_CHECKING:
     from .operator import Operator
 
-STATE_HZ = 200
-IMAGE_HZ = 30
-FSM_HZ = 20
 PRODUCTION_DOMAIN = 29
-TELEOPERATION, API = 0, 1
 ARM_COMMANDS = ("auto", "position", "velocity")
-VELOCITY_TIMEOUT_S = 0.1  # a velocity is not run on for longer than this: no command means no motion
 BEHIND_S = 0.2  # how far the simulation may lag the clock before it says so
 DISCOVERY_S = 0.6  # how long another robot in this domain is looked for
 RENDER_TIMEOUT_S = 10.0  # how long a lockstep step waits for the cameras
@@ -102,20 +97,16 @@ class RobotNode(Node):
         self._declare()
         check_domain(int(os.environ.get("ROS_DOMAIN_ID", "0") or 0), self._get("force_domain"))
         self._profile = self._load_profile()
-        self.world = World(self._checked("task", TASKS), self._get("seed"), self._arm_command())
+        self._robot = Robot(World(self._checked("task", TASKS), self._get("seed"), self._arm_command()))
         self._lockstep = self._get("lockstep")
         check_alone(self, self._profile.arms["left"].state_topic)
         self._lock = threading.Lock()
-        self._machine = StateMachine()
-        self._grippers = dict.fromkeys(SIDES, 1.0)  # opening, 0 closed .. 1 open
-        self._held: dict[str, np.ndarray | None] = {}  # per arm the pose it holds; None while it follows
-        self._velocities: dict[str, tuple[float, np.ndarray]] = {}
-        self._offset_s = 0.0  # time of the episodes before this one: the clock never goes back
         self._stop = threading.Event()
         self._requests = threading.Condition()  # guards the two below: services ask, the physics thread does
         self._steps_asked, self._reset_asked = 0, False
         self._make_interfaces()
-        self._truth = Truth(self, self.world, self._stamp)
+        self._states = StatePublisher(self, self._robot, self._profile)
+        self._truth = Truth(self, self._robot)
         self._operator = self._make_operator() if self._get("expert") else None
         self._mode = TELEOPERATION if self._get("teleoperation") or self._operator else API
         self._images = self._make_images() if self._get("images") else None
@@ -179,23 +170,18 @@ class RobotNode(Node):
 
         faults = [parse_fault(text) for text in self._get("faults") if text]
         self._episodes_left = self._get("expert_episodes") or float("inf")
-        return Operator(self, self.world, self._profile, faults)
+        return Operator(self, self._robot.world, self._profile, faults)
 
     def _make_images(self) -> ImagePublisher:
         require_backend()
         images = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
         cameras = self._profile.cameras
         publishers = {key: self.create_publisher(Image, camera.topic, images) for key, camera in cameras.items()}
-        return ImagePublisher(self.world.model, scaled_sizes(self._get("image_scale")), publishers)
+        return ImagePublisher(self._robot.world.model, scaled_sizes(self._get("image_scale")), publishers)
 
     def _make_interfaces(self) -> None:
         states, profile = QoSProfile(depth=10), self._profile
         self._clock_pub = self.create_publisher(Clock, "/clock", qos_profile_sensor_data)
-        self._fsm_pub = self.create_publisher(Int32, profile.fsm_topic, states)
-        self._mode_pub = self.create_publisher(String, profile.mode_topic, states)
-        self._arm_pubs = {s: self.create_publisher(JointState, profile.arms[s].state_topic, states) for s in SIDES}
-        hands = profile.grippers
-        self._gripper_pubs = {s: self.create_publisher(JointState, hands[s].state_topic, states) for s in SIDES}
         for side in SIDES:
             arm, gripper = profile.arms[side], profile.grippers[side]
             for topic, source in ((arm.command_topic, API), (arm.teleoperation_topic, TELEOPERATION)):
@@ -222,7 +208,7 @@ class RobotNode(Node):
         if source != self._mode:
             return
         names = self._profile.arms[side].joints
-        velocity_style = source == API and self.world.arm_command == "velocity"
+        velocity_style = source == API and self._robot.world.arm_command == "velocity"
         try:
             target = ordered(message.name, message.position, names, f"{topic} position")
             velocity = ordered(message.name, message.velocity, names, f"{topic} velocity") if velocity_style else None
@@ -233,14 +219,12 @@ class RobotNode(Node):
         if notes:
             self._warn(f"{topic} clipped to the joint range: {'; '.join(notes)}")
         with self._lock:
-            now = self._now_s()
-            if self._machine.state == State.PAUSE and source == API and not self._machine.enabled(now):
+            machine, now = self._robot.machine, self._robot.now_s
+            if machine.state == State.PAUSE and source == API and not machine.enabled(now):
                 self._warn(f"{topic} ignored in PAUSE: publish {self._profile.enable_topic} (1.0, repeated) first")
-            self._machine.command(side, target, now)
-            if velocity is not None:
-                self._velocities[side] = (now, velocity)
+            self._robot.command_arm(side, target, velocity)
             if source == TELEOPERATION:  # the operator's hand on both arms is what enables
-                self._machine.enable(1.0, now)
+                machine.enable(1.0, now)
 
     def _on_gripper(self, message: Float32, side: str) -> None:
         if self._mode != API:
@@ -253,7 +237,7 @@ class RobotNode(Node):
         if value != message.data:
             self._warn(f"{topic} {message.data:.3f} clipped to {value:.0f}")
         with self._lock:
-            self._grippers[side] = self._opening(value)
+            self._robot.command_gripper(side, self._opening(value))
 
     def _on_operator_gripper(self, message: JointState, side: str) -> None:
         if self._mode != TELEOPERATION:
@@ -266,7 +250,7 @@ class RobotNode(Node):
             return
         command = float(gripper_command_from_effort(effort[0], side, self._profile.gripper_curve))
         with self._lock:
-            self._grippers[side] = self._opening(command)
+            self._robot.command_gripper(side, self._opening(command))
 
     def _opening(self, command: float) -> float:
         return command if self._profile.gripper_closed == 0 else 1.0 - command
@@ -274,12 +258,13 @@ class RobotNode(Node):
     def _on_enable(self, message: Float32) -> None:
         if self._mode == API:
             with self._lock:
-                self._machine.enable(message.data if np.isfinite(message.data) else 0.0, self._now_s())
+                value = message.data if np.isfinite(message.data) else 0.0
+                self._robot.machine.enable(value, self._robot.now_s)
 
     def _set_teleoperation(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
         with self._lock:
             self._mode = TELEOPERATION if request.data else API
-            self._machine.forget()
+            self._robot.machine.forget()
         response.success, response.message = True, "teleoperation" if request.data else "api"
         return response
 
@@ -288,7 +273,7 @@ class RobotNode(Node):
             self._reset_asked = True
             self._requests.notify_all()
             done = self._requests.wait_for(lambda: self.stopped() or not self._reset_asked, 5.0)
-        response.success, response.message = bool(done) and not self.stopped(), f"seed {self.world.seed}"
+        response.success, response.message = bool(done) and not self.stopped(), f"seed {self._robot.world.seed}"
         return response
 
     def _on_step(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
@@ -300,7 +285,7 @@ class RobotNode(Node):
             self._requests.notify_all()
             done = self._requests.wait_for(lambda: self.stopped() or not self._steps_asked, RENDER_TIMEOUT_S + 5.0)
         response.success = bool(done) and not self.stopped()
-        response.message = f"{self._now_s():.6f}" if response.success else "the step was not completed"
+        response.message = f"{self._robot.now_s:.6f}" if response.success else "the step was not completed"
         return response
 
     # --- physics thread ---
@@ -361,75 +346,24 @@ class RobotNode(Node):
     def _reset(self, seed: int) -> None:
         self._truth.end_episode()
         with self._lock:
-            self._offset_s += self.world.time_s
-            self.world.reset(seed)
-            self._machine.forget()
-            self._held.clear()
-            self._velocities.clear()
-            self._grippers = dict.fromkeys(SIDES, 1.0)
+            self._robot.reset(seed)
         if self._operator:
             self._operator.new_episode()
 
     def _tick(self, tick: int) -> None:
-        world = self.world
         with self._lock:
-            positions = {side: world.arm_state(side).position for side in SIDES}
-            follow = self._machine.update(positions, self._now_s())
-            for side in SIDES:
-                self._follow(side, follow[side])
-                if self._machine.state != State.PAUSE:
-                    world.set_gripper(side, self._grippers[side])
-            while self._now_s() < (tick + 1) / STATE_HZ - world.timestep_s / 2:
-                world.step()
-            state = self._machine.state
-        stamp = self._stamp(world.time_s)
+            self._robot.advance()
+        world = self._robot.world
+        stamp = to_time(self._robot.stamp_ns(world.time_s))
         self._clock_pub.publish(Clock(clock=stamp))
-        self._publish_joints(stamp)
-        if tick % (STATE_HZ // FSM_HZ) == 0:
-            self._fsm_pub.publish(Int32(data=int(state)))
-        if tick % STATE_HZ == 0:
-            self._mode_pub.publish(String(data=json.dumps({"meta_mode": self._mode})))
-        if tick * IMAGE_HZ // STATE_HZ != (tick - 1) * IMAGE_HZ // STATE_HZ:
+        self._states.publish(tick, stamp, self._mode)
+        if is_image_tick(tick):
             self._truth.publish()
             if self._images:
                 self._images.offer(stamp, world.snapshot())
         if self._operator and tick % 2 == 0 and self._operator.publish(stamp) and self._episodes_left > 1:
             self._episodes_left -= 1
-            self._reset(self.world.seed + 1)
-
-    def _follow(self, side: str, target: np.ndarray | None) -> None:
-        world = self.world
-        if target is None:
-            if self._held.get(side) is None:
-                self._held[side] = world.arm_state(side).position
-                world.set_arm_position(side, self._held[side])
-            return
-        self._held[side] = None
-        stamped = self._velocities.get(side)
-        if self._machine.state == State.READY and stamped is not None and self._mode == API:
-            fresh = self._now_s() - stamped[0] <= VELOCITY_TIMEOUT_S
-            world.set_arm_velocity(side, stamped[1] if fresh else np.zeros(7))
-        else:
-            world.set_arm_position(side, target)
-
-    def _now_s(self) -> float:
-        return self._offset_s + self.world.time_s
-
-    def _stamp(self, time_s: float) -> Time:
-        """The stamp of a moment of the present episode."""
-        nanoseconds = round((self._offset_s + time_s) * 1e9)
-        return Time(sec=nanoseconds // 10**9, nanosec=nanoseconds % 10**9)
-
-    def _publish_joints(self, stamp: Time) -> None:
-        for side in SIDES:
-            message = JointState(name=list(self._profile.arms[side].joints))
-            message.header.stamp = stamp
-            message.position, message.velocity, message.effort = (v.tolist() for v in self.world.arm_state(side))
-            self._arm_pubs[side].publish(message)
-            message = JointState(name=[self._profile.grippers[side].joint])
-            message.header.stamp = stamp
-            message.position, message.velocity, message.effort = ([v] for v in self.world.gripper_state(side))
-            self._gripper_pubs[side].publish(message)
+            self._reset(world.seed + 1)
 
     # --- end ---
 

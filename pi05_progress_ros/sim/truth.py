@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from builtin_interfaces.msg import Time
 from geometry_msgs.msg import Pose, PoseArray
-from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from std_msgs.msg import Float32, String
 
 from pi05_progress_msgs.msg import EpisodeEvent
 
-from .world import World
+from .robot import Robot
+from .states import Outlet, to_time
+from .tasks.base import Outcome
 
 OUTCOMES = {"unknown": EpisodeEvent.UNKNOWN, "success": EpisodeEvent.SUCCESS, "failure": EpisodeEvent.FAILURE}
 
@@ -21,18 +20,19 @@ class Truth:
     """Publishes progress, instruction, object poses and episode events. Used by the physics thread only.
 
     Args:
-        node: the node whose publishers these are.
-        world: the world looked at.
-        stamp: turns the world's time in s into a stamp.
+        outlet: where messages go.
+        robot: whose world is looked at.
+        events: topic of the episode's events.
+        start_ns: added to the robot's clock in every stamp.
     """
 
-    def __init__(self, node: Node, world: World, stamp: Callable[[float], Time]) -> None:
-        self._world, self._stamp = world, stamp
+    def __init__(self, outlet: Outlet, robot: Robot, events: str = "/sim/events", start_ns: int = 0) -> None:
+        self._robot, self._world, self._start_ns = robot, robot.world, start_ns
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-        self._progress = node.create_publisher(Float32, "/sim/progress", 10)
-        self._task = node.create_publisher(String, "/sim/task", latched)
-        self._events = node.create_publisher(EpisodeEvent, "/sim/events", QoSProfile(depth=50))
-        self._poses = node.create_publisher(PoseArray, "/sim/object_poses", 10)
+        self._progress = outlet.create_publisher(Float32, "/sim/progress", 10)
+        self._task = outlet.create_publisher(String, "/sim/task", latched)
+        self._events = outlet.create_publisher(EpisodeEvent, events, QoSProfile(depth=50))
+        self._poses = outlet.create_publisher(PoseArray, "/sim/object_poses", 10)
         self._open = False
         self._reported = 0
 
@@ -56,16 +56,22 @@ class Truth:
         if self._open and status.outcome != "unknown":
             self._stop(now)
 
-    def end_episode(self) -> None:
-        """Close the episode before the world is reset; one that is still undecided ends with outcome UNKNOWN."""
+    def end_episode(self, undecided: Outcome = "unknown", reason: str = "") -> None:
+        """Close the episode before the world is reset; ``undecided`` is the outcome if the task has none yet."""
         if self._open:
-            self._stop(self._world.time_s)
+            self._stop(self._world.time_s, undecided, reason)
         self._open, self._reported = False, 0
 
-    def _stop(self, now: float) -> None:
+    def _stamp(self, time_s: float) -> Time:
+        return to_time(self._start_ns + self._robot.stamp_ns(time_s))
+
+    def _stop(self, now: float, undecided: Outcome = "unknown", reason: str = "") -> None:
         status = self._world.task_status()
         self._open, self._reported = False, max(self._reported, 1)
-        self._event(EpisodeEvent.STOP, now, status.reason, status.progress, OUTCOMES[status.outcome])
+        if status.outcome == "unknown":
+            self._event(EpisodeEvent.STOP, now, reason, status.progress, OUTCOMES[undecided])
+        else:
+            self._event(EpisodeEvent.STOP, now, status.reason, status.progress, OUTCOMES[status.outcome])
 
     def _event(self, event: int, time_s: float, label: str = "", progress: float = 0.0, outcome: int = 0) -> None:
         message = EpisodeEvent(event=event, outcome=outcome, label=label, progress=progress)
