@@ -177,7 +177,7 @@ def test_a_killed_run_leaves_nothing_that_looks_finished_and_can_go_on(tmp_path)
     arguments += ["--fault", "gives_up:0"]
     process = subprocess.Popen([*COMMAND, *arguments], start_new_session=True)
     partial = tmp_path / ".partial" / "stack_cubes_000000"
-    wait_for(lambda: any(p.stat().st_size > 10_000 for p in partial.glob("*.mcap")), 60, what="a bag half written")
+    wait_for(lambda: any(partial.glob("*.mcap")), 60, what="a bag half written")
     time.sleep(0.2)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()

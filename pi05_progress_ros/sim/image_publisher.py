@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import threading
+from collections import deque
 from collections.abc import Mapping
 
 import mujoco
@@ -16,7 +17,7 @@ from .cameras import CameraRig
 
 
 class ImagePublisher:
-    """Renders the newest snapshot offered; older ones that were not rendered yet are dropped.
+    """Renders the snapshots offered; of those that wait the newest two are kept, so that a late one is no gap.
 
     Args:
         model: the world's model; the renderer keeps a state of its own.
@@ -29,7 +30,7 @@ class ImagePublisher:
     ) -> None:
         self._model, self._sizes, self._publishers = model, sizes, publishers
         self._changed = threading.Condition()  # guards the three below
-        self._snapshot: tuple[Time, np.ndarray] | None = None
+        self._waiting: deque[tuple[Time, np.ndarray]] = deque(maxlen=2)
         self._busy = False
         self._ended = False
         self._thread = threading.Thread(target=self._run, name="cameras")
@@ -41,13 +42,13 @@ class ImagePublisher:
     def offer(self, stamp: Time, snapshot: np.ndarray) -> None:
         """Have this state rendered next."""
         with self._changed:
-            self._snapshot = (stamp, snapshot)
+            self._waiting.append((stamp, snapshot))
             self._changed.notify_all()
 
     def wait_idle(self, timeout_s: float) -> bool:
         """Wait until all that was offered is published; False if that took too long or the thread has ended."""
         with self._changed:
-            done = self._changed.wait_for(lambda: self._ended or not (self._busy or self._snapshot), timeout_s)
+            done = self._changed.wait_for(lambda: self._ended or not (self._busy or self._waiting), timeout_s)
             return done and not self._ended
 
     def stop(self) -> None:
@@ -65,10 +66,10 @@ class ImagePublisher:
                 with self._changed:
                     self._busy = False
                     self._changed.notify_all()
-                    self._changed.wait_for(lambda: self._ended or self._snapshot)
+                    self._changed.wait_for(lambda: self._ended or self._waiting)
                     if self._ended:
                         return
-                    (stamp, snapshot), self._snapshot, self._busy = self._snapshot, None, True
+                    (stamp, snapshot), self._busy = self._waiting.popleft(), True
                 for key, image in rig.render(snapshot).items():
                     self._publishers[key].publish(image_message(image, stamp, key))
         finally:
