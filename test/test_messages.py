@@ -1,5 +1,6 @@
 """Messages to frames: joints by name, images of every usual kind, and what wrong messages are told."""
 
+import os
 from types import SimpleNamespace as Fields
 
 import cv2
@@ -169,7 +170,7 @@ def test_messages_need_not_be_ros_messages():
 
 def test_a_cv_bridge_that_crashes_is_not_used(tmp_path, monkeypatch):
     (tmp_path / "cv_bridge.py").write_text("import os; os.abort()")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     image_backend.cache_clear()
     assert image_backend() == "rosbags-image"
     image_backend.cache_clear()
@@ -183,7 +184,7 @@ def test_a_cv_bridge_that_works_is_used(tmp_path, monkeypatch):
         "        picture = np.frombuffer(message.data, np.uint8).reshape(message.height, message.width, 3)\n"
         "        return picture[..., ::-1] if message.encoding == 'bgr8' else picture\n"
     )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     image_backend.cache_clear()
     assert image_backend() == "cv_bridge"
     image_backend.cache_clear()

@@ -113,7 +113,7 @@ def test_the_expert_solves_the_task(task, seed):
     assert times == sorted(times)
 
 
-@pytest.mark.parametrize("kind", FAULTS)
+@pytest.mark.parametrize("kind", sorted({*FAULTS} - {"gives_up"}))
 def test_faults_cost_time_and_the_expert_recovers(kind):
     plain, faulty = World("stack_cubes", 1), World("stack_cubes", 1)
     run_episode(plain, Expert(plain, 1))

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 PRODUCTION_DOMAIN = 29
 ARM_COMMANDS = ("auto", "position", "velocity")
 BEHIND_S = 0.2  # how far the simulation may lag the clock before it says so
-DISCOVERY_S = 0.6  # how long another robot in this domain is looked for
+DISCOVERY_S = 1.5  # how long another robot in this domain is looked for
 RENDER_TIMEOUT_S = 10.0  # how long a lockstep step waits for the cameras
 
 
