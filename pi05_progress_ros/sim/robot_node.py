@@ -50,6 +50,7 @@ PRODUCTION_DOMAIN = 29
 ARM_COMMANDS = ("auto", "position", "velocity")
 BEHIND_S = 0.2  # how far the simulation may lag the clock before it says so
 DISCOVERY_S = 1.5  # how long another robot in this domain is looked for
+NAME_S, UNKNOWN_NAME = 2.0, "_NODE_NAME_UNKNOWN_"
 RENDER_TIMEOUT_S = 10.0  # how long a lockstep step waits for the cameras
 
 
@@ -70,6 +71,16 @@ def check_domain(domain: int, force: bool) -> None:
         )
 
 
+def publisher_names(node: Node, topic: str) -> list[str]:
+    """Names of the nodes that publish a topic; waits a little, since a name is known later than its publisher."""
+    until = time.monotonic() + NAME_S
+    while True:
+        names = sorted({info.node_name for info in node.get_publishers_info_by_topic(topic)})
+        if UNKNOWN_NAME not in names or time.monotonic() > until:
+            return names
+        time.sleep(0.05)
+
+
 def check_alone(node: Node, topic: str) -> None:
     """Refuse to be a second robot: two that answer to the same topics cannot be told apart.
 
@@ -79,11 +90,9 @@ def check_alone(node: Node, topic: str) -> None:
     until = time.monotonic() + DISCOVERY_S
     while time.monotonic() < until:
         if node.count_publishers(topic):
-            time.sleep(0.3)  # until its name is known, too
-            others = node.get_publishers_info_by_topic(topic)
-            names = ", ".join(sorted({info.node_name for info in others}))
+            names = publisher_names(node, topic)
             raise StartError(
-                f"{topic} is already published by {names} in ROS domain {os.environ.get('ROS_DOMAIN_ID', '0')}: "
+                f"{topic} is already published by {', '.join(names)} in ROS domain {os.environ.get('ROS_DOMAIN_ID', '0')}: "
                 "another robot or simulation is running. Stop it, or use another ROS_DOMAIN_ID."
             )
         time.sleep(0.05)
