@@ -90,9 +90,9 @@ def check_alone(node: Node, topic: str) -> None:
     until = time.monotonic() + DISCOVERY_S
     while time.monotonic() < until:
         if node.count_publishers(topic):
-            names = publisher_names(node, topic)
+            names, domain = ", ".join(publisher_names(node, topic)), os.environ.get("ROS_DOMAIN_ID", "0")
             raise StartError(
-                f"{topic} is already published by {', '.join(names)} in ROS domain {os.environ.get('ROS_DOMAIN_ID', '0')}: "
+                f"{topic} is already published by {names} in ROS domain {domain}: "
                 "another robot or simulation is running. Stop it, or use another ROS_DOMAIN_ID."
             )
         time.sleep(0.05)
