@@ -1,0 +1,223 @@
+"""Sizes of the model, and the named configurations."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+ProgressKind = Literal["none", "scalar", "categorical"]
+PALIGEMMA_VOCABULARY = 257_152
+BYTE_VOCABULARY = 259  # 256 bytes after three special tokens, see tokenizer.py
+
+
+class ModelConfigError(ValueError):
+    """A configuration is unknown or does not fit together; the message says which field and what would be right."""
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adapters: their rank and strength; ``rank_stabilised`` divides by the rank's root instead."""
+
+    rank: int
+    alpha: float
+    rank_stabilised: bool = False
+
+    @property
+    def scaling(self) -> float:
+        """What an adapter's output is multiplied by, in attention; feed-forward layers take it as it is."""
+        return self.alpha / (self.rank**0.5 if self.rank_stabilised else self.rank)
+
+
+@dataclass(frozen=True)
+class SiglipConfig:
+    """The vision tower."""
+
+    width: int
+    depth: int
+    mlp_dim: int
+    num_heads: int
+    patch: int = 14
+
+
+@dataclass(frozen=True)
+class GemmaConfig:
+    """One expert of the language model; both experts share depth, heads and head dimension.
+
+    ``lora`` adapts the attention, ``feed_forward_lora`` the feed-forward layers.
+    """
+
+    width: int
+    depth: int
+    mlp_dim: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    lora: LoraConfig | None = None
+    feed_forward_lora: LoraConfig | None = None
+
+    def with_lora(self, lora: LoraConfig) -> GemmaConfig:
+        """The same expert with adapters everywhere."""
+        return dataclasses.replace(self, lora=lora, feed_forward_lora=lora)
+
+
+@dataclass(frozen=True)
+class ProgressConfig:
+    """The progress head.
+
+    Attributes:
+        kind: none, ``scalar`` (one number) or ``categorical`` (probabilities of bins of [0, 1]).
+        hidden: width of its hidden layer.
+        bins: number of bins of a categorical head.
+        sigma_bins: spread of HL-Gauss targets, in bins.
+    """
+
+    kind: ProgressKind = "scalar"
+    hidden: int = 256
+    bins: int = 50
+    sigma_bins: float = 2.0
+
+
+@dataclass(frozen=True)
+class Pi05Config:
+    """Everything that decides shapes and arithmetic.
+
+    Attributes:
+        image_size: (height, width) of the pictures the vision tower reads, pixels.
+        vocabulary: rows of the embedding table.
+        max_token_len: longest prompt, tokens.
+        discrete_state: whether the state is part of the prompt; if not, the model does not see it.
+        compute_dtype: of activations and of weights in use; parameters may be stored otherwise.
+        remat: recompute activations in the backward pass instead of keeping them.
+    """
+
+    name: str
+    siglip: SiglipConfig
+    paligemma: GemmaConfig
+    expert: GemmaConfig
+    image_size: tuple[int, int] = (224, 224)
+    vocabulary: int = PALIGEMMA_VOCABULARY
+    action_dim: int = 32
+    action_horizon: int = 50
+    max_token_len: int = 200
+    discrete_state: bool = True
+    compute_dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    progress: ProgressConfig = ProgressConfig()
+    remat: bool = True
+
+    def __post_init__(self) -> None:
+        if any(side % self.siglip.patch for side in self.image_size):
+            raise ModelConfigError(f"image_size {self.image_size} is not a multiple of the patch, {self.siglip.patch}")
+        if self.siglip.width % self.siglip.num_heads:
+            raise ModelConfigError(
+                f"siglip width {self.siglip.width} is not a multiple of {self.siglip.num_heads} heads"
+            )
+        for field in ("depth", "num_heads", "num_kv_heads", "head_dim"):
+            ours, theirs = getattr(self.paligemma, field), getattr(self.expert, field)
+            if ours != theirs:
+                raise ModelConfigError(f"{field} differs between the experts: {ours} and {theirs}")
+        if self.paligemma.num_heads % self.paligemma.num_kv_heads:
+            raise ModelConfigError("num_heads is not a multiple of num_kv_heads")
+        if self.expert.width % 2 or self.paligemma.head_dim % 2:
+            raise ModelConfigError("the expert's width and head_dim must be even")
+
+    @property
+    def tokens_per_image(self) -> int:
+        """Patches of one picture."""
+        height, width = self.image_size
+        return (height // self.siglip.patch) * (width // self.siglip.patch)
+
+    def with_progress(self, kind: ProgressKind) -> Pi05Config:
+        """The same model with another progress head."""
+        return dataclasses.replace(self, progress=dataclasses.replace(self.progress, kind=kind))
+
+
+def pi05() -> Pi05Config:
+    """Full size: gemma_2b, gemma_300m, So400m/14."""
+    return Pi05Config(
+        name="pi05",
+        siglip=SiglipConfig(width=1152, depth=27, mlp_dim=4304, num_heads=16),
+        paligemma=GemmaConfig(width=2048, depth=18, mlp_dim=16_384, num_heads=8, num_kv_heads=1, head_dim=256),
+        expert=GemmaConfig(width=1024, depth=18, mlp_dim=4096, num_heads=8, num_kv_heads=1, head_dim=256),
+    )
+
+
+def pi05_lora() -> Pi05Config:
+    """Full size with adapters on both experts."""
+    base = pi05()
+    return dataclasses.replace(
+        base,
+        name="pi05_lora",
+        paligemma=base.paligemma.with_lora(LoraConfig(16, 16.0)),
+        expert=base.expert.with_lora(LoraConfig(32, 32.0)),
+    )
+
+
+def tiny() -> Pi05Config:
+    """Small enough to learn and run on a CPU: fewer than 2.5 million parameters, a byte tokenizer of its own."""
+    return Pi05Config(
+        name="tiny",
+        siglip=SiglipConfig(width=96, depth=3, mlp_dim=256, num_heads=4),
+        paligemma=GemmaConfig(width=128, depth=4, mlp_dim=384, num_heads=8, num_kv_heads=1, head_dim=32),
+        expert=GemmaConfig(width=96, depth=4, mlp_dim=256, num_heads=8, num_kv_heads=1, head_dim=32),
+        image_size=(112, 112),
+        vocabulary=BYTE_VOCABULARY,
+        action_horizon=30,
+        compute_dtype="float32",
+        remat=False,
+    )
+
+
+def mid() -> Pi05Config:
+    """For measuring on a CPU: small, but with the full number of tokens."""
+    return Pi05Config(
+        name="mid",
+        siglip=SiglipConfig(width=128, depth=6, mlp_dim=512, num_heads=4),
+        paligemma=GemmaConfig(width=256, depth=6, mlp_dim=1024, num_heads=8, num_kv_heads=1, head_dim=32),
+        expert=GemmaConfig(width=128, depth=6, mlp_dim=512, num_heads=8, num_kv_heads=1, head_dim=32),
+        vocabulary=BYTE_VOCABULARY,
+        action_horizon=30,
+        compute_dtype="float32",
+        remat=False,
+    )
+
+
+CONFIGS: dict[str, Callable[[], Pi05Config]] = {"pi05": pi05, "pi05_lora": pi05_lora, "tiny": tiny, "mid": mid}
+
+
+def named_config(name: str) -> Pi05Config:
+    """A configuration by name.
+
+    Raises:
+        ModelConfigError: no such configuration; the message lists those there are.
+    """
+    if name not in CONFIGS:
+        raise ModelConfigError(f"unknown model configuration {name!r}; known: {', '.join(CONFIGS)}")
+    return CONFIGS[name]()
+
+
+def config_to_dict(config: Pi05Config) -> dict:
+    """Plain values for JSON."""
+    return dataclasses.asdict(config)
+
+
+def config_from_dict(data: dict) -> Pi05Config:
+    """The inverse of ``config_to_dict``.
+
+    Raises:
+        ModelConfigError: a field is missing, unknown, or does not fit.
+    """
+    try:
+        fields = dict(data)
+        fields["siglip"] = SiglipConfig(**fields["siglip"])
+        for expert in ("paligemma", "expert"):
+            values = dict(fields[expert])
+            adapters = {k: values.pop(k, None) for k in ("lora", "feed_forward_lora")}
+            adapters = {k: LoraConfig(**v) if v else None for k, v in adapters.items()}
+            fields[expert] = GemmaConfig(**values, **adapters)
+        fields["image_size"] = tuple(fields["image_size"])
+        fields["progress"] = ProgressConfig(**fields["progress"])
+        return Pi05Config(**fields)
+    except (KeyError, TypeError) as error:
+        raise ModelConfigError(f"model configuration: {error}") from error

@@ -1,0 +1,55 @@
+"""The few building blocks both towers share. Parameters are stored in one dtype and used in another."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array
+
+Shape = tuple[int, ...]
+
+
+def normal_init(rngs: nnx.Rngs, shape: Shape, fan_in: int) -> Array:
+    """Float32 normal numbers with variance 1 / fan_in."""
+    return jax.random.normal(rngs.params(), shape, jnp.float32) * fan_in**-0.5
+
+
+class Linear(nnx.Module):
+    """``x @ kernel + bias``; openpi's Dense and DenseGeneral in one.
+
+    Args:
+        inputs: shape of the contracted axes.
+        outputs: shape of the new axes.
+        stack: leading axes of both parameters, for layers that are scanned.
+        dtype: input and parameters are cast to it; None leaves promotion to JAX.
+        zero: start at zero.
+    """
+
+    def __init__(
+        self,
+        inputs: Shape | int,
+        outputs: Shape | int,
+        *,
+        rngs: nnx.Rngs,
+        stack: Shape = (),
+        dtype: jnp.dtype | None = None,
+        zero: bool = False,
+    ) -> None:
+        ins = (inputs,) if isinstance(inputs, int) else inputs
+        outs = (outputs,) if isinstance(outputs, int) else outputs
+        fan_in = 1
+        for size in ins:
+            fan_in *= size
+        shape = (*stack, *ins, *outs)
+        self.kernel = nnx.Param(jnp.zeros(shape) if zero else normal_init(rngs, shape, fan_in))
+        self.bias = nnx.Param(jnp.zeros((*stack, *outs)))
+        self._contracted = len(ins)
+        self._dtype = dtype
+
+    def __call__(self, x: Array) -> Array:
+        """Contract the last axes of ``x``."""
+        kernel, bias = self.kernel[...], self.bias[...]
+        if self._dtype is not None:
+            x, kernel, bias = (a.astype(self._dtype) for a in (x, kernel, bias))
+        return jnp.tensordot(x, kernel, self._contracted) + bias

@@ -1,0 +1,81 @@
+"""Parameters of a model by openpi's paths, parts joined by "/": reading them out, putting them in, casting."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array
+
+HEAD = "progress_head/"
+SHOWN = 8  # of a long list of paths in an error
+
+
+class ParameterMismatchError(ValueError):
+    """Parameters do not fit the model; the message lists what is missing, extra or of another shape."""
+
+
+def parameter_paths(model: nnx.Module) -> dict[str, Array | jax.ShapeDtypeStruct]:
+    """Parameters (or their shapes, for a model that is only a shape) by path."""
+    state = nnx.state(model, nnx.Param)
+    return {"/".join(map(str, path)): leaf.get_value() for path, leaf in nnx.to_flat_state(state)}
+
+
+def load_parameters(
+    model: nnx.Module,
+    parameters: Mapping[str, np.ndarray | Array],
+    *,
+    allow_missing: Iterable[str] = (),
+    allow_extra: bool = False,
+) -> list[str]:
+    """Put parameters into a model, in the dtype they come in.
+
+    Args:
+        model: may be only a shape (``nnx.eval_shape``) unless something is allowed to be missing.
+        parameters: by path.
+        allow_missing: prefixes of paths that keep what the model has.
+        allow_extra: whether paths the model does not have are passed over.
+
+    Returns:
+        The paths that were missing and kept.
+
+    Raises:
+        ParameterMismatchError: anything else is missing, extra, or of another shape.
+    """
+    wanted = parameter_paths(model)
+    allowed = tuple(allow_missing)
+    kept = [path for path in wanted if path not in parameters and path.startswith(allowed)] if allowed else []
+    missing = [path for path in wanted if path not in parameters and path not in kept]
+    extra = [] if allow_extra else [path for path in parameters if path not in wanted]
+    shapes = [
+        f"{path}: {tuple(parameters[path].shape)} instead of {tuple(value.shape)}"
+        for path, value in wanted.items()
+        if path in parameters and tuple(parameters[path].shape) != tuple(value.shape)
+    ]
+    problems = [("missing", missing), ("not known to the model", extra), ("of another shape", shapes)]
+    if any(found for _, found in problems):
+        raise ParameterMismatchError("; ".join(f"{what}: {_listed(found)}" for what, found in problems if found))
+    state = nnx.state(model, nnx.Param)
+    for path, leaf in nnx.to_flat_state(state):
+        name = "/".join(map(str, path))
+        if name in parameters:
+            leaf.set_value(jnp.asarray(parameters[name]))
+    nnx.update(model, state)
+    return kept
+
+
+def _listed(items: list[str]) -> str:
+    more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
+    return f"{len(items)} ({', '.join(items[:SHOWN])}{more})"
+
+
+def cast(model: nnx.Module, dtype: jnp.dtype) -> None:
+    """Store all parameters in another dtype, as openpi does for inference; the progress head stays float32."""
+    state = nnx.state(model, nnx.Param)
+    for path, leaf in nnx.to_flat_state(state):
+        if not "/".join(map(str, path)).startswith(HEAD):
+            leaf.set_value(leaf.get_value().astype(dtype))
+    nnx.update(model, state)

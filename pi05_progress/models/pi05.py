@@ -1,0 +1,294 @@
+"""Pi0.5: pictures and a prompt become a prefix, the action expert turns noise into actions while it attends to it.
+
+The progress head reads the trunk's output of the very pass that fills the key-value cache (inference) or computes the
+action loss (training). Formulas: openpi's model; names of parameters and their shapes are openpi's, too.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from ..image_keys import IMAGE_KEYS
+from ..observation import Observation
+from .config import ModelConfigError, Pi05Config
+from .gemma import Gemma, KVCache, Modulation
+from .images import resize_with_pad, to_unit_range
+from .layers import Linear
+from .progress import Belief, ProgressHead
+from .siglip import Siglip
+
+PERIODS = (4e-3, 4.0)  # shortest and longest period of the time embedding
+
+
+class Prefix(NamedTuple):
+    """Tokens before the trunk, and which of them are valid."""
+
+    tokens: Float[Array, "b p w"]
+    mask: Bool[Array, "b p"]
+
+
+class PrefixPass(NamedTuple):
+    """What the trunk made of the prefix."""
+
+    out: Float[Array, "b p w"]
+    mask: Bool[Array, "b p"]
+    cache: KVCache
+
+
+class Sample(NamedTuple):
+    """Normalised actions, and the belief about progress if there is a head."""
+
+    actions: Float[Array, "b a d"]
+    progress: Belief | None
+
+
+class Losses(NamedTuple):
+    """Per-sample losses.
+
+    ``progress`` is 0 where ``progress_mask`` is False; both are None without a head or without labels.
+    """
+
+    action: Float[Array, "b a"]
+    progress: Float[Array, " b"] | None
+    progress_mask: Bool[Array, " b"] | None
+
+
+def attention_mask(valid: Bool[Array, "b t"], starts_block: Bool[Array, " t"]) -> Bool[Array, "b t t"]:
+    """Valid tokens attend to valid tokens of their own block and of those before it."""
+    block = jnp.cumsum(starts_block)
+    return (block[None, :] <= block[:, None])[None] & valid[:, None, :] & valid[:, :, None]
+
+
+def time_embedding(time: Float[Array, " b"], width: int) -> Float[Array, "b e"]:
+    """Sines, then cosines, of the time at ``width / 2`` periods, float32."""
+    share = jnp.linspace(0.0, 1.0, width // 2, dtype=jnp.float32)
+    period = PERIODS[0] * (PERIODS[1] / PERIODS[0]) ** share
+    # Angles reach 1570 rad, where float32 has four digits left after the point: the order of the products matters.
+    angle = time.astype(jnp.float32)[:, None] * (1.0 / period * 2 * jnp.pi)
+    return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
+
+
+def time_steps(count: int) -> np.ndarray:
+    """The sampler's times, float32 (count,), from 1 downwards; accumulated in float32, as openpi's loop does."""
+    times, dt = [], np.float32(-1.0 / count)
+    time = np.float32(1.0)
+    for _ in range(count):
+        times.append(time)
+        time = np.float32(time + dt)
+    return np.array(times, np.float32)
+
+
+class PaliGemma(nnx.Module):
+    """Vision tower and language model under openpi's names."""
+
+    def __init__(self, config: Pi05Config, rngs: nnx.Rngs) -> None:
+        dtype = jnp.dtype(config.compute_dtype)
+        width = config.paligemma.width
+        self.img = Siglip(config.siglip, config.tokens_per_image, width, dtype, config.remat, rngs)
+        self.llm = Gemma((config.paligemma, config.expert), config.vocabulary, dtype, config.remat, rngs)
+
+
+class Pi05(nnx.Module):
+    """The model. Its parameters are float32 unless they were cast; it computes in ``config.compute_dtype``.
+
+    Args:
+        config: sizes.
+        rngs: for the initial parameters.
+    """
+
+    def __init__(self, config: Pi05Config, rngs: nnx.Rngs) -> None:
+        width = config.expert.width
+        self.PaliGemma = PaliGemma(config, rngs)
+        self.action_in_proj = Linear(config.action_dim, width, rngs=rngs)
+        self.time_mlp_in = Linear(width, width, rngs=rngs)
+        self.time_mlp_out = Linear(width, width, rngs=rngs)
+        self.action_out_proj = Linear(width, config.action_dim, rngs=rngs)
+        if config.progress.kind != "none":
+            self.progress_head = ProgressHead(config.progress, config.paligemma.width, rngs)
+        self.config = config
+
+    @property
+    def has_progress(self) -> bool:
+        """Whether there is a progress head."""
+        return self.config.progress.kind != "none"
+
+    # --- prefix ---
+
+    def embed_images(self, observation: Observation) -> dict[str, Float[Array, "b n w"]]:
+        """Tokens per camera, for the cameras the observation has."""
+        height, width = self.config.image_size
+        images = {
+            key: to_unit_range(resize_with_pad(image, height, width)) for key, image in observation.images.items()
+        }
+        return {key: self.PaliGemma.img(images[key]) for key in IMAGE_KEYS if key in images}
+
+    def embed_prefix(self, observation: Observation) -> Prefix:
+        """Tokens of all cameras that are there, then of the prompt.
+
+        A camera that the observation leaves out is not encoded; the result for the other tokens is that of a camera
+        that is there but masked.
+        """
+        images = self.embed_images(observation)
+        prompt = self.PaliGemma.llm.embedder(observation.tokenized_prompt)
+        dtype = jnp.dtype(self.config.compute_dtype)
+        tokens = [*images.values(), prompt.astype(dtype)]
+        masks = [jnp.repeat(observation.image_masks[k][:, None], t.shape[1], axis=1) for k, t in images.items()]
+        masks.append(observation.tokenized_prompt_mask)
+        return Prefix(jnp.concatenate(tokens, axis=1), jnp.concatenate(masks, axis=1))
+
+    def prefix_pass(self, observation: Observation, embedded: Prefix | None = None) -> PrefixPass:
+        """The trunk's output for the prefix alone, and its keys and values; ``embedded`` if that was done already."""
+        tokens, mask = self.embed_prefix(observation) if embedded is None else embedded
+        positions = jnp.cumsum(mask, axis=1) - 1
+        attend = attention_mask(mask, jnp.zeros(mask.shape[1], bool))
+        out, _, cache = self.PaliGemma.llm(tokens, None, positions, attend)
+        return PrefixPass(out, mask, cache)
+
+    # --- action expert ---
+
+    def condition(self, time: Float[Array, " b"]) -> Float[Array, "b e"]:
+        """What the action expert is told about the time of the flow."""
+        hidden = jax.nn.swish(self.time_mlp_in(time_embedding(time, self.config.expert.width)))
+        return jax.nn.swish(self.time_mlp_out(hidden))
+
+    def modulation(self, time: Float[Array, " b"]) -> Modulation:
+        """All that depends on the time alone."""
+        return self.PaliGemma.llm.modulation(self.condition(time))
+
+    def suffix_block(self) -> Bool[Array, " a"]:
+        """Where attention blocks start among the action tokens: at the first."""
+        return jnp.arange(self.config.action_horizon) == 0
+
+    def velocity(self, x_t: Float[Array, "b a d"], modulation: Modulation, prefix: PrefixPass) -> Float[Array, "b a d"]:
+        """The flow's velocity at noisy actions, given the prefix's cache."""
+        b, a, _ = x_t.shape
+        own = attention_mask(jnp.ones((b, a), bool), self.suffix_block())
+        to_prefix = jnp.broadcast_to(prefix.mask[:, None], (b, a, prefix.mask.shape[1]))
+        positions = prefix.mask.sum(axis=1)[:, None] + jnp.arange(a)[None]
+        attend = jnp.concatenate([to_prefix, own], axis=2)
+        tokens = self.action_in_proj(x_t)
+        _, out, _ = self.PaliGemma.llm(None, tokens, positions, attend, modulation, prefix.cache)
+        return self.action_out_proj(out)
+
+    def joint_pass(
+        self, observation: Observation, x_t: Float[Array, "b a d"], time: Float[Array, " b"]
+    ) -> tuple[Float[Array, "b p w"], Bool[Array, "b p"], Float[Array, "b a d"]]:
+        """Prefix and actions in one pass: the trunk's output, its mask, and the velocity."""
+        tokens, mask = self.embed_prefix(observation)
+        b, p = mask.shape
+        a = x_t.shape[1]
+        valid = jnp.concatenate([mask, jnp.ones((b, a), bool)], axis=1)
+        starts = jnp.concatenate([jnp.zeros(p, bool), self.suffix_block()])
+        positions = jnp.cumsum(valid, axis=1) - 1
+        suffix = self.action_in_proj(x_t)
+        attend = attention_mask(valid, starts)
+        out, actions, _ = self.PaliGemma.llm(tokens, suffix, positions, attend, self.modulation(time))
+        return out, mask, self.action_out_proj(actions)
+
+    # --- what callers use ---
+
+    def compute_loss_with_progress(
+        self,
+        rng: Array,
+        observation: Observation,
+        actions: Float[Array, "b a d"],
+        *,
+        noise: Float[Array, "b a d"] | None = None,
+        time: Float[Array, " b"] | None = None,
+    ) -> Losses:
+        """Both losses from one forward pass.
+
+        Args:
+            rng: key; its second and third split draw noise and time, as openpi's do (the first is for augmentation).
+            observation: with or without progress labels.
+            actions: normalised, padded to the model's width.
+            noise: instead of drawing it.
+            time: instead of drawing it; in (0, 1], 1 is noise.
+        """
+        _, noise_rng, time_rng = jax.random.split(rng, 3)
+        if noise is None:
+            noise = jax.random.normal(noise_rng, actions.shape)
+        if time is None:
+            time = jax.random.beta(time_rng, 1.5, 1, actions.shape[:1]) * 0.999 + 0.001
+        t = time[:, None, None]
+        out, mask, velocity = self.joint_pass(observation, t * noise + (1 - t) * actions, time)
+        action = jnp.square(velocity - (noise - actions)).mean(axis=-1)
+        if not self.has_progress or observation.progress is None:
+            return Losses(action, None, None)
+        labelled = observation.progress_mask
+        loss = self.progress_head.loss(self.progress_head.logits(out, mask), observation.progress)
+        return Losses(action, jnp.where(labelled, loss, 0.0), labelled)
+
+    def compute_loss(
+        self, rng: Array, observation: Observation, actions: Float[Array, "b a d"], **draws: Array
+    ) -> Float[Array, "b a"]:
+        """The action loss alone."""
+        return self.compute_loss_with_progress(rng, observation, actions, **draws).action
+
+    def belief(self, prefix: PrefixPass) -> Belief | None:
+        """What the head reads in a prefix pass; None without a head."""
+        if not self.has_progress:
+            return None
+        return self.progress_head.belief(self.progress_head.logits(prefix.out, prefix.mask))
+
+    def estimate_progress(self, observation: Observation) -> Belief:
+        """Progress from the prefix alone, without sampling actions.
+
+        Raises:
+            ModelConfigError: the model has no progress head.
+        """
+        if not self.has_progress:
+            raise ModelConfigError("this model has no progress head; its configuration's progress.kind is 'none'")
+        return self.belief(self.prefix_pass(observation))
+
+    def step_modulations(self, num_steps: int) -> Modulation:
+        """Modulations of all steps of the sampler, stacked on a leading axis, for a batch of one."""
+        return jax.vmap(lambda time: self.modulation(time[None]))(jnp.asarray(time_steps(num_steps)))
+
+    def denoise(
+        self,
+        prefix: PrefixPass,
+        noise: Float[Array, "b a d"],
+        num_steps: int,
+        modulations: Modulation | None = None,
+    ) -> Float[Array, "b a d"]:
+        """Actions from noise, by Euler steps along the flow.
+
+        Args:
+            prefix: of the observation.
+            noise: where to start.
+            num_steps: how many steps.
+            modulations: from ``step_modulations``; None computes them anew in every step.
+        """
+        dt = -1.0 / num_steps
+        times = jnp.asarray(time_steps(num_steps))
+
+        def step(x_t: Array, given: Array | Modulation) -> tuple[Array, None]:
+            if modulations is None:
+                given = self.modulation(jnp.broadcast_to(given, noise.shape[:1]))
+            return (x_t + dt * self.velocity(x_t, given, prefix)).astype(x_t.dtype), None
+
+        actions, _ = jax.lax.scan(step, noise, times if modulations is None else modulations)
+        return actions
+
+    def sample(
+        self,
+        observation: Observation,
+        *,
+        rng: Array | None = None,
+        noise: Float[Array, "b a d"] | None = None,
+        num_steps: int = 10,
+        modulations: Modulation | None = None,
+    ) -> Sample:
+        """Actions and progress from one prefix pass; either a key or the noise is needed."""
+        if noise is None:
+            b = observation.tokenized_prompt.shape[0]
+            noise = jax.random.normal(rng, (b, self.config.action_horizon, self.config.action_dim))
+        prefix = self.prefix_pass(observation)
+        return Sample(self.denoise(prefix, noise, num_steps, modulations), self.belief(prefix))
