@@ -1,0 +1,170 @@
+"""Normalisation statistics: openpi's file format, how they are applied, and how they are gathered in a stream."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+EPSILON = 1e-6
+BINS = 5000  # of the histograms behind the quantiles
+
+
+class NormStatsError(ValueError):
+    """Statistics are missing, malformed, or do not fit the data; the message says which and why."""
+
+
+@dataclass(frozen=True)
+class NormStats:
+    """Statistics per dimension, float64 (d,) each."""
+
+    mean: np.ndarray
+    std: np.ndarray
+    q01: np.ndarray | None = None
+    q99: np.ndarray | None = None
+
+
+def normalize(x: np.ndarray, stats: NormStats, quantiles: bool = True) -> np.ndarray:
+    """Values (..., d): 1 % and 99 % quantiles go to -1 and 1, or mean 0 and deviation 1. Longer statistics are cut."""
+    n = x.shape[-1]
+    if quantiles:
+        low, high = _quantiles(stats)
+        _check(n, len(low), "values", at_most=True)
+        return (x - low[:n]) / (high[:n] - low[:n] + EPSILON) * 2.0 - 1.0
+    _check(n, len(stats.mean), "values", at_most=True)
+    return (x - stats.mean[:n]) / (stats.std[:n] + EPSILON)
+
+
+def unnormalize(x: np.ndarray, stats: NormStats, quantiles: bool = True) -> np.ndarray:
+    """The inverse. Dimensions beyond the statistics are left as they are (mean 0 and deviation 1 without quantiles).
+
+    Raises:
+        NormStatsError: fewer values than statistics.
+    """
+    n = x.shape[-1]
+    known = len(stats.mean)
+    _check(known, n, "statistics", at_most=True)
+    part, rest = x[..., :known], x[..., known:]
+    if quantiles:
+        low, high = _quantiles(stats)
+        part = (part + 1.0) / 2.0 * (high - low + EPSILON) + low
+    else:
+        part, rest = part * (stats.std + EPSILON) + stats.mean, rest * (1.0 + EPSILON)
+    return np.concatenate([part, rest], axis=-1)
+
+
+def _quantiles(stats: NormStats) -> tuple[np.ndarray, np.ndarray]:
+    if stats.q01 is None or stats.q99 is None:
+        raise NormStatsError("the statistics have no quantiles (q01, q99); compute them anew")
+    return stats.q01, stats.q99
+
+
+def _check(count: int, limit: int, what: str, at_most: bool) -> None:
+    if at_most and count > limit:
+        raise NormStatsError(f"{count} {what} where there are {limit} dimensions to match them")
+
+
+def save_norm_stats(path: Path, stats: Mapping[str, NormStats]) -> None:
+    """Write openpi's ``norm_stats.json``, complete or not at all."""
+    data = {
+        key: {name: None if (v := getattr(s, name)) is None else np.asarray(v, float).tolist() for name in _FIELDS}
+        for key, s in stats.items()
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps({"norm_stats": data}, indent=2))
+    os.replace(partial, path)
+
+
+_FIELDS = ("mean", "std", "q01", "q99")
+
+
+def load_norm_stats(path: Path) -> dict[str, NormStats]:
+    """Read openpi's ``norm_stats.json``.
+
+    Raises:
+        NormStatsError: missing, malformed, of different lengths or not finite.
+    """
+    try:
+        data = json.loads(path.read_text())["norm_stats"]
+        stats = {}
+        for key, fields in data.items():
+            arrays = {n: None if fields.get(n) is None else np.asarray(fields[n], float) for n in _FIELDS}
+            stats[key] = NormStats(**arrays)
+            for name, array in arrays.items():
+                if array is not None and (array.shape != stats[key].mean.shape or not np.isfinite(array).all()):
+                    raise NormStatsError(f"{path}: {key}.{name} is not {len(stats[key].mean)} finite numbers")
+        return stats
+    except OSError as error:
+        raise NormStatsError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        if isinstance(error, NormStatsError):
+            raise
+        raise NormStatsError(f"{path}: not a norm_stats.json of openpi's form: {error!r}") from error
+
+
+class RunningStats:
+    """Mean, standard deviation and approximate quantiles of a stream, in constant memory, as openpi gathers them.
+
+    Quantiles come from histograms of 5000 bins per dimension, whose counts are spread anew when the range grows; they
+    depend a little on how the stream is cut into batches.
+    """
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def update(self, batch: np.ndarray) -> None:
+        """Add values (..., d).
+
+        Raises:
+            NormStatsError: another number of dimensions than before.
+        """
+        batch = np.asarray(batch, np.float64).reshape(-1, np.shape(batch)[-1])
+        n, d = batch.shape
+        low, high = batch.min(axis=0), batch.max(axis=0)
+        if self._count == 0:
+            self._mean, self._square = batch.mean(axis=0), np.square(batch).mean(axis=0)
+            self._low, self._high = low, high
+            self._counts = np.zeros((d, BINS))
+            self._edges = np.stack(
+                [np.linspace(a - 1e-10, b + 1e-10, BINS + 1) for a, b in zip(low, high, strict=True)]
+            )
+        else:
+            if d != len(self._mean):
+                raise NormStatsError(f"{d} dimensions after {len(self._mean)}")
+            share = n / (self._count + n)
+            self._mean = self._mean + (batch.mean(axis=0) - self._mean) * share
+            self._square = self._square + (np.square(batch).mean(axis=0) - self._square) * share
+            grown = (high > self._high).any() or (low < self._low).any()
+            self._low, self._high = np.minimum(self._low, low), np.maximum(self._high, high)
+            if grown:
+                self._spread_anew()
+        self._count += n
+        for i in range(d):
+            self._counts[i] += np.histogram(batch[:, i], bins=self._edges[i])[0]
+
+    def _spread_anew(self) -> None:
+        for i in range(len(self._edges)):
+            edges = np.linspace(self._low[i], self._high[i], BINS + 1)
+            self._counts[i] = np.histogram(self._edges[i][:-1], bins=edges, weights=self._counts[i])[0]
+            self._edges[i] = edges
+
+    def result(self) -> NormStats:
+        """The statistics of all that was added.
+
+        Raises:
+            NormStatsError: fewer than two values were added.
+        """
+        if self._count < 2:
+            raise NormStatsError(f"statistics need at least two values, got {self._count}")
+        std = np.sqrt(np.maximum(0.0, self._square - np.square(self._mean)))
+        return NormStats(self._mean.copy(), std, self._quantile(0.01), self._quantile(0.99))
+
+    def _quantile(self, share: float) -> np.ndarray:
+        target = share * self._count
+        indices = [int(np.searchsorted(np.cumsum(counts), target)) for counts in self._counts]
+        return np.array([edges[i] for edges, i in zip(self._edges, indices, strict=True)])
