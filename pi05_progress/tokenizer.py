@@ -13,7 +13,7 @@ from .models.config import BYTE_VOCABULARY, PALIGEMMA_VOCABULARY
 BOS = 2
 BYTE_OFFSET = 3  # after padding, end and beginning of text
 STATE_EDGES = np.linspace(-1, 1, 257)[:-1]
-PADDED_LENGTHS = (32, 48, 64, 96, 128, 160, 200)  # a prompt is padded to the smallest that holds it
+PADDED_LENGTHS = (32, 64, 128, 200)  # a prompt is padded to the smallest that holds it; each is compiled once
 log = logging.getLogger(__name__)
 
 
@@ -95,6 +95,11 @@ class PromptTokenizer:
     def __init__(self, encoder: Encoder, max_length: int, bucketed: bool = True) -> None:
         self._encoder, self._max = encoder, max_length
         self._lengths = [n for n in PADDED_LENGTHS if n < max_length] + [max_length] if bucketed else [max_length]
+
+    @property
+    def lengths(self) -> list[int]:
+        """The lengths prompts come in."""
+        return list(self._lengths)
 
     def __call__(self, prompt: str, state: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Ids int32 (l,), 0 where padded, and the mask bool (l,).

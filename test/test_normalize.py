@@ -45,7 +45,7 @@ def test_running_statistics_are_openpis():
         np.testing.assert_allclose(getattr(result, name), GOLDEN[f"stats/{name}"], rtol=1e-6, atol=1e-9)
     spread = np.ptp(GOLDEN["stats/batches"].reshape(-1, 4), axis=0)
     for name in ("q01", "q99"):
-        assert (np.abs(getattr(result, name) - GOLDEN[f"stats/exact_{name}"]) < 0.05 * spread).all()
+        assert (np.abs(getattr(result, name) - GOLDEN[f"stats/exact_{name}"]) < 0.1 * spread).all()
 
 
 def test_statistics_survive_the_file(tmp_path):

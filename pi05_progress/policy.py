@@ -1,0 +1,197 @@
+"""What callers use: a frame of the robot and an instruction become actions and a belief about progress."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import jax
+import numpy as np
+from flax import nnx
+
+from .checkpoint import Checkpoint, CheckpointError, load_checkpoint, untrained
+from .image_keys import IMAGE_KEYS
+from .models.config import named_config
+from .models.pi05 import Sample
+from .normalize import normalize, unnormalize
+from .observation import Observation, PolicyOutput, RobotFrame
+from .robots.profile import RobotProfile
+from .robots.teleavatar import absolute_actions
+from .tokenizer import ByteEncoder, PromptTokenizer, SentencePieceEncoder
+from .transforms import actions_from_model, pad_to, resize_with_pad, state_to_model
+
+UNTRAINED = "untrained"
+CONFIDENCE = 0.9
+
+
+class Policy(Protocol):
+    """Anything that can answer a frame. Not thread-safe unless it says so."""
+
+    model_id: str  # UNTRAINED if its answers mean nothing
+    horizon: int  # rows of a chunk
+    action_dt_s: float  # time between rows
+
+    def infer(self, frame: RobotFrame, prompt: str) -> PolicyOutput:
+        """Actions and progress for one frame; returns when the device is done."""
+
+    def warm_up(self) -> None:
+        """Do what makes the first call slow before it is needed."""
+
+
+class Pi05Policy:
+    """Pi0.5 with its transforms, statistics and tokenizer.
+
+    Args:
+        checkpoint: the model and what it needs.
+        profile: the robot; must be the one the checkpoint was made for.
+        tokenizer_path: PaliGemma's tokenizer, for models that use it.
+        num_steps: denoising steps.
+        seed: of the noise that actions start from.
+
+    Raises:
+        CheckpointError: the checkpoint is of another robot.
+        TokenizerError: the tokenizer cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        profile: RobotProfile,
+        *,
+        tokenizer_path: Path | None = None,
+        num_steps: int = 10,
+        seed: int = 0,
+    ) -> None:
+        info = checkpoint.info
+        if info.robot != profile.name:
+            raise CheckpointError(f"the checkpoint was made for robot {info.robot}, the profile is {profile.name}")
+        self.model_id, self.action_dt_s, self.horizon = info.model_id, info.action_dt_s, info.model.action_horizon
+        self._info, self._stats, self._profile = info, checkpoint.stats, profile
+        encoder = ByteEncoder() if info.tokenizer == "bytes" else SentencePieceEncoder(tokenizer_path or Path())
+        if encoder.vocabulary > info.model.vocabulary:
+            raise CheckpointError(f"the tokenizer has {encoder.vocabulary} tokens, the model {info.model.vocabulary}")
+        self._tokenize = PromptTokenizer(encoder, info.model.max_token_len)
+        self._noise = np.random.default_rng(seed)
+        graph, parameters = nnx.split(checkpoint.model)
+        # What depends on the time steps alone is computed here, once, and not in every call.
+        modulations = jax.jit(lambda p: nnx.merge(graph, p).step_modulations(num_steps))(parameters)
+
+        def sample(parameters: nnx.State, modulations: object, observation: Observation, noise: jax.Array) -> Sample:
+            model = nnx.merge(graph, parameters)
+            return model.sample(observation, noise=noise, num_steps=num_steps, modulations=modulations)
+
+        compiled = jax.jit(sample)
+        self._sample: Callable[..., Sample] = lambda *given: compiled(parameters, modulations, *given)
+
+    def observe(self, frame: RobotFrame, prompt: str) -> Observation:
+        """The model's input for a frame, a batch of one, on the host."""
+        height, width = self._info.model.image_size
+        cameras = {camera.model_input: key for key, camera in self._profile.cameras.items()}
+        images = {
+            model_key: resize_with_pad(frame.images[key], height, width)[None]
+            for model_key, key in cameras.items()
+            if key in frame.images
+        }
+        state = state_to_model(frame.state)
+        if self._stats:
+            state = normalize(state, self._stats["state"], self._info.quantiles).astype(np.float32)
+        tokens, mask = self._tokenize(prompt, state if self._info.model.discrete_state else None)
+        return Observation(
+            images=images,
+            image_masks={key: np.ones(1, bool) for key in images},
+            state=pad_to(state, self._info.model.action_dim)[None],
+            tokenized_prompt=tokens[None],
+            tokenized_prompt_mask=mask[None],
+        )
+
+    def infer(self, frame: RobotFrame, prompt: str) -> PolicyOutput:
+        """See ``Policy``."""
+        started = time.perf_counter()
+        observation = self.observe(frame, prompt)
+        model = self._info.model
+        noise = self._noise.standard_normal((1, model.action_horizon, model.action_dim), np.float32)
+        prepared = time.perf_counter()
+        sample = jax.block_until_ready(self._sample(observation, noise))
+        done = time.perf_counter()
+        actions = np.asarray(sample.actions[0], np.float32)
+        if self._stats:
+            actions = unnormalize(actions, self._stats["actions"], self._info.quantiles)
+        actions = actions[..., :16]
+        if self._info.delta_actions:
+            actions = absolute_actions(actions, state_to_model(frame.state))
+        actions = actions_from_model(actions, self._profile)
+        belief = sample.progress
+        interval = bins = None
+        if belief is not None and belief.bins is not None:
+            interval, bins = (float(belief.lower[0]), float(belief.upper[0])), np.asarray(belief.bins[0])
+        return PolicyOutput(
+            actions=actions,
+            progress=None if belief is None else float(belief.mean[0]),
+            progress_interval=interval,
+            progress_belief=bins,
+            timing={
+                "transforms": 1e3 * (prepared - started + time.perf_counter() - done),
+                "model": 1e3 * (done - prepared),
+            },
+            confidence_level=CONFIDENCE,
+        )
+
+    def warm_up(self) -> None:
+        """Compile for every length a prompt can have."""
+        model = self._info.model
+        images = {key: np.zeros((1, *model.image_size, 3), np.uint8) for key in IMAGE_KEYS}
+        noise = np.zeros((1, model.action_horizon, model.action_dim), np.float32)
+        for length in self._tokenize.lengths:
+            tokens = np.zeros((1, length), np.int32)
+            masks = {key: np.ones(1, bool) for key in images}
+            state = np.zeros((1, model.action_dim), np.float32)
+            observation = Observation(images, masks, state, tokens, np.ones((1, length), bool))
+            jax.block_until_ready(self._sample(observation, noise))
+
+
+def use_compilation_cache(folder: Path = Path("~/.cache/pi05_progress/jax")) -> None:
+    """Keep compiled programs over restarts, unless the user has chosen a folder (JAX_COMPILATION_CACHE_DIR)."""
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        jax.config.update("jax_compilation_cache_dir", str(folder.expanduser()))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def make_policy(
+    profile: RobotProfile,
+    *,
+    policy: str = "pi05",
+    checkpoint: str = "",
+    model: str = "tiny",
+    tokenizer: str = "",
+    num_steps: int = 10,
+    seed: int = 0,
+) -> Policy:
+    """The policy that settings ask for.
+
+    Args:
+        profile: the robot.
+        policy: ``pi05``, or ``module:function`` of Python code that takes the profile and returns a policy.
+        checkpoint: folder; empty takes random parameters.
+        model: configuration of a model without a checkpoint.
+        tokenizer: path of PaliGemma's tokenizer.
+        num_steps: denoising steps.
+        seed: of random parameters and of noise.
+
+    Raises:
+        ValueError: something is unknown or does not fit (also CheckpointError, TokenizerError, ModelConfigError).
+    """
+    if policy != "pi05":
+        module, _, function = policy.partition(":")
+        try:
+            return getattr(importlib.import_module(module), function)(profile)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise ValueError(
+                f"policy {policy!r}: expected pi05 or module:function of importable code: {error}"
+            ) from error
+    loaded = load_checkpoint(Path(checkpoint)) if checkpoint else untrained(named_config(model), profile.name, seed)
+    path = Path(tokenizer) if tokenizer else None
+    return Pi05Policy(loaded, profile, tokenizer_path=path, num_steps=num_steps, seed=seed)
