@@ -1,0 +1,90 @@
+"""Walking action chunks: interpolation in time, passing from one chunk to the next, limits. No ROS, no threads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Targets over time.
+
+    Attributes:
+        start_s: time of row 0, s.
+        dt_s: between rows, s.
+        values: float (h, n); row i is the target for ``start_s + i dt_s``.
+    """
+
+    start_s: float
+    dt_s: float
+    values: np.ndarray
+
+    @property
+    def end_s(self) -> float:
+        """Time of the last row, s."""
+        return self.start_s + (len(self.values) - 1) * self.dt_s
+
+    def at(self, time_s: float) -> np.ndarray:
+        """Target (n,) at a time, linear between rows, constant outside."""
+        position = np.clip((time_s - self.start_s) / self.dt_s, 0, len(self.values) - 1)
+        row = min(int(position), len(self.values) - 2) if len(self.values) > 1 else 0
+        if len(self.values) == 1:
+            return np.asarray(self.values[0], float)
+        share = position - row
+        return (1 - share) * self.values[row] + share * self.values[row + 1]
+
+
+class Timeline:
+    """The chunk in force; a newer one takes over gradually.
+
+    Args:
+        blend_s: how long passing from one chunk to the next takes, s.
+    """
+
+    def __init__(self, blend_s: float) -> None:
+        self._blend_s = blend_s
+        self._chunk: Chunk | None = None
+        self._previous: Chunk | None = None
+        self._since_s = 0.0
+
+    def clear(self) -> None:
+        """Forget all chunks."""
+        self._chunk = self._previous = None
+
+    def add(self, chunk: Chunk, now_s: float) -> None:
+        """A newer chunk is there. One that ended before now changes nothing."""
+        if chunk.end_s <= now_s:
+            return
+        # In the middle of a blend the blend itself is what is passed on, as one row that stays.
+        current = self.target(now_s)
+        blending = self._previous is not None and now_s - self._since_s < self._blend_s
+        if current is not None and blending:
+            self._previous = Chunk(now_s, chunk.dt_s, current[None])
+        else:
+            self._previous = self._chunk if current is not None else None
+        self._chunk, self._since_s = chunk, now_s
+
+    def target(self, now_s: float) -> np.ndarray | None:
+        """What is to be reached now, (n,); None if there is no chunk or it has ended."""
+        if self._chunk is None or now_s > self._chunk.end_s:
+            return None
+        new = self._chunk.at(now_s)
+        if self._previous is None or self._blend_s <= 0:
+            return new
+        share = np.clip((now_s - self._since_s) / self._blend_s, 0.0, 1.0)
+        return (1 - share) * self._previous.at(now_s) + share * new
+
+
+def limited(
+    target: np.ndarray, previous: np.ndarray, ranges: np.ndarray, max_speed: float, dt_s: float
+) -> tuple[np.ndarray, bool]:
+    """A target (n,) within the joint ranges (n, 2) and within reach of ``previous`` at ``max_speed`` rad/s.
+
+    Returns the target and whether the speed limit changed it.
+    """
+    inside = np.clip(target, ranges[:, 0], ranges[:, 1])
+    step = max_speed * dt_s
+    reached = previous + np.clip(inside - previous, -step, step)
+    return reached, bool(np.abs(reached - inside).max() > 1e-9)

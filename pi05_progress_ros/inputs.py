@@ -1,0 +1,149 @@
+"""The newest message of every input, and whether together they may be used. Any thread may call anything here.
+
+Callbacks only store; one small lock guards the table. Ages are measured on the monotonic clock from arrival, so that a
+jump of the ROS clock cannot make old messages look fresh; stamps are judged apart from that.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pi05_progress.robots.messages import stamp_ns
+
+RATE_WINDOW = 50  # messages over which a rate is measured
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is fresh enough.
+
+    Attributes:
+        image_age_s, joint_age_s: since the arrival of the newest message with a new stamp.
+        skew_s: between the stamps of the oldest and newest input used together.
+        future_s, past_s: of a stamp against the node's clock.
+    """
+
+    image_age_s: float = 0.5
+    joint_age_s: float = 0.2
+    skew_s: float = 0.2
+    future_s: float = 0.1
+    past_s: float = 1.0
+
+
+@dataclass
+class Input:
+    """One topic, as it stands."""
+
+    name: str
+    topic: str
+    required: bool
+    max_age_s: float
+    message: Any = None
+    arrived_s: float = 0.0  # monotonic
+    changed_s: float = 0.0  # monotonic, of the last message with a new stamp
+    stamp_ns: int = 0
+    count: int = 0
+    arrivals: deque[float] = field(default_factory=lambda: deque(maxlen=RATE_WINDOW))
+
+    def rate_hz(self) -> float:
+        """Messages per second, lately; 0 before there are two."""
+        if len(self.arrivals) < 2 or self.arrivals[-1] <= self.arrivals[0]:
+            return 0.0
+        return (len(self.arrivals) - 1) / (self.arrivals[-1] - self.arrivals[0])
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Messages that may be used together, or what speaks against it."""
+
+    messages: Mapping[str, Any]
+    stamps_ns: Mapping[str, int]
+    arrived_s: Mapping[str, float]
+    problems: tuple[str, ...]
+
+
+class Inputs:
+    """The table of inputs.
+
+    Args:
+        limits: what is fresh enough.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._lock = threading.Lock()
+        self._table: dict[str, Input] = {}
+
+    def add(self, name: str, topic: str, *, image: bool, required: bool = True) -> None:
+        """Declare an input before messages come."""
+        age = self._limits.image_age_s if image else self._limits.joint_age_s
+        self._table[name] = Input(name, topic, required, age)
+
+    def clear(self) -> None:
+        """Forget all messages, as after a jump of the clock."""
+        with self._lock:
+            for name, old in self._table.items():
+                self._table[name] = Input(name, old.topic, old.required, old.max_age_s)
+
+    def store(self, name: str, message: Any, now_ns: int) -> None:
+        """A message has arrived; ``now_ns`` is the node's clock, which stands in for a stamp left empty."""
+        now_s = time.monotonic()
+        stamp = stamp_ns(message) or now_ns
+        with self._lock:
+            entry = self._table[name]
+            if stamp != entry.stamp_ns or entry.count == 0:
+                entry.changed_s = now_s
+            entry.message, entry.arrived_s, entry.stamp_ns = message, now_s, stamp
+            entry.count += 1
+            entry.arrivals.append(now_s)
+
+    def state(self) -> list[Input]:
+        """A copy of the table, for diagnostics."""
+        with self._lock:
+            return [Input(**{**vars(i), "arrivals": i.arrivals.copy()}) for i in self._table.values()]
+
+    def snapshot(self, now_ns: int) -> Snapshot:
+        """The newest messages and what speaks against using them at this time of the node's clock, ns."""
+        now_s = time.monotonic()
+        with self._lock:
+            entries = [Input(**vars(entry)) for entry in self._table.values()]
+        problems = [text for entry in entries if (text := self._problem(entry, now_s, now_ns))]
+        # An optional input that is absent or silent is left out; one that is there must be as good as the others.
+        used = [e for e in entries if e.message is not None and (e.required or now_s - e.changed_s <= e.max_age_s)]
+        if not problems and used:
+            oldest, newest = min(used, key=lambda e: e.stamp_ns), max(used, key=lambda e: e.stamp_ns)
+            skew = (newest.stamp_ns - oldest.stamp_ns) * 1e-9
+            if skew > self._limits.skew_s:
+                problems.append(
+                    f"{oldest.name} is {skew:.2f} s behind {newest.name} (limit {self._limits.skew_s:g} s): "
+                    "inputs are not in step"
+                )
+        return Snapshot(
+            {e.name: e.message for e in used},
+            {e.name: e.stamp_ns for e in used},
+            {e.name: e.arrived_s for e in used},
+            tuple(problems),
+        )
+
+    def _problem(self, entry: Input, now_s: float, now_ns: int) -> str:
+        where = f"{entry.name} ({entry.topic})"
+        if entry.message is None:
+            return f"{where}: no message yet" if entry.required else ""
+        silent, frozen = now_s - entry.arrived_s, now_s - entry.changed_s
+        if frozen > entry.max_age_s and not entry.required:
+            return ""
+        if silent > entry.max_age_s:
+            return f"{where}: nothing for more than {entry.max_age_s:g} s"
+        if frozen > entry.max_age_s:
+            return f"{where}: frozen, messages come but their stamp does not change"
+        ahead = (entry.stamp_ns - now_ns) * 1e-9
+        if ahead > self._limits.future_s:
+            return f"{where}: stamp lies {ahead:.1f} s in the future; are the clocks in step (use_sim_time)?"
+        if -ahead > self._limits.past_s:
+            return f"{where}: stamp lies {-ahead:.1f} s in the past; are the clocks in step (use_sim_time)?"
+        return ""
