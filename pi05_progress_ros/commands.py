@@ -1,6 +1,6 @@
 """Commanding the robot: a thread that walks the chunk in force at the control rate, or holds still and says why.
 
-Threads: ``offer``, ``set_wanted`` and ``reason`` are called by others, all else belongs to the executor's thread;
+Threads: ``offer``, ``refuse``, ``set_wanted``, ``set_fsm`` and ``reason`` are called by others, all else belongs to the executor's thread;
 `_lock` guards the timeline and the flags. Nothing is sent unless it is wanted and every check of the tick has passed.
 """
 
@@ -16,7 +16,7 @@ from rclpy.node import Node
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float32
 
-from pi05_progress.robots.messages import joint_values
+from pi05_progress.robots.messages import MessageError, joint_values
 from pi05_progress.robots.profile import SIDES, RobotProfile
 from pi05_progress.robots.teleavatar import GRIPPER_ACTION, gripper_command_from_effort
 
@@ -25,6 +25,7 @@ from .inputs import Snapshot
 
 ENABLE_PERIOD_S = 0.1
 WATCH_PERIOD_S = 0.5  # how often other publishers of the robot's commands are looked for
+PAUSE, READY = 0, 2  # of the robot's state machine
 ARM_COLUMNS = {"left": slice(0, 7), "right": slice(8, 15)}
 
 
@@ -51,7 +52,7 @@ class CommandExecutor:
         profile: topics, limits and gripper curve.
         settings: how commands are made.
         snapshot: the inputs as they are now, with what speaks against using them.
-        may_command: further reasons against commanding, empty if there are none.
+        against: further reasons against commanding, empty if there are none.
     """
 
     def __init__(
@@ -60,10 +61,10 @@ class CommandExecutor:
         profile: RobotProfile,
         settings: CommandSettings,
         snapshot: Callable[[], Snapshot],
-        may_command: Callable[[], str],
+        against: Callable[[], str],
     ) -> None:
         self._node, self._profile, self._settings = node, profile, settings
-        self._snapshot, self._may_command = snapshot, may_command
+        self._snapshot, self._against = snapshot, against
         direct = profile.arm_command == "direct"
         self._topics = {s: a.command_topic if direct else a.target_topic for s, a in profile.arms.items()}
         self._arms = {s: node.create_publisher(JointState, topic, 10) for s, topic in self._topics.items()}
@@ -75,7 +76,8 @@ class CommandExecutor:
         self._reason = "commands were not asked for"
         self._last: dict[str, np.ndarray] = {}  # per arm what was commanded last, rad (7,)
         self._commanding = False
-        self._bad_chunk = ""
+        self._refusal = "no chunk yet"
+        self._fsm, self._was_ready, self._paused_by_other = PAUSE, False, False
         self._others, self._watched_s, self._enabled_s = "", 0.0, 0.0
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="commands")
@@ -95,18 +97,28 @@ class CommandExecutor:
     def set_wanted(self, wanted: bool) -> None:
         """Whether commands are asked for."""
         with self._lock:
-            self._wanted = wanted
+            self._wanted, self._paused_by_other = wanted, False
             self._timeline.clear()  # what was planned while nothing was commanded is not to be carried out
 
     def offer(self, chunk: Chunk, now_s: float) -> None:
-        """A newer chunk, rad and N m (h, 16). One with numbers that are not finite stops the robot until the next."""
+        """A newer chunk, rad and N m (h, 16), all of it finite."""
         with self._lock:
-            if not np.isfinite(chunk.values).all():
-                self._bad_chunk = "the policy's actions are not finite"
-                self._timeline.clear()
-                return
-            self._bad_chunk = ""
+            self._refusal = ""
             self._timeline.add(chunk, now_s)
+
+    def refuse(self, reason: str) -> None:
+        """Hold still until the next chunk is offered."""
+        with self._lock:
+            self._refusal = reason
+            self._timeline.clear()
+
+    def set_fsm(self, state: int) -> None:
+        """State of the robot's own state machine. A pause that is not ours is not to be undone by our next enable."""
+        with self._lock:
+            if self._commanding and self._was_ready and state == PAUSE:
+                self._paused_by_other = True
+            self._fsm = state
+            self._was_ready = self._commanding and (self._was_ready or state == READY)
 
     @property
     def reason(self) -> str:
@@ -135,18 +147,24 @@ class CommandExecutor:
     def _tick(self, period: float) -> None:
         snapshot = self._snapshot()
         now_s = self._node.get_clock().now().nanoseconds * 1e-9
+        positions: dict[str, np.ndarray] = {}
         with self._lock:
             reason = self._reason_against(snapshot)
             target = None if reason else self._timeline.target(now_s)
+        if not reason:
+            try:
+                positions = self._positions(snapshot)
+            except MessageError as error:
+                reason = str(error)
+        if not reason and target is None and not self._commanding:
+            reason = "no chunk yet"
         if reason:
             self._halt(snapshot, reason)
             return
-        if target is None and not self._commanding:
-            self._say("no chunk yet")
-            return
         if not self._commanding:
-            self._last = self._positions(snapshot)
-            self._commanding = True
+            self._last = positions
+            with self._lock:
+                self._commanding, self._was_ready = True, False
         self._say("" if target is not None else "the chunk has ended: holding its last target")
         self._command(target, period)
 
@@ -155,7 +173,9 @@ class CommandExecutor:
             return "commands were not asked for"
         if snapshot.problems:
             return snapshot.problems[0]
-        return self._bad_chunk or self._may_command() or self._other_publishers()
+        if self._paused_by_other:
+            return "the robot was paused by another while commanded: set publish_commands to true again to go on"
+        return self._refusal or self._against() or self._other_publishers()
 
     def _other_publishers(self) -> str:
         now = time.monotonic()
@@ -199,14 +219,14 @@ class CommandExecutor:
     def _halt(self, snapshot: Snapshot, reason: str) -> None:
         """Stop at once: the pose the arms have becomes their target, and the robot is paused."""
         if self._commanding:
-            self._commanding = False
+            with self._lock:
+                self._commanding = False
+                self._timeline.clear()
             try:
                 self._publish_arms(self._positions(snapshot))
-            except ValueError as error:  # joints that cannot be read: the pause below holds the arms all the same
+            except MessageError as error:  # joints that cannot be read: the pause below holds the arms all the same
                 self._node.get_logger().warning(f"the present pose is not known: {error}")
             self._enable.publish(Float32(data=0.0))
-            with self._lock:
-                self._timeline.clear()
         self._say(reason)
 
     def _say(self, reason: str) -> None:

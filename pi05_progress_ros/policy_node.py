@@ -7,6 +7,7 @@ thread owns the estimator; the table of inputs has its own lock; the instruction
 
 from __future__ import annotations
 
+import json
 import math
 import signal
 import sys
@@ -18,14 +19,13 @@ from collections.abc import Sequence
 import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
-from rcl_interfaces.msg import SetParametersResult
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image, JointState
-from std_msgs.msg import Float32, String
+from std_msgs.msg import Float32, Int32, String
 
 from pi05_progress.estimator import Estimate, ProgressEstimator, Status
 from pi05_progress.observation import PolicyOutput
@@ -47,6 +47,7 @@ WATCH_HZ = 20.0  # how often staleness is looked for
 HEARTBEAT_S = 1.0
 ERROR_PAUSE_S = 0.5  # after a failed inference
 CLOCK_JUMP_S = 1.0
+TELEOPERATION = 0  # meta_mode
 
 
 class PolicyNode(LifecycleNode):
@@ -56,7 +57,7 @@ class PolicyNode(LifecycleNode):
         super().__init__("policy_node")
         declare_parameters(self)
         self._prompt = self.get_parameter("prompt").value
-        self.add_on_set_parameters_callback(self._on_parameters)
+        self.add_post_set_parameters_callback(self._on_parameters)
         self._policy: Policy | None = None
         self._commands: CommandExecutor | None = None
         self._thread: threading.Thread | None = None
@@ -108,7 +109,7 @@ class PolicyNode(LifecycleNode):
         return super().on_activate(state)
 
     def _activate(self) -> None:
-        self._active = True
+        self._active, self._reset_estimator = True, True
         self._chunk_id = 0
         self._last_stamp_ns, self._last_published_s, self._problem = 0, 0.0, None
         self._last_now_ns = self.get_clock().now().nanoseconds
@@ -178,8 +179,9 @@ class PolicyNode(LifecycleNode):
                 self._inputs.add(name, topic, image=False, required=part == "arm")
                 callback = lambda message, name=name: self._store(name, message)  # noqa: E731
                 keep(self.create_subscription(JointState, topic, callback, newest))
-        keep(self.create_subscription(String, "~/set_task", lambda m: self._set_task(m.data), 10))
+        keep(self.create_subscription(String, "~/set_task", self._on_task, 10))
         keep(self.create_subscription(String, profile.mode_topic, self._on_mode, 10))
+        keep(self.create_subscription(Int32, profile.fsm_topic, self._on_fsm, 10))
         for period, callback in ((1 / WATCH_HZ, self._watch), (1.0, self._publish_diagnostics)):
             # Wall time: a stopped /clock must not stop the watch over it.
             timer = self.create_timer(
@@ -200,21 +202,27 @@ class PolicyNode(LifecycleNode):
             self._trigger_s = time.monotonic()
             self._triggered.notify_all()
 
-    def _on_mode(self, message: String) -> None:
-        self._mode_is_teleoperation = '"meta_mode": 0' in message.data or '"meta_mode":0' in message.data
+    def _on_task(self, message: String) -> None:
+        self.set_parameters([Parameter("prompt", value=message.data)])
 
-    def _on_parameters(self, parameters: Sequence[Parameter]) -> SetParametersResult:
+    def _on_mode(self, message: String) -> None:
+        try:
+            self._mode_is_teleoperation = json.loads(message.data)["meta_mode"] == TELEOPERATION
+        except (ValueError, TypeError, KeyError):
+            text = f"{self._profile.mode_topic}: expected JSON with meta_mode, got {message.data[:80]!r}"
+            self.get_logger().warning(text, throttle_duration_sec=10.0)
+
+    def _on_parameters(self, parameters: Sequence[Parameter]) -> None:
         for parameter in parameters:
-            if parameter.name == "prompt":
-                self._set_task(parameter.value)
+            if parameter.name == "prompt" and parameter.value != self._prompt:
+                self._prompt = parameter.value
+                self.get_logger().info(f"task: {self._prompt!r}")
             elif parameter.name == "publish_commands" and self._commands:
                 self._commands.set_wanted(parameter.value)
-        return SetParametersResult(successful=True)
 
-    def _set_task(self, task: str) -> None:
-        if task != self._prompt:
-            self._prompt = task
-            self.get_logger().info(f"task: {task!r}")
+    def _on_fsm(self, message: Int32) -> None:
+        if self._commands:
+            self._commands.set_fsm(message.data)
 
     def _against_commanding(self) -> str:
         if self._mode_is_teleoperation:
@@ -253,9 +261,7 @@ class PolicyNode(LifecycleNode):
             self.get_logger().error(f"{text}\n{details}")
         self._stats.last_error = text
         if self._commands:
-            self._commands.offer(
-                Chunk(0.0, 1.0, np.full((1, 16), np.nan)), 0.0
-            )  # nothing is commanded until it recovers
+            self._commands.refuse(text)
         time.sleep(ERROR_PAUSE_S)
 
     def _infer(self, arrived_s: float) -> None:
@@ -292,6 +298,9 @@ class PolicyNode(LifecycleNode):
         now_ns = self.get_clock().now().nanoseconds
         dt_s = self._policy.action_dt_s
         self._commands.offer(Chunk(stamp_ns * 1e-9, dt_s, output.actions.astype(float)), now_ns * 1e-9)
+        if self._reset_estimator:
+            self._estimator.reset()
+            self._reset_estimator = False
         estimate = self._estimator.update(stamp_ns * 1e-9, output, task, self._trained)
         self._status = estimate.status
         message = progress_message(
@@ -326,8 +335,8 @@ class PolicyNode(LifecycleNode):
         if now_ns < self._last_now_ns - CLOCK_JUMP_S * 1e9:
             self.get_logger().warning("the clock jumped back: starting anew")
             self._inputs.clear()
-            self._estimator.reset()
-            self._last_stamp_ns = 0
+            self._last_stamp_ns, self._reset_estimator = 0, True
+            self._commands.refuse("the clock jumped back")
         self._last_now_ns = now_ns
         problem = self._current_problem()
         if not problem:
