@@ -123,10 +123,14 @@ class Pi05(nnx.Module):
     def embed_images(self, observation: Observation) -> dict[str, Float[Array, "b n w"]]:
         """Tokens per camera, for the cameras the observation has."""
         height, width = self.config.image_size
-        images = {
-            key: to_unit_range(resize_with_pad(image, height, width)) for key, image in observation.images.items()
-        }
-        return {key: self.PaliGemma.img(images[key]) for key in IMAGE_KEYS if key in images}
+        keys = [key for key in IMAGE_KEYS if key in observation.images]
+        if not keys:
+            return {}
+        images = [to_unit_range(resize_with_pad(observation.images[key], height, width)) for key in keys]
+        # One pass for all cameras: the tower's weights are read once. Next to the batch axis, which may be sharded.
+        tokens = self.PaliGemma.img(jnp.stack(images, axis=1).reshape(-1, height, width, 3))
+        tokens = tokens.reshape(-1, len(keys), *tokens.shape[1:])
+        return {key: tokens[:, i] for i, key in enumerate(keys)}
 
     def embed_prefix(self, observation: Observation) -> Prefix:
         """Tokens of all cameras that are there, then of the prompt.
