@@ -77,14 +77,8 @@ class Timeline:
         return (1 - share) * self._previous.at(now_s) + share * new
 
 
-def limited(
-    target: np.ndarray, previous: np.ndarray, ranges: np.ndarray, max_speed: float, dt_s: float
-) -> tuple[np.ndarray, bool]:
-    """A target (n,) within the joint ranges (n, 2) and within reach of ``previous`` at ``max_speed`` rad/s.
-
-    Returns the target and whether the speed limit changed it.
-    """
+def limited(target: np.ndarray, previous: np.ndarray, ranges: np.ndarray, max_speed: float, dt_s: float) -> np.ndarray:
+    """A target (n,) rad within the joint ranges (n, 2) and within reach of ``previous`` at ``max_speed`` rad/s."""
     inside = np.clip(target, ranges[:, 0], ranges[:, 1])
     step = max_speed * dt_s
-    reached = previous + np.clip(inside - previous, -step, step)
-    return reached, bool(np.abs(reached - inside).max() > 1e-9)
+    return previous + np.clip(inside - previous, -step, step)

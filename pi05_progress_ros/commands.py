@@ -1,7 +1,10 @@
 """Commanding the robot: a thread that walks the chunk in force at the control rate, or holds still and says why.
 
-Threads: ``offer``, ``refuse``, ``set_wanted``, ``set_fsm`` and ``reason`` are called by others, all else belongs to the executor's thread;
-`_lock` guards the timeline and the flags. Nothing is sent unless it is wanted and every check of the tick has passed.
+Nothing is sent unless it is wanted and every check of the tick has passed; publishers exist only while it is wanted.
+What ends commanding for good, until it is asked for anew: somebody else paused the robot, an arm does not follow.
+
+Threads: ``offer``, ``refuse``, ``set_wanted`` and ``reason`` are called by others, all else belongs to the executor's
+own thread; `_lock` guards what both sides write: the timeline and the flags beside it.
 """
 
 from __future__ import annotations
@@ -12,21 +15,27 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from rclpy.duration import Duration
 from rclpy.node import Node
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float32
 
-from pi05_progress.robots.messages import MessageError, joint_values
+from pi05_progress.robots.joints import MessageError, joint_values
 from pi05_progress.robots.profile import SIDES, RobotProfile
 from pi05_progress.robots.teleavatar import GRIPPER_ACTION, gripper_command_from_effort
 
 from .chunks import Chunk, Timeline, limited
+from .graph import other_publishers
 from .inputs import Snapshot
+from .robot_state import FSM_NAMES, PAUSE, READY, RobotState
 
 ENABLE_PERIOD_S = 0.1
-WATCH_PERIOD_S = 0.5  # how often other publishers of the robot's commands are looked for
-PAUSE, READY = 0, 2  # of the robot's state machine
+WATCH_PERIOD_S = 0.25  # how often other publishers of the robot's commands are looked for
+DISCOVERY_S = 0.5  # how long they are looked for before the first command
+PAUSE_S = 0.5  # after a stop, so that what the robot says of itself is news again
+ACKNOWLEDGED_S = 0.2  # how long the last commands may take to arrive
 ARM_COLUMNS = {"left": slice(0, 7), "right": slice(8, 15)}
+AGAIN = "set publish_commands to true again to go on"
 
 
 @dataclass(frozen=True)
@@ -37,11 +46,13 @@ class CommandSettings:
         rate_hz: of the commands.
         blend_s: passing from one chunk to the next.
         max_joint_speed: of any arm joint, rad/s.
+        max_tracking_error: how far an arm joint may be from its command before it counts as blocked, rad.
     """
 
     rate_hz: float = 100.0
     blend_s: float = 0.2
     max_joint_speed: float = 1.0
+    max_tracking_error: float = 0.5
 
 
 class CommandExecutor:
@@ -51,6 +62,7 @@ class CommandExecutor:
         node: whose publishers these are.
         profile: topics, limits and gripper curve.
         settings: how commands are made.
+        robot: what the robot says of itself.
         snapshot: the inputs as they are now, with what speaks against using them.
         against: further reasons against commanding, empty if there are none.
     """
@@ -60,25 +72,25 @@ class CommandExecutor:
         node: Node,
         profile: RobotProfile,
         settings: CommandSettings,
+        robot: RobotState,
         snapshot: Callable[[], Snapshot],
         against: Callable[[], str],
     ) -> None:
-        self._node, self._profile, self._settings = node, profile, settings
+        self._node, self._profile, self._settings, self._robot = node, profile, settings, robot
         self._snapshot, self._against = snapshot, against
-        direct = profile.arm_command == "direct"
-        self._topics = {s: a.command_topic if direct else a.target_topic for s, a in profile.arms.items()}
-        self._arms = {s: node.create_publisher(JointState, topic, 10) for s, topic in self._topics.items()}
-        self._grippers = {s: node.create_publisher(Float32, profile.grippers[s].command_topic, 10) for s in SIDES}
-        self._enable = node.create_publisher(Float32, profile.enable_topic, 10)
+        self._relayed = profile.arm_command == "relay"
+        self._topics = {s: a.target_topic if self._relayed else a.command_topic for s, a in profile.arms.items()}
         self._lock = threading.Lock()
         self._timeline = Timeline(settings.blend_s)
         self._wanted = False
+        self._refusal = ""
+        self._ended_by = ""  # what ended commanding until it is asked for anew
         self._reason = "commands were not asked for"
+        # From here on the thread's own:
+        self._publishers: _Publishers | None = None
         self._last: dict[str, np.ndarray] = {}  # per arm what was commanded last, rad (7,)
-        self._commanding = False
-        self._refusal = "no chunk yet"
-        self._fsm, self._was_ready, self._paused_by_other = PAUSE, False, False
-        self._others, self._watched_s, self._enabled_s = "", 0.0, 0.0
+        self._commanding = self._was_ready = False
+        self._others, self._watched_s, self._enabled_s, self._halted_s = "", 0.0, 0.0, 0.0
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="commands")
 
@@ -97,7 +109,7 @@ class CommandExecutor:
     def set_wanted(self, wanted: bool) -> None:
         """Whether commands are asked for."""
         with self._lock:
-            self._wanted, self._paused_by_other = wanted, False
+            self._wanted, self._ended_by = wanted, ""
             self._timeline.clear()  # what was planned while nothing was commanded is not to be carried out
 
     def offer(self, chunk: Chunk, now_s: float) -> None:
@@ -112,24 +124,16 @@ class CommandExecutor:
             self._refusal = reason
             self._timeline.clear()
 
-    def set_fsm(self, state: int) -> None:
-        """State of the robot's own state machine. A pause that is not ours is not to be undone by our next enable."""
-        with self._lock:
-            if self._commanding and self._was_ready and state == PAUSE:
-                self._paused_by_other = True
-            self._fsm = state
-            self._was_ready = self._commanding and (self._was_ready or state == READY)
-
     @property
     def reason(self) -> str:
-        """Why nothing is commanded now; empty while something is."""
+        """Why the robot is not moved now; empty while it is."""
         return self._reason
 
     # --- the thread ---
 
     def _run(self) -> None:
         period = 1 / self._settings.rate_hz
-        due = time.monotonic()
+        due, reason = time.monotonic(), "the node stops"
         try:
             while not self._ended.is_set():
                 self._tick(period)
@@ -140,94 +144,129 @@ class CommandExecutor:
                 else:
                     due = time.monotonic()
         except Exception as error:  # a dead thread must not leave the robot enabled
-            self._node.get_logger().fatal(f"commands ended: {error!r}")
+            reason = f"commands ended by a fault in this node, restart it: {error!r}"
+            self._node.get_logger().fatal(reason)
         finally:
-            self._halt(self._snapshot(), "the node stops")
+            self._halt(self._snapshot(), reason)
+            self._close()
 
     def _tick(self, period: float) -> None:
         snapshot = self._snapshot()
         now_s = self._node.get_clock().now().nanoseconds * 1e-9
-        positions: dict[str, np.ndarray] = {}
         with self._lock:
-            reason = self._reason_against(snapshot)
-            target = None if reason else self._timeline.target(now_s)
-        if not reason:
-            try:
-                positions = self._positions(snapshot)
-            except MessageError as error:
-                reason = str(error)
-        if not reason and target is None and not self._commanding:
-            reason = "no chunk yet"
+            wanted, refusal, ended_by = self._wanted, self._refusal, self._ended_by
+            target = self._timeline.target(now_s)
+        if not wanted:
+            self._halt(snapshot, "commands were not asked for")
+            self._close()
+            return
+        self._open()
+        reason = self._reason_against(snapshot, ended_by, refusal)
+        if not reason and not self._commanding:
+            reason = "pausing after a stop" if time.monotonic() - self._halted_s < PAUSE_S else ""
+            reason = reason or ("no chunk yet" if target is None else "")
         if reason:
             self._halt(snapshot, reason)
             return
         if not self._commanding:
-            self._last = positions
-            with self._lock:
-                self._commanding, self._was_ready = True, False
-        self._say("" if target is not None else "the chunk has ended: holding its last target")
+            self._commanding, self._was_ready = True, False
+            self._last = _positions(snapshot, self._profile)
         self._command(target, period)
 
-    def _reason_against(self, snapshot: Snapshot) -> str:
-        if not self._wanted:
-            return "commands were not asked for"
-        if snapshot.problems:
-            return snapshot.problems[0]
-        if self._paused_by_other:
-            return "the robot was paused by another while commanded: set publish_commands to true again to go on"
-        return self._refusal or self._against() or self._other_publishers()
+    def _reason_against(self, snapshot: Snapshot, ended_by: str, refusal: str) -> str:
+        reason = (snapshot.problems[0] if snapshot.problems else "") or self._robot.against()
+        reason = reason or ended_by or self._against() or self._other_commanders() or refusal
+        if reason:
+            return reason
+        if self._commanding and self._was_ready and self._robot.fsm == PAUSE:
+            return self._end_commanding(f"the robot was paused by another while it was commanded: {AGAIN}")
+        try:
+            positions = _positions(snapshot, self._profile)
+        except MessageError as error:
+            return str(error)
+        return self._blocked(positions) if self._commanding else ""
 
-    def _other_publishers(self) -> str:
+    def _blocked(self, positions: dict[str, np.ndarray]) -> str:
+        for side in SIDES:
+            error = np.abs(self._last[side] - positions[side])
+            if error.max() > self._settings.max_tracking_error:
+                joint = self._profile.arms[side].joints[int(error.argmax())]
+                text = f"{joint} is {error.max():.2f} rad from its command; is the arm blocked? {AGAIN}"
+                return self._end_commanding(text)
+        return ""
+
+    def _end_commanding(self, reason: str) -> str:
+        with self._lock:
+            self._ended_by = reason
+        return reason
+
+    def _other_commanders(self) -> str:
         now = time.monotonic()
         if now - self._watched_s > WATCH_PERIOD_S:
             self._watched_s = now
-            topics = [t for t in self._topics.values() if self._node.count_publishers(t) > 1]
-            self._others = f"another node publishes {topics[0]}, too: stop one of the two" if topics else ""
+            self._others = self._look_for_others()
+        if not self._others and now - self._publishers.opened_s < DISCOVERY_S:
+            return "looking for other nodes that command the robot"
         return self._others
 
-    def _positions(self, snapshot: Snapshot) -> dict[str, np.ndarray]:
-        """Where the arms are, as far as that is known; rad (7,) each."""
-        found = {}
-        for side in SIDES:
-            message = snapshot.messages.get(f"{side}_arm")
-            if message is not None:
-                values = joint_values(message, self._profile.arms[side].joints, f"{side}_arm")
-                found[side] = values.position.astype(float)
-        return found
+    def _look_for_others(self) -> str:
+        for side, topic in self._topics.items():
+            if others := other_publishers(self._node, topic):
+                return f"{', '.join(others)} publishes {topic}, too: stop one of the two"
+            command_topic = self._profile.arms[side].command_topic
+            if self._relayed and not self._node.count_publishers(command_topic):
+                return f"nothing publishes {command_topic}: start arm_relay_node"
+        return ""
 
     def _command(self, target: np.ndarray | None, period: float) -> None:
-        if target is not None:
+        fsm = self._robot.fsm
+        self._was_ready = self._was_ready or fsm == READY
+        if fsm != READY:
+            # The pose the arms have is commanded until the robot follows: slow start then moves nothing.
+            self._say(f"waiting for the robot to be READY, it is in {FSM_NAMES.get(fsm, fsm)}")
+        elif target is None:
+            self._say("the chunk has ended: holding its last target")
+        else:
+            self._say("")
             for side in SIDES:
-                limits = self._profile.arms[side].limits()
-                wanted, speed = target[ARM_COLUMNS[side]], self._settings.max_joint_speed
-                self._last[side], _ = limited(wanted, self._last[side], limits, speed, period)
+                limits, speed = self._profile.arms[side].limits(), self._settings.max_joint_speed
+                self._last[side] = limited(target[ARM_COLUMNS[side]], self._last[side], limits, speed, period)
                 effort = target[GRIPPER_ACTION[side]]
                 command = gripper_command_from_effort(effort, side, self._profile.gripper_curve)
-                self._grippers[side].publish(Float32(data=float(command)))
+                self._publishers.grippers[side].publish(Float32(data=float(command)))
         self._publish_arms(self._last)
         if time.monotonic() - self._enabled_s >= ENABLE_PERIOD_S:
             self._enabled_s = time.monotonic()
-            self._enable.publish(Float32(data=1.0))
+            self._publishers.enable.publish(Float32(data=1.0))
 
     def _publish_arms(self, positions: dict[str, np.ndarray]) -> None:
         stamp = self._node.get_clock().now().to_msg()
         for side, position in positions.items():
             message = JointState(name=list(self._profile.arms[side].joints), position=position.tolist())
             message.header.stamp = stamp
-            self._arms[side].publish(message)
+            self._publishers.arms[side].publish(message)
 
     def _halt(self, snapshot: Snapshot, reason: str) -> None:
-        """Stop at once: the pose the arms have becomes their target, and the robot is paused."""
+        """Stop at once: the pose the arms have becomes their target, and the robot is paused. Grippers keep theirs."""
         if self._commanding:
+            self._commanding, self._halted_s = False, time.monotonic()
             with self._lock:
-                self._commanding = False
                 self._timeline.clear()
             try:
-                self._publish_arms(self._positions(snapshot))
-            except MessageError as error:  # joints that cannot be read: the pause below holds the arms all the same
+                self._publish_arms(_positions(snapshot, self._profile))
+            except MessageError as error:  # the pause below holds the arms all the same
                 self._node.get_logger().warning(f"the present pose is not known: {error}")
-            self._enable.publish(Float32(data=0.0))
+            self._publishers.enable.publish(Float32(data=0.0))
         self._say(reason)
+
+    def _open(self) -> None:
+        if self._publishers is None:
+            self._publishers, self._watched_s = _Publishers(self._node, self._profile, self._topics), 0.0
+
+    def _close(self) -> None:
+        if self._publishers is not None:
+            self._publishers.destroy()
+            self._publishers = None
 
     def _say(self, reason: str) -> None:
         if reason == self._reason:
@@ -240,3 +279,35 @@ class CommandExecutor:
             logger.warning(f"holding still: {reason}")
         else:
             logger.info(f"not commanding: {reason}")
+
+
+class _Publishers:
+    """Of arm targets, grippers and the enabling heartbeat."""
+
+    def __init__(self, node: Node, profile: RobotProfile, topics: dict[str, str]) -> None:
+        self._node, self.opened_s = node, time.monotonic()
+        self.arms = {s: node.create_publisher(JointState, topic, 10) for s, topic in topics.items()}
+        self.grippers = {s: node.create_publisher(Float32, profile.grippers[s].command_topic, 10) for s in SIDES}
+        self.enable = node.create_publisher(Float32, profile.enable_topic, 10)
+
+    def destroy(self) -> None:
+        """Let go of them when what was sent has arrived."""
+        for publisher in (*self.arms.values(), *self.grippers.values(), self.enable):
+            publisher.wait_for_all_acked(Duration(seconds=ACKNOWLEDGED_S))
+            self._node.destroy_publisher(publisher)
+
+
+def _positions(snapshot: Snapshot, profile: RobotProfile) -> dict[str, np.ndarray]:
+    """Where both arms are, rad (7,) each.
+
+    Raises:
+        MessageError: an arm's joints are stale or wrong.
+    """
+    found = {}
+    for side in SIDES:
+        name = f"{side}_arm"
+        if name in snapshot.stale or name not in snapshot.messages:
+            raise MessageError(f"{name}: no fresh joint state")
+        values = joint_values(snapshot.messages[name], profile.arms[side].joints, name)
+        found[side] = values.position.astype(float)
+    return found

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from builtin_interfaces.msg import Time
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
 from .inputs import Input
+
+OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
+SLOW_S = 1.0  # an inference that runs longer is reported while it runs
 
 
 @dataclass
@@ -19,7 +22,7 @@ class InferenceStats:
 
     count: int = 0
     failures: int = 0
-    skipped: int = 0  # images of the trigger camera that came while an inference ran
+    skipped: int = 0  # images that came while an inference ran
     last_error: str = ""
     busy_since_s: float | None = None  # monotonic, while the policy runs
     model_ms: deque[float] = field(default_factory=lambda: deque(maxlen=200))
@@ -36,73 +39,57 @@ def _status(name: str, level: bytes, message: str, values: dict[str, object]) ->
     return DiagnosticStatus(name=name, level=level, message=message, values=pairs)
 
 
-def _milliseconds(values: deque[float]) -> dict[str, object]:
+def _milliseconds(prefix: str, values: deque[float]) -> dict[str, object]:
     found = list(values)
-    if not found:
-        return {"median_ms": "-", "p99_ms": "-"}
-    return {"median_ms": f"{np.median(found):.1f}", "p99_ms": f"{np.percentile(found, 99):.1f}"}
+    shares = (("median", 50), ("p99", 99))
+    return {f"{prefix}_{name}_ms": f"{np.percentile(found, q):.1f}" if found else "-" for name, q in shares}
 
 
-def diagnostics(
-    node: str,
-    stamp: Time,
-    *,
-    inputs: list[Input],
-    problems: tuple[str, ...],
-    stats: InferenceStats,
-    model_id: str,
-    status: str,
-    wanted: bool,
-    reason: str,
-) -> DiagnosticArray:
-    """All of it.
+def input_statuses(node: str, inputs: Sequence[Input], problems: Sequence[str]) -> list[DiagnosticStatus]:
+    """One entry per input.
 
     Args:
-        node: its name, which comes first in every entry's.
-        stamp: the time.
+        node: name of the node, which comes first in every entry's.
         inputs: the table of inputs.
-        problems: what speaks against using them.
-        stats: of the inference thread.
-        model_id: which checkpoint.
-        status: name of the present task status.
-        wanted: whether commands were asked for.
-        reason: why nothing is commanded.
+        problems: what speaks against using them; each begins with the input's name.
     """
-    now = time.monotonic()
-    entries = []
+    now, entries = time.monotonic(), []
     for entry in inputs:
         own = [text for text in problems if text.startswith(f"{entry.name} ")]
-        level, text = (DiagnosticStatus.ERROR, own[0]) if own else (DiagnosticStatus.OK, "fresh")
-        if not own and entry.message is None:
-            level, text = DiagnosticStatus.WARN, "absent; its values are taken as 0"
+        level, text = (ERROR, own[0]) if own else (OK, "fresh")
+        if not own and not entry.required and now - entry.changed_s > entry.max_age_s:
+            level, text = WARN, "absent or silent; its values are taken as 0"
         age = f"{now - entry.arrived_s:.3f}" if entry.message is not None else "-"
         values = {"topic": entry.topic, "rate_hz": f"{entry.rate_hz():.1f}", "age_s": age, "messages": entry.count}
         entries.append(_status(f"{node}: input {entry.name}", level, text, values))
-    level, text = DiagnosticStatus.OK, "running"
+    return entries
+
+
+def inference_status(node: str, stats: InferenceStats, waiting: str, values: dict[str, object]) -> DiagnosticStatus:
+    """How the policy does.
+
+    Args:
+        node: name of the node.
+        stats: of the inference thread.
+        waiting: why no inference is made now, empty if nothing speaks against it.
+        values: further facts to show.
+    """
+    level, text = OK, "running"
     if stats.last_error:
-        level, text = DiagnosticStatus.ERROR, stats.last_error
-    elif stats.busy_s() > 1.0:
-        level, text = DiagnosticStatus.WARN, f"the policy has been busy for {stats.busy_s():.1f} s"
-    elif stats.count == 0:
-        level, text = DiagnosticStatus.WARN, problems[0] if problems else "no inference yet"
-    overhead = {f"overhead_{key}": value for key, value in _milliseconds(stats.overhead_ms).items()}
-    values = {
-        "model_id": model_id,
-        "task_status": status,
-        "inferences": stats.count,
-        "failures": stats.failures,
-        "frames_skipped": stats.skipped,
-        **_milliseconds(stats.model_ms),
-        **overhead,
-    }
-    entries.append(_status(f"{node}: inference", level, text, values))
+        level, text = ERROR, stats.last_error
+    elif stats.busy_s() > SLOW_S:
+        level, text = WARN, f"the policy has been busy for {stats.busy_s():.1f} s"
+    elif waiting or stats.count == 0:
+        level, text = WARN, f"waiting: {waiting or 'no inference yet'}"
+    counters = {"inferences": stats.count, "failures": stats.failures, "frames_skipped": stats.skipped}
+    times = _milliseconds("policy", stats.model_ms) | _milliseconds("overhead", stats.overhead_ms)
+    return _status(f"{node}: inference", level, text, values | counters | times)
+
+
+def commands_status(node: str, wanted: bool, reason: str) -> DiagnosticStatus:
+    """Whether the robot is commanded; ``reason`` is why not, empty while it is."""
     if not wanted:
-        level, text = DiagnosticStatus.OK, "off (publish_commands is false)"
+        level, text = OK, "off (publish_commands is false)"
     else:
-        level, text = (
-            (DiagnosticStatus.WARN, f"holding still: {reason}") if reason else (DiagnosticStatus.OK, "commanding")
-        )
-    entries.append(_status(f"{node}: commands", level, text, {"publish_commands": wanted}))
-    array = DiagnosticArray(status=entries)
-    array.header.stamp = stamp
-    return array
+        level, text = (WARN, f"holding still: {reason}") if reason else (OK, "commanding")
+    return _status(f"{node}: commands", level, text, {"publish_commands": str(wanted).lower()})

@@ -65,6 +65,7 @@ class Snapshot:
     stamps_ns: Mapping[str, int]
     arrived_s: Mapping[str, float]
     problems: tuple[str, ...]
+    stale: frozenset[str] = frozenset()  # inputs whose newest message is too old
 
 
 class Inputs:
@@ -128,6 +129,7 @@ class Inputs:
             {e.name: e.stamp_ns for e in used},
             {e.name: e.arrived_s for e in used},
             tuple(problems),
+            frozenset(e.name for e in entries if now_s - e.changed_s > e.max_age_s),
         )
 
     def _problem(self, entry: Input, now_s: float, now_ns: int) -> str:

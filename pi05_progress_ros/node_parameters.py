@@ -33,6 +33,7 @@ class NodeParameters:
     control_rate_hz: float
     blend_s: float
     max_joint_speed: float
+    max_tracking_error: float
     autostart: bool
 
     def limits(self) -> Limits:
@@ -47,7 +48,7 @@ class NodeParameters:
 
     def commands(self) -> CommandSettings:
         """How commands are made."""
-        return CommandSettings(self.control_rate_hz, self.blend_s, self.max_joint_speed)
+        return CommandSettings(self.control_rate_hz, self.blend_s, self.max_joint_speed, self.max_tracking_error)
 
 
 def declare_parameters(node: Node) -> None:
@@ -80,6 +81,8 @@ def declare_parameters(node: Node) -> None:
     declare(node, "control_rate_hz", 100.0, "rate of commands, Hz", between=(10.0, 500.0))
     declare(node, "blend_s", 0.2, "time for passing from one action chunk to the next, s", between=(0.0, 2.0))
     declare(node, "max_joint_speed", 1.0, "largest speed of a commanded arm joint, rad/s", between=(0.01, 3.0))
+    text = "how far an arm joint may be from its command before commanding ends, rad"
+    declare(node, "max_tracking_error", 0.5, text, between=(0.05, 3.0))
     declare(node, "autostart", True, "configure and activate by itself")
     refuse_unknown(node)
 

@@ -1,14 +1,12 @@
 """The policy beside a robot: its sensors in, task progress and action chunks out, commands only if asked for.
 
-A lifecycle node. Threads: the executor's runs callbacks, which only store, and the timers (heartbeat, diagnostics); one
-thread runs inferences on the newest inputs, never a queue; one walks action chunks (``commands.py``). The inference
-thread owns the estimator; the table of inputs has its own lock; the instruction is replaced as a whole.
+A lifecycle node. Threads: the executor's runs callbacks, which only store, and two timers (watch, diagnostics);
+``inference.py``'s makes estimates, ``commands.py``'s walks action chunks. Estimator and chunk counter belong to the
+inference thread, the table of inputs has its own lock, instruction and flags are replaced as a whole.
 """
 
 from __future__ import annotations
 
-import json
-import math
 import signal
 import sys
 import threading
@@ -16,9 +14,9 @@ import time
 import traceback
 from collections.abc import Sequence
 
-import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
@@ -28,26 +26,27 @@ from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Float32, Int32, String
 
 from pi05_progress.estimator import Estimate, ProgressEstimator, Status
-from pi05_progress.observation import PolicyOutput
 from pi05_progress.policy import UNTRAINED, Policy, make_policy, use_compilation_cache
-from pi05_progress.robots.messages import MessageError, image_backend, robot_frame
+from pi05_progress.robots.messages import image_backend
 from pi05_progress.robots.profile import IMAGE_TYPE, SIDES, RobotProfile
 from pi05_progress_msgs.msg import ActionChunk, TaskProgress
 
 from .chunks import Chunk
 from .commands import CommandExecutor
-from .diagnostics import InferenceStats, diagnostics
+from .diagnostics import SLOW_S, commands_status, inference_status, input_statuses
+from .inference import InferenceLoop, Result
 from .inputs import Inputs, Snapshot
 from .node_parameters import declare_parameters, read_parameters
 from .outputs import chunk_message, progress_message
 from .parameters import ParameterError
+from .robot_state import RobotState
 from .transport import use_image_transport
 
 WATCH_HZ = 20.0  # how often staleness is looked for
+DIAGNOSTICS_HZ = 1.0
 HEARTBEAT_S = 1.0
-ERROR_PAUSE_S = 0.5  # after a failed inference
 CLOCK_JUMP_S = 1.0
-TELEOPERATION = 0  # meta_mode
+NO_TASK = "no task is set: set the parameter prompt or publish the instruction on ~/set_task"
 
 
 class PolicyNode(LifecycleNode):
@@ -60,70 +59,75 @@ class PolicyNode(LifecycleNode):
         self.add_post_set_parameters_callback(self._on_parameters)
         self._policy: Policy | None = None
         self._commands: CommandExecutor | None = None
-        self._thread: threading.Thread | None = None
+        self._inference: InferenceLoop | None = None
+        self._interfaces: list = []
 
     # --- lifecycle ---
 
     def on_configure(self, _: LifecycleState) -> TransitionCallbackReturn:
         """Read and check everything, load the model, compile it."""
         try:
-            p = self._settings = read_parameters(self)
-            self._profile = RobotProfile.load(p.robot)
-            if kinds := sorted({c.type for c in self._profile.cameras.values()} - {IMAGE_TYPE}):
-                raise ValueError(f"cameras of {self._profile.name} arrive as {', '.join(kinds)}: not supported yet")
-            use_compilation_cache()
-            started = time.monotonic()
-            self._policy = make_policy(
-                self._profile, policy=p.policy, checkpoint=p.checkpoint, model=p.model, tokenizer=p.tokenizer,
-                num_steps=p.num_steps, seed=p.seed,
-            )  # fmt: skip
-            self._policy.warm_up()
-            backend = image_backend()
-        except (ValueError, OSError) as error:
-            self.get_logger().error(f"cannot configure: {error}")
+            self._configure()
+        except Exception as error:  # rclpy would swallow whatever it is
+            known = isinstance(error, ValueError | OSError)
+            self.get_logger().error(f"cannot configure: {error if known else traceback.format_exc()}")
             return TransitionCallbackReturn.FAILURE
+        return TransitionCallbackReturn.SUCCESS
+
+    def _configure(self) -> None:
+        p = self._settings = read_parameters(self)
+        self._profile = RobotProfile.load(p.robot)
+        if kinds := sorted({c.type for c in self._profile.cameras.values()} - {IMAGE_TYPE}):
+            raise ValueError(f"cameras of {self._profile.name} arrive as {', '.join(kinds)}: not supported yet")
+        use_compilation_cache()
+        started = time.monotonic()
+        self._policy = make_policy(
+            self._profile, policy=p.policy, checkpoint=p.checkpoint, model=p.model, tokenizer=p.tokenizer,
+            num_steps=p.num_steps, seed=p.seed,
+        )  # fmt: skip
+        self._policy.warm_up()
+        backend = image_backend()
         self._trained = self._policy.model_id != UNTRAINED
-        self._inputs = Inputs(p.limits())
-        self._stats = InferenceStats()
-        self._estimator = ProgressEstimator()
-        self._status = Status.UNKNOWN
         self._progress_pub = self.create_publisher(TaskProgress, "task_progress", 10)
         self._percent_pub = self.create_publisher(Float32, "task_progress/percent", 10)
         self._chunk_pub = self.create_publisher(ActionChunk, "action_chunk", 10)
         self._diagnostics_pub = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
-        self._interfaces = []
         model = f"model {self._policy.model_id}, images by {backend}"
         self.get_logger().info(f"configured for {self._profile.name} in {time.monotonic() - started:.1f} s: {model}")
         if not self._trained:
-            self.get_logger().warning("no checkpoint: random parameters, progress_raw means nothing")
-        return TransitionCallbackReturn.SUCCESS
+            text = "no checkpoint: random parameters, progress_raw means nothing and nothing will be commanded"
+            self.get_logger().warning(text)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Subscribe, infer, publish."""
         try:
             self._activate()
         except Exception:  # rclpy would swallow it
-            self.get_logger().error(f"cannot activate:\n{traceback.format_exc()}")
+            self.get_logger().error(f"cannot activate: {traceback.format_exc()}")
             self._deactivate()
             return TransitionCallbackReturn.FAILURE
         return super().on_activate(state)
 
     def _activate(self) -> None:
-        self._active, self._reset_estimator = True, True
+        p = self._settings
+        self._estimator, self._reset_estimator = ProgressEstimator(), False
+        self._status = Status.UNKNOWN
         self._chunk_id = 0
-        self._last_stamp_ns, self._last_published_s, self._problem = 0, 0.0, None
+        self._published_stamp_ns, self._last_published_s, self._problem = 0, 0.0, ""
         self._last_now_ns = self.get_clock().now().nanoseconds
-        self._triggered = threading.Condition()
-        self._trigger_s: float | None = None  # arrival of an image that no inference has used yet
-        self._subscribe()
+        self._inputs = Inputs(p.limits())
+        self._robot = RobotState(self._profile)
         self._commands = CommandExecutor(
-            self, self._profile, self._settings.commands(), self._snapshot, self._against_commanding
+            self, self._profile, p.commands(), self._robot, self._snapshot, self._against_commanding
         )
-        self._mode_is_teleoperation = False
+        self._inference = InferenceLoop(
+            self._policy, self._profile, p.inference_rate_hz, snapshot=self._snapshot, task=lambda: self._prompt,
+            publish=self._publish, failed=self._commands.refuse, logger=self.get_logger(),
+        )  # fmt: skip
+        self._subscribe()
         self._commands.set_wanted(self.get_parameter("publish_commands").value)
         self._commands.start()
-        self._thread = threading.Thread(target=self._run, name="inference")
-        self._thread.start()
+        self._inference.start()
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stop at once, hold."""
@@ -145,48 +149,39 @@ class PolicyNode(LifecycleNode):
 
     def on_shutdown(self, _: LifecycleState) -> TransitionCallbackReturn:
         """End from any state."""
-        self._end_threads()
+        self._deactivate()
         return TransitionCallbackReturn.SUCCESS
 
     def _end_threads(self) -> None:
-        self._active = False
-        if self._commands:
+        if self._commands and self._inference:
             self._commands.stop()  # first: the robot stops before anything else is waited for
-            self._commands = None
-        if self._thread:
-            with self._triggered:
-                self._triggered.notify_all()
-            self._thread.join(timeout=15.0)
-            self._thread = None
+            self._inference.stop()
+        self._commands = self._inference = None
 
     def _subscribe(self) -> None:
         newest = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
         profile = self._profile
 
-        def keep(interface: object) -> None:
+        def subscribe(kind: type, topic: str, callback: object, qos: QoSProfile | int) -> None:
+            interface = self.create_subscription(kind, topic, callback, qos)
             self._interfaces.append((self.destroy_subscription, interface))
 
         for key, camera in profile.cameras.items():
             self._inputs.add(key, camera.topic, image=True)
-            callback = lambda message, key=key: self._on_image(key, message)  # noqa: E731
-            keep(self.create_subscription(Image, camera.topic, callback, newest))
+            subscribe(Image, camera.topic, lambda message, key=key: self._on_image(key, message), newest)
         for side in SIDES:
-            for part, topic in (
-                ("arm", profile.arms[side].state_topic),
-                ("gripper", profile.grippers[side].state_topic),
-            ):
+            topics = {"arm": profile.arms[side].state_topic, "gripper": profile.grippers[side].state_topic}
+            for part, topic in topics.items():
                 name = f"{side}_{part}"
                 self._inputs.add(name, topic, image=False, required=part == "arm")
-                callback = lambda message, name=name: self._store(name, message)  # noqa: E731
-                keep(self.create_subscription(JointState, topic, callback, newest))
-        keep(self.create_subscription(String, "~/set_task", self._on_task, 10))
-        keep(self.create_subscription(String, profile.mode_topic, self._on_mode, 10))
-        keep(self.create_subscription(Int32, profile.fsm_topic, self._on_fsm, 10))
-        for period, callback in ((1 / WATCH_HZ, self._watch), (1.0, self._publish_diagnostics)):
-            # Wall time: a stopped /clock must not stop the watch over it.
-            timer = self.create_timer(
-                period, callback, clock=rclpy.clock.Clock(clock_type=rclpy.clock.ClockType.STEADY_TIME)
-            )
+                subscribe(JointState, topic, lambda message, name=name: self._store(name, message), newest)
+        subscribe(String, "~/set_task", self._on_task, 10)
+        subscribe(String, profile.mode_topic, self._on_mode, 10)
+        subscribe(Int32, profile.fsm_topic, lambda message: self._robot.hear_fsm(message.data), 10)
+        # Not the node's clock: a stopped /clock must not stop the watch over it.
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        for rate_hz, callback in ((WATCH_HZ, self._watch), (DIAGNOSTICS_HZ, self._publish_diagnostics)):
+            timer = self.create_timer(1 / rate_hz, callback, clock=steady)
             self._interfaces.append((self.destroy_timer, timer))
 
     # --- callbacks: they store ---
@@ -196,21 +191,14 @@ class PolicyNode(LifecycleNode):
 
     def _on_image(self, key: str, message: Image) -> None:
         self._store(key, message)
-        with self._triggered:
-            if self._stats.busy_since_s is not None and self._profile.cameras[key].model_input.startswith("base"):
-                self._stats.skipped += 1
-            self._trigger_s = time.monotonic()
-            self._triggered.notify_all()
+        self._inference.frame_arrived()
 
     def _on_task(self, message: String) -> None:
         self.set_parameters([Parameter("prompt", value=message.data)])
 
     def _on_mode(self, message: String) -> None:
-        try:
-            self._mode_is_teleoperation = json.loads(message.data)["meta_mode"] == TELEOPERATION
-        except (ValueError, TypeError, KeyError):
-            text = f"{self._profile.mode_topic}: expected JSON with meta_mode, got {message.data[:80]!r}"
-            self.get_logger().warning(text, throttle_duration_sec=10.0)
+        if problem := self._robot.hear_mode(message.data):
+            self.get_logger().warning(problem, throttle_duration_sec=10.0)
 
     def _on_parameters(self, parameters: Sequence[Parameter]) -> None:
         for parameter in parameters:
@@ -220,103 +208,45 @@ class PolicyNode(LifecycleNode):
             elif parameter.name == "publish_commands" and self._commands:
                 self._commands.set_wanted(parameter.value)
 
-    def _on_fsm(self, message: Int32) -> None:
-        if self._commands:
-            self._commands.set_fsm(message.data)
-
     def _against_commanding(self) -> str:
-        if self._mode_is_teleoperation:
-            return "the robot is in teleoperation mode and ignores commands"
-        return "" if self._prompt else "no task is set"
+        if not self._trained:
+            return "the model is untrained, its actions mean nothing: give a checkpoint"
+        return "" if self._prompt else NO_TASK
 
     def _snapshot(self) -> Snapshot:
         return self._inputs.snapshot(self.get_clock().now().nanoseconds)
 
-    # --- inference thread ---
+    # --- results, in the inference thread ---
 
-    def _run(self) -> None:
-        period, due = 1 / self._settings.inference_rate_hz, 0.0
-        while self._active:
-            with self._triggered:
-                self._triggered.wait_for(lambda: self._trigger_s is not None or not self._active, timeout=0.5)
-                arrived_s, self._trigger_s = self._trigger_s, None
-            if arrived_s is None or not self._active:
-                continue
-            now = time.monotonic()
-            if now < due:
-                time.sleep(due - now)  # then take the newest, not the one that was waited for
-                with self._triggered:
-                    arrived_s, self._trigger_s = self._trigger_s or arrived_s, None
-            due = max(due + period, time.monotonic() - period)
-            try:
-                self._infer(arrived_s)
-            except Exception as error:  # whatever the policy raises: the node lives on and says so
-                self._fail(f"the policy failed: {error!r}", traceback.format_exc())
-            finally:
-                self._stats.busy_since_s = None
-
-    def _fail(self, text: str, details: str = "") -> None:
-        self._stats.failures += 1
-        if text != self._stats.last_error and details:
-            self.get_logger().error(f"{text}\n{details}")
-        self._stats.last_error = text
-        if self._commands:
-            self._commands.refuse(text)
-        time.sleep(ERROR_PAUSE_S)
-
-    def _infer(self, arrived_s: float) -> None:
-        snapshot = self._snapshot()
-        if snapshot.problems:
-            return  # the watch says so
-        images = {key: snapshot.messages[key] for key in self._profile.cameras}
-        stamp_ns = max(snapshot.stamps_ns[key] for key in images)
-        if stamp_ns == self._last_stamp_ns:
-            return
-        task = self._prompt
-        try:
-            frame = robot_frame(self._profile, images, snapshot.messages)
-        except MessageError as error:
-            self._fail(str(error), "the input cannot be used")
-            return
-        self._stats.busy_since_s = time.monotonic()
-        before = time.perf_counter()
-        output = self._policy.infer(frame, task)
-        policy_ms = 1e3 * (time.perf_counter() - before)
-        self._stats.busy_since_s = None
-        if problem := output_problem(output, self._policy.horizon):
-            self._fail(problem, "the policy's answer cannot be used")
-            return
-        if not self._active:
-            return
-        self._stats.last_error = ""
-        self._publish(output, task, stamp_ns, policy_ms)
-        self._stats.count += 1
-        self._stats.model_ms.append(policy_ms)
-        self._stats.overhead_ms.append(1e3 * (time.monotonic() - arrived_s) - policy_ms)
-
-    def _publish(self, output: PolicyOutput, task: str, stamp_ns: int, policy_ms: float) -> None:
-        now_ns = self.get_clock().now().nanoseconds
-        dt_s = self._policy.action_dt_s
+    def _publish(self, result: Result) -> None:
+        output, stamp_ns = result.output, result.stamp_ns
+        now_ns, dt_s = self.get_clock().now().nanoseconds, self._policy.action_dt_s
         self._commands.offer(Chunk(stamp_ns * 1e-9, dt_s, output.actions.astype(float)), now_ns * 1e-9)
         if self._reset_estimator:
             self._estimator.reset()
             self._reset_estimator = False
-        estimate = self._estimator.update(stamp_ns * 1e-9, output, task, self._trained)
+        estimate = self._estimator.update(stamp_ns * 1e-9, output, result.task, self._trained)
         self._status = estimate.status
-        message = progress_message(
-            estimate, task=task, model_id=self._policy.model_id, stamp_ns=stamp_ns, inference_ms=policy_ms,
-            age_ms=(now_ns - stamp_ns) * 1e-6,
-        )  # fmt: skip
-        self._last_stamp_ns, self._last_published_s, self._problem = stamp_ns, time.monotonic(), None
-        self._progress_pub.publish(message)
+        self._published_stamp_ns = stamp_ns
+        self._send_progress(estimate, result.task, result.policy_ms, (now_ns - stamp_ns) * 1e-6)
         if estimate.progress is not None:
             self._percent_pub.publish(Float32(data=100 * estimate.progress))
         chunk = chunk_message(
             output, self._profile, chunk_id=self._chunk_id, stamp_ns=stamp_ns, now_ns=now_ns, dt_s=dt_s,
-            model_ms=policy_ms,
+            model_ms=result.policy_ms,
         )  # fmt: skip
         self._chunk_id += 1
         self._chunk_pub.publish(chunk)
+
+    def _send_progress(
+        self, estimate: Estimate, task: str, policy_ms: float | None = None, age_ms: float | None = None
+    ) -> None:
+        self._last_published_s = time.monotonic()
+        message = progress_message(
+            estimate, task=task, model_id=self._policy.model_id, stamp_ns=self._published_stamp_ns,
+            inference_ms=policy_ms, age_ms=age_ms,
+        )  # fmt: skip
+        self._progress_pub.publish(message)
 
     # --- watch: heartbeat and diagnostics, in the executor's thread ---
 
@@ -324,66 +254,50 @@ class PolicyNode(LifecycleNode):
         problems = self._snapshot().problems
         if problems:
             return "; ".join(problems)
-        if self._stats.last_error:
-            return self._stats.last_error
-        if self._stats.busy_s() > HEARTBEAT_S:
-            return "the policy has been busy for more than a second"
-        return ""
+        if not self._prompt:
+            return NO_TASK
+        stats = self._inference.stats
+        if stats.last_error:
+            return stats.last_error
+        return f"the policy has been busy for more than {SLOW_S:g} s" if stats.busy_s() > SLOW_S else ""
 
     def _watch(self) -> None:
         now_ns = self.get_clock().now().nanoseconds
         if now_ns < self._last_now_ns - CLOCK_JUMP_S * 1e9:
             self.get_logger().warning("the clock jumped back: starting anew")
+            self._inference.forget()
             self._inputs.clear()
-            self._last_stamp_ns, self._reset_estimator = 0, True
+            self._reset_estimator = True
             self._commands.refuse("the clock jumped back")
         self._last_now_ns = now_ns
         problem = self._current_problem()
-        if not problem:
-            if self._problem:
-                self.get_logger().info("inputs are good again")
-                self._problem = None
-            return
-        noticed = problem != self._problem
-        if noticed:
+        if problem and problem != self._problem:
             self.get_logger().warning(f"progress unknown: {problem}")
-        silent = time.monotonic() - self._last_published_s
-        if (noticed and not self._problem) or silent >= HEARTBEAT_S:
+        elif self._problem and not problem:
+            self.get_logger().info("progress is known again")
+        if problem and (not self._problem or time.monotonic() - self._last_published_s >= HEARTBEAT_S):
             self._status = Status.UNKNOWN
-            self._last_published_s = time.monotonic()
-            message = progress_message(
-                Estimate(), task=self._prompt, model_id=self._policy.model_id, stamp_ns=self._last_stamp_ns,
-                inference_ms=None, age_ms=None,
-            )  # fmt: skip
-            self._progress_pub.publish(message)
+            self._send_progress(Estimate(), self._prompt)
         self._problem = problem
 
     def _publish_diagnostics(self) -> None:
-        wanted = self.get_parameter("publish_commands").value
-        self._diagnostics_pub.publish(
-            diagnostics(
-                self.get_fully_qualified_name().lstrip("/"),
-                self.get_clock().now().to_msg(),
-                inputs=self._inputs.state(),
-                problems=self._snapshot().problems,
-                stats=self._stats,
-                model_id=self._policy.model_id,
-                status=self._status.name,
-                wanted=wanted,
-                reason=self._commands.reason if self._commands else "inactive",
-            )
-        )
-
-
-def output_problem(output: PolicyOutput, horizon: int) -> str:
-    """What is wrong with a policy's answer; empty if nothing."""
-    if output.actions.shape != (horizon, 16):
-        return f"the policy's actions are {output.actions.shape}, expected ({horizon}, 16)"
-    if not np.isfinite(output.actions).all():
-        return "the policy's actions are not finite"
-    if output.progress is not None and not (math.isfinite(output.progress) and 0 <= output.progress <= 1):
-        return f"the policy's progress is {output.progress}, expected a number in [0, 1]"
-    return ""
+        name, problems = self.get_fully_qualified_name().lstrip("/"), self._snapshot().problems
+        waiting = problems[0] if problems else ("" if self._prompt else NO_TASK)
+        facts = {
+            "model_id": self._policy.model_id,
+            "checkpoint": self._settings.checkpoint or "none",
+            "robot": self._profile.name,
+            "task": self._prompt,
+            "task_status": self._status.name,
+        }
+        array = DiagnosticArray()
+        array.header.stamp = self.get_clock().now().to_msg()
+        array.status = [
+            *input_statuses(name, self._inputs.state(), problems),
+            inference_status(name, self._inference.stats, waiting, facts),
+            commands_status(name, self.get_parameter("publish_commands").value, self._commands.reason),
+        ]
+        self._diagnostics_pub.publish(array)
 
 
 def main() -> int:
@@ -404,10 +318,10 @@ def main() -> int:
     executor.add_node(node)
     status = 0
     try:
-        if node.get_parameter("autostart").value:
+        if node.get_parameter("autostart").value and not stop.is_set():
             ok = TransitionCallbackReturn.SUCCESS
-            if stop.is_set() or node.trigger_configure() != ok or node.trigger_activate() != ok:
-                status = 0 if stop.is_set() else 1
+            if node.trigger_configure() != ok or node.trigger_activate() != ok:
+                status = 1
                 stop.set()
         while not stop.is_set():
             executor.spin_once(timeout_sec=0.1)

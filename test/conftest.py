@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 
 import pytest
 
@@ -13,42 +14,60 @@ os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randrange(100, 230))
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 
 
-@pytest.fixture
-def start(tmp_path):
-    """Start a program with ``start(module, *arguments)``; all are stopped at the end of the test."""
+@contextmanager
+def processes(folder):
+    """Start a program with ``run(module, *arguments)``; all are stopped at the end."""
     running = []
 
     def run(module: str, *arguments: str, **env: str) -> subprocess.Popen:
-        log = open(tmp_path / f"{module}.log", "w+")  # noqa: SIM115 (read by the test through the process)
+        log = open(folder / f"{len(running)}_{module}.log", "w+")  # noqa: SIM115 (read by the test through the process)
         command = [sys.executable, "-m", module, *arguments]
         process = subprocess.Popen(command, env={**os.environ, **env}, stdout=log, stderr=subprocess.STDOUT, text=True)
         process.log = lambda: (log.flush(), log.seek(0), log.read())[2]
         running.append(process)
         return process
 
-    yield run
-    for process in running:
-        if process.poll() is None:
-            process.send_signal(signal.SIGINT)
-    for process in running:
-        try:
-            process.wait(15)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+    try:
+        yield run
+    finally:
+        for process in running:
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+        for process in running:
+            try:
+                process.wait(15)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
 @pytest.fixture
-def ros():
-    """An initialised rclpy for the test's own nodes."""
+def start(tmp_path):
+    """See ``processes``, for one test."""
+    with processes(tmp_path) as run:
+        yield run
+
+
+@contextmanager
+def initialised_ros():
+    """rclpy, initialised for the test's own nodes."""
     from pi05_progress_ros.transport import use_image_transport
 
     use_image_transport()
     import rclpy
 
     rclpy.init()
-    yield rclpy
-    rclpy.try_shutdown()
+    try:
+        yield rclpy
+    finally:
+        rclpy.try_shutdown()
+
+
+@pytest.fixture
+def ros():
+    """See ``initialised_ros``, for one test."""
+    with initialised_ros() as rclpy:
+        yield rclpy
 
 
 def wait_for(condition, timeout_s=20.0, spin=lambda: time.sleep(0.02), what="the condition"):

@@ -7,29 +7,8 @@ import numpy as np
 from pi05_progress.observation import PolicyOutput
 from pi05_progress.transforms import state_to_model
 
-PERIOD_S, AMPLITUDE = 4.0, 0.15  # of the known trajectory
-
-
-class Scripted:
-    """Answers from a function of the frame; ``started`` counts from the first call."""
-
-    model_id, horizon, action_dt_s = "scripted", 30, 1 / 30
-
-    def __init__(self, act, progress=lambda calls: 0.5):
-        self.act, self.progress, self.calls, self.home = act, progress, 0, None
-
-    def warm_up(self):
-        pass
-
-    def infer(self, frame, prompt):
-        if self.home is None:
-            self.home = state_to_model(frame.state)
-        self.calls += 1
-        stamp_s = max(ns for key, ns in frame.stamps_ns.items() if "arm" not in key and "gripper" not in key) * 1e-9
-        actions = np.zeros((30, 16), np.float32)
-        arms = self.act(self, stamp_s + np.arange(30) / 30)
-        actions[:, :7], actions[:, 8:15] = arms[:, :7], arms[:, 7:]
-        return PolicyOutput(actions, self.progress(self.calls), timing={"transforms": 0.0, "model": 0.0})
+PERIOD_S, AMPLITUDE = 4.0, 0.15  # of the known trajectory, s and rad
+HORIZON, DT_S = 30, 1 / 30
 
 
 def course(home, times):
@@ -41,46 +20,49 @@ def course(home, times):
     return arms
 
 
-def still(_):
-    """Stays where it was first."""
-    return Scripted(lambda self, times: np.repeat(self.home[None], len(times), axis=0))
+class ByTask:
+    """Does what the instruction says; calls are counted from the last change of it."""
+
+    model_id, horizon, action_dt_s = "scripted", HORIZON, DT_S
+
+    def __init__(self):
+        self.home, self.task, self.calls = None, "", 0
+
+    def warm_up(self):
+        pass
+
+    def infer(self, frame, prompt):
+        if self.home is None:
+            self.home = state_to_model(frame.state)
+        self.calls = self.calls + 1 if prompt == self.task else 1
+        self.task = prompt
+        stamp_s = max(ns for key, ns in frame.stamps_ns.items() if "arm" not in key and "gripper" not in key) * 1e-9
+        times = stamp_s + np.arange(HORIZON) * DT_S
+        arms, progress, shape = np.repeat(self.home[None], HORIZON, axis=0), 0.5, (HORIZON, 16)
+        match prompt:
+            case "swing":
+                arms = course(self.home, times)
+            case "go far":
+                arms = arms + 0.9
+            case "rise":
+                progress = min(1.0, self.calls / 60)
+            case "raise":
+                raise RuntimeError("the device is gone")
+            case "nan actions":
+                arms = arms * np.nan
+            case "nan progress":
+                progress = float("nan")
+            case "progress of 1.5":
+                progress = 1.5
+            case "short chunk":
+                shape = (3, 16)
+            case "ten seconds" if self.calls == 1:
+                time.sleep(10)
+        actions = np.zeros((HORIZON, 16), np.float32)
+        actions[:, :7], actions[:, 8:15] = arms[:, :7], arms[:, 7:]
+        return PolicyOutput(actions[: shape[0]], progress, timing={"transforms": 0.0, "model": 0.0})
 
 
-def swinging(_):
-    """The known trajectory."""
-    return Scripted(lambda self, times: course(self.home, times))
-
-
-def rising(_):
-    """Progress goes up by 0.01 per call."""
-    return Scripted(lambda self, times: np.repeat(self.home[None], 30, axis=0), lambda calls: min(1.0, calls / 100))
-
-
-def raising(_):
-    """Fails in every call."""
-
-    def fail(self, times):
-        raise RuntimeError("the device is gone")
-
-    return Scripted(fail)
-
-
-def nan_actions(_):
-    """Fine for two seconds, then numbers that are not finite."""
-    return Scripted(lambda self, times: course(self.home, times) * (np.nan if self.calls > 20 else 1.0))
-
-
-def nan_progress(_):
-    """Progress is not a number."""
-    return Scripted(lambda self, times: np.zeros((30, 14)), lambda calls: float("nan"))
-
-
-def slow(_):
-    """Takes ten seconds in its third call."""
-
-    def act(self, times):
-        if self.calls == 3:
-            time.sleep(10)
-        return np.repeat(self.home[None], 30, axis=0)
-
-    return Scripted(act)
+def by_task(_):
+    """See ``ByTask``."""
+    return ByTask()

@@ -1,0 +1,183 @@
+"""The inference thread: the newest inputs through the policy, one at a time, never a queue.
+
+Threads: ``frame_arrived``, ``forget``, ``start`` and ``stop`` are called by the executor's thread, the callbacks given
+are called by the inference thread. `_triggered` guards the trigger; counters are single values that one thread writes.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from rclpy.impl.rcutils_logger import RcutilsLogger
+
+from pi05_progress.observation import PolicyOutput
+from pi05_progress.policy import Policy
+from pi05_progress.robots.joints import MessageError
+from pi05_progress.robots.messages import robot_frame
+from pi05_progress.robots.profile import RobotProfile
+
+from .diagnostics import InferenceStats
+from .inputs import Snapshot
+
+ERROR_PAUSE_S = 0.5  # after a failed inference
+STOP_TIMEOUT_S = 15.0  # how long the end of a running inference is waited for
+
+
+@dataclass(frozen=True)
+class Result:
+    """One answer of the policy.
+
+    Attributes:
+        output: the answer.
+        task: the instruction it was given.
+        stamp_ns: of the newest image used.
+        policy_ms: what the policy took, transforms and model.
+    """
+
+    output: PolicyOutput
+    task: str
+    stamp_ns: int
+    policy_ms: float
+
+
+class InferenceLoop:
+    """See the module's docstring.
+
+    Args:
+        policy: asked for every answer; only this thread uses it.
+        profile: the robot.
+        rate_hz: most inferences a second.
+        snapshot: the inputs as they are now.
+        task: the present instruction; empty means that there is nothing to do.
+        publish: called with every result.
+        failed: called with the reason when an answer cannot be had.
+        logger: for faults.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        profile: RobotProfile,
+        rate_hz: float,
+        *,
+        snapshot: Callable[[], Snapshot],
+        task: Callable[[], str],
+        publish: Callable[[Result], None],
+        failed: Callable[[str], None],
+        logger: RcutilsLogger,
+    ) -> None:
+        self._policy, self._profile, self._period_s = policy, profile, 1 / rate_hz
+        self._snapshot, self._task, self._publish, self._failed, self._logger = snapshot, task, publish, failed, logger
+        self.stats = InferenceStats()
+        self._triggered = threading.Condition()
+        self._trigger_s: float | None = None  # arrival (monotonic) of an image that no inference has used yet
+        self._epoch = 0  # answers of an earlier one are thrown away
+        self._last_stamp_ns = 0
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="inference")
+
+    # --- called by the executor's thread ---
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Publish nothing more, and wait until the thread has ended."""
+        self._stopping.set()
+        with self._triggered:
+            self._triggered.notify_all()
+        if self._thread.ident:
+            self._thread.join(timeout=STOP_TIMEOUT_S)
+
+    def frame_arrived(self) -> None:
+        """An image is there."""
+        with self._triggered:
+            if self.stats.busy_since_s is not None:
+                self.stats.skipped += 1
+            self._trigger_s = time.monotonic()
+            self._triggered.notify_all()
+
+    def forget(self) -> None:
+        """Throw away what is being computed, as after a jump of the clock."""
+        self._epoch += 1
+
+    # --- the thread ---
+
+    def _run(self) -> None:
+        due = 0.0
+        while not self._stopping.is_set():
+            early = due - time.monotonic()
+            if early > 0:
+                self._stopping.wait(early)
+                with self._triggered:
+                    self._trigger_s = None  # the next frame will be newer than those that came meanwhile
+            free_s = time.monotonic()
+            with self._triggered:
+                self._triggered.wait_for(lambda: self._trigger_s is not None or self._stopping.is_set(), timeout=0.5)
+                arrived_s, self._trigger_s = self._trigger_s, None
+            if arrived_s is None or self._stopping.is_set():
+                continue
+            due = max(due + self._period_s, time.monotonic())
+            try:
+                self._infer(max(arrived_s, free_s))
+            except Exception as error:  # whatever the policy raises: the node lives on and says so
+                self._fail(f"the policy failed: {error!r}", traceback.format_exc())
+            finally:
+                self.stats.busy_since_s = None
+
+    def _infer(self, ready_s: float) -> None:
+        """One inference; ``ready_s`` (monotonic) is when its newest frame was there and it could begin."""
+        snapshot, task, epoch = self._snapshot(), self._task(), self._epoch
+        if snapshot.problems or not task:
+            return  # the node's watch says so
+        images = {key: snapshot.messages[key] for key in self._profile.cameras}
+        stamp_ns = max(snapshot.stamps_ns[key] for key in images)
+        if stamp_ns == self._last_stamp_ns:
+            return
+        self._last_stamp_ns = stamp_ns
+        try:
+            frame = robot_frame(self._profile, images, snapshot.messages)
+        except MessageError as error:
+            self._fail(str(error))
+            return
+        self.stats.busy_since_s = time.monotonic()
+        before = time.perf_counter()
+        output = self._policy.infer(frame, task)
+        policy_ms = 1e3 * (time.perf_counter() - before)
+        self.stats.busy_since_s = None
+        if self._stopping.is_set() or epoch != self._epoch:
+            return
+        if problem := output_problem(output, self._policy.horizon):
+            self._fail(problem)
+            return
+        self.stats.last_error = ""
+        self._publish(Result(output, task, stamp_ns, policy_ms))
+        self.stats.count += 1
+        self.stats.model_ms.append(policy_ms)
+        self.stats.overhead_ms.append(1e3 * (time.monotonic() - ready_s) - policy_ms)
+
+    def _fail(self, text: str, details: str = "") -> None:
+        self.stats.failures += 1
+        self._failed(text)
+        if text != self.stats.last_error:
+            self._logger.error("\n".join(part for part in (text, details) if part))
+        self.stats.last_error = text
+        self._stopping.wait(ERROR_PAUSE_S)
+
+
+def output_problem(output: PolicyOutput, horizon: int) -> str:
+    """What is wrong with a policy's answer; empty if nothing."""
+    if output.actions.shape != (horizon, 16):
+        return f"the policy's actions are {output.actions.shape}, expected ({horizon}, 16)"
+    if not np.isfinite(output.actions).all():
+        return "the policy's actions are not finite"
+    if output.progress is not None and not (math.isfinite(output.progress) and 0 <= output.progress <= 1):
+        return f"the policy's progress is {output.progress}, expected a number in [0, 1]"
+    return ""
