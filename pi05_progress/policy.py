@@ -5,22 +5,20 @@ from __future__ import annotations
 import importlib
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
 import jax
 import numpy as np
-from flax import nnx
 
 from .checkpoint import Checkpoint, CheckpointError, load_checkpoint, untrained
 from .image_keys import IMAGE_KEYS
 from .models.config import named_config
-from .models.pi05 import Sample
 from .normalize import normalize, unnormalize
 from .observation import Observation, PolicyOutput, RobotFrame
 from .robots.profile import RobotProfile
 from .robots.teleavatar import absolute_actions
+from .sampler import ALL_ON, Dtype, InferenceOptions, Sampler, for_inference
 from .tokenizer import ByteEncoder, PromptTokenizer, SentencePieceEncoder
 from .transforms import actions_from_model, pad_to, resize_with_pad, state_to_model
 
@@ -51,6 +49,8 @@ class Pi05Policy:
         tokenizer_path: PaliGemma's tokenizer, for models that use it.
         num_steps: denoising steps.
         seed: of the noise that actions start from.
+        options: what is computed ahead or left out.
+        dtype: to compute and to keep parameters in; None takes what the checkpoint's configuration says.
 
     Raises:
         CheckpointError: the checkpoint is of another robot.
@@ -65,6 +65,8 @@ class Pi05Policy:
         tokenizer_path: Path | None = None,
         num_steps: int = 10,
         seed: int = 0,
+        options: InferenceOptions = ALL_ON,
+        dtype: Dtype | None = None,
     ) -> None:
         info = checkpoint.info
         if info.robot != profile.name:
@@ -74,35 +76,33 @@ class Pi05Policy:
         encoder = ByteEncoder() if info.tokenizer == "bytes" else SentencePieceEncoder(tokenizer_path or Path())
         if encoder.vocabulary > info.model.vocabulary:
             raise CheckpointError(f"the tokenizer has {encoder.vocabulary} tokens, the model {info.model.vocabulary}")
-        self._tokenize = PromptTokenizer(encoder, info.model.max_token_len)
+        self._tokenize = PromptTokenizer(encoder, info.model.max_token_len, options.bucketed_prompts)
         self._noise = np.random.default_rng(seed)
-        graph, parameters = nnx.split(checkpoint.model)
-        # What depends on the time steps alone is computed here, once, and not in every call.
-        modulations = jax.jit(lambda p: nnx.merge(graph, p).step_modulations(num_steps))(parameters)
-
-        def sample(parameters: nnx.State, modulations: object, observation: Observation, noise: jax.Array) -> Sample:
-            model = nnx.merge(graph, parameters)
-            return model.sample(observation, noise=noise, num_steps=num_steps, modulations=modulations)
-
-        compiled = jax.jit(sample)
-        self._sample: Callable[..., Sample] = lambda *given: compiled(parameters, modulations, *given)
+        self._options, self._encoded = options, None if options.skip_absent_cameras else IMAGE_KEYS
+        self.sampler = Sampler(for_inference(checkpoint.model, dtype), num_steps, options)
 
     def observe(self, frame: RobotFrame, prompt: str) -> Observation:
-        """The model's input for a frame, a batch of one, on the host."""
+        """The model's input for a frame, a batch of one, on the host.
+
+        Cameras that the profile does not have are left out, and so are those that the frame lacks, until ``warm_up``:
+        from then on the profile's cameras are always given, masked where the frame lacks them, so that a camera that
+        fails does not make a running robot wait for the compiler.
+        """
         height, width = self._info.model.image_size
         cameras = {camera.model_input: key for key, camera in self._profile.cameras.items()}
-        images = {
+        present = {
             model_key: resize_with_pad(frame.images[key], height, width)[None]
             for model_key, key in cameras.items()
             if key in frame.images
         }
+        encoded = present if self._encoded is None else self._encoded
         state = state_to_model(frame.state)
         if self._stats:
             state = normalize(state, self._stats["state"], self._info.quantiles).astype(np.float32)
         tokens, mask = self._tokenize(prompt, state if self._info.model.discrete_state else None)
         return Observation(
-            images=images,
-            image_masks={key: np.ones(1, bool) for key in images},
+            images={key: present.get(key, np.zeros((1, height, width, 3), np.uint8)) for key in encoded},
+            image_masks={key: np.array([key in present]) for key in encoded},
             state=pad_to(state, self._info.model.action_dim)[None],
             tokenized_prompt=tokens[None],
             tokenized_prompt_mask=mask[None],
@@ -115,7 +115,7 @@ class Pi05Policy:
         model = self._info.model
         noise = self._noise.standard_normal((1, model.action_horizon, model.action_dim), np.float32)
         prepared = time.perf_counter()
-        sample = jax.block_until_ready(self._sample(observation, noise))
+        sample = jax.block_until_ready(self.sampler(observation, noise))
         done = time.perf_counter()
         actions = np.asarray(sample.actions[0], np.float32)
         if self._stats:
@@ -141,16 +141,19 @@ class Pi05Policy:
         )
 
     def warm_up(self) -> None:
-        """Compile for every length a prompt can have."""
+        """Compile for the profile's cameras and every length a prompt can have: four programs at most, none later."""
+        if not self._options.warm_up:
+            return
         model = self._info.model
-        images = {key: np.zeros((1, *model.image_size, 3), np.uint8) for key in IMAGE_KEYS}
-        noise = np.zeros((1, model.action_horizon, model.action_dim), np.float32)
+        if self._options.skip_absent_cameras:
+            self._encoded = tuple(sorted(camera.model_input for camera in self._profile.cameras.values()))
         for length in self._tokenize.lengths:
-            tokens = np.zeros((1, length), np.int32)
+            images = {key: np.zeros((1, *model.image_size, 3), np.uint8) for key in self._encoded}
             masks = {key: np.ones(1, bool) for key in images}
-            state = np.zeros((1, model.action_dim), np.float32)
+            state, tokens = np.zeros((1, model.action_dim), np.float32), np.zeros((1, length), np.int32)
             observation = Observation(images, masks, state, tokens, np.ones((1, length), bool))
-            jax.block_until_ready(self._sample(observation, noise))
+            noise = np.zeros((1, model.action_horizon, model.action_dim), np.float32)
+            jax.block_until_ready(self.sampler(observation, noise))
 
 
 def use_compilation_cache(folder: Path = Path("~/.cache/pi05_progress/jax")) -> None:
@@ -169,6 +172,8 @@ def make_policy(
     tokenizer: str = "",
     num_steps: int = 10,
     seed: int = 0,
+    options: InferenceOptions = ALL_ON,
+    dtype: Dtype | None = None,
 ) -> Policy:
     """The policy that settings ask for.
 
@@ -180,6 +185,8 @@ def make_policy(
         tokenizer: path of PaliGemma's tokenizer.
         num_steps: denoising steps.
         seed: of random parameters and of noise.
+        options: what is computed ahead or left out.
+        dtype: to compute and to keep parameters in; None takes what the checkpoint's configuration says.
 
     Raises:
         ValueError: something is unknown or does not fit (also CheckpointError, TokenizerError, ModelConfigError).
@@ -192,6 +199,10 @@ def make_policy(
             raise ValueError(
                 f"policy {policy!r}: expected pi05 or module:function of importable code: {error}"
             ) from error
+    if options.compilation_cache:
+        use_compilation_cache()
     loaded = load_checkpoint(Path(checkpoint)) if checkpoint else untrained(named_config(model), profile.name, seed)
     path = Path(tokenizer) if tokenizer else None
-    return Pi05Policy(loaded, profile, tokenizer_path=path, num_steps=num_steps, seed=seed)
+    return Pi05Policy(
+        loaded, profile, tokenizer_path=path, num_steps=num_steps, seed=seed, options=options, dtype=dtype
+    )

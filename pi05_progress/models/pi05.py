@@ -270,16 +270,20 @@ class Pi05(nnx.Module):
             num_steps: how many steps.
             modulations: from ``step_modulations``; None computes them anew in every step.
         """
-        dt = -1.0 / num_steps
         times = jnp.asarray(time_steps(num_steps))
 
-        def step(x_t: Array, given: Array | Modulation) -> tuple[Array, None]:
-            if modulations is None:
-                given = self.modulation(jnp.broadcast_to(given, noise.shape[:1]))
-            return (x_t + dt * self.velocity(x_t, given, prefix)).astype(x_t.dtype), None
+        def step(x_t: Array, at: Array | Modulation) -> tuple[Array, None]:
+            return self.denoise_step(prefix, x_t, at, num_steps), None
 
         actions, _ = jax.lax.scan(step, noise, times if modulations is None else modulations)
         return actions
+
+    def denoise_step(
+        self, prefix: PrefixPass, x_t: Float[Array, "b a d"], at: Float[Array, ""] | Modulation, num_steps: int
+    ) -> Float[Array, "b a d"]:
+        """One of ``num_steps`` Euler steps, at a time or with the modulation that belongs to it."""
+        modulation = at if isinstance(at, Modulation) else self.modulation(jnp.broadcast_to(at, x_t.shape[:1]))
+        return (x_t - 1.0 / num_steps * self.velocity(x_t, modulation, prefix)).astype(x_t.dtype)
 
     def sample(
         self,
