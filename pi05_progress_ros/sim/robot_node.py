@@ -34,6 +34,7 @@ from pi05_progress.robots.yaml_lines import ConfigError
 from ..parameters import declare, refuse_unknown
 from ..transport import use_image_transport
 from .cameras import scaled_sizes
+from .domain import StartError, check_domain
 from .gl import NoOpenGLError, require_backend
 from .image_publisher import ImagePublisher
 from .robot import STATE_HZ, Robot
@@ -46,29 +47,11 @@ from .world import World
 if TYPE_CHECKING:
     from .operator import Operator
 
-PRODUCTION_DOMAIN = 29
 ARM_COMMANDS = ("auto", "position", "velocity")
 BEHIND_S = 0.2  # how far the simulation may lag the clock before it says so
 DISCOVERY_S = 1.5  # how long another robot in this domain is looked for
 NAME_S, UNKNOWN_NAME = 2.0, "_NODE_NAME_UNKNOWN_"
 RENDER_TIMEOUT_S = 10.0  # how long a lockstep step waits for the cameras
-
-
-class StartError(RuntimeError):
-    """The node must not or cannot start; the message says why and what to do."""
-
-
-def check_domain(domain: int, force: bool) -> None:
-    """Refuse the production robot's domain.
-
-    Raises:
-        StartError: the domain is the robot's and it was not forced.
-    """
-    if domain == PRODUCTION_DOMAIN and not force:
-        raise StartError(
-            f"ROS_DOMAIN_ID={domain} is the production robot's: a simulation there could be taken for it. "
-            "Use another domain, e.g. ROS_DOMAIN_ID=42, or set the parameter force_domain to true."
-        )
 
 
 def publisher_names(node: Node, topic: str) -> list[str]:

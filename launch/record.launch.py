@@ -1,0 +1,10 @@
+"""Recording with rosbag2; described in ``pi05_progress_ros/recording.py``."""
+
+from launch import LaunchDescription
+from pi05_progress_ros.launch_actions import launch_description
+from pi05_progress_ros.recording import RECORD
+
+
+def generate_launch_description() -> LaunchDescription:
+    """Read by ``ros2 launch``."""
+    return launch_description(RECORD)

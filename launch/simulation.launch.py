@@ -1,0 +1,10 @@
+"""The simulated robot alone; described in ``pi05_progress_ros/bringup.py``."""
+
+from launch import LaunchDescription
+from pi05_progress_ros.bringup import SIMULATION
+from pi05_progress_ros.launch_actions import launch_description
+
+
+def generate_launch_description() -> LaunchDescription:
+    """Read by ``ros2 launch``."""
+    return launch_description(SIMULATION)

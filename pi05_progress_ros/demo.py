@@ -1,0 +1,231 @@
+"""The simulated robot at work, the policy beside it, and its progress in this terminal: ``make demo``.
+
+Environment: TASK (task of the simulation), CHECKPOINT (folder; without it the model is untrained), DEMO_SECONDS (end so
+long after the policy node is up, and exit 0 only if progress was published from fresh images). Ctrl-C ends everything.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shlex
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from .bringup import BRINGUP
+from .demo_check import ProgressCheck
+from .launch_arguments import DISCOVERY, transport
+from .processes import LaunchError, Process
+from .supervisor import Child, Supervisor, on_end_signals, session_environment
+from .transport import VARIABLE as TRANSPORT
+
+IMAGE_SCALE = "0.25"  # of the real cameras' size: the small model looks at less, and a laptop renders that in real time
+DOMAINS = range(40, 100)  # none of the robots', and ports that no system hands out by itself
+ROBOT_DOMAINS = ("0", "29")
+INTERRUPTED = 130
+START_LIMIT_S = 240.0  # for loading and compiling a model, on a slow and busy machine, too
+WAITING_PERIOD_S = 5.0  # how often waiting is reported
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the environment asks for.
+
+    Attributes:
+        given: arguments of the bringup.
+        seconds: end so long after the policy node is up; None for no end.
+        checkpoint: folder, or empty.
+    """
+
+    given: dict[str, str]
+    seconds: float | None
+    checkpoint: str
+
+
+def settings(environment: Mapping[str, str]) -> Settings:
+    """Read the environment.
+
+    Raises:
+        LaunchError: a variable has a value it cannot have.
+    """
+    text = environment.get("DEMO_SECONDS", "")
+    try:
+        seconds = float(text) if text else None
+    except ValueError:
+        seconds = -1.0
+    if seconds is not None and not 0 < seconds < float("inf"):
+        raise LaunchError(f"DEMO_SECONDS={text}: expected a number of seconds above 0")
+    checkpoint = environment.get("CHECKPOINT", "")
+    given = {"sim": "true", "sim_image_scale": IMAGE_SCALE, "checkpoint": checkpoint}
+    if task := environment.get("TASK", ""):
+        given["sim_task"] = task
+    return Settings(given, seconds, checkpoint)
+
+
+def own_variables(environment: Mapping[str, str]) -> dict[str, str]:
+    """Variables that keep the demo to itself: a ROS domain, unless one that is no robot's is set, and this machine."""
+    domain = environment.get("ROS_DOMAIN_ID", "")
+    if domain in ("", *ROBOT_DOMAINS):
+        domain = str(random.SystemRandom().choice(DOMAINS))
+    found = {name: environment.get(name, "") for name in (DISCOVERY, TRANSPORT)}
+    return {"ROS_DOMAIN_ID": domain, **found, **transport(environment, sim=True)}
+
+
+def make_log_folder(environment: Mapping[str, str]) -> Path:
+    """A new folder among ROS's logs."""
+    home = environment.get("ROS_HOME") or str(Path("~/.ros").expanduser())
+    parent = Path(environment.get("ROS_LOG_DIR") or Path(home, "log"))
+    folder = parent / f"pi05_progress_demo_{time.strftime('%Y-%m-%d-%H-%M-%S')}_{os.getpid()}"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def greeting(chosen: Settings, variables: Mapping[str, str], log_folder: Path) -> str:
+    """What a person should know before looking."""
+    task = chosen.given.get("sim_task", "stack_cubes")
+    model = f"checkpoint {chosen.checkpoint}"
+    if not chosen.checkpoint:
+        model = "no checkpoint, so a small UNTRAINED model: its raw progress means nothing, the status stays UNKNOWN"
+    ending = f"it ends after {chosen.seconds:g} s" if chosen.seconds else "Ctrl-C ends it"
+    exports = " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items())
+    return "\n".join(
+        [
+            f"simulated robot: {task}, a scripted expert at work, one episode after another",
+            f"policy: {model}",
+            "to look from another terminal:",
+            f"  export {exports}",
+            f"  {sys.executable} -m pi05_progress_ros.monitor --once",
+            f"logs: {log_folder}",
+            f"{ending}; loading and compiling the model first",
+        ]
+    )
+
+
+class Demo:
+    """One run: what was started, what was seen of it, and why it ends."""
+
+    def __init__(self, chosen: Settings) -> None:
+        self._chosen = chosen
+        self._started_s = time.monotonic()
+        self._up_s: float | None = None  # when the policy node was heard for the first time
+        self.check = ProgressCheck()
+        self.interrupted = False
+        self.dead: list[Child] = []
+
+    def interrupt(self, _: int) -> None:
+        """A signal asks for the end."""
+        self.interrupted = True
+
+    def over(self, supervisor: Supervisor) -> bool:
+        """Whether to end now."""
+        self.dead = self.dead or supervisor.ended()
+        seconds, now = self._chosen.seconds, time.monotonic()
+        if self._up_s is None:
+            late = now - self._started_s >= START_LIMIT_S
+        else:
+            late = seconds is not None and now - self._up_s >= seconds
+        return bool(self.interrupted or self.dead or late)
+
+    def watch(self, supervisor: Supervisor) -> None:
+        """Show progress until the end."""
+        import rclpy  # only now: its settings are in the environment
+        from rclpy.executors import SingleThreadedExecutor
+        from rclpy.signals import SignalHandlerOptions
+
+        from pi05_progress_msgs.msg import TaskProgress
+
+        from .monitor import Monitor, show
+
+        rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
+        node = rclpy.create_node("demo", enable_rosout=False, start_parameter_services=False)
+        node.create_subscription(TaskProgress, "/task_progress", self._on_progress, 50)
+        monitor = Monitor(node)
+        executor = SingleThreadedExecutor()
+        executor.add_node(node)
+        try:
+            self._wait(lambda: executor.spin_once(timeout_sec=0.1), supervisor)
+            if not self.over(supervisor):
+                show(monitor, lambda seconds: executor.spin_once(timeout_sec=seconds), lambda: self.over(supervisor))
+        finally:
+            executor.shutdown()
+            node.destroy_node()
+            rclpy.try_shutdown()
+
+    def _wait(self, spin: Callable[[], None], supervisor: Supervisor) -> None:
+        """Until the policy node is heard."""
+        report_s = self._started_s + WAITING_PERIOD_S
+        while self._up_s is None and not self.over(supervisor):
+            spin()
+            if time.monotonic() >= report_s:
+                print(f"starting, {report_s - self._started_s:.0f} s", flush=True)
+                report_s += WAITING_PERIOD_S
+
+    def _on_progress(self, message: object) -> None:
+        if self._up_s is None:
+            self._up_s = time.monotonic()
+            print(f"the policy node is up after {self._up_s - self._started_s:.0f} s", flush=True)
+        self.check.add(message, time.monotonic())
+
+    def verdict(self) -> tuple[int, list[str]]:
+        """Exit status and what there is to say. Call it before anything is ended."""
+        if self.dead:
+            lines = [f"{c.process.name} has ended by itself, {c.how_it_ended()}:\n{c.last_words()}" for c in self.dead]
+            return 1, lines
+        if self.interrupted:
+            return (INTERRUPTED if self._chosen.seconds else 0), []
+        if self._up_s is None:
+            return 1, [f"the policy node said nothing for {START_LIMIT_S:g} s"]
+        if self._chosen.seconds is None:
+            return 0, []  # q on the monitor
+        if missing := self.check.missing(time.monotonic()):
+            return 1, [f"the demo failed after {self._chosen.seconds:g} s:", *(f"  {text}" for text in missing)]
+        text = f"the demo works: {self.check.good} times progress from fresh images, model {self.check.model_id}"
+        return 0, [f"{text}, task {self.check.task!r}"]
+
+
+def run(chosen: Settings, processes: tuple[Process, ...], variables: Mapping[str, str], log_folder: Path) -> int:
+    """Start, watch, end; returns the exit status."""
+    demo = Demo(chosen)
+    on_end_signals(demo.interrupt)
+    with Supervisor({**session_environment(), "ROS_LOG_DIR": str(log_folder)}, log_folder) as supervisor:
+        for process in processes:
+            supervisor.start(process)
+        demo.watch(supervisor)
+        status, lines = demo.verdict()
+    for line in lines:
+        print(line, file=sys.stderr if status else sys.stdout)
+    if status not in (0, INTERRUPTED):
+        print(f"  logs: {log_folder}", file=sys.stderr)
+    return status
+
+
+def main() -> int:
+    """Entry point; returns the exit status."""
+    try:
+        chosen = settings(os.environ)
+        variables = own_variables(os.environ)
+        asked = os.environ.get("ROS_DOMAIN_ID", "")
+        if asked in ROBOT_DOMAINS:
+            print(f"ROS_DOMAIN_ID={asked} is where robots live: the demo takes {variables['ROS_DOMAIN_ID']} instead")
+        os.environ.update(variables)
+        processes = BRINGUP.processes(chosen.given, os.environ)
+    except LaunchError as error:
+        print(f"demo: {in_variables(str(error))}", file=sys.stderr)
+        return 1
+    log_folder = make_log_folder(os.environ)
+    print(greeting(chosen, variables, log_folder), flush=True)
+    return run(chosen, processes, variables, log_folder)
+
+
+def in_variables(text: str) -> str:
+    """An error about launch arguments in the words of this program's environment variables."""
+    for argument, variable in (("sim_task:=", "TASK="), ("checkpoint:=", "CHECKPOINT=")):
+        text = text.replace(argument, variable)
+    return text
+
+
+if __name__ == "__main__":
+    sys.exit(main())

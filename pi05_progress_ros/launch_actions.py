@@ -1,0 +1,65 @@
+"""The translation of a ``Launch`` into ROS's ``launch``; the files in ``launch/`` are nothing else."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from launch.action import Action
+from launch.actions import DeclareLaunchArgument, ExecuteProcess, LogInfo, OpaqueFunction, Shutdown
+from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
+
+from launch import LaunchContext, LaunchDescription
+
+from .processes import PACKAGE, Launch, Process
+
+
+def launch_description(launch: Launch) -> LaunchDescription:
+    """What ``generate_launch_description`` returns."""
+    declared = [
+        DeclareLaunchArgument(
+            argument.name,
+            default_value=argument.default,
+            description=argument.text,
+            choices=list(argument.choices) or None,
+        )
+        for argument in launch.arguments
+    ]
+    return LaunchDescription([*declared, OpaqueFunction(function=partial(_start, launch=launch))])
+
+
+def _start(context: LaunchContext, launch: Launch) -> list[Action]:
+    values = {a.name: context.launch_configurations[a.name] for a in launch.arguments}
+    pushed = context.launch_configurations.get("ros_namespace", "")  # of a launch file that includes this one
+    if not values.get("namespace", "absent"):
+        values["namespace"] = pushed
+    processes = launch.processes(values, context.environment)
+    notes = [LogInfo(msg=process.note) for process in processes if process.note]
+    return [*notes, *map(action, processes)]
+
+
+def action(process: Process) -> Action:
+    """What starts one process."""
+    ending = [Shutdown(reason=f"{process.name} has ended")] if process.required else None
+    if process.command:
+        return ExecuteProcess(
+            cmd=list(process.command),
+            name=process.name,
+            output="screen",
+            additional_env=dict(process.environment),
+            on_exit=ending,
+        )
+    parameters: list[object] = [process.params_file] if process.params_file else []
+    parameters.append({name: ParameterValue(value) for name, value in process.parameters.items()})
+    return Node(
+        package=PACKAGE,
+        executable=process.executable,
+        name=process.name,
+        namespace=process.namespace,
+        parameters=parameters,
+        remappings=list(process.remappings),
+        ros_arguments=["--log-level", process.log_level],
+        output="both",
+        additional_env=dict(process.environment),
+        on_exit=ending,
+    )

@@ -1,0 +1,132 @@
+"""What a launch consists of, as plain values: its arguments, and the processes that follow from them.
+
+Read by the launch files (``launch_actions.py``) and by ``run.py`` for machines without ``launch``. Imports neither.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+PACKAGE = "pi05_progress"
+NAMESPACE = re.compile(r"/?[A-Za-z_]\w*(/[A-Za-z_]\w*)*")
+
+Value = bool | int | float | str | list[str]
+
+
+class LaunchError(ValueError):
+    """Nothing is started; the message says which argument is wrong or what is missing, and what to do."""
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One launch argument; all of them are text.
+
+    Attributes:
+        name: as in ``name:=value``.
+        text: what it means, with unit.
+        default: its value unless given.
+        choices: the values it may have; empty if any.
+    """
+
+    name: str
+    text: str
+    default: str = ""
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Process:
+    """One process: a node of this package, or another program.
+
+    Attributes:
+        name: of the node, or what the program is called in messages to people.
+        executable: of this package, as in ``ros2 run pi05_progress EXECUTABLE``; empty for another program.
+        module: Python module with the same ``main``.
+        command: argument vector of another program; empty for a node.
+        namespace: of the node, absolute.
+        parameters: of the node; they win over those of ``params_file``.
+        params_file: path of a ROS parameter file, or empty.
+        remappings: pairs from, to.
+        log_level: of the node.
+        environment: added to the variables it inherits.
+        required: whether everything ends when it does.
+        note: what a person should be told when it starts.
+    """
+
+    name: str
+    executable: str = ""
+    module: str = ""
+    command: tuple[str, ...] = ()
+    namespace: str = "/"
+    parameters: Mapping[str, Value] = field(default_factory=dict)
+    params_file: str = ""
+    remappings: tuple[tuple[str, str], ...] = ()
+    log_level: str = "info"
+    environment: Mapping[str, str] = field(default_factory=dict)
+    required: bool = True
+    note: str = ""
+
+    @property
+    def full_name(self) -> str:
+        """Name of the node with its namespace."""
+        return f"{self.namespace.rstrip('/')}/{self.name}"
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One launch file.
+
+    Attributes:
+        name: of the file, without ``.launch.py``.
+        text: what it starts.
+        arguments: what it may be given.
+        describe: the processes that follow from the values of all arguments and from the environment.
+    """
+
+    name: str
+    text: str
+    arguments: tuple[Argument, ...]
+    describe: Callable[[Mapping[str, str], Mapping[str, str]], tuple[Process, ...]]
+
+    def processes(self, given: Mapping[str, str], environment: Mapping[str, str]) -> tuple[Process, ...]:
+        """What is to be started.
+
+        Args:
+            given: values of arguments; those that are absent have their default.
+            environment: variables of the process that starts them.
+
+        Raises:
+            LaunchError: an argument is unknown or has a value it cannot have.
+        """
+        known = {argument.name: argument for argument in self.arguments}
+        for name in given:
+            if name not in known:
+                raise LaunchError(unknown_argument(name, known))
+        values = {a.name: given.get(a.name, a.default) for a in self.arguments}
+        for name, value in values.items():
+            choices = known[name].choices
+            if choices and value not in choices:
+                raise LaunchError(f"{name}:={value}: expected {' or '.join(c or 'nothing' for c in choices)}")
+        return self.describe(values, environment)
+
+
+def unknown_argument(name: str, known: Mapping[str, Argument]) -> str:
+    """What is said about an argument that there is not."""
+    near = difflib.get_close_matches(name, known, 1)
+    return f"unknown argument {name}; " + (f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}")
+
+
+def absolute_namespace(text: str) -> str:
+    """A namespace with its leading slash; empty is the root.
+
+    Raises:
+        LaunchError: it is none.
+    """
+    if text in ("", "/"):
+        return "/"
+    if not NAMESPACE.fullmatch(text):
+        raise LaunchError(f"namespace:={text}: expected names of letters, digits and _, separated by /")
+    return "/" + text.strip("/")

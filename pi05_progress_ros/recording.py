@@ -1,0 +1,182 @@
+"""What ``record`` starts: rosbag2, on the topics of a robot profile and of the policy. Needs no ROS."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .launch_arguments import (
+    BOOLEANS,
+    DEFAULT_ROBOT,
+    LOG_LEVEL,
+    NAMESPACE,
+    ROBOT,
+    load_profile,
+    number,
+    transport,
+)
+from .processes import Argument, Launch, LaunchError, Process, absolute_namespace
+
+if TYPE_CHECKING:
+    from pi05_progress.robots.profile import RobotProfile
+
+IMAGE_FORMS = ("raw", "compressed", "none")
+COMPRESSIONS = ("none", "zstd_fast", "zstd_small")
+POLICY_TOPICS = ("task_progress", "task_progress/percent", "action_chunk", "episode_event")
+SIM_TOPICS = ("/clock", "/sim/progress", "/sim/task", "/sim/events", "/sim/object_poses")
+PACKAGES = ("ros2bag", "rosbag2_storage_mcap")
+
+
+def recorded_topics(profile: RobotProfile, namespace: str = "/", images: str = "raw", sim: bool = False) -> list[str]:
+    """Everything worth keeping: cameras, states, poses, the operator's and the policy's commands, events, modes.
+
+    Args:
+        profile: whose topics.
+        namespace: of the policy node, absolute.
+        images: one of ``IMAGE_FORMS``; packets of a video codec are recorded as they are.
+        sim: whether to add what only a simulation publishes.
+    """
+    from pi05_progress.robots.profile import IMAGE_TYPE
+
+    topics: list[str] = []
+    for camera in profile.cameras.values():
+        if camera.topic and images != "none":
+            compressed = images == "compressed" and camera.type == IMAGE_TYPE
+            topics.append(camera.compressed_topic if compressed else camera.topic)
+    for arm in profile.arms.values():
+        topics += [arm.state_topic, arm.state_pose_topic, arm.target_pose_topic, arm.teleoperation_topic]
+        topics += [arm.target_topic, arm.command_topic]
+    for gripper in profile.grippers.values():
+        topics += [gripper.state_topic, gripper.teleoperation_topic, gripper.command_topic]
+    topics += [profile.enable_topic, profile.fsm_topic, profile.mode_topic, profile.marks.topic]
+    topics += [f"{namespace.rstrip('/')}/{name}" for name in POLICY_TOPICS]
+    topics += ["/diagnostics", *(SIM_TOPICS if sim else ())]
+    return list(dict.fromkeys(topics))  # a profile may use a topic twice
+
+
+def check_rosbag2(environment: Mapping[str, str]) -> None:
+    """Refuse to record where that cannot work.
+
+    Raises:
+        LaunchError: rosbag2 is not installed; the message says how to.
+    """
+    prefixes = [Path(p) for p in environment.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if p]
+    index = Path("share/ament_index/resource_index/packages")
+    missing = [name for name in PACKAGES if not any((prefix / index / name).exists() for prefix in prefixes)]
+    if shutil.which("ros2", path=environment.get("PATH", "")) is None:
+        missing.insert(0, "ros2cli")
+    if missing:
+        apt = " ".join(f"ros-jazzy-{name.replace('_', '-')}" for name in missing)
+        raise LaunchError(
+            f"recording needs rosbag2; not found among the sourced packages: {', '.join(missing)}. "
+            f"With ROS 2 from apt:  sudo apt install {apt}"
+        )
+
+
+def default_output(robot: str) -> str:
+    """Folder of a recording that is made now, in the present folder."""
+    return f"{robot}_{time.strftime('%Y_%m_%d-%H_%M_%S')}"
+
+
+def record_process(
+    profile: RobotProfile,
+    environment: Mapping[str, str],
+    variables: Mapping[str, str],
+    *,
+    output: str = "",
+    namespace: str = "/",
+    more: tuple[str, ...] = (),
+    images: str = "raw",
+    compression: str = "none",
+    max_size_mb: int = 0,
+    max_duration_s: int = 0,
+    sim_time: bool = False,
+    log_level: str = "info",
+    required: bool = False,
+) -> Process:
+    """The recorder.
+
+    Args:
+        profile: whose topics.
+        environment: variables it inherits.
+        variables: variables added to them.
+        output: the bag's folder; must not exist.
+        namespace: of the policy node, absolute.
+        more: further topics.
+        images: one of ``IMAGE_FORMS``.
+        compression: one of ``COMPRESSIONS``.
+        max_size_mb: a new file is begun after this many megabytes; 0 for one file.
+        max_duration_s: a new file is begun after this long, s; 0 for one file.
+        sim_time: stamp messages by ``/clock`` and record what only a simulation publishes.
+        log_level: what it logs.
+        required: whether everything ends when it does. A policy goes on when its recorder fails.
+
+    Raises:
+        LaunchError: rosbag2 is not installed, or the folder is already there.
+    """
+    check_rosbag2(environment)
+    output = output or default_output(profile.name)
+    if Path(output).exists():
+        raise LaunchError(f"output:={output} is already there; recordings are not overwritten")
+    command = ["ros2", "bag", "record", "--storage", "mcap", "--output", output, "--disable-keyboard-controls"]
+    command += ["--log-level", log_level]
+    if compression != "none":
+        command += ["--storage-preset-profile", compression]
+    if max_size_mb:
+        command += ["--max-bag-size", str(max_size_mb * 10**6)]
+    if max_duration_s:
+        command += ["--max-bag-duration", str(max_duration_s)]
+    if sim_time:
+        command.append("--use-sim-time")
+    # rosbag2 takes the QoS that publishers offer, so best-effort images need no override.
+    command += ["--topics", *dict.fromkeys([*recorded_topics(profile, namespace, images, sim_time), *more])]
+    streams = [key for key, camera in profile.cameras.items() if camera.topic is None]
+    note = f"recording into {output}"
+    if streams and images != "none":
+        note += f"; {', '.join(streams)} of {profile.name} arrive as {profile.cameras[streams[0]].type}, which is no"
+        note += " topic: they are not recorded"
+    return Process("recorder", command=tuple(command), environment=variables, required=required, note=note)
+
+
+ARGUMENTS = (
+    Argument("robot", ROBOT, DEFAULT_ROBOT),
+    Argument(
+        "output", "folder of the bag, which must not exist; empty: named after robot, date and time, where you are"
+    ),
+    Argument("topics", "further topics, separated by spaces or commas"),
+    Argument("images", "which form of Image topics: raw, <topic>/compressed, or none", "raw", IMAGE_FORMS),
+    Argument("compression", "of the bag: none, or Zstandard for speed or for size", "none", COMPRESSIONS),
+    Argument("max_size_mb", "begin a new file after this many megabytes; 0: one file", "0"),
+    Argument("max_duration_s", "begin a new file after this many seconds; 0: one file", "0"),
+    Argument("namespace", NAMESPACE.text),
+    Argument(
+        "use_sim_time", "beside a simulation: stamp by /clock and record what only it publishes", "false", BOOLEANS
+    ),
+    LOG_LEVEL,
+)
+
+
+def _record(given: Mapping[str, str], environment: Mapping[str, str]) -> tuple[Process, ...]:
+    process = record_process(
+        load_profile(given["robot"]),
+        environment,
+        transport(environment),
+        output=given["output"],
+        namespace=absolute_namespace(given["namespace"]),
+        more=tuple(given["topics"].replace(",", " ").split()),
+        images=given["images"],
+        compression=given["compression"],
+        max_size_mb=number("max_size_mb", given["max_size_mb"], int),
+        max_duration_s=number("max_duration_s", given["max_duration_s"], int),
+        sim_time=given["use_sim_time"] == "true",
+        log_level=given["log_level"],
+        required=True,
+    )
+    return (process,)
+
+
+RECORD = Launch("record", "Records what a robot and its policy publish, with rosbag2.", ARGUMENTS, _record)

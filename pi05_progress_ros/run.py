@@ -1,0 +1,106 @@
+"""Starts what a launch file starts, where ROS's ``launch`` is not installed: it reads the same description.
+
+``python -m pi05_progress_ros.run bringup sim:=true``; ``--show-args`` lists the arguments.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import textwrap
+import threading
+from collections.abc import Sequence
+
+from .bringup import BRINGUP, SIMULATION
+from .processes import Launch, LaunchError, Process
+from .recording import RECORD
+from .supervisor import Supervisor, on_end_signals, session_environment
+
+LAUNCHES = {launch.name: launch for launch in (BRINGUP, SIMULATION, RECORD)}
+WATCH_PERIOD_S = 0.2
+USAGE = f"usage: python -m pi05_progress_ros.run {{{','.join(LAUNCHES)}}} [--show-args] [name:=value ...]"
+
+
+def parse(arguments: Sequence[str]) -> dict[str, str]:
+    """Values from ``name:=value`` words.
+
+    Raises:
+        LaunchError: a word has another form, or a name comes twice.
+    """
+    given: dict[str, str] = {}
+    for word in arguments:
+        name, separator, value = word.partition(":=")
+        if not separator or not name:
+            raise LaunchError(f"{word!r}: expected name:=value")
+        if name in given:
+            raise LaunchError(f"{name} is given twice")
+        given[name] = value
+    return given
+
+
+def describe(launch: Launch) -> str:
+    """The arguments of a launch, for people."""
+    lines = [launch.text, "", "Arguments (name:=value):"]
+    for argument in launch.arguments:
+        lines += ["", f"  {argument.name}"]
+        lines += textwrap.wrap(argument.text, 100, initial_indent="      ", subsequent_indent="      ")
+        if argument.choices:
+            lines.append(f"      one of: {', '.join(choice or 'empty' for choice in argument.choices)}")
+        lines.append(f"      default: {argument.default or 'empty'}")
+    return "\n".join(lines)
+
+
+def supervise(processes: Sequence[Process]) -> int:
+    """Run processes with their output in the terminal until a required one ends or the end is asked for.
+
+    Returns:
+        The exit status: 0 when the end was asked for or all that ended did so in order.
+    """
+    asked = threading.Event()
+    on_end_signals(lambda _: asked.set())
+    with Supervisor(session_environment()) as supervisor:
+        for process in processes:
+            if process.note:
+                print(process.note, flush=True)
+            try:
+                supervisor.start(process)
+            except OSError as error:
+                print(f"{process.name} cannot be started: {error}", file=sys.stderr)
+                return 1
+        reported: set[str] = set()
+        while not asked.wait(WATCH_PERIOD_S):
+            ended = supervisor.ended()
+            for child in ended:
+                name = child.process.name
+                if name not in reported:
+                    print(f"{name} has ended with {child.how_it_ended()}", file=sys.stderr)
+                    reported.add(name)
+            required = [child for child in ended if child.process.required]
+            if required or len(ended) == len(processes):
+                return int(any(child.popen.returncode for child in ended))
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help"):
+        print(f"{__doc__}\n{USAGE}")
+        return 0 if words else 2
+    launch = LAUNCHES.get(words.pop(0))
+    if launch is None:
+        print(USAGE, file=sys.stderr)
+        return 2
+    if {"-s", "--show-args", "-h", "--help"} & set(words):
+        print(describe(launch))
+        return 0
+    try:
+        processes = launch.processes(parse(words), os.environ)
+    except LaunchError as error:
+        print(f"{launch.name}: {error}", file=sys.stderr)
+        return 1
+    return supervise(processes)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
