@@ -36,6 +36,18 @@ def start_node(start, *remaps, **values):
     return start(NODE, *given, *(a for remap in remaps for a in ("-r", remap)), PYTHONPATH=path)
 
 
+def set_parameter(ros, node, name, value, spin=None):
+    """Set a parameter of the policy node from another node; returns whether it was taken."""
+    spin = spin or (lambda: ros.spin_once(node, timeout_sec=0.01))
+    client = node.create_client(SetParameters, "/policy_node/set_parameters")
+    wait_for(client.service_is_ready, 20, spin, "the parameter service")
+    request = SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg()])
+    future = client.call_async(request)
+    wait_for(future.done, 20, spin, "an answer of the parameter service")
+    node.destroy_client(client)
+    return future.result().results[0].successful
+
+
 class FakeRobot:
     """Publishes whatever its attributes say; the node's answers are collected."""
 
@@ -47,7 +59,6 @@ class FakeRobot:
         self.fsm_pub, self.mode_pub = create(Int32, PROFILE.fsm_topic, 10), create(String, PROFILE.mode_topic, 10)
         self.task_pub = create(String, "/policy_node/set_task", 10)
         self.relays = []
-        self.parameters = self.node.create_client(SetParameters, "/policy_node/set_parameters")
         self.progress, self.chunks, self.diagnostics, self.percent = [], [], [], []
         self.targets, self.grippers, self.enables = [], [], []
         subscribe(TaskProgress, "/task_progress", self.progress.append, 50)
@@ -148,13 +159,8 @@ class FakeRobot:
         self.task_pub.publish(String(data=task))
 
     def set_parameter(self, name, value):
-        """Returns the node's answer."""
-        self.until(self.parameters.service_is_ready, "the parameter service")
-        future = self.parameters.call_async(
-            SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg()])
-        )
-        self.until(future.done, "an answer of the parameter service")
-        return future.result().results[0]
+        """Whether the node took it."""
+        return set_parameter(self.ros, self.node, name, value, self.spin)
 
     def good(self):
         return bool(self.progress) and math.isfinite(self.progress[-1].progress_raw)

@@ -51,10 +51,11 @@ def test_progress_is_filtered_stamped_and_published_as_percent_and_the_task_can_
     assert message.rate > 0
     assert message.time_remaining_valid
     robot.run(1.5)
-    stamps = [m.header.stamp.sec + m.header.stamp.nanosec * 1e-9 for m in robot.progress]
+    estimates = [m for m in robot.progress if math.isfinite(m.progress_raw)]
+    stamps = [m.header.stamp.sec + m.header.stamp.nanosec * 1e-9 for m in estimates]
     assert 8 <= len(stamps) <= 18
     assert (np.diff(stamps) > 0).all()
-    assert all(m.observation_age_ms < 500 for m in robot.progress)
+    assert all(m.observation_age_ms < 500 for m in estimates)
     ids = [c.chunk_id for c in robot.chunks]
     assert ids == list(range(ids[0], ids[0] + len(ids)))
     assert all(0 <= m.data <= 100 for m in robot.percent)
@@ -64,7 +65,7 @@ def test_progress_is_filtered_stamped_and_published_as_percent_and_the_task_can_
     robot.until(lambda: robot.progress[-1].task == "swing", "the new task")
     assert robot.progress[-1].status != TaskProgress.SUCCEEDED
     assert robot.progress[-1].progress < 0.6, "nothing is kept of the task before"
-    assert not robot.set_parameter("robot", "teleavatar_v2").successful, "read-only"
+    assert not robot.set_parameter("robot", "teleavatar_v2"), "read-only"
     node.send_signal(signal.SIGTERM)
     assert node.wait(10) == 0
 
@@ -100,20 +101,19 @@ def test_a_clock_that_jumps_back_starts_anew(start, ros):
     robot.until(lambda: robot.progress[-1].status == TaskProgress.ADVANCING, "an estimate made anew")
 
 
-@pytest.mark.parametrize(
-    ("values", "text"),
-    [
-        ({"robot": "nobody"}, "unknown robot profile 'nobody'"),
-        ({"robot": "teleavatar_v2"}, "cameras of teleavatar_v2 arrive as rtp: not supported yet"),
-        ({"checkpoint": "/nowhere"}, "/nowhere: no such folder; a checkpoint is a folder with config.json"),
-        ({"model": "huge"}, "unknown model configuration 'huge'; known: pi05, pi05_lora, tiny, mid"),
-        ({"policy": "nothing"}, "policy 'nothing': expected pi05 or module:function"),
-        ({"max_joint_speed": 99.0}, "max_joint_speed: 99.0 is refused, expected float between 0.01 and 3"),
-        ({"promt": "stack"}, "unknown parameter promt; known: autostart, "),
-    ],
-    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
-)
-def test_wrong_parameters_are_refused_with_the_reason(start, values, text):
-    node = start(NODE, *parameters(**values))
-    assert node.wait(60) == 1
-    assert text in node.log()
+WRONG_PARAMETERS = [
+    ({"robot": "nobody"}, "unknown robot profile 'nobody'"),
+    ({"robot": "teleavatar_v2"}, "cameras of teleavatar_v2 arrive as rtp: not supported yet"),
+    ({"checkpoint": "/nowhere"}, "/nowhere: no such folder; a checkpoint is a folder with config.json"),
+    ({"model": "huge"}, "unknown model configuration 'huge'; known: pi05, pi05_lora, tiny, mid"),
+    ({"policy": "nothing"}, "policy 'nothing': expected pi05 or module:function"),
+    ({"max_joint_speed": 99.0}, "max_joint_speed: 99.0 is refused, expected float between 0.01 and 3"),
+    ({"promt": "stack"}, "unknown parameter promt; known: autostart, "),
+]
+
+
+def test_wrong_parameters_are_refused_with_the_reason(start):
+    nodes = [(start(NODE, *parameters(**values)), text) for values, text in WRONG_PARAMETERS]
+    for node, text in nodes:
+        assert node.wait(120) == 1
+        assert text in node.log()

@@ -61,7 +61,7 @@ def _read(path: Path, seen: tuple[Path, ...]) -> Document:
     data = yaml.safe_load(text)
     if "extends" not in data:
         return Document(path, data, places)
-    base = _read(path.with_name(str(data.pop("extends"))), (*seen, path))
+    base = _read(path.parent / str(data.pop("extends")), (*seen, path))
     return Document(path, _merged(base.data, data), base.places | places)
 
 
