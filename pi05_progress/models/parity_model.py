@@ -6,7 +6,6 @@ import dataclasses
 import json
 import re
 from collections.abc import Iterator, Mapping
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -28,6 +27,9 @@ BF16, BF16_TRUNK = Tolerance(rms=0.01), Tolerance(rms=0.02)
 GRADIENT_RTOL, GRADIENT_ATOL = 1e-3, 1e-5  # the second relative to the leaf's largest gradient
 # Softmax does not change when all keys are shifted, so this gradient is zero but for noise.
 NO_GRADIENT = "MultiHeadDotProductAttention_0/key/bias"
+# Each program runs once, and nearly all the time is compiling. Machine code that is not optimised takes half of it; in
+# float32 that is not done, since a multiplication and an addition that are not fused move the last digit of the time.
+QUICK = {"xla_backend_optimization_level": 0}
 OUTPUTS = ("f32", "bf16_train", "bf16_infer")
 
 
@@ -122,7 +124,14 @@ def outputs(
 ) -> dict[str, np.ndarray]:
     """Our numbers for every quantity of a set's outputs."""
     steps = tuple(sorted(int(k.rpartition("_")[2]) for k in wanted if re.fullmatch(r"sample_actions_\d+", k)))
-    result = nnx.jit(partial(_outputs, steps=steps, loss_key=loss_key))(model, observation, dict(inputs))
+    graph, parameters = nnx.split(model)
+
+    def all_outputs(parameters: nnx.State, observation: Observation, inputs: dict) -> dict[str, jax.Array]:
+        return _outputs(nnx.merge(graph, parameters), observation, inputs, steps=steps, loss_key=loss_key)
+
+    quick = model.config.compute_dtype != "float32"
+    compiled = jax.jit(all_outputs, compiler_options=QUICK if quick else None)
+    result = compiled(parameters, observation, dict(inputs))
     return {
         key: np.asarray(value, np.float32 if value.dtype == jnp.bfloat16 else value.dtype)
         for key, value in result.items()
@@ -137,7 +146,9 @@ def _outputs(
     steps: tuple[int, ...],
     loss_key: int | None,
 ) -> dict[str, jax.Array]:
-    x_t, t = inputs["x_t"], inputs["t"]
+    # Every pass appears once: compiling is nearly all the time this takes. Sampling and the loss go through the model's
+    # own `velocity` and `joint_pass`.
+    x_t, t, n = inputs["x_t"], inputs["t"], model.config.tokens_per_image
     embedded = model.embed_prefix(observation)
     prefix_tokens, mask = embedded
     prefix = model.prefix_pass(observation, embedded)
@@ -154,12 +165,12 @@ def _outputs(
     attend = jnp.concatenate([jnp.broadcast_to(mask[:, None], (b, a, mask.shape[1])), own], axis=2)
     _, cached_suffix, _ = model.PaliGemma.llm(None, suffix, positions[:, -a:], attend, modulation, prefix.cache)
     samples = {
-        f"sample_actions_{n}": model.denoise(prefix, inputs["sample_noise"], n, model.step_modulations(n))
-        for n in steps
+        f"sample_actions_{count}": model.denoise(prefix, inputs["sample_noise"], count, model.step_modulations(count))
+        for count in steps
     }
-    plain = {f"sample_actions_{n} plain": model.denoise(prefix, inputs["sample_noise"], n) for n in steps}
+    plain = {f"sample_actions_{count} plain": model.denoise(prefix, inputs["sample_noise"], count) for count in steps}
     return {
-        **{f"vision/{key}": tokens for key, tokens in model.embed_images(observation).items()},
+        **{f"vision/{key}": prefix_tokens[:, i * n : (i + 1) * n] for i, key in enumerate(IMAGE_KEYS)},
         "prefix_tokens": prefix_tokens,
         "prefix_mask": mask,
         "prefix_ar_mask": jnp.zeros(mask.shape[1], bool),
@@ -173,10 +184,10 @@ def _outputs(
         "suffix_positions": positions[:, -a:],
         "adarms_cond": model.condition(t),
         "suffix_out_cached": cached_suffix,
-        "v_t_cached": model.velocity(x_t, modulation, prefix),
+        "v_t_cached": model.action_out_proj(cached_suffix),
         "prefix_out_joint": joint_prefix,
         "suffix_out_joint": joint_suffix,
-        "v_t_joint": model.joint_pass(observation, x_t, t)[2],
+        "v_t_joint": model.action_out_proj(joint_suffix),
         "loss": _loss(model, observation, inputs, loss_key),
         **samples,
         **plain,
@@ -236,10 +247,12 @@ def _check_gradients(
     loss_key: int | None,
     golden: Mapping[str, np.ndarray],
 ) -> Iterator[Check]:
-    def mean_loss(m: Pi05) -> jax.Array:
-        return _loss(m, observation, inputs, loss_key).mean()
+    graph, parameters = nnx.split(model)
 
-    loss, gradients = nnx.jit(nnx.value_and_grad(mean_loss))(model)
+    def mean_loss(parameters: nnx.State, observation: Observation, inputs: dict) -> jax.Array:
+        return _loss(nnx.merge(graph, parameters), observation, inputs, loss_key).mean()
+
+    loss, gradients = jax.jit(jax.value_and_grad(mean_loss))(parameters, observation, dict(inputs))
     if "__loss__" in golden:
         yield compare("gradients: loss", loss, golden["__loss__"], FORWARD)
     ours = {"/".join(map(str, path)): leaf[...] for path, leaf in nnx.to_flat_state(gradients)}
