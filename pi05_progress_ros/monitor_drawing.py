@@ -1,0 +1,132 @@
+"""Bars, small plots and numbers for a terminal: with block characters, or in ASCII. Imports no ROS."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from rich.cells import cell_len
+from rich.console import Console
+from rich.text import Text
+
+
+@dataclass(frozen=True)
+class Charset:
+    """Characters to draw with.
+
+    Attributes:
+        done, below, above, rest: of the bar: below the interval, from its lower end to the value, from the value to its
+            upper end, above it.
+        ramp: of a column of the plot, from least to full.
+        marks: of diagnostics levels OK, WARN, ERROR, STALE.
+        more: stands for what was cut off.
+        ascii: whether other text must be ASCII, too.
+    """
+
+    done: str
+    below: str
+    above: str
+    rest: str
+    ramp: str
+    marks: str
+    more: str
+    ascii: bool
+
+    def clean(self, text: str) -> str:
+        """Text of others on one line, without characters that would disturb the terminal."""
+        text = "".join(c if c.isprintable() else " " for c in text)
+        return text.encode("ascii", "replace").decode() if self.ascii else text
+
+
+UNICODE = Charset("█", "▓", "░", "·", "▁▂▃▄▅▆▇█", "✓!✗?", "…", False)
+ASCII = Charset("#", "=", "-", ".", ".:|", "+!x?", "~", True)
+
+_CONSOLE = Console(width=80, legacy_windows=False, color_system=None)  # only for its tab size when wrapping
+
+
+def known(value: float) -> bool:
+    """Whether a number of a message is known: NaN is not."""
+    return math.isfinite(value)
+
+
+def percent(value: float, digits: int = 1) -> str:
+    """A share as ``42.0 %``; ``-`` if unknown."""
+    return f"{100 * value:.{digits}f} %" if known(value) else "-"
+
+
+def duration(seconds: float) -> str:
+    """As ``48 s``, ``3 min 20 s`` or ``1 h 05 min``; ``-`` if unknown."""
+    if not known(seconds):
+        return "-"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def bar(value: float, lower: float, upper: float, width: int, charset: Charset, style: str) -> Text:
+    """A progress bar of ``width`` cells with its interval; dots only if ``value`` (in [0, 1]) is NaN.
+
+    An end of the interval that is NaN is taken to be the value. A cell belongs to where its middle lies.
+    """
+    if not known(value):
+        return Text(charset.rest * width, style="dim")
+    start = min(lower, value) if known(lower) else value
+    end = max(upper, value) if known(upper) else value
+    ends = [min(max(round(width * share), 0), width) for share in (start, value, end)]
+    text = Text(charset.done * ends[0], style=style)
+    text.append(charset.below * (ends[1] - ends[0]))
+    text.append(charset.above * (ends[2] - ends[1]))
+    text.append(charset.rest * (width - ends[2]), style="dim")
+    return text
+
+
+def plot(values: Sequence[float], rows: int, charset: Charset) -> list[str]:
+    """Columns as high as ``values`` in [0, 1]; NaN is left empty and 0 still shows. Top row first."""
+    steps = len(charset.ramp)
+    lines = []
+    for row in reversed(range(rows)):
+        cells = []
+        for value in values:
+            level = max(1, round(min(max(value, 0.0), 1.0) * rows * steps)) - row * steps if known(value) else 0
+            cells.append(charset.ramp[min(level, steps) - 1] if level > 0 else " ")
+        lines.append("".join(cells))
+    return lines
+
+
+def columns(times_s: Sequence[float], values: Sequence[float], now_s: float, span_s: float, count: int) -> list[float]:
+    """The last known value in each of ``count`` equal parts of the last ``span_s`` seconds; NaN where there is none."""
+    found = [math.nan] * count
+    for time_s, value in zip(times_s, values, strict=True):
+        index = count - 1 - int((now_s - time_s) / span_s * count)
+        if 0 <= index < count and known(value):
+            found[index] = value
+    return found
+
+
+def wrapped(text: Text, width: int) -> list[Text]:
+    """Broken into lines of at most ``width`` cells at spaces, within a word where there are none."""
+    return list(text.wrap(_CONSOLE, max(width, 1))) or [Text()]
+
+
+def flow(items: Iterable[Text], width: int, charset: Charset, gap: str = "   ") -> list[Text]:
+    """Items beside one another as far as they fit, then on the next line; one that is too long for a line is cut."""
+    lines: list[Text] = []
+    for item in items:
+        if lines and cell_len(lines[-1].plain) + len(gap) + cell_len(item.plain) <= width:
+            lines[-1].append(gap).append_text(item)
+        else:
+            lines.append(cut(item, width, charset))
+    return lines or [Text()]
+
+
+def cut(text: Text, width: int, charset: Charset) -> Text:
+    """At most ``width`` cells, its end marked if it was longer."""
+    text = text.copy()
+    if cell_len(text.plain) > width:
+        text.truncate(max(width - len(charset.more), 0))
+        text.append(charset.more[:width])
+    return text
