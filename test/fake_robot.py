@@ -67,7 +67,9 @@ class FakeRobot:
         subscribe(DiagnosticArray, "/diagnostics", self.diagnostics.append, 50)
         for side in SIDES:
             subscribe(JointState, PROFILE.arms[side].target_topic, lambda m, s=side: self.on_target(m, s), 50)
-            subscribe(Float32, PROFILE.grippers[side].command_topic, self.grippers.append, 50)
+            subscribe(
+                Float32, PROFILE.grippers[side].command_topic, lambda m, s=side: self.grippers.append((s, m.data)), 50
+            )
         subscribe(Float32, PROFILE.enable_topic, self.on_enable, 50)
         self.positions = {s: PROFILE.arms[s].limits().mean(axis=1) for s in SIDES}
         self.enabled_s = -math.inf

@@ -8,6 +8,7 @@ from pi05_progress.observation import PolicyOutput
 from pi05_progress.transforms import state_to_model
 
 PERIOD_S, AMPLITUDE = 4.0, 0.15  # of the known trajectory, s and rad
+EFFORTS = (-0.3, 0.2)  # of the grippers, left and right, N m
 HORIZON, DT_S = 30, 1 / 30
 
 
@@ -60,6 +61,7 @@ class ByTask:
                 time.sleep(10)
         actions = np.zeros((HORIZON, 16), np.float32)
         actions[:, :7], actions[:, 8:15] = arms[:, :7], arms[:, 7:]
+        actions[:, [7, 15]] = EFFORTS
         return PolicyOutput(actions[: shape[0]], progress, timing={"transforms": 0.0, "model": 0.0})
 
 

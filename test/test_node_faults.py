@@ -3,10 +3,12 @@
 import math
 import time
 
+import numpy as np
 import pytest
 from conftest import initialised_ros, processes
-from fake_robot import FakeRobot, start_node, with_fields
+from fake_robot import PROFILE, FakeRobot, start_node, with_fields
 
+from pi05_progress.robots.profile import SIDES
 from pi05_progress_msgs.msg import TaskProgress
 
 
@@ -173,6 +175,21 @@ def test_it_holds_still_when_the_robot_cannot_be_commanded(bench, change, text):
     robot.until(lambda: f"holding still: {text}" in node.said(), "the reason", 10)
     held(robot)
     assert node.poll() is None
+
+
+def test_targets_stay_within_the_ranges_and_the_speed_and_grippers_get_command_numbers(bench):
+    _, robot = bench
+    robot.run(0.3)
+    robot.set_task("go far")
+    robot.until(lambda: len(robot.targets) > 350, "commands")
+    for side in SIDES:
+        targets = np.array([position for _, s, position in robot.targets if s == side])
+        limits = PROFILE.arms[side].limits()
+        assert (targets >= limits[:, 0] - 1e-9).all()
+        assert (targets <= limits[:, 1] + 1e-9).all()
+        assert np.isclose(targets[-1], limits[:, 1]).any(), "a limit was reached"
+        assert np.abs(np.diff(targets, axis=0)).max() <= 1.0 / 100 + 1e-9, "1 rad/s at 100 Hz"
+    assert {(side, round(value, 6)) for side, value in robot.grippers} == {("left", 0.8), ("right", 0.7)}
 
 
 def test_switched_off_it_holds_at_once_and_lets_go_of_the_topics(bench):
