@@ -1,0 +1,1 @@
+"""Serving the policy to others: the wire format of openpi's server and client."""

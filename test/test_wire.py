@@ -1,0 +1,118 @@
+"""The wire format against recorded bytes of openpi's, and what it refuses."""
+
+import json
+from pathlib import Path
+
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+
+from pi05_progress.serving.wire import WireError, pack, unpack
+
+GOLDEN = Path(__file__).parent / "data/golden"
+
+
+def frames():
+    return [bytes.fromhex(f["hex"]) for f in json.loads((GOLDEN / "websocket_session.json").read_text())]
+
+
+def test_recorded_bytes_come_back_byte_for_byte():
+    recorded = (GOLDEN / "transforms/msgpack_example.bin").read_bytes()
+    assert pack(unpack(recorded)) == recorded
+
+
+@pytest.mark.parametrize("index", range(len(frames())))
+def test_every_frame_of_a_recorded_session_comes_back_byte_for_byte(index):
+    frame = frames()[index]
+    assert pack(unpack(frame)) == frame
+
+
+def test_an_array_is_a_map_with_byte_keys_in_c_order():
+    array = np.asfortranarray(np.arange(6, dtype="<i2").reshape(2, 3))
+    expected = b"\x84\xc4\x0b__ndarray__\xc3\xc4\x04data\xc4\x0c" + np.arange(6, dtype="<i2").tobytes()
+    assert pack(array) == expected + b"\xc4\x05dtype\xa3<i2\xc4\x05shape\x92\x02\x03"
+
+
+def test_values_survive_with_their_dtypes_and_tuples_become_lists():
+    sent = {
+        "f2": np.float16([1, np.nan]),
+        "empty": np.zeros((0, 3), np.float32),
+        "text": np.array(["a", "bc"]),
+        "big endian": np.array([1, 2], ">i4"),
+        "none": None,
+        "progress": 0.25,
+        "scalar": np.float32(0.5),
+        "flag": np.bool_(True),
+        "raw": b"\x00\x01",
+        "tuple": (1, (2, "x")),
+    }
+    got = unpack(pack(sent))
+    assert list(got) == list(sent)
+    for key, value in sent.items():
+        if isinstance(value, np.ndarray):
+            assert got[key].dtype == value.dtype
+            np.testing.assert_array_equal(got[key], value)
+    assert type(got["scalar"]) is np.float32
+    assert type(got["flag"]) is np.bool_
+    assert got["tuple"] == [1, [2, "x"]]
+    assert got["none"] is None
+    assert (got["progress"], got["raw"]) == (0.25, b"\x00\x01")
+
+
+def test_decoded_arrays_are_read_only_views():
+    got = unpack(pack(np.zeros(3)))
+    with pytest.raises(ValueError, match="read-only"):
+        got[0] = 1
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (np.array([1j]), r"\['obs'\]\[1\] cannot be sent: dtype complex128 \(complex\)"),
+        (np.array([{}]), r"\['obs'\]\[1\] cannot be sent: dtype object \(Python objects\)"),
+        (np.zeros(1, [("x", "f4")]), r"structured"),
+        (np.zeros(2, ml_dtypes.bfloat16), r"dtype bfloat16 .* convert it first"),
+        (np.complex64(1), r"complex"),
+        (jnp.zeros(2), r"numpy\.asarray"),
+        ({1, 2}, r"builtins\.set has no form"),
+        (2**70, r"\['obs'\]\[1\] cannot be sent: \d+ has more than 64 bits"),
+    ],
+    ids=["complex", "objects", "structured", "bfloat16", "complex scalar", "jax", "set", "long integer"],
+)
+def test_what_cannot_be_sent_is_named_with_its_place(value, message):
+    with pytest.raises(WireError, match=message):
+        pack({"fine": 1, "obs": [np.zeros(2), value]})
+
+
+def array_map(**changes):
+    fields = {b"__ndarray__": True, b"data": b"\0" * 8, b"dtype": "<f4", b"shape": [2]}
+    return pack({k: v for k, v in (fields | {k.encode(): v for k, v in changes.items()}).items() if v is not None})
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (pack({"a": np.zeros(9)})[:-3], "bytes are not one complete message"),
+        (b"", "0 bytes are not one complete message"),
+        (pack(1) + b"\x01", "not one complete message"),
+        (b"\xc1", "not one complete message"),
+        (array_map(shape=[3]), r"float32\[3\] comes with 8 bytes"),
+        (array_map(shape=[-1, -2]), r"comes with 8 bytes"),
+        (array_map(shape=[2**40, 2**40]), r"comes with 8 bytes"),
+        (array_map(dtype="|O"), r"dtype object \(Python objects\) is refused"),
+        (array_map(dtype="nonsense"), "malformed array"),
+        (array_map(data=None), "malformed array"),
+        (array_map(data="text not bytes"), "comes with|malformed"),
+    ],
+)
+def test_bytes_that_are_no_message_are_refused(data, message):
+    with pytest.raises(WireError, match=message):
+        unpack(data)
+
+
+def test_any_prefix_of_a_message_is_refused_not_misread():
+    data = frames()[2]
+    for length in range(len(data)):
+        with pytest.raises(WireError):
+            unpack(data[:length])
