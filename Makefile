@@ -2,10 +2,14 @@
 PYTHON := .venv/bin/python
 BOOT := $(shell command -v python3 || command -v python)
 
-.PHONY: setup test test-all lint bench lock clean
+.PHONY: setup demo test test-all lint bench lock clean
 
 setup:  ## install everything that tests and the simulation need into .venv
 	@$(BOOT) scripts/bootstrap.py --extras ros,sim,dev
+
+demo:  ## the simulated robot at work, its progress in this terminal; TASK=, CHECKPOINT=, DEMO_SECONDS= (docs/launch.md)
+	@$(BOOT) scripts/bootstrap.py --extras ros,sim
+	@$(PYTHON) scripts/with_ros.py $(PYTHON) -m pi05_progress_ros.demo
 
 test: setup  ## the tests of a change: a few minutes
 	@$(PYTHON) scripts/with_ros.py $(PYTHON) -m pytest

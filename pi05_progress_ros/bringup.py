@@ -6,6 +6,7 @@ listed where this package's Python dependencies are missing.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -78,18 +79,19 @@ def check_checkpoint(folder: str) -> None:
         raise LaunchError(f"checkpoint:={folder}: {what}; a checkpoint is a folder with config.json, params and assets")
 
 
-def _policy_values(given: Mapping[str, str], full_name: str) -> dict[str, Any]:
+def _policy_values(given: Mapping[str, str], params_file: str, full_name: str) -> dict[str, Any]:
     """The shared parameters of the policy node: the argument, else the parameter file's value, else the default."""
     defaults = {"robot": DEFAULT_ROBOT, "checkpoint": "", "prompt": "", "publish_commands": False, "autostart": True}
     values = {**defaults, "use_sim_time": given["sim"] == "true"}
-    for name, value in file_parameters(given["params_file"], full_name, SHARED).items():
+    for name, value in file_parameters(params_file, full_name, SHARED).items():
         if type(value) is not type(values[name]):
             kind = type(values[name]).__name__
-            raise LaunchError(f"params_file:={given['params_file']}: {name}: {value!r} is refused, expected {kind}")
+            raise LaunchError(f"params_file:={params_file}: {name}: {value!r} is refused, expected {kind}")
         values[name] = value
     for name in SHARED:
         if given[name]:
             values[name] = given[name] == "true" if isinstance(values[name], bool) else given[name]
+    values["checkpoint"] = os.path.expanduser(values["checkpoint"])
     return values
 
 
@@ -111,7 +113,8 @@ def _simulated_robot(parameters: Mapping[str, Value], log_level: str, environmen
 def _bringup(given: Mapping[str, str], environment: Mapping[str, str]) -> tuple[Process, ...]:
     namespace, sim, level = absolute_namespace(given["namespace"]), given["sim"] == "true", given["log_level"]
     policy = Process("policy_node", "policy_node", "pi05_progress_ros.policy_node", namespace=namespace)
-    values = _policy_values(given, policy.full_name)
+    params_file = os.path.expanduser(given["params_file"])  # shells leave name:=~/x alone
+    values = _policy_values(given, params_file, policy.full_name)
     profile = load_profile(values["robot"])
     check_checkpoint(values["checkpoint"])
     variables = transport(environment, sim)
@@ -134,7 +137,7 @@ def _bringup(given: Mapping[str, str], environment: Mapping[str, str]) -> tuple[
             policy.module,
             namespace=namespace,
             parameters=values,
-            params_file=given["params_file"],
+            params_file=params_file,
             remappings=follows,
             log_level=level,
             environment=variables,

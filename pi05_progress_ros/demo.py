@@ -186,15 +186,20 @@ class Demo:
         return 0, [f"{text}, task {self.check.task!r}"]
 
 
-def run(chosen: Settings, processes: tuple[Process, ...], variables: Mapping[str, str], log_folder: Path) -> int:
+def run(chosen: Settings, processes: tuple[Process, ...], log_folder: Path) -> int:
     """Start, watch, end; returns the exit status."""
     demo = Demo(chosen)
     on_end_signals(demo.interrupt)
-    with Supervisor({**session_environment(), "ROS_LOG_DIR": str(log_folder)}, log_folder) as supervisor:
+    with Supervisor(session_environment(), log_folder) as supervisor:
         for process in processes:
             supervisor.start(process)
-        demo.watch(supervisor)
+        try:
+            demo.watch(supervisor)
+        except OSError:  # whoever read the output is gone: a closed pipe or terminal
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (else Python complains at exit)
         status, lines = demo.verdict()
+        if demo.interrupted:
+            print("ending", flush=True)
     for line in lines:
         print(line, file=sys.stderr if status else sys.stdout)
     if status not in (0, INTERRUPTED):
@@ -216,8 +221,9 @@ def main() -> int:
         print(f"demo: {in_variables(str(error))}", file=sys.stderr)
         return 1
     log_folder = make_log_folder(os.environ)
+    os.environ["ROS_LOG_DIR"] = str(log_folder)
     print(greeting(chosen, variables, log_folder), flush=True)
-    return run(chosen, processes, variables, log_folder)
+    return run(chosen, processes, log_folder)
 
 
 def in_variables(text: str) -> str:

@@ -119,7 +119,7 @@ def record_process(
         LaunchError: rosbag2 is not installed, or the folder is already there.
     """
     check_rosbag2(environment)
-    output = output or default_output(profile.name)
+    output = os.path.expanduser(output) or default_output(profile.name)
     if Path(output).exists():
         raise LaunchError(f"output:={output} is already there; recordings are not overwritten")
     command = ["ros2", "bag", "record", "--storage", "mcap", "--output", output, "--disable-keyboard-controls"]

@@ -20,7 +20,7 @@ from . import watchdog
 from .parameter_files import write_parameters
 from .processes import Process
 
-PATIENCE = ((signal.SIGINT, 8.0), (signal.SIGTERM, 3.0), (signal.SIGKILL, 2.0))
+PATIENCE = ((signal.SIGINT, 6.0), (signal.SIGTERM, 2.0), (signal.SIGKILL, 2.0))  # s after each
 TAIL_LINES = 15
 END_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
