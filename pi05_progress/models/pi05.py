@@ -6,6 +6,7 @@ action loss (training). Formulas: openpi's model; names of parameters and their 
 
 from __future__ import annotations
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -16,9 +17,11 @@ from jaxtyping import Array, Bool, Float
 
 from ..image_keys import IMAGE_KEYS
 from ..observation import Observation
+from .augmentation import augment
 from .config import ModelConfigError, Pi05Config
 from .gemma import Gemma, KVCache, Modulation
 from .images import resize_with_pad, to_unit_range
+from .input_checks import check_actions, check_observation, check_time
 from .layers import Linear
 from .progress import Belief, ProgressHead
 from .siglip import Siglip
@@ -120,13 +123,19 @@ class Pi05(nnx.Module):
 
     # --- prefix ---
 
+    def prepare_images(self, observation: Observation) -> dict[str, Float[Array, "b h w 3"]]:
+        """Pictures of the cameras that are there, float32 in [-1, 1] at the model's size; resized after scaling."""
+        height, width = self.config.image_size
+        images = observation.images
+        return {k: resize_with_pad(to_unit_range(images[k]), height, width) for k in IMAGE_KEYS if k in images}
+
     def embed_images(self, observation: Observation) -> dict[str, Float[Array, "b n w"]]:
         """Tokens per camera, for the cameras the observation has."""
         height, width = self.config.image_size
-        keys = [key for key in IMAGE_KEYS if key in observation.images]
-        if not keys:
+        prepared = self.prepare_images(observation)
+        if not prepared:
             return {}
-        images = [to_unit_range(resize_with_pad(observation.images[key], height, width)) for key in keys]
+        keys, images = list(prepared), list(prepared.values())
         # One pass for all cameras: the tower's weights are read once. Next to the batch axis, which may be sharded.
         tokens = self.PaliGemma.img(jnp.stack(images, axis=1).reshape(-1, height, width, 3))
         tokens = tokens.reshape(-1, len(keys), *tokens.shape[1:])
@@ -205,32 +214,47 @@ class Pi05(nnx.Module):
         *,
         noise: Float[Array, "b a d"] | None = None,
         time: Float[Array, " b"] | None = None,
+        train: bool = False,
     ) -> Losses:
         """Both losses from one forward pass.
 
         Args:
-            rng: key; its second and third split draw noise and time, as openpi's do (the first is for augmentation).
+            rng: key; its three splits draw augmentation, noise and time, as openpi's do.
             observation: with or without progress labels.
             actions: normalised, padded to the model's width.
             noise: instead of drawing it.
             time: instead of drawing it; in (0, 1], 1 is noise.
+            train: whether pictures are augmented.
+
+        Raises:
+            ObservationError: the observation, the actions or the draws do not fit the configuration.
         """
-        _, noise_rng, time_rng = jax.random.split(rng, 3)
+        batch = observation.tokenized_prompt.shape[0]
+        check_observation(self.config, observation)
+        check_actions(self.config, "actions", actions, batch)
+        augment_rng, noise_rng, time_rng = jax.random.split(rng, 3)
+        if train:
+            images = augment(augment_rng, self.prepare_images(observation))
+            observation = dataclasses.replace(observation, images=images)
         if noise is None:
             noise = jax.random.normal(noise_rng, actions.shape)
         if time is None:
             time = jax.random.beta(time_rng, 1.5, 1, actions.shape[:1]) * 0.999 + 0.001
+        check_actions(self.config, "noise", noise, batch)
+        check_time(time, batch)
         t = time[:, None, None]
         out, mask, velocity = self.joint_pass(observation, t * noise + (1 - t) * actions, time)
         action = jnp.square(velocity - (noise - actions)).mean(axis=-1)
         if not self.has_progress or observation.progress is None:
             return Losses(action, None, None)
         labelled = observation.progress_mask
-        loss = self.progress_head.loss(self.progress_head.logits(out, mask), observation.progress)
+        # A label that does not count may be anything, even NaN, which would spoil the gradient behind the second where.
+        target = jnp.where(labelled, observation.progress, 0.0)
+        loss = self.progress_head.loss(self.progress_head.logits(out, mask), target)
         return Losses(action, jnp.where(labelled, loss, 0.0), labelled)
 
     def compute_loss(
-        self, rng: Array, observation: Observation, actions: Float[Array, "b a d"], **draws: Array
+        self, rng: Array, observation: Observation, actions: Float[Array, "b a d"], **draws: Array | bool
     ) -> Float[Array, "b a"]:
         """The action loss alone."""
         return self.compute_loss_with_progress(rng, observation, actions, **draws).action
@@ -246,9 +270,11 @@ class Pi05(nnx.Module):
 
         Raises:
             ModelConfigError: the model has no progress head.
+            ObservationError: the observation does not fit the configuration.
         """
         if not self.has_progress:
             raise ModelConfigError("this model has no progress head; its configuration's progress.kind is 'none'")
+        check_observation(self.config, observation)
         return self.belief(self.prefix_pass(observation))
 
     def step_modulations(self, num_steps: int) -> Modulation:
@@ -294,9 +320,18 @@ class Pi05(nnx.Module):
         num_steps: int = 10,
         modulations: Modulation | None = None,
     ) -> Sample:
-        """Actions and progress from one prefix pass; either a key or the noise is needed."""
+        """Actions and progress from one prefix pass; either a key or the noise is needed.
+
+        Raises:
+            ObservationError: the observation or the noise does not fit the configuration.
+            ValueError: neither a key nor noise was given.
+        """
+        check_observation(self.config, observation)
+        b = observation.tokenized_prompt.shape[0]
         if noise is None:
-            b = observation.tokenized_prompt.shape[0]
+            if rng is None:
+                raise ValueError("sample needs a key (rng) to draw noise with, or the noise itself")
             noise = jax.random.normal(rng, (b, self.config.action_horizon, self.config.action_dim))
+        check_actions(self.config, "noise", noise, b)
         prefix = self.prefix_pass(observation)
         return Sample(self.denoise(prefix, noise, num_steps, modulations), self.belief(prefix))
