@@ -19,7 +19,7 @@ from typing import TextIO
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.event_handler import SubscriptionEventCallbacks
-from rclpy.exceptions import InvalidTopicNameException
+from rclpy.exceptions import NameValidationException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
@@ -205,11 +205,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         the exit status: 0; 1 if ``--once`` got nothing in time; 2 if an argument is wrong.
     """
     argv = ["monitor", *(sys.argv[1:] if argv is None else argv)]
-    args = _parser().parse_args(remove_ros_args(argv)[1:])
     use_image_transport()
     context = rclpy.Context()
     with _stop_on_signals() as stop:
         try:
+            args = _parser().parse_args(remove_ros_args(argv)[1:])
             rclpy.init(args=argv, context=context, signal_handler_options=SignalHandlerOptions.NO)
             node = Node(
                 f"progress_monitor_{os.getpid()}",
@@ -219,7 +219,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 start_parameter_services=False,
             )
             monitor = Monitor(node, args.topic)
-        except (InvalidTopicNameException, ValueError, RuntimeError) as error:
+        except (NameValidationException, ValueError, RuntimeError) as error:
             print(f"monitor: {error}", file=sys.stderr)
             context.try_shutdown()
             return 2
