@@ -2,35 +2,39 @@
 
 params/                          Orbax, openpi's tree names
 assets/<asset id>/norm_stats.json
-config.json                      model, robot profile, tokenizer, data and code version
+config.json                      model, robot profile, tokenizer, data and code version; written last
+
+Other formats are imported and exported by ``convert_checkpoint``.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import shutil
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 from flax import nnx
 
-from .models.config import ModelConfigError, Pi05Config, config_from_dict, config_to_dict
-from .models.parameters import ParameterMismatchError, load_parameters, parameter_paths
+from . import output_folder
+from .models.config import Pi05Config, config_from_dict, config_to_dict
+from .models.parameters import ParameterMismatchError, check_parameters, load_parameters, parameter_paths
 from .models.pi05 import Pi05
 from .normalize import NormStats, NormStatsError, load_norm_stats, save_norm_stats
+from .parameter_source import CheckpointError, ParameterSource, Progress, Shardings, load_arrays
 
 FORMAT = 1
-CONFIG, PARAMS, ASSETS = "config.json", "params", "assets"
+CONFIG, PARAMS, ASSETS, NORM_STATS = "config.json", "params", "assets", "norm_stats.json"
+UNTRAINED = "untrained"
+TIMEOUT_S = 4 * 3600  # of a save in the background; a full-size model on a slow disk takes minutes
 
-
-class CheckpointError(ValueError):
-    """A checkpoint is missing, incomplete, or does not fit; the message says what is wrong and what to do."""
+__all__ = ["Checkpoint", "CheckpointError", "CheckpointInfo", "CheckpointSaver", "load_checkpoint", "save_checkpoint"]
 
 
 @dataclass(frozen=True)
@@ -40,19 +44,20 @@ class CheckpointInfo:
     Attributes:
         model: sizes.
         robot: name of the robot profile the data came from.
-        model_id: name under which estimates are published.
+        model_id: name under which estimates are published; ``untrained`` if its progress means nothing.
         action_dt_s: time between two actions of a chunk, 1 / frame rate of the training data.
-        asset_id: folder of the statistics.
+        asset_id: folder of the statistics; may contain slashes.
         tokenizer: ``bytes``, or ``paligemma`` (then a path is needed to load it).
         delta_actions: whether arm actions are relative to the state.
         quantiles: whether quantiles normalise, else mean and deviation.
         labels: how progress labels were made, with arguments.
         code_version: of this package, when it was saved.
+        source: what the parameters were imported from, and what was initialised or assumed then.
     """
 
     model: Pi05Config
     robot: str = "teleavatar"
-    model_id: str = "untrained"
+    model_id: str = UNTRAINED
     action_dt_s: float = 1 / 30
     asset_id: str = "teleavatar"
     tokenizer: str = "bytes"
@@ -60,6 +65,7 @@ class CheckpointInfo:
     quantiles: bool = True
     labels: Mapping[str, Any] = field(default_factory=dict)
     code_version: str = ""
+    source: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -71,34 +77,117 @@ class Checkpoint:
     stats: Mapping[str, NormStats]
 
 
+class CheckpointSaver:
+    """Writes checkpoint folders in the background; use it as a context, or call ``close`` at the end.
+
+    ``save`` returns as soon as the parameters are copied, so that training may go on and change them. One thread waits
+    for Orbax, writes the rest and moves the folder into place; it is given all it needs when it starts, and ``save``
+    and ``wait`` join it first. With several processes each calls ``save`` and ``wait`` and writes its own pieces, and
+    the first one does the rest.
+    """
+
+    def __init__(self) -> None:
+        import orbax.checkpoint as ocp
+
+        options = ocp.options.AsyncOptions(timeout_secs=TIMEOUT_S)
+        self._checkpointer = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler(), async_options=options)
+        self._thread: threading.Thread | None = None
+        self._folder: Path | None = None
+        self._error: Exception | None = None  # written by the thread, read after it is joined
+
+    def save(self, folder: Path, checkpoint: Checkpoint, *, overwrite: bool = False) -> None:
+        """Start writing a folder; waits for the one before.
+
+        Raises:
+            CheckpointError: the folder is there already and overwriting was not asked for, or the one before failed.
+        """
+        import orbax.checkpoint as ocp
+
+        from .orbax_files import ITEM, nested, save_args
+
+        self.wait()
+        folder = Path(folder).absolute()
+        partial = output_folder.partial_of(folder)
+        try:
+            if jax.process_index() == 0:
+                output_folder.begin(folder, overwrite=overwrite)
+        except output_folder.OutputFolderError as error:
+            raise CheckpointError(str(error)) from error
+        _meet(f"begin {folder}")
+        tree = {ITEM: nested(parameter_paths(checkpoint.model))}
+        try:
+            self._checkpointer.save(partial / PARAMS, args=ocp.args.PyTreeSave(tree, save_args=save_args(tree)))
+        except Exception as error:  # whatever Orbax and TensorStore come upon
+            raise CheckpointError(f"{folder}: cannot be written: {error}") from error
+        self._folder = folder
+        given = (partial, folder, checkpoint.info, checkpoint.stats)  # not the model: its parameters may go
+        self._thread = threading.Thread(target=self._complete, args=given, name="checkpoint")
+        self._thread.start()
+
+    def _complete(self, partial: Path, folder: Path, info: CheckpointInfo, stats: Mapping[str, NormStats]) -> None:
+        try:
+            self._checkpointer.wait_until_finished()
+            if jax.process_index() == 0:
+                write_description(partial, info, stats)
+                output_folder.finish(partial, folder)
+        except Exception as error:
+            self._error = error
+
+    def wait(self) -> None:
+        """Return once the folder is in place.
+
+        Raises:
+            CheckpointError: it could not be written.
+        """
+        if self._thread is None:
+            return
+        self._thread.join()
+        folder, error = self._folder, self._error
+        self._thread = self._folder = self._error = None
+        if error is not None:
+            raise CheckpointError(f"{folder}: was not saved: {error}") from error
+        _meet(f"finish {folder}")
+
+    def close(self) -> None:
+        """Wait, and release Orbax's threads."""
+        try:
+            self.wait()
+        finally:
+            self._checkpointer.close()
+
+    def __enter__(self) -> CheckpointSaver:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _meet(point: str) -> None:
+    """Wait until all processes are here."""
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(point)
+
+
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, overwrite: bool = False) -> None:
     """Write a checkpoint folder; it appears when it is complete.
 
     Raises:
-        CheckpointError: the folder is already there and overwriting was not asked for.
+        CheckpointError: the folder is already there and overwriting was not asked for, or it cannot be written.
     """
-    import orbax.checkpoint as ocp
+    with CheckpointSaver() as saver:
+        saver.save(folder, checkpoint, overwrite=overwrite)
 
-    folder = Path(folder).absolute()
-    if folder.exists() and not overwrite:
-        raise CheckpointError(f"{folder} is already there; choose another folder, or overwrite it explicitly")
-    partial = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    with ocp.PyTreeCheckpointer() as checkpointer:
-        checkpointer.save(partial / PARAMS, {"params": _nested(parameter_paths(checkpoint.model))})
-    if checkpoint.stats:
-        save_norm_stats(partial / ASSETS / checkpoint.info.asset_id / "norm_stats.json", checkpoint.stats)
-    data = dataclasses.asdict(checkpoint.info) | {"format": FORMAT, "model": config_to_dict(checkpoint.info.model)}
-    (partial / CONFIG).write_text(json.dumps(data, indent=2) + "\n")
-    if folder.exists():
-        old = folder.with_name(f"{folder.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
-        os.replace(folder, old)
-        os.replace(partial, folder)
-        shutil.rmtree(old)
-    else:
-        os.replace(partial, folder)
+
+def write_description(folder: Path, info: CheckpointInfo, stats: Mapping[str, NormStats]) -> None:
+    """Write all but the parameters; ``config.json`` comes last, a folder without it is not a checkpoint."""
+    if stats:
+        save_norm_stats(folder / ASSETS / info.asset_id / NORM_STATS, stats)
+    data = dataclasses.asdict(info) | {"format": FORMAT, "model": config_to_dict(info.model)}
+    (folder / CONFIG).write_text(json.dumps(data, indent=2) + "\n")
 
 
 def read_info(folder: Path) -> CheckpointInfo:
@@ -107,81 +196,131 @@ def read_info(folder: Path) -> CheckpointInfo:
     Raises:
         CheckpointError: no checkpoint, or its description is wrong.
     """
-    path = Path(folder) / CONFIG
-    if not Path(folder).is_dir():
-        raise CheckpointError(f"{folder}: no such folder; a checkpoint is a folder with {CONFIG} and {PARAMS}/")
+    folder = Path(folder)
+    path = folder / CONFIG
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"{folder}: no such folder; a checkpoint is a folder with {CONFIG} and {PARAMS}/{_left_over(folder)}"
+        )
+    if not path.exists():
+        raise CheckpointError(
+            f"{folder} has no {CONFIG}: not a checkpoint of this package, or an incomplete one. Checkpoints of openpi "
+            "and LeRobot are imported with: python -m pi05_progress.convert_checkpoint import"
+        )
+    return parse_info(path)
+
+
+def parse_info(path: Path) -> CheckpointInfo:
+    """A description from its file.
+
+    Raises:
+        CheckpointError: it cannot be read, or is of another format.
+    """
     try:
         data = json.loads(path.read_text())
+        if not isinstance(data, dict) or "format" not in data:
+            raise CheckpointError(f"{path}: not the description of one of this package's checkpoints")
         if data.pop("format") != FORMAT:
             raise CheckpointError(f"{path}: written in another format than {FORMAT}; use the version that wrote it")
         return CheckpointInfo(**data | {"model": config_from_dict(data["model"])})
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror}); is {folder} a checkpoint?") from error
-    except (KeyError, TypeError, json.JSONDecodeError, ModelConfigError) as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, CheckpointError):
+            raise
         raise CheckpointError(f"{path}: not a checkpoint's description: {error}") from error
 
 
-def load_checkpoint(folder: Path) -> Checkpoint:
-    """Read a checkpoint folder.
+def _left_over(folder: Path) -> str:
+    old = folder.with_name(folder.name + output_folder.OLD)
+    return f". {old} is what an interrupted overwriting left: rename it to get it back" if old.is_dir() else ""
+
+
+def load_checkpoint(
+    folder: Path,
+    *,
+    dtype: str | None = None,
+    shardings: Shardings | None = None,
+    need_stats: bool = True,
+    progress: Progress | None = None,
+) -> Checkpoint:
+    """Read a checkpoint folder, leaf by leaf, straight into the dtype and onto the devices asked for.
+
+    Args:
+        folder: of the checkpoint.
+        dtype: ``bfloat16`` or ``float32``; the progress head keeps what is stored. None keeps everything so.
+        shardings: from a leaf's path, shape and dtype to where it lies; each process reads only its pieces. None puts
+            everything on the default device.
+        need_stats: whether a trained model without statistics is an error: on a robot its actions would be wrong.
+        progress: called with path and bytes of every leaf that was read.
 
     Raises:
         CheckpointError: missing, incomplete or damaged; what is missing, extra or of another shape is listed.
     """
+    from .orbax_files import open_orbax
+
+    folder = Path(folder)
     info = read_info(folder)
-    parameters = read_parameters(Path(folder) / PARAMS)
-    model = nnx.eval_shape(lambda: Pi05(info.model, nnx.Rngs(0)))
-    try:
-        load_parameters(model, parameters)
-        stats_path = Path(folder) / ASSETS / info.asset_id / "norm_stats.json"
-        stats = load_norm_stats(stats_path) if stats_path.parent.exists() else {}
-    except (ParameterMismatchError, NormStatsError) as error:
-        raise CheckpointError(f"{folder}: {error}") from error
-    if not stats and info.model_id != "untrained":
-        raise CheckpointError(f"{folder}: {ASSETS}/{info.asset_id}/norm_stats.json is missing")
+    stats = read_stats(folder, info)
+    if not stats and need_stats and info.model_id != UNTRAINED:
+        raise CheckpointError(f"{folder}: {ASSETS}/{info.asset_id}/{NORM_STATS} is missing")
+    source = open_orbax(folder / PARAMS)
+    model = load_model(info.model, source, dtype=dtype, shardings=shardings, progress=progress)
     return Checkpoint(info, model, stats)
 
 
-def read_parameters(folder: Path) -> dict[str, np.ndarray | jax.Array]:
-    """Parameters by path from an Orbax folder, openpi's or ours; ``value`` at the end of every path is taken off.
+def read_stats(folder: Path, info: CheckpointInfo) -> dict[str, NormStats]:
+    """A checkpoint's statistics; empty if it has none.
 
     Raises:
-        CheckpointError: missing or damaged.
+        CheckpointError: they are damaged.
     """
-    import orbax.checkpoint as ocp
-
-    folder = Path(folder).absolute()
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder}: no such folder; the checkpoint is incomplete")
+    path = Path(folder) / ASSETS / info.asset_id / NORM_STATS
+    if not path.exists():
+        return {}
     try:
-        with ocp.PyTreeCheckpointer() as checkpointer:
-            metadata = checkpointer.metadata(folder).item_metadata
-            arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), dict(metadata))
-            tree = checkpointer.restore(folder, ocp.args.PyTreeRestore(restore_args=arguments))
-    except Exception as error:  # Orbax and TensorStore raise whatever they come upon
-        raise CheckpointError(f"{folder}: cannot be restored, it is damaged or incomplete: {error}") from error
-    flat = dict(_flat(tree.get("params", tree)))
-    if flat and all(path.endswith("/value") for path in flat):
-        flat = {path.removesuffix("/value"): value for path, value in flat.items()}
-    return flat
+        return load_norm_stats(path)
+    except NormStatsError as error:
+        raise CheckpointError(str(error)) from error
 
 
-def _nested(flat: Mapping[str, Any]) -> dict:
-    tree: dict = {}
-    for path, value in flat.items():
-        *parents, leaf = path.split("/")
-        node = tree
-        for name in parents:
-            node = node.setdefault(name, {})
-        node[leaf] = value
-    return tree
+def load_model(
+    config: Pi05Config,
+    source: ParameterSource,
+    *,
+    dtype: str | None = None,
+    shardings: Shardings | None = None,
+    progress: Progress | None = None,
+) -> Pi05:
+    """A model with a source's parameters; arguments as in ``load_checkpoint``.
+
+    Raises:
+        CheckpointError: they do not fit the model, or cannot be read.
+    """
+    model = abstract_model(config)
+    check_fit(config, source)
+    wanted = None if dtype is None else jnp.dtype(dtype)
+    load_parameters(model, load_arrays(source, dtype=wanted, shardings=shardings, progress=progress))
+    return model
 
 
-def _flat(tree: Mapping, prefix: str = "") -> list[tuple[str, Any]]:
-    leaves = []
-    for name, value in tree.items():
-        path = f"{prefix}{name}"
-        leaves += _flat(value, f"{path}/") if isinstance(value, Mapping) else [(path, value)]
-    return leaves
+def check_fit(config: Pi05Config, source: ParameterSource) -> None:
+    """Raise unless a source has exactly a model's parameters; nothing is read.
+
+    Raises:
+        CheckpointError: what is missing, extra or of another shape is listed.
+    """
+    try:
+        check_parameters(parameter_paths(abstract_model(config)), source.leaves)
+    except ParameterMismatchError as error:
+        raise CheckpointError(
+            f"{source.where} does not fit the model configuration {config.name!r}: {error}"
+        ) from error
+
+
+def abstract_model(config: Pi05Config) -> Pi05:
+    """A model that is only shapes."""
+    return nnx.eval_shape(lambda: Pi05(config, nnx.Rngs(0)))
 
 
 def untrained(config: Pi05Config, robot: str, seed: int = 0) -> Checkpoint:

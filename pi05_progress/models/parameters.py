@@ -11,7 +11,9 @@ from flax import nnx
 from jaxtyping import Array
 
 HEAD = "progress_head/"
-SHOWN = 8  # of a long list of paths in an error
+SHOWN = 12  # of a long list of paths in an error
+
+Shaped = np.ndarray | Array | jax.ShapeDtypeStruct
 
 
 class ParameterMismatchError(ValueError):
@@ -45,25 +47,37 @@ def load_parameters(
     Raises:
         ParameterMismatchError: anything else is missing, extra, or of another shape.
     """
-    wanted = parameter_paths(model)
-    allowed = tuple(allow_missing)
-    kept = [path for path in wanted if path not in parameters and path.startswith(allowed)] if allowed else []
-    missing = [path for path in wanted if path not in parameters and path not in kept]
-    extra = [] if allow_extra else [path for path in parameters if path not in wanted]
-    shapes = [
-        f"{path}: {tuple(parameters[path].shape)} instead of {tuple(value.shape)}"
-        for path, value in wanted.items()
-        if path in parameters and tuple(parameters[path].shape) != tuple(value.shape)
-    ]
-    problems = [("missing", missing), ("not known to the model", extra), ("of another shape", shapes)]
-    if any(found for _, found in problems):
-        raise ParameterMismatchError("; ".join(f"{what}: {_listed(found)}" for what, found in problems if found))
+    kept = check_parameters(
+        parameter_paths(model), parameters, allow_missing=tuple(allow_missing), allow_extra=allow_extra
+    )
     state = nnx.state(model, nnx.Param)
     for path, leaf in nnx.to_flat_state(state):
         name = "/".join(map(str, path))
         if name in parameters:
             leaf.set_value(jnp.asarray(parameters[name]))
     nnx.update(model, state)
+    return kept
+
+
+def check_parameters(
+    wanted: Mapping[str, Shaped],
+    given: Mapping[str, Shaped],
+    *,
+    allow_missing: tuple[str, ...] = (),
+    allow_extra: bool = False,
+) -> list[str]:
+    """Compare names and shapes; arguments, result and error as in ``load_parameters``, but nothing is read or put."""
+    kept = [path for path in wanted if path not in given and path.startswith(allow_missing)] if allow_missing else []
+    missing = [path for path in wanted if path not in given and path not in kept]
+    extra = [] if allow_extra else [path for path in given if path not in wanted]
+    shapes = [
+        f"{path}: {tuple(given[path].shape)} instead of {tuple(value.shape)}"
+        for path, value in wanted.items()
+        if path in given and tuple(given[path].shape) != tuple(value.shape)
+    ]
+    problems = [("missing", missing), ("not known to the model", extra), ("of another shape", shapes)]
+    if any(found for _, found in problems):
+        raise ParameterMismatchError("; ".join(f"{what}: {_listed(found)}" for what, found in problems if found))
     return kept
 
 

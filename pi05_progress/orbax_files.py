@@ -1,0 +1,210 @@
+"""Orbax folders of parameters, read and written leaf by leaf.
+
+Orbax keeps the format: it lists what a folder holds, and it writes. Values are read from the arrays it made through
+TensorStore, a few chunks at a time and cast on the way, because Orbax's own restore decodes all of a leaf's chunks
+beside the result.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import tensorstore as ts
+from orbax.checkpoint import type_handlers
+
+from .parameter_source import CheckpointError, Index, ParameterSource, Progress, aligned_empty, shape_of
+
+CHUNK_BYTES = 64 * 2**20  # of what is written
+IN_FLIGHT_BYTES = 256 * 2**20  # of chunks being decoded at once, unless a single one is larger
+VALUE = "value"  # last part of every path in checkpoints written from an nnx.State
+ITEM = "params"
+
+
+def open_orbax(folder: Path, item: str = ITEM) -> ParameterSource:
+    """What is in an Orbax folder, openpi's or ours; ``value`` at the end of every path is taken off.
+
+    Args:
+        folder: with ``_METADATA``.
+        item: key of the tree's top level that holds the parameters; a tree without it is taken as a whole.
+
+    Raises:
+        CheckpointError: it is missing or damaged.
+    """
+    folder = Path(folder).absolute()
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder}: no such folder; the checkpoint is incomplete")
+    try:
+        tree = dict(ocp.PyTreeCheckpointHandler().metadata(folder))
+        zarr3 = bool(json.loads((folder / "_METADATA").read_text()).get("use_zarr3", False))
+    except Exception as error:  # Orbax and TensorStore raise whatever they come upon
+        raise CheckpointError(f"{folder}: not an Orbax folder, damaged or incomplete: {_brief(error)}") from error
+    found = dict(flatten(tree[item] if isinstance(tree.get(item), Mapping) else tree))
+    if not found:
+        raise CheckpointError(f"{folder}: there are no parameters in it")
+    if all(path.endswith(f"/{VALUE}") for path in found):
+        found = {path.removesuffix(f"/{VALUE}"): leaf for path, leaf in found.items()}
+    reader = _Reader(folder, {path: leaf.name for path, leaf in found.items()}, "zarr3" if zarr3 else "zarr")
+    leaves = {path: jax.ShapeDtypeStruct(tuple(leaf.shape), np.dtype(leaf.dtype)) for path, leaf in found.items()}
+    return ParameterSource(str(folder), leaves, reader)
+
+
+class _Reader:
+    """Reads pieces of the arrays of one folder.
+
+    Args:
+        folder: of the checkpoint.
+        names: of the arrays, by path.
+        driver: TensorStore's, for the arrays' format.
+    """
+
+    def __init__(self, folder: Path, names: Mapping[str, str], driver: str) -> None:
+        self._folder, self._names, self._driver = folder, names, driver
+        self._shared = (folder / "manifest.ocdbt").exists()  # all arrays in one database, else a folder for each
+        self._context = ts.Context({"cache_pool#nodes": {"total_bytes_limit": 10_000_000}})
+
+    def _open(self, name: str) -> ts.TensorStore:
+        files = {"driver": "file", "path": f"{self._folder}/" if self._shared else f"{self._folder}/{name}/"}
+        database = {"driver": "ocdbt", "base": files, "path": f"{name}/", "cache_pool": "cache_pool#nodes"}
+        spec = {
+            "driver": self._driver,
+            "kvstore": database if self._shared else files,
+            "fill_missing_data_reads": False,  # a lost chunk is an error, not zeros
+        }
+        return ts.open(spec, open=True, read=True, context=self._context).result()
+
+    def __call__(self, path: str, dtype: np.dtype, index: Index) -> np.ndarray:
+        try:
+            store = self._open(self._names[path])
+            chunk = store.chunk_layout.read_chunk.shape
+            chunk_bytes = int(np.prod(chunk, dtype=np.int64)) * store.dtype.numpy_dtype.itemsize
+            out = aligned_empty(shape_of(index), dtype)
+            target, source = ts.array(out), ts.cast(store, ts.dtype(dtype))
+            pending: deque[ts.WriteFutures] = deque()
+            for piece in _chunks(index, chunk):
+                if len(pending) * chunk_bytes >= IN_FLIGHT_BYTES:
+                    pending.popleft().result()
+                local = tuple(slice(p.start - i.start, p.stop - i.start) for p, i in zip(piece, index, strict=True))
+                pending.append(target[local].write(source[piece]))
+            for write in pending:
+                write.result()
+        except Exception as error:  # TensorStore raises ValueError and others
+            raise CheckpointError(
+                f"{self._folder}: {path} cannot be read, the checkpoint is damaged or incomplete: {_brief(error)}"
+            ) from error
+        return out
+
+
+def _chunks(index: Index, chunk: Sequence[int]) -> Iterator[Index]:
+    """The parts of an index that lie in one chunk each."""
+    axes = []
+    for part, size in zip(index, chunk, strict=True):
+        starts = range(part.start // size * size, part.stop, size)
+        axes.append([slice(max(start, part.start), min(start + size, part.stop)) for start in starts])
+    return itertools.product(*axes)
+
+
+class _Leaf:
+    """A leaf that is read when its turn to be written comes; Orbax wants only to know its shape and dtype."""
+
+    def __init__(self, source: ParameterSource, path: str, dtype: Any) -> None:
+        self.source, self.path = source, path
+        self.shape, self.dtype = source.leaves[path].shape, source.dtype_of(path, dtype)
+        self.size = int(np.prod(self.shape, dtype=np.int64))
+        self.nbytes = self.size * self.dtype.itemsize
+
+
+class _LeafHandler(type_handlers.NumpyHandler):
+    """Writes leaves one after the other, so that only one is in memory."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        super().__init__(deepcopy_host_arrays=False)
+        self._progress = progress
+
+    async def serialize(
+        self,
+        values: Sequence[_Leaf],
+        infos: Sequence[type_handlers.ParamInfo],
+        args: Sequence[ocp.SaveArgs] | None = None,
+    ) -> list:
+        for leaf, info, arg in zip(values, infos, args or [ocp.SaveArgs()] * len(values), strict=True):
+            array = leaf.source.read(leaf.path, leaf.dtype)
+            for future in await super().serialize([array], [info], [arg]):
+                future.result()
+            if self._progress is not None:
+                self._progress(leaf.path, leaf.nbytes)
+        return []
+
+
+def write_orbax(
+    folder: Path,
+    source: ParameterSource,
+    *,
+    dtype: Any = None,
+    suffix: str = "",
+    progress: Progress | None = None,
+) -> None:
+    """Write parameters into a new folder, ``{"params": tree}``, one leaf in memory at a time.
+
+    Args:
+        folder: must not exist; appears when it is complete.
+        source: where they come from.
+        dtype: to store them in; the progress head keeps its own. None keeps what they have.
+        suffix: further last part of every path; openpi's own checkpoints have ``value``.
+        progress: told about each leaf.
+
+    Raises:
+        CheckpointError: the source is damaged, or nothing can be written.
+    """
+    leaves = {f"{path}/{suffix}" if suffix else path: _Leaf(source, path, dtype) for path in source.leaves}
+    tree = {ITEM: nested(leaves)}
+    registry = type_handlers.create_type_handler_registry(
+        (jax.Array, type_handlers.ArrayHandler()), (_Leaf, _LeafHandler(progress))
+    )
+    try:
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(type_handler_registry=registry)) as checkpointer:
+            checkpointer.save(Path(folder).absolute(), ocp.args.PyTreeSave(tree, save_args=save_args(tree)))
+    except CheckpointError:
+        raise
+    except Exception as error:
+        raise CheckpointError(f"{folder}: cannot be written: {_brief(error)}") from error
+
+
+def save_args(tree: Any) -> Any:
+    """How Orbax shall store each leaf: in chunks small enough to be read a few at a time."""
+    return jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES), tree)
+
+
+def nested(flat: Mapping[str, Any]) -> dict:
+    """A tree of dictionaries from values by path."""
+    tree: dict = {}
+    for path, value in flat.items():
+        *parents, leaf = path.split("/")
+        node = tree
+        for name in parents:
+            node = node.setdefault(name, {})
+        node[leaf] = value
+    return tree
+
+
+def flatten(tree: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Values by path from a tree of dictionaries."""
+    for name, value in tree.items():
+        path = f"{prefix}{name}"
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{path}/")
+        else:
+            yield path, value
+
+
+def _brief(error: BaseException) -> str:
+    """The first line of what another library says, without the page that follows."""
+    text = str(error).strip() or repr(error)
+    return text.splitlines()[0][:300]
