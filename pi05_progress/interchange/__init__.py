@@ -1,0 +1,1 @@
+"""Checkpoints of openpi and LeRobot, to this package's format and back."""
