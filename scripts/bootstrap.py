@@ -35,7 +35,7 @@ LOCK = ROOT / "requirements.lock"
 MESSAGES = ROOT / "pi05_progress_msgs"
 STAMP = VENV / "pi05_progress_setup.json"
 UV_VERSION = "0.13.9"
-EXTRAS = ("ros", "sim", "train", "torch", "cuda", "dev")
+EXTRAS = ("ros", "sim", "data", "train", "torch", "cuda", "dev")
 GL_PACKAGES = ("libegl1", "libgl1-mesa-dri", "libosmesa6")
 COMPILER_PACKAGES = ("g++", "make")
 PYTHON_PACKAGES = ("python3.12", "python3.12-venv", "python3.12-dev")
@@ -279,7 +279,7 @@ def setup(wanted: list[str], env: dict[str, str]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--extras", default="ros,sim,dev", help=f"comma-separated, of {', '.join(EXTRAS)} (default: %(default)s)"
+        "--extras", default="ros,sim,data,dev", help=f"comma-separated, of {', '.join(EXTRAS)} (default: %(default)s)"
     )
     extras = [e for e in parser.parse_args().extras.split(",") if e]
     unknown = sorted(set(extras) - set(EXTRAS))
