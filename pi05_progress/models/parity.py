@@ -3,17 +3,22 @@
     python -m pi05_progress.models.parity test/data/golden
 
 Reads every golden set in the files or folders given, rebuilds the model from the set's own configuration, and prints
-per quantity the largest absolute and relative difference beside what is tolerated. Exit status 1 if a tolerance is
-exceeded or nothing was checked.
+per quantity the largest absolute and relative difference beside what is tolerated. Files that belong to no set known
+here, and quantities that are not this package's, are named as not checked. Exit status 1 if a tolerance is exceeded, a
+file is damaged, or nothing was checked.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -41,7 +46,7 @@ class Tolerance:
 
 @dataclass(frozen=True)
 class Check:
-    """One quantity compared."""
+    """One quantity compared, or passed over (``skipped``, with the reason in ``note``): that counts for nothing."""
 
     name: str
     absolute: float
@@ -49,6 +54,24 @@ class Check:
     tolerance: Tolerance
     ok: bool
     note: str = ""
+    skipped: bool = False
+
+
+def skip(name: str, why: str) -> Check:
+    """A quantity that is not compared."""
+    return Check(name, 0.0, 0.0, Tolerance(), True, why, skipped=True)
+
+
+def same(name: str, ours: Any, theirs: Any, note: str = "") -> Check:
+    """Compare what is either equal or not: text, bytes, plain values."""
+    if ours == theirs:
+        return Check(name, 0.0, 0.0, Tolerance(), True, note)
+    return Check(name, np.inf, np.inf, Tolerance(), False, f"{_shortened(ours)} instead of {_shortened(theirs)}")
+
+
+def _shortened(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def compare(name: str, ours: object, theirs: object, tolerance: Tolerance, note: str = "") -> Check:
@@ -72,40 +95,100 @@ def compare(name: str, ours: object, theirs: object, tolerance: Tolerance, note:
     return Check(name, float(difference.max()), relative, tolerance, ok, note)
 
 
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of a file.
+
+    Raises:
+        ValueError: it is damaged.
+        OSError: it cannot be read.
+    """
+    try:
+        with np.load(path) as arrays:
+            return dict(arrays)
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+
+
+def npz_names(path: Path) -> list[str]:
+    """Names of a file's arrays, without reading them; empty if its name does not end in .npz.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    if path.suffix != ".npz":
+        return []
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return [name.removesuffix(".npy") for name in archive.namelist()]
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file, NaN included.
+
+    Raises:
+        ValueError: it is damaged.
+        OSError: it cannot be read.
+    """
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+
+
 Checker = Callable[[Path], Iterator[Check]]
 
 
-def find_sets(paths: Sequence[Path]) -> list[tuple[str, Checker, Path]]:
-    """What kind of set each file belongs to: (title, checker, key file), without repetition, in order.
+@dataclass(frozen=True)
+class Found:
+    """The sets in what was given, as (title, checker, key file), and the files that belong to none."""
+
+    sets: list[tuple[str, Checker, Path]]
+    others: list[Path]
+
+
+def find_sets(paths: Sequence[Path]) -> Found:
+    """What kind of set each file belongs to, without repetition, in order.
 
     Raises:
         FileNotFoundError: a path does not exist.
+        ValueError: a file is damaged.
     """
     from . import parity_model, parity_torch, parity_transforms
 
     kinds = [*parity_model.KINDS, *parity_torch.KINDS, *parity_transforms.KINDS]
     found: dict[tuple[str, Path], tuple[str, Checker, Path]] = {}
+    others = []
     for path in paths:
         if not path.exists():
             raise FileNotFoundError(f"{path} does not exist")
-        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-        for file in files:
-            for title, key_file, checker in kinds:
-                key = key_file(file)
-                if key is not None and key.is_file():
-                    found.setdefault((title, key), (f"{title} {key.name}", checker, key))
-    return list(found.values())
+        for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
+            keys = [(title, key_file(file), checker) for title, key_file, checker in kinds]
+            members = [(title, key, checker) for title, key, checker in keys if key is not None and key.is_file()]
+            for title, key, checker in members:
+                found.setdefault((title, key), (f"{title} {key.name}", checker, key))
+            if not members:
+                others.append(file)
+    return Found(list(found.values()), others)
 
 
-def check_all(paths: Sequence[Path], show: Callable[[str, list[Check]], None]) -> tuple[int, int]:
-    """Check every set; returns how many quantities were compared and how many of them failed."""
-    compared = failed = 0
-    for title, checker, key in find_sets(paths):
+def check_all(paths: Sequence[Path], show: Callable[[str, list[Check]], None]) -> list[Check]:
+    """Check every set and show each; returns all checks.
+
+    Raises:
+        OSError, ValueError, KeyError: a file is missing, damaged, or lacks something.
+    """
+    found = find_sets(paths)
+    everything = []
+    for title, checker, key in found.sets:
         checks = list(checker(key))
+        if not checks:
+            raise ValueError(f"{key}: the set has nothing to compare with; are its other files missing?")
         show(title, checks)
-        compared += len(checks)
-        failed += sum(not check.ok for check in checks)
-    return compared, failed
+        everything += checks
+    everything += [skip(str(file), "belongs to no set that is known here") for file in found.others]
+    return everything
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -121,7 +204,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(width=None if sys.stdout.isatty() else 140)
 
     def show(title: str, checks: list[Check]) -> None:
-        rows = [check for check in checks if not (args.failures and check.ok)]
+        rows = [check for check in checks if not (check.skipped or (args.failures and check.ok))]
         if not rows:
             return
         table = Table("quantity", "absolute", "relative", "tolerance", "", "", title=title, title_justify="left")
@@ -132,14 +215,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print(table)
 
     try:
-        compared, failed = check_all(args.paths, show)
+        checks = check_all(args.paths, show)
     except (OSError, ValueError, KeyError) as error:
         print(f"parity: {error}", file=sys.stderr)
         return 1
+    for check in checks:
+        if check.skipped:
+            print(f"not checked: {check.name}: {check.note}")
+    compared = [check for check in checks if not check.skipped]
     if not compared:
         print("parity: nothing was checked; no golden set was found in what was given", file=sys.stderr)
         return 1
-    print(f"{compared} quantities compared, {failed} exceed their tolerance")
+    failed = sum(not check.ok for check in compared)
+    print(f"{len(compared)} quantities compared, {failed} exceed their tolerance")
     return 1 if failed else 0
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ from ..image_keys import IMAGE_KEYS
 from ..observation import Observation
 from .config import GemmaConfig, LoraConfig, Pi05Config, ProgressConfig, SiglipConfig
 from .parameters import load_parameters
-from .parity import Check, Tolerance, compare
+from .parity import Check, Tolerance, compare, read_json, read_npz, skip
 from .pi05 import Pi05, attention_mask
 
 FORWARD = Tolerance(atol=5e-5, rtol=1e-4)
@@ -31,11 +30,17 @@ NO_GRADIENT = "MultiHeadDotProductAttention_0/key/bias"
 # float32 that is not done, since a multiplication and an addition that are not fused move the last digit of the time.
 QUICK = {"xla_backend_optimization_level": 0}
 OUTPUTS = ("f32", "bf16_train", "bf16_infer")
+EAGER = "_eager"  # a few quantities of the same, recorded without compiling
+PARTS = ("inputs", "params", "grads_f32", *(f"out_{o}{e}" for o in OUTPUTS for e in ("", EAGER)))
 
 
 def _config_file(file: Path) -> Path | None:
-    match = re.fullmatch(r"(.+?)_(config\.json|out_(?:f32|bf16_train|bf16_infer)\.npz|grads_f32\.npz)", file.name)
-    return file.with_name(f"{match[1]}_config.json") if match else None
+    """The configuration of the set that a file belongs to."""
+    match = re.fullmatch(rf"(.+?)_(config\.json|schema\.json|(?:{'|'.join(PARTS)})\.npz)", file.name)
+    config = file.with_name(f"{match[1]}_config.json") if match else None
+    return (
+        config if config and config.is_file() and {"vision", "paligemma", "expert"} <= set(read_json(config)) else None
+    )
 
 
 def config_of(data: Mapping) -> Pi05Config:
@@ -87,11 +92,11 @@ def make_model(config: Pi05Config, parameters: Mapping[str, np.ndarray]) -> Pi05
 
 def check(config_path: Path) -> Iterator[Check]:
     """All quantities of a set."""
-    data = json.loads(config_path.read_text())
+    data = read_json(config_path)
     name = config_path.name.removesuffix("_config.json")
 
     def read(part: str) -> dict[str, np.ndarray]:
-        return dict(np.load(config_path.with_name(f"{name}_{part}.npz")))
+        return read_npz(config_path.with_name(f"{name}_{part}.npz"))
 
     def there(part: str) -> bool:
         return config_path.with_name(f"{name}_{part}.npz").is_file()
@@ -110,6 +115,8 @@ def check(config_path: Path) -> Iterator[Check]:
         model = make_model(dataclasses.replace(config, compute_dtype=dtype), stored)
         ours = outputs(model, observation, inputs, golden, data.get("loss_key"))
         yield from _compare_outputs(kind, ours, golden, plain)
+        if there(f"out_{kind}{EAGER}"):
+            yield skip(f"{name} {kind}{EAGER}", "the compiled run of the same numbers is what is compared")
     if there("grads_f32"):
         model = make_model(config, parameters)
         yield from _check_gradients(model, observation, inputs, data.get("loss_key"), read("grads_f32"))

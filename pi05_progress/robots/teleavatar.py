@@ -11,12 +11,14 @@ from typing import Literal
 
 import numpy as np
 
+from .. import delta
+
 Side = Literal["left", "right"]
 VECTOR_SIZES = (48, 62)
 STATE_INDEX = np.r_[0:7, 8:15]  # arm positions
 ACTION_INDEX = np.r_[0:7, 39, 8:15, 47]  # arm positions, gripper efforts
 GRIPPER_ACTION = {"left": 7, "right": 15}  # columns of the 16 action numbers
-DELTA_MASK = np.array([True] * 7 + [False] + [True] * 7 + [False])  # arms, never grippers
+DELTA_MASK = delta.delta_mask(7, -1, 7, -1)  # arms, never grippers
 
 
 class LayoutError(ValueError):
@@ -50,18 +52,18 @@ def model_action(vector: np.ndarray) -> np.ndarray:
 
 def delta_actions(actions: np.ndarray, state: np.ndarray) -> np.ndarray:
     """Arm targets (..., h, 16) relative to the present state (..., 14); grippers stay absolute."""
-    return actions - _arm_offset(state)[..., None, :]
+    return delta.delta_actions(actions, _in_action_columns(state), DELTA_MASK)
 
 
 def absolute_actions(actions: np.ndarray, state: np.ndarray) -> np.ndarray:
     """The inverse of ``delta_actions``."""
-    return actions + _arm_offset(state)[..., None, :]
+    return delta.absolute_actions(actions, _in_action_columns(state), DELTA_MASK)
 
 
-def _arm_offset(state: np.ndarray) -> np.ndarray:
-    offset = np.zeros((*np.shape(state)[:-1], 16), dtype=np.asarray(state).dtype)
-    offset[..., DELTA_MASK] = state
-    return offset
+def _in_action_columns(state: np.ndarray) -> np.ndarray:
+    columns = np.zeros((*np.shape(state)[:-1], 16), dtype=np.asarray(state).dtype)
+    columns[..., DELTA_MASK] = state
+    return columns
 
 
 def gripper_command_from_effort(effort: np.ndarray | float, side: Side, curve: str = "teleavatar") -> np.ndarray:
