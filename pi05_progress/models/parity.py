@@ -177,12 +177,15 @@ def check_all(paths: Sequence[Path], show: Callable[[str, list[Check]], None]) -
     """Check every set and show each; returns all checks.
 
     Raises:
-        OSError, ValueError, KeyError: a file is missing, damaged, or lacks something.
+        OSError, ValueError: a file is missing, damaged, or lacks something.
     """
     found = find_sets(paths)
     everything = []
     for title, checker, key in found.sets:
-        checks = list(checker(key))
+        try:
+            checks = list(checker(key))
+        except KeyError as error:
+            raise ValueError(f"{key}: the set lacks {error}") from error
         if not checks:
             raise ValueError(f"{key}: the set has nothing to compare with; are its other files missing?")
         show(title, checks)
@@ -216,7 +219,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         checks = check_all(args.paths, show)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError) as error:
         print(f"parity: {error}", file=sys.stderr)
         return 1
     for check in checks:

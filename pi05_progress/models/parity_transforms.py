@@ -1,5 +1,301 @@
-"""Golden sets of LeRobot's PyTorch model. Filled in together with the import of its weights."""
+"""Golden data around the model: transforms, prompts, statistics, and the bytes on the wire.
+
+Files are known by what is in them, whatever their sizes: an ``.npz`` with arrays such as ``norm/x`` or ``resize/0/u8``,
+JSON lists of prompts or of frames, a dictionary of statistics, and a packed message with what it decodes to.
+"""
 
 from __future__ import annotations
 
-KINDS: list = []
+import dataclasses
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..delta import absolute_actions, delta_actions
+from ..normalize import (
+    NormStats,
+    NormStatsError,
+    RunningStats,
+    load_norm_stats,
+    normalize,
+    save_norm_stats,
+    unnormalize,
+)
+from ..serving.wire import WireError, pack, unpack
+from ..tokenizer import BOS, PromptTokenizer, discretize
+from ..transforms import pad_to
+from ..transforms import resize_with_pad as resize_before_model
+from .augmentation import augment
+from .images import resize_with_pad, to_unit_range
+from .noise import next_noise
+from .parity import Check, Tolerance, compare, npz_names, read_json, read_npz, same, skip
+
+EXACT = Tolerance()
+ARITHMETIC = Tolerance(atol=1e-9, rtol=1e-6)  # float64 and float32 inputs, computed in float64
+PICTURE = Tolerance(atol=1e-5)  # float32 in [-1, 1]
+LEVEL, TIES = Tolerance(atol=1.0), 0.01  # uint8: JAX versions round ties differently, up to this share of the values
+# A pixel's place is rounded to 1/2^23 of the picture's side; at a sharp edge that much of the contrast is seen.
+AUGMENTED = Tolerance(atol=5e-5)
+Arrays = Mapping[str, np.ndarray]
+
+
+# --- transforms ---
+
+
+def _transforms_file(file: Path) -> Path | None:
+    return file if any(re.match(pattern, name) for name in npz_names(file) for pattern in _GROUPS) else None
+
+
+def check_transforms(path: Path) -> Iterator[Check]:
+    """Every group of arrays in a file of transforms; arrays that no group knows are named."""
+    arrays = read_npz(path)
+    known = set()
+    for pattern, (checker, members) in _GROUPS.items():
+        if any(re.match(pattern, name) for name in arrays):
+            known |= {name for name in arrays if re.match(members, name)}
+            yield from checker(arrays)
+    for name in arrays:
+        if name not in known:
+            yield skip(name, "no such quantity is known here")
+
+
+def _check_norm(a: Arrays) -> Iterator[Check]:
+    stats = NormStats(*(a[f"norm/{name}"] for name in ("mean", "std", "q01", "q99")))
+    for name in a:
+        match = re.fullmatch(r"norm/(quantile|zscore)/(un_)?(.+)", name)
+        if match:
+            convert = unnormalize if match[2] else normalize
+            yield compare(name, convert(a[f"norm/{match[3]}"], stats, match[1] == "quantile"), a[name], ARITHMETIC)
+    short = a.get("norm/x_short")
+    if short is not None and short.shape[-1] < len(stats.mean):
+        for quantiles in (True, False):
+            name = f"norm/{'quantile' if quantiles else 'zscore'}: fewer values than statistics"
+            yield same(
+                name, _raises(NormStatsError, unnormalize, short, stats, quantiles), True, "refused, as in openpi"
+            )
+
+
+def _check_stats(a: Arrays) -> Iterator[Check]:
+    running = RunningStats()
+    for batch in a["stats/batches"]:
+        running.update(batch)
+    result = running.result()
+    for name in ("mean", "std", "q01", "q99"):
+        yield compare(f"stats/{name}", getattr(result, name), a[f"stats/{name}"], ARITHMETIC)
+    for name in a:
+        if name.startswith("stats/exact_"):
+            yield skip(name, "the true quantile, recorded to show how far the approximation is from it")
+
+
+def _check_delta(a: Arrays) -> Iterator[Check]:
+    actions, state, mask = (a[f"delta/{name}"] for name in ("actions", "state", "mask"))
+    yield compare("delta/delta", delta_actions(actions, state, mask), a["delta/delta"], ARITHMETIC)
+    yield compare("delta/abs", absolute_actions(actions, state, mask), a["delta/abs"], ARITHMETIC)
+    for name in ("state", "actions"):
+        if f"pad/{name}" in a:
+            padded = a[f"pad/{name}"]
+            yield compare(f"pad/{name}", pad_to(a[f"delta/{name}"], padded.shape[-1]), padded, EXACT)
+
+
+def _check_resize(a: Arrays) -> Iterator[Check]:
+    for name in a:
+        if not (match := re.fullmatch(r"(resize/[^/]+)/u8", name)):
+            continue
+        case, images = match[1], a[name]
+        height, width = (int(size) for size in a[f"{case}/target"])
+        if f"{case}/pil" in a:
+            ours = np.stack([resize_before_model(image, height, width) for image in images])
+            yield compare(f"{case}/pil", ours, a[f"{case}/pil"], EXACT)
+        if f"{case}/jax_u8" in a:
+            ours = np.asarray(resize_with_pad(jnp.asarray(images), height, width))
+            check = compare(f"{case}/jax_u8", ours, a[f"{case}/jax_u8"], LEVEL)
+            if check.ok and (differing := np.mean(ours != a[f"{case}/jax_u8"])):
+                check = dataclasses.replace(check, ok=differing <= TIES, note=f"{differing:.2%} of the values differ")
+            yield check
+        if f"{case}/jax_f32" in a:
+            ours = resize_with_pad(to_unit_range(jnp.asarray(images)), height, width)
+            yield compare(f"{case}/jax_f32", ours, a[f"{case}/jax_f32"], PICTURE)
+
+
+def _check_augmentation(a: Arrays) -> Iterator[Check]:
+    cameras = [match[1] for name in a if (match := re.fullmatch(r"aug/([^/]+)/u8", name))]
+    key = jax.random.key(int(a["aug/key_seed"]))
+    images = {camera: to_unit_range(jnp.asarray(a[f"aug/{camera}/u8"])) for camera in cameras}
+    for camera, image in jax.jit(augment)(key, images).items():
+        yield compare(f"aug/{camera}/out", image, a[f"aug/{camera}/out"], AUGMENTED)
+
+
+def _check_policy_noise(a: Arrays) -> Iterator[Check]:
+    key = jax.random.key(0)
+    for call in range(sum(name.startswith("policy_noise/") for name in a)):
+        recorded = a[f"policy_noise/{call}"]
+        key, noise = next_noise(key, recorded.shape)
+        yield compare(f"policy_noise/{call}", noise, recorded, PICTURE)
+
+
+def _check_bins(a: Arrays) -> Iterator[Check]:
+    yield compare("binning/bin", discretize(a["binning/x"]), a["binning/bin"], EXACT)
+
+
+def _skip_aloha(a: Arrays) -> Iterator[Check]:
+    for name in a:
+        if name.startswith("aloha/"):
+            yield skip(name, "units of the ALOHA robot, which this package does not convert")
+
+
+_GROUPS: dict[str, tuple[Callable[[Arrays], Iterator[Check]], str]] = {  # name that tells the group -> its arrays
+    r"norm/mean$": (_check_norm, "norm/"),
+    r"stats/batches$": (_check_stats, "stats/"),
+    r"delta/mask$": (_check_delta, "delta/|pad/"),
+    r"resize/[^/]+/u8$": (_check_resize, "resize/"),
+    r"aug/key_seed$": (_check_augmentation, "aug/"),
+    r"policy_noise/\d+$": (_check_policy_noise, "policy_noise/"),
+    r"binning/x$": (_check_bins, "binning/"),
+    r"aloha/": (_skip_aloha, "aloha/"),
+}
+
+
+# --- prompts ---
+
+
+class _CharacterEncoder:
+    """What the prompts were recorded with: a character's code plus 10; it notes what it is asked."""
+
+    def __init__(self) -> None:
+        self.calls: list[list] = []
+
+    def encode(self, text: str, add_bos: bool = False) -> list[int]:
+        """Ids of a text."""
+        self.calls.append([text, bool(add_bos)])
+        return [BOS] * add_bos + [ord(character) + 10 for character in text]
+
+
+def _prompts_file(file: Path) -> Path | None:
+    return file if _is_list_of(file, {"prompt", "encode_calls", "max_len"}) else None
+
+
+def check_prompts(path: Path) -> Iterator[Check]:
+    """The text of every prompt, its state's bins, its ids, padding, truncation and mask."""
+    for i, case in enumerate(read_json(path)):
+        name = f"prompt {i}"
+        state = None if case["state"] is None else np.array(case["state"], case.get("state_dtype") or "float64")
+        encoder = _CharacterEncoder()
+        tokens, mask = PromptTokenizer(encoder, case["max_len"], bucketed=False)(case["prompt"], state)
+        yield same(f"{name}: text", encoder.calls, [[text, bool(bos)] for text, bos in case["encode_calls"]])
+        if case.get("bins") is not None:
+            yield same(f"{name}: bins", discretize(state).tolist(), case["bins"])
+        if "tokens_charstub" in case:
+            yield same(f"{name}: ids", tokens.tolist(), case["tokens_charstub"])
+        if "mask_true" in case:
+            count = case["mask_true"]
+            yield same(f"{name}: mask", mask.tolist(), [True] * count + [False] * (case["max_len"] - count))
+
+
+# --- statistics ---
+
+
+def _norm_stats_file(file: Path) -> Path | None:
+    content = read_json(file) if file.suffix == ".json" else None
+    return file if isinstance(content, dict) and isinstance(content.get("norm_stats"), dict) else None
+
+
+def check_norm_stats(path: Path) -> Iterator[Check]:
+    """A file of statistics is read, and written again with the same content."""
+    recorded = read_json(path)
+    stats = load_norm_stats(path)
+    for key, fields in recorded["norm_stats"].items():
+        for name in ("mean", "std", "q01", "q99"):
+            ours = getattr(stats[key], name)
+            yield same(f"{key}.{name}", None if ours is None else ours.tolist(), fields.get(name))
+    with TemporaryDirectory() as folder:
+        copy = Path(folder) / "norm_stats.json"
+        save_norm_stats(copy, stats)
+        yield same("written again", json.loads(copy.read_text()), recorded)
+
+
+# --- wire ---
+
+
+def _message_file(file: Path) -> Path | None:
+    """The JSON of a packed message, for itself and for its bytes."""
+    key = file.with_suffix(".json")
+    if file.suffix not in (".json", ".bin") or not key.is_file():
+        return None
+    content = read_json(key)
+    return key if isinstance(content, dict) and {"hex", "decoded"} <= set(content) else None
+
+
+def check_message(path: Path) -> Iterator[Check]:
+    """A packed message is read as recorded, and packed again to the same bytes."""
+    recorded = read_json(path)
+    data = bytes.fromhex(recorded["hex"])
+    if (binary := path.with_suffix(".bin")).is_file():
+        yield same(f"{binary.name}: bytes", binary.read_bytes(), data)
+    value = unpack(data)
+    yield same("packed again", pack(value), data)
+    yield same("keys", list(value), list(recorded["decoded"]))
+    for key, description in recorded["decoded"].items():
+        yield same(f"decoded {key}", describe(value.get(key)), description)
+
+
+def describe(value: Any) -> dict:
+    """A decoded value in the words of the recording."""
+    if isinstance(value, np.ndarray):
+        values = {"shape": list(value.shape), "values": value.tolist(), "writeable": bool(value.flags.writeable)}
+        return {"type": "ndarray", "dtype": str(value.dtype), **values}
+    if isinstance(value, np.generic):  # as NumPy 1 wrote it
+        name = "bool_" if isinstance(value, np.bool_) else type(value).__name__
+        return {"type": name, "repr": str(value)}
+    return {"type": type(value).__name__, "repr": repr(value)}
+
+
+def _session_file(file: Path) -> Path | None:
+    return file if _is_list_of(file, {"dir", "type", "hex"}) else None
+
+
+def check_session(path: Path) -> Iterator[Check]:
+    """Every frame of a session is read, and packed again to the same bytes."""
+    for i, frame in enumerate(read_json(path)):
+        name = f"frame {i} {frame['dir']}"
+        if frame["type"] != "bytes":
+            yield skip(name, f"a {frame['type']} frame carries no packed message")
+            continue
+        data = bytes.fromhex(frame["hex"])
+        try:
+            yield same(name, pack(unpack(data)).hex(), data.hex())
+        except WireError as error:
+            yield same(name, str(error), "a message")
+
+
+# --- shared ---
+
+
+def _is_list_of(file: Path, keys: set[str]) -> bool:
+    if file.suffix != ".json":
+        return False
+    content = read_json(file)
+    return isinstance(content, list) and bool(content) and all(isinstance(x, dict) and keys <= set(x) for x in content)
+
+
+def _raises(kind: type[Exception], function: Callable, *arguments: Any) -> bool:
+    try:
+        function(*arguments)
+    except kind:
+        return True
+    return False
+
+
+KINDS: Sequence[tuple[str, Callable[[Path], Path | None], Callable[[Path], Iterator[Check]]]] = [
+    ("transforms", _transforms_file, check_transforms),
+    ("prompts", _prompts_file, check_prompts),
+    ("statistics", _norm_stats_file, check_norm_stats),
+    ("message", _message_file, check_message),
+    ("session", _session_file, check_session),
+]
