@@ -37,6 +37,18 @@ class RobotFrame:
     stamps_ns: Mapping[str, int] = field(default_factory=dict)
     absent: tuple[str, ...] = ()
 
+    def check(self) -> None:
+        """Refuse pictures of another type or shape.
+
+        Raises:
+            ObservationError: the message names the camera.
+        """
+        for key, image in self.images.items():
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3 or not image.size:
+                raise ObservationError(
+                    f"picture {key} is {image.dtype}{list(image.shape)}; expected uint8 in [0, 255], shape (h, w, 3)"
+                )
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -70,8 +82,10 @@ class Observation:
                 ``tokenized_prompt_mask``, optional ``progress`` (b,) or (b, 1) and ``progress_mask``. A missing image
                 mask means that the camera is there; a label without a mask counts.
 
+        Values are looked at where the model's configuration is known (``models/input_checks.py``).
+
         Raises:
-            ObservationError: a key is missing, or a camera is missing or of another dtype.
+            ObservationError: a key is missing, a camera is missing or of another dtype, or batch sizes differ.
         """
         needed = ("image", "state", "tokenized_prompt", "tokenized_prompt_mask")
         if missing := [key for key in needed if data.get(key) is None]:
@@ -81,6 +95,15 @@ class Observation:
         masks = data.get("image_mask") or {}
         progress = data.get("progress")
         mask = data.get("progress_mask")
+        given = {f"image {key}": image for key, image in images.items()}
+        given |= {f"image_mask {key}": masks[key] for key in IMAGE_KEYS if key in masks}
+        given |= {key: data[key] for key in ("state", "tokenized_prompt", "tokenized_prompt_mask")}
+        given |= {k: v for k, v in {"progress": progress, "progress_mask": mask}.items() if v is not None}
+        for key, array in given.items():
+            if array.shape[:1] != (batch,):
+                raise ObservationError(
+                    f"{key} has shape {list(array.shape)}; the pictures are a batch of {batch}, the first axis of all"
+                )
         if progress is not None:
             progress = progress.reshape(batch)
             mask = np.ones(batch, bool) if mask is None else mask.reshape(batch)

@@ -5,21 +5,24 @@ from __future__ import annotations
 import importlib
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
 import jax
 import numpy as np
 
-from .checkpoint import Checkpoint, CheckpointError, load_checkpoint, untrained
+from .checkpoint import Checkpoint, CheckpointError, load_checkpoint, read_info, untrained
 from .image_keys import IMAGE_KEYS
-from .models.config import named_config
-from .normalize import normalize, unnormalize
-from .observation import Observation, PolicyOutput, RobotFrame
+from .models.config import Pi05Config, named_config
+from .models.input_checks import check_observation
+from .models.noise import next_noise
+from .normalize import NormStats, NormStatsError, normalize, unnormalize
+from .observation import Observation, ObservationError, PolicyOutput, RobotFrame
 from .robots.profile import RobotProfile
-from .robots.teleavatar import absolute_actions
-from .sampler import ALL_ON, Dtype, InferenceOptions, Sampler, for_inference
-from .tokenizer import ByteEncoder, PromptTokenizer, SentencePieceEncoder
+from .robots.teleavatar import ACTION_INDEX, STATE_INDEX, absolute_actions
+from .sampler import ALL_ON, Dtype, InferenceOptions, Sampler, for_inference, inference_dtype
+from .tokenizer import ByteEncoder, PromptError, PromptTokenizer, SentencePieceEncoder, clean
 from .transforms import actions_from_model, pad_to, resize_with_pad, state_to_model
 
 UNTRAINED = "untrained"
@@ -48,12 +51,12 @@ class Pi05Policy:
         profile: the robot; must be the one the checkpoint was made for.
         tokenizer_path: PaliGemma's tokenizer, for models that use it.
         num_steps: denoising steps.
-        seed: of the noise that actions start from.
+        seed: of the noise that actions start from, drawn as openpi's policy does (its seed is 0).
         options: what is computed ahead or left out.
         dtype: to compute and to keep parameters in; None takes what the checkpoint's configuration says.
 
     Raises:
-        CheckpointError: the checkpoint is of another robot.
+        CheckpointError: the checkpoint is of another robot, or its statistics or sizes do not fit the robot's.
         TokenizerError: the tokenizer cannot be loaded.
     """
 
@@ -72,12 +75,13 @@ class Pi05Policy:
         if info.robot != profile.name:
             raise CheckpointError(f"the checkpoint was made for robot {info.robot}, the profile is {profile.name}")
         self.model_id, self.action_dt_s, self.horizon = info.model_id, info.action_dt_s, info.model.action_horizon
+        _check_sizes(info.model, checkpoint.stats, info.quantiles)
         self._info, self._stats, self._profile = info, checkpoint.stats, profile
         encoder = ByteEncoder() if info.tokenizer == "bytes" else SentencePieceEncoder(tokenizer_path or Path())
         if encoder.vocabulary > info.model.vocabulary:
             raise CheckpointError(f"the tokenizer has {encoder.vocabulary} tokens, the model {info.model.vocabulary}")
-        self._tokenize = PromptTokenizer(encoder, info.model.max_token_len, options.bucketed_prompts)
-        self._noise = np.random.default_rng(seed)
+        self._tokenize = PromptTokenizer(encoder, info.model.max_token_len, options.bucketed_prompts, cut=False)
+        self._key = jax.random.key(seed)
         self._options, self._encoded = options, None if options.skip_absent_cameras else IMAGE_KEYS
         self.sampler = Sampler(for_inference(checkpoint.model, dtype), num_steps, options)
 
@@ -87,7 +91,16 @@ class Pi05Policy:
         Cameras that the profile does not have are left out, and so are those that the frame lacks, until ``warm_up``:
         from then on the profile's cameras are always given, masked where the frame lacks them, so that a camera that
         fails does not make a running robot wait for the compiler.
+
+        Raises:
+            ObservationError: the prompt is empty or too long, or something the frame holds cannot be used.
+            LayoutError: the state has another number of values than the robot's.
         """
+        if not clean(prompt):
+            raise ObservationError(
+                "the prompt is empty: no task is set; give an instruction, such as 'stack the cubes'"
+            )
+        frame.check()
         height, width = self._info.model.image_size
         cameras = {camera.model_input: key for key, camera in self._profile.cameras.items()}
         present = {
@@ -99,25 +112,32 @@ class Pi05Policy:
         state = state_to_model(frame.state)
         if self._stats:
             state = normalize(state, self._stats["state"], self._info.quantiles).astype(np.float32)
-        tokens, mask = self._tokenize(prompt, state if self._info.model.discrete_state else None)
-        return Observation(
+        try:
+            tokens, mask = self._tokenize(prompt, state if self._info.model.discrete_state else None)
+        except PromptError as error:
+            raise ObservationError(str(error)) from error
+        observation = Observation(
             images={key: present.get(key, np.zeros((1, height, width, 3), np.uint8)) for key in encoded},
             image_masks={key: np.array([key in present]) for key in encoded},
             state=pad_to(state, self._info.model.action_dim)[None],
             tokenized_prompt=tokens[None],
             tokenized_prompt_mask=mask[None],
         )
+        check_observation(self._info.model, observation)
+        return observation
 
     def infer(self, frame: RobotFrame, prompt: str) -> PolicyOutput:
         """See ``Policy``."""
         started = time.perf_counter()
         observation = self.observe(frame, prompt)
         model = self._info.model
-        noise = self._noise.standard_normal((1, model.action_horizon, model.action_dim), np.float32)
+        self._key, noise = next_noise(self._key, (1, model.action_horizon, model.action_dim))
         prepared = time.perf_counter()
-        sample = jax.block_until_ready(self.sampler(observation, noise))
+        sample = jax.device_get(
+            self.sampler(observation, noise)
+        )  # all at once: indexing on the device is a program, too
         done = time.perf_counter()
-        actions = np.asarray(sample.actions[0], np.float32)
+        actions = sample.actions[0]
         if self._stats:
             actions = unnormalize(actions, self._stats["actions"], self._info.quantiles)
         actions = actions[..., :16]
@@ -127,7 +147,7 @@ class Pi05Policy:
         belief = sample.progress
         interval = bins = None
         if belief is not None and belief.bins is not None:
-            interval, bins = (float(belief.lower[0]), float(belief.upper[0])), np.asarray(belief.bins[0])
+            interval, bins = (float(belief.lower[0]), float(belief.upper[0])), belief.bins[0]
         return PolicyOutput(
             actions=actions,
             progress=None if belief is None else float(belief.mean[0]),
@@ -152,8 +172,27 @@ class Pi05Policy:
             masks = {key: np.ones(1, bool) for key in images}
             state, tokens = np.zeros((1, model.action_dim), np.float32), np.zeros((1, length), np.int32)
             observation = Observation(images, masks, state, tokens, np.ones((1, length), bool))
-            noise = np.zeros((1, model.action_horizon, model.action_dim), np.float32)
+            _, noise = next_noise(self._key, (1, model.action_horizon, model.action_dim))
             jax.block_until_ready(self.sampler(observation, noise))
+
+
+def _check_sizes(model: Pi05Config, stats: Mapping[str, NormStats], quantiles: bool) -> None:
+    """Refuse a model or statistics that the robot's numbers do not fit, before the first frame finds out."""
+    state, actions = len(STATE_INDEX), len(ACTION_INDEX)
+    if model.action_dim < actions:
+        raise CheckpointError(f"the model has {model.action_dim} action dimensions, the robot needs {actions}")
+    if not stats:
+        return
+    if missing := {"state", "actions"} - set(stats):
+        raise CheckpointError(f"the statistics lack {', '.join(sorted(missing))}; they have {', '.join(sorted(stats))}")
+    for key, size in (("state", state), ("actions", actions)):
+        if len(stats[key].mean) < size:
+            raise CheckpointError(f"the statistics of {key} have {len(stats[key].mean)} numbers, the robot has {size}")
+    try:
+        normalize(np.zeros(state), stats["state"], quantiles)
+        unnormalize(np.zeros(model.action_dim), stats["actions"], quantiles)
+    except NormStatsError as error:
+        raise CheckpointError(f"the statistics do not fit: {error}") from error
 
 
 def use_compilation_cache(folder: Path = Path("~/.cache/pi05_progress/jax")) -> None:
@@ -201,7 +240,11 @@ def make_policy(
             ) from error
     if options.compilation_cache:
         use_compilation_cache()
-    loaded = load_checkpoint(Path(checkpoint)) if checkpoint else untrained(named_config(model), profile.name, seed)
+    if checkpoint:
+        folder = Path(checkpoint)
+        loaded = load_checkpoint(folder, dtype=inference_dtype(read_info(folder).model, dtype))
+    else:
+        loaded = untrained(named_config(model), profile.name, seed)
     path = Path(tokenizer) if tokenizer else None
     return Pi05Policy(
         loaded, profile, tokenizer_path=path, num_steps=num_steps, seed=seed, options=options, dtype=dtype

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -19,6 +22,10 @@ log = logging.getLogger(__name__)
 
 class TokenizerError(ValueError):
     """A tokenizer cannot be loaded or does not fit the model."""
+
+
+class PromptError(ValueError):
+    """A prompt cannot be given to the model."""
 
 
 class Encoder(Protocol):
@@ -38,35 +45,80 @@ class ByteEncoder:
         return [BOS] * add_bos + [byte + BYTE_OFFSET for byte in text.encode()]
 
 
-class SentencePieceEncoder:
-    """PaliGemma's tokenizer.
+@dataclass(frozen=True)
+class KnownTokenizer:
+    """What tells one sentencepiece model from all others.
 
-    Args:
-        path: ``paligemma_tokenizer.model``.
-
-    Raises:
-        TokenizerError: the file or the library is missing, or it is another tokenizer.
+    Attributes:
+        name: for messages.
+        source: where the file can be had.
+        sha256: of the published file.
+        size: number of pieces.
+        pieces: some pieces and their ids.
     """
 
-    vocabulary = PALIGEMMA_VOCABULARY
+    name: str
+    source: str
+    sha256: str
+    size: int
+    pieces: Mapping[str, int]
 
-    def __init__(self, path: Path) -> None:
+
+PALIGEMMA = KnownTokenizer(
+    name="PaliGemma's tokenizer",
+    source="gs://big_vision/paligemma_tokenizer.model (public, 4.3 MB; Hugging Face has it as tokenizer.model of "
+    "google/paligemma-3b-pt-224, behind a licence)",
+    sha256="8986bb4f423f07f8c7f70d0dbe3526fb2316056c17bae71b1ea975e77a168fc6",
+    size=PALIGEMMA_VOCABULARY,
+    pieces={"<pad>": 0, "<eos>": 1, "<bos>": BOS, "<unk>": 3, "\n": 108, "<loc0000>": 256_000, "<seg127>": 257_151},
+)
+
+
+class SentencePieceEncoder:
+    """A sentencepiece tokenizer, by default PaliGemma's.
+
+    The published file is known by its hash. Another file is taken, with a warning, if its pieces are the same as far as
+    they are known.
+
+    Args:
+        path: of the model, e.g. ``paligemma_tokenizer.model``.
+        known: which tokenizer it must be.
+
+    Raises:
+        TokenizerError: the file or the library is missing, or it is another tokenizer; the message says what differs
+            and where to get the right one.
+    """
+
+    def __init__(self, path: Path, known: KnownTokenizer = PALIGEMMA) -> None:
         try:
             import sentencepiece
         except ImportError as error:
-            raise TokenizerError("PaliGemma's tokenizer needs the package sentencepiece: pip install it") from error
+            raise TokenizerError(f"{known.name} needs the package sentencepiece: pip install it") from error
+        remedy = f"{known.name}: copy it from {known.source} and give its path"
         if not Path(path).is_file():
-            raise TokenizerError(
-                f"{path}: no such file. PaliGemma's tokenizer (paligemma_tokenizer.model, 4.3 MB) is public: copy it "
-                "from gs://big_vision/paligemma_tokenizer.model"
-            )
+            raise TokenizerError(f"{path}: no such file. {remedy}")
+        data = Path(path).read_bytes()
         try:
-            self._processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
+            self._processor = sentencepiece.SentencePieceProcessor(model_proto=data)
         except (OSError, RuntimeError) as error:
-            raise TokenizerError(f"{path}: not a sentencepiece model: {error}") from error
-        pieces = self._processor.vocab_size()
-        if pieces not in (256_000, 257_152):
-            raise TokenizerError(f"{path}: {pieces} pieces, PaliGemma's tokenizer has 256000 or 257152")
+            raise TokenizerError(f"{path}: not a sentencepiece model ({error}). {remedy}") from error
+        self.vocabulary = self._processor.vocab_size()
+        if hashlib.sha256(data).hexdigest() == known.sha256:
+            return
+        if differences := self._differences(known):
+            raise TokenizerError(f"{path}: another tokenizer: {'; '.join(differences)}. {remedy}")
+        log.warning("%s is not the published file of %s, but its pieces are the same as far as known", path, known.name)
+
+    def _differences(self, known: KnownTokenizer) -> list[str]:
+        sp = self._processor
+        found = [] if self.vocabulary == known.size else [f"{self.vocabulary} pieces instead of {known.size}"]
+        for piece, wanted in known.pieces.items():
+            actual = sp.id_to_piece(wanted) if wanted < self.vocabulary else "none"
+            if actual != piece:
+                found.append(f"piece {wanted} is {actual!r} instead of {piece!r}")
+        if not found and sp.bos_id() != BOS:
+            found.append(f"a text begins with {sp.bos_id()} instead of {BOS}")
+        return found
 
     def encode(self, text: str, add_bos: bool = False) -> list[int]:
         """Ids of a text."""
@@ -88,12 +140,14 @@ class PromptTokenizer:
 
     Args:
         encoder: text to ids.
-        max_length: longest prompt, tokens; longer ones are cut at the end, with a warning.
+        max_length: longest prompt, tokens.
         bucketed: pad to the smallest of a few lengths that holds the prompt, instead of always to the longest.
+        cut: cut longer prompts at the end, with a warning, as openpi does; otherwise they are an error. What is cut off
+            is the end of the state, so a robot should not act on it.
     """
 
-    def __init__(self, encoder: Encoder, max_length: int, bucketed: bool = True) -> None:
-        self._encoder, self._max = encoder, max_length
+    def __init__(self, encoder: Encoder, max_length: int, bucketed: bool = True, cut: bool = True) -> None:
+        self._encoder, self._max, self._cut = encoder, max_length, cut
         self._lengths = [n for n in PADDED_LENGTHS if n < max_length] + [max_length] if bucketed else [max_length]
 
     @property
@@ -107,6 +161,9 @@ class PromptTokenizer:
         Args:
             prompt: the instruction.
             state: normalised, unpadded values (s,) that become part of the text; None leaves them out.
+
+        Raises:
+            PromptError: it is too long, and is not to be cut.
         """
         if state is None:
             ids = self._encoder.encode(clean(prompt), add_bos=True) + self._encoder.encode("\n")
@@ -114,6 +171,9 @@ class PromptTokenizer:
             bins = " ".join(map(str, discretize(np.asarray(state))))
             ids = self._encoder.encode(f"Task: {clean(prompt)}, State: {bins};\nAction: ", add_bos=True)
         if len(ids) > self._max:
+            if not self._cut:
+                what = "the prompt" if state is None else "the prompt with the state"
+                raise PromptError(f"{what} has {len(ids)} tokens, the model takes {self._max}: shorten {prompt[:60]!r}")
             log.warning("the prompt has %d tokens and is cut to %d: %r", len(ids), self._max, prompt[:60])
             ids = ids[: self._max]
         length = next(n for n in self._lengths if n >= len(ids))

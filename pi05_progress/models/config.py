@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 ProgressKind = Literal["none", "scalar", "categorical"]
+ComputeDtype = Literal["float32", "bfloat16"]
 PALIGEMMA_VOCABULARY = 257_152
 BYTE_VOCABULARY = 259  # 256 bytes after three special tokens, see tokenizer.py
 
@@ -78,6 +79,17 @@ class ProgressConfig:
     bins: int = 50
     sigma_bins: float = 2.0
 
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(ProgressKind):
+            raise ModelConfigError(
+                f"progress.kind {self.kind!r} is unknown; known: {', '.join(get_args(ProgressKind))}"
+            )
+        if self.hidden < 1 or self.bins < 2 or not self.sigma_bins > 0:
+            raise ModelConfigError(
+                f"progress: hidden {self.hidden}, bins {self.bins}, sigma_bins {self.sigma_bins}; expected at least 1, "
+                "at least 2 and more than 0"
+            )
+
 
 @dataclass(frozen=True)
 class Pi05Config:
@@ -102,12 +114,18 @@ class Pi05Config:
     action_horizon: int = 50
     max_token_len: int = 200
     discrete_state: bool = True
-    compute_dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    compute_dtype: ComputeDtype = "bfloat16"
     progress: ProgressConfig = ProgressConfig()
     remat: bool = True
 
     def __post_init__(self) -> None:
-        if any(side % self.siglip.patch for side in self.image_size):
+        if self.compute_dtype not in get_args(ComputeDtype):
+            known = ", ".join(get_args(ComputeDtype))
+            raise ModelConfigError(f"compute_dtype {self.compute_dtype!r} is unknown; known: {known}")
+        for field in ("vocabulary", "action_dim", "action_horizon", "max_token_len"):
+            if getattr(self, field) < 1:
+                raise ModelConfigError(f"{field} is {getattr(self, field)}; expected at least 1")
+        if any(side < 1 or side % self.siglip.patch for side in self.image_size):
             raise ModelConfigError(f"image_size {self.image_size} is not a multiple of the patch, {self.siglip.patch}")
         if self.siglip.width % self.siglip.num_heads:
             raise ModelConfigError(

@@ -1,0 +1,144 @@
+"""What of a model is trained: everything, adapters, or the progress head alone; and how the rest is kept.
+
+    graph, trained, frozen = nnx.split(model, trainable(config, "adapters"), ...)
+
+The adapters themselves are part of the experts (``gemma.py``); whether an expert has them is in its configuration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array
+
+from .config import GemmaConfig, ModelConfigError, Pi05Config
+from .parameters import HEAD, load_parameters, parameter_paths
+
+Trained = Literal["everything", "adapters", "head"]
+LLM, EXPERT = "PaliGemma/llm/", "_1"
+
+
+def is_adapter(path: str) -> bool:
+    """Whether a parameter, by its path joined with "/", belongs to an adapter."""
+    return "lora" in path
+
+
+def is_trained(config: Pi05Config, trained: Trained, path: str) -> bool:
+    """Whether a parameter is trained.
+
+    ``adapters`` is openpi's freeze filter: of every expert that has adapters, all but these stay as they are, the
+    table of embeddings and the norms included. The vision tower, the projections of actions and time, the progress
+    head, and an expert without adapters are trained.
+
+    Args:
+        config: of the model.
+        trained: what is to be trained.
+        path: of the parameter, parts joined with "/".
+
+    Raises:
+        ModelConfigError: adapters are to be trained where there are none, or a head where there is none.
+    """
+    if trained == "everything":
+        return True
+    if trained == "head":
+        if config.progress.kind == "none":
+            raise ModelConfigError("the head is to be trained, but progress.kind is 'none': there is no head")
+        return path.startswith(HEAD)
+    if trained != "adapters":
+        raise ModelConfigError(f"unknown set of parameters to train {trained!r}; known: everything, adapters, head")
+    if not (has_adapters(config.paligemma) or has_adapters(config.expert)):
+        raise ModelConfigError(
+            f"adapters are to be trained, but the configuration {config.name} has none: see pi05_lora"
+        )
+    if is_adapter(path) or not path.startswith(LLM):
+        return True
+    return not has_adapters(config.expert if _of_action_expert(path) else config.paligemma)
+
+
+def has_adapters(config: GemmaConfig) -> bool:
+    """Whether an expert has adapters anywhere."""
+    return config.lora is not None or config.feed_forward_lora is not None
+
+
+def _of_action_expert(path: str) -> bool:
+    return any(part.endswith(EXPERT) for part in path.removeprefix(LLM).split("/"))
+
+
+def trainable(config: Pi05Config, trained: Trained) -> Callable[[tuple, Any], bool]:
+    """A filter for ``nnx.split``, ``nnx.DiffState`` and optimisers that picks the parameters to train.
+
+    Raises:
+        ModelConfigError: see ``is_trained``; at once, not when the filter is used.
+    """
+    is_trained(config, trained, "")
+
+    def keep(path: tuple, value: Any) -> bool:
+        kind = value.type if hasattr(value, "type") else type(value)
+        return issubclass(kind, nnx.Param) and is_trained(config, trained, "/".join(map(str, path)))
+
+    return keep
+
+
+def freeze(model: nnx.Module, config: Pi05Config, trained: Trained) -> None:
+    """Store what is not trained in bfloat16, as openpi does; what is trained keeps its dtype (float32).
+
+    Raises:
+        ModelConfigError: see ``is_trained``.
+    """
+    state = nnx.state(model, nnx.Param)
+    for path, leaf in nnx.to_flat_state(state):
+        if not is_trained(config, trained, "/".join(map(str, path))):
+            leaf.set_value(leaf.get_value().astype(jnp.bfloat16))
+    nnx.update(model, state)
+
+
+class Counts(NamedTuple):
+    """Numbers of parameters."""
+
+    total: int
+    trained: int
+    adapters: int
+    head: int
+
+    @property
+    def frozen(self) -> int:
+        """Those that are not trained."""
+        return self.total - self.trained
+
+
+def count_parameters(model: nnx.Module, config: Pi05Config, trained: Trained = "everything") -> Counts:
+    """How many parameters there are; the model may be only a shape (``nnx.eval_shape``).
+
+    Raises:
+        ModelConfigError: see ``is_trained``.
+    """
+    sizes = {path: int(np.prod(value.shape, dtype=np.int64)) for path, value in parameter_paths(model).items()}
+    return Counts(
+        total=sum(sizes.values()),
+        trained=sum(size for path, size in sizes.items() if is_trained(config, trained, path)),
+        adapters=sum(size for path, size in sizes.items() if is_adapter(path)),
+        head=sum(size for path, size in sizes.items() if path.startswith(HEAD)),
+    )
+
+
+def load_base_parameters(model: nnx.Module, parameters: Mapping[str, np.ndarray | Array]) -> list[str]:
+    """Put parameters of a model without adapters into one that has them; the adapters keep what they start with.
+
+    Args:
+        model: with real parameters, not only a shape.
+        parameters: by path; adapters among them are taken.
+
+    Returns:
+        The adapters' paths that were kept.
+
+    Raises:
+        ParameterMismatchError: anything but adapters is missing, or anything is extra or of another shape.
+    """
+    own = parameter_paths(model)
+    kept = [path for path in own if is_adapter(path) and path not in parameters]
+    load_parameters(model, {**parameters, **{path: own[path] for path in kept}})
+    return kept
