@@ -33,8 +33,9 @@ from sensor_msgs.msg import CompressedImage, Image
 from pi05_progress.robots.profile import IMAGE_TYPE, SIDES, RobotProfile
 from pi05_progress.robots.yaml_lines import ConfigError
 
+from ..bag_writer import PARTIAL, message_store
 from .cameras import CameraRig, scaled_sizes
-from .episode_bag import PARTIAL, EpisodeBag, message_store
+from .episode_bag import EpisodeBag
 from .expert import FAULTS, parse_fault
 from .gl import NoOpenGLError, require_backend
 from .image_publisher import image_message
