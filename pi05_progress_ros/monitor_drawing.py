@@ -97,14 +97,26 @@ def plot(values: Sequence[float], rows: int, charset: Charset) -> list[str]:
     return lines
 
 
-def columns(times_s: Sequence[float], values: Sequence[float], now_s: float, span_s: float, count: int) -> list[float]:
-    """The last known value in each of ``count`` equal parts of the last ``span_s`` seconds; NaN where there is none."""
-    found = [math.nan] * count
+def columns(
+    times_s: Sequence[float], values: Sequence[float], now_s: float, span_s: float, count: int, hold_s: float = 0.0
+) -> list[float]:
+    """The last known value in each of ``count`` equal parts of the last ``span_s`` seconds; NaN where there is none.
+
+    A part in which nothing came, not even NaN, has the value before it, for up to ``hold_s``. The parts begin at
+    multiples of their length, whenever it is drawn: what was drawn moves and does not flicker.
+    """
+    found: list[float | None] = [None] * count
+    last = now_s * count // span_s
     for time_s, value in zip(times_s, values, strict=True):
-        index = count - 1 - int((now_s - time_s) / span_s * count)
-        if 0 <= index < count and known(value):
+        index = count - 1 - int(last - time_s * count // span_s)
+        if 0 <= index < count and (known(value) or found[index] is None):
             found[index] = value
-    return found
+    filled, held, before = [], 0.0, math.nan
+    for value in found:
+        held = held + span_s / count if value is None else 0.0
+        before = value if value is not None else before if held <= hold_s else math.nan
+        filled.append(before)
+    return filled
 
 
 def wrapped(text: Text, width: int) -> list[Text]:
@@ -112,14 +124,14 @@ def wrapped(text: Text, width: int) -> list[Text]:
     return list(text.wrap(_CONSOLE, max(width, 1))) or [Text()]
 
 
-def flow(items: Iterable[Text], width: int, charset: Charset, gap: str = "   ") -> list[Text]:
-    """Items beside one another as far as they fit, then on the next line; one that is too long for a line is cut."""
+def flow(items: Iterable[Text], width: int, gap: str = "   ") -> list[Text]:
+    """Items beside one another as far as they fit, then on the next line; one that is too long for a line is broken."""
     lines: list[Text] = []
     for item in items:
         if lines and cell_len(lines[-1].plain) + len(gap) + cell_len(item.plain) <= width:
             lines[-1].append(gap).append_text(item)
         else:
-            lines.append(cut(item, width, charset))
+            lines += wrapped(item, width)
     return lines or [Text()]
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 HISTORY_S = 60.0
-HISTORY_STEP_S = 0.5  # one point per step is kept: more than a terminal has columns for
+HISTORY_STEP_S = 0.25  # one point per step is kept: twice as many as are drawn
 RATE_WINDOW_S = 5.0
 SILENT_S = 2.5  # a node that lives sends a heartbeat every second
 OK, WARN, ERROR, STALE = range(4)  # levels of diagnostic_msgs/DiagnosticStatus

@@ -21,6 +21,7 @@ STATUSES = {  # of TaskProgress: name, words, style
     5: ("FAILED", "the task has failed", "bold red"),
 }
 LEVELS = (("ok", "green"), ("warning", "yellow"), ("ERROR", "bold red"), ("STALE", "bold red"))
+HOLD_S = 1.5  # between messages: slower than one a second no node sends them
 OLD_REPORTS_S = 3.0  # diagnostics come every second
 
 
@@ -33,7 +34,8 @@ def no_messages(seen: Seen, now_s: float) -> str:
     """That nothing comes, for how long, and what to look at."""
     silent = f"nothing received for {seen.silent_s(now_s):.0f} s on {seen.topic}"
     if seen.published:
-        return f"{silent}, though its publisher is there ({', '.join(seen.publishers)}): is that node active, or stuck?"
+        names = ", ".join(seen.publishers)
+        return f"{silent}, though its publisher is there ({names}): is that node active, stuck, or killed?"
     reach = f", ROS_AUTOMATIC_DISCOVERY_RANGE={seen.discovery}" if seen.discovery else ""
     return f"{silent}: is the node running, with the same ROS_DOMAIN_ID={seen.domain}{reach}?"
 
@@ -41,7 +43,7 @@ def no_messages(seen: Seen, now_s: float) -> str:
 def why_unknown(seen: Seen) -> str:
     """Why the newest message of status UNKNOWN holds no estimate, in words."""
     if known(seen.message.progress_raw):
-        return UNTRAINED_TEXT if seen.message.model_id == UNTRAINED else "no estimate"
+        return "no estimate: the model is untrained" if seen.message.model_id == UNTRAINED else "no estimate"
     for entry, report in seen.problems():
         if entry != "commands":
             return f"heartbeat, no estimate: {report.message}"
@@ -70,7 +72,7 @@ def _rate(value: float) -> str:
 
 
 def _milliseconds(value: float) -> str:
-    return f"{value:.0f} ms" if known(value) else "-"
+    return f"{value:.{0 if value >= 10 else 1}f} ms" if known(value) else "-"
 
 
 def _stage(message: object) -> str:
@@ -94,9 +96,11 @@ class _Page:
 
     def add(self, label: str, lines: Iterable[Text]) -> None:
         for line in lines:
-            head = Text(f"{label:<{LABEL}}", style="cyan")
-            self.groups[-1].append(cut(head.append_text(line), self.width, self.charset))
+            self.groups[-1].append(self.labelled(label, line))
             label = ""
+
+    def labelled(self, label: str, line: Text) -> Text:
+        return cut(Text(f"{label:<{LABEL}}", style="cyan").append_text(line), self.width, self.charset)
 
     def values(self, label: str, *parts: tuple[str, str] | str, style: str = "") -> None:
         """``(name, value)`` pairs and plain texts, in a flow; empty ones are left out."""
@@ -107,7 +111,7 @@ class _Page:
                 item = Text(f"{name} " if name else "", style="dim" if name else "")
                 items.append(item.append(self.charset.clean(value), style=style))
         if items:
-            self.add(label, flow(items, self.room, self.charset))
+            self.add(label, flow(items, self.room))
 
     def words(self, label: str, text: str, style: str = "") -> None:
         """A sentence, wrapped."""
@@ -154,9 +158,11 @@ def view(seen: Seen, now_s: float, width: int, height: int, charset: Charset) ->
         page.group()
         _model(page, seen, now_s)
         page.group()
-        _history(page, seen, now_s, rows=2 if height < 30 else 4)
+        history = page.groups[-1]
     page.group()
     _diagnostics(page, seen, now_s)
+    if seen.message is not None:
+        history += _history(page, seen, now_s, height)
     return page.lines(height)
 
 
@@ -165,7 +171,7 @@ def _header(page: _Page, seen: Seen, now_s: float) -> None:
     if seen.message is not None:
         items.append(f"{seen.rate_hz(now_s):.1f} messages/s")
     texts = [Text(page.charset.clean(item), style="bold") for item in items]
-    page.groups[-1] += flow([*texts, Text("q: quit", style="dim")], page.width, page.charset)
+    page.groups[-1] += flow([*texts, Text("q: quit", style="dim")], page.width)
     if len(seen.publishers) > 1:
         page.words("warning", f"{len(seen.publishers)} nodes publish this: {', '.join(seen.publishers)}", "bold red")
 
@@ -187,8 +193,9 @@ def _progress(page: _Page, seen: Seen, now_s: float) -> None:
     drawn = bar(message.progress, message.lower, message.upper, cells, page.charset, style)
     page.add("progress", [drawn.append(f" {number:>8}", style=style)])
     page.values("", interval(message), ("raw", percent(message.progress_raw)), ("filtered", number))
-    page.values("", ("rate", _rate(message.rate)), ("remaining", remaining(message)))
-    page.values("", ("success probability", percent(message.success_probability)), ("stage", _stage(message)))
+    if known(message.progress):
+        page.values("", ("rate", _rate(message.rate)), ("remaining", remaining(message)))
+        page.values("", ("success probability", percent(message.success_probability)), ("stage", _stage(message)))
 
 
 def _model(page: _Page, seen: Seen, now_s: float) -> None:
@@ -202,17 +209,20 @@ def _model(page: _Page, seen: Seen, now_s: float) -> None:
     page.values("timing", inference, ("observation", now), ("when published", then))
 
 
-def _history(page: _Page, seen: Seen, now_s: float, rows: int) -> None:
+def _history(page: _Page, seen: Seen, now_s: float, height: int) -> list[Text]:
+    """A plot as high as there is room for beside all that is on the page."""
+    taken = sum(map(len, page.groups))
+    spare = height - taken - len(page.groups) + 1  # with empty lines between the groups
+    rows = next((rows for rows in (8, 4, 2) if rows <= spare), max(0, min(2, height - taken)))
     times = [moment.time_s for moment in seen.history]
     values = [moment.progress for moment in seen.history]
     what = "progress"
     if not any(map(known, values)):
         values, what = [moment.raw for moment in seen.history], "raw only"
     count = min(page.room - 1, 120)
-    lines = plot(columns(times, values, now_s, HISTORY_S, count), rows, page.charset)
-    labels = [f"last {HISTORY_S:.0f} s", what]
-    for index, line in enumerate(lines):
-        page.add(labels[index] if index < len(labels) else "", [Text(line, style="cyan")])
+    lines = plot(columns(times, values, now_s, HISTORY_S, count, HOLD_S), rows, page.charset)
+    labels = [f"last {HISTORY_S:.0f} s", what] + [""] * len(lines)
+    return [page.labelled(label, Text(line, style="cyan")) for label, line in zip(labels, lines, strict=False)]
 
 
 def _diagnostics(page: _Page, seen: Seen, now_s: float) -> None:
@@ -222,21 +232,22 @@ def _diagnostics(page: _Page, seen: Seen, now_s: float) -> None:
         return
     age = seen.reports_age_s(now_s) or 0.0
     if age > OLD_REPORTS_S:
-        page.words("below", f"is {age:.0f} s old: no newer diagnostics", "bold red")
+        page.words("warning", f"the diagnostics below are {age:.0f} s old, none came since", "bold red")
     if report := reports.get("commands"):
         style = "yellow" if report.level else "bold green" if report.message == "commanding" else ""
         page.words("commands", report.message, style)
     if report := reports.get("inference"):
         counts = ", ".join(f"{report.values.get(key, '-')} {key}" for key in ("inferences", "failures"))
         skipped = f"{report.values.get('frames_skipped', '-')} frames skipped"
-        words = "" if report.level else report.message
-        page.values("inference", words, counts, skipped)
-        if report.level:
+        page.values("inference", "" if report.level else report.message, counts, skipped)
+        said = any(r.level and r.message in report.message for e, r in reports.items() if e.startswith("input "))
+        if report.level and not said:  # else the input says it
             page.words("", f"{_level(report)[0]}: {report.message}", _level(report)[1])
     label = "inputs"
     entries = {e.removeprefix("input "): r for e, r in reports.items() if e.startswith("input ")}
     names = min(max(map(len, entries), default=0), 20)
-    for name, report in entries.items():
+    # What is wrong comes first: it must not be what a small window cuts off.
+    for name, report in sorted(entries.items(), key=lambda pair: pair[1].level < ERROR):
         page.add(label, _input(page, name, names, report))
         label = ""
 
@@ -262,9 +273,10 @@ def _input(page: _Page, name: str, names: int, report: Report) -> list[Text]:
     text.append(f" {'-' if age is None else f'{age:.2f}':>5} s")
     if report.level == OK:
         return [text]
-    words = Text(f"{word}: {page.charset.clean(report.message.removeprefix(f'{name} '))}", style=style)
+    message = report.message.removeprefix(f"{name} ").removeprefix(f"({report.values.get('topic', '')}): ")
+    words = Text(f"{word}: {page.charset.clean(message)}", style=style)
     beside = page.room - len(text) - 2
-    if beside >= 40:
+    if beside >= min(len(words), 30):
         first, *rest = wrapped(words, beside)
         return [text.append("  ").append_text(first), *(Text(" " * (page.room - beside)).append_text(r) for r in rest)]
     return [text, *(Text("  ").append_text(line) for line in wrapped(words, page.room - 2))]
