@@ -16,13 +16,16 @@ os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 
 @contextmanager
 def processes(folder):
-    """Start a program with ``run(module, *arguments)``; all are stopped at the end."""
+    """Start a program with ``run(module, *arguments)``; all are stopped at the end. ``before`` runs in the child."""
     running = []
 
-    def run(module: str, *arguments: str, **env: str) -> subprocess.Popen:
+    def run(module: str, *arguments: str, before=None, **env: str) -> subprocess.Popen:
         log = open(folder / f"{len(running)}_{module}.log", "w+")  # noqa: SIM115 (read by the test through the process)
         command = [sys.executable, "-m", module, *arguments]
-        process = subprocess.Popen(command, env={**os.environ, **env}, stdout=log, stderr=subprocess.STDOUT, text=True)
+        env = {**os.environ, **env}
+        process = subprocess.Popen(
+            command, env=env, stdout=log, stderr=subprocess.STDOUT, text=True, preexec_fn=before
+        )  # fmt: skip
         process.log = lambda: (log.flush(), log.seek(0), log.read())[2]
         running.append(process)
         return process

@@ -36,10 +36,10 @@ def start_node(start, *remaps, **values):
     return start(NODE, *given, *(a for remap in remaps for a in ("-r", remap)), PYTHONPATH=path)
 
 
-def set_parameter(ros, node, name, value, spin=None):
-    """Set a parameter of the policy node from another node; returns whether it was taken."""
+def set_parameter(ros, node, name, value, spin=None, node_name="policy_node"):
+    """Set a parameter of a node from another one; returns whether it was taken."""
     spin = spin or (lambda: ros.spin_once(node, timeout_sec=0.01))
-    client = node.create_client(SetParameters, "/policy_node/set_parameters")
+    client = node.create_client(SetParameters, f"/{node_name}/set_parameters")
     wait_for(client.service_is_ready, 20, spin, "the parameter service")
     request = SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg()])
     future = client.call_async(request)
