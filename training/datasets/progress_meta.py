@@ -1,0 +1,168 @@
+"""``meta/progress.json``: what is known about each episode beyond its frames, and how its labels were made.
+
+The converter writes outcomes and milestones; the labelling tool adds method, arguments, stages and column names.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from . import layout
+
+VERSION = 1
+
+
+class ProgressMetaError(ValueError):
+    """The file does not hold what it should; the message names file and field."""
+
+
+class Outcome(StrEnum):
+    """How an episode ended. Only a known failure counts as unsuccessful."""
+
+    UNKNOWN = "UNKNOWN"
+    SUCCESS = "SUCCESS"
+    FAILURE = "FAILURE"
+
+
+@dataclass(frozen=True)
+class Milestone:
+    """A step of the task that was reached.
+
+    Attributes:
+        label: its name; may be empty where an operator only pressed a button.
+        frame: the episode's first frame at or after the event, counted from 0.
+    """
+
+    label: str
+    frame: int
+
+
+@dataclass(frozen=True)
+class EpisodeMeta:
+    """What is known of one episode.
+
+    Attributes:
+        outcome: how it ended.
+        milestones: in the order they happened; a label may come again.
+        note: the operator's remark.
+        source: where it was recorded: bag and episode id.
+    """
+
+    outcome: Outcome = Outcome.UNKNOWN
+    milestones: tuple[Milestone, ...] = ()
+    note: str = ""
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a task. ``share`` is the mean share of an episode it takes; the shares of a task add up to 1."""
+
+    name: str
+    share: float
+
+
+@dataclass(frozen=True)
+class Labels:
+    """How a data set's progress labels were made.
+
+    Attributes:
+        method: ``linear``, ``milestone``, ``remaining`` or ``activity``.
+        arguments: of the method.
+        columns: names of the columns that were added: keys ``progress``, ``valid``, ``stage``, ``seconds_remaining``.
+        stages: of each task, where the method knows them.
+    """
+
+    method: str
+    arguments: Mapping[str, Any]
+    columns: Mapping[str, str]
+    stages: Mapping[str, tuple[Stage, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ProgressMeta:
+    """The whole file; an episode that is not in it is one of which nothing is known."""
+
+    episodes: Mapping[int, EpisodeMeta] = field(default_factory=dict)
+    labels: Labels | None = None
+
+    def episode(self, index: int) -> EpisodeMeta:
+        """What is known of an episode."""
+        return self.episodes.get(index, EpisodeMeta())
+
+
+def save_progress_meta(root: Path, meta: ProgressMeta) -> None:
+    """Write ``meta/progress.json`` of the data set in ``root``, complete or not at all."""
+    episodes = [
+        {
+            "episode_index": index,
+            "outcome": str(episode.outcome),
+            "milestones": [{"label": m.label, "frame": m.frame} for m in episode.milestones],
+            "note": episode.note,
+            "source": episode.source,
+        }
+        for index, episode in sorted(meta.episodes.items())
+    ]
+    labels = None
+    if meta.labels is not None:
+        labels = {
+            "method": meta.labels.method,
+            "arguments": dict(meta.labels.arguments),
+            "columns": dict(meta.labels.columns),
+            "stages": {
+                task: [{"name": s.name, "share": s.share} for s in stages]
+                for task, stages in meta.labels.stages.items()
+            },
+        }
+    path = root / layout.PROGRESS
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps({"version": VERSION, "labels": labels, "episodes": episodes}, indent=1) + "\n")
+    os.replace(partial, path)
+
+
+def load_progress_meta(root: Path) -> ProgressMeta:
+    """Read ``meta/progress.json`` of the data set in ``root``; without that file nothing is known.
+
+    Raises:
+        ProgressMetaError: unreadable, of a newer version, or a field is missing or wrong.
+    """
+    path = root / layout.PROGRESS
+    try:
+        data = json.loads(path.read_text())
+    except FileNotFoundError:
+        return ProgressMeta()
+    except (OSError, ValueError) as error:
+        raise ProgressMetaError(f"{path}: cannot be read: {error}") from error
+    try:
+        if data["version"] > VERSION:
+            raise ProgressMetaError(f"{path}: version {data['version']} is newer than this program's {VERSION}")
+        episodes: dict[int, EpisodeMeta] = {}
+        for entry in data["episodes"]:
+            index = int(entry["episode_index"])
+            if index in episodes:
+                raise ProgressMetaError(f"{path}: episode {index} is there twice")
+            milestones = tuple(Milestone(str(m["label"]), int(m["frame"])) for m in entry.get("milestones", ()))
+            outcome = Outcome(entry.get("outcome", Outcome.UNKNOWN))
+            episodes[index] = EpisodeMeta(outcome, milestones, entry.get("note", ""), entry.get("source", ""))
+        return ProgressMeta(episodes, _labels(data.get("labels")))
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        if isinstance(error, ProgressMetaError):
+            raise
+        raise ProgressMetaError(f"{path}: not a progress.json of version {VERSION}: {error!r}") from error
+
+
+def _labels(data: Mapping[str, Any] | None) -> Labels | None:
+    if data is None:
+        return None
+    stages = {
+        task: tuple(Stage(str(s["name"]), float(s["share"])) for s in of_task)
+        for task, of_task in data["stages"].items()
+    }
+    return Labels(str(data["method"]), dict(data["arguments"]), dict(data["columns"]), stages)
