@@ -67,15 +67,18 @@ class Seen:
     _arrivals: deque[float] = field(default_factory=lambda: deque(maxlen=1000))
     _reports: dict[str, tuple[float, dict[str, Report]]] = field(default_factory=dict)  # by node: arrival, entries
 
+    def count(self, now_s: float) -> None:
+        """A ``TaskProgress`` has arrived, whether or not it is looked at."""
+        self._arrivals.append(now_s)
+
     def take_progress(self, message: Any, now_s: float) -> None:
-        """A ``TaskProgress`` has arrived."""
+        """A ``TaskProgress`` that arrived at ``now_s`` is looked at."""
         age_ms = message.observation_age_ms
         if math.isfinite(age_ms):
             self.observed_s = now_s - 1e-3 * age_ms
         elif self.message is not None and message.header.stamp != self.message.header.stamp:
             self.observed_s = None  # a heartbeat about an observation that was not seen here
         self.message, self.arrived_s = message, now_s
-        self._arrivals.append(now_s)
         self._remember(Moment(now_s, message.progress, message.progress_raw))
 
     def _remember(self, moment: Moment) -> None:

@@ -187,7 +187,7 @@ def test_the_age_of_the_observation_grows_through_heartbeats_about_it():
 def test_the_rate_is_that_of_the_last_seconds():
     state = Seen()
     for tick in range(300):
-        state.take_progress(progress(), tick / 30)
+        state.count(tick / 30)
     assert state.rate_hz(10.0) == pytest.approx(30, rel=0.01)
     assert state.rate_hz(20.0) == 0.0
 
