@@ -1,0 +1,141 @@
+"""Where episodes begin and end: one per recording, by the operator's buttons, or by ``EpisodeEvent``s."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from training.datasets.progress_meta import Outcome
+
+from .scan import Event, Mark, Scan
+
+Mode = Literal["auto", "bag", "marks", "events"]
+START, STOP, MILESTONE = 0, 1, 2  # EpisodeEvent.event
+OUTCOMES = (Outcome.UNKNOWN, Outcome.SUCCESS, Outcome.FAILURE)  # by EpisodeEvent.outcome
+
+
+@dataclass(frozen=True)
+class Span:
+    """A part of an episode within one stretch of the recording, ns; None reaches to the stretch's end."""
+
+    stretch: int
+    start_ns: int | None
+    stop_ns: int | None
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An episode as it is marked in a recording; whether it can be used is not known yet.
+
+    Attributes:
+        name: unique within the recording.
+        spans: where it is; more than one if a clock jumped within it.
+        task: its instruction, as far as the recording says it.
+        outcome, note: how it ended.
+        milestones: label, stretch and stamp in ns of each.
+    """
+
+    name: str
+    spans: tuple[Span, ...]
+    task: str = ""
+    outcome: Outcome = Outcome.UNKNOWN
+    note: str = ""
+    milestones: tuple[tuple[str, int, int], ...] = ()
+
+
+@dataclass
+class Found:
+    """Episodes of a recording, and why others are none."""
+
+    mode: Mode
+    candidates: list[Candidate] = field(default_factory=list)
+    rejected: list[tuple[str, str]] = field(default_factory=list)  # name, reason
+    notes: list[str] = field(default_factory=list)
+
+
+def find_episodes(scan: Scan, mode: Mode = "auto") -> Found:
+    """The episodes of a recording; ``auto`` takes events if there are any, else marks, else the whole recording."""
+    if mode == "auto":
+        mode = "events" if any(e.event == START for e in scan.events) else "marks" if scan.marks else "bag"
+    if mode == "events":
+        return _by_events(scan)
+    return _by_marks(scan) if mode == "marks" else _whole(scan)
+
+
+def _whole(scan: Scan) -> Found:
+    spans = tuple(Span(index, None, None) for index in range(len(scan.stretches)))
+    return Found("bag", [Candidate("bag", spans)])
+
+
+def _between(scan: Scan, start: Mark | Event, stop: Mark | Event) -> tuple[Span, ...]:
+    if start.stretch == stop.stretch:
+        return (Span(start.stretch, start.stamp_ns, stop.stamp_ns),)
+    middle = range(start.stretch + 1, stop.stretch)
+    return (
+        Span(start.stretch, start.stamp_ns, None),
+        *(Span(index, None, None) for index in middle),
+        Span(stop.stretch, None, stop.stamp_ns),
+    )
+
+
+def _by_marks(scan: Scan) -> Found:
+    found = Found("marks")
+    start: Mark | None = None
+    count = 0
+    for mark in scan.marks:
+        if mark.start:
+            if start is not None:
+                found.rejected.append((f"marks_{count - 1}", "started again before it was ended"))
+            start, count = mark, count + 1
+        elif start is None:
+            found.notes.append("a stop mark without a start mark is passed over")
+        else:
+            found.candidates.append(Candidate(f"marks_{count - 1}", _between(scan, start, mark)))
+            start = None
+    if start is not None:
+        found.rejected.append((f"marks_{count - 1}", "no stop mark: the recording ends before the episode does"))
+    if not scan.marks:
+        found.notes.append("no marks: the operator's start button was never pressed")
+    return found
+
+
+def _by_events(scan: Scan) -> Found:
+    found = Found("events")
+    opened: dict[str, list[Event]] = {}
+    for event in scan.events:
+        if event.event == START:
+            if event.episode_id in opened:
+                found.rejected.append((event.episode_id, "started again before it was stopped"))
+            opened[event.episode_id] = [event]
+        elif event.episode_id not in opened:
+            kind = "stop" if event.event == STOP else "milestone"
+            found.notes.append(f"a {kind} event of {event.episode_id}, which is not running, is passed over")
+        elif event.event == MILESTONE:
+            opened[event.episode_id].append(event)
+        else:
+            found.candidates.append(_candidate(scan, opened.pop(event.episode_id), event, found.candidates))
+    reason = "no stop event: the recording ends before the episode does"
+    found.rejected += [(name, reason) for name in opened]
+    if not scan.events:
+        found.notes.append("no episode events")
+    return found
+
+
+def _candidate(scan: Scan, events: Sequence[Event], stop: Event, before: Sequence[Candidate]) -> Candidate:
+    start = events[0]
+    name = start.episode_id or "event"
+    taken = {candidate.name for candidate in before}
+    number = 1
+    unique = name
+    while unique in taken:
+        number += 1
+        unique = f"{name}_{number}"
+    return Candidate(
+        unique,
+        _between(scan, start, stop),
+        stop.task or start.task,
+        OUTCOMES[stop.outcome] if stop.outcome < len(OUTCOMES) else Outcome.UNKNOWN,
+        stop.label,
+        tuple((event.label, event.stretch, event.stamp_ns) for event in events[1:]),
+    )

@@ -1,0 +1,216 @@
+"""Which topic of a recording serves which part of a frame, as the robot's profile says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pi05_progress.robots.profile import IMAGE_TYPE, PACKET_TYPE, SIDES, RobotProfile
+
+from .message_types import EVENT_TYPE
+from .reading import BagError, Topic
+
+COMPRESSED_TYPE = "sensor_msgs/msg/CompressedImage"
+CAMERA_KINDS = {IMAGE_TYPE: "raw", COMPRESSED_TYPE: "compressed", PACKET_TYPE: "packets"}
+OTHER_KINDS = {
+    "sensor_msgs/msg/JointState": "joints",
+    "std_msgs/msg/Float32": "number",
+    "geometry_msgs/msg/Pose": "pose",
+}
+Kind = Literal["raw", "compressed", "packets", "joints", "number", "pose"]
+Role = Literal["camera", "state", "action"]
+Actions = Literal["teleoperation", "policy"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """One topic that is used.
+
+    Attributes:
+        name: what it is in reports: a camera's key, ``left_arm``, ``left_pose``, ``action left_arm``, ...
+        part: the same without ``action``.
+        topic: where it comes from.
+        kind: how its messages are read.
+        role: what it is for.
+    """
+
+    name: str
+    part: str
+    topic: str
+    kind: Kind
+    role: Role
+
+    @property
+    def has_header(self) -> bool:
+        """Whether its messages carry a stamp."""
+        return self.kind not in ("number", "pose")
+
+    @property
+    def may_pause(self) -> bool:
+        """Whether silence means that nothing has changed, not that something is missing."""
+        return self.kind == "number"
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """All topics that are used of one recording.
+
+    Attributes:
+        sources: by name.
+        absent: grippers that the recording does not have; their entries are 0.
+        events: topic of ``EpisodeEvent``, or None.
+        marks: topic of the operator's buttons, or None.
+        notes: choices that were made, for the report.
+    """
+
+    sources: Mapping[str, Source]
+    absent: tuple[str, ...]
+    events: str | None
+    marks: str | None
+    notes: tuple[str, ...] = field(default=())
+
+    def of_role(self, role: Role) -> list[Source]:
+        """The sources of one role."""
+        return [source for source in self.sources.values() if source.role == role]
+
+    def topics(self) -> set[str]:
+        """Names of the sources' topics."""
+        return {source.topic for source in self.sources.values()}
+
+
+def choose_inputs(
+    topics: Mapping[str, Topic],
+    profile: RobotProfile,
+    actions: Actions = "teleoperation",
+    cameras: Mapping[str, str] | None = None,
+    namespace: str = "",
+) -> Inputs:
+    """The topics that a profile names, as far as the recording has messages on them.
+
+    Args:
+        topics: what is recorded.
+        profile: the robot.
+        actions: whether actions are the operator's commands or the policy's.
+        cameras: topics of cameras that take the place of the profile's.
+        namespace: put before every topic of the profile.
+
+    Raises:
+        BagError: something that is always needed is missing, or has a type that cannot be read.
+    """
+    return _Choice(topics, profile, actions, dict(cameras or {}), namespace.rstrip("/")).made()
+
+
+class _Choice:
+    def __init__(
+        self, topics: Mapping[str, Topic], profile: RobotProfile, actions: Actions, cameras: dict[str, str], prefix: str
+    ) -> None:
+        self._topics = {name: topic for name, topic in topics.items() if topic.count}
+        self._silent = {name for name, topic in topics.items() if not topic.count}
+        self._profile, self._actions, self._cameras, self._prefix = profile, actions, cameras, prefix
+        self._sources: dict[str, Source] = {}
+        self._problems: list[str] = []
+        self._hints: set[str] = set()
+        self._notes: list[str] = []
+        self._absent: list[str] = []
+
+    def made(self) -> Inputs:
+        if unknown := sorted(set(self._cameras) - set(self._profile.cameras)):
+            raise BagError(
+                f"--camera {', '.join(unknown)}: no such camera; {self._profile.name} has "
+                f"{', '.join(self._profile.cameras)}"
+            )
+        for key in self._profile.cameras:
+            self._camera(key)
+        for side in SIDES:
+            self._arm(side)
+            self._gripper(side)
+        if self._problems:
+            hints = f" {' '.join(sorted(self._hints))}" if self._hints else ""
+            raise BagError(f"{'; '.join(self._problems)}.{hints}")
+        marks = self._named(self._profile.marks.topic)
+        marks = marks if marks in self._topics else None
+        return Inputs(self._sources, tuple(self._absent), self._event_topic(), marks, tuple(self._notes))
+
+    def _named(self, topic: str) -> str:
+        return f"{self._prefix}/{topic.lstrip('/')}" if self._prefix else topic
+
+    def _camera(self, key: str) -> None:
+        camera = self._profile.cameras[key]
+        if key in self._cameras:
+            candidates = [self._cameras[key]]
+        elif camera.topic is None:
+            self._problems.append(
+                f"{key} arrives as {camera.type}, which is no topic: if it was recorded, name its topic with "
+                f"--camera {key}=TOPIC"
+            )
+            return
+        else:
+            base = self._named(camera.topic).removesuffix("/ffmpeg")
+            candidates = [self._named(camera.topic), base, f"{base}/compressed", f"{base}/ffmpeg"]
+        present = [name for name in dict.fromkeys(candidates) if name in self._topics]
+        if not present:
+            self._missing(key, candidates[0])
+            return
+        if len(present) > 1:
+            self._notes.append(f"{key} was recorded {len(present)} times; {present[0]} is used")
+        elif present[0] != candidates[0]:
+            self._notes.append(f"{key} comes from {present[0]}")
+        self._add(key, key, present[0], "camera")
+
+    def _arm(self, side: str) -> None:
+        arm, part = self._profile.arms[side], f"{side}_arm"
+        self._needed(part, part, arm.state_topic, "state")
+        if self._actions == "teleoperation":
+            command, other, instead = arm.teleoperation_topic, arm.target_topic, "policy"
+        else:
+            direct = self._profile.arm_command == "direct"
+            command = arm.command_topic if direct else arm.target_topic
+            other, instead = arm.teleoperation_topic, "teleoperation"
+        self._needed(f"action {part}", part, command, "action")
+        if self._named(command) not in self._topics and self._named(other) in self._topics:
+            self._hints.add(f"Commands are there on {self._named(other)}: --actions {instead} takes those.")
+        if self._profile.vector_size == 62:
+            pose = f"{side}_pose"
+            self._needed(pose, pose, arm.state_pose_topic, "state")
+            self._needed(f"action {pose}", pose, arm.target_pose_topic, "action")
+            if self._named(arm.target_pose_topic) not in self._topics:
+                self._hints.add("Without end effector poses: --vector-size 48.")
+
+    def _gripper(self, side: str) -> None:
+        gripper, part = self._profile.grippers[side], f"{side}_gripper"
+        command = gripper.teleoperation_topic if self._actions == "teleoperation" else gripper.command_topic
+        for name, topic, role in ((part, gripper.state_topic, "state"), (f"action {part}", command, "action")):
+            if self._named(topic) in self._topics:
+                self._add(name, part, self._named(topic), role)
+            else:
+                self._absent.append(name)
+                self._notes.append(f"{name}: nothing on {self._named(topic)}; its entries are 0")
+
+    def _needed(self, name: str, part: str, topic: str, role: Role) -> None:
+        if self._named(topic) in self._topics:
+            self._add(name, part, self._named(topic), role)
+        else:
+            self._missing(name, self._named(topic))
+
+    def _add(self, name: str, part: str, topic: str, role: Role) -> None:
+        kinds = CAMERA_KINDS if role == "camera" else OTHER_KINDS
+        found = self._topics[topic].type
+        if found not in kinds:
+            self._problems.append(f"{name}: {topic} is of type {found}; expected {' or '.join(kinds)}")
+            return
+        self._sources[name] = Source(name, part, topic, kinds[found], role)
+
+    def _missing(self, name: str, topic: str) -> None:
+        self._problems.append(f"{name}: {'no message' if topic in self._silent else 'nothing'} on {topic}")
+        spaces = sorted(n.removesuffix(topic) for n in self._topics if n.endswith(topic) and n != topic)
+        if spaces and not self._prefix:
+            several = "Several robots are" if len(spaces) > 1 else "The robot is"
+            self._hints.add(f"{several} recorded under {', '.join(spaces)}: choose with --namespace.")
+
+    def _event_topic(self) -> str | None:
+        of_type = [name for name, topic in self._topics.items() if topic.type == EVENT_TYPE]
+        ordered = sorted(of_type, key=lambda name: (not name.endswith("/episode_event"), name))
+        if len(ordered) > 1:
+            self._notes.append(f"episode events from {ordered[0]}, not from {', '.join(ordered[1:])}")
+        return ordered[0] if ordered else None

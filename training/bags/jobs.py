@@ -1,0 +1,328 @@
+"""Many recordings, many episodes, one process per core; each episode is kept as soon as it is made.
+
+Everything is written under ``<output>.partial``: episodes in ``work``, one folder each, which appears complete or not
+at all. A conversion that was killed goes on with what is missing.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pi05_progress.output_folder import OutputFolderError, partial_of
+from pi05_progress.robots.profile import RobotProfile
+from training.datasets.video import VideoError
+
+from .convert import Converted, ConvertOptions, Part, convert_episode
+from .episodes import Candidate
+from .reading import Bag, BagError
+from .scan import Scan, ScanOptions, scan_bag
+
+WORK, SCRATCH, SETTINGS, LOCK = "work", "scratch", "conversion.json", "lock"
+RESULT = "result.json"
+POLL_S = 0.2
+
+
+class ConversionError(RuntimeError):
+    """The conversion as a whole cannot go on; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One episode to be made.
+
+    Attributes:
+        key: name of its folder.
+        scan: of its recording.
+        candidate: the episode.
+    """
+
+    key: str
+    scan: Scan
+    candidate: Candidate
+
+
+@dataclass
+class Workplace:
+    """The folder in which a data set is made; see ``workplace``."""
+
+    folder: Path
+
+    @property
+    def work(self) -> Path:
+        """Where episodes are kept."""
+        return self.folder / WORK
+
+    @property
+    def scratch(self) -> Path:
+        """Where compressed recordings are unpacked."""
+        return self.folder / SCRATCH
+
+
+@contextmanager
+def workplace(output: Path, settings: Mapping[str, Any], *, resume: bool, overwrite: bool) -> Iterator[Workplace]:
+    """Prepare the folder beside ``output`` and hold it against a second conversion; what is in it stays.
+
+    Args:
+        output: the data set.
+        settings: what decides about the result; a conversion goes on only with the same.
+        resume: go on with an unfinished conversion.
+        overwrite: replace a finished data set, and begin an unfinished conversion again.
+
+    Raises:
+        OutputFolderError: something is there already, or nothing can be written.
+    """
+    if output.exists() and not overwrite:
+        raise OutputFolderError(f"{output} is already there; choose another --output, or replace it with --overwrite")
+    folder = partial_of(output)
+    if folder.exists() and not resume and not overwrite:
+        raise OutputFolderError(
+            f"{folder}: an unfinished conversion is there; go on with --resume, or begin again with --overwrite"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / LOCK).open("w")
+    except OSError as error:
+        raise OutputFolderError(f"{folder}: cannot be written: {error.strerror or error}") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise OutputFolderError(f"{folder}: another conversion is writing there") from error
+        place = Workplace(folder)
+        if resume and (folder / SETTINGS).exists():
+            _compare(json.loads((folder / SETTINGS).read_text()), json.loads(json.dumps(settings)), folder)
+        else:
+            _clear(folder)
+            _write_json(folder / SETTINGS, settings)
+        place.work.mkdir(exist_ok=True)
+        for leftover in place.work.glob("*.partial"):
+            shutil.rmtree(leftover)
+        try:
+            yield place
+        except BaseException:
+            if not any(place.work.glob(f"*/{RESULT}")):
+                shutil.rmtree(folder, ignore_errors=True)  # nothing in it is worth going on with
+            raise
+
+
+def _clear(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.name != LOCK:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _compare(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
+    different = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    if different:
+        raise OutputFolderError(
+            f"--resume: {folder} was begun with other {', '.join(sorted(different))}; give the same as then, or begin "
+            "again with --overwrite"
+        )
+
+
+def finish_workplace(place: Workplace) -> None:
+    """Leave only the data set in the folder."""
+    shutil.rmtree(place.work, ignore_errors=True)
+    shutil.rmtree(place.scratch, ignore_errors=True)
+    (place.folder / SETTINGS).unlink(missing_ok=True)
+    (place.folder / LOCK).unlink(missing_ok=True)
+
+
+def _write_json(path: Path, data: object) -> None:
+    partial = path.with_name(path.name + ".new")
+    partial.write_text(json.dumps(data, indent=1) + "\n")
+    os.replace(partial, path)
+
+
+# --- the pool ---
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """What a worker process is given once."""
+
+    work: Path
+    scratch: Path
+    scan: ScanOptions
+    convert: ConvertOptions | None
+
+
+_shared: _Shared | None = None  # one per worker process
+_frames: Any = None
+_bag: Bag | None = None  # the recording that was used last, open
+
+
+def _start_worker(shared: _Shared, frames: Any) -> None:
+    global _shared, _frames
+    import cv2
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: a worker does not outlive its parent
+    cv2.setNumThreads(1)
+    _shared, _frames = shared, frames
+
+
+def _scan(path: Path) -> Scan | str:
+    try:
+        return scan_bag(path, _shared.scan, _shared.scratch)
+    except BagError as error:
+        return str(error)
+
+
+def _open(path: Path) -> Bag:
+    global _bag
+    if _bag is None or _bag.path != path:
+        if _bag is not None:
+            _bag.__exit__()
+        _bag = Bag(path, _shared.scratch).__enter__()
+    return _bag
+
+
+def _convert(job: Job) -> Converted:
+    """Make one episode's folder; a problem of the recording is a result, one of the disk is not."""
+    partial = _shared.work / f"{job.key}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    progress = _Progress()
+    try:
+        converted = convert_episode(_open(job.scan.path), job.scan, job.candidate, _shared.convert, partial, progress)
+    except BagError as error:
+        progress.undo()
+        converted = Converted([], [str(error)], [])
+    progress.flush()
+    for extra in partial.iterdir():
+        if extra.name not in {part.folder for part in converted.parts}:
+            shutil.rmtree(extra)
+    _write_json(partial / RESULT, asdict(converted))
+    os.replace(partial, _shared.work / job.key)
+    return converted
+
+
+class _Progress:
+    """Adds frames to the parent's count, a few at a time."""
+
+    def __init__(self) -> None:
+        self._waiting = self._total = 0
+
+    def __call__(self, frames: int) -> None:
+        self._waiting += frames
+        if abs(self._waiting) >= 10:
+            self.flush()
+
+    def flush(self) -> None:
+        with _frames.get_lock():
+            _frames.value += self._waiting
+        self._total += self._waiting
+        self._waiting = 0
+
+    def undo(self) -> None:
+        self._waiting = -self._total
+
+
+def load_result(folder: Path) -> Converted | None:
+    """What became of an episode, if it was finished."""
+    try:
+        data = json.loads((folder / RESULT).read_text())
+    except FileNotFoundError:
+        return None
+    parts = [Part(**{**part, "milestones": [tuple(m) for m in part["milestones"]]}) for part in data["parts"]]
+    return Converted(parts, data["reasons"], data["notes"])
+
+
+class Pool:
+    """Worker processes. Use it as a context manager.
+
+    Args:
+        place: where to write.
+        scan: options of the first pass.
+        workers: number of processes.
+        convert: options of the second pass; None if there will be none.
+    """
+
+    def __init__(
+        self, place: Workplace, scan: ScanOptions, workers: int, convert: ConvertOptions | None = None
+    ) -> None:
+        context = multiprocessing.get_context("spawn")  # threads of video libraries do not survive a fork
+        self._count = context.Value("q", 0)
+        shared = _Shared(place.work, place.scratch, scan, convert)
+        self._pool = ProcessPoolExecutor(workers, context, _start_worker, (shared, self._count))
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is not None:  # nobody waits for work that is thrown away
+            for process in list((self._pool._processes or {}).values()):
+                process.terminate()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def scan(self, bags: Sequence[Path], done: Callable[[], None]) -> list[Scan | str]:
+        """First pass over recordings; a text says why one cannot be used."""
+        futures = [self._pool.submit(_scan, bag) for bag in bags]
+        self._wait(futures, lambda frames: None, done)
+        return [future.result() for future in futures]
+
+    def convert(self, jobs: Sequence[Job], frames: Callable[[int], None]) -> list[Converted]:
+        """Second pass; ``frames`` is called with how many are made so far."""
+        futures = [self._pool.submit(_convert, job) for job in jobs]
+        self._wait(futures, frames, lambda: None)
+        return [future.result() for future in futures]
+
+    def _wait(self, futures: Sequence[Future], frames: Callable[[int], None], done: Callable[[], None]) -> None:
+        waiting = set(futures)
+        while waiting:
+            finished, waiting = wait(waiting, POLL_S, FIRST_COMPLETED)
+            for future in finished:
+                if (error := future.exception()) is not None:
+                    raise _explained(error)
+                done()
+            frames(self._count.value)
+
+
+def _explained(error: BaseException) -> BaseException:
+    if isinstance(error, VideoError):
+        return ConversionError(str(error))
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        return ConversionError(
+            f"{where}{error.strerror or error}; finished episodes are kept: make room or choose another place, then "
+            "go on with --resume"
+        )
+    return error
+
+
+def common_sizes(scans: Sequence[Scan], profile: RobotProfile) -> dict[str, tuple[int, int]]:
+    """Each camera's (height, width) in most of the recordings."""
+    sizes = {}
+    for camera in profile.cameras:
+        counts = Counter(scan.sizes[camera] for scan in scans if camera in scan.sizes)
+        if counts:
+            sizes[camera] = tuple(counts.most_common(1)[0][0])
+    return sizes
+
+
+@dataclass
+class Fate:
+    """What became of one episode of one recording, for the report."""
+
+    bag: str
+    name: str
+    task: str
+    outcome: str
+    reasons: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    parts: list[Part] = field(default_factory=list)
+    first_index: int | None = None  # in the data set

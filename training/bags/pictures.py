@@ -1,0 +1,128 @@
+"""One camera's pictures at the times of frames: the nearest one each, as it is stored: cropped, turned, resized."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from pi05_progress.robots.joints import MessageError
+from pi05_progress.robots.messages import decode_image, prepare_image
+from pi05_progress.robots.packets import PacketDecoder, frame_to_rgb
+from pi05_progress.robots.profile import CameraProfile
+from pi05_progress.transforms import resize_with_pad
+
+from .inputs import Source
+from .reading import BagError, Stored
+from .tracks import GapError, Grid, Track
+
+
+class Pictures:
+    """The pictures of one camera; used by one thread.
+
+    Args:
+        source: the camera.
+        camera: its profile.
+        grid: times of the frames.
+        deserialize: of the recording; may be called by several threads.
+        size: (height, width) of what is stored; pictures of another size are not sound, unless ``resize``.
+        resize: whether pictures are brought to that size, keeping their aspect.
+        max_gap_ns: how long a camera may be silent.
+        slack_ns: see ``Track``.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        camera: CameraProfile,
+        grid: Grid,
+        deserialize: Callable[[Stored], Any],
+        size: tuple[int, int],
+        resize: bool,
+        max_gap_ns: int,
+        slack_ns: int,
+    ) -> None:
+        self._source, self._camera, self._grid = source, camera, grid
+        self._deserialize, self._size, self._resize, self._max_gap_ns = deserialize, size, resize, max_gap_ns
+        self.count = grid.count
+        self._half_ns = round(0.5e9 / grid.fps)
+        self._decoder = PacketDecoder(source.name) if source.kind == "packets" else None
+        self.track: Track[Any, np.ndarray] = Track(source.name, self._parse, slack_ns)
+
+    def frames(self, messages: Iterable[tuple[int, Stored]]) -> Iterator[np.ndarray]:
+        """One picture (h, w, 3) per frame of the grid, in order, from messages with their stamps.
+
+        Raises:
+            GapError: the camera is silent for too long, or none of its pictures can be used.
+        """
+        index = 0
+        for stamp_ns, message in messages:
+            self._push(stamp_ns, message)
+            while index < self._grid.count and self.track.ready(self._grid.time_ns(index)):
+                yield self._choose(index)
+                index += 1
+        if self._decoder is not None:
+            for stamp_ns, frame in self._decoder.flush():
+                self.track.push(stamp_ns, frame)
+            self._note_decoder()
+        self.track.closed = True
+        for rest in range(index, self._grid.count):
+            yield self._choose(rest)
+
+    def _push(self, stamp_ns: int, message: Stored) -> None:
+        if self._decoder is None:
+            self.track.push(stamp_ns, message)
+            return
+        try:
+            for stamp, frame in self._decoder.decode(self._content(message), stamp_ns):
+                self.track.push(stamp, frame)
+        except MessageError as error:
+            self._bad(str(error))
+        self._note_decoder()
+
+    def _note_decoder(self) -> None:
+        for why in self._decoder.problems:
+            self._bad(f"{self._source.name}: {why}", count=False)
+        self.track.counts.bad = sum(self._decoder.problems.values())
+
+    def _bad(self, why: str, count: bool = True) -> None:
+        counts = self.track.counts
+        counts.bad += count
+        counts.first_problem = counts.first_problem or why
+
+    def _choose(self, index: int) -> np.ndarray:
+        time_ns = self._grid.time_ns(index)
+        chosen, before, after = self.track.nearest(time_ns)
+        why = self.track.counts.first_problem
+        if chosen is None:
+            raise GapError(self._source.name, None, None, why)
+        if abs(chosen.stamp - time_ns) > self._half_ns:
+            ends = (before and before.stamp, after and after.stamp)
+            silence = abs(chosen.stamp - time_ns) if None in ends else ends[1] - ends[0]
+            if silence > self._max_gap_ns:
+                raise GapError(self._source.name, *ends, why)
+            self.track.counts.held += 1
+        self.track.note_use(chosen, time_ns)
+        return chosen.value
+
+    def _content(self, message: Stored) -> Any:
+        try:
+            return self._deserialize(message)
+        except BagError as error:
+            raise MessageError(str(error)) from error
+
+    def _parse(self, raw: Any) -> np.ndarray:
+        if self._decoder is not None:
+            image = frame_to_rgb(raw)
+        else:
+            image = decode_image(self._content(raw), f"{self._source.name} ({self._source.topic})")
+        image = prepare_image(image, self._camera)
+        if self._resize:
+            return resize_with_pad(image, *self._size)
+        if image.shape[:2] != self._size:
+            raise MessageError(
+                f"{self._source.name}: a picture is {image.shape[1]}x{image.shape[0]}, the data set's are "
+                f"{self._size[1]}x{self._size[0]}; --image-size brings all to one size"
+            )
+        return image

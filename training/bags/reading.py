@@ -1,0 +1,281 @@
+"""One recording as a stream of messages: sqlite3 or MCAP, split or not, compressed or not, with or without metadata.
+
+A recording is a folder that rosbag2 wrote, or a single ``.mcap`` or ``.db3`` file. It is only ever read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from backports import zstd
+from rosbags.rosbag2 import Reader, ReaderError
+from rosbags.rosbag2.storage_mcap import McapReader
+from rosbags.rosbag2.storage_sqlite3 import Sqlite3Reader
+
+from .message_types import bag_types
+from .recovery import TruncatedMcapReader
+
+SUFFIXES = (".mcap", ".db3")
+METADATA = "metadata.yaml"
+BACK_NS = 500_000_000  # messages are stored in order of arrival up to this; further back is a jump of the clock
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+
+
+class BagError(ValueError):
+    """A recording cannot be used; the message names it, says what was found and what to do."""
+
+
+@dataclass(frozen=True)
+class Topic:
+    """What a recording holds of one topic."""
+
+    name: str
+    type: str
+    count: int
+
+
+class Stored(NamedTuple):
+    """A serialised message and when it was received, ns since the epoch of the recorder's clock."""
+
+    topic: str
+    received_ns: int
+    data: bytes
+
+
+def find_bags(inputs: Sequence[Path]) -> list[Path]:
+    """The recordings among and within these files and folders, in the order of their names.
+
+    Raises:
+        BagError: an input does not exist or holds no recording.
+    """
+    found: list[Path] = []
+    for path in inputs:
+        if not path.exists():
+            raise BagError(f"--input {path}: no such file or folder")
+        here = [path] if path.is_file() and path.suffix in SUFFIXES else _within(path) if path.is_dir() else []
+        if not here:
+            raise BagError(
+                f"--input {path}: no recording in it; expected {METADATA} beside .mcap or .db3 files, or such a file"
+            )
+        found += [bag for bag in here if bag not in found]
+    return found
+
+
+def _within(folder: Path) -> list[Path]:
+    if _is_bag(folder):
+        return [folder]
+    children = sorted((p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")), key=natural_order)
+    loose = sorted((p for p in folder.iterdir() if p.suffix in SUFFIXES and p.is_file()), key=natural_order)
+    return [*loose, *(bag for child in children for bag in _within(child))]
+
+
+def _is_bag(folder: Path) -> bool:
+    """Whether the folder is one recording: by its metadata, or because its files are named after it."""
+    if (folder / METADATA).exists():
+        return True
+    files = [p for p in folder.iterdir() if p.is_file() and _storage_suffix(p)]
+    return bool(files) and all(p.name.startswith(folder.name) for p in files)
+
+
+def _storage_suffix(path: Path) -> str:
+    name = path.name.removesuffix(".zstd")
+    return next((suffix for suffix in SUFFIXES if name.endswith(suffix)), "")
+
+
+def natural_order(path: Path) -> list[Any]:
+    """Key by which ``bag_2`` comes before ``bag_10``."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)]
+
+
+class Bag:
+    """An open recording. Use it as a context manager; one thread only.
+
+    Args:
+        path: from ``find_bags``.
+        scratch: folder for decompressed files of recordings that are compressed as whole files; needed for those only.
+
+    Attributes:
+        topics: by name.
+        notes: what is odd about the recording, for the report.
+
+    Raises:
+        BagError: it cannot be read at all.
+    """
+
+    def __init__(self, path: Path, scratch: Path | None = None) -> None:
+        self.path, self._scratch = path, scratch
+        self.notes: list[str] = []
+
+    def __enter__(self) -> Bag:
+        self._stack = ExitStack()
+        try:
+            self._readers = self._open()
+            self._connections = [c for reader in self._readers for c in reader.connections]
+            self._types, self.type_problems = bag_types(self._connections)
+            self.topics = self._topics()
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def messages(
+        self, topics: Collection[str], start_ns: int | None = None, stop_ns: int | None = None
+    ) -> Iterator[Stored]:
+        """Messages of these topics received in [start, stop), in order of reception within each file.
+
+        Raises:
+            BagError: the file is damaged.
+        """
+        try:
+            for reader in self._readers:
+                wanted = [c for c in reader.connections if c.topic in topics]
+                if not wanted:
+                    continue
+                for connection, received_ns, data in reader.messages(wanted, start_ns, stop_ns):
+                    if data[:4] == ZSTD_MAGIC:  # one by one compressed, and no metadata said so
+                        data = zstd.decompress(data)
+                    yield Stored(connection.topic, received_ns, data)
+        except (ReaderError, zstd.ZstdError, EOFError) as error:
+            raise BagError(f"{self.path}: damaged: {error}") from error
+
+    def deserialize(self, message: Stored) -> Any:
+        """The message as an object with the type's fields.
+
+        Raises:
+            BagError: its type is unknown, or the bytes do not fit it.
+        """
+        name = self.topics[message.topic].type
+        if name in self.type_problems:
+            raise BagError(f"{message.topic} is of type {name}, which cannot be read: {self.type_problems[name]}")
+        try:
+            return self._types.deserialize_cdr(message.data, name)
+        except Exception as error:  # whatever reading past an end leads to
+            raise BagError(f"{message.topic}: a message cannot be read as {name}: {error}") from error
+
+    def jumps_back(self) -> list[tuple[int, int]]:
+        """Receive times, ns, that were recorded twice because the recorder's clock was set back: (from, to)."""
+        jumps, newest = [], -(2**63)
+        for reader in self._readers:
+            for start, end in _stored_order(reader):
+                if start < newest - BACK_NS:
+                    jumps.append((start, newest))
+                newest = max(newest, end)
+        return jumps
+
+    def _topics(self) -> dict[str, Topic]:
+        topics: dict[str, Topic] = {}
+        for name in dict.fromkeys(c.topic for c in self._connections):
+            connections = [c for c in self._connections if c.topic == name]
+            types = sorted({c.msgtype for c in connections})
+            if len(types) > 1:
+                self.type_problems["/".join(types)] = f"the topic has several types: {', '.join(types)}"
+            topics[name] = Topic(name, "/".join(types), sum(c.msgcount for c in connections))
+        return topics
+
+    def _open(self) -> list[Any]:
+        if not self.path.is_dir():
+            return [self._open_file(self.path)]
+        if not (self.path / METADATA).exists():
+            self.notes.append(f"no {METADATA}; its files are read in the order of their names")
+            return self._open_files()
+        folder = self._decompressed(self.path)
+        try:
+            return [self._stack.enter_context(Reader(folder))]
+        except (ReaderError, OSError) as error:
+            self.notes.append(f"not as {METADATA} says ({str(error).rstrip('.')}); its files are read one by one")
+            return self._open_files()
+
+    def _open_files(self) -> list[Any]:
+        files = sorted((p for p in self.path.iterdir() if p.is_file() and _storage_suffix(p)), key=natural_order)
+        if not files:
+            raise BagError(f"{self.path}: no .mcap or .db3 file in it")
+        readers, problems = [], []
+        for file in files:
+            try:
+                readers.append(self._open_file(self._decompressed_file(file)))
+            except BagError as error:
+                problems.append(str(error))
+        if not readers:
+            raise BagError("; ".join(problems))
+        self.notes += problems
+        return readers
+
+    def _open_file(self, file: Path) -> Any:
+        """The file's reader; a damaged MCAP file is read as far as it goes."""
+        if not file.stat().st_size:
+            raise BagError(f"{file}: the file is empty")
+        try:
+            return self._stack.enter_context(Reader(file))
+        except (ReaderError, OSError) as error:
+            if file.suffix != ".mcap":
+                raise BagError(f"{file}: cannot be read: {error}") from error
+            reader = TruncatedMcapReader(file)
+            try:
+                reader.open()
+            except Exception as second:
+                raise BagError(f"{file}: cannot be read: {error} Nor record by record: {second}") from error
+            self._stack.callback(reader.close)
+            self.notes.append(
+                f"{file.name} has no proper end ({str(error).rstrip('.')}): {reader.metadata.message_count} messages "
+                f"are read from its complete records, {reader.lost_bytes} bytes after them are lost"
+            )
+            return reader
+
+    def _decompressed(self, folder: Path) -> Path:
+        """The folder itself, or a decompressed copy of one whose files are compressed as a whole."""
+        try:
+            facts = yaml.safe_load((folder / METADATA).read_text())["rosbag2_bagfile_information"]
+            if str(facts.get("compression_mode", "")).lower() != "file":
+                return folder
+            files = [folder / Path(name).name for name in facts["relative_file_paths"]]
+        except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError):
+            return folder  # the reader says what is wrong with it
+        if missing := [file.name for file in files if not file.exists()]:
+            self.notes.append(f"files named in {METADATA} are missing: {', '.join(missing)}")
+        copies = [self._decompressed_file(file) for file in files if file.exists()]
+        copy = copies[0].parent
+        facts |= {"compression_mode": "", "compression_format": "", "relative_file_paths": [c.name for c in copies]}
+        partial = copy / f"{METADATA}.{os.getpid()}"
+        partial.write_text(yaml.safe_dump({"rosbag2_bagfile_information": facts}))
+        os.replace(partial, copy / METADATA)
+        return copy
+
+    def _decompressed_file(self, file: Path) -> Path:
+        if file.suffix != ".zstd":
+            return file
+        if self._scratch is None:
+            raise BagError(f"{file}: compressed as a whole file; a scratch folder is needed to read it")
+        folder = self._scratch / hashlib.sha256(str(file.parent.resolve()).encode()).hexdigest()[:16]
+        folder.mkdir(parents=True, exist_ok=True)
+        target = folder / file.stem
+        if not target.exists():
+            partial = folder / f"{file.stem}.{os.getpid()}"  # several processes may want it
+            with zstd.open(file, "rb") as source, partial.open("wb") as sink:
+                shutil.copyfileobj(source, sink, 1 << 20)
+            os.replace(partial, target)
+        return target
+
+
+def _stored_order(reader: Any) -> Iterator[tuple[int, int]]:
+    """First and last receive time of consecutive parts of a recording, in the order in which they were written."""
+    storage = reader.storage if isinstance(reader, Reader) else reader
+    for part in getattr(storage, "storages", [storage]):
+        if isinstance(part, McapReader):
+            for chunk in sorted(part.chunks, key=lambda c: c.chunk_start_offset):
+                if chunk.message_end_time:
+                    yield chunk.message_start_time, chunk.message_end_time
+        elif isinstance(part, Sqlite3Reader):
+            rows = part.dbconn.execute("SELECT timestamp FROM messages ORDER BY id")
+            yield from ((row[0], row[0]) for row in rows)

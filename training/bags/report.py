@@ -1,0 +1,162 @@
+"""The report of a conversion: what was kept, what was dropped and why, as JSON and as a page to look at."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from .episodes import Found
+from .jobs import Fate
+from .scan import Scan
+
+JSON_NAME, HTML_NAME = "conversion_report.json", "conversion_report.html"
+STYLE = """
+body { font: 14px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 75em; padding: 0 1em; color: #1c2430; }
+h1 { font-size: 1.5em } h2 { font-size: 1.15em; margin: 2em 0 .4em }
+table { border-collapse: collapse; margin: .5em 0 } td, th { padding: .15em .8em; text-align: right }
+th { color: #5a6675; font-weight: 600; border-bottom: 1px solid #cfd6de }
+td:first-child, th:first-child { text-align: left }
+.kept { color: #14703a } .dropped { color: #b3261e } .note { color: #5a6675 } .warn { color: #9a5b00; font-weight: 600 }
+.episode { border-top: 1px solid #e3e8ed; padding: .3em 0 1em } .shots { display: flex; gap: 4px; margin: 3px 0 }
+.shots span { width: 7.5em; color: #5a6675 } img { height: 72px; border-radius: 3px }
+"""
+
+
+def make_report(
+    settings: Mapping[str, Any],
+    scans: Sequence[Scan],
+    found: Sequence[Found],
+    failed: Mapping[str, str],
+    fates: Sequence[Fate],
+    fps: int,
+) -> dict[str, Any]:
+    """Everything about a conversion as plain data; pictures apart, see ``html_page``.
+
+    Args:
+        settings: of the conversion.
+        scans: of recordings that could be read.
+        found: their episodes, in the same order.
+        failed: why others could not.
+        fates: of all episodes.
+        fps: frames per second.
+    """
+    bags = [
+        {
+            "bag": str(scan.path),
+            "episodes_by": episodes.mode,
+            "topics": {name: source.topic for name, source in scan.inputs.sources.items()},
+            "absent": list(scan.inputs.absent),
+            "notes": [*scan.notes, *episodes.notes],
+            "timing": [_timing(stretch.timings) for stretch in scan.stretches],
+        }
+        for scan, episodes in zip(scans, found, strict=True)
+    ]
+    bags += [{"bag": bag, "failed": why} for bag, why in failed.items()]
+    kept = [part for fate in fates for part in fate.parts]
+    return {
+        "settings": dict(settings),
+        "episodes_kept": len(kept),
+        "episodes_dropped": sum(not fate.parts for fate in fates),
+        "bags_failed": len(failed),
+        "frames": sum(part.frames for part in kept),
+        "seconds": round(sum(part.frames for part in kept) / fps, 3),
+        "frames_held": sum(facts["held"] for part in kept for facts in part.inputs.values()),
+        "episodes": [_fate(fate, fps) for fate in fates],
+        "bags": bags,
+    }
+
+
+def _timing(timings: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: {
+            "messages": t.count,
+            "rate_hz": round((t.count - t.duplicates - 1) / max((t.last - t.first) * 1e-9, 1e-9), 2),
+            "seconds": round((t.last - t.first) * 1e-9, 3),
+            "duplicates": t.duplicates,
+            "out_of_order": t.disorder,
+            "without_stamp": t.stampless,
+            "gaps": [[round((a - t.first) * 1e-9, 3), round((b - a) * 1e-9, 3)] for a, b in t.gaps[:100]],
+        }
+        for name, t in timings.items()
+    }
+
+
+def _fate(fate: Fate, fps: int) -> dict[str, Any]:
+    parts = []
+    for number, part in enumerate(fate.parts):
+        data = asdict(part)
+        for key in ("thumbnails", "picture_stats", "folder"):
+            del data[key]
+        data["episode_index"] = None if fate.first_index is None else fate.first_index + number
+        parts.append({**data, "seconds": round(part.frames / fps, 3)})
+    return {
+        "bag": fate.bag, "episode": fate.name, "task": fate.task, "outcome": fate.outcome,
+        "kept": bool(parts), "reasons": fate.reasons, "notes": fate.notes, "parts": parts,
+    }  # fmt: skip
+
+
+def write_report(root: Path, report: Mapping[str, Any], fates: Sequence[Fate]) -> None:
+    """Write both files into a data set's folder."""
+    (root / JSON_NAME).write_text(json.dumps(report, indent=1) + "\n")
+    (root / HTML_NAME).write_text(html_page(report, fates))
+
+
+def html_page(report: Mapping[str, Any], fates: Sequence[Fate]) -> str:
+    """The page: a summary, each episode with its inputs' rates, gaps and skews and with pictures, each recording."""
+    text = html.escape
+    lines = [
+        "<!doctype html><meta charset='utf-8'><title>Conversion report</title>", f"<style>{STYLE}</style>",
+        "<h1>Conversion report</h1>",
+        f"<p>{report['episodes_kept']} episodes kept, {report['episodes_dropped']} dropped, "
+        f"{report['bags_failed']} recordings could not be used; {report['frames']} frames, "
+        f"{report['seconds'] / 60:.1f} min, {report['frames_held']} pictures held for want of a nearer one.</p>",
+        "<h2>Episodes</h2>",
+    ]  # fmt: skip
+    for fate, entry in zip(fates, report["episodes"], strict=True):
+        name = f"{text(Path(fate.bag).name)} · {text(fate.name)}"
+        if not fate.parts:
+            why = text("; ".join(fate.reasons))
+            lines.append(f"<div class='episode'><b class='dropped'>dropped</b> {name}: {why}</div>")
+            continue
+        for part, facts in zip(fate.parts, entry["parts"], strict=True):
+            lines += _part(name, fate, part, facts)
+    lines.append("<h2>Recordings</h2>")
+    for bag in report["bags"]:
+        if "failed" in bag:
+            lines.append(f"<p><b class='dropped'>not used</b> {text(bag['bag'])}: {text(bag['failed'])}</p>")
+            continue
+        notes = "".join(f"<li>{text(note)}</li>" for note in bag["notes"])
+        lines.append(f"<p>{text(bag['bag'])}: episodes by {text(bag['episodes_by'])}</p><ul class='note'>{notes}</ul>")
+    settings = text(json.dumps(report["settings"], indent=1))
+    lines.append(f"<h2>Settings</h2><details><summary>show</summary><pre>{settings}</pre></details>")
+    return "\n".join(lines) + "\n"
+
+
+def _part(name: str, fate: Fate, part: Any, facts: Mapping[str, Any]) -> list[str]:
+    text = html.escape
+    which = f", part {part.part + 1} of {part.parts}" if part.parts > 1 else ""
+    lines = [
+        f"<div class='episode'><b class='kept'>episode {facts['episode_index']}</b> {name}{which} · "
+        f"{facts['seconds']:.2f} s, {part.frames} frames · {text(fate.task)} · {text(fate.outcome)}"
+    ]
+    if part.milestones:
+        steps = "; ".join(f"{text(label or 'milestone')} at frame {frame}" for label, frame in part.milestones)
+        lines.append(f"<div class='note'>{steps}</div>")
+    lines += [f"<div class='warn'>{text(note)}</div>" for note in [*fate.reasons, *fate.notes]]
+    for camera, shots in part.thumbnails.items():
+        pictures = "".join(f"<img src='data:image/jpeg;base64,{shot}' alt=''>" for shot in shots)
+        lines.append(f"<div class='shots'><span>{text(camera)}</span>{pictures}</div>")
+    header = "input rate,&nbsp;Hz largest&nbsp;gap,&nbsp;s skew,&nbsp;ms most messages used held duplicates late bad"
+    lines.append("<details><summary>inputs</summary><table><tr>")
+    lines.append("".join(f"<th>{cell}</th>" for cell in header.split(" ")) + "</tr>")
+    for track, row in part.inputs.items():
+        keys = ("rate_hz", "largest_gap_s", "mean_skew_ms", "max_skew_ms", "received", "used", "held", "duplicates")
+        cells = [*(row[key] for key in keys), row["late"], row["bad"]]
+        lines.append(f"<tr><td>{text(track)}</td>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+        if row["first_problem"]:
+            lines.append(f"<tr><td class='note' colspan='11'>{text(row['first_problem'])}</td></tr>")
+    return [*lines, "</table></details></div>"]

@@ -1,0 +1,183 @@
+"""States and actions at the times of frames: joints interpolated, actions the command in force."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from pi05_progress.robots.joints import MessageError, joint_values
+from pi05_progress.robots.messages import joint_vector
+from pi05_progress.robots.profile import SIDES, RobotProfile
+from pi05_progress.robots.teleavatar import gripper_effort_from_command
+
+from .inputs import Role, Source
+from .reading import BagError, Stored
+from .tracks import GapError, Grid, Track
+
+
+@dataclass(frozen=True)
+class JointSample:
+    """A joint message that was found sound, in the order of the profile's joints; float64 (n,) each."""
+
+    name: tuple[str, ...]
+    position: np.ndarray
+    velocity: np.ndarray
+    effort: np.ndarray
+
+    def towards(self, other: JointSample, share: float) -> JointSample:
+        """Linearly between this sample (0) and another (1)."""
+        pairs = ((self.position, other.position), (self.velocity, other.velocity), (self.effort, other.effort))
+        return JointSample(self.name, *(a + share * (b - a) for a, b in pairs))
+
+
+@dataclass(frozen=True)
+class PoseSample:
+    """An end effector's pose: position (3,) in m, then quaternion xyzw (4,); float64 (7,)."""
+
+    values: np.ndarray
+
+    def towards(self, other: PoseSample, share: float) -> PoseSample:
+        """Position linearly, orientation along the shorter arc, normalised."""
+        if share == 0:
+            return self
+        end = other.values.copy()
+        if np.dot(self.values[3:], end[3:]) < 0:
+            end[3:] *= -1
+        values = self.values + share * (end - self.values)
+        values[3:] /= np.linalg.norm(values[3:])
+        return PoseSample(values)
+
+
+class Table:
+    """Rows of state and action, made as messages come.
+
+    Args:
+        profile: the robot.
+        sources: all inputs; cameras are passed over.
+        changes: per source that may pause, (stamp, number) where it changed.
+        grid: times of the rows.
+        deserialize: of the recording.
+        max_gap_ns: silence over which nothing is interpolated and no command is held.
+        slack_ns: see ``Track``.
+    """
+
+    def __init__(
+        self,
+        profile: RobotProfile,
+        sources: dict[str, Source],
+        changes: dict[str, list[tuple[int, float]]],
+        grid: Grid,
+        deserialize: Callable[[Stored], Any],
+        max_gap_ns: int,
+        slack_ns: int,
+    ) -> None:
+        self._profile, self._grid, self._max_gap_ns = profile, grid, max_gap_ns
+        self._deserialize, self._changes = deserialize, changes
+        self._sources = {name: source for name, source in sources.items() if source.role != "camera"}
+        self.tracks = {
+            name: Track(name, self._parser(source), slack_ns)
+            for name, source in self._sources.items()
+            if not source.may_pause
+        }
+        self.state = np.zeros((grid.count, profile.vector_size), np.float32)
+        self.action = np.zeros((grid.count, profile.vector_size), np.float32)
+        self.rows = 0
+
+    def push(self, name: str, stamp_ns: int, message: Stored) -> None:
+        """A message of one of the sources has come."""
+        if name in self.tracks:
+            self.tracks[name].push(stamp_ns, message)
+
+    def advance(self) -> None:
+        """Make all rows that can be made.
+
+        Raises:
+            GapError: an input is silent for too long.
+        """
+        while self.rows < self._grid.count:
+            time_ns = self._grid.time_ns(self.rows)
+            if not all(track.ready(time_ns) for track in self.tracks.values()):
+                return
+            self.state[self.rows] = self._vector("state", time_ns)
+            self.action[self.rows] = self._vector("action", time_ns)
+            self.rows += 1
+
+    def close(self) -> None:
+        """No more messages will come: make the remaining rows.
+
+        Raises:
+            GapError: an input ended too early.
+        """
+        for track in self.tracks.values():
+            track.closed = True
+        self.advance()
+
+    def _vector(self, role: Role, time_ns: int) -> np.ndarray:
+        parts = {s.part: self._at(s, time_ns) for s in self._sources.values() if s.role == role}
+        vector = joint_vector(self._profile, {part: value for part, value in parts.items() if "pose" not in part})
+        poses = [parts[f"{side}_pose"].values for side in SIDES if f"{side}_pose" in parts]
+        return np.concatenate([vector, *poses]).astype(np.float32) if poses else vector
+
+    def _at(self, source: Source, time_ns: int) -> Any:
+        if source.may_pause:
+            return self._number(source, time_ns)
+        track = self.tracks[source.name]
+        before, after = track.around(time_ns, after=source.role == "state")
+        why = track.counts.first_problem
+        if before is None:
+            raise GapError(source.name, None, after and after.stamp, why)
+        if source.role == "action":
+            if time_ns - before.stamp > self._max_gap_ns:
+                _, after = track.around(time_ns)
+                raise GapError(source.name, before.stamp, after and after.stamp, why)
+            track.note_use(before, time_ns)
+            return before.value
+        if before.stamp == time_ns:
+            track.note_use(before, time_ns)
+            return before.value
+        if after is None or after.stamp - before.stamp > self._max_gap_ns:
+            raise GapError(source.name, before.stamp, after and after.stamp, why)
+        nearer = before if time_ns - before.stamp <= after.stamp - time_ns else after
+        track.note_use(nearer, time_ns)
+        return before.value.towards(after.value, (time_ns - before.stamp) / (after.stamp - before.stamp))
+
+    def _number(self, source: Source, time_ns: int) -> Any:
+        """A gripper's command number, in force since it was last given, as a message with the effort it stands for."""
+        changes = self._changes.get(source.name, [])
+        index = bisect.bisect_right(changes, time_ns, key=lambda change: change[0]) - 1
+        if index < 0:
+            raise GapError(source.name, None, changes[0][0] if changes else None)
+        side = "left" if source.part.startswith("left") else "right"
+        effort = gripper_effort_from_command(changes[index][1], side, self._profile.gripper_curve)
+        joint = self._profile.grippers[side].joint
+        return SimpleNamespace(name=(joint,), position=(), velocity=(), effort=(float(effort),))
+
+    def _parser(self, source: Source) -> Callable[[Stored], Any]:
+        def parse(message: Stored) -> Any:
+            try:
+                content = self._deserialize(message)
+            except BagError as error:
+                raise MessageError(str(error)) from error
+            return self._pose(source, content) if source.kind == "pose" else self._joints(source, content)
+
+        return parse
+
+    def _joints(self, source: Source, message: Any) -> JointSample:
+        side, _, what = source.part.partition("_")
+        names = self._profile.arms[side].joints if what == "arm" else (self._profile.grippers[side].joint,)
+        required = "position" if what == "arm" or len(message.position) else "effort"
+        values = joint_values(message, names, f"{source.name} ({source.topic})", required)
+        return JointSample(tuple(names), *(field.astype(np.float64) for field in values))
+
+    @staticmethod
+    def _pose(source: Source, message: Any) -> PoseSample:
+        p, q = message.position, message.orientation
+        values = np.array([p.x, p.y, p.z, q.x, q.y, q.z, q.w], np.float64)
+        if not np.isfinite(values).all() or not np.any(values[3:]):
+            raise MessageError(f"{source.name} ({source.topic}): the pose is {values.tolist()}")
+        return PoseSample(values)

@@ -1,0 +1,233 @@
+"""Writes a LeRobot v3.0 data set from episodes that lie ready as files: tables and metadata; videos are joined."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pi05_progress.robots.profile import SIDES, RobotProfile
+
+from . import layout
+from .progress_meta import EpisodeMeta, Outcome, ProgressMeta, save_progress_meta
+from .statistics import Stats, feature_stats, flattened, pool_episodes, save_stats
+from .video import VideoOptions, check_count, join, video_info
+
+MEGABYTE = 2**20
+EPISODES_PER_FILE = 1000  # rows of one file of meta/episodes
+BLOCKS = ("position", "velocity", "effort")
+POSE = ("x", "y", "z", "qx", "qy", "qz", "qw")
+
+
+@dataclass(frozen=True)
+class Episode:
+    """An episode that lies ready.
+
+    Attributes:
+        folder: holds ``rows.npz`` with ``state`` and ``action``, float32 (frames, numbers), and ``<camera>.mp4``.
+        frames: their number.
+        task: instruction.
+        meta: outcome, milestones, source.
+        picture_stats: per camera.
+    """
+
+    folder: Path
+    frames: int
+    task: str
+    meta: EpisodeMeta
+    picture_stats: Mapping[str, Stats]
+
+
+def vector_names(profile: RobotProfile) -> list[str]:
+    """Names of the numbers of state and action: ``l_joint1.position``, ..., ``right_ee.qw``."""
+    names = [f"{joint}.{block}" for block in BLOCKS for joint in profile.joint_names()]
+    if profile.vector_size == 62:
+        names += [f"{side}_ee.{axis}" for side in SIDES for axis in POSE]
+    return names
+
+
+def features_of(profile: RobotProfile, sizes: Mapping[str, tuple[int, int]]) -> dict[str, layout.Feature]:
+    """Features of a data set of one robot, without the default ones.
+
+    Args:
+        profile: the robot.
+        sizes: (height, width) of each camera's pictures.
+    """
+    vector = layout.vector(vector_names(profile))
+    features = {layout.STATE: vector, layout.ACTION: dict(vector)}
+    for camera, (height, width) in sizes.items():
+        names = ["height", "width", "channels"]
+        features[layout.IMAGES + camera] = {"dtype": "video", "shape": [height, width, 3], "names": names}
+    return features | {layout.DONE: layout.scalar("bool"), layout.SUCCESS: layout.scalar("bool")}
+
+
+def write_dataset(
+    root: Path,
+    episodes: Sequence[Episode],
+    profile: RobotProfile,
+    sizes: Mapping[str, tuple[int, int]],
+    fps: int,
+    video: VideoOptions,
+) -> None:
+    """Write all files of a data set into the folder ``root``, which is there.
+
+    Args:
+        root: where to; a finished data set is moved to its place by the caller.
+        episodes: at least one, in order.
+        profile: the robot.
+        sizes: (height, width) of each camera's pictures.
+        fps: frames per second.
+        video: how the videos are encoded.
+
+    Raises:
+        VideoError: a video's frames are not as many as the table's.
+    """
+    features = features_of(profile, sizes)
+    tasks = list(dict.fromkeys(episode.task for episode in episodes))
+    rows = _Rows(root, features)
+    columns: list[dict[str, object]] = []
+    stats: list[dict[str, Stats]] = []
+    for index, episode in enumerate(episodes):
+        placed, of_episode = rows.write(index, episode, tasks.index(episode.task), fps)
+        of_episode |= {layout.IMAGES + camera: s for camera, s in episode.picture_stats.items()}
+        columns.append({"episode_index": index, "tasks": [episode.task], "length": episode.frames, **placed})
+        stats.append(of_episode)
+    rows.close()
+    for camera in sizes:
+        key = layout.IMAGES + camera
+        for index, placed in enumerate(_write_videos(root, camera, episodes, fps)):
+            columns[index] |= placed
+        first = root / layout.VIDEO_PATH.format(video_key=key, chunk_index=0, file_index=0)
+        features[key]["info"] = video_info(first, fps, video)
+    for row, of_episode in zip(columns, stats, strict=True):
+        row |= flattened(of_episode)
+    _write_episodes(root, columns)
+    pq.write_table(layout.tasks_table(tasks), root / layout.TASKS)
+    save_stats(root, pool_episodes(stats))
+    save_progress_meta(root, ProgressMeta({index: episode.meta for index, episode in enumerate(episodes)}))
+    total = sum(episode.frames for episode in episodes)
+    info = layout.info(
+        features, fps=fps, robot_type=profile.name, total_episodes=len(episodes), total_frames=total,
+        total_tasks=len(tasks),
+    )  # fmt: skip
+    (root / layout.INFO).write_text(json.dumps(info, indent=4))
+
+
+class _Rows:
+    """The data files: one row group per episode, another file beyond LeRobot's size."""
+
+    def __init__(self, root: Path, features: Mapping[str, layout.Feature]) -> None:
+        self._root = root
+        self._schema = layout.arrow_schema({**features, **layout.DEFAULT_FEATURES})
+        self._file, self._total = -1, 0
+        self._writer: pq.ParquetWriter | None = None
+        self._path = root
+
+    def write(
+        self, index: int, episode: Episode, task_index: int, fps: int
+    ) -> tuple[dict[str, object], dict[str, Stats]]:
+        """Append an episode's rows; returns where they are and their statistics."""
+        if self._writer is None or self._path.stat().st_size > layout.DATA_FILE_MB * MEGABYTE:
+            self._next_file()
+        columns = self._columns(index, episode, task_index, fps)
+        arrays = [_arrow(columns[field.name], field.type) for field in self._schema]
+        self._writer.write_table(pa.Table.from_arrays(arrays, schema=self._schema), row_group_size=episode.frames)
+        chunk, file = divmod(self._file, layout.CHUNK_SIZE)
+        placed = {
+            "data/chunk_index": chunk,
+            "data/file_index": file,
+            "dataset_from_index": self._total,
+            "dataset_to_index": self._total + episode.frames,
+        }
+        self._total += episode.frames
+        return placed, {name: feature_stats(values) for name, values in columns.items()}
+
+    def close(self) -> None:
+        """Finish the last file."""
+        if self._writer is not None:
+            self._writer.close()
+
+    def _next_file(self) -> None:
+        self.close()
+        self._file += 1
+        self._path = self._root / layout.DATA_PATH.format(**_place(self._file))
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._writer = pq.ParquetWriter(self._path, self._schema)
+
+    def _columns(self, index: int, episode: Episode, task_index: int, fps: int) -> dict[str, np.ndarray]:
+        n = episode.frames
+        with np.load(episode.folder / "rows.npz") as rows:
+            state, action = rows["state"], rows["action"]
+        if len(state) != n or len(action) != n:
+            raise ValueError(f"{episode.folder}: {len(state)} rows, expected {n}")
+        last = np.zeros(n, bool)
+        last[-1] = True
+        frames = np.arange(n)
+        return {
+            layout.STATE: state,
+            layout.ACTION: action,
+            layout.DONE: last,
+            layout.SUCCESS: last & (episode.meta.outcome == Outcome.SUCCESS),
+            "timestamp": (frames / fps).astype(np.float32),
+            "frame_index": frames,
+            "episode_index": np.full(n, index),
+            "index": frames + self._total,
+            "task_index": np.full(n, task_index),
+        }
+
+
+def _arrow(values: np.ndarray, kind: pa.DataType) -> pa.Array:
+    if pa.types.is_fixed_size_list(kind):
+        return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1), kind.value_type), type=kind)
+    return pa.array(values, kind)
+
+
+def _place(number: int) -> dict[str, int]:
+    chunk, file = divmod(number, layout.CHUNK_SIZE)
+    return {"chunk_index": chunk, "file_index": file}
+
+
+def _write_videos(root: Path, camera: str, episodes: Sequence[Episode], fps: int) -> Iterator[dict[str, object]]:
+    """Join one camera's videos into files of LeRobot's size; yields where each episode is."""
+    key = layout.IMAGES + camera
+    files: list[list[Episode]] = []
+    size = 0
+    for episode in episodes:
+        own = (episode.folder / f"{camera}.mp4").stat().st_size
+        if not files or size + own > layout.VIDEO_FILE_MB * MEGABYTE:
+            files.append([])
+            size = 0
+        files[-1].append(episode)
+        size += own
+    for number, within in enumerate(files):
+        path = root / layout.VIDEO_PATH.format(video_key=key, **_place(number))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        join([(episode.folder / f"{camera}.mp4", episode.frames) for episode in within], path, fps)
+        check_count(path, sum(episode.frames for episode in within))
+        before = 0
+        for episode in within:
+            yield {
+                f"videos/{key}/chunk_index": _place(number)["chunk_index"],
+                f"videos/{key}/file_index": _place(number)["file_index"],
+                f"videos/{key}/from_timestamp": before / fps,
+                f"videos/{key}/to_timestamp": (before + episode.frames) / fps,
+            }
+            before += episode.frames
+
+
+def _write_episodes(root: Path, columns: Sequence[dict[str, object]]) -> None:
+    for number, start in enumerate(range(0, len(columns), EPISODES_PER_FILE)):
+        place = _place(number)
+        path = root / layout.EPISODES_PATH.format(**place)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        own = {f"meta/episodes/{name}": value for name, value in place.items()}
+        rows = [{**row, **own} for row in columns[start : start + EPISODES_PER_FILE]]
+        partial = path.with_suffix(".partial")
+        pq.write_table(pa.Table.from_pylist(rows), partial)
+        os.replace(partial, path)
