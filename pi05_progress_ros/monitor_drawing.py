@@ -77,11 +77,10 @@ def bar(value: float, lower: float, upper: float, width: int, charset: Charset, 
     start = min(lower, value) if known(lower) else value
     end = max(upper, value) if known(upper) else value
     ends = [min(max(round(width * share), 0), width) for share in (start, value, end)]
-    text = Text(charset.done * ends[0], style=style)
-    text.append(charset.below * (ends[1] - ends[0]))
-    text.append(charset.above * (ends[2] - ends[1]))
-    text.append(charset.rest * (width - ends[2]), style="dim")
-    return text
+    text = Text().append(charset.done * ends[0], style)
+    text.append(charset.below * (ends[1] - ends[0]), style)
+    text.append(charset.above * (ends[2] - ends[1]), style)
+    return text.append(charset.rest * (width - ends[2]), "dim")
 
 
 def plot(values: Sequence[float], rows: int, charset: Charset) -> list[str]:

@@ -101,7 +101,7 @@ def save_svg(lines: Sequence[Text], path: Path, title: str) -> None:
     """A picture of the lines as they look on a terminal. It refers to no font on the network."""
     width = max((cell_len(line.plain) for line in lines), default=1)
     console = Console(record=True, file=io.StringIO(), width=width, color_system="truecolor", force_terminal=True)
-    for line in lines:
+    for line in (*lines, Text()):  # the last one would be clipped
         console.print(line, no_wrap=True, overflow="crop", highlight=False)
     template = re.sub(r"@font-face \{\{.*?\}\}\s*", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
     template = re.sub(r"\s*<!--.*?-->", "", template, flags=re.DOTALL)

@@ -100,7 +100,7 @@ class _Page:
             label = ""
 
     def labelled(self, label: str, line: Text) -> Text:
-        return cut(Text(f"{label:<{LABEL}}", style="cyan").append_text(line), self.width, self.charset)
+        return cut(Text().append(f"{label:<{LABEL}}", "cyan").append_text(line), self.width, self.charset)
 
     def values(self, label: str, *parts: tuple[str, str] | str, style: str = "") -> None:
         """``(name, value)`` pairs and plain texts, in a flow; empty ones are left out."""
@@ -108,8 +108,8 @@ class _Page:
         for part in parts:
             name, value = part if isinstance(part, tuple) else ("", part)
             if value:
-                item = Text(f"{name} " if name else "", style="dim" if name else "")
-                items.append(item.append(self.charset.clean(value), style=style))
+                item = Text().append(f"{name} " if name else "", "dim")
+                items.append(item.append(self.charset.clean(value), style))
         if items:
             self.add(label, flow(items, self.room))
 
@@ -186,7 +186,7 @@ def _progress(page: _Page, seen: Seen, now_s: float) -> None:
         page.words("status", f"LOST (was {name}): {no_messages(seen, now_s)}", "bold red")
         style = "dim"
     else:
-        text = Text(name, style=style).append(f"  {page.charset.clean(words)}", style="default not bold")
+        text = Text().append(name, style).append(f"  {page.charset.clean(words)}")
         page.add("status", wrapped(text, page.room))
     number = percent(message.progress)
     cells = max(page.room - 9, 1)
@@ -217,8 +217,9 @@ def _history(page: _Page, seen: Seen, now_s: float, height: int) -> list[Text]:
     times = [moment.time_s for moment in seen.history]
     values = [moment.progress for moment in seen.history]
     what = "progress"
-    if not any(map(known, values)):
-        values, what = [moment.raw for moment in seen.history], "raw only"
+    beliefs = [moment.raw for moment in seen.history]
+    if not any(map(known, values)) and any(map(known, beliefs)):
+        values, what = beliefs, "raw only"
     count = min(page.room - 1, 120)
     lines = plot(columns(times, values, now_s, HISTORY_S, count, HOLD_S), rows, page.charset)
     labels = [f"last {HISTORY_S:.0f} s", what] + [""] * len(lines)
@@ -266,7 +267,7 @@ def _measured(text: str) -> float | None:
 def _input(page: _Page, name: str, names: int, report: Report) -> list[Text]:
     word, style = _level(report)
     mark = page.charset.marks[min(report.level, len(LEVELS) - 1)]
-    text = Text(f"{mark} ", style=style).append(f"{page.charset.clean(name):<{names}}")
+    text = Text().append(f"{mark} ", style).append(f"{page.charset.clean(name):<{names}}")
     rate, age = (_measured(report.values.get(key, "")) for key in ("rate_hz", "age_s"))
     wide = page.room >= 36
     text.append(f" {'-' if rate is None else f'{rate:.1f}' if wide else f'{rate:.0f}':>{5 if wide else 3}} Hz")

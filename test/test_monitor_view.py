@@ -8,6 +8,7 @@ import pytest
 import yaml
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 from rich.cells import cell_len
+from rich.console import Console
 
 from pi05_progress.policy import UNTRAINED
 from pi05_progress_msgs.msg import ActionChunk, TaskProgress
@@ -69,6 +70,13 @@ def seen(message=None, statuses=GOOD, now_s=10.0, **fields):
 
 def drawn(state, now_s=10.1, width=80, height=40, charset=UNICODE):
     return "\n".join(text.plain for text in view(state, now_s, width, height, charset))
+
+
+def styles(state, now_s=10.1):
+    """Style by piece of text, as it is drawn."""
+    console = Console(color_system="truecolor", force_terminal=True)
+    pieces = [segment for text in view(state, now_s, 80, 40, UNICODE) for segment in text.render(console)]
+    return {segment.text.strip(): segment.style for segment in pieces if segment.text.strip()}
 
 
 def words(text):
@@ -136,6 +144,19 @@ def test_unknown_numbers_are_dashes_and_never_nan():
     assert "interval" not in drawn(state)
 
 
+def test_colours_tell_labels_numbers_and_states_apart():
+    drawn_with = styles(seen(progress(), BAD))
+    assert drawn_with["progress"].color.name == "cyan"
+    assert drawn_with["rate"].dim
+    for plain in ("+1.20 %/s", "43.1 %", "progress is rising", "run-7", "61 ms"):
+        assert drawn_with[plain].color is None and not drawn_with[plain].dim, plain
+    assert drawn_with["ADVANCING"].color.name == "green" and drawn_with["ADVANCING"].bold
+    assert drawn_with["✗"].color.name == "red"
+    assert drawn_with["!"].color.name == "yellow"
+    assert styles(seen(progress(status=5)))["FAILED"].color.name == "red"
+    assert drawn_with["ERROR: nothing for more than 0.5 s"].color.name == "red"
+
+
 def test_an_untrained_model_is_said_to_mean_nothing_and_its_raw_belief_is_drawn():
     fields = {**UNKNOWN, "progress_raw": 0.5, "inference_ms": 60.0, "observation_age_ms": 70.0}
     text = drawn(seen(progress(status=0, model_id="untrained", **fields)))
@@ -149,6 +170,7 @@ def test_a_heartbeat_says_why_there_is_no_estimate():
     assert f"UNKNOWN heartbeat, no estimate: {STALE}" in words(drawn(state))
     assert "✗ head_camera    29.9 Hz  2.11 s  ERROR: nothing for more than 0.5 s" in drawn(state)
     assert "waiting" not in drawn(state), "once is enough"
+    assert "raw only" not in drawn(state)
     assert f"UNKNOWN (heartbeat, no estimate: {STALE})" in line(state, 10.1, UNICODE)
 
 
