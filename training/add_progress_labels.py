@@ -1,0 +1,146 @@
+"""Adds progress labels to a LeRobot v3.0 data set; the input stays as it is.
+
+    python -m training.add_progress_labels --input_dataset IN --output_dataset OUT
+    python -m training.add_progress_labels --input_dataset IN --output_dataset OUT --method milestone
+
+Every frame gets `observation.progress` (0 to 1), `progress.valid` and `progress.seconds_remaining`; with milestones
+`progress.stage`, too. Statistics and metadata are completed, videos are hard-linked or copied. Labels that are there
+already are replaced. Which method to use when: docs/labels.md.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from pi05_progress.output_folder import OutputFolderError, output_folder
+
+from .datasets import layout
+from .datasets.progress_meta import (
+    EpisodeMeta,
+    Labels,
+    Outcome,
+    ProgressMetaError,
+    load_progress_meta,
+)
+from .datasets.reader import Dataset, DatasetError, open_dataset
+from .labels.labelling import Failures, LabelError, LabelSet, Options, checked_facts, label, with_marks
+from .labels.methods import Method
+from .labels.milestones import MilestoneError, read_csv
+from .labels.writing import former_columns, label_columns, write_labelled
+from .progress_bar import progress_bar
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Command line."""
+
+    input_dataset: Path
+    """Folder of the data set that gets labels; it is only read."""
+    output_dataset: Path
+    """Folder of the labelled data set; it appears complete or not at all."""
+    method: Method = "linear"
+    """linear: 0 at the first frame, 1 at the last. milestone: linear within stages, whose boundaries are the mean
+    shares of an episode. remaining: 1 - time remaining / longest time remaining of the task. activity: time without
+    standstill."""
+    failures: Failures = "unlabelled"
+    """Episodes known to have failed: leave them unlabelled, or let their progress end at the last milestone reached."""
+    failed: tuple[int, ...] = ()
+    """Indices of episodes that failed, besides those that meta/progress.json knows of."""
+    milestones: Path | None = None
+    """CSV file with the columns episode_index, label and frame (or seconds); replaces recorded milestones."""
+    column: str = layout.PROGRESS_COLUMN
+    """Name of the progress column."""
+    standstill_speed: Annotated[float, tyro.conf.arg(metavar="RAD_PER_S")] = Options.standstill_speed
+    """Of activity: joints slower than this stand still."""
+    standstill_s: float = Options.standstill_s
+    """Of activity: shorter standstills count as motion."""
+    copy_videos: bool = False
+    """Copy videos instead of hard-linking them."""
+    overwrite: bool = False
+    """Replace the output folder if it is there."""
+
+
+def add_progress_labels(args: Arguments) -> tuple[Dataset, LabelSet]:
+    """Label a data set; returns the input's metadata and the labels.
+
+    Raises:
+        LabelError, MilestoneError, DatasetError, ProgressMetaError, OutputFolderError: what is wrong, and what to do.
+        OSError: reading or writing failed.
+    """
+    _check_folders(args.input_dataset, args.output_dataset)
+    _check_column(args.column)
+    dataset = open_dataset(args.input_dataset)
+    former_columns(dataset, args.column)  # fails early
+    facts, source = dict(load_progress_meta(dataset.root).episodes), str(dataset.root / layout.PROGRESS)
+    checked_facts(dataset, facts, source)
+    if args.milestones is not None:
+        facts, source = with_marks(dataset, facts, read_csv(args.milestones)), str(args.milestones)
+    for index in args.failed:
+        facts[index] = replace(facts.get(index, EpisodeMeta()), outcome=Outcome.FAILURE)
+        source = "--failed" if index >= len(dataset.episodes) else source
+    complete = checked_facts(dataset, facts, source)
+    options = Options(args.method, args.failures, args.standstill_speed, args.standstill_s)
+    labels = label(dataset, complete, options)
+    record = Labels(args.method, options.arguments(), label_columns(labels, args.column))
+    with (
+        output_folder(args.output_dataset, overwrite=args.overwrite) as folder,
+        progress_bar("labelling", dataset.frame_count, "frames") as advance,
+    ):
+        write_labelled(
+            dataset, folder, labels, facts=complete, record=record, copy_videos=args.copy_videos, progress=advance
+        )
+    return dataset, labels
+
+
+def _check_folders(source: Path, target: Path) -> None:
+    inside, outside = target.resolve(), source.resolve()
+    if inside == outside or outside in inside.parents or inside in outside.parents:
+        raise OutputFolderError(
+            f"{target}: lies in the input {source}, or the input in it; the input is never modified, so choose a "
+            "folder beside it"
+        )
+
+
+def _check_column(name: str) -> None:
+    if not name or "/" in name or name in layout.DEFAULT_FEATURES or name in (layout.STATE, layout.ACTION):
+        raise LabelError(f"--column {name!r}: a name without '/' that no other feature has is needed")
+    if name in (layout.VALID_COLUMN, layout.STAGE_COLUMN, layout.SECONDS_REMAINING_COLUMN):
+        raise LabelError(f"--column {name!r}: that is the name of another label")
+
+
+def report(dataset: Dataset, labels: LabelSet) -> str:
+    """What was labelled, for people."""
+    outcomes = labels.outcomes
+    lines = [
+        f"episodes: {outcomes.get(Outcome.SUCCESS, 0)} success, {outcomes.get(Outcome.UNKNOWN, 0)} unknown (counted as "
+        f"success), {outcomes.get(Outcome.FAILURE, 0)} failure"
+    ]
+    valid = sum(int(of.valid.sum()) for of in labels.episodes.values())
+    some = sum(bool(of.valid.any()) for of in labels.episodes.values())
+    lines.append(f"labelled: {some} of {len(labels.episodes)} episodes, {valid} of {dataset.frame_count} frames")
+    for task, stages in labels.stages.items():
+        shares = ", ".join(f"{stage.name} {stage.share:.3f}" for stage in stages)
+        lines.append(f"stages of {task!r}: {shares}")
+    return "\n".join([*lines, *(f"note: {note}" for note in labels.notes)])
+
+
+def main() -> None:
+    """Parse the command line, label, report."""
+    args = tyro.cli(Arguments, description=__doc__)
+    try:
+        dataset, labels = add_progress_labels(args)
+    except (LabelError, MilestoneError, DatasetError, ProgressMetaError, OutputFolderError) as error:
+        sys.exit(f"error: {error}")
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        sys.exit(f"error: {where}{error.strerror or error}; nothing was written to {args.output_dataset}")
+    print(report(dataset, labels))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,303 @@
+"""Opening a LeRobot v3.0 data set and streaming its tables, one episode in memory at a time. Files are only read.
+
+Videos are located, not decoded; see ``frames.py`` for single pictures.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from . import layout
+
+ROWS = 8192  # read at a time
+
+
+class DatasetError(ValueError):
+    """A data set is missing something or contradicts itself; the message names file and remedy."""
+
+
+class VideoSpan(NamedTuple):
+    """Where an episode lies in a camera's video file, in seconds from the file's start."""
+
+    path: Path
+    from_s: float
+    to_s: float
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One episode as ``meta/episodes`` has it.
+
+    Attributes:
+        index: its ``episode_index``.
+        length: frames.
+        tasks: instructions that occur in it, mostly one.
+        videos: per camera feature.
+    """
+
+    index: int
+    length: int
+    tasks: tuple[str, ...]
+    videos: dict[str, VideoSpan]
+
+    @property
+    def task(self) -> str:
+        """All its instructions as one text."""
+        return "; ".join(self.tasks)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set's metadata. Make it with ``open_dataset``.
+
+    Attributes:
+        root: its folder.
+        info: contents of ``meta/info.json``.
+        tasks: instruction by task index.
+        episodes: in the order of their index.
+    """
+
+    root: Path
+    info: dict[str, Any]
+    tasks: tuple[str, ...]
+    episodes: tuple[Episode, ...]
+
+    @property
+    def fps(self) -> float:
+        """Frames per second."""
+        return self.info["fps"]
+
+    @property
+    def features(self) -> dict[str, layout.Feature]:
+        """Features by name: dtype, shape, names."""
+        return self.info["features"]
+
+    @property
+    def frame_count(self) -> int:
+        """Frames of all episodes."""
+        return sum(episode.length for episode in self.episodes)
+
+    @property
+    def cameras(self) -> list[str]:
+        """Names of the features that are videos."""
+        return [name for name, feature in self.features.items() if feature["dtype"] == "video"]
+
+    def data_files(self) -> list[Path]:
+        """The Parquet files with frames, in order.
+
+        Raises:
+            DatasetError: there are none.
+        """
+        files = sorted((self.root / layout.DATA).glob("*/*.parquet"))
+        if not files:
+            raise DatasetError(f"{self.root / layout.DATA}: no Parquet files; the data set is incomplete")
+        return files
+
+    def require(self, names: Sequence[str]) -> None:
+        """Check that features are there.
+
+        Raises:
+            DatasetError: one is not; those that are there are named.
+        """
+        if missing := [name for name in names if name not in self.features]:
+            raise DatasetError(f"{self.root}: no feature {', '.join(missing)}; it has {', '.join(self.features)}")
+
+    def frames(
+        self, columns: Sequence[str], episodes: Collection[int] | None = None
+    ) -> Iterator[tuple[Episode, dict[str, np.ndarray]]]:
+        """Columns of one episode after the other, in the order of the files.
+
+        Args:
+            columns: features that have columns.
+            episodes: only these indices; all if None.
+
+        Yields:
+            An episode, and per column (n, d), or (n,) for features of one number, in the order of frames.
+
+        Raises:
+            DatasetError: a column is missing, or the rows of an episode are not its frames 0 to ``length - 1``.
+        """
+        self.require(columns)
+        wanted = ["episode_index", "frame_index", *columns]
+        for path in self.data_files():
+            with open_parquet(path) as file:
+                if missing := [name for name in wanted if name not in file.schema_arrow.names]:
+                    raise DatasetError(f"{path}: no column {', '.join(missing)}, which {layout.INFO} promises")
+                for episode, table in self._episodes_of(path, file, list(dict.fromkeys(wanted))):
+                    if episodes is None or episode.index in episodes:
+                        yield episode, {name: array_of(table[name], f"{path}: {name}") for name in columns}
+
+    def tables(self, path: Path, file: pq.ParquetFile) -> Iterator[tuple[Episode, pa.Table]]:
+        """Whole rows of an opened data file, one episode after the other; see ``frames``."""
+        return self._episodes_of(path, file, None)
+
+    def _episodes_of(
+        self, path: Path, file: pq.ParquetFile, columns: list[str] | None
+    ) -> Iterator[tuple[Episode, pa.Table]]:
+        by_index = {episode.index: episode for episode in self.episodes}
+        parts: list[pa.Table] = []
+        current = None
+        for batch in _batches(path, file, columns):
+            indices = batch["episode_index"].to_numpy()
+            starts = np.flatnonzero(np.diff(indices, prepend=indices[0] - 1))
+            for start, stop in zip(starts, [*starts[1:], len(indices)], strict=True):
+                if current is not None and indices[start] != current.index:
+                    yield current, _checked(path, current, parts)
+                    parts, current = [], None
+                if current is None:
+                    current = by_index.get(int(indices[start]))
+                if current is None:
+                    raise DatasetError(
+                        f"{path}: rows of episode {indices[start]}, which {layout.EPISODES} does not list"
+                    )
+                parts.append(batch.slice(start, stop - start))
+        if current is not None:
+            yield current, _checked(path, current, parts)
+
+
+def _batches(path: Path, file: pq.ParquetFile, columns: list[str] | None) -> Iterator[pa.Table]:
+    try:
+        for batch in file.iter_batches(batch_size=ROWS, columns=columns):
+            if batch.num_rows:
+                yield pa.Table.from_batches([batch])
+    except (OSError, pa.ArrowException) as error:
+        raise DatasetError(f"{path}: cannot be read: {error}; copy it anew") from error
+
+
+def _checked(path: Path, episode: Episode, parts: list[pa.Table]) -> pa.Table:
+    table = pa.concat_tables(parts)
+    frames = table["frame_index"].to_numpy()
+    if not np.array_equal(frames, np.arange(episode.length)):
+        raise DatasetError(
+            f"{path}: episode {episode.index} has {len(frames)} rows with frame_index {frames[0]} to {frames[-1]}, "
+            f"expected 0 to {episode.length - 1} in order as {layout.EPISODES} says; the data set contradicts itself"
+        )
+    return table
+
+
+def array_of(column: pa.ChunkedArray, what: str) -> np.ndarray:
+    """A column as an array: (n, d) from lists of one length, (n,) otherwise.
+
+    Raises:
+        DatasetError: nulls, lists of different lengths, or more than one axis.
+    """
+    if column.null_count:
+        raise DatasetError(f"{what}: {column.null_count} empty values")
+    array = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
+    if not (pa.types.is_list(array.type) or pa.types.is_large_list(array.type) or _is_fixed(array.type)):
+        return array.to_numpy(zero_copy_only=False)
+    values = array.flatten()
+    if pa.types.is_nested(values.type) or values.null_count or len(values) % max(len(array), 1):
+        raise DatasetError(f"{what}: expected lists of one length with numbers, found {column.type}")
+    rows = values.to_numpy(zero_copy_only=False).reshape(len(array), -1)
+    if not _is_fixed(array.type) and (np.diff(array.offsets.to_numpy()) != rows.shape[1]).any():
+        raise DatasetError(f"{what}: lists of different lengths")
+    return rows
+
+
+def _is_fixed(kind: pa.DataType) -> bool:
+    return pa.types.is_fixed_size_list(kind)
+
+
+def open_parquet(path: Path) -> pq.ParquetFile:
+    """A Parquet file, opened for reading.
+
+    Raises:
+        DatasetError: missing or damaged.
+    """
+    try:
+        return pq.ParquetFile(path)
+    except FileNotFoundError:
+        raise DatasetError(f"{path}: is missing; the data set is incomplete") from None
+    except (OSError, pa.ArrowException) as error:
+        hint = "copy it anew"
+        if path.is_file() and path.read_bytes()[:20].startswith(b"version https://git"):
+            hint = "it is a Git LFS pointer: fetch the files with `git lfs pull`"
+        raise DatasetError(f"{path}: not a readable Parquet file: {error}; {hint}") from error
+
+
+def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """A whole Parquet file; see ``open_parquet`` for errors."""
+    with open_parquet(path) as file:
+        try:
+            return file.read(columns)
+        except (OSError, pa.ArrowException) as error:
+            raise DatasetError(f"{path}: cannot be read: {error}; copy it anew") from error
+
+
+def open_dataset(root: Path) -> Dataset:
+    """Read a data set's metadata.
+
+    Raises:
+        DatasetError: not a data set, of another version, or incomplete.
+    """
+    info = _info(root)
+    table = read_parquet(root / layout.TASKS)
+    if missing := {"task", "task_index"} - set(table.column_names):
+        raise DatasetError(f"{root / layout.TASKS}: no column {', '.join(sorted(missing))}")
+    tasks = dict(zip(table["task_index"].to_pylist(), table["task"].to_pylist(), strict=True))
+    if sorted(tasks) != list(range(len(tasks))):
+        raise DatasetError(f"{root / layout.TASKS}: task_index is {sorted(tasks)}, expected 0 to {len(tasks) - 1}")
+    cameras = [name for name, feature in info["features"].items() if feature["dtype"] == "video"]
+    episodes = sorted(_episodes(root, info, cameras), key=lambda episode: episode.index)
+    if [episode.index for episode in episodes] != list(range(len(episodes))) or not episodes:
+        raise DatasetError(f"{root / layout.EPISODES}: episodes {[e.index for e in episodes]}, expected 0, 1, 2 ...")
+    frames = sum(episode.length for episode in episodes)
+    if (len(episodes), frames) != (info["total_episodes"], info["total_frames"]):
+        raise DatasetError(
+            f"{root / layout.EPISODES}: {len(episodes)} episodes with {frames} frames, but {layout.INFO} says "
+            f"{info['total_episodes']} and {info['total_frames']}; the data set is incomplete"
+        )
+    return Dataset(root, info, tuple(tasks[i] for i in range(len(tasks))), tuple(episodes))
+
+
+def _info(root: Path) -> dict[str, Any]:
+    path = root / layout.INFO
+    if not root.is_dir():
+        raise DatasetError(f"{root}: no such folder")
+    if not path.is_file():
+        raise DatasetError(f"{root}: not a LeRobot data set, {layout.INFO} is missing")
+    try:
+        info = json.loads(path.read_text())
+        version = info["codebase_version"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DatasetError(f"{path}: cannot be read: {error!r}") from error
+    if version != layout.CODEBASE_VERSION:
+        hint = " (`python -m lerobot.scripts.convert_dataset_v21_to_v30`)" if str(version).startswith("v2") else ""
+        raise DatasetError(
+            f"{path}: codebase_version is {version}, needed is {layout.CODEBASE_VERSION}; convert the data set with "
+            f"LeRobot's own tool{hint}"
+        )
+    for key in ("fps", "features", "total_episodes", "total_frames"):
+        if key not in info:
+            raise DatasetError(f"{path}: {key} is missing")
+    if not info["fps"] > 0:
+        raise DatasetError(f"{path}: fps is {info['fps']}, expected a positive number")
+    return info
+
+
+def _episodes(root: Path, info: dict[str, Any], cameras: list[str]) -> Iterator[Episode]:
+    files = sorted((root / layout.EPISODES).glob("*/*.parquet"))
+    if not files:
+        raise DatasetError(f"{root / layout.EPISODES}: no Parquet files; the data set is incomplete")
+    parts = ("chunk_index", "file_index", "from_timestamp", "to_timestamp")
+    wanted = ["episode_index", "length", "tasks", *(f"videos/{key}/{part}" for key in cameras for part in parts)]
+    for path in files:
+        with open_parquet(path) as file:
+            if missing := [name for name in wanted if name not in file.schema_arrow.names]:
+                raise DatasetError(f"{path}: no column {', '.join(missing)}")
+        for row in read_parquet(path, wanted).to_pylist():
+            videos = {}
+            for key in cameras:
+                chunk, number, start, end = (row[f"videos/{key}/{part}"] for part in parts)
+                name = info["video_path"].format(video_key=key, chunk_index=chunk, file_index=number)
+                videos[key] = VideoSpan(root / name, start, end)
+            yield Episode(row["episode_index"], row["length"], tuple(row["tasks"]), videos)

@@ -1,0 +1,289 @@
+"""Labels of every episode of a data set: which method, what is known of the episodes, and what failures get."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Int64
+
+from ..datasets import layout
+from ..datasets.progress_meta import EpisodeMeta, Milestone, Outcome, Stage
+from ..datasets.reader import Dataset, Episode
+from . import methods, milestones, motion
+from .methods import Method
+from .milestones import MilestoneError, Stages
+
+Failures = Literal["unlabelled", "last-milestone"]
+
+
+class LabelError(ValueError):
+    """The data set cannot be labelled this way; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How labels are made.
+
+    Attributes:
+        method: see the guide.
+        failures: episodes that are known to have failed stay unlabelled, or end at the last milestone they reached.
+        standstill_speed: of ``activity``: slower than this (rad/s) is no motion.
+        standstill_s: of ``activity``: shorter standstills count as motion.
+    """
+
+    method: Method = "linear"
+    failures: Failures = "unlabelled"
+    standstill_speed: float = 0.02
+    standstill_s: float = 0.5
+
+    def arguments(self) -> dict[str, str | float]:
+        """Those that matter to the method, for the record."""
+        kept: dict[str, str | float] = {"failures": self.failures}
+        if self.method == "activity":
+            kept |= {"standstill_speed": self.standstill_speed, "standstill_s": self.standstill_s}
+        return kept
+
+
+@dataclass(frozen=True)
+class EpisodeLabels:
+    """Labels of one episode's frames, in the types of their columns.
+
+    Attributes:
+        progress: in [0, 1]; 0 where unlabelled.
+        valid: whether ``progress`` is a label.
+        seconds_remaining: until the last frame; -1 where unknown.
+        stage: index; -1 where unknown. None where the method has no stages.
+    """
+
+    progress: Float32[np.ndarray, " n"]
+    valid: Bool[np.ndarray, " n"]
+    seconds_remaining: Float32[np.ndarray, " n"]
+    stage: Int64[np.ndarray, " n"] | None = None
+
+
+@dataclass(frozen=True)
+class LabelSet:
+    """Labels of a data set.
+
+    Attributes:
+        episodes: by index, every episode.
+        stages: by task, where the method has them.
+        outcomes: how many episodes of each.
+        notes: what somebody should know: episodes that stayed unlabelled and why, marks that were left out.
+    """
+
+    episodes: Mapping[int, EpisodeLabels]
+    stages: Mapping[str, tuple[Stage, ...]] = field(default_factory=dict)
+    outcomes: Mapping[Outcome, int] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+
+def checked_facts(dataset: Dataset, facts: Mapping[int, EpisodeMeta], source: str) -> dict[int, EpisodeMeta]:
+    """What is known of each episode, every one of them.
+
+    Raises:
+        LabelError: an episode or a milestone's frame that is not in the data set; ``source`` is named.
+    """
+    complete = {episode.index: EpisodeMeta() for episode in dataset.episodes}
+    for index, known in facts.items():
+        if index not in complete:
+            raise LabelError(f"{source}: episode {index} is not among the data set's {len(complete)} episodes")
+        length = dataset.episodes[index].length
+        for mark in known.milestones:
+            if not 0 <= mark.frame < length:
+                raise LabelError(f"{source}: milestone {mark.label!r} of episode {index} is at frame {mark.frame}, "
+                                 f"the episode has the frames 0 to {length - 1}")  # fmt: skip
+        complete[index] = known
+    return complete
+
+
+def with_marks(
+    dataset: Dataset, facts: Mapping[int, EpisodeMeta], table: Mapping[int, Sequence[Milestone | tuple[str, float]]]
+) -> dict[int, EpisodeMeta]:
+    """``facts`` with the milestones of a table instead of its own; seconds become the first frame at or after them."""
+    indices = {*facts, *table}
+    result = {}
+    for index in indices:
+        marks = [
+            m if isinstance(m, Milestone) else Milestone(m[0], int(np.ceil(round(m[1] * dataset.fps, 6))))
+            for m in table.get(index, ())
+        ]
+        result[index] = replace(facts.get(index, EpisodeMeta()), milestones=tuple(marks))
+    return result
+
+
+def label(dataset: Dataset, facts: Mapping[int, EpisodeMeta], options: Options) -> LabelSet:
+    """Labels of every episode.
+
+    Args:
+        dataset: what is labelled; ``activity`` reads its states.
+        facts: of every episode, see ``checked_facts``.
+        options: the method.
+
+    Raises:
+        LabelError: nothing would be labelled, or the method lacks what it needs.
+        DatasetError: the data set is damaged.
+    """
+    if options.failures == "last-milestone" and options.method == "remaining":
+        raise LabelError(
+            "the time that a failed episode would still have needed is not known, so --failures last-milestone does "
+            "not go with --method remaining; leave failures unlabelled or take another method"
+        )
+    return _Labelling(dataset, facts, options).run()
+
+
+class _Labelling:
+    """One run: facts of tasks first, then every episode."""
+
+    def __init__(self, dataset: Dataset, facts: Mapping[int, EpisodeMeta], options: Options) -> None:
+        self._dataset, self._facts, self._options = dataset, facts, options
+        self._notes: list[str] = []
+        self._marks = {e.index: milestones.with_names(facts[e.index].milestones) for e in dataset.episodes}
+        self._failed = {index for index, known in facts.items() if known.outcome is Outcome.FAILURE}
+
+    def run(self) -> LabelSet:
+        by_task: dict[str, list[Episode]] = {}
+        for episode in self._dataset.episodes:
+            by_task.setdefault(episode.task, []).append(episode)
+        clocks = self._activity() if self._options.method == "activity" else {}
+        labels: dict[int, EpisodeLabels] = {}
+        named: dict[str, tuple[Stage, ...]] = {}
+        for task, episodes in by_task.items():
+            done = [e for e in episodes if e.index not in self._failed]
+            if not done:
+                self._notes.append(f"task {task!r}: all {len(episodes)} episodes failed; they stay unlabelled")
+                labels |= {e.index: self._unlabelled(e) for e in episodes}
+                continue
+            stages = self._stages(task, done)
+            if stages is not None and self._options.method == "milestone":
+                named[task] = stages.named()
+            longest = max(e.length for e in done)
+            progress = {e.index: self._progress(e, longest, stages, clocks) for e in done}
+            labels |= {e.index: self._labelled(e, progress[e.index], stages) for e in done}
+            targets = self._targets(stages, progress)
+            labels |= {e.index: self._failure(e, stages, targets, clocks) for e in episodes if e.index in self._failed}
+        if not any(of.valid.any() for of in labels.values()):
+            raise LabelError("; ".join(["no episode would be labelled", *self._notes]))
+        outcomes = Counter(self._facts[e.index].outcome for e in self._dataset.episodes)
+        return LabelSet(dict(sorted(labels.items())), named, outcomes, tuple(self._notes))
+
+    def _activity(self) -> dict[int, Float[np.ndarray, " n"] | None]:
+        clocks = {}
+        for episode, columns in self._dataset.frames([layout.STATE]):
+            positions = motion.positions_of(np.atleast_2d(columns[layout.STATE].T).T)
+            if not np.isfinite(positions).all():
+                raise LabelError(f"episode {episode.index}: {layout.STATE} holds numbers that are not finite")
+            speed = motion.speeds(positions, self._dataset.fps)
+            threshold, seconds = self._options.standstill_speed, self._options.standstill_s
+            clocks[episode.index] = methods.activity(motion.moving(speed, self._dataset.fps, threshold, seconds))
+        return clocks
+
+    def _stages(self, task: str, done: list[Episode]) -> Stages | None:
+        """The task's stages, where method or failures need them."""
+        if self._options.method != "milestone" and self._options.failures != "last-milestone":
+            return None
+        try:
+            stages = milestones.task_stages({e.index: (e.length, self._marks[e.index]) for e in done})
+        except MilestoneError as error:
+            if self._options.method != "milestone":
+                self._notes.append(f"task {task!r}: {error}; its failures stay unlabelled")
+                return None
+            raise LabelError(
+                f"task {task!r}: {error}; record milestones, give them with --milestones FILE.csv, or take another "
+                "method"
+            ) from error
+        for episode in self._dataset.episodes:
+            if episode.task == task:
+                self._note_marks(episode, stages)
+        return stages
+
+    def _note_marks(self, episode: Episode, stages: Stages) -> None:
+        marks = self._marks[episode.index]
+        if other := sorted({m.label for m in marks} - set(stages.labels)):
+            self._notes.append(f"episode {episode.index}: milestones that its task does not have: {', '.join(other)}")
+        frames = milestones.reached(marks, stages.labels)
+        missing = [name for name in stages.labels if name not in frames]
+        if missing and frames and episode.index not in self._failed and self._options.method == "milestone":
+            self._notes.append(f"episode {episode.index}: no mark of {', '.join(missing)}; linear across")
+
+    def _progress(
+        self, episode: Episode, longest: int, stages: Stages | None, clocks: Mapping[int, np.ndarray | None]
+    ) -> Float[np.ndarray, " n"] | None:
+        """Of an episode that was done; None if the method cannot tell."""
+        n = episode.length
+        match self._options.method:
+            case "linear":
+                return methods.linear(n)
+            case "remaining":
+                return methods.remaining(n, longest)
+            case "activity":
+                if clocks[episode.index] is None:
+                    self._notes.append(f"episode {episode.index}: nothing moves in it; it stays unlabelled")
+                return clocks[episode.index]
+            case "milestone":
+                assert stages is not None
+                frames = milestones.reached(self._marks[episode.index], stages.labels)
+                if not frames:
+                    self._notes.append(f"episode {episode.index}: no milestones; it stays unlabelled")
+                    return None
+                return np.interp(np.arange(n), *milestones.anchors(n, frames, stages, finished=True))
+
+    def _targets(self, stages: Stages | None, progress: Mapping[int, np.ndarray | None]) -> dict[str, float]:
+        """Mean progress at each milestone in the episodes that were done."""
+        if stages is None or self._options.failures != "last-milestone":
+            return {}
+        if self._options.method == "milestone":
+            return dict(zip(stages.labels, stages.boundaries.tolist(), strict=True))
+        seen: dict[str, list[float]] = {}
+        for index, values in progress.items():
+            for name, frame in milestones.reached(self._marks[index], stages.labels).items():
+                if values is not None:
+                    seen.setdefault(name, []).append(float(values[frame]))
+        means = {name: float(np.mean(values)) for name, values in seen.items()}
+        return {name: means[name] for name in stages.labels if name in means}
+
+    def _failure(
+        self,
+        episode: Episode,
+        stages: Stages | None,
+        targets: Mapping[str, float],
+        clocks: Mapping[int, np.ndarray | None],
+    ) -> EpisodeLabels:
+        if stages is None or self._options.failures == "unlabelled":
+            return self._unlabelled(episode)
+        n, frames = episode.length, milestones.reached(self._marks[episode.index], stages.labels)
+        last = next((name for name in reversed(stages.labels) if name in frames and name in targets), None)
+        if last is None:
+            self._notes.append(f"episode {episode.index}: failed before its first milestone; it stays unlabelled")
+            return self._unlabelled(episode)
+        if self._options.method == "milestone":
+            progress = np.interp(np.arange(n), *milestones.anchors(n, frames, stages, finished=False))
+        else:
+            clock = clocks.get(episode.index) if self._options.method == "activity" else methods.linear(n)
+            until = np.zeros(n) if clock is None else np.minimum(clock, clock[frames[last]])
+            # a milestone that was reached before anything moved, or in the first frame, holds from there on
+            scaled = until / until[frames[last]] if until[frames[last]] > 0 else np.arange(n) >= frames[last]
+            progress = targets[last] * scaled
+        return self._labelled(episode, progress, stages, finished=False)
+
+    def _labelled(
+        self, episode: Episode, progress: np.ndarray | None, stages: Stages | None, finished: bool = True
+    ) -> EpisodeLabels:
+        if progress is None:
+            return self._unlabelled(episode)
+        n = episode.length
+        left = np.arange(n - 1, -1, -1) / self._dataset.fps if finished else np.full(n, -1.0)
+        stage = None
+        if self._options.method == "milestone" and stages is not None:
+            frames = milestones.reached(self._marks[episode.index], stages.labels)
+            stage = milestones.stage_indices(n, frames, stages, finished)
+        return EpisodeLabels(progress.astype(np.float32), np.ones(n, bool), left.astype(np.float32), stage)
+
+    def _unlabelled(self, episode: Episode) -> EpisodeLabels:
+        n = episode.length
+        stage = np.full(n, -1, np.int64) if self._options.method == "milestone" else None
+        return EpisodeLabels(np.zeros(n, np.float32), np.zeros(n, bool), np.full(n, -1.0, np.float32), stage)

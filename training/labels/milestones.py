@@ -1,0 +1,161 @@
+"""Stages of a task from milestones that were marked in its episodes."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from ..datasets.progress_meta import Milestone, Stage
+
+FINISH = "finish"  # the stage after the last milestone
+
+
+class MilestoneError(ValueError):
+    """Milestones are missing or wrong; the message names file or episode and what to do."""
+
+
+@dataclass(frozen=True)
+class Stages:
+    """The stages of one task.
+
+    Attributes:
+        labels: of the milestones, in order; milestone ``k`` ends stage ``k``.
+        boundaries: progress at each milestone, float64 (m,): the mean share of an episode until it.
+    """
+
+    labels: tuple[str, ...]
+    boundaries: np.ndarray
+
+    def named(self) -> tuple[Stage, ...]:
+        """Names and shares; the part after the last milestone is a stage, too, if it takes any time."""
+        shares = np.diff(self.boundaries, prepend=0.0, append=1.0)
+        names = [*self.labels, FINISH]
+        stages = [Stage(name, float(share)) for name, share in zip(names, shares, strict=True)]
+        return tuple(stages if stages[-1].share > 0 else stages[:-1])
+
+
+def with_names(milestones: Sequence[Milestone]) -> list[Milestone]:
+    """Milestones in the order of their frames; those without a label get their number as a name."""
+    ordered = sorted(milestones, key=lambda m: m.frame)
+    return [Milestone(m.label or f"milestone {i + 1}", m.frame) for i, m in enumerate(ordered)]
+
+
+def reached(milestones: Sequence[Milestone], labels: Sequence[str]) -> dict[str, int]:
+    """The frame that counts for each milestone of a task that an episode reached.
+
+    Where one comes several times (a part was dropped and taken again) its last time before the next milestone counts,
+    so the frames rise with the order of the task. A milestone that was only marked after a later one is left out.
+    """
+    frames: dict[str, int] = {}
+    limit = np.inf
+    for label in reversed(labels):
+        before = [m.frame for m in milestones if m.label == label and m.frame <= limit]
+        if before:
+            frames[label] = limit = max(before)
+    return {label: frames[label] for label in labels if label in frames}
+
+
+def task_stages(episodes: Mapping[int, tuple[int, Sequence[Milestone]]]) -> Stages:
+    """Stages of one task from its successful episodes.
+
+    The order of milestones is the one most episodes have; boundaries are means over the episodes that have them all.
+
+    Args:
+        episodes: by index, the number of frames and the milestones (see ``with_names``).
+
+    Raises:
+        MilestoneError: no episode has a milestone.
+    """
+    orders = Counter(tuple(dict.fromkeys(m.label for m in milestones)) for _, milestones in episodes.values())
+    orders.pop((), None)
+    if not orders:
+        raise MilestoneError(f"none of the episodes {sorted(episodes)} has a milestone")
+    most = max(orders.values())
+    labels = max((order for order, count in orders.items() if count == most), key=len)
+    shares = []
+    for length, milestones in episodes.values():
+        frames = reached(milestones, labels)
+        if len(frames) == len(labels) and length > 1:
+            shares.append([frames[label] / (length - 1) for label in labels])
+    if not shares:  # the order is some episode's own: only one of a single frame has no shares
+        raise MilestoneError(f"the only episodes with milestones, of {sorted(episodes)}, have a single frame")
+    return Stages(labels, np.mean(shares, axis=0))
+
+
+def anchors(
+    length: int, frames: Mapping[str, int], stages: Stages, finished: bool
+) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
+    """Frames where an episode's progress is known, rising, and the progress there; it is linear in between.
+
+    Args:
+        length: frames of the episode.
+        frames: see ``reached``.
+        stages: of its task.
+        finished: whether the last frame has progress 1; otherwise progress stays what it was at the last milestone.
+    """
+    points = {0: 0.0}
+    for label, boundary in zip(stages.labels, stages.boundaries, strict=True):
+        if label in frames:
+            points[frames[label]] = float(boundary)  # of milestones in one frame, the furthest
+    if finished:
+        points[length - 1] = 1.0
+    return np.array(list(points), float), np.array(list(points.values()))
+
+
+def stage_indices(length: int, frames: Mapping[str, int], stages: Stages, finished: bool) -> Int[np.ndarray, " n"]:
+    """The stage each frame belongs to, int64; -1 where it is unknown because a milestone was not marked.
+
+    A milestone's own frame ends its stage. See ``anchors`` for the arguments; without ``finished``, the frames after
+    the last milestone belong to the stage that was tried then.
+    """
+    index = np.full(length, -1, np.int64)
+    last = len(stages.named()) - 1
+    start, known = 0, 0  # from frame `start` on, milestone `known - 1` has been reached
+    for k, label in enumerate(stages.labels):
+        if label not in frames:
+            continue
+        stop = frames[label] + 1
+        if k == known:
+            index[start:stop] = k
+        start, known = stop, k + 1
+    if known == len(stages.labels) or not finished:
+        index[start:] = min(known, last)
+    return index
+
+
+def read_csv(path: Path) -> dict[int, list[Milestone | tuple[str, float]]]:
+    """Milestones of episodes from a table with the columns ``episode_index``, ``label`` and ``frame`` or ``seconds``.
+
+    Returns:
+        By episode index; a milestone given in seconds is a pair of label and seconds.
+
+    Raises:
+        MilestoneError: unreadable, a column is missing, or a line is wrong; the line is named.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            fields = reader.fieldnames or []
+            when = next((name for name in ("frame", "seconds") if name in fields), None)
+            if when is None or not {"episode_index", "label"} <= set(fields):
+                raise MilestoneError(
+                    f"{path}: the first line is {','.join(fields)!r}, expected episode_index,label,frame or "
+                    "episode_index,label,seconds"
+                )
+            found: dict[int, list[Milestone | tuple[str, float]]] = {}
+            for row in reader:
+                try:
+                    label = row["label"].strip()
+                    mark = Milestone(label, int(row[when])) if when == "frame" else (label, float(row[when]))
+                    found.setdefault(int(row["episode_index"]), []).append(mark)
+                except (TypeError, ValueError, AttributeError) as error:
+                    raise MilestoneError(f"{path}:{reader.line_num}: {error}") from error
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise MilestoneError(f"{path}: cannot be read: {error}") from error
+    return found

@@ -1,0 +1,52 @@
+"""When a robot moves and when it stands still, from recorded joint positions."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from pi05_progress.robots.teleavatar import VECTOR_SIZES
+
+POSITIONS = 16  # of both arms and grippers, the first block of the Teleavatar's state vector
+SMOOTHING_S = 0.2  # speeds are taken over this time, so that sensor noise is no motion
+
+
+def positions_of(state: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n p"]:
+    """The positions within a state: the first 16 numbers of the Teleavatar's layouts, everything of other robots'."""
+    return state[:, :POSITIONS] if state.shape[1] in VECTOR_SIZES else state
+
+
+def speeds(positions: Float[np.ndarray, "n p"], fps: float) -> Float[np.ndarray, " n"]:
+    """The fastest joint's speed (rad/s where positions are rad) in the step that leads to each frame; 0 at the first.
+
+    A step's speed is that over the ``SMOOTHING_S`` around it.
+    """
+    n = len(positions)
+    around = round((SMOOTHING_S * fps - 1) / 2)
+    after = np.minimum(np.arange(1, n) + max(around, 0), n - 1)
+    before = np.maximum(np.arange(n - 1) - max(around, 0), 0)
+    moved = np.abs(positions[after].astype(float) - positions[before]).max(axis=1, initial=0.0)
+    return np.concatenate([np.zeros(min(n, 1)), moved * fps / (after - before)])
+
+
+def moving(speed: Float[np.ndarray, " n"], fps: float, threshold: float, seconds: float) -> Bool[np.ndarray, " n"]:
+    """Whether the step that leads to each frame is motion; the first frame has none.
+
+    Args:
+        speed: see ``speeds``.
+        fps: frames per second.
+        threshold: below it a joint stands still, in the unit of ``speed``.
+        seconds: a standstill lasts at least this long; shorter ones count as motion.
+    """
+    still = speed < threshold
+    for start, stop in runs(still[1:]):
+        if (stop - start) / fps < seconds:
+            still[start + 1 : stop + 1] = False
+    still[:1] = True
+    return ~still
+
+
+def runs(mask: Bool[np.ndarray, " n"]) -> list[tuple[int, int]]:
+    """Where ``mask`` is true: (start, stop) of each stretch."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).astype(np.int8)))
+    return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
