@@ -164,32 +164,28 @@ def test_once_prints_the_message_as_yaml(node, capsys):
 def test_once_says_what_to_look_at_when_nothing_comes(ros, capsys):
     started = time.monotonic()
     assert main(["--once", "--timeout", "0.6"]) == 1
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 9, "the time given, not the default"
     out, err = capsys.readouterr()
     assert out == ""
-    assert "nothing received for 1 s on /task_progress: is the node running, with the same" in err
+    assert re.search("nothing received for \\d s on /task_progress: is the node running, with the same", err)
     assert f"ROS_DOMAIN_ID={os.environ['ROS_DOMAIN_ID']}" in err
 
 
 @pytest.mark.parametrize(
-    ("arguments", "topic"),
+    "arguments",
     [
-        (["--namespace", "/robot1"], "/robot1/task_progress"),
-        (["--ros-args", "-r", "__ns:=/robot1"], "/robot1/task_progress"),
-        (["--topic", "/robot1/task_progress"], "/robot1/task_progress"),
-        (["--ros-args", "-r", "task_progress:=robot1/task_progress"], "/robot1/task_progress"),
+        ["--namespace", "/robot1"],
+        ["--topic", "/robot1/task_progress"],
+        ["--ros-args", "-r", "__ns:=/robot1"],
+        ["--ros-args", "-r", "task_progress:=robot1/task_progress"],
     ],
     ids=str,
 )
-def test_the_topic_can_be_in_a_namespace(node, capsys, arguments, topic):
+def test_the_topic_can_be_in_a_namespace(node, capsys, arguments):
+    node("", message=progress(task="not this one"))
     node("/robot1")
     assert main(["--once", *arguments]) == 0
-    assert "stack the cubes" in capsys.readouterr().out
-    node("", message=progress(task="not this one"))
-    assert main(["--plain", "--seconds", "0.9", "--rate", "3", *arguments]) == 0
-    last = capsys.readouterr().out.splitlines()[-1]
-    assert "ADVANCING" in last
-    assert "task stack the cubes" in last
+    assert yaml.safe_load(capsys.readouterr().out.removesuffix("---\n"))["task"] == "stack the cubes"
 
 
 @pytest.mark.parametrize(
@@ -234,9 +230,12 @@ def test_it_can_be_shown_by_another_program(ros, node):
     node(statuses=BAD)
     spun, out = ros.create_node("demo"), io.StringIO()
     monitor = Monitor(spun)
-    show(monitor, lambda s: ros.spin_once(spun, timeout_sec=s), lambda: False, seconds=1.6, rate_hz=2, out=out)
+
+    def stopped():
+        return out.getvalue().count("ERROR") >= 3
+
+    show(monitor, lambda s: ros.spin_once(spun, timeout_sec=s), stopped, seconds=30, rate_hz=5, out=out)
     lines = out.getvalue().splitlines()
-    assert len(lines) == 3
     assert "ADVANCING 42.0 %" in lines[-1]
     assert "ERROR head_camera (/head/image_raw): nothing for more than 0.5 s" in lines[-1]
     assert monitor.seen.publishers == ("policy_node",)
@@ -294,9 +293,10 @@ def test_ctrl_c_in_a_terminal_puts_it_back(node, terminal):
 
 def test_a_dumb_terminal_gets_lines(node, terminal):
     node()
-    window = terminal("--seconds", "2", "--rate", "2", TERM="dumb")
+    window = terminal("--rate", "5", TERM="dumb")
+    wait_for(lambda: "ADVANCING 42.0 % | 90 % interval" in window.output, 30, what="a line")
+    window.key("q")
     assert window.end() == 0
-    assert "ADVANCING 42.0 % | 90 % interval" in window.output
     assert "\x1b" not in window.output
 
 
@@ -311,5 +311,7 @@ def test_termination_puts_the_terminal_back(node, terminal):
 def test_the_last_picture_can_be_saved(node, tmp_path, capsys):
     node()
     path = tmp_path / "monitor.svg"
-    assert main(["--seconds", "1.5", "--plain", "--svg", str(path)]) == 0
+    started = time.monotonic()
+    assert main(["--seconds", "2", "--plain", "--svg", str(path)]) == 0
+    assert time.monotonic() - started >= 2
     assert "ADVANCING" in path.read_text()
