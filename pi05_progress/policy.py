@@ -96,7 +96,7 @@ class Pi05Policy:
             ObservationError: the prompt is empty or too long, or something the frame holds cannot be used.
             LayoutError: the state has another number of values than the robot's.
         """
-        if not clean(prompt):
+        if not clean(prompt).strip():
             raise ObservationError(
                 "the prompt is empty: no task is set; give an instruction, such as 'stack the cubes'"
             )
