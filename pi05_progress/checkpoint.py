@@ -10,6 +10,7 @@ Other formats are imported and exported by ``convert_checkpoint``.
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import json
 import threading
 from collections.abc import Mapping
@@ -188,6 +189,14 @@ def write_description(folder: Path, info: CheckpointInfo, stats: Mapping[str, No
         save_norm_stats(folder / ASSETS / info.asset_id / NORM_STATS, stats)
     data = dataclasses.asdict(info) | {"format": FORMAT, "model": config_to_dict(info.model)}
     (folder / CONFIG).write_text(json.dumps(data, indent=2) + "\n")
+
+
+def code_version() -> str:
+    """This package's version, as it is installed; empty if it is not."""
+    try:
+        return importlib.metadata.version("pi05_progress")
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 def read_info(folder: Path) -> CheckpointInfo:

@@ -135,7 +135,8 @@ def _import(args: argparse.Namespace) -> None:
         seed=args.seed,
     )
     _refuse_existing(args)
-    planned = plan_import(resolve(args.source, args.revision), options)
+    path = resolve(args.source, args.revision)
+    planned = plan_import(path, options, None if Path(args.source).expanduser().exists() else args.source)
     print(f"{planned.foreign.kind} checkpoint {args.source}")
     _print_notes(planned.notes)
     with _bar(planned.source, args.quiet) as progress:

@@ -1,8 +1,7 @@
 """Orbax folders of parameters, read and written leaf by leaf.
 
-Orbax keeps the format: it lists what a folder holds, and it writes. Values are read from the arrays it made through
-TensorStore, a few chunks at a time and cast on the way, because Orbax's own restore decodes all of a leaf's chunks
-beside the result.
+Orbax writes them. They are read from its list of arrays (``_METADATA``) and through TensorStore, a few chunks at a time
+and cast on the way, because Orbax's own restore decodes all of a leaf's chunks beside the result.
 """
 
 from __future__ import annotations
@@ -25,14 +24,14 @@ from .parameter_source import CheckpointError, Index, ParameterSource, Progress,
 CHUNK_BYTES = 64 * 2**20  # of what is written
 IN_FLIGHT_BYTES = 256 * 2**20  # of chunks being decoded at once, unless a single one is larger
 VALUE = "value"  # last part of every path in checkpoints written from an nnx.State
-ITEM = "params"
+ITEM, METADATA = "params", "_METADATA"
 
 
 def open_orbax(folder: Path, item: str = ITEM) -> ParameterSource:
     """What is in an Orbax folder, openpi's or ours; ``value`` at the end of every path is taken off.
 
     Args:
-        folder: with ``_METADATA``.
+        folder: of Orbax's.
         item: key of the tree's top level that holds the parameters; a tree without it is taken as a whole.
 
     Raises:
@@ -41,19 +40,29 @@ def open_orbax(folder: Path, item: str = ITEM) -> ParameterSource:
     folder = Path(folder).absolute()
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such folder; the checkpoint is incomplete")
-    try:
-        tree = dict(ocp.PyTreeCheckpointHandler().metadata(folder))
-        zarr3 = bool(json.loads((folder / "_METADATA").read_text()).get("use_zarr3", False))
-    except Exception as error:  # Orbax and TensorStore raise whatever they come upon
-        raise CheckpointError(f"{folder}: not an Orbax folder, damaged or incomplete: {_brief(error)}") from error
-    found = dict(flatten(tree[item] if isinstance(tree.get(item), Mapping) else tree))
-    if not found:
+    names, driver = _listing(folder)
+    if any(path.startswith(f"{item}/") for path in names):
+        names = {path.removeprefix(f"{item}/"): name for path, name in names.items() if path.startswith(f"{item}/")}
+    if not names:
         raise CheckpointError(f"{folder}: there are no parameters in it")
-    if all(path.endswith(f"/{VALUE}") for path in found):
-        found = {path.removesuffix(f"/{VALUE}"): leaf for path, leaf in found.items()}
-    reader = _Reader(folder, {path: leaf.name for path, leaf in found.items()}, "zarr3" if zarr3 else "zarr")
-    leaves = {path: jax.ShapeDtypeStruct(tuple(leaf.shape), np.dtype(leaf.dtype)) for path, leaf in found.items()}
-    return ParameterSource(str(folder), leaves, reader)
+    if all(path.endswith(f"/{VALUE}") for path in names):
+        names = {path.removesuffix(f"/{VALUE}"): name for path, name in names.items()}
+    reader = _Reader(folder, names, driver)
+    return ParameterSource(str(folder), reader.leaves, reader)
+
+
+def _listing(folder: Path) -> tuple[dict[str, str], str]:
+    """Names of the arrays by path, and TensorStore's driver for their format, from Orbax's own list."""
+    path = folder / METADATA
+    if not path.is_file():
+        raise CheckpointError(f"{folder} has no {METADATA}: not a folder of Orbax's, or incomplete")
+    try:
+        listed = json.loads(path.read_text())
+        keys = [[str(key["key"]) for key in leaf["key_metadata"]] for leaf in listed["tree_metadata"].values()]
+        zarr3 = bool(listed.get("use_zarr3", False))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} is damaged: {type(error).__name__}: {_brief(error)}") from error
+    return {"/".join(parts): ".".join(parts) for parts in keys}, "zarr3" if zarr3 else "zarr"
 
 
 class _Reader:
@@ -63,26 +72,46 @@ class _Reader:
         folder: of the checkpoint.
         names: of the arrays, by path.
         driver: TensorStore's, for the arrays' format.
+
+    Raises:
+        CheckpointError: an array is missing or damaged.
     """
 
     def __init__(self, folder: Path, names: Mapping[str, str], driver: str) -> None:
-        self._folder, self._names, self._driver = folder, names, driver
-        self._shared = (folder / "manifest.ocdbt").exists()  # all arrays in one database, else a folder for each
-        self._context = ts.Context({"cache_pool#nodes": {"total_bytes_limit": 10_000_000}})
+        self._folder = folder
+        context = ts.Context({"cache_pool#nodes": {"total_bytes_limit": 10_000_000}})
+        shared = (folder / "manifest.ocdbt").exists()  # all arrays in one database, else a folder for each
 
-    def _open(self, name: str) -> ts.TensorStore:
-        files = {"driver": "file", "path": f"{self._folder}/" if self._shared else f"{self._folder}/{name}/"}
-        database = {"driver": "ocdbt", "base": files, "path": f"{name}/", "cache_pool": "cache_pool#nodes"}
-        spec = {
-            "driver": self._driver,
-            "kvstore": database if self._shared else files,
-            "fill_missing_data_reads": False,  # a lost chunk is an error, not zeros
+        def open_array(name: str) -> ts.Future:
+            files = {"driver": "file", "path": f"{folder}/" if shared else f"{folder}/{name}/"}
+            database = {"driver": "ocdbt", "base": files, "path": f"{name}/", "cache_pool": "cache_pool#nodes"}
+            spec = {
+                "driver": driver,
+                "kvstore": database if shared else files,
+                "fill_missing_data_reads": False,  # a lost chunk is an error, not zeros
+            }
+            return ts.open(spec, open=True, read=True, context=context)
+
+        opening = {path: open_array(name) for path, name in names.items()}
+        self._stores: dict[str, ts.TensorStore] = {}
+        for path, future in opening.items():
+            try:
+                self._stores[path] = future.result()
+            except Exception as error:  # TensorStore raises ValueError and others
+                raise self._damaged(path, error) from error
+        self.leaves = {
+            path: jax.ShapeDtypeStruct(tuple(store.shape), store.dtype.numpy_dtype)
+            for path, store in self._stores.items()
         }
-        return ts.open(spec, open=True, read=True, context=self._context).result()
+
+    def _damaged(self, path: str, error: Exception) -> CheckpointError:
+        return CheckpointError(
+            f"{self._folder}: {path} cannot be read, the checkpoint is damaged or incomplete: {_brief(error)}"
+        )
 
     def __call__(self, path: str, dtype: np.dtype, index: Index) -> np.ndarray:
         try:
-            store = self._open(self._names[path])
+            store = self._stores[path]
             chunk = store.chunk_layout.read_chunk.shape
             chunk_bytes = int(np.prod(chunk, dtype=np.int64)) * store.dtype.numpy_dtype.itemsize
             out = aligned_empty(shape_of(index), dtype)
@@ -95,10 +124,8 @@ class _Reader:
                 pending.append(target[local].write(source[piece]))
             for write in pending:
                 write.result()
-        except Exception as error:  # TensorStore raises ValueError and others
-            raise CheckpointError(
-                f"{self._folder}: {path} cannot be read, the checkpoint is damaged or incomplete: {_brief(error)}"
-            ) from error
+        except Exception as error:
+            raise self._damaged(path, error) from error
         return out
 
 
@@ -122,7 +149,7 @@ class _Leaf:
 
 
 class _LeafHandler(type_handlers.NumpyHandler):
-    """Writes leaves one after the other, so that only one is in memory."""
+    """Writes leaves one after the other, small ones together, so that only a little is in memory."""
 
     def __init__(self, progress: Progress | None) -> None:
         super().__init__(deepcopy_host_arrays=False)
@@ -134,13 +161,29 @@ class _LeafHandler(type_handlers.NumpyHandler):
         infos: Sequence[type_handlers.ParamInfo],
         args: Sequence[ocp.SaveArgs] | None = None,
     ) -> list:
-        for leaf, info, arg in zip(values, infos, args or [ocp.SaveArgs()] * len(values), strict=True):
-            array = leaf.source.read(leaf.path, leaf.dtype)
-            for future in await super().serialize([array], [info], [arg]):
+        for batch in _batches(list(zip(values, infos, args or [ocp.SaveArgs()] * len(values), strict=True))):
+            leaves, of_infos, of_args = zip(*batch, strict=True)
+            arrays = [leaf.source.read(leaf.path, leaf.dtype) for leaf in leaves]
+            for future in await super().serialize(arrays, of_infos, of_args):
                 future.result()
+            del arrays  # before the next are read
             if self._progress is not None:
-                self._progress(leaf.path, leaf.nbytes)
+                for leaf in leaves:
+                    self._progress(leaf.path, leaf.nbytes)
         return []
+
+
+def _batches(given: list[tuple]) -> Iterator[list[tuple]]:
+    """Consecutive leaves of together at most a chunk; each commit takes time, however small the leaf."""
+    batch: list[tuple] = []
+    size = 0
+    for entry in given:
+        if batch and size + entry[0].nbytes > CHUNK_BYTES:
+            yield batch
+            batch, size = [], 0
+        batch.append(entry)
+        size += entry[0].nbytes
+    yield batch
 
 
 def write_orbax(
@@ -149,6 +192,7 @@ def write_orbax(
     *,
     dtype: Any = None,
     suffix: str = "",
+    chunk_bytes: int | None = CHUNK_BYTES,
     progress: Progress | None = None,
 ) -> None:
     """Write parameters into a new folder, ``{"params": tree}``, one leaf in memory at a time.
@@ -158,6 +202,7 @@ def write_orbax(
         source: where they come from.
         dtype: to store them in; the progress head keeps its own. None keeps what they have.
         suffix: further last part of every path; openpi's own checkpoints have ``value``.
+        chunk_bytes: largest piece of a leaf that can only be read as a whole; None leaves it to Orbax, up to 2 GiB.
         progress: told about each leaf.
 
     Raises:
@@ -170,16 +215,18 @@ def write_orbax(
     )
     try:
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(type_handler_registry=registry)) as checkpointer:
-            checkpointer.save(Path(folder).absolute(), ocp.args.PyTreeSave(tree, save_args=save_args(tree)))
+            checkpointer.save(
+                Path(folder).absolute(), ocp.args.PyTreeSave(tree, save_args=save_args(tree, chunk_bytes))
+            )
     except CheckpointError:
         raise
     except Exception as error:
         raise CheckpointError(f"{folder}: cannot be written: {_brief(error)}") from error
 
 
-def save_args(tree: Any) -> Any:
+def save_args(tree: Any, chunk_bytes: int | None = CHUNK_BYTES) -> Any:
     """How Orbax shall store each leaf: in chunks small enough to be read a few at a time."""
-    return jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES), tree)
+    return jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=chunk_bytes), tree)
 
 
 def nested(flat: Mapping[str, Any]) -> dict:
@@ -192,16 +239,6 @@ def nested(flat: Mapping[str, Any]) -> dict:
             node = node.setdefault(name, {})
         node[leaf] = value
     return tree
-
-
-def flatten(tree: Mapping, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Values by path from a tree of dictionaries."""
-    for name, value in tree.items():
-        path = f"{prefix}{name}"
-        if isinstance(value, Mapping):
-            yield from flatten(value, f"{path}/")
-        else:
-            yield path, value
 
 
 def _brief(error: BaseException) -> str:

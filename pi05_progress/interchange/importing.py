@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -12,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ..checkpoint import CONFIG, PARAMS, UNTRAINED, CheckpointInfo, check_fit, write_description
+from ..checkpoint import CONFIG, PARAMS, UNTRAINED, CheckpointInfo, check_fit, code_version, write_description
 from ..models.config import (
     BYTE_VOCABULARY,
     PALIGEMMA_VOCABULARY,
@@ -23,6 +22,7 @@ from ..models.config import (
 )
 from ..models.parameters import HEAD, parameter_paths
 from ..models.progress import ProgressHead
+from ..normalize import NormStats
 from ..orbax_files import write_orbax
 from ..output_folder import OutputFolderError, output_folder
 from ..parameter_source import CheckpointError, ParameterSource, Progress
@@ -106,8 +106,13 @@ class Planned:
     notes: tuple[str, ...]
 
 
-def plan_import(path: Path, options: ImportOptions) -> Planned:
+def plan_import(path: Path, options: ImportOptions, name: str | None = None) -> Planned:
     """Open a checkpoint and settle everything; no parameters are read.
+
+    Args:
+        path: folder or file.
+        options: what a person adds.
+        name: to remember it by; None takes it from the path.
 
     Raises:
         CheckpointError: it is incomplete or does not fit; what is missing, extra or of another shape is listed.
@@ -123,9 +128,9 @@ def plan_import(path: Path, options: ImportOptions) -> Planned:
     notes = list(foreign.notes)
     source, config, initialised = _with_head(foreign, config, options, notes)
     check_fit(config, source)
-    stats_from = _statistics(foreign, options, notes)
-    info = _info(foreign, config, options, initialised, notes)
-    return Planned(dataclasses.replace(foreign, stats=stats_from), info, source, tuple(notes))
+    stats = _statistics(foreign, options, notes)
+    info = _info(foreign, config, options, name or _name(path), initialised, notes)
+    return Planned(dataclasses.replace(foreign, stats=stats), info, source, tuple(notes))
 
 
 def _with_head(
@@ -158,16 +163,32 @@ def _initial_head(config: Pi05Config, seed: int) -> dict[str, np.ndarray]:
     return {f"{HEAD}{path}": np.asarray(value, np.float32) for path, value in parameter_paths(head).items()}
 
 
-def _statistics(foreign: Foreign, options: ImportOptions, notes: list[str]) -> dict:
-    if options.norm_stats is not None:
-        return read_stats_file(options.norm_stats)
-    if not foreign.stats:
+def _statistics(foreign: Foreign, options: ImportOptions, notes: list[str]) -> dict[str, NormStats]:
+    stats = dict(foreign.stats) if options.norm_stats is None else read_stats_file(options.norm_stats)
+    if not stats:
         notes.append("there are no normalisation statistics; add them with --norm-stats before it runs on a robot")
-    return dict(foreign.stats)
+    without = [key for key, values in stats.items() if values.q01 is None]
+    if without and _normalises_by_quantiles(foreign, options):
+        notes.append(
+            f"the statistics of {' and '.join(without)} have no quantiles, by which this model normalises: compute "
+            "them anew, or give --z-score if mean and deviation normalise"
+        )
+    return stats
+
+
+def _normalises_by_quantiles(foreign: Foreign, options: ImportOptions) -> bool:
+    told = options.quantiles, foreign.quantiles, foreign.description and foreign.description.quantiles
+    return next((value for value in told if value is not None), True)
+
+
+def _name(path: Path) -> str:
+    """A folder's name; for a step of a run, the run's before it."""
+    path = path.resolve()
+    return f"{path.parent.name}/{path.name}" if path.name.isdigit() else path.name
 
 
 def _info(
-    foreign: Foreign, config: Pi05Config, options: ImportOptions, initialised: bool, notes: list[str]
+    foreign: Foreign, config: Pi05Config, options: ImportOptions, name: str, initialised: bool, notes: list[str]
 ) -> CheckpointInfo:
     """The description; what neither the checkpoint nor a person says is assumed, and the assumption is told."""
     described = foreign.description
@@ -200,14 +221,14 @@ def _info(
             f"--model-id {options.model_id}: the progress head is new, so its estimates are published as "
             f"{UNTRAINED!r}; leave --model-id out, or choose --progress none"
         )
-    name = options.model_id or (described.model_id if described else foreign.where.resolve().name)
+    model_id = options.model_id or (described.model_id if described else name)
     return dataclasses.replace(
         known,
         model=config,
-        model_id=UNTRAINED if initialised else name,
+        model_id=UNTRAINED if initialised else model_id,
         asset_id=options.asset_id or foreign.asset_id or known.asset_id,
-        code_version=importlib.metadata.version("pi05_progress"),
-        source={"kind": foreign.kind, "name": foreign.where.resolve().name, "notes": list(notes)},
+        code_version=code_version(),
+        source={"kind": foreign.kind, "name": name, "notes": list(notes)},
         **stated,
     )
 

@@ -207,6 +207,7 @@ def export_lerobot(
                     yield PREFIX + torch.TRUNK_LM_HEAD, tensor
             if progress is not None:
                 progress(path, leaf.nbytes)
+            del leaf, tensor  # before the next is read
         yield PREFIX + torch.EXPERT_LM_HEAD, np.zeros(unused.shape, unused.dtype)
 
     write_safetensors(folder / SINGLE, layout, tensors())
@@ -217,11 +218,11 @@ def export_lerobot(
 
 def _check_exportable(source: ParameterSource, info: CheckpointInfo) -> list[str]:
     config = info.model
+    if adapters := [path for path in source.leaves if "lora" in path]:
+        raise CheckpointError(f"LeRobot's layout has no place for the model's adapters (LoRA): {listed(adapters)}")
     if config.paligemma.num_heads != TORCH_HEADS:
         heads = config.paligemma.num_heads
         raise CheckpointError(f"the model has {heads} attention heads; {TORCH_HEADS} are written into LeRobot's code")
-    if adapters := [path for path in source.leaves if "lora" in path]:
-        raise CheckpointError(f"LeRobot's layout has no place for the model's adapters (LoRA): {listed(adapters)}")
     if config.image_size[0] != config.image_size[1]:
         raise CheckpointError(f"the model reads pictures of {config.image_size} pixels; LeRobot's are square")
     notes = []
