@@ -1,30 +1,25 @@
 """From beliefs over time to something to act on: filtered progress, rate, time remaining, status.
 
 The model looks at one moment and its answers jitter; this keeps a progress and a rate with their uncertainty (a Kalman
-filter with constant velocity) and decides a status by thresholds with hysteresis. One estimator follows one task.
+filter with white acceleration, e.g. Bar-Shalom et al., "Estimation with Applications to Tracking and Navigation", 6.2.2)
+and decides a status by thresholds with hysteresis (``progress_status.py``). One estimator follows one task.
 """
 
 from __future__ import annotations
 
 import math
+from collections import deque
 from dataclasses import dataclass, field
-from enum import IntEnum
-from statistics import NormalDist
+from statistics import NormalDist, median
 
 import numpy as np
 
 from .observation import PolicyOutput
+from .progress_status import Status, StatusConfig, StatusTracker
 
-
-class Status(IntEnum):
-    """As in ``TaskProgress``."""
-
-    UNKNOWN = 0
-    ADVANCING = 1
-    STALLED = 2
-    REGRESSING = 3
-    SUCCEEDED = 4
-    FAILED = 5
+WINDOW_MIN = 5  # beliefs that are looked at together even if they come slowly
+MEAN_PACE_AFTER_S = 2.0  # into a task before its mean pace says anything
+MEAN_PACE_SPREAD = 0.5  # standard deviation of the pace to come around the mean so far, as a share of it
 
 
 @dataclass(frozen=True)
@@ -33,32 +28,31 @@ class EstimatorConfig:
 
     Attributes:
         measurement_std: of one belief of the model around the truth, in progress, where the belief has no spread.
-        acceleration_std: how fast the rate may change, 1/s^2.
+        correlation_s: how long the errors of neighbouring beliefs hang together, s. Many beliefs within this time are
+            worth one.
+        acceleration_std: by how much the rate changes within a second, 1/s.
         initial_rate_std: how fast tasks go, 1/s, before anything is known.
         confidence_level: of the intervals.
-        success_above, success_for_s: SUCCEEDED when progress has been above for so long ...
-        success_leave: ... until it falls below this.
-        regress_rate: REGRESSING when the rate falls below minus this, 1/s ...
-        advance_rate: ... ADVANCING when it rises above this; in between nothing changes ...
-        stall_after_s: ... but STALLED when no new greatest progress (by ``stall_step``) came for so long.
-        stall_step: progress that counts as new.
-        min_rate: below this rate no time remaining is given, 1/s.
+        window_s: beliefs of so long are looked at together: their median must agree with success, and the filter does
+            not overshoot them.
+        restart_jump: when that median is farther than this from the filter, the task has begun anew.
+        min_rate: below this pace no time remaining is given, 1/s.
         reset_after_s: a gap after which nothing before counts.
+        late_s: an observation may be older than the one before by this, s; if it is older still, time has gone back.
+        status: thresholds of the status.
     """
 
     measurement_std: float = 0.05
+    correlation_s: float = 0.5
     acceleration_std: float = 0.02
     initial_rate_std: float = 0.05
     confidence_level: float = 0.9
-    success_above: float = 0.95
-    success_for_s: float = 1.0
-    success_leave: float = 0.85
-    regress_rate: float = 0.02
-    advance_rate: float = 0.005
-    stall_after_s: float = 4.0
-    stall_step: float = 0.02
+    window_s: float = 1.0
+    restart_jump: float = 0.4
     min_rate: float = 0.002
     reset_after_s: float = 5.0
+    late_s: float = 0.5
+    status: StatusConfig = StatusConfig()
 
 
 @dataclass(frozen=True)
@@ -102,9 +96,8 @@ class ProgressEstimator:
         self._time_s: float | None = None
         self._mean = np.zeros(2)
         self._covariance = np.zeros((2, 2))
-        self._status = Status.UNKNOWN
-        self._best, self._best_s = -math.inf, 0.0
-        self._above_s: float | None = None
+        self._window: deque[tuple[float, float]] = deque()
+        self._tracker: StatusTracker | None = None
 
     def update(self, time_s: float, output: PolicyOutput, task: str, trained: bool = True) -> Estimate:
         """Take in one output.
@@ -120,20 +113,27 @@ class ProgressEstimator:
             self.reset()
             return Estimate(raw=raw if raw is not None and math.isfinite(raw) else None)
         gap = None if self._time_s is None else time_s - self._time_s
-        if task != self._task or gap is None or not 0 <= gap <= self.config.reset_after_s:
+        if task != self._task or gap is None or not -self.config.late_s <= gap <= self.config.reset_after_s:
             self._start(time_s, raw, task)
         else:
-            self._filter(gap, raw, self._spread(output))
-            self._time_s = time_s
-        return self._estimate(time_s, raw)
+            self._time_s = max(time_s, self._time_s)
+            self._remember(raw)
+            self._filter(max(gap, 0.0), raw, self._spread(output))
+        return self._estimate(raw)
 
-    def _start(self, time_s: float, raw: float, task: str) -> None:
+    def _start(self, time_s: float, progress: float, task: str) -> None:
         self.reset()
         c = self.config
         self._task, self._time_s = task, time_s
-        self._mean = np.array([raw, 0.0])
+        self._mean = np.array([progress, 0.0])
         self._covariance = np.diag([c.measurement_std**2, c.initial_rate_std**2])
-        self._best, self._best_s = raw, time_s
+        self._tracker = StatusTracker(c.status, time_s, progress)
+        self._remember(progress)
+
+    def _remember(self, raw: float) -> None:
+        self._window.append((self._time_s, raw))
+        while len(self._window) > WINDOW_MIN and self._window[0][0] < self._time_s - self.config.window_s:
+            self._window.popleft()
 
     def _spread(self, output: PolicyOutput) -> float:
         """Standard deviation of the belief, from its bins if it has any; never below half of the configured one."""
@@ -145,61 +145,58 @@ class ProgressEstimator:
         return max(std, self.config.measurement_std / 2)
 
     def _filter(self, dt: float, raw: float, std: float) -> None:
+        if dt <= 0:
+            return
+        c = self.config
         step = np.array([[1.0, dt], [0.0, 1.0]])
-        noise = self.config.acceleration_std**2 * np.array([[dt**4 / 4, dt**3 / 2], [dt**3 / 2, dt**2]])
+        noise = c.acceleration_std**2 * np.array([[dt**3 / 3, dt**2 / 2], [dt**2 / 2, dt]])
         mean = step @ self._mean
         covariance = step @ self._covariance @ step.T + noise
-        gain = covariance[:, 0] / (covariance[0, 0] + std**2)
+        variance = std**2 * max(1.0, 2 * c.correlation_s / dt)  # of a mean of errors that hang together
+        gain = covariance[:, 0] / (covariance[0, 0] + variance)
         self._mean = mean + gain * (raw - mean[0])
-        self._mean[0] = np.clip(self._mean[0], 0.0, 1.0)
         self._covariance = covariance - np.outer(gain, covariance[0])
+        beliefs = [value for _, value in self._window]
+        low, high = (0.0, max(beliefs)) if self._mean[1] > 0 else (min(beliefs), 1.0)
+        self._mean[0] = np.clip(self._mean[0], low, high)
+        if abs(median(beliefs) - self._mean[0]) > c.restart_jump and len(beliefs) >= WINDOW_MIN:
+            self._start(self._time_s, raw, self._task)
 
-    def _estimate(self, time_s: float, raw: float) -> Estimate:
+    def _estimate(self, raw: float) -> Estimate:
         c = self.config
         progress, rate = float(self._mean[0]), float(self._mean[1])
-        std, rate_std = np.sqrt(np.maximum(np.diag(self._covariance), 1e-12))
+        std, rate_std = (float(v) for v in np.sqrt(np.maximum(np.diag(self._covariance), 1e-12)))
         z = NormalDist().inv_cdf((1 + c.confidence_level) / 2)
-        self._decide(time_s, progress, rate)
+        level = min(progress, median(value for _, value in self._window))
+        status = self._tracker.update(self._time_s, progress, std, level)
         return Estimate(
             progress=progress,
             raw=raw,
-            lower=max(0.0, progress - z * float(std)),
-            upper=min(1.0, progress + z * float(std)),
+            lower=max(0.0, progress - z * std),
+            upper=min(1.0, progress + z * std),
             confidence_level=c.confidence_level,
             rate=rate,
-            remaining_s=self._remaining(progress, rate, z * float(rate_std)),
-            status=self._status,
-            success_probability=1 - NormalDist(progress, float(std)).cdf(c.success_above),
+            remaining_s=self._remaining(progress, rate, rate_std, z, status),
+            status=status,
+            success_probability=1 - NormalDist(progress, std).cdf(c.status.success_above),
         )
 
-    def _remaining(self, progress: float, rate: float, spread: float) -> tuple[float, float, float] | None:
-        """(expected, lower, upper) s from the rate; None while the rate may as well be too slow to tell."""
-        left = 1.0 - progress
-        if self._status == Status.SUCCEEDED:
+    def _remaining(
+        self, progress: float, rate: float, rate_std: float, z: float, status: Status
+    ) -> tuple[float, float, float] | None:
+        """(expected, lower, upper) s at the pace of now and of the task so far, weighted by how sure each is."""
+        if status == Status.SUCCEEDED:
             return 0.0, 0.0, 0.0
-        if rate < self.config.min_rate or self._status != Status.ADVANCING:
+        if status != Status.ADVANCING:
             return None
-        slow = max(rate - spread, self.config.min_rate)
-        return left / rate, left / (rate + spread), left / slow
-
-    def _decide(self, time_s: float, progress: float, rate: float) -> None:
-        c = self.config
-        if progress > self._best + c.stall_step:
-            self._best, self._best_s = progress, time_s
-        if progress <= c.success_above:
-            self._above_s = None
-        elif self._above_s is None:
-            self._above_s = time_s
-        if self._status == Status.SUCCEEDED:
-            if progress >= c.success_leave:
-                return
-            self._status = Status.UNKNOWN
-        if self._above_s is not None and time_s - self._above_s >= c.success_for_s:
-            self._status = Status.SUCCEEDED
-        elif rate < -c.regress_rate:
-            self._status = Status.REGRESSING
-            self._best, self._best_s = progress, time_s  # what is made up for again is progress
-        elif rate > c.advance_rate and time_s - self._best_s < c.stall_after_s:
-            self._status = Status.ADVANCING
-        elif time_s - self._best_s >= c.stall_after_s:
-            self._status = Status.STALLED
+        pace, weight = rate, rate_std**-2
+        seconds = self._time_s - self._tracker.start_s
+        mean = (progress - self._tracker.start_progress) / seconds if seconds > MEAN_PACE_AFTER_S else 0.0
+        if mean > 0:
+            mean_weight = (MEAN_PACE_SPREAD * mean) ** -2
+            pace = (pace * weight + mean * mean_weight) / (weight + mean_weight)
+            weight += mean_weight
+        if pace < self.config.min_rate:
+            return None
+        left, spread = 1.0 - progress, z * weight**-0.5
+        return left / pace, left / (pace + spread), left / max(pace - spread, self.config.min_rate)

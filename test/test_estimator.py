@@ -55,6 +55,59 @@ def test_status_follows_advance_stall_regress_and_success():
     assert len(order) < 12, "it must not flicker"
 
 
+@pytest.mark.parametrize(("top", "seconds"), [(0.9, 10), (0.93, 20), (0.88, 8)])
+@pytest.mark.parametrize("noise", [0.0, 0.02])
+def test_a_plateau_below_the_threshold_is_no_success(top, seconds, noise):
+    course = np.concatenate([np.linspace(0, top, seconds * 10), np.full(200, top)])
+    estimates = run(course, noise=noise)
+    assert Status.SUCCEEDED not in {e.status for e in estimates}
+    assert estimates[-1].status == Status.STALLED
+    assert max(e.progress for e in estimates) < top + 0.05, "no overshoot"
+
+
+@pytest.mark.parametrize("dt", [0.1, 0.5, 1 / 30])
+@pytest.mark.parametrize("seconds", [20, 60, 180, 300])
+def test_slow_tasks_are_not_stalls_and_no_status_flickers(seconds, dt):
+    course = np.concatenate([np.linspace(0, 1, round(seconds / dt)), np.ones(round(6 / dt))])
+    statuses = [e.status for e in run(course, dt=dt, noise=0.03)]
+    changes = [b for a, b in zip(statuses, statuses[1:], strict=False) if a != b]
+    assert changes == [Status.ADVANCING, Status.SUCCEEDED]
+
+
+@pytest.mark.parametrize("level", [0.0, 0.5])
+def test_where_nothing_happens_nothing_advances(level):
+    estimates = run(np.full(600, level), noise=0.03)
+    assert {e.status for e in estimates} == {Status.UNKNOWN, Status.STALLED}
+    assert all(e.remaining_s is None for e in estimates)
+
+
+def test_the_interval_allows_for_errors_that_hang_together():
+    rng, correlation, error, errors = np.random.default_rng(2), 0.8, 0.0, []
+    for _ in RAMP:
+        error = correlation * error + math.sqrt(1 - correlation**2) * rng.normal(0, 0.05)
+        errors.append(error)
+    estimates = run(RAMP + np.array(errors))
+    assert np.mean([e.lower <= p <= e.upper for e, p in zip(estimates, RAMP, strict=True)]) > 0.8
+
+
+def test_the_same_task_begun_again_is_a_new_start():
+    course = np.concatenate([RAMP, np.ones(60), RAMP])
+    statuses = [e.status for e in run(course, noise=0.03)]
+    assert statuses[255] == Status.SUCCEEDED
+    assert Status.SUCCEEDED not in statuses[275:400]
+    assert statuses[300] == Status.ADVANCING
+    assert statuses[275:].count(Status.REGRESSING) == 0
+
+
+def test_stamps_that_jitter_do_not_start_anew():
+    estimator, rng, statuses = ProgressEstimator(), np.random.default_rng(0), []
+    for i in range(450):
+        estimate = estimator.update(i / 30 + rng.uniform(-0.04, 0.04), output(i / 600), "stack")
+        statuses.append(estimate.status)
+    assert sum(a != b for a, b in zip(statuses, statuses[1:], strict=False)) == 1
+    assert estimate.progress == pytest.approx(0.75, abs=0.05)
+
+
 def test_success_needs_to_last_and_holds_through_a_short_dip():
     estimator = ProgressEstimator()
     run(np.full(30, 0.9), estimator=estimator)
