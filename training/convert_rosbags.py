@@ -88,7 +88,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--camera", action="append", default=[], type=_camera, metavar="KEY=TOPIC", help=text)
     add("--namespace", default="", help="put before the profile's topics, as /robot1")
     add("--vector-size", type=int, choices=(48, 62), help="numbers of state and action in place of the profile's")
-    add("--workers", type=int, default=len(os.sched_getaffinity(0)), help="processes (default: one per core)")
+    add(
+        "--workers",
+        type=int,
+        default=len(os.sched_getaffinity(0)),
+        help="processes (default: one per core; 1: this one alone)",
+    )
     add("--resume", action="store_true", help="go on with a conversion that was stopped")
     add("--dry-run", action="store_true", help="only say what would be kept; nothing is written")
     add("--overwrite", action="store_true", help="replace a data set that is there")
@@ -246,7 +251,7 @@ def _against(fate: Fate, scan: Scan, sizes: Mapping[str, tuple[int, int]], resiz
 def _dry_run(
     args: argparse.Namespace, profile: RobotProfile, bags: Sequence[Path], place: Workplace, console: Console
 ) -> int:
-    with Pool(place, _scan_options(args, profile), min(args.workers, len(bags))) as pool, _progress(console) as bar:
+    with Pool(place, _scan_options(args, profile), args.workers) as pool, _progress(console) as bar:
         plans = _plan(args, profile, bags, pool, bar)
     total = 0
     planned = {index: plan_segments(job.candidate, job.scan, _plan_options(args)) for job, index in plans.jobs}
@@ -270,10 +275,8 @@ def _convert(
     settings: Mapping[str, Any],
     console: Console,
 ) -> int:
-    scan_options = _scan_options(args, profile)
-    with _progress(console) as bar:
-        with Pool(place, scan_options, min(args.workers, len(bags))) as pool:
-            plans = _plan(args, profile, bags, pool, bar)
+    with _progress(console) as bar, Pool(place, _scan_options(args, profile), args.workers) as pool:
+        plans = _plan(args, profile, bags, pool, bar)
         video = VideoOptions(args.codec, args.preset, args.crf, args.gop)
         if odd := {camera: size for camera, size in plans.sizes.items() if size[0] % 2 or size[1] % 2}:
             text = ", ".join(f"{camera} {w}x{h}" for camera, (h, w) in odd.items())
@@ -284,8 +287,7 @@ def _convert(
         if todo:
             task = bar.add_task(f"converting {len(todo)} episodes", total=plans.frames)
             before = sum(part.frames for result in done.values() for part in result.parts)
-            with Pool(place, scan_options, min(args.workers, len(todo)), options) as pool:
-                results = pool.convert(todo, lambda frames: bar.update(task, completed=before + frames))
+            results = pool.convert(todo, options, lambda frames: bar.update(task, completed=before + frames))
             done |= {job.key: result for job, result in zip(todo, results, strict=True)}
     _note(plans, done)
     episodes = _episodes(plans, place)

@@ -157,7 +157,6 @@ class _Shared:
     work: Path
     scratch: Path
     scan: ScanOptions
-    convert: ConvertOptions | None
 
 
 _shared: _Shared | None = None  # one per worker process
@@ -166,13 +165,25 @@ _bag: Bag | None = None  # the recording that was used last, open
 
 
 def _start_worker(shared: _Shared, frames: Any) -> None:
-    global _shared, _frames
     import cv2
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: a worker does not outlive its parent
     cv2.setNumThreads(1)
+    _share(shared, frames)
+
+
+def _share(shared: _Shared | None, frames: Any) -> None:
+    global _shared, _frames
     _shared, _frames = shared, frames
+    _close_bag()
+
+
+def _close_bag() -> None:
+    global _bag
+    if _bag is not None:
+        _bag.__exit__()
+    _bag = None
 
 
 def _scan(path: Path) -> Scan | str:
@@ -185,20 +196,19 @@ def _scan(path: Path) -> Scan | str:
 def _open(path: Path) -> Bag:
     global _bag
     if _bag is None or _bag.path != path:
-        if _bag is not None:
-            _bag.__exit__()
+        _close_bag()
         _bag = Bag(path, _shared.scratch).__enter__()
     return _bag
 
 
-def _convert(job: Job) -> Converted:
+def _convert(job: Job, options: ConvertOptions) -> Converted:
     """Make one episode's folder; a problem of the recording is a result, one of the disk is not."""
     partial = _shared.work / f"{job.key}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     progress = _Progress()
     try:
-        converted = convert_episode(_open(job.scan.path), job.scan, job.candidate, _shared.convert, partial, progress)
+        converted = convert_episode(_open(job.scan.path), job.scan, job.candidate, options, partial, progress)
     except BagError as error:
         progress.undo()
         converted = Converted([], [str(error)], [])
@@ -243,27 +253,31 @@ def load_result(folder: Path) -> Converted | None:
 
 
 class Pool:
-    """Worker processes. Use it as a context manager.
+    """Worker processes, or with one worker this process alone. Use it as a context manager.
 
     Args:
         place: where to write.
         scan: options of the first pass.
         workers: number of processes.
-        convert: options of the second pass; None if there will be none.
     """
 
-    def __init__(
-        self, place: Workplace, scan: ScanOptions, workers: int, convert: ConvertOptions | None = None
-    ) -> None:
+    def __init__(self, place: Workplace, scan: ScanOptions, workers: int) -> None:
         context = multiprocessing.get_context("spawn")  # threads of video libraries do not survive a fork
         self._count = context.Value("q", 0)
-        shared = _Shared(place.work, place.scratch, scan, convert)
-        self._pool = ProcessPoolExecutor(workers, context, _start_worker, (shared, self._count))
+        shared = _Shared(place.work, place.scratch, scan)
+        self._pool: ProcessPoolExecutor | None = None
+        if workers > 1:
+            self._pool = ProcessPoolExecutor(workers, context, _start_worker, (shared, self._count))
+        else:
+            _share(shared, self._count)
 
     def __enter__(self) -> Pool:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
+        if self._pool is None:
+            _share(None, None)
+            return
         if kind is not None:  # nobody waits for work that is thrown away
             for process in list((self._pool._processes or {}).values()):
                 process.terminate()
@@ -271,37 +285,46 @@ class Pool:
 
     def scan(self, bags: Sequence[Path], done: Callable[[], None]) -> list[Scan | str]:
         """First pass over recordings; a text says why one cannot be used."""
-        futures = [self._pool.submit(_scan, bag) for bag in bags]
-        self._wait(futures, lambda frames: None, done)
-        return [future.result() for future in futures]
+        return self._all(_scan, [(bag,) for bag in bags], lambda frames: None, done)
 
-    def convert(self, jobs: Sequence[Job], frames: Callable[[int], None]) -> list[Converted]:
+    def convert(self, jobs: Sequence[Job], options: ConvertOptions, frames: Callable[[int], None]) -> list[Converted]:
         """Second pass; ``frames`` is called with how many are made so far."""
-        futures = [self._pool.submit(_convert, job) for job in jobs]
-        self._wait(futures, frames, lambda: None)
-        return [future.result() for future in futures]
+        return self._all(_convert, [(job, options) for job in jobs], frames, lambda: None)
+
+    def _all(
+        self, function: Callable, tasks: Sequence[tuple], frames: Callable[[int], None], done: Callable[[], None]
+    ) -> list[Any]:
+        try:
+            if self._pool is None:
+                results = []
+                for task in tasks:
+                    results.append(function(*task))
+                    done()
+                    frames(self._count.value)
+                return results
+            futures = [self._pool.submit(function, *task) for task in tasks]
+            self._wait(futures, frames, done)
+            return [future.result() for future in futures]
+        except (VideoError, OSError) as error:
+            raise _explained(error) from error
 
     def _wait(self, futures: Sequence[Future], frames: Callable[[int], None], done: Callable[[], None]) -> None:
         waiting = set(futures)
         while waiting:
             finished, waiting = wait(waiting, POLL_S, FIRST_COMPLETED)
             for future in finished:
-                if (error := future.exception()) is not None:
-                    raise _explained(error)
+                future.result()
                 done()
             frames(self._count.value)
 
 
-def _explained(error: BaseException) -> BaseException:
+def _explained(error: Exception) -> ConversionError:
+    """A fault of this machine, not of a recording: nothing can go on."""
     if isinstance(error, VideoError):
         return ConversionError(str(error))
-    if isinstance(error, OSError):
-        where = f"{error.filename}: " if error.filename else ""
-        return ConversionError(
-            f"{where}{error.strerror or error}; finished episodes are kept: make room or choose another place, then "
-            "go on with --resume"
-        )
-    return error
+    where = f"{error.filename}: " if getattr(error, "filename", None) else ""
+    text = getattr(error, "strerror", None) or str(error)
+    return ConversionError(f"{where}{text}; finished episodes are kept: make room, then go on with --resume")
 
 
 def common_sizes(scans: Sequence[Scan], profile: RobotProfile) -> dict[str, tuple[int, int]]:

@@ -9,6 +9,7 @@ import hashlib
 import os
 import re
 import shutil
+import struct
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -166,11 +167,16 @@ class Bag:
 
     def jumps_back(self) -> list[tuple[int, int]]:
         """Receive times, ns, that were recorded twice because the recorder's clock was set back: (from, to)."""
-        jumps, newest = [], -(2**63)
+        jumps: list[tuple[int, int]] = []
+        newest = -(2**63)
         for reader in self._readers:
             for start, end in _stored_order(reader):
                 if start < newest - BACK_NS:
-                    jumps.append((start, newest))
+                    until = newest
+                    if jumps and start <= jumps[-1][1]:  # still the same jump
+                        before = jumps.pop()
+                        start, until = min(start, before[0]), max(until, before[1])
+                    jumps.append((start, until))
                 newest = max(newest, end)
         return jumps
 
@@ -273,9 +279,25 @@ def _stored_order(reader: Any) -> Iterator[tuple[int, int]]:
     storage = reader.storage if isinstance(reader, Reader) else reader
     for part in getattr(storage, "storages", [storage]):
         if isinstance(part, McapReader):
-            for chunk in sorted(part.chunks, key=lambda c: c.chunk_start_offset):
+            chunks = sorted(part.chunks, key=lambda c: c.chunk_start_offset)
+            if chunks and chunks[0].message_index_offsets:
+                yield from ((time, time) for time in _chunk_order(part, chunks.pop(0)))
+            for chunk in chunks:
                 if chunk.message_end_time:
                     yield chunk.message_start_time, chunk.message_end_time
         elif isinstance(part, Sqlite3Reader):
             rows = part.dbconn.execute("SELECT timestamp FROM messages ORDER BY id")
             yield from ((row[0], row[0]) for row in rows)
+
+
+def _chunk_order(reader: McapReader, chunk: Any) -> list[int]:
+    """Receive times of a chunk's messages as they were written.
+
+    Only a file's first chunk needs it: in a later one, a jump shows as a beginning before the end of the one before.
+    """
+    found = []
+    for at in chunk.message_index_offsets.values():
+        reader.bio.seek(at + 11)  # after the record's kind, length and channel
+        (size,) = struct.unpack("<I", reader.bio.read(4))
+        found += [(offset, time) for time, offset in struct.iter_unpack("<QQ", reader.bio.read(size))]
+    return [time for _, time in sorted(found)]

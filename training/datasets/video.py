@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -88,8 +89,16 @@ class VideoFile:
             )
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24").reformat(format=PIXELS)
         frame.pts, frame.time_base = self.count, Fraction(1, self._fps)
-        self._container.mux(self._stream.encode(frame))
+        self._encode(frame)
         self.count += 1
+
+    def _encode(self, frame: av.VideoFrame | None) -> None:
+        try:
+            self._container.mux(self._stream.encode(frame))
+        except OSError as error:  # a full disk, in the first place
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
+        except av.error.FFmpegError as error:
+            raise VideoError(f"{self.path.name}: cannot be encoded with {self._options}: {error}") from error
 
     def _start(self, height: int, width: int) -> None:
         if height % 2 or width % 2:
@@ -105,11 +114,17 @@ class VideoFile:
     def __exit__(self, kind: object, *_: object) -> None:
         try:
             if kind is None and self._stream is not None:
-                self._container.mux(self._stream.encode())
+                self._encode(None)
         finally:
-            self._container.close()
+            self._close()
         if kind is None:
             check_count(self.path, self.count)
+
+    def _close(self) -> None:
+        try:
+            self._container.close()  # writes what is still buffered, and the index
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
 
 
 def check_count(path: Path, expected: int) -> None:
@@ -141,7 +156,10 @@ def join(parts: Sequence[tuple[Path, int]], path: Path, fps: int) -> None:
         VideoError: frames are missing in the result.
     """
     if len(parts) == 1:
-        os.link(parts[0][0], path)
+        try:
+            os.link(parts[0][0], path)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(parts[0][0], path)
         return
     before = 0
     with av.open(str(path), "w", format="mp4") as target:
