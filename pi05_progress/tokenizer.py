@@ -126,7 +126,7 @@ class SentencePieceEncoder:
 
 
 def discretize(state: np.ndarray) -> np.ndarray:
-    """Bins of normalised state values: -1 below -1, 0..255 inside, 255 above, 256 for NaN."""
+    """Bins of normalised state values: -1 below -1, 0..255 inside, 255 above and for NaN."""
     return np.digitize(state, STATE_EDGES) - 1
 
 

@@ -1,12 +1,21 @@
 """Prompts against openpi's recorded calls of its tokenizer."""
 
+import dataclasses
+import hashlib
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pi05_progress.tokenizer import ByteEncoder, PromptTokenizer, SentencePieceEncoder, TokenizerError, discretize
+from pi05_progress.tokenizer import (
+    PALIGEMMA,
+    ByteEncoder,
+    PromptTokenizer,
+    SentencePieceEncoder,
+    TokenizerError,
+    discretize,
+)
 
 GOLDEN = Path(__file__).parent / "data/golden/transforms"
 CASES = json.loads((GOLDEN / "tokenizer_cases.json").read_text())
@@ -48,10 +57,96 @@ def test_a_prompt_is_padded_to_the_smallest_length_that_holds_it():
         assert not tokens[~mask].any()
 
 
-def test_a_missing_tokenizer_says_where_to_get_it(tmp_path):
-    pytest.importorskip("sentencepiece")
-    with pytest.raises(TokenizerError, match=r"gs://big_vision/paligemma_tokenizer\.model"):
+def test_minus_one_really_appears_in_the_text_and_nan_is_the_last_bin():
+    encoder = Recorder()
+    values = np.array([-1.001, -1.0, 0.0, 1 - 2 / 256, 1.0, 7.0, np.nan])
+    PromptTokenizer(encoder, 200)("stack", values)
+    assert encoder.calls == [["Task: stack, State: -1 0 128 255 255 255 255;\nAction: ", True]]
+
+
+def test_without_the_state_the_newline_is_a_text_of_its_own():
+    encoder = Recorder()
+    PromptTokenizer(encoder, 200)(" pick_up\nit ")
+    assert encoder.calls == [["pick up it", True], ["\n", False]]
+
+
+# --- sentencepiece ---
+
+TEXT = ["pick up the red cube and stack it on the green one", "open the drawer", "fold the towel"] * 20
+
+
+def train(path, **options):
+    """A small sentencepiece model; "\n" is piece 108, as in PaliGemma's, unless told otherwise."""
+    sentencepiece = pytest.importorskip("sentencepiece")
+    given = {
+        "vocab_size": 140,
+        "model_type": "bpe",
+        "pad_id": 0,
+        "eos_id": 1,
+        "bos_id": 2,
+        "unk_id": 3,
+        "pad_piece": "<pad>",
+        "eos_piece": "<eos>",
+        "bos_piece": "<bos>",
+        "user_defined_symbols": [f"<unused{i}>" for i in range(104)] + ["\n"],
+        "normalization_rule_name": "identity",
+        "add_dummy_prefix": False,
+        "minloglevel": 2,
+    } | options
+    with path.open("wb") as file:
+        sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(TEXT), model_writer=file, **given)
+    return path
+
+
+SMALL = dataclasses.replace(
+    PALIGEMMA, name="the small tokenizer", sha256="", size=140,
+    pieces={k: v for k, v in PALIGEMMA.pieces.items() if v < 140},
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("sentencepiece") / "small.model")
+
+
+def test_a_sentencepiece_model_encodes_prompts(model, caplog):
+    encoder = SentencePieceEncoder(model, SMALL)
+    assert "not the published file of the small tokenizer" in caplog.text
+    assert encoder.vocabulary == 140
+    assert encoder.encode("\n") == [108]
+    assert encoder.encode("open the drawer", add_bos=True) == [2, *encoder.encode("open the drawer")]
+    tokens, mask = PromptTokenizer(encoder, 40)("open the drawer")
+    assert tokens[0] == 2
+    assert tokens[mask][-1] == 108
+    assert not tokens[~mask].any()
+
+
+def test_the_published_file_is_known_by_its_hash(model, caplog):
+    known = dataclasses.replace(SMALL, sha256=hashlib.sha256(model.read_bytes()).hexdigest())
+    SentencePieceEncoder(model, known)
+    assert not caplog.text
+
+
+def test_another_tokenizer_is_refused_with_what_differs_and_where_to_get_the_right_one(model, tmp_path):
+    with pytest.raises(TokenizerError) as error:
+        SentencePieceEncoder(model)
+    text = str(error.value)
+    assert str(model) in text
+    assert "140 pieces instead of 257152" in text
+    assert "piece 256000 is 'none' instead of '<loc0000>'" in text
+    assert "gs://big_vision/paligemma_tokenizer.model" in text
+    moved = train(tmp_path / "moved.model", user_defined_symbols=["\n"] + [f"<unused{i}>" for i in range(104)])
+    with pytest.raises(TokenizerError, match=r"piece 108 is .* instead of '\\n'"):  # the right number of pieces
+        SentencePieceEncoder(moved, SMALL)
+    swapped = train(tmp_path / "swapped.model", eos_id=2, bos_id=1)
+    with pytest.raises(TokenizerError, match="piece 1 is '<bos>' instead of '<eos>'"):
+        SentencePieceEncoder(swapped, SMALL)
+
+
+def test_a_missing_or_damaged_tokenizer_says_where_to_get_it(model, tmp_path):
+    with pytest.raises(TokenizerError, match=r"no such file\. .*gs://big_vision/paligemma_tokenizer\.model"):
         SentencePieceEncoder(tmp_path / "none.model")
-    (tmp_path / "bad.model").write_bytes(b"not a model")
-    with pytest.raises(TokenizerError, match="not a sentencepiece model"):
-        SentencePieceEncoder(tmp_path / "bad.model")
+    for data in (b"not a model", b"", model.read_bytes()[:100]):
+        (tmp_path / "bad.model").write_bytes(data)
+        with pytest.raises(TokenizerError, match=r"bad\.model: .*gs://big_vision"):
+            SentencePieceEncoder(tmp_path / "bad.model")
