@@ -26,7 +26,7 @@ IMAGE_SCALE = "0.25"  # of the real cameras' size: the small model looks at less
 DOMAINS = range(40, 100)  # none of the robots', and ports that no system hands out by itself
 ROBOT_DOMAINS = ("0", "29")
 INTERRUPTED = 130
-START_LIMIT_S = 240.0  # for loading and compiling a model, on a slow and busy machine, too
+START_LIMIT_S = 300.0  # for loading and compiling a model, on a slow and busy machine, too
 WAITING_PERIOD_S = 5.0  # how often waiting is reported
 
 

@@ -73,7 +73,8 @@ def check_rosbag2(environment: Mapping[str, str]) -> None:
         apt = " ".join(f"ros-jazzy-{name.replace('_', '-')}" for name in missing)
         raise LaunchError(
             f"recording needs rosbag2; not found among the sourced packages: {', '.join(missing)}. "
-            f"With ROS 2 from apt:  sudo apt install {apt}"
+            f"With ROS 2 from apt:  sudo apt install {apt}\n"
+            "Without rosbag2, episodes are recorded by  python -m pi05_progress_ros.recorder_node"
         )
 
 
