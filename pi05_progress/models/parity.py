@@ -85,13 +85,13 @@ def compare(name: str, ours: object, theirs: object, tolerance: Tolerance, note:
     with np.errstate(invalid="ignore"):
         difference = np.where(same, 0.0, np.abs(a - b))
     difference = np.where(np.isnan(difference), np.inf, difference)
-    scale = max(float(np.sqrt(np.nanmean(np.square(b)))), 1e-30)
+    finite = b[np.isfinite(b)] if np.isfinite(b).any() else np.zeros(1)
     if tolerance.rms is not None:
-        relative = float(np.sqrt(np.mean(np.square(difference)))) / scale
+        relative = float(np.sqrt(np.mean(np.square(difference)))) / max(float(np.sqrt(np.mean(finite**2))), 1e-30)
         ok = relative <= tolerance.rms
     else:
         ok = bool((difference <= tolerance.atol + tolerance.rtol * np.abs(np.nan_to_num(b))).all())
-        relative = float(difference.max()) / max(float(np.nanmax(np.abs(b))), 1e-30)
+        relative = float(difference.max()) / max(float(np.abs(finite).max()), 1e-30)
     return Check(name, float(difference.max()), relative, tolerance, ok, note)
 
 
@@ -186,6 +186,8 @@ def check_all(paths: Sequence[Path], show: Callable[[str, list[Check]], None]) -
             checks = list(checker(key))
         except KeyError as error:
             raise ValueError(f"{key}: the set lacks {error}") from error
+        except ValueError as error:
+            raise ValueError(str(error) if str(key.parent) in str(error) else f"{key}: {error}") from error
         if not checks:
             raise ValueError(f"{key}: the set has nothing to compare with; are its other files missing?")
         show(title, checks)

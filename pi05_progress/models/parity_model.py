@@ -15,6 +15,7 @@ from flax import nnx
 from ..image_keys import IMAGE_KEYS
 from ..observation import Observation
 from .config import GemmaConfig, LoraConfig, Pi05Config, ProgressConfig, SiglipConfig
+from .input_checks import check_actions, check_observation
 from .parameters import load_parameters
 from .parity import Check, Tolerance, compare, read_json, read_npz, skip
 from .pi05 import Pi05, attention_mask
@@ -103,6 +104,9 @@ def check(config_path: Path) -> Iterator[Check]:
 
     config, inputs, parameters = config_of(data), read("inputs"), read("params")
     observation = observation_of(inputs)
+    check_observation(config, observation)
+    for key in {"x_t", "sample_noise", "actions", "loss_noise"} & set(inputs):
+        check_actions(config, key, inputs[key], len(inputs["t"]))
     plain = read("out_f32") if there("out_f32") else {}
     for kind in OUTPUTS:
         if not there(f"out_{kind}"):
@@ -132,17 +136,27 @@ def outputs(
     """Our numbers for every quantity of a set's outputs."""
     steps = tuple(sorted(int(k.rpartition("_")[2]) for k in wanted if re.fullmatch(r"sample_actions_\d+", k)))
     graph, parameters = nnx.split(model)
-
-    def all_outputs(parameters: nnx.State, observation: Observation, inputs: dict) -> dict[str, jax.Array]:
-        return _outputs(nnx.merge(graph, parameters), observation, inputs, steps=steps, loss_key=loss_key)
-
-    quick = model.config.compute_dtype != "float32"
-    compiled = jax.jit(all_outputs, compiler_options=QUICK if quick else None)
-    result = compiled(parameters, observation, dict(inputs))
+    compiled = _compiled if model.config.compute_dtype == "float32" else _compiled_quickly
+    result = compiled(graph, parameters, observation, dict(inputs), steps, loss_key)
     return {
         key: np.asarray(value, np.float32 if value.dtype == jnp.bfloat16 else value.dtype)
         for key, value in result.items()
     }
+
+
+def _outputs_of(
+    graph: nnx.GraphDef,
+    parameters: nnx.State,
+    observation: Observation,
+    inputs: Mapping[str, jax.Array],
+    steps: tuple[int, ...],
+    loss_key: int | None,
+) -> dict[str, jax.Array]:
+    return _outputs(nnx.merge(graph, parameters), observation, inputs, steps=steps, loss_key=loss_key)
+
+
+_compiled = jax.jit(_outputs_of, static_argnums=(0, 4, 5))
+_compiled_quickly = jax.jit(_outputs_of, static_argnums=(0, 4, 5), compiler_options=QUICK)
 
 
 def _outputs(
@@ -205,6 +219,9 @@ def _compare_outputs(
     kind: str, ours: Mapping[str, np.ndarray], golden: Mapping[str, np.ndarray], plain: Mapping[str, np.ndarray]
 ) -> Iterator[Check]:
     mask = golden["prefix_mask"].astype(bool)
+    if mask.shape != ours["prefix_mask"].shape:
+        yield compare(f"{kind} prefix_mask", ours["prefix_mask"], mask, EXACT)
+        return
 
     def valid(key: str, value: np.ndarray) -> np.ndarray:
         if key.startswith("prefix_tokens") or key.startswith("prefix_out"):
@@ -215,7 +232,7 @@ def _compare_outputs(
         if key not in ours:
             yield Check(f"{kind} {key}", np.inf, np.inf, EXACT, False, "not produced by this model")
             continue
-        if theirs.dtype.kind in "bi":
+        if theirs.dtype.kind in "bi" or theirs.shape != ours[key].shape:
             yield compare(f"{kind} {key}", ours[key], theirs, EXACT)
             continue
         names = [key, f"{key} plain"] if f"{key} plain" in ours else [key]
