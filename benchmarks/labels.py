@@ -169,8 +169,8 @@ def make_dataset(root: Path, episodes: int, frames: int, width: int, height: int
     (root / layout.INFO).write_text(json.dumps(info, indent=4))
 
 
-def timed(command: list[str], environment: dict[str, str]) -> tuple[float, float, str]:
-    """Wall time in s, peak memory in MB and standard output of a whole process.
+def timed(command: list[str], environment: dict[str, str]) -> tuple[float, float, float, str]:
+    """Wall time and processor time in s, peak memory in MB and standard output of a whole process.
 
     Raises:
         RuntimeError: it failed; with what it said.
@@ -184,7 +184,7 @@ def timed(command: list[str], environment: dict[str, str]) -> tuple[float, float
         output.seek(0), errors.seek(0)
         if process.returncode:
             raise RuntimeError(f"{command[:3]} exited with {process.returncode}: {errors.read()[-2000:]}")
-        return wall, usage.ru_maxrss / 1e3, output.read().strip()
+        return wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1e3, output.read().strip()
 
 
 def has_lerobot(python: str) -> bool:
@@ -213,17 +213,17 @@ def run(folder: Path, args: argparse.Namespace) -> dict[str, object]:
     }
     if not has_lerobot(args.lerobot_python):
         commands.pop("LeRobot")
-    runs: dict[str, list[tuple[float, float, str]]] = {name: [] for name in commands}
+    runs: dict[str, list[tuple[float, float, float, str]]] = {name: [] for name in commands}
     for _ in range(args.repeats):
         for name, command in commands.items():
             runs[name].append(timed(command, environment))
             shutil.rmtree(target)
     figures: dict[str, object] = {}
     for name, results in runs.items():
-        wall, memory, said = min(results)
+        wall, cpu, memory, said = min(results)
         parts = f"   ({said.splitlines()[-1]})" if name == "LeRobot" else ""
-        print(f"  {name:<36}{wall:7.2f} s{memory:7.0f} MB{parts}")
-        figures[name] = {"s": wall, "mb": memory, "all_s": [result[0] for result in results]}
+        print(f"  {name:<36}{wall:7.2f} s{cpu:7.2f} s of processor{memory:7.0f} MB{parts}")
+        figures[name] = {"s": wall, "cpu_s": cpu, "mb": memory, "all_s": [result[0] for result in results]}
     if "LeRobot" not in commands:
         print(f"  LeRobot: not measured, {args.lerobot_python} cannot import it (give --lerobot-python)")
         return figures

@@ -255,5 +255,7 @@ def _write_meta(
 ) -> None:
     (folder / layout.INFO).write_text(json.dumps({**dataset.info, "features": dict(features)}, indent=4))
     new = pool_episodes([stats[episode.index] for episode in dataset.episodes])
-    kept = {name: of for name, of in _stats(dataset.root / layout.STATS).items() if name in features}
+    kept = {
+        name: of for name, of in _stats(dataset.root / layout.STATS).items() if name in features and name not in new
+    }
     save_stats(folder, {**kept, **new})
