@@ -29,6 +29,7 @@ from pi05_progress.robots.yaml_lines import ConfigError
 from training.bags.convert import Converted, ConvertOptions
 from training.bags.episodes import Candidate, Found, find_episodes
 from training.bags.jobs import (
+    KEPT,
     ConversionError,
     Fate,
     Job,
@@ -175,7 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"convert_rosbags: {error}", file=sys.stderr)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        print(f"convert_rosbags: {where}{error.strerror or error}; --resume goes on", file=sys.stderr)
+        print(f"convert_rosbags: {where}{error.strerror or error}; {KEPT}", file=sys.stderr)
     except KeyboardInterrupt:
         print("convert_rosbags: stopped; the same command with --resume goes on", file=sys.stderr)
         return 130

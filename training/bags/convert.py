@@ -28,7 +28,7 @@ from .reading import Bag, Stored
 from .scan import Scan, message_time_ns
 from .segments import Gap, PlanOptions, Segment, plan_segments
 from .table import Table
-from .tracks import GapError, TrackCounts
+from .tracks import GapError, SendersError, TrackCounts
 
 SLACK_NS = 100_000_000  # how far messages of one topic may be out of order
 QUEUE = 4  # messages waiting for a camera's thread
@@ -125,6 +125,9 @@ def convert_episode(
                 advanced(-made.frames - sum(p.frames for p in parts))
                 found.append(_as_gap(gap, segment))
                 break
+            except SendersError as error:
+                advanced(-made.frames - sum(p.frames for p in parts))
+                return Converted([], [str(error)], list(plan.notes))
             parts.append(part)
         else:
             return Converted(parts, list(plan.reasons), list(plan.notes))
@@ -213,7 +216,7 @@ def _read(
         table.push(source.name, stamp, message)
         try:
             table.advance()
-        except GapError:
+        except (GapError, SendersError):
             failed.set()
             raise
 

@@ -33,6 +33,7 @@ from .scan import Scan, ScanOptions, scan_bag
 WORK, SCRATCH, SETTINGS, LOCK = "work", "scratch", "conversion.json", "lock"
 RESULT = "result.json"
 POLL_S = 0.2
+KEPT = "finished episodes are kept: make room, then go on with --resume"
 
 
 class ConversionError(RuntimeError):
@@ -324,7 +325,7 @@ def _explained(error: Exception) -> ConversionError:
         return ConversionError(str(error))
     where = f"{error.filename}: " if getattr(error, "filename", None) else ""
     text = getattr(error, "strerror", None) or str(error)
-    return ConversionError(f"{where}{text}; finished episodes are kept: make room, then go on with --resume")
+    return ConversionError(f"{where}{text}; {KEPT}")
 
 
 def common_sizes(scans: Sequence[Scan], profile: RobotProfile) -> dict[str, tuple[int, int]]:

@@ -17,7 +17,10 @@ from pi05_progress.robots.teleavatar import gripper_effort_from_command
 
 from .inputs import Role, Source
 from .reading import BagError, Stored
-from .tracks import GapError, Grid, Track
+from .tracks import GapError, Grid, SendersError, Track
+
+LEAP_RAD, LEAP_NS = 0.2, 20_000_000  # from one message to the next: faster than any arm
+LEAP_SHARE = 0.2  # of frames, from which on leaps are no accident
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,7 @@ class Table:
         self.state = np.zeros((grid.count, profile.vector_size), np.float32)
         self.action = np.zeros((grid.count, profile.vector_size), np.float32)
         self.rows = 0
+        self._leaps = dict.fromkeys(self.tracks, 0)
 
     def push(self, name: str, stamp_ns: int, message: Stored) -> None:
         """A message of one of the sources has come."""
@@ -98,6 +102,7 @@ class Table:
 
         Raises:
             GapError: an input is silent for too long.
+            SendersError: joints have other names.
         """
         while self.rows < self._grid.count:
             time_ns = self._grid.time_ns(self.rows)
@@ -112,10 +117,18 @@ class Table:
 
         Raises:
             GapError: an input ended too early.
+            SendersError: an arm is in two places at once.
         """
         for track in self.tracks.values():
             track.closed = True
         self.advance()
+        for name, leaps in self._leaps.items():
+            if leaps > LEAP_SHARE * self._grid.count:
+                topic = self._sources[name].topic
+                raise SendersError(
+                    f"{name}: positions leap by more than {LEAP_RAD} rad from message to message at {leaps} of "
+                    f"{self._grid.count} frames; do two robots send on {topic}?"
+                )
 
     def _vector(self, role: Role, time_ns: int) -> np.ndarray:
         parts = {s.part: self._at(s, time_ns) for s in self._sources.values() if s.role == role}
@@ -142,6 +155,8 @@ class Table:
             return before.value
         if after is None or after.stamp - before.stamp > self._max_gap_ns:
             raise GapError(source.name, before.stamp, after and after.stamp, why)
+        if source.kind == "joints" and after.stamp - before.stamp < LEAP_NS:
+            self._leaps[source.name] += np.abs(after.value.position - before.value.position).max() > LEAP_RAD
         nearer = before if time_ns - before.stamp <= after.stamp - time_ns else after
         track.note_use(nearer, time_ns)
         return before.value.towards(after.value, (time_ns - before.stamp) / (after.stamp - before.stamp))
@@ -170,6 +185,11 @@ class Table:
     def _joints(self, source: Source, message: Any) -> JointSample:
         side, _, what = source.part.partition("_")
         names = self._profile.arms[side].joints if what == "arm" else (self._profile.grippers[side].joint,)
+        if missing := [name for name in names if len(message.name) and name not in message.name]:
+            raise SendersError(
+                f"{source.name} ({source.topic}): joints {', '.join(missing)} are missing in a message; it names "
+                f"{', '.join(message.name)}. The profile's names must be those of the robot"
+            )
         required = "position" if what == "arm" or len(message.position) else "effort"
         values = joint_values(message, names, f"{source.name} ({source.topic})", required)
         return JointSample(tuple(names), *(field.astype(np.float64) for field in values))

@@ -49,6 +49,10 @@ class GapError(Exception):
         self.name, self.start_ns, self.stop_ns, self.why = name, start_ns, stop_ns, why
 
 
+class SendersError(Exception):
+    """Messages of a topic do not come from the one robot that is expected; the text says what was found."""
+
+
 @dataclass
 class TrackCounts:
     """What one episode's samples of an input were like; skews are distances of the samples used from their frames."""

@@ -103,6 +103,7 @@ class VideoFile:
     def _start(self, height: int, width: int) -> None:
         if height % 2 or width % 2:
             raise VideoError(f"{self.path.stem}: pictures are {width}x{height}; video needs even numbers: --image-size")
+        os.environ.setdefault("SVT_LOG", "1")  # errors only
         stream = self._container.add_stream(
             ENCODERS[self._options.codec], self._fps, options=self._options.encoder_options()
         )
@@ -167,7 +168,7 @@ def join(parts: Sequence[tuple[Path, int]], path: Path, fps: int) -> None:
         for part, count in parts:
             with av.open(str(part)) as source:
                 if stream is None:
-                    stream = target.add_stream_from_template(source.streams.video[0])
+                    stream = target.add_stream_from_template(source.streams.video[0], opaque=True)  # copied as it is
                     stream.time_base = source.streams.video[0].time_base
                 for packet in source.demux(video=0):
                     if packet.dts is None:
@@ -188,7 +189,7 @@ def video_info(path: Path, fps: int, options: VideoOptions) -> dict[str, Any]:
         return {
             "video.height": stream.height,
             "video.width": stream.width,
-            "video.codec": stream.codec_context.codec.canonical_name,
+            "video.codec": options.codec,
             "video.pix_fmt": stream.pix_fmt,
             "video.fps": fps,
             "video.channels": 3,

@@ -1,0 +1,361 @@
+"""What a recording may look like: storages, codecs, and everything that can be wrong with one."""
+
+import hashlib
+import sqlite3
+
+import cv2
+import numpy as np
+import pytest
+from convert_recordings import (
+    IMAGE,
+    JOINTS,
+    START,
+    STORE,
+    TOPICS,
+    event,
+    joints,
+    moved,
+    numbered,
+    packets,
+    pictures,
+    recording,
+    split_bag,
+    without,
+    write_bag,
+)
+from convert_results import convert
+
+LEFT_ARM, LEFT_IMAGES = "/left_arm/joint_states", "/left/color/image_raw/compressed"
+
+
+@pytest.fixture(scope="module")
+def sound():
+    """Messages of a sound recording of two seconds; do not change them."""
+    return recording(2.0)
+
+
+def with_packets(sent, seconds=2.0):
+    """A recording whose left camera sent these packets."""
+    return joints(seconds) + pictures(seconds, cameras=("head_camera", "right_color")) + sent
+
+
+def files_of(folder):
+    return {
+        p: (p.stat().st_mtime_ns, hashlib.sha256(p.read_bytes()).hexdigest()) for p in folder.rglob("*") if p.is_file()
+    }
+
+
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+@pytest.mark.parametrize("mode", [None, "file", "message"])
+def test_every_storage_and_compression_gives_the_same_frames(tmp_path, sound, storage, mode):
+    if storage == "sqlite3" and mode is None:
+        bag = split_bag(tmp_path / "bag", sound, 1.0, storage)
+    else:
+        bag = write_bag(tmp_path / "bag", sound, storage, mode)
+    before = files_of(bag)
+    run = convert(tmp_path / "ds", bag)
+    assert run.status == 0, run.text
+    assert run.numbers("left_color") == list(range(60))
+    assert files_of(bag) == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["bag", "ds"]
+
+
+def test_split_mcap_bags_are_one_recording(tmp_path, sound):
+    run = convert(tmp_path / "ds", split_bag(tmp_path / "bag", sound, 0.7))
+    assert run.numbers("head_camera") == list(range(60))
+
+
+def test_compressed_chunks_within_mcap(tmp_path, sound):
+    run = convert(tmp_path / "ds", write_bag(tmp_path / "bag", sound, mode="storage"))
+    assert run.numbers("head_camera") == list(range(60))
+
+
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+def test_a_bag_without_metadata_is_read_by_its_files(tmp_path, sound, storage):
+    bag = split_bag(tmp_path / "bag", sound, 1.0, storage)
+    (bag / "metadata.yaml").unlink()
+    run = convert(tmp_path / "ds", bag)
+    assert run.numbers("head_camera") == list(range(60))
+    assert any("no metadata.yaml" in note for note in run.report["bags"][0]["notes"])
+
+
+def test_a_single_file_can_be_given(tmp_path, sound):
+    bag = write_bag(tmp_path / "bag", sound)
+    assert convert(tmp_path / "ds", next(bag.glob("*.mcap"))).status == 0
+
+
+def test_a_truncated_mcap_file_is_read_to_its_last_complete_record(tmp_path):
+    messages = sorted(recording(4.0, kind=IMAGE), key=lambda m: m.received)
+    bag = write_bag(tmp_path / "bag", messages)  # of several chunks: raw pictures fill them
+    file = next(bag.glob("*.mcap"))
+    (bag / "metadata.yaml").unlink()
+    with file.open("r+b") as data:
+        data.truncate(file.stat().st_size * 7 // 10)
+    run = convert(tmp_path / "ds", bag)
+    assert run.status == 0, run.text
+    numbers = run.numbers("left_color")
+    assert numbers == list(range(len(numbers))) and 45 < len(numbers) < 90
+    assert any("has no proper end" in note and "lost" in note for note in run.report["bags"][0]["notes"])
+
+
+def test_old_sqlite_bags_embed_no_definitions(tmp_path, sound):
+    bag = write_bag(tmp_path / "bag", [*sound, event(0, START), event(1, START + 10**9)], "sqlite3")
+    connection = sqlite3.connect(next(bag.glob("*.db3")))
+    connection.executescript("DROP TABLE message_definitions; DROP TABLE schema; DROP TABLE metadata;")
+    connection.close()
+    run = convert(tmp_path / "ds", bag)
+    assert run.numbers("left_color") == list(range(31))
+
+
+def test_a_bag_that_is_no_use_is_reported_and_the_others_are_converted(tmp_path, sound):
+    write_bag(tmp_path / "bags" / "good", sound)
+    (tmp_path / "bags" / "broken").mkdir()
+    (tmp_path / "bags" / "broken" / "broken.mcap").write_bytes(b"")
+    run = convert(tmp_path / "ds", tmp_path / "bags")
+    assert run.status == 0 and "broken.mcap: the file is empty" in run.text
+    assert [b.get("failed", "")[-17:] for b in run.report["bags"]] == ["", "the file is empty"]
+
+
+def test_a_bag_without_messages(tmp_path):
+    bag = write_bag(tmp_path / "bag", [])
+    run = convert(tmp_path / "ds", bag)
+    assert run.status == 1 and "holds no messages" in run.text
+    assert not run.root.exists()
+
+
+def test_nothing_to_read_is_a_usage_error(tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert convert(tmp_path / "ds", tmp_path / "empty").status == 2
+    assert "no such file" in convert(tmp_path / "ds", tmp_path / "nowhere").text
+
+
+@pytest.mark.parametrize("topic", [LEFT_ARM, LEFT_IMAGES, "/right_arm/joint_cmd"])
+def test_a_missing_topic_is_named(tmp_path, sound, topic):
+    run = convert(tmp_path / "ds", write_bag(tmp_path / "bag", without(sound, topic)))
+    assert run.status == 1
+    assert topic.removesuffix("/compressed") in run.text
+
+
+def test_grippers_may_be_absent_and_are_then_zero(tmp_path, sound):
+    messages = without(without(sound, "/left_gripper/joint_states"), "/left_gripper/joint_cmd")
+    run = convert(tmp_path / "ds", write_bag(tmp_path / "bag", messages))
+    state = run.column("observation.state")
+    assert np.all(state[:, [7, 23, 39]] == 0) and np.all(state[:, 15] != 0)
+    assert run.report["bags"][0]["absent"] == ["left_gripper", "action left_gripper"]
+
+
+def test_an_unknown_type_of_a_needed_topic_is_named(tmp_path, sound):
+    from rosbags.typesys import get_types_from_msg
+
+    STORE.register(get_types_from_msg("std_msgs/Header header\nfloat32[] angles\n", "vendor_msgs/msg/Angles"))
+    messages = []
+    for m in sound:
+        if m.topic == LEFT_ARM:
+            m = moved(m)
+            m.type, m.fields = "vendor_msgs/msg/Angles", {"angles": np.zeros(7, np.float32)}
+        messages.append(m)
+    run = convert(tmp_path / "ds", write_bag(tmp_path / "bag", messages))
+    assert run.status == 1
+    assert LEFT_ARM in run.text and "vendor_msgs/msg/Angles" in run.text and JOINTS in run.text
+
+
+def test_two_robots_in_a_bag_are_told_apart_by_namespace(tmp_path, sound):
+    messages = []
+    for robot, sign in (("/robot1", 1), ("/robot2", -1)):
+        for m in sound:
+            m = moved(m)
+            m.topic = robot + m.topic
+            if m.type == JOINTS:
+                m.fields = {**m.fields, "position": sign * m.fields["position"]}
+            messages.append(m)
+    bag = write_bag(tmp_path / "bag", messages)
+    run = convert(tmp_path / "ds", bag)
+    assert run.status == 1
+    assert "/robot1, /robot2" in run.text and "--namespace" in run.text
+    one = convert(tmp_path / "one", bag, namespace="/robot1").column("observation.state")
+    two = convert(tmp_path / "two", bag, namespace="/robot2").column("observation.state")
+    assert np.array_equal(one[:, :16], -two[:, :16])
+
+
+@pytest.mark.parametrize(("prefix", "complaint"), [("other_", "other_l_joint1"), ("", "do two robots send")])
+def test_two_robots_on_the_same_topics_are_refused(tmp_path, sound, prefix, complaint):
+    other = []
+    for m in sound:
+        if m.topic == LEFT_ARM:
+            m = moved(m, 2_000_000, 2_000_000)
+            names = [prefix + name for name in m.fields["name"]]
+            m.fields = {**m.fields, "name": names, "position": m.fields["position"] + 0.5}
+            other.append(m)
+    run = convert(tmp_path / "ds", write_bag(tmp_path / "bag", [*sound, *other]))
+    assert run.status == 1, run.text
+    assert complaint in run.text
+
+
+def test_joints_in_another_order_are_matched_by_name(tmp_path, sound):
+    messages = []
+    for m in sound:
+        if m.topic == LEFT_ARM:
+            m = moved(m)
+            m.fields = {k: v[::-1] if k == "name" else v[::-1].copy() for k, v in m.fields.items()}
+        messages.append(m)
+    a = convert(tmp_path / "a", write_bag(tmp_path / "bag_a", sound)).column("observation.state")
+    b = convert(tmp_path / "b", write_bag(tmp_path / "bag_b", messages)).column("observation.state")
+    assert np.array_equal(a, b)
+
+
+def test_renamed_joints_are_named(tmp_path, sound):
+    messages = []
+    for m in sound:
+        if m.topic == LEFT_ARM:
+            m = moved(m)
+            m.fields = {**m.fields, "name": [name.replace("l_", "left_") for name in m.fields["name"]]}
+        messages.append(m)
+    run = convert(tmp_path / "ds", write_bag(tmp_path / "bag", messages))
+    assert run.status == 1
+    assert "joints l_joint1" in run.text and "left_joint1" in run.text
+
+
+def test_a_number_that_is_not_finite_never_reaches_the_data_set(tmp_path, sound):
+    def spoiled(start, stop):
+        messages = []
+        for m in sound:
+            if m.topic == LEFT_ARM and start <= (m.stamp - START) * 1e-9 < stop:
+                m = moved(m)
+                m.fields = {**m.fields, "position": np.full(7, np.nan)}
+            messages.append(m)
+        return messages
+
+    few = convert(tmp_path / "few", write_bag(tmp_path / "bag", spoiled(1.0, 1.05)))
+    assert few.status == 0 and np.isfinite(few.column("observation.state")).all()
+    assert few.report["episodes"][0]["parts"][0]["inputs"]["left_arm"]["bad"] >= 1
+    many = convert(tmp_path / "many", write_bag(tmp_path / "bag2", spoiled(1.0, 1.5)))
+    assert many.status == 1 and "not finite" in many.text
+    split = convert(tmp_path / "split", tmp_path / "bag2", on_gap="split", max_gap=0.1)
+    lengths = [e["length"] for e in split.episodes()]
+    assert lengths == [30] and split.numbers("head_camera") == list(range(30))
+
+
+@pytest.mark.parametrize("codec", ["hevc", "h264"])
+def test_video_packets_are_decoded_in_order_and_chosen_afterwards(tmp_path, codec):
+    bag = write_bag(tmp_path / "bag", with_packets(packets(2.0, codec)))
+    run = convert(tmp_path / "ds", bag, fps=10)
+    assert run.status == 0, run.text
+    assert run.numbers("left_color") == run.numbers("head_camera") == list(range(0, 60, 3))
+
+
+def test_video_that_begins_in_mid_stream_is_used_from_its_first_key_frame(tmp_path):
+    bag = write_bag(tmp_path / "bag", with_packets(packets(2.0)[7:]))
+    run = convert(tmp_path / "ds", bag)
+    assert run.numbers("left_color") == run.numbers("head_camera") == list(range(10, 60))
+    events = [event(0, START + 1_100_000_000), event(1, START + 1_800_000_000)]
+    marked = write_bag(tmp_path / "marked", [*with_packets(packets(2.0)[7:]), *events])
+    inside = convert(tmp_path / "inside", marked)  # begins between key frames: those before it are decoded, too
+    assert inside.numbers("left_color") == inside.numbers("head_camera") == list(range(33, 55))
+
+
+def test_a_corrupted_packet_costs_the_frames_up_to_the_next_key_frame(tmp_path):
+    sent = packets(4.0)
+    sent[45].fields = {**sent[45].fields, "data": np.random.default_rng(0).integers(0, 255, 200).astype(np.uint8)}
+    bag = write_bag(tmp_path / "bag", with_packets(sent, 4.0))
+    held = convert(tmp_path / "held", bag)  # 5 pictures are lost, which is less than the largest gap
+    numbers = held.numbers("left_color")
+    assert held.status == 0 and numbers[:44] == list(range(44)) and numbers[50:] == list(range(50, 120))
+    assert set(numbers[44:50]) <= {43, 44, 50} and held.report["frames_held"] >= 4
+    dropped = convert(tmp_path / "dropped", bag, max_gap=0.1)
+    assert dropped.status == 1 and "cannot be decoded" in dropped.text
+    split = convert(tmp_path / "split", bag, max_gap=0.1, on_gap="split")
+    assert split.numbers("left_color") == split.numbers("head_camera")
+    assert not {45, 46, 47, 48, 49} & set(split.numbers("left_color"))
+
+
+def test_a_lost_packet_is_no_licence_to_show_what_builds_upon_it(tmp_path):
+    sent = packets(3.0)
+    del sent[45]
+    run = convert(tmp_path / "ds", write_bag(tmp_path / "bag", with_packets(sent, 3.0)))
+    numbers = run.numbers("left_color")
+    assert not {46, 47, 48, 49} & set(numbers) and numbers[50:] == list(range(50, 90))
+
+
+def test_a_damaged_picture_is_passed_over(tmp_path, sound):
+    messages = list(sound)
+    where = [i for i, m in enumerate(messages) if m.topic == LEFT_IMAGES][20]
+    bad = moved(messages[where])
+    bad.fields = {**bad.fields, "data": bad.fields["data"][:40]}
+    messages[where] = bad
+    run = convert(tmp_path / "ds", write_bag(tmp_path / "bag", messages))
+    numbers = run.numbers("left_color")
+    assert numbers[20] in (19, 21) and numbers[:20] + numbers[21:] == [*range(20), *range(21, 60)]
+    assert run.report["episodes"][0]["parts"][0]["inputs"]["left_color"]["bad"] == 1
+
+
+def test_a_camera_that_changes_its_size(tmp_path):
+    changed = pictures(1.0, cameras=("left_color",), size=(96, 128), start=START + 10**9, first=30)
+    messages = without(recording(2.0), LEFT_IMAGES, 0.999) + changed
+    bag = write_bag(tmp_path / "bag", messages)
+    run = convert(tmp_path / "ds", bag)
+    assert run.status == 1 and "128x96" in run.text and "64x48" in run.text and "--image-size" in run.text
+    resized = convert(tmp_path / "resized", bag, image_size="48x64")
+    assert resized.numbers("left_color") == list(range(60))
+
+
+def test_bags_of_another_size_are_dropped_with_the_remedy(tmp_path, sound):
+    for i in range(2):
+        write_bag(tmp_path / "bags" / f"a{i}", sound)
+    write_bag(tmp_path / "bags" / "b", recording(1.0, size=(96, 128)))
+    run = convert(tmp_path / "ds", tmp_path / "bags")
+    assert len(run.episodes()) == 2 and "--image-size" in run.text
+    assert len(convert(tmp_path / "resized", tmp_path / "bags", image_size="48x64").episodes()) == 3
+
+
+def test_a_read_only_bag_is_enough(tmp_path, sound):
+    for storage in ("mcap", "sqlite3"):
+        bag = write_bag(tmp_path / storage, sound, storage)
+        for path in (*bag.iterdir(), bag):
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        assert convert(tmp_path / f"ds_{storage}", bag).status == 0
+        bag.chmod(0o755)
+        assert sorted(p.suffix for p in bag.iterdir()) == sorted([".yaml", ".mcap" if storage == "mcap" else ".db3"])
+
+
+def test_topics_that_nobody_asks_for_may_be_of_any_type(tmp_path, sound):
+    from rosbags.typesys import get_types_from_msg
+
+    STORE.register(get_types_from_msg("uint8[] blob\n", "vendor_msgs/msg/Blob"))
+    extra = [moved(m) for m in sound if m.topic == LEFT_ARM][:5]
+    for m in extra:
+        m.topic, m.type, m.fields = "/vendor", "vendor_msgs/msg/Blob", {"blob": np.zeros(3, np.uint8)}
+    bag = write_bag(tmp_path / "bag", [*sound, *extra])
+    file = next(bag.glob("*.mcap"))
+    data = file.read_bytes()
+    assert data.count(b"uint8[] blob") >= 1
+    file.write_bytes(data.replace(b"uint8[] blob", b"uint8[[ ????"))  # a definition that cannot be parsed
+    assert convert(tmp_path / "ds", bag).status == 0
+
+
+def test_a_recorded_camera_can_be_named(tmp_path, sound):
+    messages = []
+    for m in sound:
+        m = moved(m)
+        m.topic = m.topic.replace(TOPICS["left_color"], "/elsewhere")
+        messages.append(m)
+    bag = write_bag(tmp_path / "bag", messages)
+    run = convert(tmp_path / "ds", bag, camera="left_color=/elsewhere/compressed")
+    assert run.numbers("left_color") == list(range(60))
+    assert convert(tmp_path / "ds2", bag, camera="nose=/elsewhere/compressed").status == 1
+
+
+def test_stereo_pictures_are_turned_and_cropped_as_the_profile_says(tmp_path):
+    wide = (48, 128)
+    stereo = pictures(1.0, cameras=("head_camera",), size=wide)
+    for i, m in enumerate(stereo):
+        both = np.concatenate([numbered(7), numbered(i)], axis=1)[
+            ::-1, ::-1
+        ]  # upside down: the left eye is on the right
+
+        m.fields = {**m.fields, "data": cv2.imencode(".png", np.ascontiguousarray(both[..., ::-1]))[1].ravel()}
+        m.topic = "/xr_video_topic/compressed"
+    messages = joints(1.0) + pictures(1.0, cameras=("left_color", "right_color")) + stereo
+    run = convert(tmp_path / "ds", write_bag(tmp_path / "bag", messages), robot="teleavatar_v1")
+    assert run.status == 0, run.text
+    assert run.numbers("head_camera") == [7] * 30
+    assert run.info["features"]["observation.images.head_camera"]["shape"] == [48, 64, 3]
