@@ -19,7 +19,7 @@ from training.add_progress_labels import Arguments, add_progress_labels
 from training.datasets import layout
 from training.datasets.progress_meta import Outcome, load_progress_meta
 from training.datasets.reader import DatasetError, open_dataset
-from training.datasets.statistics import KEYS
+from training.datasets.statistics import KEYS, QUANTILES
 from training.labels.labelling import LabelError
 from training.labels.milestones import MilestoneError
 
@@ -315,7 +315,7 @@ def test_lerobot_loads_the_labels(source, tmp_path):
         loaded = {name: {key: np.asarray(v) for key, v in data.meta.stats[name].items()} for name in names}
         again = recompute_stats(data).meta.stats
         for name in names:
+            bin_width = np.ptp([again[name]["min"], again[name]["max"]]) / 5000  # LeRobot's edges are float32
             for key in KEYS:
-                np.testing.assert_allclose(
-                    loaded[name][key], again[name][key], rtol=1e-5, atol=2e-6, err_msg=name + key
-                )
+                atol = bin_width if key in QUANTILES else 1e-6
+                np.testing.assert_allclose(loaded[name][key], again[name][key], 1e-6, atol, err_msg=f"{name} {key}")
