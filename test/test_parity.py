@@ -190,6 +190,7 @@ def test_differences_are_held_against_their_tolerance():
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1200)
 def test_all_recorded_numbers_are_reproduced(capsys):
     status, out, _ = run(capsys, GOLDEN)
     assert status == 0, out

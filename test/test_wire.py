@@ -8,6 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from pi05_progress.observation import PolicyOutput
 from pi05_progress.serving.wire import WireError, pack, unpack
 
 GOLDEN = Path(__file__).parent / "data/golden"
@@ -116,3 +117,17 @@ def test_any_prefix_of_a_message_is_refused_not_misread():
     for length in range(len(data)):
         with pytest.raises(WireError):
             unpack(data[:length])
+
+
+def test_progress_is_no_array_so_that_openpis_chunk_broker_leaves_it_alone():
+    """The broker takes one row of every array in a reply per step, and would cut or fail at one of progress."""
+    output = PolicyOutput(np.arange(6, dtype=np.float32).reshape(3, 2), 0.4, (0.3, 0.5))
+    lower = output.progress_interval[0]
+    sent = {"actions": output.actions, "progress": output.progress, "progress_lower": lower, "progress_upper": None}
+    reply = unpack(pack(sent))
+    step = {key: value[2] if isinstance(value, np.ndarray) else value for key, value in reply.items()}
+    assert step["actions"].tolist() == [4.0, 5.0]
+    assert (step["progress"], step["progress_lower"], step["progress_upper"]) == (0.4, 0.3, None)
+    assert [type(reply[key]) for key in ("progress", "progress_lower")] == [float, float]
+    with pytest.raises(IndexError):
+        unpack(pack({"progress": np.asarray(0.4)}))["progress"][2]
