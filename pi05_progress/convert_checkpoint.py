@@ -173,15 +173,19 @@ def _inspect(args: argparse.Namespace) -> None:
         info, source = open_native(path)
         leaves = source.leaves
         print(f"{path}: a checkpoint of this package; {_about(info, read_stats(path, info))}")
-        for name, value in (("source", info.source), ("labels", info.labels)):
-            if value:
-                print(f"  {name}: {dict(value)}")
+        if info.source:
+            print(f"  imported from {info.source.get('kind')} {info.source.get('name')}:")
+            _print_notes(info.source.get("notes", ()))
+        if info.labels:
+            print(f"  labels: {dict(info.labels)}")
     else:
         foreign = open_foreign(path, args.asset_id)
         print(f"{path}: {foreign.kind} checkpoint")
         for name, value in sorted(foreign.fields.items()):
             print(f"  {name} = {value}")
-        if unknown := unknown_fields(foreign.fields):
+        if foreign.description:
+            print(f"  exported by this package: {_about(foreign.description, foreign.stats)}")
+        elif unknown := unknown_fields(foreign.fields):
             print(f"  not told: {', '.join(unknown)}")
         _print_notes(foreign.notes)
         print(f"  statistics: {_statistics(foreign.asset_id, foreign.stats)}")

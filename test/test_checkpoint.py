@@ -4,9 +4,12 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -231,6 +234,47 @@ def test_a_trained_model_without_statistics_is_refused_unless_they_are_not_neede
     with pytest.raises(CheckpointError, match=r"assets/a/b/norm_stats\.json is missing"):
         load_checkpoint(copy)
     assert load_checkpoint(copy, need_stats=False).stats == {}
+
+
+@pytest.mark.long
+def test_several_processes_save_and_load_one_checkpoint_each_its_own_pieces(tmp_path):
+    script = """
+    import sys
+    from pathlib import Path
+    import jax
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(f"127.0.0.1:{sys.argv[3]}", 2, int(sys.argv[4]))
+    import numpy as np
+    from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+    sys.path.insert(0, sys.argv[1])
+    from checkpoint_cases import SMALL, STATS, arrays, random_model
+    from pi05_progress.checkpoint import Checkpoint, CheckpointInfo, CheckpointSaver, abstract_model, load_checkpoint
+    from pi05_progress.models.parameters import load_parameters, parameter_paths
+    mesh = Mesh(np.array(jax.devices()), ("fsdp",))
+    def shardings(path, leaf):
+        axis = next((i for i, n in enumerate(leaf.shape) if n % 2 == 0 and len(leaf.shape) > 1), None)
+        return NamedSharding(mesh, P() if axis is None else P(*[None] * axis, "fsdp"))
+    wanted, model = arrays(random_model(SMALL)), abstract_model(SMALL)
+    load_parameters(model, {path: jax.make_array_from_callback(value.shape, shardings(path, value), value.__getitem__)
+                            for path, value in wanted.items()})
+    folder = Path(sys.argv[2])
+    with CheckpointSaver() as saver:
+        saver.save(folder, Checkpoint(CheckpointInfo(SMALL), model, STATS))
+        saver.wait()
+        assert folder.exists()
+    for path, value in parameter_paths(load_checkpoint(folder, shardings=shardings).model).items():
+        for shard in value.addressable_shards:
+            assert (np.asarray(shard.data) == wanted[path][shard.index]).all(), path
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    given = [Path(__file__).parent, tmp_path / "x", port]
+    with ThreadPoolExecutor() as pool:
+        results = list(pool.map(lambda number: run(script, *given, number), (0, 1)))
+    for result in results:
+        assert result.returncode == 0, result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
 @pytest.mark.long

@@ -195,24 +195,25 @@ def _info(
     known = described or CheckpointInfo(config)
     assumed = []
 
-    def settle(name: str, given: object, told: object, default: object, option: str) -> object:
+    def settle(given: object, told: object, default: object, assumption: str) -> object:
         if given is not None or told is not None:
             return given if given is not None else told
         if described is None:
-            assumed.append(f"{name} {default} ({option})")
+            assumed.append(assumption)
         return default
 
     tokenizer = {PALIGEMMA_VOCABULARY: "paligemma", BYTE_VOCABULARY: "bytes"}.get(config.vocabulary)
     if described:
         tokenizer = known.tokenizer
+    rate = f"{1 / known.action_dt_s:.3g} actions per second (--fps)"
+    absolute = "absolute actions (--delta-actions)"
+    of_prompts = f"tokenizer {known.tokenizer} (--tokenizer)"
     stated = {
-        "robot": settle("robot", options.robot, None, known.robot, "--robot"),
-        "action_dt_s": settle("action_dt_s", options.action_dt_s, None, known.action_dt_s, "--fps"),
-        "delta_actions": settle(
-            "delta_actions", options.delta_actions, foreign.delta_actions, known.delta_actions, "--delta-actions"
-        ),
-        "quantiles": settle("quantiles", options.quantiles, foreign.quantiles, known.quantiles, "--z-score"),
-        "tokenizer": settle("tokenizer", options.tokenizer, tokenizer, known.tokenizer, "--tokenizer"),
+        "robot": settle(options.robot, None, known.robot, f"robot {known.robot} (--robot)"),
+        "action_dt_s": settle(options.action_dt_s, None, known.action_dt_s, rate),
+        "delta_actions": settle(options.delta_actions, foreign.delta_actions, known.delta_actions, absolute),
+        "quantiles": settle(options.quantiles, foreign.quantiles, known.quantiles, "quantiles normalise (--z-score)"),
+        "tokenizer": settle(options.tokenizer, tokenizer, known.tokenizer, of_prompts),
     }
     if assumed:
         notes.append(f"assumed, as the checkpoint does not say: {', '.join(assumed)}")
