@@ -1,0 +1,204 @@
+"""Normalisation statistics of data sets, in openpi's format; no picture is decoded.
+
+    python -m training.compute_norm_stats DATASET
+    python -m training.compute_norm_stats DATASET ANOTHER --output norm_stats.json --delta-actions
+
+Numbers are what the model sees: arm positions as the state, and action chunks of arm positions and gripper command
+numbers, relative to the state with --delta-actions. A chunk that reaches beyond its episode repeats the last action.
+Mean, deviation, 1 % and 99 % quantiles are per dimension, over all frames (and all rows of their chunks).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tyro
+from jaxtyping import Float, Float32
+from rich.console import Console
+from rich.table import Table
+
+from pi05_progress.normalize import NormStats, save_norm_stats
+from pi05_progress.robots.profile import SIDES, RobotProfile
+from pi05_progress.robots.teleavatar import LayoutError, delta_actions
+from pi05_progress.robots.yaml_lines import ConfigError
+from pi05_progress.transforms import actions_to_model, state_to_model
+
+from .datasets import layout
+from .datasets.pooled import Extent, Spread
+from .datasets.reader import Dataset, DatasetError, Episode, open_dataset
+from .progress_bar import progress_bar
+
+BLOCK = 1024  # frames whose chunks are in memory at a time
+STATE_SIZE, ACTION_SIZE = 14, 16
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Command line."""
+
+    datasets: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders of data sets; several are taken together."""
+    robot: str = "teleavatar"
+    """Robot profile: the name of one in config/, or a YAML file."""
+    horizon: int = 50
+    """Rows of an action chunk."""
+    delta_actions: bool = False
+    """Arm targets relative to the present state, for models that are trained so."""
+    output: Path | None = None
+    """File to write; norm_stats.json in the data set if there is one data set."""
+    overwrite: bool = False
+    """Replace the file if it is there."""
+
+
+class NormStatsToolError(ValueError):
+    """What was asked for cannot be done; the message says why."""
+
+
+def last_row_repeats(length: int, horizon: int) -> Float[np.ndarray, " n"]:
+    """How often each frame's action occurs in the chunks of an episode's frames: row ``k`` of frame ``t``'s chunk is
+    frame ``min(t + k, length - 1)``."""
+    counts = np.minimum(np.arange(1.0, length + 1), horizon)
+    counts[-1] = length * horizon - counts[:-1].sum()
+    return counts
+
+
+def delta_chunks(
+    state: Float32[np.ndarray, "n s"], actions: Float32[np.ndarray, "n a"], horizon: int
+) -> Iterator[Float32[np.ndarray, "m a"]]:
+    """All rows of all chunks of an episode, arms relative to the state at the chunk's start; a block at a time."""
+    n = len(actions)
+    for start in range(0, n, BLOCK):
+        frames = np.arange(start, min(start + BLOCK, n))
+        rows = np.minimum(frames[:, None] + np.arange(horizon), n - 1)
+        yield delta_actions(actions[rows], state[frames]).reshape(-1, actions.shape[1])
+
+
+def compute(
+    datasets: Sequence[Dataset],
+    profile: RobotProfile,
+    *,
+    horizon: int,
+    relative: bool,
+    progress: Callable[[int], None] = lambda frames: None,
+) -> dict[str, NormStats]:
+    """Statistics of ``state`` (14) and ``actions`` (16) over data sets, which are read twice.
+
+    Args:
+        datasets: opened.
+        profile: whose gripper curve turns efforts into command numbers.
+        horizon: rows of a chunk.
+        relative: arms relative to the state.
+        progress: called with the number of frames after every episode, in both passes.
+
+    Raises:
+        DatasetError: damaged, or a number that is not finite.
+        NormStatsToolError: states or actions of another robot's layout, or data sets of different frame rates.
+    """
+    if len({dataset.fps for dataset in datasets}) > 1:
+        rates = ", ".join(f"{dataset.root}: {dataset.fps}" for dataset in datasets)
+        raise NormStatsToolError(f"action chunks would last for different times, frames per second are {rates}")
+    extents = {"state": Extent(STATE_SIZE), "actions": Extent(ACTION_SIZE)}
+    _pass(extents, datasets, profile, horizon, relative, progress)
+    spreads = {name: Spread(extent) for name, extent in extents.items()}
+    _pass(spreads, datasets, profile, horizon, relative, progress)
+    return {name: spread.result() for name, spread in spreads.items()}
+
+
+def _pass(
+    into: dict[str, Extent] | dict[str, Spread],
+    datasets: Sequence[Dataset],
+    profile: RobotProfile,
+    horizon: int,
+    relative: bool,
+    progress: Callable[[int], None],
+) -> None:
+    for dataset in datasets:
+        for episode, columns in dataset.frames([layout.STATE, layout.ACTION]):
+            state, actions = _to_model(dataset, episode, columns, profile)
+            into["state"].add(state)
+            if relative:
+                for rows in delta_chunks(state, actions, horizon):
+                    into["actions"].add(rows)
+            else:
+                into["actions"].add(actions, last_row_repeats(len(actions), horizon))
+            progress(episode.length)
+
+
+def _to_model(
+    dataset: Dataset, episode: Episode, columns: dict[str, np.ndarray], profile: RobotProfile
+) -> tuple[Float32[np.ndarray, "n s"], Float32[np.ndarray, "n a"]]:
+    try:
+        state, actions = state_to_model(columns[layout.STATE]), actions_to_model(columns[layout.ACTION], profile)
+    except LayoutError as error:
+        raise NormStatsToolError(f"{dataset.root}: {error}") from error
+    for name, values in ((layout.STATE, state), (layout.ACTION, actions)):
+        if bad := np.flatnonzero(~np.isfinite(values).all(axis=1)).tolist():
+            raise DatasetError(
+                f"{dataset.root}: {name} of episode {episode.index} is not finite in {len(bad)} frames, the first is "
+                f"{bad[0]}; record or convert the episode anew, or remove it"
+            )
+    return state, actions
+
+
+def compute_norm_stats(args: Arguments) -> tuple[Path, dict[str, NormStats], RobotProfile]:
+    """Compute and write; returns the file, the statistics and the profile.
+
+    Raises:
+        NormStatsToolError, DatasetError, ConfigError: what is wrong, and what to do.
+        OSError: the file cannot be written.
+    """
+    if not args.datasets:
+        raise NormStatsToolError("give the folder of a data set")
+    if args.horizon < 1:
+        raise NormStatsToolError(f"--horizon is {args.horizon}, at least 1 is needed")
+    if args.output is None and len(args.datasets) > 1:
+        raise NormStatsToolError(f"{len(args.datasets)} data sets: say with --output where to write their statistics")
+    output = args.output or args.datasets[0] / layout.NORM_STATS
+    if output.exists() and not args.overwrite:
+        raise NormStatsToolError(f"{output} is already there; choose another --output, or --overwrite it")
+    profile = RobotProfile.load(args.robot)
+    datasets = [open_dataset(root) for root in args.datasets]
+    frames = sum(dataset.frame_count for dataset in datasets)
+    with progress_bar("statistics", 2 * frames, "frames (twice)") as advance:
+        stats = compute(datasets, profile, horizon=args.horizon, relative=args.delta_actions, progress=advance)
+    save_norm_stats(output, stats)
+    return output, stats, profile
+
+
+def report(stats: dict[str, NormStats], profile: RobotProfile) -> tuple[Table, list[str]]:
+    """A table of the statistics, and dimensions that never change: they would be scaled up a million times."""
+    joints = profile.joint_names()
+    arms = [name for name in joints if name not in {profile.grippers[side].joint for side in SIDES}]
+    table, constant = Table("", "", "mean", "std", "q01", "q99"), []
+    for key, of in stats.items():
+        names = arms if key == "state" else joints
+        for row in zip(names, of.mean, of.std, of.q01, of.q99, strict=True):
+            table.add_row(key, row[0], *(f"{value:.4f}" for value in row[1:]))
+            if row[3] == row[4]:
+                constant.append(f"{key} {row[0]}")
+    return table, constant
+
+
+def main() -> None:
+    """Parse the command line, compute, report."""
+    args = tyro.cli(Arguments, description=__doc__)
+    try:
+        output, stats, profile = compute_norm_stats(args)
+    except (NormStatsToolError, DatasetError, ConfigError) as error:
+        sys.exit(f"error: {error}")
+    except OSError as error:
+        hint = "; --output writes it elsewhere" if args.output is None else ""
+        sys.exit(f"error: {error.filename or ''}: {error.strerror or error}{hint}")
+    table, constant = report(stats, profile)
+    Console().print(table)
+    if constant:
+        print(f"note: never changes: {', '.join(constant)}; any change would be scaled up a million times")
+    print(f"written: {output}")
+
+
+if __name__ == "__main__":
+    main()
