@@ -203,6 +203,33 @@ def test_joints_in_another_order_are_matched_by_name(tmp_path, sound):
     assert np.array_equal(a, b)
 
 
+def test_joint_messages_without_velocity_and_effort_as_rclpy_sends_them(tmp_path, sound, monkeypatch):
+    pytest.importorskip("rclpy")
+    import convert_recordings
+    from builtin_interfaces.msg import Time
+    from rclpy.serialization import serialize_message
+    from sensor_msgs.msg import JointState
+
+    def as_rclpy_does(message, usual=convert_recordings.serialised):
+        if message.topic != LEFT_ARM:
+            return usual(message)
+        sent = JointState(name=message.fields["name"], position=message.fields["position"].tolist())
+        sent.header.stamp = Time(sec=message.stamp // 10**9, nanosec=message.stamp % 10**9)
+        data = serialize_message(sent)
+        assert len(data) > len(STORE.serialize_cdr(without_rest(message), JOINTS))  # undefined bytes at the end
+        return data
+
+    def without_rest(message):
+        fields = {**message.fields, "velocity": np.zeros(0), "effort": np.zeros(0)}
+        return convert_recordings.make(JOINTS, header=convert_recordings.header(message.stamp), **fields)
+
+    monkeypatch.setattr(convert_recordings, "serialised", as_rclpy_does)
+    run = convert(tmp_path / "ds", write_bag(tmp_path / "bag", sound))
+    assert run.status == 0, run.text
+    state = run.column("observation.state")
+    assert np.all(state[:, 16:23] == 0) and np.all(state[:, 24:31] == 0.5) and np.ptp(state[:, 0]) > 0
+
+
 def test_renamed_joints_are_named(tmp_path, sound):
     messages = []
     for m in sound:

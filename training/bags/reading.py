@@ -21,6 +21,7 @@ from backports import zstd
 from rosbags.rosbag2 import Reader, ReaderError
 from rosbags.rosbag2.storage_mcap import McapReader
 from rosbags.rosbag2.storage_sqlite3 import Sqlite3Reader
+from rosbags.typesys.store import Typestore
 
 from .message_types import bag_types
 from .recovery import TruncatedMcapReader
@@ -28,6 +29,7 @@ from .recovery import TruncatedMcapReader
 SUFFIXES = (".mcap", ".db3")
 METADATA = "metadata.yaml"
 BACK_NS = 500_000_000  # messages are stored in order of arrival up to this; further back is a jump of the clock
+SPARE = 64  # bytes that may follow a message
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 
@@ -161,7 +163,7 @@ class Bag:
         if name in self.type_problems:
             raise BagError(f"{message.topic} is of type {name}, which cannot be read: {self.type_problems[name]}")
         try:
-            return self._types.deserialize_cdr(message.data, name)
+            return deserialized(self._types, message.data, name)
         except Exception as error:  # whatever reading past an end leads to
             raise BagError(f"{message.topic}: a message cannot be read as {name}: {error}") from error
 
@@ -272,6 +274,26 @@ class Bag:
                 shutil.copyfileobj(source, sink, 1 << 20)
             os.replace(partial, target)
         return target
+
+
+def deserialized(types: Typestore, data: bytes, name: str) -> Any:
+    """A message from its bytes; a few bytes too many are no fault.
+
+    rclpy leaves undefined bytes behind a message that ends in empty sequences of 8-byte numbers, as a joint message
+    without efforts does; the store's own method refuses those.
+
+    Raises:
+        ValueError: too few bytes, or far too many.
+    """
+    definition = types.get_msgdef(name)
+    if len(data) < 4 or data[0] or data[1] > 1:
+        raise ValueError("its encapsulation is not CDR's")
+    body = data[4:]
+    function = definition.deserialize_cdr_le if data[1] else definition.deserialize_cdr_be
+    message, used = function(body, 0, definition.cls, types)
+    if not used <= len(body) <= used + SPARE:
+        raise ValueError(f"it has {len(body)} bytes, {used} were expected")
+    return message
 
 
 def _stored_order(reader: Any) -> Iterator[tuple[int, int]]:
