@@ -1,8 +1,8 @@
 """From beliefs over time to something to act on: filtered progress, rate, time remaining, status.
 
 The model looks at one moment and its answers jitter; this keeps a progress and a rate with their uncertainty (a Kalman
-filter with white acceleration, e.g. Bar-Shalom et al., "Estimation with Applications to Tracking and Navigation", 6.2.2)
-and decides a status by thresholds with hysteresis (``progress_status.py``). One estimator follows one task.
+filter with white acceleration: Bar-Shalom et al., "Estimation with Applications to Tracking and Navigation", 6.2.2) and
+decides a status by thresholds with hysteresis (``progress_status.py``). One estimator follows one task.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class EstimatorConfig:
     min_rate: float = 0.002
     reset_after_s: float = 5.0
     late_s: float = 0.5
-    status: StatusConfig = StatusConfig()
+    status: StatusConfig = field(default_factory=StatusConfig)
 
 
 @dataclass(frozen=True)

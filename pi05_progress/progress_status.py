@@ -1,7 +1,7 @@
 """Which status a course of progress has: ADVANCING, STALLED, REGRESSING, SUCCEEDED. Thresholds with hysteresis.
 
-Progress counts as changed only when it has left its last confirmed value (the anchor) by a step; the step grows with the
-uncertainty, so that noise confirms nothing, and neither do values that wander about a threshold.
+Progress counts as changed only when it has left its last confirmed value (the anchor) by a step; the step grows with
+the uncertainty, so that noise confirms nothing, and neither do values that wander about a threshold.
 """
 
 from __future__ import annotations

@@ -3,8 +3,9 @@
 Nothing is sent unless it is wanted and every check of the tick has passed; publishers exist only while it is wanted.
 What ends commanding for good, until it is asked for anew: somebody else paused the robot, an arm does not follow.
 
-Threads: ``offer``, ``refuse``, ``set_wanted`` and ``reason`` are called by others, all else belongs to the executor's
-own thread; `_lock` guards what both sides write: the timeline and the flags beside it.
+Threads: ``offer``, ``refuse``, ``forget``, ``hear_enable``, ``set_wanted``, ``reason`` and ``broken`` are called by
+others, all else belongs to the executor's own thread; `_lock` guards what both sides write: the timeline and the flags
+beside it.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from pi05_progress.robots.profile import SIDES, RobotProfile
 from pi05_progress.robots.teleavatar import GRIPPER_ACTION, gripper_command_from_effort
 
 from .chunks import Chunk, Timeline, limited
+from .diagnostics import same_kind
 from .graph import other_publishers
 from .inputs import Snapshot
 from .robot_state import FSM_NAMES, PAUSE, READY, RobotState
@@ -34,8 +36,11 @@ WATCH_PERIOD_S = 0.25  # how often other publishers of the robot's commands are 
 DISCOVERY_S = 0.5  # how long they are looked for before the first command
 PAUSE_S = 0.5  # after a stop, so that what the robot says of itself is news again
 ACKNOWLEDGED_S = 0.2  # how long the last commands may take to arrive
+HOLD_S = 3.0  # how long the end of a chunk is held with the robot enabled
+OUTSIDE_RAD = 0.05  # how far outside its range a joint may be measured when commanding begins
 ARM_COLUMNS = {"left": slice(0, 7), "right": slice(8, 15)}
 AGAIN = "set publish_commands to true again to go on"
+PAUSED = f"the robot was paused by another while it was commanded: {AGAIN}"
 
 
 @dataclass(frozen=True)
@@ -85,12 +90,13 @@ class CommandExecutor:
         self._wanted = False
         self._refusal = ""
         self._ended_by = ""  # what ended commanding until it is asked for anew
-        self._reason = "commands were not asked for"
+        self._reason, self._broken = "commands were not asked for", False
         # From here on the thread's own:
         self._publishers: _Publishers | None = None
         self._last: dict[str, np.ndarray] = {}  # per arm what was commanded last, rad (7,)
-        self._commanding = self._was_ready = False
-        self._others, self._watched_s, self._enabled_s, self._halted_s = "", 0.0, 0.0, 0.0
+        self._commanding = False
+        self._highest_fsm = PAUSE  # that the robot has reached since commanding began
+        self._others, self._watched_s, self._enabled_s, self._halted_s, self._target_s = "", 0.0, 0.0, 0.0, 0.0
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="commands")
 
@@ -116,7 +122,21 @@ class CommandExecutor:
         """A newer chunk, rad and N m (h, 16), all of it finite."""
         with self._lock:
             self._refusal = ""
-            self._timeline.add(chunk, now_s)
+            if chunk.end_s > now_s:
+                self._timeline.add(chunk, now_s)
+            elif not self._commanding:
+                late, length = now_s - chunk.start_s, chunk.end_s - chunk.start_s
+                self._refusal = f"the policy is too slow: actions came after {late:.1f} s, a chunk lasts {length:.2f} s"
+
+    def forget(self) -> None:
+        """Drop what is planned; the pose commanded last is held until the next chunk."""
+        with self._lock:
+            self._timeline.clear()
+
+    def hear_enable(self, value: float) -> None:
+        """What somebody published to the robot's heartbeat; this node itself sends nothing but 1 while it commands."""
+        if self._commanding and not value > 0:
+            self._end_commanding(PAUSED)
 
     def refuse(self, reason: str) -> None:
         """Hold still until the next chunk is offered."""
@@ -128,6 +148,11 @@ class CommandExecutor:
     def reason(self) -> str:
         """Why the robot is not moved now; empty while it is."""
         return self._reason
+
+    @property
+    def broken(self) -> bool:
+        """Whether the thread was ended by a fault."""
+        return self._broken
 
     # --- the thread ---
 
@@ -144,11 +169,13 @@ class CommandExecutor:
                 else:
                     due = time.monotonic()
         except Exception as error:  # a dead thread must not leave the robot enabled
-            reason = f"commands ended by a fault in this node, restart it: {error!r}"
+            reason, self._broken = f"commands ended by a fault in this node, restart it: {error!r}", True
             self._node.get_logger().fatal(reason)
         finally:
-            self._halt(self._snapshot(), reason)
-            self._close()
+            try:
+                self._halt(self._snapshot(), reason)
+            finally:
+                self._close()
 
     def _tick(self, period: float) -> None:
         snapshot = self._snapshot()
@@ -161,33 +188,48 @@ class CommandExecutor:
             self._close()
             return
         self._open()
-        reason = self._reason_against(snapshot, ended_by, refusal)
-        if not reason and not self._commanding:
-            reason = "pausing after a stop" if time.monotonic() - self._halted_s < PAUSE_S else ""
-            reason = reason or ("no chunk yet" if target is None else "")
+        now = time.monotonic()
+        reason, positions = self._reason_against(snapshot, ended_by, refusal), {}
+        if not reason:
+            try:
+                positions = _positions(snapshot, self._profile)
+                reason = self._against_going_on(positions) if self._commanding else self._against_beginning(positions)
+            except MessageError as error:
+                reason = str(error)
+        if target is not None:
+            self._target_s = now
+        elif not reason and not self._commanding:
+            reason = "no chunk yet"
+        elif not reason and now - self._target_s > HOLD_S:
+            reason = f"no new actions for {HOLD_S:g} s"
         if reason:
             self._halt(snapshot, reason)
             return
         if not self._commanding:
-            self._commanding, self._was_ready = True, False
-            self._last = _positions(snapshot, self._profile)
-        self._command(target, period)
+            self._commanding, self._highest_fsm = True, PAUSE
+            self._last = self._inside(positions)
+        self._command(target, positions, period)
 
     def _reason_against(self, snapshot: Snapshot, ended_by: str, refusal: str) -> str:
         reason = (snapshot.problems[0] if snapshot.problems else "") or self._robot.against()
-        reason = reason or ended_by or self._against() or self._other_commanders() or refusal
-        if reason:
-            return reason
-        if self._commanding and self._was_ready and self._robot.fsm == PAUSE:
-            return self._end_commanding(f"the robot was paused by another while it was commanded: {AGAIN}")
-        try:
-            positions = _positions(snapshot, self._profile)
-        except MessageError as error:
-            return str(error)
-        return self._blocked(positions) if self._commanding else ""
+        return reason or ended_by or self._against() or self._other_commanders() or refusal
 
-    def _blocked(self, positions: dict[str, np.ndarray]) -> str:
-        for side in SIDES:
+    def _against_beginning(self, positions: dict[str, np.ndarray]) -> str:
+        if time.monotonic() - self._halted_s < PAUSE_S:
+            return "pausing after a stop"
+        for side, position in positions.items():
+            limits = self._profile.arms[side].limits()
+            outside = np.maximum(limits[:, 0] - position, position - limits[:, 1])
+            if outside.max() > OUTSIDE_RAD:
+                joint = self._profile.arms[side].joints[int(outside.argmax())]
+                return f"{joint} is {outside.max():.2f} rad outside its range: move the arm by hand"
+        return ""
+
+    def _against_going_on(self, positions: dict[str, np.ndarray]) -> str:
+        # The robot goes PAUSE, SLOW_START, READY by itself; back only if somebody wants it to.
+        if self._robot.fsm < self._highest_fsm:
+            return self._end_commanding(PAUSED)
+        for side in self._last:
             error = np.abs(self._last[side] - positions[side])
             if error.max() > self._settings.max_tracking_error:
                 joint = self._profile.arms[side].joints[int(error.argmax())]
@@ -210,20 +252,26 @@ class CommandExecutor:
         return self._others
 
     def _look_for_others(self) -> str:
-        for side, topic in self._topics.items():
+        grippers = [self._profile.grippers[side].command_topic for side in SIDES]
+        for topic in (*self._topics.values(), *grippers):
             if others := other_publishers(self._node, topic):
                 return f"{', '.join(others)} publishes {topic}, too: stop one of the two"
-            command_topic = self._profile.arms[side].command_topic
-            if self._relayed and not self._node.count_publishers(command_topic):
-                return f"nothing publishes {command_topic}: start arm_relay_node"
+        for topic in (arm.command_topic for arm in self._profile.arms.values() if self._relayed):
+            count = self._node.count_publishers(topic)
+            if count == 0:
+                return f"nothing publishes {topic}: start arm_relay_node"
+            if count > 1:
+                return f"{count} nodes publish {topic}: only one arm_relay_node may, stop the others"
         return ""
 
-    def _command(self, target: np.ndarray | None, period: float) -> None:
+    def _command(self, target: np.ndarray | None, positions: dict[str, np.ndarray], period: float) -> None:
         fsm = self._robot.fsm
-        self._was_ready = self._was_ready or fsm == READY
-        if fsm != READY:
+        if fsm == PAUSE:
             # The pose the arms have is commanded until the robot follows: slow start then moves nothing.
-            self._say(f"waiting for the robot to be READY, it is in {FSM_NAMES.get(fsm, fsm)}")
+            self._last = self._inside(positions)
+        self._highest_fsm = max(self._highest_fsm, fsm)
+        if fsm != READY:
+            self._say(f"waiting for the robot to be READY, it is in {FSM_NAMES[fsm]}")
         elif target is None:
             self._say("the chunk has ended: holding its last target")
         else:
@@ -239,6 +287,10 @@ class CommandExecutor:
             self._enabled_s = time.monotonic()
             self._publishers.enable.publish(Float32(data=1.0))
 
+    def _inside(self, positions: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        arms = self._profile.arms
+        return {side: np.clip(position, *arms[side].limits().T) for side, position in positions.items()}
+
     def _publish_arms(self, positions: dict[str, np.ndarray]) -> None:
         stamp = self._node.get_clock().now().to_msg()
         for side, position in positions.items():
@@ -248,15 +300,16 @@ class CommandExecutor:
 
     def _halt(self, snapshot: Snapshot, reason: str) -> None:
         """Stop at once: the pose the arms have becomes their target, and the robot is paused. Grippers keep theirs."""
+        with self._lock:
+            self._timeline.clear()
         if self._commanding:
-            self._commanding, self._halted_s = False, time.monotonic()
-            with self._lock:
-                self._timeline.clear()
+            self._commanding, self._halted_s, self._last = False, time.monotonic(), {}
             try:
                 self._publish_arms(_positions(snapshot, self._profile))
             except MessageError as error:  # the pause below holds the arms all the same
                 self._node.get_logger().warning(f"the present pose is not known: {error}")
-            self._publishers.enable.publish(Float32(data=0.0))
+            finally:
+                self._publishers.enable.publish(Float32(data=0.0))
         self._say(reason)
 
     def _open(self) -> None:
@@ -269,9 +322,9 @@ class CommandExecutor:
             self._publishers = None
 
     def _say(self, reason: str) -> None:
-        if reason == self._reason:
+        known, self._reason = self._reason, reason
+        if same_kind(reason, known):
             return
-        self._reason = reason
         logger = self._node.get_logger()
         if not reason:
             logger.info("commanding the robot")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -13,7 +14,8 @@ from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 from .inputs import Input
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
-SLOW_S = 1.0  # an inference that runs longer is reported while it runs
+SLOW_S = 1.0  # an inference that runs longer, and thrice as long as usual, is reported while it runs
+_NUMBER = re.compile(r"-?\d+(\.\d+)?")
 
 
 @dataclass
@@ -28,10 +30,19 @@ class InferenceStats:
     model_ms: deque[float] = field(default_factory=lambda: deque(maxlen=200))
     overhead_ms: deque[float] = field(default_factory=lambda: deque(maxlen=200))
 
-    def busy_s(self) -> float:
-        """How long the present inference has been running, s."""
+    def slow(self) -> str:
+        """What there is to say about the present inference if it takes unusually long; empty if not."""
         since = self.busy_since_s
-        return 0.0 if since is None else time.monotonic() - since
+        usual_ms = float(np.median(list(self.model_ms))) if self.model_ms else 0.0
+        limit_s = max(SLOW_S, 3e-3 * usual_ms)
+        if since is None or time.monotonic() - since <= limit_s:
+            return ""
+        return f"the policy has been busy for more than {limit_s:.3g} s"
+
+
+def same_kind(one: str, other: str) -> bool:
+    """Whether two texts say the same but for the numbers in them."""
+    return _NUMBER.sub("#", one) == _NUMBER.sub("#", other)
 
 
 def _status(name: str, level: bytes, message: str, values: dict[str, object]) -> DiagnosticStatus:
@@ -55,7 +66,7 @@ def input_statuses(node: str, inputs: Sequence[Input], problems: Sequence[str]) 
     """
     now, entries = time.monotonic(), []
     for entry in inputs:
-        own = [text for text in problems if text.startswith(f"{entry.name} ")]
+        own = [text for text in problems if text.startswith((f"{entry.name} ", f"{entry.name}:"))]
         level, text = (ERROR, own[0]) if own else (OK, "fresh")
         if not own and not entry.required and now - entry.changed_s > entry.max_age_s:
             level, text = WARN, "absent or silent; its values are taken as 0"
@@ -77,8 +88,8 @@ def inference_status(node: str, stats: InferenceStats, waiting: str, values: dic
     level, text = OK, "running"
     if stats.last_error:
         level, text = ERROR, stats.last_error
-    elif stats.busy_s() > SLOW_S:
-        level, text = WARN, f"the policy has been busy for {stats.busy_s():.1f} s"
+    elif slow := stats.slow():
+        level, text = WARN, slow
     elif waiting or stats.count == 0:
         level, text = WARN, f"waiting: {waiting or 'no inference yet'}"
     counters = {"inferences": stats.count, "failures": stats.failures, "frames_skipped": stats.skipped}
@@ -86,9 +97,11 @@ def inference_status(node: str, stats: InferenceStats, waiting: str, values: dic
     return _status(f"{node}: inference", level, text, values | counters | times)
 
 
-def commands_status(node: str, wanted: bool, reason: str) -> DiagnosticStatus:
-    """Whether the robot is commanded; ``reason`` is why not, empty while it is."""
-    if not wanted:
+def commands_status(node: str, wanted: bool, reason: str, broken: bool = False) -> DiagnosticStatus:
+    """Whether the robot is commanded; ``reason`` is why not, empty while it is; ``broken`` if it cannot be any more."""
+    if broken:
+        level, text = ERROR, reason
+    elif not wanted:
         level, text = OK, "off (publish_commands is false)"
     else:
         level, text = (WARN, f"holding still: {reason}") if reason else (OK, "commanding")

@@ -26,7 +26,7 @@ from .diagnostics import InferenceStats
 from .inputs import Snapshot
 
 ERROR_PAUSE_S = 0.5  # after a failed inference
-STOP_TIMEOUT_S = 15.0  # how long the end of a running inference is waited for
+STOP_TIMEOUT_S = 3.0  # how long the end of a running inference is waited for
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,8 @@ class InferenceLoop:
         self._epoch = 0  # answers of an earlier one are thrown away
         self._last_stamp_ns = 0
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="inference")
+        # A daemon: a policy that never answers must not keep the process alive.
+        self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
 
     # --- called by the executor's thread ---
 
@@ -88,8 +89,13 @@ class InferenceLoop:
         """Start the thread."""
         self._thread.start()
 
+    @property
+    def running(self) -> bool:
+        """Whether the thread has not ended."""
+        return self._thread.is_alive()
+
     def stop(self) -> None:
-        """Publish nothing more, and wait until the thread has ended."""
+        """Publish nothing more, and wait a while for the thread to end; ``running`` tells whether it has."""
         self._stopping.set()
         with self._triggered:
             self._triggered.notify_all()
@@ -101,7 +107,8 @@ class InferenceLoop:
         with self._triggered:
             if self.stats.busy_since_s is not None:
                 self.stats.skipped += 1
-            self._trigger_s = time.monotonic()
+            if self._trigger_s is None:
+                self._trigger_s = time.monotonic()
             self._triggered.notify_all()
 
     def forget(self) -> None:
@@ -134,7 +141,8 @@ class InferenceLoop:
 
     def _infer(self, ready_s: float) -> None:
         """One inference; ``ready_s`` (monotonic) is when its newest frame was there and it could begin."""
-        snapshot, task, epoch = self._snapshot(), self._task(), self._epoch
+        epoch, task = self._epoch, self._task()
+        snapshot = self._snapshot()
         if snapshot.problems or not task:
             return  # the node's watch says so
         images = {key: snapshot.messages[key] for key in self._profile.cameras}
@@ -152,8 +160,8 @@ class InferenceLoop:
         output = self._policy.infer(frame, task)
         policy_ms = 1e3 * (time.perf_counter() - before)
         self.stats.busy_since_s = None
-        if self._stopping.is_set() or epoch != self._epoch:
-            return
+        if self._stopping.is_set() or epoch != self._epoch or task != self._task() or self._snapshot().problems:
+            return  # nothing that was asked for is left of it
         if problem := output_problem(output, self._policy.horizon):
             self._fail(problem)
             return
@@ -178,6 +186,11 @@ def output_problem(output: PolicyOutput, horizon: int) -> str:
         return f"the policy's actions are {output.actions.shape}, expected ({horizon}, 16)"
     if not np.isfinite(output.actions).all():
         return "the policy's actions are not finite"
-    if output.progress is not None and not (math.isfinite(output.progress) and 0 <= output.progress <= 1):
-        return f"the policy's progress is {output.progress}, expected a number in [0, 1]"
+    numbers = [output.progress] if output.progress is not None else []
+    for number in (*numbers, *(output.progress_interval or ())):
+        if not (math.isfinite(number) and 0 <= number <= 1):
+            return f"the policy's progress is {number}, expected a number in [0, 1]"
+    belief = output.progress_belief
+    if belief is not None and not (np.isfinite(belief).all() and (np.asarray(belief) >= 0).all()):
+        return "the policy's belief about progress has bins that are not probabilities"
     return ""

@@ -24,6 +24,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Float32, Int32, String
+from std_srvs.srv import Trigger
 
 from pi05_progress.estimator import Estimate, ProgressEstimator, Status
 from pi05_progress.policy import UNTRAINED, Policy, make_policy, use_compilation_cache
@@ -33,7 +34,7 @@ from pi05_progress_msgs.msg import ActionChunk, TaskProgress
 
 from .chunks import Chunk
 from .commands import CommandExecutor
-from .diagnostics import SLOW_S, commands_status, inference_status, input_statuses
+from .diagnostics import commands_status, inference_status, input_statuses, same_kind
 from .inference import InferenceLoop, Result
 from .inputs import Inputs, Snapshot
 from .node_parameters import declare_parameters, read_parameters
@@ -60,6 +61,7 @@ class PolicyNode(LifecycleNode):
         self._policy: Policy | None = None
         self._commands: CommandExecutor | None = None
         self._inference: InferenceLoop | None = None
+        self._lingering: InferenceLoop | None = None  # of an activation before, whose policy has not answered yet
         self._interfaces: list = []
 
     # --- lifecycle ---
@@ -102,13 +104,16 @@ class PolicyNode(LifecycleNode):
         """Subscribe, infer, publish."""
         try:
             self._activate()
-        except Exception:  # rclpy would swallow it
-            self.get_logger().error(f"cannot activate: {traceback.format_exc()}")
+        except Exception as error:  # rclpy would swallow it
+            known = isinstance(error, ValueError)
+            self.get_logger().error(f"cannot activate: {error if known else traceback.format_exc()}")
             self._deactivate()
             return TransitionCallbackReturn.FAILURE
         return super().on_activate(state)
 
     def _activate(self) -> None:
+        if self._lingering and self._lingering.running:
+            raise ValueError("the policy is still busy with a call from before; wait for it, or restart the node")
         p = self._settings
         self._estimator, self._reset_estimator = ProgressEstimator(), False
         self._status = Status.UNKNOWN
@@ -156,6 +161,7 @@ class PolicyNode(LifecycleNode):
         if self._commands and self._inference:
             self._commands.stop()  # first: the robot stops before anything else is waited for
             self._inference.stop()
+            self._lingering = self._inference
         self._commands = self._inference = None
 
     def _subscribe(self) -> None:
@@ -176,6 +182,8 @@ class PolicyNode(LifecycleNode):
                 self._inputs.add(name, topic, image=False, required=part == "arm")
                 subscribe(JointState, topic, lambda message, name=name: self._store(name, message), newest)
         subscribe(String, "~/set_task", self._on_task, 10)
+        subscribe(Float32, profile.enable_topic, self._on_enable, 10)
+        self._interfaces.append((self.destroy_service, self.create_service(Trigger, "~/reset", self._on_reset)))
         subscribe(String, profile.mode_topic, self._on_mode, 10)
         subscribe(Int32, profile.fsm_topic, lambda message: self._robot.hear_fsm(message.data), 10)
         # Not the node's clock: a stopped /clock must not stop the watch over it.
@@ -196,6 +204,14 @@ class PolicyNode(LifecycleNode):
     def _on_task(self, message: String) -> None:
         self.set_parameters([Parameter("prompt", value=message.data)])
 
+    def _on_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        self._reset_estimator = True
+        response.success, response.message = True, "the next estimate starts anew"
+        return response
+
+    def _on_enable(self, message: Float32) -> None:
+        self._commands.hear_enable(message.data)
+
     def _on_mode(self, message: String) -> None:
         if problem := self._robot.hear_mode(message.data):
             self.get_logger().warning(problem, throttle_duration_sec=10.0)
@@ -204,6 +220,8 @@ class PolicyNode(LifecycleNode):
         for parameter in parameters:
             if parameter.name == "prompt" and parameter.value != self._prompt:
                 self._prompt = parameter.value
+                if self._commands:
+                    self._commands.forget()  # what was planned for the task before
                 self.get_logger().info(f"task: {self._prompt!r}")
             elif parameter.name == "publish_commands" and self._commands:
                 self._commands.set_wanted(parameter.value)
@@ -256,10 +274,7 @@ class PolicyNode(LifecycleNode):
             return "; ".join(problems)
         if not self._prompt:
             return NO_TASK
-        stats = self._inference.stats
-        if stats.last_error:
-            return stats.last_error
-        return f"the policy has been busy for more than {SLOW_S:g} s" if stats.busy_s() > SLOW_S else ""
+        return self._inference.stats.last_error or self._inference.stats.slow()
 
     def _watch(self) -> None:
         now_ns = self.get_clock().now().nanoseconds
@@ -271,7 +286,7 @@ class PolicyNode(LifecycleNode):
             self._commands.refuse("the clock jumped back")
         self._last_now_ns = now_ns
         problem = self._current_problem()
-        if problem and problem != self._problem:
+        if problem and not same_kind(problem, self._problem):
             self.get_logger().warning(f"progress unknown: {problem}")
         elif self._problem and not problem:
             self.get_logger().info("progress is known again")
@@ -293,9 +308,11 @@ class PolicyNode(LifecycleNode):
         array = DiagnosticArray()
         array.header.stamp = self.get_clock().now().to_msg()
         array.status = [
-            *input_statuses(name, self._inputs.state(), problems),
+            *input_statuses(name, self._inputs.state(), (*problems, self._inference.stats.last_error)),
             inference_status(name, self._inference.stats, waiting, facts),
-            commands_status(name, self.get_parameter("publish_commands").value, self._commands.reason),
+            commands_status(
+                name, self.get_parameter("publish_commands").value, self._commands.reason, self._commands.broken
+            ),
         ]
         self._diagnostics_pub.publish(array)
 
@@ -306,7 +323,7 @@ def main() -> int:
     # Signals only ask for the end: the robot is told to hold before the context goes.
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: stop.set())
     try:
         node = PolicyNode()

@@ -36,9 +36,11 @@ class RobotState:
     def hear_mode(self, text: str) -> str:
         """The mode, JSON as published; returns what is wrong with it, else an empty string."""
         try:
-            self._mode = (time.monotonic(), int(json.loads(text)["meta_mode"]))
-        except (ValueError, TypeError, KeyError):
-            self._mode = None
+            mode = json.loads(text)["meta_mode"]
+        except (ValueError, TypeError, KeyError, RecursionError):
+            mode = None
+        self._mode = (time.monotonic(), mode) if type(mode) is int else None
+        if self._mode is None:
             return f"{self._profile.mode_topic}: expected JSON with meta_mode, got {text[:80]!r}"
         return ""
 
@@ -60,4 +62,6 @@ class RobotState:
                 return f"{what}: nothing for more than {limit:g} s"
         if self._mode[1] == TELEOPERATION:
             return "the robot is in teleoperation mode and ignores commands"
-        return ""
+        if self._mode[1] != API:
+            return f"{self._profile.mode_topic}: meta_mode {self._mode[1]} is not known"
+        return "" if self._fsm[1] in FSM_NAMES else f"{self._profile.fsm_topic}: state {self._fsm[1]} is not known"

@@ -6,6 +6,7 @@ import os
 import time
 from pathlib import Path
 
+import numpy as np
 from conftest import wait_for
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.srv import SetParameters
@@ -22,6 +23,7 @@ NODE = "pi05_progress_ros.policy_node"
 PROFILE = RobotProfile.load("teleavatar")
 HERE = str(Path(__file__).parent)
 PAUSE, READY = 0, 2
+SAG_RAD = 0.02  # by which the arms stay behind their targets
 
 
 def parameters(**values):
@@ -57,6 +59,7 @@ class FakeRobot:
         self.images = {k: create(Image, c.topic, qos_profile_sensor_data) for k, c in PROFILE.cameras.items()}
         self.arms = {s: create(JointState, PROFILE.arms[s].state_topic, 10) for s in SIDES}
         self.fsm_pub, self.mode_pub = create(Int32, PROFILE.fsm_topic, 10), create(String, PROFILE.mode_topic, 10)
+        self.enable_pub = create(Float32, PROFILE.enable_topic, 10)
         self.task_pub = create(String, "/policy_node/set_task", 10)
         self.relays = []
         self.progress, self.chunks, self.diagnostics, self.percent = [], [], [], []
@@ -72,7 +75,7 @@ class FakeRobot:
             )
         subscribe(Float32, PROFILE.enable_topic, self.on_enable, 50)
         self.positions = {s: PROFILE.arms[s].limits().mean(axis=1) for s in SIDES}
-        self.enabled_s = -math.inf
+        self.enabled_s, self.last_enable, self.last_target = -math.inf, None, {}
         self.heal()
 
     def heal(self):
@@ -80,7 +83,7 @@ class FakeRobot:
         self.size, self.encoding, self.offset_s = (64, 48), "rgb8", 0.0
         self.frozen, self.silent, self.stamps = set(), set(), {}
         self.change = lambda side, message: message
-        self.meta_mode, self.paused, self.follows = 1, False, True
+        self.meta_mode, self.paused, self.follows, self.fsm_says = 1, False, True, None
         self.next_image = self.next_joint = self.next_slow = 0.0
         self.relay(True)
 
@@ -94,14 +97,19 @@ class FakeRobot:
 
     def on_target(self, message, side):
         self.targets.append((time.monotonic(), side, list(message.position)))
-        if self.follows and self.fsm() == READY:
-            self.positions[side] = list(message.position)
+        self.last_target[side] = np.array(message.position)
+        moves = np.abs(self.last_target[side] - self.positions[side]).max() > SAG_RAD / 2
+        if self.follows and self.fsm() == READY and moves:
+            self.positions[side] = self.last_target[side] - SAG_RAD
 
     def on_enable(self, message):
         self.enables.append((time.monotonic(), message.data))
+        self.last_enable = message.data
         self.enabled_s = time.monotonic() if message.data > 0 else -math.inf
 
     def fsm(self):
+        if self.fsm_says is not None:
+            return self.fsm_says
         return READY if time.monotonic() - self.enabled_s < 1.0 and not self.paused else PAUSE
 
     def spin(self, _=None):

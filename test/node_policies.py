@@ -59,6 +59,9 @@ class ByTask:
                 shape = (3, 16)
             case "ten seconds" if self.calls == 1:
                 time.sleep(10)
+            case "swing slowly":
+                time.sleep(1.2)
+                arms = course(self.home, times)
         actions = np.zeros((HORIZON, 16), np.float32)
         actions[:, :7], actions[:, 8:15] = arms[:, :7], arms[:, 7:]
         actions[:, [7, 15]] = EFFORTS

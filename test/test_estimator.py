@@ -1,6 +1,7 @@
 """The estimator on made-up beliefs whose truth is known."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -70,7 +71,7 @@ def test_a_plateau_below_the_threshold_is_no_success(top, seconds, noise):
 def test_slow_tasks_are_not_stalls_and_no_status_flickers(seconds, dt):
     course = np.concatenate([np.linspace(0, 1, round(seconds / dt)), np.ones(round(6 / dt))])
     statuses = [e.status for e in run(course, dt=dt, noise=0.03)]
-    changes = [b for a, b in zip(statuses, statuses[1:], strict=False) if a != b]
+    changes = [b for a, b in pairwise(statuses) if a != b]
     assert changes == [Status.ADVANCING, Status.SUCCEEDED]
 
 
@@ -104,7 +105,7 @@ def test_stamps_that_jitter_do_not_start_anew():
     for i in range(450):
         estimate = estimator.update(i / 30 + rng.uniform(-0.04, 0.04), output(i / 600), "stack")
         statuses.append(estimate.status)
-    assert sum(a != b for a, b in zip(statuses, statuses[1:], strict=False)) == 1
+    assert sum(a != b for a, b in pairwise(statuses)) == 1
     assert estimate.progress == pytest.approx(0.75, abs=0.05)
 
 

@@ -1,12 +1,16 @@
 """The policy node, commanding, against every fault of sensors, policy and robot: what it says, that it holds still."""
 
 import math
+import signal
 import time
 
 import numpy as np
 import pytest
 from conftest import initialised_ros, processes
-from fake_robot import PROFILE, FakeRobot, start_node, with_fields
+from fake_robot import PROFILE, SAG_RAD, FakeRobot, start_node, with_fields
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+from std_msgs.msg import Float32
 
 from pi05_progress.robots.profile import SIDES
 from pi05_progress_msgs.msg import TaskProgress
@@ -34,9 +38,12 @@ def bench(shared):
     return node, robot
 
 
-def held(robot, seconds=1.0):
-    """Nothing but a pose to hold and a pause is commanded."""
+def held(robot, seconds=1.0, pose=True):
+    """The robot was paused where it was measured (if that is known), and nothing is commanded after that."""
     robot.run(0.2)
+    assert robot.last_enable == 0.0
+    for side in SIDES if pose else ():
+        np.testing.assert_allclose(robot.last_target[side], robot.positions[side], atol=SAG_RAD / 2)
     robot.run(seconds)
     assert robot.targets == []
     assert robot.grippers == []
@@ -70,7 +77,7 @@ def test_sensor_faults_are_unknown_within_a_second_named_and_recovered_from(benc
     started = time.monotonic()
     robot.until(robot.unknown, "UNKNOWN", 5)
     assert time.monotonic() - started < limit_s + 1.0
-    held(robot, 1.5)
+    held(robot, 1.5, pose=not {"change", "offset_s"} & set(fault) and fault != {"silent": {"left_arm"}})
     assert 1 <= len(robot.progress) <= 2, "a heartbeat at 1 Hz"
     assert all(m.status == TaskProgress.UNKNOWN and math.isnan(m.progress) for m in robot.progress)
     assert text in node.said()
@@ -106,13 +113,32 @@ def test_a_failing_policy_stops_the_robot_and_is_named(bench, task, text):
 def test_a_policy_that_takes_ten_seconds_holds_when_its_chunk_has_ended(bench):
     node, robot = bench
     robot.set_task("ten seconds")
-    robot.until(robot.unknown, "UNKNOWN", 5)
-    robot.run(3.0)
-    assert 2 <= len(robot.progress) <= 4, "a heartbeat meanwhile"
-    assert "the policy has been busy for more than 1 s" in node.said()
-    assert "holding still: the chunk has ended: holding its last target" in node.said()
+    robot.until(lambda: "holding still: the chunk has ended: holding its last target" in node.said(), "the end", 5)
+    robot.run(1.2)
     assert len({tuple(p) for _, side, p in robot.targets if side == "left"}) == 1
-    robot.until(robot.good, "recovery", 15)
+    assert robot.progress, "a heartbeat meanwhile"
+    assert robot.unknown()
+    assert "the policy has been busy for more than 1 s" in node.said()
+    robot.until(lambda: "holding still: no new actions for 3 s" in node.said(), "the pause", 5)
+    held(robot)
+    robot.until(lambda: robot.good() and robot.moved() is False, "recovery", 15)
+
+
+def test_a_policy_slower_than_its_chunks_says_so(bench):
+    node, robot = bench
+    robot.set_task("swing slowly")
+    robot.until(lambda: "the policy is too slow: actions came after 1." in node.said(), "the reason", 15)
+    held(robot, 2.0)
+    assert any(math.isfinite(m.progress_raw) for m in robot.progress), "progress goes on"
+
+
+def test_actions_of_a_task_that_is_over_are_not_carried_out(bench):
+    _, robot = bench
+    robot.set_task("swing slowly")  # is being computed when the next one is set
+    robot.run(0.5)
+    robot.set_task("go far")
+    robot.run(2.0)
+    assert all(m.task != "swing slowly" for m in robot.progress if math.isfinite(m.progress_raw))
 
 
 def test_a_robot_that_goes_and_comes_back_is_not_commanded_meanwhile(bench):
@@ -122,7 +148,7 @@ def test_a_robot_that_goes_and_comes_back_is_not_commanded_meanwhile(bench):
     gone = time.monotonic()
     robot.until(robot.unknown, "UNKNOWN", 5)
     assert time.monotonic() - gone < 1.5
-    held(robot)
+    held(robot, pose=False)
     robot.heal()
     robot.until(lambda: robot.good() and robot.moved(), "recovery", 10)
     assert "waiting for the robot to be READY, it is in PAUSE" in node.said()
@@ -132,19 +158,29 @@ def test_two_nodes_that_command_both_hold_still(bench, shared):
     node, robot = bench
     second = start_node(shared[2], "__node:=second", prompt="swing", publish_commands="true")
     text = "publishes /left_arm/model_joint_cmd, too: stop one of the two"
-    robot.until(lambda: text in node.said() and text in second.log(), "both to notice")
-    held(robot)
-    second.terminate()
+    try:
+        robot.until(lambda: text in node.said() and text in second.log(), "both to notice")
+        held(robot)
+    finally:
+        second.terminate()
     assert second.wait(20) == 0
     robot.until(robot.moved, "motion when one is gone", 10)
 
 
-def test_a_pause_by_somebody_else_is_not_undone(bench):
+PAUSES = {
+    "pause": lambda robot: setattr(robot, "paused", True),
+    "slow start": lambda robot: setattr(robot, "fsm_says", 1),
+    "enable 0": lambda robot: robot.enable_pub.publish(Float32(data=0.0)),
+}
+
+
+@pytest.mark.parametrize("pause", PAUSES)
+def test_a_pause_by_somebody_else_is_not_undone(bench, pause):
     node, robot = bench
-    robot.paused = True
+    PAUSES[pause](robot)
     text = "the robot was paused by another while it was commanded"
     robot.until(lambda: text in node.said(), "the reason", 5)
-    robot.paused = False
+    robot.paused, robot.fsm_says = False, None
     held(robot, 2.0)
     robot.set_parameter("publish_commands", True)
     robot.until(robot.moved, "motion once it is asked for anew", 10)
@@ -158,16 +194,30 @@ def test_a_blocked_arm_ends_commanding(bench):
     held(robot)
 
 
+def test_a_pose_outside_the_ranges_is_not_commanded_from(bench):
+    node, robot = bench
+    robot.set_parameter("publish_commands", False)
+    held(robot, 0.2)
+    robot.positions["right"] = PROFILE.arms["right"].limits()[:, 1] + 0.2
+    robot.set_parameter("publish_commands", True)
+    robot.until(lambda: "rad outside its range: move the arm by hand" in node.said(), "the reason", 10)
+    held(robot, pose=False)
+    robot.positions["right"] = PROFILE.arms["right"].limits().mean(axis=1)
+
+
 @pytest.mark.parametrize(
     ("change", "text"),
     [
         (lambda robot: setattr(robot, "meta_mode", 0), "the robot is in teleoperation mode and ignores commands"),
+        (lambda robot: setattr(robot, "meta_mode", 2), "/api/current_mode: meta_mode 2 is not known"),
+        (lambda robot: setattr(robot, "meta_mode", math.inf), "nothing valid on /api/current_mode yet"),
+        (lambda robot: setattr(robot, "fsm_says", 7), "/fsm_state: state 7 is not known"),
         (lambda robot: setattr(robot, "silent", {"fsm"}), "/fsm_state: nothing for more than 1 s"),
         (lambda robot: setattr(robot, "silent", {"mode"}), "/api/current_mode: nothing for more than 3 s"),
         (lambda robot: robot.relay(False), "nothing publishes /api/left_arm/joint_cmd: start arm_relay_node"),
         (lambda robot: robot.set_task(""), "no task is set"),
     ],
-    ids=["teleoperation", "no fsm", "no mode", "no relay", "no task"],
+    ids=["teleoperation", "other mode", "bad mode", "other state", "no fsm", "no mode", "no relay", "no task"],
 )
 def test_it_holds_still_when_the_robot_cannot_be_commanded(bench, change, text):
     node, robot = bench
@@ -210,3 +260,32 @@ def test_reordered_joints_and_other_resolutions_are_no_fault(bench):
     assert len(robot.progress) > 5
     assert all(math.isfinite(m.progress_raw) for m in robot.progress)
     assert robot.moved()
+
+
+def test_deactivated_it_holds_and_active_again_it_goes_on(bench):
+    _, robot = bench
+    client = robot.node.create_client(ChangeState, "/policy_node/change_state")
+    robot.until(client.service_is_ready, "the lifecycle service")
+
+    def change(transition):
+        future = client.call_async(ChangeState.Request(transition=Transition(id=transition)))
+        robot.until(future.done, "the transition", 20)
+        return future.result().success
+
+    assert change(Transition.TRANSITION_DEACTIVATE)
+    held(robot)
+    assert robot.progress == []
+    assert change(Transition.TRANSITION_CLEANUP)
+    assert change(Transition.TRANSITION_CONFIGURE)
+    assert change(Transition.TRANSITION_ACTIVATE)
+    robot.until(robot.moved, "motion", 15)
+    robot.node.destroy_client(client)
+
+
+def test_told_to_end_it_pauses_the_robot_first(bench):  # the last test here: the node is gone after it
+    node, robot = bench
+    node.send_signal(signal.SIGHUP)
+    robot.process = None
+    robot.until(lambda: robot.last_enable == 0.0, "the pause", 2)
+    held(robot)
+    assert node.wait(10) == 0
