@@ -61,10 +61,12 @@ def main() -> None:
     )
     model = random_model(config)
     print(f"parameters: {size_in_bytes(parameter_paths(model)) / 2**30:.2f} GiB")
-    denoising = {"own width": denoising_table(model, repeats)}
-    if args.variant != "tiny":
+    denoising = {"own width" if args.variant != "pi05" else "full width": denoising_table(model, repeats)}
+    if args.variant == "mid":
         for dtype in ("float32", "bfloat16"):
-            denoising[f"full width, {dtype}"] = denoising_table(random_model(full_expert(dtype)), repeats)
+            full = random_model(full_expert(config, dtype))
+            denoising[f"full width, {dtype}"] = denoising_table(full, repeats)
+            del full
     figures = {
         "variant": args.variant,
         "rounds": repeats,

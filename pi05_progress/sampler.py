@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from .models.config import ModelConfigError
+from .models.config import ModelConfigError, Pi05Config
 from .models.gemma import Modulation
 from .models.parameters import cast, load_parameters, parameter_paths
 from .models.pi05 import Pi05, PrefixPass, Sample, time_steps
@@ -53,19 +53,28 @@ class InferenceOptions:
 ALL_ON = InferenceOptions()
 
 
-def for_inference(model: Pi05, dtype: Dtype | None = None) -> Pi05:
-    """A model that computes in a dtype, its parameters cast to it as openpi casts them; the head stays float32.
-
-    Args:
-        model: is left as it is; parameters that have the dtype already are shared with it, not copied.
-        dtype: None takes what the model's configuration computes in.
+def inference_dtype(config: Pi05Config, dtype: Dtype | None = None) -> Dtype:
+    """The dtype to compute in and to keep parameters in; None takes what the configuration computes in.
 
     Raises:
         ModelConfigError: an unknown dtype.
     """
     if dtype not in (None, *get_args(Dtype)):
         raise ModelConfigError(f"dtype {dtype!r} is unknown; known: {', '.join(get_args(Dtype))}")
-    config = dataclasses.replace(model.config, compute_dtype=dtype or model.config.compute_dtype)
+    return dtype or config.compute_dtype
+
+
+def for_inference(model: Pi05, dtype: Dtype | None = None) -> Pi05:
+    """A model that computes in a dtype, its parameters cast to it as openpi casts them; the head stays float32.
+
+    Args:
+        model: is left as it is; parameters that have the dtype already are shared with it, not copied.
+        dtype: see ``inference_dtype``.
+
+    Raises:
+        ModelConfigError: an unknown dtype.
+    """
+    config = dataclasses.replace(model.config, compute_dtype=inference_dtype(model.config, dtype))
     result = nnx.eval_shape(lambda: Pi05(config, nnx.Rngs(0)))
     load_parameters(result, parameter_paths(model))
     cast(result, jnp.dtype(config.compute_dtype))
@@ -81,11 +90,12 @@ class Sampler:
         options: of these, how prompts and cameras come is up to the caller.
 
     Attributes:
+        model: as given.
         programs: (cameras, prompt length) that were compiled, in order.
     """
 
     def __init__(self, model: Pi05, num_steps: int = 10, options: InferenceOptions = ALL_ON) -> None:
-        self.programs: list[tuple[tuple[str, ...], int]] = []
+        self.model, self.programs = model, list[tuple[tuple[str, ...], int]]()
         graph, self._parameters = nnx.split(model)
         self._options = options
         self._modulations: Modulation | None = None

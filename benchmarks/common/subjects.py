@@ -37,12 +37,14 @@ def random_model(config: Pi05Config, seed: int = 0) -> Pi05:
     return model
 
 
-def full_expert(dtype: str) -> Pi05Config:
+def full_expert(config: Pi05Config, dtype: str) -> Pi05Config:
     """The action expert in full size, beside a trunk that is next to nothing: of that, it sees keys and values only."""
-    config = pi05()
-    trunk = dataclasses.replace(config.paligemma, width=32, mlp_dim=32)
+    full = pi05()
+    trunk = dataclasses.replace(full.paligemma, width=32, mlp_dim=32)
     vision = SiglipConfig(width=32, depth=1, mlp_dim=32, num_heads=2)
-    return dataclasses.replace(config, siglip=vision, paligemma=trunk, vocabulary=300, compute_dtype=dtype)
+    return dataclasses.replace(
+        config, siglip=vision, paligemma=trunk, expert=full.expert, vocabulary=300, compute_dtype=dtype
+    )
 
 
 def observation(config: Pi05Config, tokens: int, length: int) -> Observation:

@@ -300,7 +300,8 @@ class Gemma(nnx.Module):
             x, kernel, bias = (a.astype(self._dtype) for a in (cond, dense.kernel[...], dense.bias[...]))
             if kernel.ndim == 2:
                 return x @ kernel + bias
-            return jnp.einsum("be,lef->lbf", x, kernel) + bias[:, None]
+            # Layer by layer: one product for all of them makes the compiler transpose the whole stack of weights.
+            return jax.lax.map(lambda layer: x @ layer[0] + layer[1], (kernel, bias))
 
         layers = self.layers
         attention, feed_forward = layers.pre_attention_norm_1.Dense_0, layers.pre_ffw_norm_1.Dense_0
