@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pi05_progress.checkpoint import CheckpointInfo, abstract_model, load_checkpoint, load_model, write_description
+from pi05_progress.checkpoint import CheckpointInfo, load_checkpoint, load_model, parameter_shapes, write_description
 from pi05_progress.interchange.importing import ImportOptions, plan_import
 from pi05_progress.interchange.lerobot import export_lerobot
 from pi05_progress.models.config import CONFIGS, named_config
@@ -43,7 +43,7 @@ ROOM = 1.6  # times the parameters' size that must be free before a load
 def random_source(variant: str, dtype: str) -> ParameterSource:
     """Random numbers in [-0.05, 0.05) in the shapes of a configuration's parameters, drawn when they are read."""
     rng = np.random.default_rng(0)
-    wanted = parameter_paths(abstract_model(named_config(variant)))
+    wanted = parameter_shapes(named_config(variant))
     leaves = {path: jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(dtype)) for path, leaf in wanted.items()}
 
     def read_piece(_: str, kind: np.dtype, index: Index) -> np.ndarray:

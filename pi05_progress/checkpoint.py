@@ -10,6 +10,7 @@ Other formats are imported and exported by ``convert_checkpoint``.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.metadata
 import json
 import threading
@@ -320,7 +321,7 @@ def check_fit(config: Pi05Config, source: ParameterSource) -> None:
         CheckpointError: what is missing, extra or of another shape is listed.
     """
     try:
-        check_parameters(parameter_paths(abstract_model(config)), source.leaves)
+        check_parameters(parameter_shapes(config), source.leaves)
     except ParameterMismatchError as error:
         raise CheckpointError(
             f"{source.where} does not fit the model configuration {config.name!r}: {error}"
@@ -330,6 +331,12 @@ def check_fit(config: Pi05Config, source: ParameterSource) -> None:
 def abstract_model(config: Pi05Config) -> Pi05:
     """A model that is only shapes."""
     return nnx.eval_shape(lambda: Pi05(config, nnx.Rngs(0)))
+
+
+@functools.lru_cache(maxsize=8)
+def parameter_shapes(config: Pi05Config) -> Mapping[str, jax.ShapeDtypeStruct]:
+    """Shapes of a model's parameters by path; not to be changed."""
+    return parameter_paths(abstract_model(config))
 
 
 def untrained(config: Pi05Config, robot: str, seed: int = 0) -> Checkpoint:

@@ -51,6 +51,10 @@ def arrays(model):
     return {path: np.array(value) for path, value in parameter_paths(model).items()}
 
 
+def without_head(checkpoint):
+    return {path: value for path, value in arrays(checkpoint.model).items() if not path.startswith("progress_head/")}
+
+
 def assert_same(ours, theirs):
     assert ours.keys() == theirs.keys()
     for path, value in ours.items():
@@ -114,14 +118,19 @@ def torch_folder(folder, tensors=None, prefix="model.", config=None):
     return folder
 
 
-def golden_difference(checkpoint, samples=False):
-    """Largest difference of velocities, and of samples if asked for, from LeRobot's recorded ones."""
+def golden_leaves():
+    """The leaves that the golden state dict becomes; the parity tool checks that they give LeRobot's numbers."""
+    with np.load(GOLDEN / "torch_tiny.npz") as golden:
+        config = parity_torch.config_of(json.loads(str(golden["meta/json"])))
+    return arrays(parity_torch.model_of(config, STATE_DICT, "torch_tiny.npz"))
+
+
+def golden_difference(checkpoint):
+    """Largest difference of velocities and of samples from LeRobot's recorded ones."""
     inputs = {name.removeprefix("in/"): TORCH[name] for name in TORCH.files if name.startswith("in/")}
     observation = parity_torch.observation_of(inputs, 8)
     model = checkpoint.model
     velocity = model.joint_pass(observation, jnp.asarray(inputs["x_t"]), jnp.asarray(inputs["t"]))[2]
-    difference = np.abs(np.asarray(velocity) - TORCH["out/v_t_joint"]).max()
-    if samples:
-        actions = model.sample(observation, noise=jnp.asarray(inputs["noise"]), num_steps=10).actions
-        difference = max(difference, np.abs(np.asarray(actions) - TORCH["out/sampled_actions"]).max())
-    return float(difference)
+    actions = model.sample(observation, noise=jnp.asarray(inputs["noise"]), num_steps=10).actions
+    pairs = ((velocity, "out/v_t_joint"), (actions, "out/sampled_actions"))
+    return max(float(np.abs(np.asarray(ours) - TORCH[name]).max()) for ours, name in pairs)

@@ -13,14 +13,13 @@ import orbax.checkpoint as ocp
 import pytest
 from checkpoint_cases import GOLDEN, SETS, TOLD, arrays, assert_same, imported, orbax_restore, unpack_openpi
 
-from pi05_progress.checkpoint import CheckpointError, abstract_model, load_checkpoint
+from pi05_progress.checkpoint import CheckpointError, load_checkpoint, parameter_shapes
 from pi05_progress.convert_checkpoint import main
 from pi05_progress.interchange.config_fields import fields_of_leaves, make_config
 from pi05_progress.interchange.exporting import export_checkpoint
 from pi05_progress.interchange.importing import ImportOptions, carry_out, plan_import
 from pi05_progress.models import parity_model
 from pi05_progress.models.config import CONFIGS, ModelConfigError, config_to_dict, named_config
-from pi05_progress.models.parameters import parameter_paths
 from pi05_progress.orbax_files import nested, open_orbax, write_orbax
 
 
@@ -127,7 +126,7 @@ def test_a_wrong_field_on_the_command_line_is_told(tarball, tmp_path, capsys, te
 @pytest.mark.parametrize("name", CONFIGS)
 def test_shapes_and_what_they_lack_give_back_every_named_configuration(name):
     config = named_config(name)
-    leaves = parameter_paths(abstract_model(config))
+    leaves = parameter_shapes(config)
     told = fields_of_leaves({path: tuple(leaf.shape) for path, leaf in leaves.items()})
     lacking = {
         "action_horizon": config.action_horizon,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..models.config import Pi05Config
-from ..models.parameters import HEAD, parameter_paths
+from ..checkpoint import parameter_shapes
+from ..models.config import Pi05Config, tiny
+from ..models.parameters import HEAD
 from ..orbax_files import VALUE, open_orbax, write_orbax
 from ..parameter_source import CheckpointError, ParameterSource, Progress
 from .config_fields import fields_of_leaves
@@ -58,10 +59,7 @@ def open_openpi(folder: Path, asset_id: str | None = None) -> Foreign:
 
 def _check_names(source: ParameterSource) -> None:
     """Missing and unknown leaves are told before anything is derived from those that are there."""
-    from ..checkpoint import abstract_model
-    from ..models.config import tiny
-
-    wanted = parameter_paths(abstract_model(tiny().with_progress("none")))
+    wanted = parameter_shapes(tiny().with_progress("none"))
     missing = [path for path in wanted if path not in source.leaves]
     extra = [path for path in source.leaves if path not in wanted and not path.startswith(HEAD) and "lora" not in path]
     if not missing and not extra:
