@@ -56,6 +56,7 @@ def test_progress_is_none_without_a_head_and_has_an_interval_only_with_bins(kind
         assert output.progress is None
         return
     assert 0 <= output.progress <= 1
+    assert type(output.progress) is float  # goes on the wire as it is
     if bins is None:
         assert output.progress_belief is None
         assert output.progress_interval is None
