@@ -337,7 +337,7 @@ def main() -> int:
     try:
         if node.get_parameter("autostart").value and not stop.is_set():
             ok = TransitionCallbackReturn.SUCCESS
-            if node.trigger_configure() != ok or node.trigger_activate() != ok:
+            if node.trigger_configure() != ok or (not stop.is_set() and node.trigger_activate() != ok):
                 status = 1
                 stop.set()
         while not stop.is_set():
