@@ -1,6 +1,6 @@
 """Opening a LeRobot v3.0 data set and streaming its tables, one episode in memory at a time. Files are only read.
 
-Videos are located, not decoded; see ``frames.py`` for single pictures.
+Videos are located, not decoded; see ``thumbnails.py`` for a few of their pictures.
 """
 
 from __future__ import annotations

@@ -1,0 +1,254 @@
+"""A page about a data set: what is worth a look, labels, ranges, and every episode's pictures under its progress.
+
+    python -m training.inspect_dataset DATASET
+    python -m training.inspect_dataset DATASET --output page.html --rerun recording.rrd
+
+The page is one HTML file. Suspicious episodes (standstill, jumps, clipping, odd lengths or labels, dark or frozen
+cameras) come first. The data set is only read.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tyro
+
+from pi05_progress.robots.profile import SIDES, RobotProfile
+from pi05_progress.robots.teleavatar import GRIPPER_ACTION, STATE_INDEX, VECTOR_SIZES
+from pi05_progress.robots.yaml_lines import ConfigError
+
+from .datasets import layout
+from .datasets.pooled import Extent, Spread
+from .datasets.progress_meta import ProgressMeta, ProgressMetaError, load_progress_meta
+from .datasets.reader import Dataset, DatasetError, open_dataset
+from .datasets.thumbnails import PictureError, Thumbnail, thumbnails
+from .labels.motion import POSITIONS
+from .progress_bar import progress_bar
+from .report import rerun_file
+from .report.charts import Range
+from .report.page import PageEpisode, page
+from .report.summary import (
+    EpisodeSummary,
+    Finding,
+    Joints,
+    Thresholds,
+    duration_findings,
+    picture_findings,
+    summarise,
+)
+
+EFFORTS = {side: 32 + column for side, column in GRIPPER_ACTION.items()}  # columns of the grippers' efforts
+PICTURE_HEIGHT = 150
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Command line."""
+
+    dataset: tyro.conf.Positional[Path]
+    """Folder of the data set; it is only read."""
+    output: Path | None = None
+    """HTML file to write; inspect_<data set>.html in the working directory if not given."""
+    robot: str = "teleavatar"
+    """Robot profile, whose joint limits are shown: the name of one in config/, or a YAML file."""
+    episodes: tuple[int, ...] = ()
+    """Look at these episodes only."""
+    pictures: int = 8
+    """Pictures per camera and episode."""
+    max_episodes: int = 100
+    """So many episodes get pictures, the most conspicuous ones; all are counted and looked at."""
+    rerun: Path | None = None
+    """Also write a recording for the Rerun viewer to this file (.rrd); needs the package rerun-sdk."""
+    overwrite: bool = False
+    """Replace files that are there."""
+
+
+class InspectError(ValueError):
+    """What was asked for cannot be done; the message says why."""
+
+
+def known_joints(dataset: Dataset, profile: RobotProfile) -> Joints | None:
+    """The arm joints, if the data set has the robot's layout."""
+    sizes = [dataset.features[name]["shape"][0] for name in (layout.STATE, layout.ACTION) if name in dataset.features]
+    if not sizes or any(size not in VECTOR_SIZES for size in sizes):
+        return None
+    names = tuple(name for side in SIDES for name in profile.arms[side].joints)
+    return Joints(names, STATE_INDEX, np.concatenate([profile.arms[side].limits() for side in SIDES]))
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one reading of the tables gave: summaries, and how far numbers reach."""
+
+    summaries: tuple[EpisodeSummary, ...]
+    extents: dict[str, Extent]
+
+
+def look(dataset: Dataset, meta: ProgressMeta, joints: Joints | None, wanted: set[int] | None) -> Look:
+    """Read the tables once and summarise every episode.
+
+    Raises:
+        DatasetError: the data set is damaged.
+    """
+    names = _columns(dataset, meta)
+    limits, found, extents = Thresholds(), [], {}
+    with progress_bar("reading", dataset.frame_count, "frames") as advance:
+        for episode, columns in dataset.frames(list(names.values()), wanted):
+            named = {short: columns[name] for short, name in names.items()}
+            named |= {short: np.atleast_2d(named[short].T).T for short in ("state", "action") if short in named}
+            found.append(summarise(episode, meta.episode(episode.index), named, dataset.fps, joints, limits))
+            for short in ("state", "action"):
+                if short in named and np.isfinite(named[short]).all():
+                    extents.setdefault(short, Extent(named[short].shape[1])).add(named[short])
+            advance(episode.length)
+    more = duration_findings(found, limits)
+    return Look(tuple(s.with_findings(more.get(s.episode.index, ())) for s in found), extents)
+
+
+def _columns(dataset: Dataset, meta: ProgressMeta) -> dict[str, str]:
+    """Columns to read, by what they are called here; those of labels as ``meta/progress.json`` names them."""
+    labels = meta.labels.columns if meta.labels else {}
+    wanted = {
+        "state": layout.STATE,
+        "action": layout.ACTION,
+        "timestamp": "timestamp",
+        "progress": labels.get("progress", layout.PROGRESS_COLUMN),
+        "valid": labels.get("valid", layout.VALID_COLUMN),
+    }
+    return {short: name for short, name in wanted.items() if name in dataset.features}
+
+
+def ranges(
+    dataset: Dataset, extents: dict[str, Extent], joints: Joints | None, wanted: set[int] | None
+) -> tuple[list[Range], list[Range]]:
+    """Rows for the charts of joint positions and of gripper efforts; reads the tables a second time."""
+    spreads = {short: Spread(extent) for short, extent in extents.items()}
+    names = {"state": layout.STATE, "action": layout.ACTION}
+    for _, columns in dataset.frames([names[short] for short in spreads], wanted):
+        for short, spread in spreads.items():
+            values = np.atleast_2d(columns[names[short]].T).T
+            if np.isfinite(values).all():
+                spread.add(values)
+    stats = {short: spread.result() for short, spread in spreads.items()}
+
+    def row(name: str, column: int, allowed: tuple[float, float] | None, what: Sequence[str]) -> Range:
+        rows = [
+            (short, extents[short].low[column], stats[short].q01[column], stats[short].q99[column],
+             extents[short].high[column])
+            for short in what
+            if short in stats and column < len(extents[short].low)
+        ]  # fmt: skip
+        return Range(name, allowed, rows)
+
+    both = ("state", "action")
+    if joints is not None:
+        arms = [
+            row(name, int(column), (float(low), float(high)), both)
+            for name, column, (low, high) in zip(joints.names, joints.columns, joints.limits, strict=True)
+        ]
+        return arms, [row(f"{side} gripper", EFFORTS[side], None, both) for side in SIDES]
+    size = max((len(extent.low) for extent in extents.values()), default=0)
+    described = dataset.features.get(layout.STATE, {}).get("names")
+    known = (
+        described if isinstance(described, list) and len(described) >= size else [f"number {i}" for i in range(size)]
+    )
+    return [row(str(known[i]), i, None, both) for i in range(min(size, POSITIONS))], []
+
+
+def _with_pictures(dataset: Dataset, summary: EpisodeSummary, count: int) -> PageEpisode:
+    pictures: dict[str, list[Thumbnail]] = {}
+    problems: list[Finding] = []
+    for camera in _cameras(dataset):
+        short = camera.removeprefix(layout.IMAGES)
+        try:
+            pictures[short] = thumbnails(summary.episode.videos[camera], dataset.fps, count, PICTURE_HEIGHT)
+        except PictureError as error:
+            problems.append(Finding("picture", f"{short}: {error}", 10))
+    moves = not any(f.kind == "standstill" and f.severity > 2 for f in summary.findings)
+    problems += picture_findings({key: [p.image for p in of] for key, of in pictures.items()}, moves)
+    return PageEpisode(summary.with_findings(problems), pictures)
+
+
+def _cameras(dataset: Dataset) -> list[str]:
+    """Video features, the head's camera first: it sees most of the task."""
+    return sorted(dataset.cameras, key=lambda name: "head" not in name)
+
+
+def add_pictures(dataset: Dataset, summaries: Sequence[EpisodeSummary], count: int) -> list[PageEpisode]:
+    """Decode a few pictures of each episode, on all cores: decoding leaves the interpreter free."""
+    entries = []
+    with (
+        progress_bar("pictures", len(summaries), "episodes") as advance,
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+    ):
+        for entry in pool.map(lambda summary: _with_pictures(dataset, summary, count), summaries):
+            entries.append(entry)
+            advance(1)
+    return entries
+
+
+def inspect_dataset(args: Arguments) -> tuple[Path, list[EpisodeSummary]]:
+    """Write the page; returns its path and what was found, the most conspicuous episode first.
+
+    Raises:
+        InspectError, RerunError, DatasetError, ProgressMetaError, ConfigError: what is wrong, and what to do.
+        OSError: a file cannot be written.
+    """
+    output = args.output or Path(f"inspect_{args.dataset.resolve().name}.html")
+    for path in (output, args.rerun):
+        if path is not None and path.exists() and not args.overwrite:
+            raise InspectError(f"{path} is already there; choose another name, or --overwrite it")
+    if args.rerun is not None:
+        rerun_file.require()
+    if args.pictures < 1 or args.max_episodes < 0:
+        raise InspectError("--pictures needs at least 1, --max-episodes at least 0")
+    dataset, profile = open_dataset(args.dataset), RobotProfile.load(args.robot)
+    if unknown := [index for index in args.episodes if not 0 <= index < len(dataset.episodes)]:
+        raise InspectError(
+            f"--episodes: there is no episode {unknown}; the data set has 0 to {len(dataset.episodes) - 1}"
+        )
+    wanted = set(args.episodes) or None
+    meta, joints = load_progress_meta(dataset.root), known_joints(dataset, profile)
+    seen = look(dataset, meta, joints, wanted)
+    arms, grippers = ranges(dataset, seen.extents, joints, wanted) if seen.extents else ([], [])
+    ordered = sorted(seen.summaries, key=lambda s: (-s.severity, s.episode.index))
+    shown = add_pictures(dataset, ordered[: args.max_episodes], args.pictures)
+    shown.sort(key=lambda e: (-e.summary.severity, e.summary.episode.index))  # pictures may have told more
+    summaries = [e.summary for e in shown] + ordered[args.max_episodes :]
+    in_order = sorted(summaries, key=lambda s: s.episode.index)
+    _write(output, page(dataset, meta.labels, in_order, shown, arms, grippers))
+    if args.rerun is not None:
+        rerun_file.write(args.rerun, dataset, _columns(dataset, meta), meta, wanted)
+    return output, summaries
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def main() -> None:
+    """Parse the command line, look, write."""
+    args = tyro.cli(Arguments, description=__doc__)
+    try:
+        output, summaries = inspect_dataset(args)
+    except (InspectError, rerun_file.RerunError, DatasetError, ProgressMetaError, ConfigError) as error:
+        sys.exit(f"error: {error}")
+    except OSError as error:
+        sys.exit(f"error: {error.filename or ''}: {error.strerror or error}")
+    flagged = [s for s in summaries if s.findings]
+    print(f"{len(flagged)} of {len(summaries)} episodes are worth a look")
+    for summary in flagged[:10]:
+        print(f"  episode {summary.episode.index}: {'; '.join(f.text for f in summary.findings)}")
+    print(f"written: {output}" + (f", {args.rerun}" if args.rerun else ""))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,235 @@
+"""The page about a data set: one HTML file with everything in it, no scripts, no links to anywhere."""
+
+from __future__ import annotations
+
+import html
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..datasets.progress_meta import Labels, Outcome
+from ..datasets.reader import Dataset
+from ..datasets.thumbnails import Thumbnail
+from . import charts
+from .charts import Curve, Range
+from .summary import EpisodeSummary
+
+STYLE = """
+:root { --page:#fff; --card:#f6f7f9; --ink:#1c2330; --soft:#5d6675; --line:#dfe3e9; --accent:#1769d2; --second:#c2570c;
+  --bad:#c22534; --warn:#b7791f; --good:#2b7a3f; --limits:#e4e8ee; --halo:#fff; color-scheme: light dark; }
+@media (prefers-color-scheme: dark) { :root { --page:#14181f; --card:#1c222c; --ink:#e6e9ef; --soft:#9aa4b3;
+  --line:#313a47; --accent:#6ea8ff; --second:#f0a35e; --bad:#ff7b86; --warn:#e6b450; --good:#7fcf92; --limits:#2a323e;
+  --halo:#000; } }
+* { box-sizing: border-box } body { margin:0 auto; max-width:1100px; padding:28px 20px 60px; background:var(--page);
+  color:var(--ink); font:15px/1.5 system-ui, sans-serif }
+h1 { font-size:26px; margin:0 0 4px } h2 { font-size:19px; margin:38px 0 10px } h3 { font-size:16px; margin:0 }
+p { margin:6px 0 } .soft { color:var(--soft) } a { color:var(--accent) }
+.facts { display:flex; flex-wrap:wrap; gap:8px; margin:14px 0 0; padding:0; list-style:none }
+.facts li { background:var(--card); border:1px solid var(--line); border-radius:8px; padding:6px 12px }
+.facts b { font-size:17px; margin-right:5px }
+.card { background:var(--card); border:1px solid var(--line); border-radius:10px; padding:14px 16px; margin:14px 0 }
+.head { display:flex; flex-wrap:wrap; gap:4px 14px; align-items:baseline; margin-bottom:8px }
+.findings { margin:6px 0 10px; padding-left:20px } .findings li { color:var(--warn) }
+.findings li.bad { color:var(--bad) }
+.SUCCESS { color:var(--good) } .FAILURE { color:var(--bad) } .UNKNOWN { color:var(--soft) }
+table { border-collapse:collapse; width:100% } th { text-align:left; color:var(--soft); font-weight:500 }
+th, td { padding:5px 10px 5px 0; border-bottom:1px solid var(--line); vertical-align:top }
+td.number { text-align:right }
+.scroll { overflow-x:auto } svg { display:block; width:100%; height:auto; margin:4px 0 }
+.camera { font-size:13px; color:var(--soft); margin-top:8px }
+.tick { fill:var(--soft); font-size:13px } .name { fill:var(--ink); font-size:14px }
+.grid { stroke:var(--line); stroke-width:1 } .grid.over { stroke:#fff; stroke-opacity:.35 }
+.line { fill:none; stroke:var(--accent); stroke-width:1.6; stroke-opacity:.55 }
+.line.FAILURE { stroke:var(--bad); stroke-opacity:.8 }
+.bar { fill:var(--accent) } .limits { fill:var(--limits) } .empty { fill:var(--limits) }
+.reach { stroke-width:2 } .reach.state, .range.state { stroke:var(--accent) } .range.state { fill:var(--accent) }
+.reach.action, .range.action { stroke:var(--second) } .range.action { fill:var(--second) } .range { stroke-width:0 }
+.outside { fill:var(--bad) } .picture { opacity:.82 }
+.halo { fill:none; stroke:#000; stroke-opacity:.6; stroke-width:6; stroke-linejoin:round }
+.progress { fill:none; stroke:#ffd23f; stroke-width:3; stroke-linejoin:round }
+.boundary { stroke:#fff; stroke-width:1.5; stroke-dasharray:5 4 }
+.boundary-name { fill:#fff; font-size:13px; paint-order:stroke; stroke:#000; stroke-opacity:.7; stroke-width:3 }
+.still { fill:#ff9f1c; fill-opacity:.9 } .jump { fill:#ff3b4e; stroke:#fff; stroke-width:1 }
+.key i { display:inline-block; width:14px; height:6px; margin:0 5px 2px 12px; border-radius:2px }
+"""
+BAD_FROM = 2.0  # severity of a finding
+
+
+@dataclass(frozen=True)
+class PageEpisode:
+    """An episode with its pictures, by camera."""
+
+    summary: EpisodeSummary
+    pictures: Mapping[str, Sequence[Thumbnail]]
+
+
+def page(
+    dataset: Dataset,
+    labels: Labels | None,
+    summaries: Sequence[EpisodeSummary],
+    shown: Sequence[PageEpisode],
+    arm_ranges: Sequence[Range],
+    gripper_ranges: Sequence[Range],
+) -> str:
+    """The whole page.
+
+    Args:
+        dataset: what it is about.
+        labels: how its labels were made, if that is known.
+        summaries: every episode that was looked at.
+        shown: those with pictures, in the order of the page.
+        arm_ranges: of the arm joints, rad.
+        gripper_ranges: of the grippers' efforts, N m.
+    """
+    name = html.escape(dataset.root.resolve().name)
+    parts = [
+        "<!doctype html><html lang='en'><meta charset='utf-8'>",
+        "<meta name='viewport' content='width=device-width, initial-scale=1'>",
+        f"<title>{name}</title><style>{STYLE}</style><body>",
+        f"<h1>{name}</h1>",
+        _facts(dataset, labels, summaries),
+        _worth_a_look(summaries, {e.summary.episode.index for e in shown}),
+        _labels(summaries, labels),
+        _durations(summaries),
+        _ranges(arm_ranges, gripper_ranges),
+        _episodes(shown, len(summaries)),
+        "</body></html>\n",
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def _facts(dataset: Dataset, labels: Labels | None, summaries: Sequence[EpisodeSummary]) -> str:
+    seconds = sum(s.episode.length for s in summaries) / dataset.fps
+    outcomes = Counter(s.meta.outcome for s in summaries)
+    labelled = sum(s.labelled for s in summaries)
+    facts = [
+        (len(summaries), "episodes"),
+        (sum(s.episode.length for s in summaries), "frames"),
+        (f"{seconds / 60:.1f}", "minutes"),
+        (f"{dataset.fps:g}", "frames/s"),
+        (len(dataset.tasks), "tasks"),
+        (len(dataset.cameras), "cameras"),
+        (dataset.info.get("robot_type") or "unknown", "robot"),
+        (labels.method if labels else "none" if not labelled else "unknown", "labels"),
+    ]
+    items = "".join(f"<li><b>{html.escape(str(value))}</b>{what}</li>" for value, what in facts)
+    said = ", ".join(f"<span class='{o}'>{outcomes[o]} {o.value.lower()}</span>" for o in Outcome)
+    return f"<p class='soft'>Outcomes: {said}</p><ul class='facts'>{items}</ul>"
+
+
+def _findings(summary: EpisodeSummary) -> str:
+    items = (
+        f"<li class='{'bad' if finding.severity >= BAD_FROM else ''}'>{html.escape(finding.text)}</li>"
+        for finding in summary.findings
+    )
+    return f"<ul class='findings'>{''.join(items)}</ul>" if summary.findings else ""
+
+
+def _worth_a_look(summaries: Sequence[EpisodeSummary], shown: set[int]) -> str:
+    flagged = sorted((s for s in summaries if s.findings), key=lambda s: -s.severity)
+    if not flagged:
+        return "<h2>Worth a look</h2><p>Nothing: no standstill, no jump, no clipping, no odd length or label.</p>"
+    rows = []
+    for s in flagged:
+        index = s.episode.index
+        name = f"<a href='#e{index}'>{index}</a>" if index in shown else str(index)
+        rows.append(
+            f"<tr><td class='number'>{name}</td><td class='{s.meta.outcome}'>{s.meta.outcome.value.lower()}</td>"
+            f"<td class='number'>{s.duration_s:.1f} s</td><td>{_findings(s)}</td></tr>"
+        )
+    return (
+        f"<h2>Worth a look: {len(flagged)} of {len(summaries)} episodes</h2><div class='scroll'><table>"
+        "<tr><th>episode</th><th>outcome</th><th>duration</th><th>what</th></tr>" + "".join(rows) + "</table></div>"
+    )
+
+
+def _labels(summaries: Sequence[EpisodeSummary], labels: Labels | None) -> str:
+    if not any(len(s.times) for s in summaries):
+        return (
+            "<h2>Labels</h2><p>None. <code>python -m training.add_progress_labels</code> adds them "
+            "(docs/labels.md says how).</p>"
+        )
+    frames, labelled = (sum(v) for v in zip(*((s.episode.length, s.labelled) for s in summaries), strict=True))
+    said = ", ".join(f"{key} {value}" for key, value in labels.arguments.items()) if labels else ""
+    method = f"Method {html.escape(labels.method)} ({html.escape(said)}). " if labels else ""
+    parts = [
+        f"<h2>Labels</h2><p>{method}{labelled} of {frames} frames are labelled ({100 * labelled / frames:.1f} %). "
+        "How many frames there are at each progress:</p>",
+        charts.histogram(sum(s.histogram for s in summaries), "frames by progress"),
+    ]
+    for task in dict.fromkeys(s.episode.task for s in summaries):
+        own = [s for s in summaries if s.episode.task == task and len(s.times)]
+        lines = [Curve(s.times, s.progress, f"line {s.meta.outcome}") for s in own]
+        longest = max((s.duration_s for s in own), default=0.0)
+        parts.append(f"<p><b>{html.escape(task)}</b>: progress over time, {len(own)} episodes, failures in red</p>")
+        parts.append(charts.curves(lines, longest, f"progress over time, {task}"))
+        if labels and labels.stages.get(task):
+            stages = labels.stages[task]
+            head = "".join(f"<th>{html.escape(stage.name)}</th>" for stage in stages)
+            cells = "".join(f"<td>{100 * stage.share:.1f} %</td>" for stage in stages)
+            parts.append(f"<div class='scroll'><table><tr>{head}</tr><tr>{cells}</tr></table></div>")
+    return "\n".join(parts)
+
+
+def _durations(summaries: Sequence[EpisodeSummary]) -> str:
+    rows = []
+    for task in dict.fromkeys(s.episode.task for s in summaries):
+        of = np.array([s.duration_s for s in summaries if s.episode.task == task])
+        cells = (len(of), *(f"{v:.1f} s" for v in (of.min(), np.median(of), of.max(), of.sum())))
+        rows.append(f"<tr><td>{html.escape(task)}</td>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>")
+    head = "".join(f"<th>{name}</th>" for name in ("task", "episodes", "shortest", "median", "longest", "total"))
+    return f"<h2>Durations</h2><div class='scroll'><table><tr>{head}</tr>{''.join(rows)}</table></div>"
+
+
+def _ranges(arms: Sequence[Range], grippers: Sequence[Range]) -> str:
+    key = (
+        "<p class='key soft'>Thick: 1 % to 99 %, thin: all.<i style='background:var(--accent)'></i>state"
+        "<i style='background:var(--second)'></i>action<i style='background:var(--limits)'></i>allowed"
+        "<i style='background:var(--bad)'></i>outside</p>"
+    )
+    parts = []
+    if arms:
+        parts += ["<h2>State and action ranges</h2>", key, charts.ranges(arms, "rad", "ranges of joint positions")]
+    if grippers:
+        parts += ["<p>Gripper efforts</p>", charts.ranges(grippers, "N m", "ranges of gripper efforts")]
+    return "\n".join(parts)
+
+
+def _episodes(shown: Sequence[PageEpisode], total: int) -> str:
+    left_out = f"; the {total - len(shown)} least conspicuous ones are left out" if len(shown) < total else ""
+    parts = [f"<h2>Episodes</h2><p class='soft'>The most conspicuous first{left_out}. Yellow: progress. Dashed: "
+             "milestones. Orange: standstill. Red: jumps.</p>"]  # fmt: skip
+    for entry in shown:
+        s = entry.summary
+        outcome = f"<span class='{s.meta.outcome}'>{s.meta.outcome.value.lower()}</span>"
+        extra = " · ".join(html.escape(text) for text in (s.meta.source, s.meta.note) if text)
+        parts.append(
+            f"<section class='card' id='e{s.episode.index}'><div class='head'><h3>Episode {s.episode.index}</h3>"
+            f"<span>{html.escape(s.episode.task)}</span>{outcome}<span class='soft'>{s.duration_s:.1f} s, "
+            f"{s.episode.length} frames{' · ' + extra if extra else ''}</span></div>{_findings(s)}"
+        )
+        parts += _strips(entry)
+        parts.append("</section>")
+    return "\n".join(parts)
+
+
+def _strips(entry: PageEpisode) -> list[str]:
+    """A strip per camera; marks and curve are on the first only, so that the others can be seen."""
+    s, parts = entry.summary, []
+    fps = (s.episode.length - 1) / s.duration_s if s.duration_s else 1.0
+    marks = [(m.frame / fps, m.label) for m in s.meta.milestones]
+    for number, (camera, pictures) in enumerate((entry.pictures or {"": ()}).items()):
+        if number == 0:
+            drawn = charts.strip(
+                pictures, Curve(s.times, s.progress), s.duration_s, boundaries=marks, standstills=s.standstills,
+                jumps=s.jumps, label=f"episode {s.episode.index}, {camera}, progress",
+            )  # fmt: skip
+        else:
+            nothing = Curve(np.zeros(0), np.zeros(0))
+            drawn = charts.strip(
+                pictures, nothing, s.duration_s, label=f"episode {s.episode.index}, {camera}", height=90
+            )
+        parts += [f"<div class='camera'>{html.escape(camera)}</div>" if camera else "", drawn]
+    return parts

@@ -1,0 +1,266 @@
+"""What is worth knowing of an episode, from its numbers alone: courses, standstills, jumps, clipping, labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from ..datasets.progress_meta import EpisodeMeta, Outcome
+from ..datasets.reader import Episode
+from ..labels import motion
+
+POINTS = 300  # of a curve on the page
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """When something is worth a look.
+
+    Attributes:
+        standstill_speed: joints slower than this stand still, rad/s.
+        standstill_s: standstills from this length on are told.
+        jump_speed: arm joints faster than this jump, rad/s; about what no joint of the robot does.
+        limit_margin: nearer than this to a joint limit counts as being at it, rad.
+        beyond_limit: farther than this outside the joint limits is told, rad.
+        clipping_share: of an episode's frames, from which on being at a limit is told.
+        duration_ratio: how often the median duration of its task an episode may last, or the other way round.
+        timestamp_frames: by how much a time stamp may miss its frame, in frames.
+    """
+
+    standstill_speed: float = 0.02
+    standstill_s: float = 2.0
+    jump_speed: float = 10.0
+    limit_margin: float = 1e-3
+    beyond_limit: float = 0.05
+    clipping_share: float = 0.02
+    duration_ratio: float = 2.0
+    timestamp_frames: float = 0.5
+
+
+@dataclass(frozen=True)
+class Joints:
+    """The arm joints whose limits are known: their names, columns within the positions, and limits (rad)."""
+
+    names: tuple[str, ...]
+    columns: np.ndarray
+    limits: Float[np.ndarray, "j 2"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something worth a look. ``severity`` orders: 1 is about what one would want to see at all."""
+
+    kind: str
+    text: str
+    severity: float
+
+
+@dataclass(frozen=True)
+class EpisodeSummary:
+    """One episode on the page.
+
+    Attributes:
+        episode: what the data set says of it.
+        meta: outcome and milestones.
+        duration_s: from the first to the last frame.
+        standstills: (from, to) in seconds, those that are told.
+        jumps: when joints jump, seconds.
+        times, progress: points of the labels' curve, NaN where unlabelled; empty without labels.
+        histogram: how many labelled frames fall into each twentieth of [0, 1].
+        labelled: frames with a label.
+        findings: the worst first.
+    """
+
+    episode: Episode
+    meta: EpisodeMeta
+    duration_s: float
+    standstills: tuple[tuple[float, float], ...] = ()
+    jumps: tuple[float, ...] = ()
+    times: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    progress: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    histogram: np.ndarray = field(default_factory=lambda: np.zeros(20, int))
+    labelled: int = 0
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def severity(self) -> float:
+        """Of all findings together."""
+        return sum(finding.severity for finding in self.findings)
+
+    def with_findings(self, more: Sequence[Finding]) -> EpisodeSummary:
+        """With further findings, the worst first."""
+        findings = tuple(sorted([*self.findings, *more], key=lambda f: -f.severity))
+        return EpisodeSummary(**{**self.__dict__, "findings": findings})
+
+
+def summarise(
+    episode: Episode,
+    meta: EpisodeMeta,
+    columns: Mapping[str, np.ndarray],
+    fps: float,
+    joints: Joints | None,
+    limits: Thresholds,
+) -> EpisodeSummary:
+    """Look at one episode.
+
+    Args:
+        episode: which one.
+        meta: what is known of it.
+        columns: ``state`` and ``action`` (n, d) where the data set has them, ``timestamp`` (n,); with labels
+            ``progress`` and ``valid`` (n,).
+        fps: frames per second.
+        joints: the arm joints, if the state has the robot's layout.
+        limits: what is worth a look.
+    """
+    n = episode.length
+    findings: list[Finding] = []
+    standstills: tuple[tuple[float, float], ...] = ()
+    jumps: tuple[float, ...] = ()
+    vectors = {name: motion.positions_of(columns[name]) for name in ("state", "action") if name in columns}
+    for name, positions in vectors.items():
+        if not np.isfinite(positions).all():
+            bad = int((~np.isfinite(positions)).any(axis=1).sum())
+            findings.append(Finding("numbers", f"{name} is not finite in {bad} frames", 10))
+    finite = {name: positions for name, positions in vectors.items() if np.isfinite(positions).all()}
+    if "state" in finite:
+        standstills = _standstills(finite["state"], fps, limits)
+        findings += _standstill_finding(standstills, n / fps)
+    for name, positions in finite.items():
+        where, finding = _jumps(positions, name, fps, joints, limits)
+        jumps += where
+        findings += finding
+        if joints is not None:
+            findings += _limits(positions, name, joints, limits)
+    findings += _timestamps(columns["timestamp"], fps, limits)
+    times, curve, histogram, labelled = np.zeros(0), np.zeros(0), np.zeros(20, int), 0
+    if "progress" in columns:
+        valid = columns["valid"] if "valid" in columns else np.ones(n, bool)
+        findings += _labels(columns["progress"], valid, meta)
+        picked = np.unique(np.linspace(0, n - 1, min(n, POINTS)).round().astype(int))
+        times, curve = picked / fps, np.where(valid, columns["progress"], np.nan)[picked]
+        usable = columns["progress"][valid & np.isfinite(columns["progress"])]
+        histogram, labelled = np.histogram(usable, bins=20, range=(0, 1))[0], int(valid.sum())
+    if meta.outcome is Outcome.FAILURE:
+        findings.append(Finding("failure", "failed" + (f": {meta.note}" if meta.note else ""), 0.5))
+    summary = EpisodeSummary(episode, meta, (n - 1) / fps, standstills, jumps, times, curve, histogram, labelled)
+    return summary.with_findings(findings)
+
+
+def _standstills(
+    positions: Float[np.ndarray, "n p"], fps: float, limits: Thresholds
+) -> tuple[tuple[float, float], ...]:
+    speed = motion.speeds(positions, fps)
+    still = ~motion.moving(speed, fps, limits.standstill_speed, limits.standstill_s)
+    stretches = ((start, stop) for start, stop in motion.runs(still) if (stop - start) / fps >= limits.standstill_s)
+    return tuple((max(start - 1, 0) / fps, (stop - 1) / fps) for start, stop in stretches)
+
+
+def _standstill_finding(standstills: Sequence[tuple[float, float]], duration_s: float) -> list[Finding]:
+    if not standstills:
+        return []
+    total, longest = sum(b - a for a, b in standstills), max(standstills, key=lambda s: s[1] - s[0])
+    text = f"stands still for {total:.1f} s, longest {longest[1] - longest[0]:.1f} s from {longest[0]:.1f} s on"
+    return [Finding("standstill", text, 0.5 + 3 * total / duration_s)]
+
+
+def _jumps(
+    positions: Float[np.ndarray, "n p"], name: str, fps: float, joints: Joints | None, limits: Thresholds
+) -> tuple[tuple[float, ...], list[Finding]]:
+    columns = np.arange(positions.shape[1]) if joints is None else joints.columns
+    names = [f"number {c}" for c in columns] if joints is None else joints.names
+    steps = np.abs(np.diff(positions[:, columns].astype(float), axis=0))
+    frames = np.flatnonzero((steps * fps > limits.jump_speed).any(axis=1))
+    if not len(frames):
+        return (), []
+    frame, column = np.unravel_index(int(steps.argmax()), steps.shape)
+    text = (
+        f"{name} jumps in {len(frames)} frames, the farthest by {steps.max():.2f} rad "
+        f"({names[column]} at {(frame + 1) / fps:.1f} s)"
+    )
+    return tuple(float((f + 1) / fps) for f in frames[:50]), [Finding("jump", text, 2 + min(len(frames), 10) / 5)]
+
+
+def _limits(positions: Float[np.ndarray, "n p"], name: str, joints: Joints, limits: Thresholds) -> list[Finding]:
+    values = positions[:, joints.columns].astype(float)
+    low, high = joints.limits.T
+    over = np.maximum(low - values, values - high)  # positive outside
+    found = []
+    if (worst := over.max(axis=0)).max() > limits.beyond_limit:
+        which = [f"{joints.names[j]} by {worst[j]:.2f}" for j in np.flatnonzero(worst > limits.beyond_limit)]
+        found.append(Finding("limits", f"{name} outside joint limits: {', '.join(which)} rad", 1.5))
+    share: Bool[np.ndarray, " j"] = (over > -limits.limit_margin).mean(axis=0)
+    clipped = np.flatnonzero(share > limits.clipping_share)
+    if len(clipped):
+        which = [f"{joints.names[j]} ({100 * share[j]:.0f} %)" for j in clipped]
+        text = f"{name} at or beyond a joint limit: {', '.join(which)} of the frames"
+        found.append(Finding("clipping", text, 1 + float(share.max())))
+    return found
+
+
+def _timestamps(times: Float[np.ndarray, " n"], fps: float, limits: Thresholds) -> list[Finding]:
+    off = np.abs(np.asarray(times, float) * fps - np.arange(len(times)))
+    if not np.isfinite(off).all() or off.max() > limits.timestamp_frames:
+        text = f"time stamps miss their frames, by up to {off.max():.1f} frames (number {int(off.argmax())})"
+        return [Finding("time", text, 3)]
+    return []
+
+
+def _labels(progress: Float[np.ndarray, " n"], valid: Bool[np.ndarray, " n"], meta: EpisodeMeta) -> list[Finding]:
+    labelled = progress[valid]
+    if not len(labelled):
+        expected = meta.outcome is Outcome.FAILURE
+        return [] if expected else [Finding("labels", "no frame is labelled", 1)]
+    if not np.isfinite(progress).all():
+        return [Finding("labels", f"labels are not finite in {int((~np.isfinite(progress)).sum())} frames", 10)]
+    found = []
+    if labelled.min() < 0 or labelled.max() > 1:
+        found.append(Finding("labels", f"labels reach from {labelled.min():.2f} to {labelled.max():.2f}", 5))
+    if (falls := np.flatnonzero(np.diff(labelled) < -1e-6)).size:
+        found.append(Finding("labels", f"progress falls in {len(falls)} frames, first at frame {falls[0] + 1}", 1))
+    steps = np.diff(labelled)
+    if len(steps) > 10 and steps.max() > 0.2:
+        at = int(steps.argmax()) + 1
+        found.append(Finding("labels", f"progress jumps by {steps.max():.2f} at frame {at}", 1))
+    if meta.outcome is not Outcome.FAILURE and labelled[-1] < 0.9:
+        found.append(Finding("labels", f"ends at progress {labelled[-1]:.2f} without being a failure", 1))
+    return found
+
+
+def duration_findings(summaries: Sequence[EpisodeSummary], limits: Thresholds) -> dict[int, list[Finding]]:
+    """Episodes much shorter or longer than the median of their task, by index; the median needs three episodes."""
+    by_task: dict[str, list[EpisodeSummary]] = {}
+    for summary in summaries:
+        by_task.setdefault(summary.episode.task, []).append(summary)
+    found: dict[int, list[Finding]] = {}
+    for of_task in by_task.values():
+        median = float(np.median([s.duration_s for s in of_task]))
+        if len(of_task) < 3 or median == 0:
+            continue
+        for summary in of_task:
+            ratio = summary.duration_s / median
+            if not 1 / limits.duration_ratio <= ratio <= limits.duration_ratio:
+                word = "short" if ratio < 1 else "long"
+                text = f"{word}: {summary.duration_s:.1f} s, the median of its task is {median:.1f} s"
+                found[summary.episode.index] = [Finding(word, text, min(3.0, abs(np.log2(max(ratio, 1 / 8)))))]
+    return found
+
+
+def picture_findings(pictures: Mapping[str, Sequence[np.ndarray]], moves: bool) -> list[Finding]:
+    """Cameras that are dark or show the same picture all the time although the robot moves.
+
+    Args:
+        pictures: per camera some pictures of the episode, uint8 (h, w, 3).
+        moves: whether the robot does.
+    """
+    found = []
+    for camera, of_camera in pictures.items():
+        if of_camera and max(float(picture.mean()) for picture in of_camera) < 3:
+            found.append(Finding("picture", f"{camera} is black", 3))
+        elif moves and len(of_camera) > 2:
+            first = of_camera[0].astype(np.int16)
+            if all(np.abs(picture - first).max() <= 2 for picture in of_camera[1:]):
+                found.append(Finding("picture", f"{camera} shows the same picture all the time", 3))
+    return found
