@@ -81,6 +81,6 @@ def _videos(rr: Any, stream: Any, root: str, episode: Episode, times: Any, fps: 
             stream.log(asset, rr.AssetVideo(path=span.path), static=True)
             logged.add(span.path)
         stamps = span.from_s + np.arange(episode.length) / fps
-        references = rr.VideoFrameReference.columns_seconds(stamps)
-        references = [*references, *rr.VideoFrameReference.columns(video_reference=[asset] * episode.length)]
-        stream.send_columns(f"{root}/{camera.removeprefix(layout.IMAGES)}", [times], references)
+        which = rr.VideoFrameReference.columns(video_reference=[asset] * episode.length)
+        columns = [*rr.VideoFrameReference.columns_secs(stamps), *which]
+        stream.send_columns(f"{root}/{camera.removeprefix(layout.IMAGES)}", [times], columns)
