@@ -15,7 +15,7 @@ import shutil
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -254,7 +254,7 @@ def load_result(folder: Path) -> Converted | None:
 
 
 class Pool:
-    """Worker processes, or with one worker this process alone. Use it as a context manager.
+    """Worker processes; a single worker, or a single task, needs none but this. Use it as a context manager.
 
     Args:
         place: where to write.
@@ -263,21 +263,20 @@ class Pool:
     """
 
     def __init__(self, place: Workplace, scan: ScanOptions, workers: int) -> None:
-        context = multiprocessing.get_context("spawn")  # threads of video libraries do not survive a fork
-        self._count = context.Value("q", 0)
-        shared = _Shared(place.work, place.scratch, scan)
+        self._context = multiprocessing.get_context("spawn")  # threads of video libraries do not survive a fork
+        self._count = self._context.Value("q", 0)
+        self._shared, self._workers = _Shared(place.work, place.scratch, scan), workers
         self._pool: ProcessPoolExecutor | None = None
-        if workers > 1:
-            self._pool = ProcessPoolExecutor(workers, context, _start_worker, (shared, self._count))
-        else:
-            _share(shared, self._count)
+        self._own = ThreadPoolExecutor(1)  # for a single task, which is not worth a process
+        _share(self._shared, self._count)
 
     def __enter__(self) -> Pool:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
+        self._own.shutdown(wait=kind is None, cancel_futures=True)
+        _share(None, None)
         if self._pool is None:
-            _share(None, None)
             return
         if kind is not None:  # nobody waits for work that is thrown away
             for process in list((self._pool._processes or {}).values()):
@@ -296,18 +295,18 @@ class Pool:
         self, function: Callable, tasks: Sequence[tuple], frames: Callable[[int], None], done: Callable[[], None]
     ) -> list[Any]:
         try:
-            if self._pool is None:
-                results = []
-                for task in tasks:
-                    results.append(function(*task))
-                    done()
-                    frames(self._count.value)
-                return results
-            futures = [self._pool.submit(function, *task) for task in tasks]
+            pool: Executor = self._own if min(len(tasks), self._workers) <= 1 else self._processes()
+            futures = [pool.submit(function, *task) for task in tasks]
             self._wait(futures, frames, done)
             return [future.result() for future in futures]
         except (VideoError, OSError) as error:
             raise _explained(error) from error
+
+    def _processes(self) -> ProcessPoolExecutor:
+        if self._pool is None:
+            initial = (self._shared, self._count)
+            self._pool = ProcessPoolExecutor(self._workers, self._context, _start_worker, initial)
+        return self._pool
 
     def _wait(self, futures: Sequence[Future], frames: Callable[[int], None], done: Callable[[], None]) -> None:
         waiting = set(futures)

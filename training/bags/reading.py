@@ -18,11 +18,13 @@ from typing import Any, NamedTuple
 
 import yaml
 from backports import zstd
-from rosbags.rosbag2 import Reader, ReaderError
+from rosbags.rosbag2 import ReaderError
+from rosbags.rosbag2.reader import DirectoryReader
 from rosbags.rosbag2.storage_mcap import McapReader
 from rosbags.rosbag2.storage_sqlite3 import Sqlite3Reader
 from rosbags.typesys.store import Typestore
 
+from .mcap import ZSTD_MAGIC, ChunkReader
 from .message_types import bag_types
 from .recovery import TruncatedMcapReader
 
@@ -30,7 +32,6 @@ SUFFIXES = (".mcap", ".db3")
 METADATA = "metadata.yaml"
 BACK_NS = 500_000_000  # messages are stored in order of arrival up to this; further back is a jump of the clock
 SPARE = 64  # bytes that may follow a message
-ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 
 class BagError(ValueError):
@@ -51,7 +52,14 @@ class Stored(NamedTuple):
 
     topic: str
     received_ns: int
-    data: bytes
+    data: bytes | memoryview
+
+
+class _FolderReader(DirectoryReader):
+    STORAGE_PLUGINS = {"mcap": ChunkReader, "sqlite3": Sqlite3Reader}  # noqa: RUF012 (rosbags' own table, ours inside)
+
+
+_FILE_READERS = {".mcap": ChunkReader, ".db3": Sqlite3Reader}
 
 
 def find_bags(inputs: Sequence[Path]) -> list[Path]:
@@ -134,13 +142,25 @@ class Bag:
         self._stack.close()
 
     def messages(
-        self, topics: Collection[str], start_ns: int | None = None, stop_ns: int | None = None
+        self,
+        topics: Collection[str],
+        start_ns: int | None = None,
+        stop_ns: int | None = None,
+        heads: Collection[str] = (),
     ) -> Iterator[Stored]:
         """Messages of these topics received in [start, stop), in order of reception within each file.
+
+        Args:
+            topics: names.
+            start_ns, stop_ns: times of reception.
+            heads: topics of whose messages the beginning is enough; one may get more.
 
         Raises:
             BagError: the file is damaged.
         """
+        for storage in self._storages():
+            if isinstance(storage, ChunkReader):
+                storage.heads = frozenset(heads)
         try:
             for reader in self._readers:
                 wanted = [c for c in reader.connections if c.topic in topics]
@@ -171,8 +191,8 @@ class Bag:
         """Receive times, ns, that were recorded twice because the recorder's clock was set back: (from, to)."""
         jumps: list[tuple[int, int]] = []
         newest = -(2**63)
-        for reader in self._readers:
-            for start, end in _stored_order(reader):
+        for storage in self._storages():
+            for start, end in _stored_order(storage):
                 if start < newest - BACK_NS:
                     until = newest
                     if jumps and start <= jumps[-1][1]:  # still the same jump
@@ -200,10 +220,19 @@ class Bag:
             return self._open_files()
         folder = self._decompressed(self.path)
         try:
-            return [self._stack.enter_context(Reader(folder))]
+            return [self._opened(_FolderReader(folder))]
         except (ReaderError, OSError) as error:
             self.notes.append(f"not as {METADATA} says ({str(error).rstrip('.')}); its files are read one by one")
             return self._open_files()
+
+    def _opened(self, reader: Any) -> Any:
+        reader.open()
+        self._stack.callback(reader.close)
+        return reader
+
+    def _storages(self) -> list[Any]:
+        """The readers of single files."""
+        return [storage for reader in self._readers for storage in getattr(reader, "storages", [reader])]
 
     def _open_files(self) -> list[Any]:
         files = sorted((p for p in self.path.iterdir() if p.is_file() and _storage_suffix(p)), key=natural_order)
@@ -225,16 +254,14 @@ class Bag:
         if not file.stat().st_size:
             raise BagError(f"{file}: the file is empty")
         try:
-            return self._stack.enter_context(Reader(file))
+            return self._opened(_FILE_READERS[file.suffix](file))
         except (ReaderError, OSError) as error:
             if file.suffix != ".mcap":
                 raise BagError(f"{file}: cannot be read: {error}") from error
-            reader = TruncatedMcapReader(file)
             try:
-                reader.open()
+                reader = self._opened(TruncatedMcapReader(file))
             except Exception as second:
                 raise BagError(f"{file}: cannot be read: {error} Nor record by record: {second}") from error
-            self._stack.callback(reader.close)
             self.notes.append(
                 f"{file.name} has no proper end ({str(error).rstrip('.')}): {reader.metadata.message_count} messages "
                 f"are read from its complete records, {reader.lost_bytes} bytes after them are lost"
@@ -288,7 +315,7 @@ def deserialized(types: Typestore, data: bytes, name: str) -> Any:
     definition = types.get_msgdef(name)
     if len(data) < 4 or data[0] or data[1] > 1:
         raise ValueError("its encapsulation is not CDR's")
-    body = data[4:]
+    body = memoryview(data)[4:]  # a picture is not copied
     function = definition.deserialize_cdr_le if data[1] else definition.deserialize_cdr_be
     message, used = function(body, 0, definition.cls, types)
     if not used <= len(body) <= used + SPARE:
@@ -296,20 +323,18 @@ def deserialized(types: Typestore, data: bytes, name: str) -> Any:
     return message
 
 
-def _stored_order(reader: Any) -> Iterator[tuple[int, int]]:
-    """First and last receive time of consecutive parts of a recording, in the order in which they were written."""
-    storage = reader.storage if isinstance(reader, Reader) else reader
-    for part in getattr(storage, "storages", [storage]):
-        if isinstance(part, McapReader):
-            chunks = sorted(part.chunks, key=lambda c: c.chunk_start_offset)
-            if chunks and chunks[0].message_index_offsets:
-                yield from ((time, time) for time in _chunk_order(part, chunks.pop(0)))
-            for chunk in chunks:
-                if chunk.message_end_time:
-                    yield chunk.message_start_time, chunk.message_end_time
-        elif isinstance(part, Sqlite3Reader):
-            rows = part.dbconn.execute("SELECT timestamp FROM messages ORDER BY id")
-            yield from ((row[0], row[0]) for row in rows)
+def _stored_order(storage: Any) -> Iterator[tuple[int, int]]:
+    """First and last receive time of consecutive parts of a file, in the order in which they were written."""
+    if isinstance(storage, McapReader):
+        chunks = sorted(storage.chunks, key=lambda c: c.chunk_start_offset)
+        if chunks and chunks[0].message_index_offsets:
+            yield from ((time, time) for time in _chunk_order(storage, chunks.pop(0)))
+        for chunk in chunks:
+            if chunk.message_end_time:
+                yield chunk.message_start_time, chunk.message_end_time
+    else:
+        rows = storage.dbconn.execute("SELECT timestamp FROM messages ORDER BY id")
+        yield from ((row[0], row[0]) for row in rows)
 
 
 def _chunk_order(reader: McapReader, chunk: Any) -> list[int]:

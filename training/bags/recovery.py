@@ -6,13 +6,15 @@ import struct
 from typing import BinaryIO
 
 from rosbags.rosbag2.errors import ReaderError
-from rosbags.rosbag2.storage_mcap import ChunkInfo, McapReader
+from rosbags.rosbag2.storage_mcap import ChunkInfo
+
+from .mcap import ChunkReader
 
 MAGIC = b"\x89MCAP0\r\n"
 HEADER, CHUNK, DATA_END, FOOTER = 0x01, 0x06, 0x0F, 0x02
 
 
-class TruncatedMcapReader(McapReader):
+class TruncatedMcapReader(ChunkReader):
     """Reads an MCAP file without its summary, up to the last complete record."""
 
     lost_bytes = 0  # after the last complete record

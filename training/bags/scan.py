@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -166,7 +167,9 @@ class _Scanner:
         scan, bag = self._scan, self._bag
         scan.clock_offset_ns = self._clock_offset()
         topics = self._inputs.topics() | {t for t in (self._inputs.events, self._inputs.marks) if t}
-        for message in bag.messages(topics):
+        stills = {source.topic for source in self._inputs.of_role("camera") if source.kind != "packets"}
+        self._first_pictures(stills)
+        for message in bag.messages(topics, heads=stills):
             source = self._sources.get(message.topic)
             if source is not None:
                 self._sample(source, message)
@@ -245,21 +248,36 @@ class _Scanner:
         timing.last = max(timing.last, stamp)
 
     def _image(self, source: Source, message: Stored, stamp: int, timing: Timing) -> None:
-        scan = self._scan
         timing.stamps.append(stamp)
-        if source.name in scan.sizes and source.kind != "packets":
-            return
-        try:
-            image = self._bag.deserialize(message)
-            if source.name not in scan.sizes:
-                scan.sizes[source.name] = self._size(source, image)
-            if source.kind == "packets" and is_key_packet(image):
+        if source.kind == "packets":
+            packet = self._picture(source, message)
+            if packet is not None and is_key_packet(packet):
                 timing.keys.append((stamp, message.received_ns))
+
+    def _first_pictures(self, topics: set[str]) -> None:
+        """Sizes of cameras whose pictures are no packets; later, only the beginnings of their messages are read."""
+        waiting = set(topics)
+        while waiting:  # those that are found leave, so that the others' search reads no more of theirs
+            for message in self._bag.messages(waiting):
+                if self._picture(self._sources[message.topic], message) is not None:
+                    waiting.discard(message.topic)
+                    break
+            else:
+                return
+
+    def _picture(self, source: Source, message: Stored) -> Any | None:
+        """The message of a camera, None if it is damaged; its size is kept if it is the first."""
+        try:
+            picture = self._bag.deserialize(message)
+            if source.name not in self._scan.sizes:
+                self._scan.sizes[source.name] = self._size(source, picture)
         except MessageError:
-            pass  # the second pass passes over it and says so
+            return None  # the second pass passes over it and says so
         except BagError:
             if self._bag.topics[source.topic].type in self._bag.type_problems:
                 raise
+            return None
+        return picture
 
     def _size(self, source: Source, message: object) -> tuple[int, int]:
         if source.kind == "compressed":
