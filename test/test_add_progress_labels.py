@@ -319,3 +319,16 @@ def test_lerobot_loads_the_labels(source, tmp_path):
             for key in KEYS:
                 atol = bin_width if key in QUANTILES else 1e-6
                 np.testing.assert_allclose(loaded[name][key], again[name][key], 1e-6, atol, err_msg=f"{name} {key}")
+
+
+@pytest.mark.long
+def test_lerobots_reward_weighting_reads_our_progress(source, tmp_path):
+    pytest.importorskip("lerobot.datasets")
+    import torch
+    from lerobot.rewards.sarm.rabc import RABCWeights
+
+    path = labelled(source, tmp_path / "out") / "sarm_progress.parquet"
+    weighter = RABCWeights(path, chunk_size=5, fallback_weight=0.0, device=torch.device("cpu"))
+    weights, _ = weighter.compute_batch_weights({"index": torch.tensor([0, 20, 42, 60])})
+    assert weights[0] > 0 and weights[1] > 0  # of successful episodes
+    assert weights[2] == weights[3] == 0  # of failures, which are unlabelled

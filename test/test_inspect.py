@@ -74,17 +74,29 @@ def test_joints_at_and_beyond_their_limits_are_found(tmp_path):
     actions = course(60)
     actions[:30, 8 + 1] = 0.2  # r_joint2 may go to 0
     actions[30:, 8 + 1] = 0.0
+    actions[:15, 5] = 1.4  # l_joint6 may go there, not further
     findings = dict(found([course(60)], tmp_path, actions=[actions])[0])
-    assert findings["limits"] == "action outside joint limits: r_joint2 by 0.20 rad"
-    assert findings["clipping"] == "action at or beyond a joint limit: r_joint2 (100 %) of the frames"
+    assert findings["limits"] == "outside joint limits: r_joint2 by 0.20 rad (action)"
+    assert findings["clipping"] == "at a joint limit: l_joint6 (state 0 %, action 25 %) of the frames"
 
 
 def test_episodes_of_an_odd_length_are_found_within_their_task(tmp_path):
     states = [course(n) for n in (60, 65, 70, 10, 200, 21)]
     root = make_dataset(tmp_path / "d", states, fps=FPS, tasks=["a"] * 5 + ["b"])
     findings = page_of(root, tmp_path)[1]
-    assert [index for index, of in findings.items() if of] == [3, 4]  # the worst first
+    assert list(findings)[:2] == [3, 4] and findings[0] == findings[5] == []  # the worst first
     assert findings[3] == [("short", "short: 0.9 s, the median of its task is 6.4 s")]
+
+
+def test_what_most_episodes_have_is_told_of_the_data_set_and_makes_none_suspicious(tmp_path):
+    clipped = [course(60, s) for s in range(5)]
+    for states in clipped[:4]:
+        states[:, 6] = 0.68  # l_joint7 at its limit
+    clipped[2][40:, 2] -= 1.2
+    text, findings = page_of(make_dataset(tmp_path / "d", clipped, fps=FPS), tmp_path)
+    assert "joints at their limits (4 of 5 episodes)" in text
+    assert "Worth a look: 1 of 5 episodes" in text
+    assert next(iter(findings)) == 2 and [kind for kind, _ in findings[0]] == ["clipping"]
 
 
 def test_wrong_labels_are_found(tmp_path):

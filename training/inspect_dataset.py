@@ -41,10 +41,11 @@ from .report.summary import (
     duration_findings,
     picture_findings,
     summarise,
+    with_usual_ones_marked,
 )
 
 EFFORTS = {side: 32 + column for side, column in GRIPPER_ACTION.items()}  # columns of the grippers' efforts
-PICTURE_HEIGHT = 150
+PICTURE_HEIGHT = 130
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Arguments:
     """Robot profile, whose joint limits are shown: the name of one in config/, or a YAML file."""
     episodes: tuple[int, ...] = ()
     """Look at these episodes only."""
-    pictures: int = 8
+    pictures: int = 6
     """Pictures per camera and episode."""
     max_episodes: int = 100
     """So many episodes get pictures, the most conspicuous ones; all are counted and looked at."""
@@ -108,7 +109,8 @@ def look(dataset: Dataset, meta: ProgressMeta, joints: Joints | None, wanted: se
                     extents.setdefault(short, Extent(named[short].shape[1])).add(named[short])
             advance(episode.length)
     more = duration_findings(found, limits)
-    return Look(tuple(s.with_findings(more.get(s.episode.index, ())) for s in found), extents)
+    told = [s.with_findings(more.get(s.episode.index, ())) for s in found]
+    return Look(tuple(with_usual_ones_marked(told)), extents)
 
 
 def _columns(dataset: Dataset, meta: ProgressMeta) -> dict[str, str]:
@@ -243,10 +245,10 @@ def main() -> None:
         sys.exit(f"error: {error}")
     except OSError as error:
         sys.exit(f"error: {error.filename or ''}: {error.strerror or error}")
-    flagged = [s for s in summaries if s.findings]
+    flagged = [s for s in summaries if s.suspicious]
     print(f"{len(flagged)} of {len(summaries)} episodes are worth a look")
     for summary in flagged[:10]:
-        print(f"  episode {summary.episode.index}: {'; '.join(f.text for f in summary.findings)}")
+        print(f"  episode {summary.episode.index}: {'; '.join(f.text for f in summary.findings if not f.usual)}")
     print(f"written: {output}" + (f", {args.rerun}" if args.rerun else ""))
 
 

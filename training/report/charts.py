@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from ..datasets.thumbnails import Thumbnail
 
 WIDTH = 1000
+LETTER = 7  # about the width of one
 
 
 @dataclass(frozen=True)
@@ -140,10 +141,9 @@ def ranges(rows: Sequence[Range], unit: str, label: str) -> str:
             title = f"{row.name} {kind}: {least:.3f} to {most:.3f}, 1 % to 99 %: {q01:.3f} to {q99:.3f} {unit}"
             parts.append(_line(at(least), middle, at(most), middle, f"reach {kind}"))
             parts.append(_rect(at(q01), middle - 3, max(at(q99) - at(q01), 2), 6, f"range {kind}", title))
-            if row.limits is not None and (least < row.limits[0] - 1e-6 or most > row.limits[1] + 1e-6):
-                for value in (least, most):
-                    if not row.limits[0] - 1e-6 <= value <= row.limits[1] + 1e-6:
-                        parts.append(f'<circle cx="{at(value):.1f}" cy="{middle}" r="4" class="outside"/>')
+            if row.limits is not None:
+                beyond = [v for v in (least, most) if not row.limits[0] - 1e-3 <= v <= row.limits[1] + 1e-3]
+                parts += [f'<circle cx="{at(v):.1f}" cy="{middle}" r="4" class="outside"/>' for v in beyond]
     return _svg(height, parts, label)
 
 
@@ -156,7 +156,7 @@ def strip(
     boundaries: Sequence[tuple[float, str]] = (),
     standstills: Sequence[tuple[float, float]] = (),
     jumps: Sequence[float] = (),
-    height: float = 150,
+    height: float = 130,
 ) -> str:
     """Pictures along time with the progress curve over them.
 
@@ -185,22 +185,25 @@ def strip(
     fit = "slice" if narrow else "meet"  # few pictures are shown whole, many fill their place
     for i, picture in enumerate(pictures):
         parts.append(
-            f'<image x="{left + i * slot:.1f}" y="0" width="{slot:.1f}" height="{height:g}" class="picture" '
+            f'<image x="{left + i * slot + 1:.1f}" y="0" width="{slot - 2:.1f}" height="{height:g}" class="picture" '
             f'preserveAspectRatio="xMidYMid {fit}" href="{picture.data_url()}"><title>{picture.time_s:.1f} s</title>'
             "</image>"
         )
-    for share in (0, 0.25, 0.5, 0.75, 1):
+    for share in (0, 0.25, 0.5, 0.75, 1) if len(curve.x) else ():
         y = float(level(share))
         parts.append(_line(left, y, WIDTH - right, y, "grid over"))
-        if share in (0, 0.5, 1) and len(curve.x):
+        if share in (0, 0.5, 1):
             parts.append(_text(left - 8, y + 4, f"{share:g}", "tick", "end"))
     for start, stop in standstills:
         title = f"stands still from {start:.1f} to {stop:.1f} s"
         parts.append(_rect(at(start), height - 10, at(stop) - at(start), 10, "still", title))
+    ends: list[float] = []  # of the names in each line of them, so that none is written over another
     for time, name in boundaries:
-        parts += [_line(at(time), 0, at(time), height, "boundary")]
-        late = at(time) > 0.75 * WIDTH
-        parts.append(_text(at(time) + (-5 if late else 5), 16, name, "boundary-name", "end" if late else "start"))
+        parts.append(_line(at(time), 0, at(time), height, "boundary"))
+        x = min(at(time) + 5, WIDTH - right - LETTER * len(name))
+        row = next((i for i, end in enumerate(ends) if end < x), len(ends))
+        ends[row : row + 1] = [x + LETTER * len(name)]
+        parts.append(_text(x, 16 + 15 * row, name, "boundary-name"))
     if len(curve.x):
         x, y = left + width * np.clip(curve.x / duration, 0, 1), level(curve.y)
         parts += [_polylines(x, y, "halo"), _polylines(x, y, "progress")]

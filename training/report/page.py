@@ -32,7 +32,7 @@ p { margin:6px 0 } .soft { color:var(--soft) } a { color:var(--accent) }
 .card { background:var(--card); border:1px solid var(--line); border-radius:10px; padding:14px 16px; margin:14px 0 }
 .head { display:flex; flex-wrap:wrap; gap:4px 14px; align-items:baseline; margin-bottom:8px }
 .findings { margin:6px 0 10px; padding-left:20px } .findings li { color:var(--warn) }
-.findings li.bad { color:var(--bad) }
+.findings li.bad { color:var(--bad) } .findings li.usual { color:var(--soft) }
 .SUCCESS { color:var(--good) } .FAILURE { color:var(--bad) } .UNKNOWN { color:var(--soft) }
 table { border-collapse:collapse; width:100% } th { text-align:left; color:var(--soft); font-weight:500 }
 th, td { padding:5px 10px 5px 0; border-bottom:1px solid var(--line); vertical-align:top }
@@ -55,6 +55,19 @@ td.number { text-align:right }
 .key i { display:inline-block; width:14px; height:6px; margin:0 5px 2px 12px; border-radius:2px }
 """
 BAD_FROM = 2.0  # severity of a finding
+KINDS = {
+    "standstill": "standstill",
+    "jump": "jumps",
+    "limits": "joints outside their limits",
+    "clipping": "joints at their limits",
+    "short": "short episodes",
+    "long": "long episodes",
+    "time": "time stamps that miss their frames",
+    "labels": "odd labels",
+    "numbers": "numbers that are not finite",
+    "picture": "odd pictures",
+    "failure": "failures",
+}
 
 
 @dataclass(frozen=True)
@@ -119,28 +132,38 @@ def _facts(dataset: Dataset, labels: Labels | None, summaries: Sequence[EpisodeS
     return f"<p class='soft'>Outcomes: {said}</p><ul class='facts'>{items}</ul>"
 
 
-def _findings(summary: EpisodeSummary) -> str:
-    items = (
-        f"<li class='{'bad' if finding.severity >= BAD_FROM else ''}'>{html.escape(finding.text)}</li>"
-        for finding in summary.findings
-    )
-    return f"<ul class='findings'>{''.join(items)}</ul>" if summary.findings else ""
+def _findings(summary: EpisodeSummary, usual: bool = True) -> str:
+    items = []
+    for finding in summary.findings:
+        if finding.usual and not usual:
+            continue
+        kind = "usual" if finding.usual else "bad" if finding.severity >= BAD_FROM else ""
+        items.append(f"<li class='{kind}'>{html.escape(finding.text)}</li>")
+    return f"<ul class='findings'>{''.join(items)}</ul>" if items else ""
 
 
 def _worth_a_look(summaries: Sequence[EpisodeSummary], shown: set[int]) -> str:
-    flagged = sorted((s for s in summaries if s.findings), key=lambda s: -s.severity)
+    flagged = sorted((s for s in summaries if s.suspicious), key=lambda s: -s.severity)
+    usual = Counter(kind for s in summaries for kind in {f.kind for f in s.findings if f.usual})
+    common = "".join(
+        f"<p>Usual in this data set, so not told per episode: {KINDS[kind]} ({count} of {len(summaries)} episodes).</p>"
+        for kind, count in usual.most_common()
+    )
     if not flagged:
-        return "<h2>Worth a look</h2><p>Nothing: no standstill, no jump, no clipping, no odd length or label.</p>"
+        return (
+            f"<h2>Worth a look</h2>{common}<p>No episode differs from the others in standstill, jumps, clipping, "
+            "length, labels or cameras.</p>"
+        )
     rows = []
     for s in flagged:
         index = s.episode.index
         name = f"<a href='#e{index}'>{index}</a>" if index in shown else str(index)
         rows.append(
             f"<tr><td class='number'>{name}</td><td class='{s.meta.outcome}'>{s.meta.outcome.value.lower()}</td>"
-            f"<td class='number'>{s.duration_s:.1f} s</td><td>{_findings(s)}</td></tr>"
+            f"<td class='number'>{s.duration_s:.1f} s</td><td>{_findings(s, usual=False)}</td></tr>"
         )
     return (
-        f"<h2>Worth a look: {len(flagged)} of {len(summaries)} episodes</h2><div class='scroll'><table>"
+        f"<h2>Worth a look: {len(flagged)} of {len(summaries)} episodes</h2>{common}<div class='scroll'><table>"
         "<tr><th>episode</th><th>outcome</th><th>duration</th><th>what</th></tr>" + "".join(rows) + "</table></div>"
     )
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -51,11 +52,15 @@ class Joints:
 
 @dataclass(frozen=True)
 class Finding:
-    """Something worth a look. ``severity`` orders: 1 is about what one would want to see at all."""
+    """Something worth a look. ``severity`` orders: 1 is about what one would want to see at all.
+
+    ``usual`` marks what most episodes of the data set have, too; see ``with_usual_ones_marked``.
+    """
 
     kind: str
     text: str
     severity: float
+    usual: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,13 +92,18 @@ class EpisodeSummary:
 
     @property
     def severity(self) -> float:
-        """Of all findings together."""
-        return sum(finding.severity for finding in self.findings)
+        """Of all findings together; what is usual in the data set counts a tenth."""
+        return sum(finding.severity * (0.1 if finding.usual else 1.0) for finding in self.findings)
+
+    @property
+    def suspicious(self) -> bool:
+        """Whether there is anything that is not usual in the data set."""
+        return any(not finding.usual for finding in self.findings)
 
     def with_findings(self, more: Sequence[Finding]) -> EpisodeSummary:
         """With further findings, the worst first."""
-        findings = tuple(sorted([*self.findings, *more], key=lambda f: -f.severity))
-        return EpisodeSummary(**{**self.__dict__, "findings": findings})
+        findings = sorted([*self.findings, *more], key=lambda f: (f.usual, -f.severity))
+        return replace(self, findings=tuple(findings))
 
 
 def summarise(
@@ -132,8 +142,8 @@ def summarise(
         where, finding = _jumps(positions, name, fps, joints, limits)
         jumps += where
         findings += finding
-        if joints is not None:
-            findings += _limits(positions, name, joints, limits)
+    if joints is not None:
+        findings += _limits(finite, joints, limits)
     findings += _timestamps(columns["timestamp"], fps, limits)
     times, curve, histogram, labelled = np.zeros(0), np.zeros(0), np.zeros(20, int), 0
     if "progress" in columns:
@@ -183,20 +193,27 @@ def _jumps(
     return tuple(float((f + 1) / fps) for f in frames[:50]), [Finding("jump", text, 2 + min(len(frames), 10) / 5)]
 
 
-def _limits(positions: Float[np.ndarray, "n p"], name: str, joints: Joints, limits: Thresholds) -> list[Finding]:
-    values = positions[:, joints.columns].astype(float)
+def _limits(vectors: Mapping[str, Float[np.ndarray, "n p"]], joints: Joints, limits: Thresholds) -> list[Finding]:
+    """Joints outside their limits, and those that are at them for long; of state and action together."""
     low, high = joints.limits.T
-    over = np.maximum(low - values, values - high)  # positive outside
+    outside, clipped, most = [], [], 0.0
+    over = {}  # positive outside
+    for name, positions in vectors.items():
+        values = positions[:, joints.columns].astype(float)
+        over[name] = np.maximum(low - values, values - high)
+    for j, joint in enumerate(joints.names):
+        far = {name: of[:, j].max() for name, of in over.items() if of[:, j].max() > limits.beyond_limit}
+        share = {name: float((of[:, j] > -limits.limit_margin).mean()) for name, of in over.items()}
+        if far:
+            outside.append(f"{joint} by {max(far.values()):.2f} rad ({', '.join(far)})")
+        elif max(share.values(), default=0.0) > limits.clipping_share:
+            clipped.append(f"{joint} ({', '.join(f'{name} {100 * of:.0f} %' for name, of in share.items())})")
+            most = max(most, *share.values())
     found = []
-    if (worst := over.max(axis=0)).max() > limits.beyond_limit:
-        which = [f"{joints.names[j]} by {worst[j]:.2f}" for j in np.flatnonzero(worst > limits.beyond_limit)]
-        found.append(Finding("limits", f"{name} outside joint limits: {', '.join(which)} rad", 1.5))
-    share: Bool[np.ndarray, " j"] = (over > -limits.limit_margin).mean(axis=0)
-    clipped = np.flatnonzero(share > limits.clipping_share)
-    if len(clipped):
-        which = [f"{joints.names[j]} ({100 * share[j]:.0f} %)" for j in clipped]
-        text = f"{name} at or beyond a joint limit: {', '.join(which)} of the frames"
-        found.append(Finding("clipping", text, 1 + float(share.max())))
+    if outside:
+        found.append(Finding("limits", f"outside joint limits: {', '.join(outside)}", 2 + 0.2 * len(outside)))
+    if clipped:
+        found.append(Finding("clipping", f"at a joint limit: {', '.join(clipped)} of the frames", 1 + most))
     return found
 
 
@@ -246,6 +263,22 @@ def duration_findings(summaries: Sequence[EpisodeSummary], limits: Thresholds) -
                 text = f"{word}: {summary.duration_s:.1f} s, the median of its task is {median:.1f} s"
                 found[summary.episode.index] = [Finding(word, text, min(3.0, abs(np.log2(max(ratio, 1 / 8)))))]
     return found
+
+
+def with_usual_ones_marked(summaries: Sequence[EpisodeSummary]) -> list[EpisodeSummary]:
+    """Findings of a kind that more than half of the episodes have tell about the data set, not about an episode.
+
+    They stay, but no longer make an episode suspicious. With fewer than four episodes nothing is usual, and failures
+    never are.
+    """
+    counts = Counter(kind for summary in summaries for kind in {f.kind for f in summary.findings})
+    usual = {kind for kind, count in counts.items() if count > len(summaries) / 2 and kind != "failure"}
+    if len(summaries) < 4:
+        return list(summaries)
+    return [
+        replace(s, findings=()).with_findings([replace(f, usual=f.kind in usual) for f in s.findings])
+        for s in summaries
+    ]
 
 
 def picture_findings(pictures: Mapping[str, Sequence[np.ndarray]], moves: bool) -> list[Finding]:
