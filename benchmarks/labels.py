@@ -25,10 +25,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from training.datasets import layout
-from training.datasets.statistics import Stats, feature_stats, flattened, picture_stats, pool_episodes, save_stats
-
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))  # training/ is used from the checkout, it is not installed
+
+from training.datasets import layout  # noqa: E402
+from training.datasets.statistics import (  # noqa: E402
+    Stats,
+    feature_stats,
+    flattened,
+    picture_stats,
+    pool_episodes,
+    save_stats,
+)
+
 CAMERAS = [f"{layout.IMAGES}{name}" for name in ("left_color", "right_color", "head_camera")]
 FPS = 30
 REQUIRED = 10  # times as fast as LeRobot
