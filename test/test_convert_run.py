@@ -119,6 +119,34 @@ def test_what_is_there_already_stays_unless_it_is_to_be_replaced(tmp_path, bags)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["ds"]
 
 
+def test_a_conversion_that_replaces_a_data_set_can_be_resumed_at_any_point(tmp_path, bags, monkeypatch):
+    from training.bags import jobs
+
+    output = tmp_path / "ds"
+    assert convert(output, bags).status == 0
+    old = (output / "meta/info.json").stat().st_ino
+    for fault in ("shutil.rmtree", "finish"):  # while it clears up, and before the move
+
+        def killed(*_, **__):
+            raise SystemExit("killed")
+
+        with monkeypatch.context() as patch:
+            patch.setattr("training.bags.jobs." + fault, killed)
+            if fault == "shutil.rmtree":
+                patch.setattr(jobs.shutil, "rmtree", lambda path, **options: killed() if path.name == "work" else None)
+            with pytest.raises(SystemExit):
+                convert(output, bags, overwrite=True) if fault == "shutil.rmtree" else convert(
+                    output, bags, resume=True
+                )
+        assert (output / "meta/info.json").stat().st_ino == old
+    resumed = convert(output, bags, resume=True)
+    assert resumed.status == 0 and "was complete" in resumed.text
+    assert (output / "meta/info.json").stat().st_ino != old
+    assert resumed.numbers("head_camera") == [*range(30), *range(100, 130), *range(200, 230)]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["ds"]
+    assert not (output / "conversion.json").exists() and not (output / "work").exists()
+
+
 def test_a_dry_run_says_what_would_be_kept_and_writes_nothing(tmp_path, bags):
     messages = recording(3.0) + [event(0, START), event(1, START + 10**9), event(0, START + 2 * 10**9, "e2")]
     write_bag(tmp_path / "bags" / "events", messages)

@@ -23,7 +23,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from pi05_progress.output_folder import OutputFolderError, finish
+from pi05_progress.output_folder import OutputFolderError
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.robots.yaml_lines import ConfigError
 from training.bags.convert import Converted, ConvertOptions
@@ -168,6 +168,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return _dry_run(args, profile, bags, Workplace(Path(folder)), console)
         settings = _settings(args, profile, bags)
         with workplace(args.output, settings, resume=args.resume, overwrite=args.overwrite) as place:
+            if place.assembled:
+                finish_workplace(place, args.output)
+                print(f"the data set was complete; it is in {args.output} now")
+                return 0
             status = _convert(args, profile, bags, place, settings, console)
         if status:
             shutil.rmtree(place.folder, ignore_errors=True)
@@ -355,8 +359,7 @@ def _assemble(
     write_dataset(place.folder, episodes, profile, plans.sizes, args.fps, video)
     report = make_report(settings, plans.scans, plans.found, plans.failed, plans.fates, args.fps)
     write_report(place.folder, report, plans.fates)
-    finish_workplace(place)
-    finish(place.folder, args.output)
+    finish_workplace(place, args.output)
 
 
 def _print_problems(plans: Plans) -> None:

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pi05_progress.output_folder import OutputFolderError, partial_of
+from pi05_progress.output_folder import OutputFolderError, finish, partial_of
 from pi05_progress.robots.profile import RobotProfile
 from training.datasets.video import VideoError
 
@@ -32,6 +32,7 @@ from .scan import Scan, ScanOptions, scan_bag
 
 WORK, SCRATCH, SETTINGS, LOCK = "work", "scratch", "conversion.json", "lock"
 RESULT = "result.json"
+REPLACES, ASSEMBLED = "_replaces", "_assembled"  # in the settings' file, no settings themselves
 POLL_S = 0.2
 KEPT = "finished episodes are kept: make room, then go on with --resume"
 
@@ -60,6 +61,7 @@ class Workplace:
     """The folder in which a data set is made; see ``workplace``."""
 
     folder: Path
+    assembled: bool = False  # the data set in it is complete, only its way into place is left
 
     @property
     def work(self) -> Path:
@@ -85,9 +87,10 @@ def workplace(output: Path, settings: Mapping[str, Any], *, resume: bool, overwr
     Raises:
         OutputFolderError: something is there already, or nothing can be written.
     """
-    if output.exists() and not overwrite:
-        raise OutputFolderError(f"{output} is already there; choose another --output, or replace it with --overwrite")
     folder = partial_of(output)
+    begun = json.loads((folder / SETTINGS).read_text()) if resume and (folder / SETTINGS).exists() else {}
+    if output.exists() and not (overwrite or begun.get(REPLACES)):
+        raise OutputFolderError(f"{output} is already there; choose another --output, or replace it with --overwrite")
     if folder.exists() and not resume and not overwrite:
         raise OutputFolderError(
             f"{folder}: an unfinished conversion is there; go on with --resume, or begin again with --overwrite"
@@ -102,19 +105,19 @@ def workplace(output: Path, settings: Mapping[str, Any], *, resume: bool, overwr
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise OutputFolderError(f"{folder}: another conversion is writing there") from error
-        place = Workplace(folder)
-        if resume and (folder / SETTINGS).exists():
-            _compare(json.loads((folder / SETTINGS).read_text()), json.loads(json.dumps(settings)), folder)
+        place = Workplace(folder, bool(begun.get(ASSEMBLED)))
+        if begun:
+            _compare(begun, json.loads(json.dumps(settings)), folder)
         else:
             _clear(folder)
-            _write_json(folder / SETTINGS, settings)
+            _write_json(folder / SETTINGS, {**settings, REPLACES: overwrite})
         place.work.mkdir(exist_ok=True)
         for leftover in place.work.glob("*.partial"):
             shutil.rmtree(leftover)
         try:
             yield place
         except BaseException:
-            if not any(place.work.glob(f"*/{RESULT}")):
+            if not place.assembled and not any(place.work.glob(f"*/{RESULT}")):
                 shutil.rmtree(folder, ignore_errors=True)  # nothing in it is worth going on with
             raise
 
@@ -126,7 +129,7 @@ def _clear(folder: Path) -> None:
 
 
 def _compare(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
-    different = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    different = [key for key in {**before, **now} if key[0] != "_" and before.get(key) != now.get(key)]
     if different:
         raise OutputFolderError(
             f"--resume: {folder} was begun with other {', '.join(sorted(different))}; give the same as then, or begin "
@@ -134,12 +137,18 @@ def _compare(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) ->
         )
 
 
-def finish_workplace(place: Workplace) -> None:
-    """Leave only the data set in the folder."""
+def finish_workplace(place: Workplace, output: Path) -> None:
+    """Leave only the data set in the folder, and move it into place.
+
+    That it is complete is written down first: killed in here, the conversion needs nothing but the rest of this.
+    """
+    settings = json.loads((place.folder / SETTINGS).read_text())
+    _write_json(place.folder / SETTINGS, {**settings, ASSEMBLED: True})
     shutil.rmtree(place.work, ignore_errors=True)
     shutil.rmtree(place.scratch, ignore_errors=True)
-    (place.folder / SETTINGS).unlink(missing_ok=True)
     (place.folder / LOCK).unlink(missing_ok=True)
+    finish(place.folder, output)
+    (output / SETTINGS).unlink(missing_ok=True)
 
 
 def _write_json(path: Path, data: object) -> None:
