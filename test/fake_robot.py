@@ -4,6 +4,7 @@ import json
 import math
 import os
 import time
+from collections import deque
 from pathlib import Path
 
 import numpy as np
@@ -74,8 +75,9 @@ class FakeRobot:
                 Float32, PROFILE.grippers[side].command_topic, lambda m, s=side: self.grippers.append((s, m.data)), 50
             )
         subscribe(Float32, PROFILE.enable_topic, self.on_enable, 50)
+        self.measured = {s: deque(maxlen=30) for s in SIDES}  # positions as they were published, 0.3 s
         self.positions = {s: PROFILE.arms[s].limits().mean(axis=1) for s in SIDES}
-        self.enabled_s, self.last_enable, self.last_target = -math.inf, None, {}
+        self.enabled_s, self.last_enable, self.last_is_measured = -math.inf, None, {}
         self.heal()
 
     def heal(self):
@@ -97,10 +99,11 @@ class FakeRobot:
 
     def on_target(self, message, side):
         self.targets.append((time.monotonic(), side, list(message.position)))
-        self.last_target[side] = np.array(message.position)
-        moves = np.abs(self.last_target[side] - self.positions[side]).max() > SAG_RAD / 2
-        if self.follows and self.fsm() == READY and moves:
-            self.positions[side] = self.last_target[side] - SAG_RAD
+        target = np.array(message.position)
+        # Whether this is where the arms were measured lately: to hold them there, and not to go on.
+        self.last_is_measured[side] = min(np.abs(target - p).max() for p in self.measured[side]) < 1e-5
+        if self.follows and self.fsm() == READY and not self.last_is_measured[side]:
+            self.positions[side] = target - SAG_RAD
 
     def on_enable(self, message):
         self.enables.append((time.monotonic(), message.data))
@@ -119,6 +122,7 @@ class FakeRobot:
             self.next_joint = now + 0.01
             for side in SIDES:
                 message = JointState(name=list(PROFILE.arms[side].joints), position=list(self.positions[side]))
+                self.measured[side].append(np.array(self.positions[side]))
                 self.send(f"{side}_arm", self.arms[side], message, lambda m, side=side: self.change(side, m))
         if now >= self.next_image:
             self.next_image = now + 1 / 30

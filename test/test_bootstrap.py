@@ -89,7 +89,7 @@ def test_unknown_extra_is_refused_with_the_known_ones():
     command = [sys.executable, str(ROOT / "scripts/bootstrap.py"), "--extras", "ros,gpu"]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 2
-    assert "unknown extra gpu; known: ros, sim, train" in result.stderr
+    assert "unknown extra gpu; known: ros, sim, data, train" in result.stderr
 
 
 def test_lock_names_no_host():
