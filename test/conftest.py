@@ -60,9 +60,19 @@ def initialised_ros():
     import rclpy
 
     rclpy.init()
+    nodes, create_node = [], rclpy.create_node
+
+    def create(*arguments, **options):
+        nodes.append(create_node(*arguments, **options))
+        return nodes[-1]
+
+    rclpy.create_node = create
     try:
         yield rclpy
     finally:
+        rclpy.create_node = create_node
+        for node in nodes:  # else they would be seen in this domain for as long as something refers to them
+            node.destroy_node()
         rclpy.try_shutdown()
 
 
