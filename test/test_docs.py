@@ -43,7 +43,11 @@ def test_every_parameter_is_documented_with_its_default_and_range():
 def test_every_topic_is_documented():
     profile = RobotProfile.load("teleavatar")
     inputs = {camera.topic for camera in profile.cameras.values()} | {profile.fsm_topic, profile.mode_topic}
-    inputs |= {profile.enable_topic} | {profile.arms[s].state_topic for s in SIDES} | {profile.grippers[s].state_topic for s in SIDES}
+    inputs |= (
+        {profile.enable_topic}
+        | {profile.arms[s].state_topic for s in SIDES}
+        | {profile.grippers[s].state_topic for s in SIDES}
+    )
     assert {topic for row in table("it subscribes to") for topic in code(row[0])} == inputs | {"~/set_task"}
     outputs = {profile.arms[s].target_topic for s in SIDES} | {profile.grippers[s].command_topic for s in SIDES}
     outputs |= {profile.enable_topic, "task_progress", "task_progress/percent", "action_chunk", "/diagnostics"}
