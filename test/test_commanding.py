@@ -1,5 +1,6 @@
 """The policy node drives the simulated arms along a known trajectory, through the relay and directly."""
 
+import math
 import time
 
 import numpy as np
@@ -12,6 +13,7 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Int32
 
 from pi05_progress.robots.profile import SIDES, RobotProfile
+from pi05_progress_msgs.msg import TaskProgress
 
 ROBOT, RELAY = "pi05_progress_ros.sim.robot_node", "pi05_progress_ros.arm_relay_node"
 READY = 2
@@ -90,3 +92,23 @@ def test_the_arms_follow_within_a_twentieth_of_a_radian_and_stop_when_told(start
     watch.run(1.0)
     later = np.array([pose for _, arrived, pose in watch.poses["left"] if arrived > off + 0.2])
     assert np.abs(later - later[0]).max() < 0.01
+
+
+def test_a_robot_that_is_killed_and_started_again_is_followed_without_a_restart_of_the_node(start, ros):
+    simulation = start(ROBOT, *parameters(image_scale=0.05))
+    start(RELAY)
+    watch = Watch(ros, RobotProfile.load("teleavatar"))
+    progress = []
+    watch.node.create_subscription(TaskProgress, "/task_progress", progress.append, 10)
+    node = start_node(start, prompt="swing", use_sim_time="true", publish_commands="true")
+    wait_for(lambda: "commanding the robot" in node.log(), 60, watch.spin, "commanding")
+    simulation.kill()
+    killed = time.monotonic()
+    wait_for(lambda: progress and math.isnan(progress[-1].progress_raw), 5, watch.spin, "UNKNOWN")
+    assert time.monotonic() - killed < 1.2, "stale after 0.2 s, told within a second"
+    assert progress[-1].status == TaskProgress.UNKNOWN
+    before = len(node.log())
+    start(ROBOT, *parameters(image_scale=0.05))
+    wait_for(lambda: "commanding the robot" in node.log()[before:], 60, watch.spin, "commanding again")
+    assert "waiting for the robot to be READY, it is in PAUSE" in node.log()[before:]
+    wait_for(lambda: math.isfinite(progress[-1].progress_raw), 10, watch.spin, "progress again")
