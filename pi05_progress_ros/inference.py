@@ -26,6 +26,7 @@ from .diagnostics import InferenceStats
 from .inputs import Snapshot
 
 ERROR_PAUSE_S = 0.5  # after a failed inference
+FRESHER_S = 0.04  # how long a frame newer than one that had to wait is waited for; cameras come at 30 Hz
 STOP_TIMEOUT_S = 3.0  # how long the end of a running inference is waited for
 
 
@@ -120,15 +121,14 @@ class InferenceLoop:
     def _run(self) -> None:
         due = 0.0
         while not self._stopping.is_set():
-            early = due - time.monotonic()
+            early, pending = due - time.monotonic(), None
             if early > 0:
                 self._stopping.wait(early)
-                with self._triggered:
-                    self._trigger_s = None  # the next frame will be newer than those that came meanwhile
+                pending = self._trigger(0.0)  # a frame that came meanwhile; one that comes soon will be newer
             free_s = time.monotonic()
-            with self._triggered:
-                self._triggered.wait_for(lambda: self._trigger_s is not None or self._stopping.is_set(), timeout=0.5)
-                arrived_s, self._trigger_s = self._trigger_s, None
+            arrived_s = self._trigger(0.5 if pending is None else FRESHER_S)
+            if arrived_s is None and pending is not None:
+                arrived_s = free_s = time.monotonic()
             if arrived_s is None or self._stopping.is_set():
                 continue
             due = max(due + self._period_s, time.monotonic())
@@ -138,6 +138,13 @@ class InferenceLoop:
                 self._fail(f"the policy failed: {error!r}", traceback.format_exc())
             finally:
                 self.stats.busy_since_s = None
+
+    def _trigger(self, timeout_s: float) -> float | None:
+        """Arrival of an image that no inference has used yet, once there is one; None after the time-out."""
+        with self._triggered:
+            self._triggered.wait_for(lambda: self._trigger_s is not None or self._stopping.is_set(), timeout_s)
+            arrived_s, self._trigger_s = self._trigger_s, None
+        return arrived_s
 
     def _infer(self, ready_s: float) -> None:
         """One inference; ``ready_s`` (monotonic) is when its newest frame was there and it could begin."""
