@@ -19,8 +19,11 @@ import cv2
 import numpy as np
 
 from pi05_progress.robots.profile import RobotProfile
+from training.datasets.layout import ACTION, STATE
 from training.datasets.statistics import Stats, picture_stats, sample_frames
+from training.datasets.vectors import VectorWriter
 from training.datasets.video import VideoFile, VideoOptions
+from training.datasets.writer import VECTOR_FILES
 
 from .episodes import Candidate
 from .pictures import Pictures
@@ -58,7 +61,7 @@ class ConvertOptions:
 
 @dataclass
 class Part:
-    """One episode of the data set, as files in a folder: ``<camera>.mp4`` and ``rows.npz`` (state, action).
+    """One episode of the data set, as files in a folder: ``<camera>.mp4`` and those of ``VECTOR_FILES``.
 
     Attributes:
         folder: name of the folder.
@@ -166,9 +169,8 @@ def _convert_segment(
     out = folder / f"part_{segment.part:03d}"
     out.mkdir(exist_ok=True)
     max_gap = options.plan.max_gap_ns
-    table = Table(options.profile, dict(sources), scan.changes, grid, bag.deserialize, max_gap, SLACK_NS)
     failed = threading.Event()
-    cameras = {}
+    cameras: dict[str, _CameraThread] = {}
     for source in scan.inputs.of_role("camera"):
         pictures = Pictures(
             source, options.profile.cameras[source.name], grid, bag.deserialize, options.sizes[source.name],
@@ -177,16 +179,26 @@ def _convert_segment(
         cameras[source.name] = _CameraThread(pictures, out / f"{source.name}.mp4", grid.fps, options.video, failed)
     first = next(iter(cameras.values()))
     first.made = made  # one camera speaks for all in the progress bar
-    try:
-        _read(bag, scan, segment, table, cameras, failed)
-    finally:
+    size = options.profile.vector_size
+    with (
+        VectorWriter(out / VECTOR_FILES[STATE], size) as state,
+        VectorWriter(out / VECTOR_FILES[ACTION], size) as action,
+    ):
+
+        def write(of_state: np.ndarray, of_action: np.ndarray) -> None:
+            state.append(of_state)
+            action.append(of_action)
+
+        table = Table(options.profile, dict(sources), scan.changes, grid, write, bag.deserialize, max_gap, SLACK_NS)
+        try:
+            _read(bag, scan, segment, table, cameras, failed)
+        finally:
+            for thread in cameras.values():
+                thread.close(abandon=failed.is_set())
         for thread in cameras.values():
-            thread.close(abandon=failed.is_set())
-    for thread in cameras.values():
-        if thread.error is not None:
-            raise thread.error
-    table.close()
-    np.savez(out / "rows.npz", state=table.state, action=table.action)
+            if thread.error is not None:
+                raise thread.error
+        table.close()
     ends = _reaches_end(candidate, segment, max_gap)
     return Part(
         out.name, grid.start_ns, grid.count, segment.part, segment.parts, _milestones(candidate, segment), ends,

@@ -64,6 +64,7 @@ class Table:
         sources: all inputs; cameras are passed over.
         changes: per source that may pause, (stamp, number) where it changed.
         grid: times of the rows.
+        write: called with state and action of each row, float32 (48,) or (62,).
         deserialize: of the recording.
         max_gap_ns: silence over which nothing is interpolated and no command is held.
         slack_ns: see ``Track``.
@@ -75,6 +76,7 @@ class Table:
         sources: dict[str, Source],
         changes: dict[str, list[tuple[int, float]]],
         grid: Grid,
+        write: Callable[[np.ndarray, np.ndarray], None],
         deserialize: Callable[[Stored], Any],
         max_gap_ns: int,
         slack_ns: int,
@@ -87,9 +89,7 @@ class Table:
             for name, source in self._sources.items()
             if not source.may_pause
         }
-        self.state = np.zeros((grid.count, profile.vector_size), np.float32)
-        self.action = np.zeros((grid.count, profile.vector_size), np.float32)
-        self.rows = 0
+        self._write, self.rows = write, 0
         self._leaps = dict.fromkeys(self.tracks, 0)
 
     def push(self, name: str, stamp_ns: int, message: Stored) -> None:
@@ -108,8 +108,7 @@ class Table:
             time_ns = self._grid.time_ns(self.rows)
             if not all(track.ready(time_ns) for track in self.tracks.values()):
                 return
-            self.state[self.rows] = self._vector("state", time_ns)
-            self.action[self.rows] = self._vector("action", time_ns)
+            self._write(self._vector("state", time_ns), self._vector("action", time_ns))
             self.rows += 1
 
     def close(self) -> None:

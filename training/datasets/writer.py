@@ -17,11 +17,14 @@ from pi05_progress.robots.profile import SIDES, RobotProfile
 from . import layout
 from .progress_meta import EpisodeMeta, Outcome, ProgressMeta, save_progress_meta
 from .statistics import Stats, feature_stats, flattened, pool_episodes, save_stats
+from .vectors import VectorReader
 from .video import VideoOptions, check_count, join, video_info
 
 MEGABYTE = 2**20
+ROWS = 2048  # of a row group at most: what is held while writing does not grow with an episode
 EPISODES_PER_FILE = 1000  # rows of one file of meta/episodes
 BLOCKS = ("position", "velocity", "effort")
+VECTOR_FILES = {layout.STATE: "state.f32", layout.ACTION: "action.f32"}
 POSE = ("x", "y", "z", "qx", "qy", "qz", "qw")
 
 
@@ -30,7 +33,7 @@ class Episode:
     """An episode that lies ready.
 
     Attributes:
-        folder: holds ``rows.npz`` with ``state`` and ``action``, float32 (frames, numbers), and ``<camera>.mp4``.
+        folder: holds ``<camera>.mp4`` and the files of ``VECTOR_FILES``, see ``vectors.py``.
         frames: their number.
         task: instruction.
         meta: outcome, milestones, source.
@@ -120,7 +123,7 @@ def write_dataset(
 
 
 class _Rows:
-    """The data files: one row group per episode, another file beyond LeRobot's size."""
+    """The data files: a row group per episode, or several for a long one; another file beyond LeRobot's size."""
 
     def __init__(self, root: Path, features: Mapping[str, layout.Feature]) -> None:
         self._root = root
@@ -136,8 +139,12 @@ class _Rows:
         if self._writer is None or self._path.stat().st_size > layout.DATA_FILE_MB * MEGABYTE:
             self._next_file()
         columns = self._columns(index, episode, task_index, fps)
-        arrays = [_arrow(columns[field.name], field.type) for field in self._schema]
-        self._writer.write_table(pa.Table.from_arrays(arrays, schema=self._schema), row_group_size=episode.frames)
+        vectors = self._vectors(episode)
+        for start in range(0, episode.frames, ROWS):
+            part = {name: values[start : start + ROWS] for name, values in columns.items()}
+            part |= {name: file.rows(start, start + ROWS) for name, file in vectors.items()}
+            arrays = [_arrow(part[field.name], field.type) for field in self._schema]
+            self._writer.write_table(pa.Table.from_arrays(arrays, schema=self._schema))
         chunk, file = divmod(self._file, layout.CHUNK_SIZE)
         placed = {
             "data/chunk_index": chunk,
@@ -146,7 +153,8 @@ class _Rows:
             "dataset_to_index": self._total + episode.frames,
         }
         self._total += episode.frames
-        return placed, {name: feature_stats(values) for name, values in columns.items()}
+        stats = {name: feature_stats(values) for name, values in columns.items()}
+        return placed, stats | {name: _vector_stats(file) for name, file in vectors.items()}
 
     def close(self) -> None:
         """Finish the last file."""
@@ -158,20 +166,23 @@ class _Rows:
         self._file += 1
         self._path = self._root / layout.DATA_PATH.format(**_place(self._file))
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._writer = pq.ParquetWriter(self._path, self._schema)
+        plain = [field.name for field in self._schema if not pa.types.is_fixed_size_list(field.type)]
+        self._writer = pq.ParquetWriter(self._path, self._schema, use_dictionary=plain)  # vectors hardly repeat
+
+    def _vectors(self, episode: Episode) -> dict[str, VectorReader]:
+        return {
+            name: VectorReader(
+                episode.folder / VECTOR_FILES[name], self._schema.field(name).type.list_size, episode.frames
+            )
+            for name in (layout.STATE, layout.ACTION)
+        }
 
     def _columns(self, index: int, episode: Episode, task_index: int, fps: int) -> dict[str, np.ndarray]:
         n = episode.frames
-        with np.load(episode.folder / "rows.npz") as rows:
-            state, action = rows["state"], rows["action"]
-        if len(state) != n or len(action) != n:
-            raise ValueError(f"{episode.folder}: {len(state)} rows, expected {n}")
         last = np.zeros(n, bool)
         last[-1] = True
         frames = np.arange(n)
         return {
-            layout.STATE: state,
-            layout.ACTION: action,
             layout.DONE: last,
             layout.SUCCESS: last & (episode.meta.outcome == Outcome.SUCCESS),
             "timestamp": (frames / fps).astype(np.float32),
@@ -180,6 +191,12 @@ class _Rows:
             "index": frames + self._total,
             "task_index": np.full(n, task_index),
         }
+
+
+def _vector_stats(file: VectorReader) -> Stats:
+    """``feature_stats``, a few columns at a time."""
+    parts = [feature_stats(file.columns(at, at + 4)) for at in range(0, file.size, 4)]
+    return {key: parts[0][key] if key == "count" else np.concatenate([p[key] for p in parts]) for key in parts[0]}
 
 
 def _arrow(values: np.ndarray, kind: pa.DataType) -> pa.Array:
