@@ -5,7 +5,7 @@ BOOT := $(shell command -v python3 || command -v python)
 .PHONY: setup demo test test-all lint bench lock clean
 
 setup:  ## install everything that tests and the simulation need into .venv
-	@$(BOOT) scripts/bootstrap.py --extras ros,sim,data,dev
+	@$(BOOT) scripts/bootstrap.py --extras ros,sim,data,train,dev
 
 demo:  ## the simulated robot at work, its progress in this terminal; TASK=, CHECKPOINT=, DEMO_SECONDS= (docs/launch.md)
 	@$(BOOT) scripts/bootstrap.py --extras ros,sim
