@@ -1,0 +1,92 @@
+"""What a training run is made of, and what it leaves behind.
+
+A run's folder, ``<output>/<recipe>/<exp_name>/``:
+
+    config.json              the resolved configuration, written before the first step
+    held_out.json            episodes that are never trained on, per data set
+    metrics.csv              a row per logged step: losses, gradient norms, learning rate, samples/s
+    validation.csv           a row per validation
+    tensorboard/             the same, and pictures
+    wandb/                   of Weights & Biases, unless it is off
+    pictures/                predicted and labelled progress over held-out episodes, a file per validation
+    bad_batch_<step>.npz     only after a loss that was not finite: the batch it came from
+    <step>/                  a checkpoint that the policy loads (docs/checkpoints.md), and beside it, in the same folder,
+        train_state/         Orbax: step, optimiser, and raw parameters where params/ holds their average
+        position/            of the loader, a file per process
+        run.json             random key, best validation so far, metrics not logged yet
+    last, best               links to the newest checkpoint and to the one with the lowest validation loss
+
+A step's folder appears when it is complete. ``<step>`` counts optimiser steps that are done.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from pi05_progress.models.config import Pi05Config
+from pi05_progress.models.lora import Trained
+
+from ..engine.loss import LossConfig
+from ..engine.optimizer import OptimizerConfig
+from ..engine.sharding import MeshConfig
+from ..loading.config import DataConfig
+from ..running.hosts import HostsConfig
+from ..running.logs import LogConfig
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A training run; a recipe is one of these, and every field is a flag."""
+
+    name: tyro.conf.Fixed[str]
+    """Of the recipe."""
+    model: Annotated[Pi05Config, tyro.conf.AvoidSubcommands]
+    """Sizes of the model, its progress head and its prompt."""
+    exp_name: str = ""
+    """Name of the run: its folder is <output>/<recipe>/<exp_name>."""
+    output: Path = Path("checkpoints")
+    """Where the folders of runs lie."""
+    checkpoint: Path | None = None
+    """Folder of the checkpoint to start from (convert_checkpoint import makes one from openpi's); None: from scratch."""
+    trained: Trained = "everything"
+    """everything, the adapters (LoRA) and what openpi trains beside them, or the progress head alone."""
+    tokenizer: Literal["bytes", "paligemma"] = "paligemma"
+    """Of prompts: PaliGemma's, or bytes for small models of one's own."""
+    tokenizer_path: Path | None = None
+    """PaliGemma's tokenizer.model."""
+    batch_size: int = 64
+    """Samples of an optimiser step, over all devices and processes."""
+    num_train_steps: int = 20_000
+    """Optimiser steps."""
+    seed: int = 42
+    """Of initial parameters, noise, augmentation and the order of samples."""
+    log_interval: int = 100
+    """Steps between rows in the logs, which are means over these steps."""
+    validation_interval: int = 1000
+    """Steps between validations on held-out episodes; 0: never."""
+    save_interval: int = 1000
+    """Steps between checkpoints."""
+    keep_period: int | None = 5000
+    """Checkpoints of multiples of this are kept; of the others only the last and the best."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """What is learnt from."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """How parameters change."""
+    loss: LossConfig = field(default_factory=LossConfig)
+    """What is minimised."""
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    """How devices share the work."""
+    hosts: HostsConfig = field(default_factory=HostsConfig)
+    """Several processes, one a host."""
+    logs: LogConfig = field(default_factory=LogConfig)
+    """Where metrics go."""
+    resume: bool = False
+    """Go on from the run's last checkpoint."""
+    overwrite: bool = False
+    """Remove the run's folder if it is there, and start anew."""
+    plan: bool = False
+    """Print the memory that a device needs, and stop before anything is allocated."""
