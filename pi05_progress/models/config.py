@@ -9,6 +9,7 @@ from typing import Literal, get_args
 
 ProgressKind = Literal["none", "scalar", "categorical"]
 ComputeDtype = Literal["float32", "bfloat16"]
+Remat = Literal["layers", "dots", "none"]
 PALIGEMMA_VOCABULARY = 257_152
 BYTE_VOCABULARY = 259  # 256 bytes after three special tokens, see tokenizer.py
 
@@ -101,7 +102,9 @@ class Pi05Config:
         max_token_len: longest prompt, tokens.
         discrete_state: whether the state is part of the prompt; if not, the model does not see it.
         compute_dtype: of activations and of weights in use; parameters may be stored otherwise.
-        remat: recompute activations in the backward pass instead of keeping them.
+        remat: what the backward pass computes again: all of every layer (``layers``, as openpi; only a layer's input is
+            kept), all but the products with weights (``dots``), or nothing (``none``: fastest, most memory). True and
+            False, as older files have it, are ``layers`` and ``none``.
     """
 
     name: str
@@ -116,9 +119,13 @@ class Pi05Config:
     discrete_state: bool = True
     compute_dtype: ComputeDtype = "bfloat16"
     progress: ProgressConfig = ProgressConfig()
-    remat: bool = True
+    remat: Remat = "layers"
 
     def __post_init__(self) -> None:
+        if isinstance(self.remat, bool):
+            object.__setattr__(self, "remat", "layers" if self.remat else "none")
+        if self.remat not in get_args(Remat):
+            raise ModelConfigError(f"remat {self.remat!r} is unknown; known: {', '.join(get_args(Remat))}")
         if self.compute_dtype not in get_args(ComputeDtype):
             known = ", ".join(get_args(ComputeDtype))
             raise ModelConfigError(f"compute_dtype {self.compute_dtype!r} is unknown; known: {known}")
@@ -183,7 +190,7 @@ def tiny() -> Pi05Config:
         vocabulary=BYTE_VOCABULARY,
         action_horizon=30,
         compute_dtype="float32",
-        remat=False,
+        remat="none",
     )
 
 
@@ -197,7 +204,7 @@ def mid() -> Pi05Config:
         vocabulary=BYTE_VOCABULARY,
         action_horizon=30,
         compute_dtype="float32",
-        remat=False,
+        remat="none",
     )
 
 

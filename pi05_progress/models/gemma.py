@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from .config import GemmaConfig, LoraConfig
+from .activations import constrain, recomputed
+from .config import GemmaConfig, LoraConfig, Remat
 from .layers import Linear, normal_init
 
 EPSILON = 1e-6
@@ -226,16 +227,17 @@ class Block(nnx.Module):
         cache: tuple[Array, Array] | None,
     ) -> tuple[list[Array | None], tuple[Array, Array]]:
         """The experts' tokens after this layer, and its keys and values."""
+        xs = constrain(xs)
         for_attention, for_feed_forward = modulation if modulation is not None else (None, None)
         normed, gates = self._normed("pre_attention_norm", xs, for_attention)
         attended, kv = self.attn(normed, positions, mask, cache)
-        xs = [x if x is None else residual(x, y, g) for x, y, g in zip(xs, attended, gates, strict=True)]
+        xs = constrain([x if x is None else residual(x, y, g) for x, y, g in zip(xs, attended, gates, strict=True)])
         normed, gates = self._normed("pre_ffw_norm", xs, for_feed_forward)
         for expert, x in enumerate(xs):
             if x is not None:
                 y = getattr(self, suffixed("mlp", expert))(normed[expert])
                 xs[expert] = residual(x, y, gates[expert])
-        return xs, kv
+        return constrain(xs), kv
 
     def _normed(
         self, name: str, xs: list[Array | None], modulation: Array | None
@@ -272,7 +274,7 @@ class Gemma(nnx.Module):
         configs: of the trunk and of the action expert.
         vocabulary: rows of the embedding table.
         dtype: compute dtype.
-        remat: recompute in the backward pass.
+        remat: what the backward pass computes again.
     """
 
     def __init__(
@@ -280,7 +282,7 @@ class Gemma(nnx.Module):
         configs: tuple[GemmaConfig, GemmaConfig],
         vocabulary: int,
         dtype: jnp.dtype,
-        remat: bool,
+        remat: Remat,
         rngs: nnx.Rngs,
     ) -> None:
         trunk, expert = configs
@@ -337,8 +339,7 @@ class Gemma(nnx.Module):
             new, kv = nnx.merge(graph, state)(list(xs), modulations, positions, mask, kv)
             return tuple(new), kv
 
-        if self._remat:
-            block = jax.checkpoint(block, prevent_cse=False)
+        block = recomputed(block, self._remat)
         xs = tuple(None if x is None else x.astype(self._dtype) for x in (trunk, expert))
         xs, (k, v) = jax.lax.scan(block, xs, (stacked, per_layer, None if cache is None else tuple(cache)))
         trunk_out = None if xs[0] is None else self.final_norm(xs[0])[0]

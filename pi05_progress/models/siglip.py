@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from .config import SiglipConfig
+from .activations import constrain, recomputed
+from .config import Remat, SiglipConfig
 from .layers import Linear, normal_init
 
 EPSILON = 1e-6
@@ -68,14 +69,15 @@ class EncoderBlock(nnx.Module):
 
     def __call__(self, x: Float[Array, "b n w"]) -> Float[Array, "b n w"]:
         """Apply."""
-        x = x + self.MultiHeadDotProductAttention_0(self.LayerNorm_0(x))
-        return x + self.MlpBlock_0(self.LayerNorm_1(x))
+        x = constrain(x)
+        x = constrain(x + self.MultiHeadDotProductAttention_0(self.LayerNorm_0(x)))
+        return constrain(x + self.MlpBlock_0(self.LayerNorm_1(x)))
 
 
 class Encoder(nnx.Module):
     """Blocks stacked on a leading axis and scanned, and the final norm."""
 
-    def __init__(self, config: SiglipConfig, dtype: jnp.dtype, remat: bool, rngs: nnx.Rngs) -> None:
+    def __init__(self, config: SiglipConfig, dtype: jnp.dtype, remat: Remat, rngs: nnx.Rngs) -> None:
         self.encoderblock = EncoderBlock(config, (config.depth,), dtype, rngs)
         self.encoder_norm = LayerNorm(config.width)
         self._remat = remat
@@ -87,9 +89,7 @@ class Encoder(nnx.Module):
         def block(x: Array, layer: nnx.State) -> tuple[Array, None]:
             return nnx.merge(graph, layer)(x), None
 
-        if self._remat:
-            block = jax.checkpoint(block, prevent_cse=False)
-        x, _ = jax.lax.scan(block, x, stacked)
+        x, _ = jax.lax.scan(recomputed(block, self._remat), x, stacked)
         return self.encoder_norm(x)
 
 
@@ -101,11 +101,11 @@ class Siglip(nnx.Module):
         tokens: patches of a picture.
         output: width of the tokens.
         dtype: compute dtype; the patch embedding is always float32.
-        remat: recompute in the backward pass.
+        remat: what the backward pass computes again.
     """
 
     def __init__(
-        self, config: SiglipConfig, tokens: int, output: int, dtype: jnp.dtype, remat: bool, rngs: nnx.Rngs
+        self, config: SiglipConfig, tokens: int, output: int, dtype: jnp.dtype, remat: Remat, rngs: nnx.Rngs
     ) -> None:
         self.embedding = PatchEmbedding(config.patch, config.width, rngs)
         self.pos_embedding = nnx.Param(normal_init(rngs, (1, tokens, config.width), config.width))
