@@ -1,0 +1,57 @@
+"""Which data a run trains on, and how; the fields' docstrings are the help of the command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..datasets import layout
+
+
+class DataConfigError(ValueError):
+    """The data, or what was asked of it, does not fit; the message says what, where, and what to do."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Data sets and what is made of them."""
+
+    repo_id: str = ""
+    """Folder of a LeRobot v3.0 data set, or several separated by commas."""
+    weights: tuple[float, ...] = ()
+    """Share of each data set in what is trained on; none: by their numbers of frames, so that every frame is seen
+    equally often."""
+    robot: str = "teleavatar"
+    """Robot profile: the name of one in config/, or a YAML file."""
+    cameras: tuple[str, ...] = ()
+    """Cameras of the profile that are used, such as head_camera; none: all. The model is told that the others are not
+    there."""
+    progress_column: str = layout.PROGRESS_COLUMN
+    """Feature that holds the progress labels. Data sets without it train actions alone."""
+    validation_fraction: float = 0.1
+    """Share of each data set's episodes that is held out, at least one episode; 0 holds out none."""
+    seed_split: int = 0
+    """Decides, with the episode's number, which episodes are held out."""
+    norm_stats: Path | None = None
+    """File with statistics; none: norm_stats.json in the data set, if there is one data set, else they are computed."""
+    compute_norm_stats: bool = True
+    """Compute statistics that are missing; off: missing ones are an error."""
+    foreign_norm_stats: bool = False
+    """Take statistics though they are not those of the data, such as a base checkpoint's."""
+    quantiles: bool = True
+    """Normalise by the 1 % and 99 % quantiles, as Pi0.5 does; off: by mean and deviation."""
+    asset_id: str = ""
+    """Name that the statistics have in checkpoints; empty: the data sets' folder names."""
+    delta_actions: bool = False
+    """Arm targets relative to the present state."""
+    cache: Path | None = None
+    """Folder for pictures at the size the model reads, decoded once and kept; none: decoded whenever they are used."""
+    workers: int = 0
+    """Processes that load beside this one; 0: threads of this one, which is best with a cache."""
+    threads: int = 4
+    """Threads that load, in every process that does."""
+    wrong_instruction: float = 0.0
+    """Share of samples whose prompt is replaced by another task's: progress 0, and the actions do not count."""
+    reversed_clip: float = 0.0
+    """Share of the labelled samples of successful episodes that are taken from the clip running backwards: the label is
+    that of the frame shown, and the actions do not count."""
