@@ -180,6 +180,27 @@ def test_episodes_between_events_keep_outcome_milestones_and_task(tmp_path):
     assert any(e["episode"] == "e3" and "no stop event" in e["reasons"][0] for e in run.report["episodes"])
 
 
+@pytest.mark.parametrize("ahead_s", [-3e8, 40.0, 3e8])
+def test_events_and_marks_of_another_clock_count_when_they_arrive(tmp_path, ahead_s):
+    # A recorder beside a simulation stamps by the wall's clock, the robot by simulated time, which also runs slower.
+    slow = [moved(m, received=round(0.02 * (m.stamp - START))) for m in recording(4.0)]
+    at = lambda s: START + round(s * 1e9)  # noqa: E731
+    late = [moved(m, received=round(0.02 * (m.stamp - START))) for m in (
+        event(0, at(0.499)), event(2, at(1.0), label="grasped"), event(1, at(3.001), outcome=1)
+    )]  # fmt: skip
+    ahead = round(ahead_s * 1e9)
+    messages = [moved(m, received=ahead) for m in slow] + [moved(m, stamp=ahead, received=ahead) for m in late]
+    run = convert(tmp_path / "ds", write_bag(tmp_path / "bag", messages), task=None)
+    assert run.status == 0, run.text
+    assert run.numbers("head_camera") == [*range(15, 91)]
+    assert run.progress["episodes"][0]["milestones"] == [{"label": "grasped", "frame": 15}]
+    assert "3 messages stamped by another clock than the robot's" in str(run.report["bags"])
+    presses = {50: (2,), 150: (3,)}
+    buttons = [moved(button(t, presses.get(i, ())), stamp=ahead) for i, t in enumerate(times(100, 4.0))]
+    run = convert(tmp_path / "marks", write_bag(tmp_path / "bag2", recording(4.0) + buttons))
+    assert run.numbers("head_camera") == [*range(15, 46)]
+
+
 def test_episodes_between_button_presses(tmp_path):
     presses = {50: (2,), 51: (2,), 150: (3,), 160: (3,), 200: (2,), 300: (3,), 350: (2,)}
     buttons = [button(t, presses.get(i, ())) for i, t in enumerate(times(100, 4.0))]

@@ -266,7 +266,7 @@ def _dry_run(
         counts = [] if plan is None else [segment.grid.count for segment in plan.segments]
         total += len(counts)
         what = f"{' + '.join(map(str, counts))} frames" if counts else "dropped"
-        print(f"{Path(fate.bag).name} {fate.name}: {what}" + (f": {'; '.join(reasons)}" if reasons else ""))
+        print(f"{_name(fate.bag, fate.name)}: {what}" + (f": {'; '.join(reasons)}" if reasons else ""))
     _print_problems(plans)
     print(f"{total} episodes of {plans.frames} frames would be kept; nothing was written")
     return 0 if total else 1
@@ -337,11 +337,15 @@ def _episodes(plans: Plans, place: Workplace) -> list[Episode]:
 
 def _meta(candidate: Candidate, fate: Fate, part: Any) -> EpisodeMeta:
     milestones = tuple(Milestone(label, frame) for label, frame in part.milestones)
-    source = f"{Path(fate.bag).name} {candidate.name}" + (
-        f" part {part.part + 1}/{part.parts}" if part.parts > 1 else ""
-    )
+    source = _name(fate.bag, candidate.name) + (f" part {part.part + 1}/{part.parts}" if part.parts > 1 else "")
     outcome = candidate.outcome if part.ends else Outcome.UNKNOWN
     return EpisodeMeta(outcome, milestones, candidate.note if part.ends else "", source)
+
+
+def _name(bag: str, episode: str) -> str:
+    """Of an episode, for people; the recorder gives bag and episode the same."""
+    name = Path(bag).name
+    return name if name == episode else f"{name} {episode}"
 
 
 def _assemble(
@@ -367,7 +371,7 @@ def _print_problems(plans: Plans) -> None:
         print(f"not used: {why if bag in why else f'{bag}: {why}'}", file=sys.stderr)
     for fate in plans.fates:
         if fate.reasons and not fate.parts:
-            print(f"dropped: {Path(fate.bag).name} {fate.name}: {'; '.join(fate.reasons)}", file=sys.stderr)
+            print(f"dropped: {_name(fate.bag, fate.name)}: {'; '.join(fate.reasons)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -253,3 +253,9 @@ def run_episode(world: World, expert: Expert, period_s: float = 0.01) -> None:
             decided_s = world.time_s if decided_s is None else decided_s
             if world.time_s - decided_s > 1.0:
                 return
+
+
+def episode_faults(seed: int, faults: Sequence[str], share: float) -> list[str]:
+    """What goes wrong in the episode of a seed: each given fault, in a share of the episodes."""
+    rng = np.random.default_rng([seed, 2])
+    return [fault for fault in faults if rng.random() < share]

@@ -11,7 +11,6 @@ can be started again. Stamps are simulated time from --start-time on; episode af
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import os
 import shutil
@@ -21,7 +20,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -33,9 +32,10 @@ from sensor_msgs.msg import CompressedImage, Image
 from pi05_progress.robots.profile import IMAGE_TYPE, SIDES, RobotProfile
 from pi05_progress.robots.yaml_lines import ConfigError
 
-from ..bag_writer import PARTIAL, message_store
+from ..bag_writer import message_store
 from .cameras import CameraRig, scaled_sizes
 from .episode_bag import EpisodeBag
+from .episode_facts import SUMMARY, EpisodeFacts, facts_path, write_facts, write_summary
 from .expert import FAULTS, parse_fault
 from .gl import NoOpenGLError, require_backend
 from .image_publisher import image_message
@@ -47,7 +47,6 @@ from .truth import Truth
 from .world import World
 
 SLOT_S = 120  # between the starts of two episodes with neighbouring seeds; longer than any episode
-SUMMARY = "episodes.json"
 
 
 @dataclass(frozen=True)
@@ -63,19 +62,6 @@ class Options:
     faults: tuple[str, ...]
     fault_share: float
     start_ns: int
-
-
-@dataclass(frozen=True)
-class Episode:
-    """What became of one episode; kept beside its bag."""
-
-    seed: int
-    task: str
-    outcome: str
-    reason: str
-    duration_s: float
-    faults: list[str]
-    milestones: list[tuple[str, float]]
 
 
 class _Cameras:
@@ -114,18 +100,17 @@ class Recorder:
         """Free the renderers."""
         self._rig.close()
 
-    def record(self, seed: int) -> Episode:
+    def record(self, seed: int) -> EpisodeFacts:
         """Make the episode of a seed and write its bag."""
         options, world = self._options, self._world
         world.reset(seed)
-        faults = episode_faults(seed, options.faults, options.fault_share)
         robot = Robot(world)
         start_ns = options.start_ns + seed * SLOT_S * 10**9
         bag_path = episode_path(options, seed)
         with EpisodeBag(bag_path, self._store) as bag:
             states = StatePublisher(bag, robot, self._profile)
             truth = Truth(bag, robot, "/episode_event", start_ns)
-            operator = Operator(bag, world, self._profile, [parse_fault(text) for text in faults])
+            operator = Operator(bag, world, self._profile, options.faults, options.fault_share)
             cameras = _Cameras(bag, self._rig, self._profile, options)
             tick, over = 0, False
             while not over:
@@ -139,16 +124,18 @@ class Recorder:
                 if tick % 2 == 0:
                     over = operator.publish(stamp)
                     _follow(robot, operator)
+                    if operator.gave_up:
+                        truth.give_up()
                 tick += 1
-            truth.end_episode("failure", "given up")
+            truth.end_episode()
             status = world.task_status()
             decided = status.outcome != "unknown"
             outcome, reason = (status.outcome, status.reason) if decided else ("failure", "given up")
-            facts = Episode(
-                seed, options.task, outcome, reason, round(world.time_s, 3), faults,
+            facts = EpisodeFacts(
+                seed, options.task, outcome, reason, round(world.time_s, 3), operator.faults,
                 [(m.name, round(m.time_s, 3)) for m in status.milestones],
             )  # fmt: skip
-            _write_json(facts_path(bag_path), asdict(facts))
+            write_facts(bag_path, facts)
         return facts
 
 
@@ -165,23 +152,6 @@ def episode_path(options: Options, seed: int) -> Path:
     return options.out / f"{options.task}_{seed:06d}"
 
 
-def facts_path(bag: Path) -> Path:
-    """The file with an episode's facts, beside its bag."""
-    return bag.with_name(f"{bag.name}.json")
-
-
-def episode_faults(seed: int, faults: Sequence[str], share: float) -> list[str]:
-    """What goes wrong in the episode of a seed: each given fault, in a share of the episodes."""
-    rng = np.random.default_rng([seed, 2])
-    return [fault for fault in faults if rng.random() < share]
-
-
-def _write_json(path: Path, data: object) -> None:
-    partial = path.with_name(path.name + PARTIAL)
-    partial.write_text(json.dumps(data, indent=1) + "\n")
-    os.replace(partial, path)
-
-
 _recorder: Recorder | None = None  # one per worker process
 
 
@@ -193,11 +163,11 @@ def _start_worker(options: Options) -> None:
     _recorder = Recorder(options)
 
 
-def _record(seed: int) -> Episode:
+def _record(seed: int) -> EpisodeFacts:
     return _recorder.record(seed)
 
 
-def generate(options: Options, seeds: Sequence[int], workers: int) -> Iterator[Episode]:
+def generate(options: Options, seeds: Sequence[int], workers: int) -> Iterator[EpisodeFacts]:
     """Record the episodes of these seeds; yields each as it is finished, in any order."""
     context = multiprocessing.get_context("spawn")  # OpenGL and threads do not survive a fork
     pool = ProcessPoolExecutor(min(workers, len(seeds)), context, _start_worker, (options,))
@@ -216,13 +186,6 @@ def finished(options: Options, seed: int) -> bool:
     shutil.rmtree(bag, ignore_errors=True)
     facts_path(bag).unlink(missing_ok=True)
     return False
-
-
-def write_summary(out: Path) -> list[dict]:
-    """Collect the facts of all episodes of a folder in ``episodes.json``; returns them in the order of their names."""
-    facts = [json.loads(p.read_text()) for p in sorted(out.glob("*.json")) if p.with_suffix("").is_dir()]
-    _write_json(out / SUMMARY, facts)
-    return facts
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:

@@ -10,13 +10,14 @@ from sensor_msgs.msg import JointState, Joy
 from pi05_progress.robots.profile import SIDES, RobotProfile
 from pi05_progress.robots.teleavatar import gripper_effort_from_command
 
-from .expert import Expert, Fault
+from .expert import Expert, episode_faults, parse_fault
 from .scene import FINGER_TRAVEL
 from .states import Outlet
 from .world import World
 
 PRESS_AT_S = 0.1  # into the episode; not at once, since a press is a rising edge
 PRESS_S = 0.2  # how long a button is held
+DECIDED_S = 0.8  # from the end of the work until what is not done counts as given up; before the press
 REST_S = 1.0  # between the end of the work and the press that ends the episode, and again until the next one
 
 
@@ -29,11 +30,20 @@ class Operator:
         outlet: where messages go.
         world: the world the expert looks at.
         profile: topics, gripper curve and buttons.
-        faults: what goes wrong in every episode.
+        faults: what can go wrong, each as ``KIND`` or ``KIND:PICK``.
+        fault_share: share of the episodes in which each of them happens; which ones, the seed decides.
     """
 
-    def __init__(self, outlet: Outlet, world: World, profile: RobotProfile, faults: Sequence[Fault] = ()) -> None:
-        self._outlet, self._world, self._profile, self._faults = outlet, world, profile, faults
+    def __init__(
+        self,
+        outlet: Outlet,
+        world: World,
+        profile: RobotProfile,
+        faults: Sequence[str] = (),
+        fault_share: float = 1.0,
+    ) -> None:
+        self._outlet, self._world, self._profile = outlet, world, profile
+        self._faults, self._fault_share = tuple(faults), fault_share
         self._arms = {s: outlet.create_publisher(JointState, profile.arms[s].teleoperation_topic, 10) for s in SIDES}
         self._hands = {
             s: outlet.create_publisher(JointState, profile.grippers[s].teleoperation_topic, 10) for s in SIDES
@@ -43,8 +53,15 @@ class Operator:
 
     def new_episode(self) -> None:
         """Begin with the episode the world has just been reset to."""
-        self._expert = Expert(self._world, self._world.seed, self._faults)
+        seed = self._world.seed
+        self.faults = episode_faults(seed, self._faults, self._fault_share)
+        self._expert = Expert(self._world, seed, [parse_fault(text) for text in self.faults])
         self._finished_s: float | None = None
+
+    @property
+    def gave_up(self) -> bool:
+        """Whether the work ended long enough ago for the physics to have decided on it."""
+        return self._finished_s is not None and self._world.time_s - self._finished_s >= DECIDED_S
 
     def publish(self, stamp: Time) -> bool:
         """Send what the operator commands now; True when the episode is over and marked so.

@@ -123,6 +123,8 @@ class RobotNode(Node):
         declare(self, "expert_episodes", 1, text, between=count)
         text = "what goes wrong in the expert's episodes: KIND or KIND:PICK, e.g. missed_grasp:0"
         declare(self, "faults", [""], text)
+        text = "share of the episodes in which each fault happens; which ones, the seed decides"
+        declare(self, "fault_share", 1.0, text, between=(0.0, 1.0))
         declare(self, "lockstep", False, "step only when /sim/step is called")
         text = "simulated time of one lockstep step, s"
         declare(self, "lockstep_step_s", 1 / IMAGE_HZ, text, between=(1 / STATE_HZ, 10.0))
@@ -160,9 +162,11 @@ class RobotNode(Node):
         from .expert import parse_fault  # its solver takes seconds to import; only those who need it wait
         from .operator import Operator
 
-        faults = [parse_fault(text) for text in self._get("faults") if text]
+        faults = [text for text in self._get("faults") if text]
+        for text in faults:
+            parse_fault(text)
         self._episodes_left = self._get("expert_episodes") or float("inf")
-        return Operator(self, self._robot.world, self._profile, faults)
+        return Operator(self, self._robot.world, self._profile, faults, self._get("fault_share"))
 
     def _make_images(self) -> ImagePublisher:
         require_backend()
@@ -353,9 +357,13 @@ class RobotNode(Node):
             self._truth.publish()
             if self._images:
                 self._images.offer(stamp, world.snapshot())
-        if self._operator and tick % 2 == 0 and self._operator.publish(stamp) and self._episodes_left > 1:
-            self._episodes_left -= 1
-            self._reset(world.seed + 1)
+        if self._operator and tick % 2 == 0:
+            over = self._operator.publish(stamp)
+            if self._operator.gave_up:
+                self._truth.give_up()
+            if over and self._episodes_left > 1:
+                self._episodes_left -= 1
+                self._reset(world.seed + 1)
 
     # --- end ---
 

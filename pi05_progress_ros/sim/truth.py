@@ -59,6 +59,11 @@ class Truth:
         if self._open and status.outcome != "unknown":
             self._stop(now)
 
+    def give_up(self) -> None:
+        """The operator has ended the work: a task that is not done by now has failed."""
+        if self._open:
+            self._stop(self._world.time_s, "failure", "given up")
+
     def end_episode(self, undecided: Outcome = "unknown", reason: str = "") -> None:
         """Close the episode before the world is reset; ``undecided`` is the outcome if the task has none yet."""
         if self._open:

@@ -162,6 +162,7 @@ class _Scanner:
         self._sources = {source.topic: source for source in inputs.sources.values()}
         self._buttons = _Buttons(options.profile.marks)
         self._stampless: dict[str, int] = {}
+        self._other_clock: dict[str, int] = {}  # marks and events by topic
 
     def run(self) -> Scan:
         scan, bag = self._scan, self._bag
@@ -180,6 +181,8 @@ class _Scanner:
         scan.breaks = [(a + scan.clock_offset_ns, b + scan.clock_offset_ns) for a, b in bag.jumps_back()]
         scan.notes += [f"{name}: {count} messages without a stamp; the time of reception is used"
                        for name, count in self._stampless.items()]  # fmt: skip
+        scan.notes += [f"{topic}: {count} messages stamped by another clock than the robot's; reception is used"
+                       for topic, count in self._other_clock.items()]  # fmt: skip
         scan.notes += [f"the recorder's clock was set back by {(b - a) * 1e-9:.1f} s" for a, b in scan.breaks]
         scan.notes += [stretch.why for stretch in scan.stretches if stretch.why]
         if scan.clock_offset_ns:
@@ -298,18 +301,30 @@ class _Scanner:
 
     def _event(self, message: Stored) -> None:
         event = self._bag.deserialize(message)
-        stamp = stamp_ns(event) or message.received_ns + self._scan.clock_offset_ns
-        self._stretch(message)
+        stamp = self._robot_time(stamp_ns(event), message)
         index = self._index_at(stamp)
         facts = (event.episode_id, int(event.event), int(event.outcome), event.task, event.label)
         self._scan.events.append(Event(index, stamp, *facts))
 
     def _mark(self, message: Stored) -> None:
         joy = self._bag.deserialize(message)
-        stamp = stamp_ns(joy) or message.received_ns + self._scan.clock_offset_ns
-        self._stretch(message)
+        stamp = self._robot_time(stamp_ns(joy), message)
         for start in self._buttons.pressed(list(joy.buttons)):
             self._scan.marks.append(Mark(self._index_at(stamp), stamp, start))
+
+    def _robot_time(self, stamp: int, message: Stored) -> int:
+        """When a mark or an event happened, by the clock of the robot's stamps.
+
+        A recorder or a button box may have another clock than the robot (a simulation's, say). Then the time of
+        reception counts, moved by as much as the robot's newest stamp is from its own: clocks may also drift apart.
+        """
+        timings = self._stretch(message).timings.values()
+        offset = max(timings, key=lambda t: t.last).offset if timings else self._scan.clock_offset_ns
+        if stamp and abs(stamp - message.received_ns - offset) <= OTHER_CLOCK_NS:
+            return stamp
+        if stamp:
+            self._other_clock[message.topic] = self._other_clock.get(message.topic, 0) + 1
+        return message.received_ns + offset
 
     def _index_at(self, stamp: int) -> int:
         """The stretch of a mark: the newest, unless the clock has just jumped back and the mark is from before."""
