@@ -10,9 +10,9 @@ A run's folder, ``<output>/<recipe>/<exp_name>/``:
     wandb/                   of Weights & Biases, unless it is off
     pictures/                predicted and labelled progress over held-out episodes, a file per validation
     bad_batch_<step>.npz     only after a loss that was not finite: the batch it came from
-    <step>/                  a checkpoint that the policy loads (docs/checkpoints.md), and beside it, in the same folder,
+    <step>/                  a checkpoint that the policy loads (docs/checkpoints.md), and in the same folder
         train_state/         Orbax: step, optimiser, and raw parameters where params/ holds their average
-        position/            of the loader, a file per process
+        position.bin         of the loader
         run.json             random key, best validation so far, metrics not logged yet
     last, best               links to the newest checkpoint and to the one with the lowest validation loss
 
@@ -34,7 +34,6 @@ from ..engine.loss import LossConfig
 from ..engine.optimizer import OptimizerConfig
 from ..engine.sharding import MeshConfig
 from ..loading.config import DataConfig
-from ..running.hosts import HostsConfig
 from ..running.logs import LogConfig
 
 
@@ -42,7 +41,7 @@ from ..running.logs import LogConfig
 class TrainConfig:
     """A training run; a recipe is one of these, and every field is a flag."""
 
-    name: tyro.conf.Fixed[str]
+    name: tyro.conf.SuppressFixed[tyro.conf.Fixed[str]]
     """Of the recipe."""
     model: Annotated[Pi05Config, tyro.conf.AvoidSubcommands]
     """Sizes of the model, its progress head and its prompt."""
@@ -51,7 +50,7 @@ class TrainConfig:
     output: Path = Path("checkpoints")
     """Where the folders of runs lie."""
     checkpoint: Path | None = None
-    """Folder of the checkpoint to start from (convert_checkpoint import makes one from openpi's); None: from scratch."""
+    """Folder of the checkpoint to start from (openpi's: import it with convert_checkpoint); None: from scratch."""
     trained: Trained = "everything"
     """everything, the adapters (LoRA) and what openpi trains beside them, or the progress head alone."""
     tokenizer: Literal["bytes", "paligemma"] = "paligemma"
@@ -68,6 +67,8 @@ class TrainConfig:
     """Steps between rows in the logs, which are means over these steps."""
     validation_interval: int = 1000
     """Steps between validations on held-out episodes; 0: never."""
+    validation_stride: int = 10
+    """Of held-out episodes every so many frames are looked at."""
     save_interval: int = 1000
     """Steps between checkpoints."""
     keep_period: int | None = 5000
@@ -79,9 +80,7 @@ class TrainConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     """What is minimised."""
     mesh: MeshConfig = field(default_factory=MeshConfig)
-    """How devices share the work."""
-    hosts: HostsConfig = field(default_factory=HostsConfig)
-    """Several processes, one a host."""
+    """How devices and processes share the work."""
     logs: LogConfig = field(default_factory=LogConfig)
     """Where metrics go."""
     resume: bool = False

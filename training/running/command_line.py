@@ -1,0 +1,80 @@
+"""The command line of ``training.train``: ``--config=RECIPE``, then every field of that recipe as a flag."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import tyro
+
+from ..recipes.config import TrainConfig
+from ..recipes.registry import RecipeError, named_recipe, recipes
+
+PROGRAM = "python -m training.train"
+FLAG = "--config"
+
+
+class UsageError(ValueError):
+    """The command line does not say which recipe; the message shows how."""
+
+
+def parse(arguments: Sequence[str]) -> TrainConfig:
+    """The configuration that a command line asks for; flags may be spelt with ``-`` or with ``_``.
+
+    Raises:
+        UsageError: no recipe, two, or one that is not known.
+        SystemExit: a flag is wrong (2), or help was asked for (0); it is printed.
+    """
+    names, rest = _split(arguments)
+    if not names:
+        if {"-h", "--help"} & set(rest):
+            print(overview())
+            sys.exit(0)
+        raise UsageError(f"{FLAG}=RECIPE is missing.\n\n{overview()}")
+    if len(names) > 1:
+        raise UsageError(f"{FLAG} is given {len(names)} times: {', '.join(names)}; give one recipe")
+    try:
+        recipe = named_recipe(names[0])
+    except RecipeError as error:
+        raise UsageError(f"{FLAG}={names[0]}: {error}") from error
+    what = recipes()[names[0]][0]
+    return tyro.cli(TrainConfig, default=recipe, args=rest, prog=f"{PROGRAM} {FLAG}={names[0]}", description=what)
+
+
+def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Values of ``--config``, and the other arguments."""
+    names, rest = [], []
+    given = iter(arguments)
+    for argument in given:
+        if argument == FLAG:
+            value = next(given, None)
+            if value is None or value.startswith("-"):
+                raise UsageError(f"{FLAG} needs the name of a recipe.\n\n{overview()}")
+            names.append(value)
+        elif argument.startswith(f"{FLAG}="):
+            names.append(argument.removeprefix(f"{FLAG}="))
+        else:
+            rest.append(argument)
+    return names, rest
+
+
+def overview() -> str:
+    """What there is to choose from, for a terminal."""
+    known = recipes()
+    width = max(map(len, known))
+    lines = [f"  {name:{width}}  {what}" for name, (what, _) in known.items()]
+    return "\n".join(
+        [
+            f"usage: {PROGRAM} {FLAG}=RECIPE --exp_name=NAME --data.repo_id=FOLDER [--FIELD=VALUE ...]",
+            "",
+            "recipes:",
+            *lines,
+            "",
+            f"All fields of a recipe and their values: {PROGRAM} {FLAG}=RECIPE --help",
+            "",
+            "examples:",
+            f"  {PROGRAM} {FLAG}=pi05_teleavatar --exp_name=first --data.repo_id=/data/stack --checkpoint=/data/base",
+            f"  {PROGRAM} {FLAG}=pi05_teleavatar --plan",
+            f"  {PROGRAM} {FLAG}=tiny_demo --exp_name=demo --data.repo_id=/data/stack --resume",
+        ]
+    )

@@ -1,0 +1,126 @@
+"""Metrics on their way from the device to the logs, without the device waiting for anybody.
+
+A step is only sent off; its metrics are fetched when the next steps are on their way already. Rows in the logs are
+means over an interval of steps.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+
+LAG = 2  # steps on their way at a time
+LOSSES = ("loss", "grad_norm")  # what must be finite
+LAST = ("learning_rate", "param_norm")  # what a row has of its last step, not as a mean
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """A step whose metrics are on the host, so that the device is done with it.
+
+    Attributes:
+        step: number of steps done then.
+        batch: what it was given, on the host.
+        metrics: of the step.
+    """
+
+    step: int
+    batch: Any
+    metrics: dict[str, float]
+
+    @property
+    def finite(self) -> bool:
+        """Whether the step can be trusted."""
+        return all(math.isfinite(self.metrics[name]) for name in LOSSES)
+
+
+class InFlight:
+    """Steps that were sent off and not fetched yet, oldest first."""
+
+    def __init__(self, lag: int = LAG) -> None:
+        self._lag = lag
+        self._steps: deque[tuple[int, Any, Mapping[str, Any]]] = deque()
+
+    def sent(self, step: int, batch: Any, metrics: Mapping[str, Any]) -> list[Arrived]:
+        """Add a step; returns those that should have arrived by now, and waits for these."""
+        self._steps.append((step, batch, metrics))
+        return self._fetch(self._lag)
+
+    def all(self) -> list[Arrived]:
+        """Wait for all of them."""
+        return self._fetch(0)
+
+    def _fetch(self, keep: int) -> list[Arrived]:
+        arrived = []
+        while len(self._steps) > keep:
+            step, batch, metrics = self._steps.popleft()
+            values = jax.device_get(dict(metrics))
+            arrived.append(Arrived(step, batch, {name: float(value) for name, value in values.items()}))
+        return arrived
+
+
+class Stopwatch:
+    """Seconds of training: stands still while something else is done."""
+
+    def __init__(self) -> None:
+        self._before, self._since = 0.0, time.perf_counter()
+
+    def seconds(self) -> float:
+        """Since it was made, or last started anew."""
+        return self._before + (0.0 if self._since is None else time.perf_counter() - self._since)
+
+    def stop(self) -> None:
+        """Stand still."""
+        self._before, self._since = self.seconds(), None
+
+    def go_on(self) -> None:
+        """Run again."""
+        self._since = time.perf_counter()
+
+    def restart(self) -> None:
+        """Start anew at 0, running."""
+        self._before, self._since = 0.0, time.perf_counter()
+
+
+@dataclass
+class Window:
+    """Steps since the last row of the logs; ``values`` is saved with a checkpoint, so that the next row is the same.
+
+    Attributes:
+        values: of every step.
+        timed: how many of them were done since the stopwatch was started.
+    """
+
+    values: list[dict[str, float]] = field(default_factory=list)
+    timed: int = 0
+
+    def add(self, metrics: Mapping[str, float]) -> None:
+        """One more step."""
+        self.values.append(dict(metrics))
+        self.timed += 1
+
+    def clear(self) -> None:
+        """Start anew."""
+        self.values, self.timed = [], 0
+
+
+def mean(values: list[dict[str, float]]) -> dict[str, float]:
+    """Means over steps; that of the progress loss counts labelled samples alone, and is NaN where there were none."""
+    names = list(dict.fromkeys(name for step in values for name in step))
+    means = {name: _mean([step[name] for step in values if name in step]) for name in names}
+    means |= {name: values[-1][name] for name in LAST if name in values[-1]}
+    if "progress_loss" in means:
+        labelled = sum(step["labelled"] for step in values)
+        total = sum(step["progress_loss"] * step["labelled"] for step in values)
+        means["progress_loss"] = total / labelled if labelled else math.nan
+    return means
+
+
+def _mean(values: list[float]) -> float:
+    return math.fsum(values) / len(values)

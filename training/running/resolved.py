@@ -1,0 +1,93 @@
+"""The resolved configuration of a run: as JSON, and what of it a run that goes on may change."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..recipes.config import TrainConfig
+
+# Fields that change neither what is learnt from nor how; those of ``mesh`` change rounding at most.
+FREE = (
+    "exp_name",
+    "output",
+    "tokenizer_path",
+    "num_train_steps",
+    "log_interval",
+    "validation_interval",
+    "validation_stride",
+    "save_interval",
+    "keep_period",
+    "mesh",
+    "logs",
+    "resume",
+    "overwrite",
+    "plan",
+    "data.cache",
+    "data.workers",
+    "data.threads",
+)
+
+
+class ChangedError(ValueError):
+    """A run is to go on with another configuration than it was started with; the message names the fields."""
+
+
+def to_json(config: TrainConfig) -> dict[str, Any]:
+    """Plain values, nested as the dataclasses are."""
+    return json.loads(json.dumps(dataclasses.asdict(config), default=str))
+
+
+def save(path: Path, config: TrainConfig, extra: Mapping[str, Any]) -> None:
+    """Write a configuration and what else is to be known of the run, complete or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps({"config": to_json(config), **extra}, indent=2) + "\n")
+    os.replace(partial, path)
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Leaves by dotted name."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        found |= flat(value, f"{name}.") if isinstance(value, Mapping) and value else {name: value}
+    return found
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between two configurations beyond what may, a line each."""
+    old, new = flat(before), flat(now)
+    names = [name for name in {**old, **new} if old.get(name) != new.get(name) and not _is_free(name)]
+    return [f"{name}: {_shown(old, name)} -> {_shown(new, name)}" for name in names]
+
+
+def _is_free(name: str) -> bool:
+    return any(name == free or name.startswith(f"{free}.") for free in FREE)
+
+
+def _shown(values: Mapping[str, Any], name: str) -> str:
+    return json.dumps(values[name]) if name in values else "(not there)"
+
+
+def check_unchanged(path: Path, config: TrainConfig) -> dict[str, Any]:
+    """Compare with what was saved; returns all that was.
+
+    Raises:
+        ChangedError: something else than what may be changed differs, or the file is damaged.
+    """
+    try:
+        saved = json.loads(path.read_text())
+        before = saved["config"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ChangedError(f"{path}: cannot be read, so the run cannot go on: {error}") from error
+    if different := changes(before, to_json(config)):
+        listed = "\n  ".join(different)
+        raise ChangedError(
+            f"the run was started with another configuration ({path}):\n  {listed}\nGo on with the former values, or "
+            "give another --exp_name to start a run of its own; these may change: " + ", ".join(FREE)
+        )
+    return saved
