@@ -14,10 +14,10 @@ import functools
 import importlib.metadata
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any
 
 import jax
@@ -34,6 +34,7 @@ from .parameter_source import CheckpointError, ParameterSource, Progress, Shardi
 FORMAT = 1
 CONFIG, PARAMS, ASSETS, NORM_STATS = "config.json", "params", "assets", "norm_stats.json"
 UNTRAINED = "untrained"
+_NONE: Mapping[str, Any] = MappingProxyType({})
 TIMEOUT_S = 4 * 3600  # of a save in the background; a full-size model on a slow disk takes minutes
 
 __all__ = ["Checkpoint", "CheckpointError", "CheckpointInfo", "CheckpointSaver", "load_checkpoint", "save_checkpoint"]
@@ -89,23 +90,35 @@ class CheckpointSaver:
     """
 
     def __init__(self) -> None:
-        import orbax.checkpoint as ocp
-
-        options = ocp.options.AsyncOptions(timeout_secs=TIMEOUT_S)
-        self._checkpointer = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler(), async_options=options)
+        self._checkpointers: dict[str, Any] = {}  # Orbax's, by the name of what they write; each writes one at a time
         self._thread: threading.Thread | None = None
         self._folder: Path | None = None
         self._error: Exception | None = None  # written by the thread, read after it is joined
 
-    def save(self, folder: Path, checkpoint: Checkpoint, *, overwrite: bool = False) -> None:
+    def save(
+        self,
+        folder: Path,
+        checkpoint: Checkpoint,
+        *,
+        overwrite: bool = False,
+        trees: Mapping[str, Mapping[str, jax.Array]] = _NONE,
+        files: Mapping[str, bytes] = _NONE,
+        then: Callable[[], None] | None = None,
+    ) -> None:
         """Start writing a folder; waits for the one before.
+
+        Args:
+            folder: appears when it is complete.
+            checkpoint: what is saved.
+            overwrite: whether a folder that is there is replaced.
+            trees: what else belongs into the folder: further folders of Orbax's by name, their arrays by path.
+            files: and files by name, of this process alone: no two processes may write the same.
+            then: called in the background, by the first process alone, when the folder is in place.
 
         Raises:
             CheckpointError: the folder is there already and overwriting was not asked for, or the one before failed.
         """
-        import orbax.checkpoint as ocp
-
-        from .orbax_files import ITEM, nested, save_args
+        from .orbax_files import ITEM, nested
 
         self.wait()
         folder = Path(folder).absolute()
@@ -116,22 +129,48 @@ class CheckpointSaver:
         except output_folder.OutputFolderError as error:
             raise CheckpointError(str(error)) from error
         _meet(f"begin {folder}")
-        tree = {ITEM: nested(parameter_paths(checkpoint.model))}
         try:
-            self._checkpointer.save(partial / PARAMS, args=ocp.args.PyTreeSave(tree, save_args=save_args(tree)))
+            for name, content in files.items():  # before Orbax, which waits for all processes
+                (partial / name).parent.mkdir(parents=True, exist_ok=True)
+                (partial / name).write_bytes(content)
+            for name, arrays in {PARAMS: parameter_paths(checkpoint.model), **trees}.items():
+                self._write(partial / name, {ITEM: nested(arrays)})
         except Exception as error:  # whatever Orbax and TensorStore come upon
             raise CheckpointError(f"{folder}: cannot be written: {error}") from error
         self._folder = folder
-        given = (partial, folder, checkpoint.info, checkpoint.stats)  # not the model: its parameters may go
+        given = (partial, folder, checkpoint.info, checkpoint.stats, then)  # not the model: its parameters may go
         self._thread = threading.Thread(target=self._complete, args=given, name="checkpoint")
         self._thread.start()
 
-    def _complete(self, partial: Path, folder: Path, info: CheckpointInfo, stats: Mapping[str, NormStats]) -> None:
+    def _write(self, folder: Path, tree: Mapping[str, Any]) -> None:
+        """Have Orbax copy a tree and start writing it."""
+        import orbax.checkpoint as ocp
+
+        from .orbax_files import save_args
+
+        if folder.name not in self._checkpointers:
+            options = ocp.options.AsyncOptions(timeout_secs=TIMEOUT_S)
+            checkpointer = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler(), async_options=options)
+            self._checkpointers[folder.name] = checkpointer
+        args = ocp.args.PyTreeSave(tree, save_args=save_args(tree))
+        self._checkpointers[folder.name].save(folder, args=args)
+
+    def _complete(
+        self,
+        partial: Path,
+        folder: Path,
+        info: CheckpointInfo,
+        stats: Mapping[str, NormStats],
+        then: Callable[[], None] | None,
+    ) -> None:
         try:
-            self._checkpointer.wait_until_finished()
+            for checkpointer in self._checkpointers.values():
+                checkpointer.wait_until_finished()
             if jax.process_index() == 0:
                 write_description(partial, info, stats)
                 output_folder.finish(partial, folder)
+                if then is not None:
+                    then()
         except Exception as error:
             self._error = error
 
@@ -155,7 +194,8 @@ class CheckpointSaver:
         try:
             self.wait()
         finally:
-            self._checkpointer.close()
+            for checkpointer in self._checkpointers.values():
+                checkpointer.close()
 
     def __enter__(self) -> CheckpointSaver:
         return self
