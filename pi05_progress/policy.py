@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -17,6 +19,7 @@ from .image_keys import IMAGE_KEYS
 from .models.config import Pi05Config, named_config
 from .models.input_checks import check_observation
 from .models.noise import next_noise
+from .models.pi05 import Sample
 from .normalize import NormStats, NormStatsError, normalize, unnormalize
 from .observation import Observation, ObservationError, PolicyOutput, RobotFrame
 from .robots.profile import RobotProfile
@@ -27,6 +30,10 @@ from .transforms import actions_from_model, pad_to, resize_with_pad, state_to_mo
 
 UNTRAINED = "untrained"
 CONFIDENCE = 0.9
+
+
+class PolicyUnavailableError(RuntimeError):
+    """A policy cannot answer now, for a reason outside of it, and may be able to later; the message says why."""
 
 
 class Policy(Protocol):
@@ -43,6 +50,21 @@ class Policy(Protocol):
         """Do what makes the first call slow before it is needed."""
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """A frame as the model reads it, and what is needed to bring the answer back into the robot's units.
+
+    Attributes:
+        observation: a batch of one, on the host.
+        state: float32 (14,) arm positions of the frame, rad.
+        preparing_ms: what it took.
+    """
+
+    observation: Observation
+    state: np.ndarray
+    preparing_ms: float
+
+
 class Pi05Policy:
     """Pi0.5 with its transforms, statistics and tokenizer.
 
@@ -54,6 +76,10 @@ class Pi05Policy:
         seed: of the noise that actions start from, drawn as openpi's policy does (its seed is 0).
         options: what is computed ahead or left out.
         dtype: to compute and to keep parameters in; None takes what the checkpoint's configuration says.
+        max_batch: most frames that are computed together (``infer_prepared``); a robot's own policy needs one.
+
+    Attributes:
+        batch_sizes: of the compiled programs, in order: powers of two below ``max_batch``, and that.
 
     Raises:
         CheckpointError: the checkpoint is of another robot, or its statistics or sizes do not fit the robot's.
@@ -70,8 +96,11 @@ class Pi05Policy:
         seed: int = 0,
         options: InferenceOptions = ALL_ON,
         dtype: Dtype | None = None,
+        max_batch: int = 1,
     ) -> None:
         info = checkpoint.info
+        if max_batch < 1:
+            raise ValueError(f"max_batch is {max_batch}, expected at least 1")
         if info.robot != profile.name:
             raise CheckpointError(f"the checkpoint was made for robot {info.robot}, the profile is {profile.name}")
         self.model_id, self.action_dt_s, self.horizon = info.model_id, info.action_dt_s, info.model.action_horizon
@@ -84,6 +113,12 @@ class Pi05Policy:
         self._key = jax.random.key(seed)
         self._options, self._encoded = options, None if options.skip_absent_cameras else IMAGE_KEYS
         self.sampler = Sampler(for_inference(checkpoint.model, dtype), num_steps, options)
+        self.batch_sizes = tuple(sorted({min(2**i, max_batch) for i in range(max_batch.bit_length() + 1)}))
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) of the pictures that the model reads."""
+        return self._info.model.image_size
 
     def observe(self, frame: RobotFrame, prompt: str) -> Observation:
         """The model's input for a frame, a batch of one, on the host.
@@ -128,52 +163,99 @@ class Pi05Policy:
 
     def infer(self, frame: RobotFrame, prompt: str) -> PolicyOutput:
         """See ``Policy``."""
+        return self.infer_prepared([self.prepare(frame, prompt)])[0]
+
+    def prepare(self, frame: RobotFrame, prompt: str) -> Prepared:
+        """The part that needs no device: see ``observe``. Several threads may call it at once."""
         started = time.perf_counter()
-        observation = self.observe(frame, prompt)
-        model = self._info.model
-        self._key, noise = next_noise(self._key, (1, model.action_horizon, model.action_dim))
+        observation, state = self.observe(frame, prompt), state_to_model(frame.state)
+        return Prepared(observation, state, 1e3 * (time.perf_counter() - started))
+
+    def infer_prepared(self, frames: Sequence[Prepared]) -> list[PolicyOutput]:
+        """Answers to frames, at most ``batch_sizes[-1]`` of them, computed together where the cameras are the same.
+
+        The noise is drawn as if they had been asked for one after the other, so the answers are those of single calls
+        to float tolerance. A batch is padded to one of ``batch_sizes``: after ``warm_up`` nothing is compiled. If it
+        fails, no noise has been used up.
+        """
+        if len({tuple(frame.observation.images) for frame in frames}) > 1:
+            return [self.infer_prepared([frame])[0] for frame in frames]
+        started = time.perf_counter()
+        size = next(n for n in self.batch_sizes if n >= len(frames))
+        observation = _batch([f.observation for f in frames] + [frames[0].observation] * (size - len(frames)))
+        model, key, noises = self._info.model, self._key, []
+        for _ in frames:
+            key, noise = next_noise(key, (1, model.action_horizon, model.action_dim))
+            noises.append(noise)
+        if size > 1:
+            drawn = jax.device_get(noises)
+            noise = np.concatenate(drawn + [np.zeros_like(drawn[0])] * (size - len(frames)))
         prepared = time.perf_counter()
-        sample = jax.device_get(
-            self.sampler(observation, noise)
-        )  # all at once: indexing on the device is a program, too
+        sample = jax.device_get(self.sampler(observation, noise))  # all at once: indexing there is a program, too
         done = time.perf_counter()
-        actions = sample.actions[0]
+        self._key = key
+        outputs = [self._output(sample, row, frame.state) for row, frame in enumerate(frames)]
+        outside = 1e3 * (prepared - started + time.perf_counter() - done)
+        return [
+            replace(output, timing={"transforms": frame.preparing_ms + outside, "model": 1e3 * (done - prepared)})
+            for output, frame in zip(outputs, frames, strict=True)
+        ]
+
+    def _output(self, sample: Sample, row: int, state: np.ndarray) -> PolicyOutput:
+        """One row of what the model says, in the robot's units; without timing."""
+        actions = sample.actions[row]
         if self._stats:
             actions = unnormalize(actions, self._stats["actions"], self._info.quantiles)
         actions = actions[..., :16]
         if self._info.delta_actions:
-            actions = absolute_actions(actions, state_to_model(frame.state))
-        actions = actions_from_model(actions, self._profile)
+            actions = absolute_actions(actions, state)
         belief = sample.progress
         interval = bins = None
         if belief is not None and belief.bins is not None:
-            interval, bins = (float(belief.lower[0]), float(belief.upper[0])), belief.bins[0]
+            interval, bins = (float(belief.lower[row]), float(belief.upper[row])), belief.bins[row]
         return PolicyOutput(
-            actions=actions,
-            progress=None if belief is None else float(belief.mean[0]),
+            actions=actions_from_model(actions, self._profile),
+            progress=None if belief is None else float(belief.mean[row]),
             progress_interval=interval,
             progress_belief=bins,
-            timing={
-                "transforms": 1e3 * (prepared - started + time.perf_counter() - done),
-                "model": 1e3 * (done - prepared),
-            },
             confidence_level=CONFIDENCE,
         )
 
     def warm_up(self) -> None:
-        """Compile for the profile's cameras and every length a prompt can have: four programs at most, none later."""
+        """Compile for the profile's cameras, every length a prompt can have and every batch size; none later."""
         if not self._options.warm_up:
             return
         model = self._info.model
         if self._options.skip_absent_cameras:
             self._encoded = tuple(sorted(camera.model_input for camera in self._profile.cameras.values()))
-        for length in self._tokenize.lengths:
-            images = {key: np.zeros((1, *model.image_size, 3), np.uint8) for key in self._encoded}
-            masks = {key: np.ones(1, bool) for key in images}
-            state, tokens = np.zeros((1, model.action_dim), np.float32), np.zeros((1, length), np.int32)
-            observation = Observation(images, masks, state, tokens, np.ones((1, length), bool))
+        for size, length in itertools.product(self.batch_sizes, self._tokenize.lengths):
+            images = {key: np.zeros((size, *model.image_size, 3), np.uint8) for key in self._encoded}
+            masks = {key: np.ones(size, bool) for key in images}
+            state, tokens = np.zeros((size, model.action_dim), np.float32), np.zeros((size, length), np.int32)
+            observation = Observation(images, masks, state, tokens, np.ones((size, length), bool))
             _, noise = next_noise(self._key, (1, model.action_horizon, model.action_dim))
+            noise = noise if size == 1 else np.zeros((size, *noise.shape[1:]), np.float32)
             jax.block_until_ready(self.sampler(observation, noise))
+
+
+def _batch(observations: Sequence[Observation]) -> Observation:
+    """Observations of the same cameras as one batch; their prompts are padded to the longest."""
+    if len(observations) == 1:
+        return observations[0]
+    length = max(observation.tokenized_prompt.shape[1] for observation in observations)
+
+    def padded(array: np.ndarray) -> np.ndarray:
+        return np.pad(array, ((0, 0), (0, length - array.shape[1])))
+
+    observations = [
+        replace(
+            observation,
+            tokenized_prompt=padded(observation.tokenized_prompt),
+            tokenized_prompt_mask=padded(observation.tokenized_prompt_mask),
+        )
+        for observation in observations
+    ]
+    return jax.tree.map(lambda *rows: np.concatenate(rows), *observations)
 
 
 def _check_sizes(model: Pi05Config, stats: Mapping[str, NormStats], quantiles: bool) -> None:
@@ -213,12 +295,16 @@ def make_policy(
     seed: int = 0,
     options: InferenceOptions = ALL_ON,
     dtype: Dtype | None = None,
+    max_batch: int = 1,
+    server_uri: str = "",
+    server_timeout_s: float = 2.0,
 ) -> Policy:
     """The policy that settings ask for.
 
     Args:
         profile: the robot.
-        policy: ``pi05``, or ``module:function`` of Python code that takes the profile and returns a policy.
+        policy: ``pi05``, ``websocket`` for one behind a policy server, or ``module:function`` of Python code that
+            takes the profile and returns a policy.
         checkpoint: folder; empty takes random parameters.
         model: configuration of a model without a checkpoint.
         tokenizer: path of PaliGemma's tokenizer.
@@ -226,17 +312,29 @@ def make_policy(
         seed: of random parameters and of noise.
         options: what is computed ahead or left out.
         dtype: to compute and to keep parameters in; None takes what the checkpoint's configuration says.
+        max_batch: most frames that are computed together.
+        server_uri: of the policy server, for policy ``websocket``.
+        server_timeout_s: how long its answers are waited for.
 
     Raises:
+        PolicyUnavailableError: the policy server cannot be reached.
         ValueError: something is unknown or does not fit (also CheckpointError, TokenizerError, ModelConfigError).
     """
+    if policy == "websocket":
+        if checkpoint:
+            raise ValueError(f"checkpoint is {checkpoint!r}, but policy websocket has that of its server: leave it out")
+        from .serving.remote_policy import WebsocketPolicy  # what serving needs is not needed otherwise
+
+        return WebsocketPolicy(server_uri, profile, timeout_s=server_timeout_s)
+    if server_uri:
+        raise ValueError(f"server_uri is {server_uri!r}, but the policy is {policy!r}: it needs policy websocket")
     if policy != "pi05":
         module, _, function = policy.partition(":")
         try:
             return getattr(importlib.import_module(module), function)(profile)
         except (ImportError, AttributeError, ValueError) as error:
             raise ValueError(
-                f"policy {policy!r}: expected pi05 or module:function of importable code: {error}"
+                f"policy {policy!r}: expected pi05, websocket or module:function of importable code: {error}"
             ) from error
     if options.compilation_cache:
         use_compilation_cache()
@@ -247,5 +345,6 @@ def make_policy(
         loaded = untrained(named_config(model), profile.name, seed)
     path = Path(tokenizer) if tokenizer else None
     return Pi05Policy(
-        loaded, profile, tokenizer_path=path, num_steps=num_steps, seed=seed, options=options, dtype=dtype
-    )
+        loaded, profile, tokenizer_path=path, num_steps=num_steps, seed=seed, options=options, dtype=dtype,
+        max_batch=max_batch,
+    )  # fmt: skip

@@ -70,6 +70,8 @@ def _decode(fields: dict) -> Any:
     if b"__ndarray__" not in fields and b"__npgeneric__" not in fields:
         return fields
     try:
+        if not isinstance(fields[b"dtype"], str):  # other values describe structured types
+            raise WireError(f"an array's dtype is {fields[b'dtype']!r}, expected text such as '<f4'")
         dtype = np.dtype(fields[b"dtype"])
         if dtype.kind in REFUSED:
             raise WireError(f"an array of dtype {dtype} ({REFUSED[dtype.kind]}) is refused")
@@ -79,7 +81,7 @@ def _decode(fields: dict) -> Any:
         if any(size < 0 for size in shape) or int(np.prod(shape, dtype=object)) * dtype.itemsize != len(data):
             raise WireError(f"an array {dtype}{list(shape)} comes with {len(data)} bytes")
         return np.ndarray(shape, dtype, data)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, SyntaxError, OverflowError) as error:
         raise WireError(f"a malformed array: it has {sorted(map(repr, fields))}: {error}") from error
 
 

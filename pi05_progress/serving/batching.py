@@ -1,0 +1,137 @@
+"""The thread that asks the responder: what waits when it is free is answered together, first come first served.
+
+Threads: any may use ``submit`` and the properties, ``_run`` is the inference thread; ``_ready`` guards the queue.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+from .core import AnswerError, Responder
+
+log = logging.getLogger(__name__)
+
+
+class QueueFullError(RuntimeError):
+    """As many requests wait as may."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A reply and its place in the order in which noise was drawn, from 0."""
+
+    reply: dict[str, Any]
+    index: int
+
+
+class InferenceQueue:
+    """See the module's docstring.
+
+    Args:
+        responder: only the thread uses its ``answer``.
+        limit: how many requests may wait, those that are being computed not counted.
+        computed: called by the thread after every batch with its size and the seconds it took.
+    """
+
+    def __init__(
+        self, responder: Responder, limit: int, computed: Callable[[int, float], None] = lambda size, seconds: None
+    ) -> None:
+        self._responder, self._limit, self._computed = responder, limit, computed
+        self._waiting: deque[tuple[Any, Future]] = deque()
+        self._ready = threading.Condition()
+        self._closed = False
+        self._count = 0
+        self._busy_since_s: float | None = None
+        # A daemon: a device that never answers must not keep the process alive.
+        self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
+        self._thread.start()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def busy_s(self) -> float:
+        """For how long the present batch has been computed, s; 0 between batches."""
+        since = self._busy_since_s
+        return 0.0 if since is None else time.monotonic() - since
+
+    def check(self) -> None:
+        """Raise if a request would be refused now.
+
+        Raises:
+            QueueFullError: the message says how many wait.
+        """
+        if self._closed:
+            raise QueueFullError("the server is shutting down")
+        if len(self._waiting) >= self._limit:
+            raise QueueFullError(f"{len(self._waiting)} requests are waiting already; try again later")
+
+    def submit(self, prepared: Any) -> Future[Answer]:
+        """Queue a prepared request; cancelled before its turn it costs nothing.
+
+        Raises:
+            QueueFullError: see ``check``.
+        """
+        future: Future[Answer] = Future()
+        with self._ready:
+            self.check()
+            self._waiting.append((prepared, future))
+            self._ready.notify()
+        return future
+
+    def close(self, timeout_s: float) -> bool:
+        """Take no more, answer what waits; returns whether the thread has ended in time."""
+        with self._ready:
+            self._closed = True
+            self._ready.notify()
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        most = self._responder.batch_sizes[-1]
+        while True:
+            with self._ready:
+                self._ready.wait_for(lambda: self._waiting or self._closed)
+                if not self._waiting:
+                    return
+                batch = [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
+            batch = [(prepared, future) for prepared, future in batch if future.set_running_or_notify_cancel()]
+            if not batch:
+                continue
+            started = self._busy_since_s = time.monotonic()
+            try:
+                results = self._answers([prepared for prepared, _ in batch])
+            finally:
+                self._busy_since_s = None
+            self._computed(len(batch), time.monotonic() - started)
+            for (_, future), result in zip(batch, results, strict=True):
+                if isinstance(result, Exception):
+                    future.set_exception(result)
+                else:
+                    future.set_result(result)
+
+    def _answers(self, batch: Sequence[Any]) -> list[Answer | Exception]:
+        """One result each; when a batch fails each is tried alone, so that one cannot spoil the others."""
+        try:
+            replies = self._responder.answer(batch)
+        except Exception as error:  # whatever a policy raises: the server lives on
+            if len(batch) > 1:
+                return [result for prepared in batch for result in self._answers([prepared])]
+            log.exception("the policy failed")
+            return [error]
+        results: list[Answer | Exception] = []
+        for reply in replies:
+            if isinstance(reply, AnswerError):
+                log.error("%s", reply)
+                results.append(reply)
+            else:
+                results.append(Answer(reply, self._count))
+            self._count += 1
+        return results

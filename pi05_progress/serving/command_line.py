@@ -1,0 +1,182 @@
+"""Serves a policy over WebSocket.
+
+    python -m pi05_progress.serving --checkpoint DIR
+    python -m pi05_progress.serving --checkpoint DIR --host 0.0.0.0 --api-key-file key --tls-certificate a --tls-key b
+    python -m pi05_progress.serving --checkpoint DIR --record recordings
+    python -m pi05_progress.serving --checkpoint DIR --replay recordings
+
+Clients of openpi connect to it as they are. docs/serving.md has the protocol, security and how to run it as a service.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from ..checkpoint import code_version
+from ..models.config import ModelConfigError
+from ..policy import make_policy
+from ..robots.profile import RobotProfile
+from ..sampler import Dtype
+from .policy_responder import PolicyResponder
+from .recording import Recorder, RecordingError
+from .replay import replay
+from .security import SecurityError, check_exposure, read_key, server_tls
+from .server import ServerSettings, run
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Command line."""
+
+    checkpoint: str = ""
+    """Checkpoint folder; empty serves random parameters, which is for trying only."""
+    robot: str = "teleavatar"
+    """Robot profile: the name of one in config/, or a YAML file."""
+    host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 for all. Others than this machine's own need an API key or --no-auth."""
+    port: int = 8000
+    """0 takes a free one, which is logged."""
+    api_key_file: Path | None = None
+    """File with the API key that clients must show; the variable PI05_PROGRESS_API_KEY does the same."""
+    auth: bool = True
+    """--no-auth: let everybody in who can reach the address."""
+    tls_certificate: Path | None = None
+    """Certificate chain in PEM; with --tls-key clients connect to wss://."""
+    tls_key: Path | None = None
+    """Private key of the certificate in PEM."""
+    default_prompt: str = ""
+    """Instruction of requests that have none."""
+    max_batch: int = 4
+    """Most requests that are computed together; 1 compiles least."""
+    max_waiting: int = 64
+    """Requests that may wait; further ones are refused."""
+    max_message_mb: float = 32.0
+    """Longest request, MB."""
+    max_connections: int = 128
+    """Clients at once; further ones are refused."""
+    record: Path | None = None
+    """Write every request with its reply into a new folder in here."""
+    record_limit_gb: float = 10.0
+    """Recording ends at so many GB."""
+    replay: Path | None = None
+    """Do not serve: ask the requests of a recording again and compare the replies."""
+    tolerance: float = 1e-3
+    """Largest difference of a number that --replay accepts."""
+    policy: str = "pi05"
+    """pi05, or module:function of importable Python code that takes the robot profile and returns a policy."""
+    model: str = "tiny"
+    """Model configuration where there is no checkpoint."""
+    tokenizer: str = ""
+    """Path of PaliGemma's tokenizer, for checkpoints that use it."""
+    num_steps: int = 10
+    """Denoising steps of one inference."""
+    seed: int = 0
+    """Of random parameters and of the noise that actions start from; openpi's is 0."""
+    dtype: Dtype | None = None
+    """What to compute in; None takes what the checkpoint says."""
+    debug: bool = False
+    """Tell clients errors with a traceback, as openpi's server does, and log more."""
+
+
+class ArgumentsError(ValueError):
+    """What was asked for cannot be done; the message says why."""
+
+
+def serve_policy(args: Arguments) -> int:
+    """Load, compile, serve until told to end, or replay; returns the exit status.
+
+    Raises:
+        ArgumentsError, SecurityError, RecordingError, ValueError: what is wrong, and what to do.
+        OSError: the address cannot be used.
+    """
+    settings = server_settings(args)
+    profile = RobotProfile.load(args.robot)
+    if args.policy == "websocket":
+        raise ArgumentsError("--policy websocket: a server cannot ask another server; serve a checkpoint")
+    began = time.monotonic()
+    policy = make_policy(
+        profile, policy=args.policy, checkpoint=args.checkpoint, model=args.model, tokenizer=args.tokenizer,
+        num_steps=args.num_steps, seed=args.seed, dtype=args.dtype, max_batch=args.max_batch,
+    )  # fmt: skip
+    metadata = {"server": "pi05_progress", "version": code_version()}
+    responder = PolicyResponder(policy, profile, default_prompt=args.default_prompt, extra_metadata=metadata)
+    log.info("model %s for %s loaded in %.1f s; compiling", policy.model_id, profile.name, time.monotonic() - began)
+    began = time.monotonic()
+    responder.warm_up()
+    log.info("compiled and warmed up in %.1f s", time.monotonic() - began)
+    if args.replay is not None:
+        found = replay(args.replay, responder)
+        print(found.table(args.tolerance))
+        return 0 if found.same(args.tolerance) else 1
+    if not args.record:
+        asyncio.run(run(responder, settings))
+        return 0
+    session = responder.metadata | {"seed": args.seed, "num_steps": args.num_steps, "checkpoint": args.checkpoint}
+    recorder = Recorder(args.record, session, round(args.record_limit_gb * 1e9))
+    try:
+        asyncio.run(run(responder, settings, recorder))
+    finally:
+        recorder.close()
+    return 0
+
+
+def server_settings(args: Arguments) -> ServerSettings:
+    """Where and for whom, checked before anything slow is done.
+
+    Raises:
+        ArgumentsError, SecurityError: see there.
+    """
+    numbers = {"max-batch": 1, "max-waiting": 1, "max-connections": 1, "num-steps": 1, "port": 0}
+    for name, least in numbers.items():
+        if getattr(args, name.replace("-", "_")) < least:
+            raise ArgumentsError(f"--{name}: expected at least {least}")
+    if args.record is not None and args.replay is not None:
+        raise ArgumentsError("--record and --replay: one of them, please")
+    key = read_key(args.api_key_file)
+    check_exposure(args.host, key, args.auth)
+    tls = server_tls(args.tls_certificate, args.tls_key)
+    if key is not None and tls is None:
+        log.warning("without TLS everybody on the way can read the API key and the pictures; see docs/serving.md")
+    return ServerSettings(
+        host=args.host, port=args.port, key=key, tls=tls, max_waiting=args.max_waiting,
+        max_message_bytes=round(args.max_message_mb * 1e6), max_connections=args.max_connections, debug=args.debug,
+    )  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    args = tyro.cli(Arguments, prog="python -m pi05_progress.serving", description=__doc__, args=arguments)
+    logging.basicConfig(
+        format="%(asctime)s %(levelname)s %(message)s", level=logging.DEBUG if args.debug else logging.INFO, force=True
+    )
+    for noisy in ("websockets", "jax", "absl", "asyncio"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    # A connection that ends in the middle of its handshake is no event worth a traceback.
+    logging.getLogger("websockets.server").setLevel(logging.CRITICAL)
+    try:
+        return serve_policy(args)
+    except (ValueError, RecordingError, SecurityError, ModelConfigError) as error:
+        if args.debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+    except OSError as error:
+        print(f"error: {args.host}:{args.port}: {error.strerror or error}", file=sys.stderr)
+    except KeyboardInterrupt:  # while it loads
+        pass
+    return 1
+
+
+def field_names() -> list[str]:
+    """Names of the options, for the documentation's test."""
+    return [field.name.replace("_", "-") for field in dataclasses.fields(Arguments)]

@@ -1,0 +1,188 @@
+"""One client's connection: openpi's protocol, request by request.
+
+The server speaks first: a binary frame with metadata. Then a binary frame with a request, a binary frame with the
+reply, and so on. What goes wrong is told in a text frame, then the connection is closed with 1011 (1013 if the server
+is busy); openpi's client raises a RuntimeError with the text. All of it runs in the event loop; unpacking and checking
+requests has threads of its own, computing has ``batching.py``'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import traceback
+from collections.abc import Mapping
+from concurrent.futures import Executor
+from typing import Any
+
+from websockets.asyncio.server import ServerConnection
+from websockets.exceptions import ConnectionClosed
+
+from .batching import Answer, InferenceQueue, QueueFullError
+from .core import AnswerError, RequestError, Responder
+from .metrics import Metrics, Outcome
+from .recording import Exchange, Recorder
+from .wire import WireError, pack, unpack
+
+FAILED, BUSY, GOING_AWAY, TOO_BIG = 1011, 1013, 1001, 1009
+OPENPI_REASON = "Internal server error. Traceback included in previous frame."
+REASON = "The request failed. The reason is in the previous frame."
+SEND_TIMEOUT_S = 20.0  # for a client that does not read
+log = logging.getLogger(__name__)
+
+
+class Refusal(Exception):
+    """The connection must end; what to tell the client, and with which code."""
+
+    def __init__(self, outcome: Outcome, text: str, code: int = FAILED, reason: str = REASON) -> None:
+        super().__init__(text)
+        self.outcome, self.text, self.code, self.reason = outcome, text, code, reason
+
+
+class Vanished(Exception):
+    """The client was gone before its answer."""
+
+
+class ConnectionHandler:
+    """Answers clients' requests.
+
+    Args:
+        responder: see ``Responder``.
+        inference: the queue in front of it.
+        threads: to unpack and check requests in.
+        metrics: counts everything.
+        recorder: writes exchanges, if given.
+        debug: whether errors are told with a traceback.
+
+    Attributes:
+        busy: connections whose request is being answered.
+        stopping: whether connections end after the present answer.
+    """
+
+    def __init__(
+        self,
+        responder: Responder,
+        inference: InferenceQueue,
+        threads: Executor,
+        metrics: Metrics,
+        recorder: Recorder | None = None,
+        debug: bool = False,
+    ) -> None:
+        self._responder, self._inference, self._threads = responder, inference, threads
+        self._metrics, self._recorder, self._debug = metrics, recorder, debug
+        self._metadata = pack(dict(responder.metadata))
+        self.busy: set[ServerConnection] = set()
+        self.stopping = False
+
+    async def __call__(self, connection: ServerConnection) -> None:
+        """Serve one client until it or the server ends the connection."""
+        who = name(connection)
+        log.info("%s is connected", who)
+        gone = asyncio.create_task(connection.wait_closed())
+        try:
+            with self._metrics.connections.track_inprogress():
+                await connection.send(self._metadata)
+                await self._serve(connection, gone)
+        except Refusal as refusal:
+            self._metrics.count(refusal.outcome)
+            log.warning("%s: %s", who, refusal.text)
+            await _end(connection, refusal)
+        except Vanished:
+            self._metrics.count("vanished")
+        except ConnectionClosed as closed:
+            if closed.sent is not None and closed.sent.code == TOO_BIG:
+                self._metrics.count("bad_request")
+                log.warning("%s: %s", who, closed.sent.reason)
+        finally:
+            self.busy.discard(connection)
+            gone.cancel()
+            log.info("%s is gone", who)
+
+    async def _serve(self, connection: ServerConnection, gone: asyncio.Task) -> None:
+        previous_s: float | None = None
+        while not self.stopping:
+            began = time.monotonic()
+            message = await connection.recv()
+            self.busy.add(connection)
+            arrived = time.monotonic()
+            answer = await self._answer(message, gone)
+            server_timing = {"infer_ms": 1e3 * (time.monotonic() - arrived)}
+            if previous_s is not None:
+                server_timing["prev_total_ms"] = 1e3 * previous_s
+            data = self._packed(answer.reply | {"server_timing": server_timing})
+            try:
+                async with asyncio.timeout(SEND_TIMEOUT_S):
+                    await connection.send(data)
+            except TimeoutError:
+                log.warning("%s does not read its replies: disconnected", name(connection))
+                connection.transport.abort()
+                raise Vanished from None
+            self.busy.discard(connection)
+            self._metrics.count("ok")
+            self._metrics.seconds.observe(time.monotonic() - arrived)
+            if self._recorder and not self._recorder.add(Exchange(answer.index, time.time(), bytes(message), data)):
+                self._metrics.unrecorded.inc()
+            previous_s = time.monotonic() - began
+        await connection.close(GOING_AWAY, "the server is shutting down")
+
+    async def _answer(self, message: str | bytes, gone: asyncio.Task) -> Answer:
+        if isinstance(message, str):
+            raise Refusal("bad_request", "a request is a binary frame (MessagePack), this was a text frame")
+        try:
+            self._inference.check()  # before any work is done for it
+            loop = asyncio.get_running_loop()
+            prepared = await loop.run_in_executor(self._threads, self._prepare, message)
+            future = asyncio.wrap_future(self._inference.submit(prepared))
+        except QueueFullError as error:
+            raise Refusal("refused", f"the server is busy: {error}", BUSY, "Try again later.") from error
+        except (RequestError, WireError) as error:
+            raise self._refusal("bad_request", str(error), error) from error
+        except Exception as error:
+            log.exception("a request could not be prepared")
+            raise self._refusal("failed", f"the request failed: {_one_line(error)}", error) from error
+        await asyncio.wait({future, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not future.done():
+            future.cancel()  # it costs nothing if it has not begun
+            raise Vanished
+        try:
+            return future.result()
+        except AnswerError as error:
+            raise self._refusal("failed", str(error), error) from error
+        except Exception as error:
+            raise self._refusal("failed", f"the policy failed: {_one_line(error)}", error) from error
+
+    def _prepare(self, message: bytes) -> Any:
+        request = unpack(message)
+        if not isinstance(request, Mapping):
+            raise RequestError(f"a request is a dictionary, this was {type(request).__name__}")
+        return self._responder.prepare(request)
+
+    def _packed(self, reply: Mapping[str, Any]) -> bytes:
+        try:
+            return pack(reply)
+        except WireError as error:
+            raise self._refusal("failed", f"the policy's answer cannot be sent: {error}", error) from error
+
+    def _refusal(self, outcome: Outcome, text: str, error: Exception) -> Refusal:
+        if not self._debug:
+            return Refusal(outcome, text)
+        return Refusal(outcome, "".join(traceback.format_exception(error)), reason=OPENPI_REASON)
+
+
+def name(connection: ServerConnection) -> str:
+    """A client's address and port."""
+    return "{}:{}".format(*(connection.remote_address or ("?", "?")))
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
+
+
+async def _end(connection: ServerConnection, refusal: Refusal) -> None:
+    try:
+        async with asyncio.timeout(SEND_TIMEOUT_S):
+            await connection.send(refusal.text)
+            await connection.close(refusal.code, refusal.reason)
+    except (ConnectionClosed, TimeoutError):
+        connection.transport.abort()

@@ -1,0 +1,103 @@
+"""A policy of the Teleavatar as the server's core. It keeps no estimate: filtering is its clients' business."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ..observation import ObservationError, PolicyOutput, RobotFrame
+from ..policy import CONFIDENCE, UNTRAINED, Pi05Policy, Policy
+from ..robots.profile import RobotProfile
+from ..robots.teleavatar import LayoutError
+from .core import AnswerError, RequestError
+from .teleavatar import make_reply, read_request
+
+log = logging.getLogger(__name__)
+
+
+class PolicyResponder:
+    """See the module's docstring.
+
+    Args:
+        policy: what answers. A ``Pi05Policy`` answers several requests together as far as its ``batch_sizes`` go;
+            others are asked for one after the other.
+        profile: the robot.
+        default_prompt: the instruction of requests that have none.
+        extra_metadata: what else a client is told first.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        profile: RobotProfile,
+        *,
+        default_prompt: str = "",
+        extra_metadata: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._policy, self._profile, self._default_prompt = policy, profile, default_prompt
+        self._batched = policy if isinstance(policy, Pi05Policy) else None
+        self._said_why = False
+        self.batch_sizes = self._batched.batch_sizes if self._batched else (1,)
+        self.metadata = {
+            "model_id": policy.model_id,
+            "robot": profile.name,
+            "cameras": list(profile.cameras),
+            "action_horizon": policy.horizon,
+            "action_dt_s": policy.action_dt_s,
+            "image_size": list(self._batched.image_size) if self._batched else None,
+            "confidence_level": CONFIDENCE,
+            **(extra_metadata or {}),
+        }
+
+    def prepare(self, request: Mapping[str, Any]) -> Any:
+        """See ``Responder``."""
+        frame, prompt = read_request(request, self._profile, self._default_prompt)
+        if not self._batched:
+            return frame, prompt
+        try:
+            return self._batched.prepare(frame, prompt)
+        except (ObservationError, LayoutError) as error:
+            raise RequestError(str(error)) from error
+
+    def answer(self, prepared: Sequence[Any]) -> list[dict[str, Any] | AnswerError]:
+        """See ``Responder``; an error stands for actions that are not finite or not (horizon, 16)."""
+        if self._batched:
+            outputs = self._batched.infer_prepared(prepared)
+        else:
+            outputs = [self._policy.infer(frame, prompt) for frame, prompt in prepared]
+        return [self._reply(output) for output in outputs]
+
+    def _reply(self, output: PolicyOutput) -> dict[str, Any] | AnswerError:
+        """The reply, its progress nil if it cannot be used; each is logged."""
+        expected = (self._policy.horizon, 16)
+        if output.actions.shape != expected or not np.isfinite(output.actions).all():
+            found = f"{output.actions.dtype}{list(output.actions.shape)}"
+            return AnswerError(f"the policy's actions are {found}; expected finite numbers {list(expected)}")
+        numbers = (output.progress, *(output.progress_interval or ()))
+        if output.progress is None:
+            self._say("the model has no progress head, or the policy gives none")
+        elif not all(math.isfinite(number) and 0 <= number <= 1 for number in numbers):
+            self._say(f"the model's progress is {output.progress}, interval {output.progress_interval}")
+            output = replace(output, progress=None, progress_interval=None)
+        else:
+            log.info("Task progress: %.1f%%", 100 * output.progress)
+        return make_reply(output)
+
+    def _say(self, why: str) -> None:
+        if not self._said_why:
+            log.warning("no progress in replies (said once): %s; actions are sent all the same", why)
+        self._said_why = True
+
+    def warm_up(self) -> None:
+        """See ``Responder``."""
+        self._policy.warm_up()
+        if self._policy.model_id == UNTRAINED:
+            log.warning("the model is untrained: progress and actions in its replies mean nothing; give --checkpoint")
+        if self._batched:  # once through everything, also what is not the model's
+            blank = {key: np.zeros((*self._batched.image_size, 3), np.uint8) for key in self._profile.cameras}
+            self._batched.prepare(RobotFrame(blank, np.zeros(48, np.float32)), "warm up")

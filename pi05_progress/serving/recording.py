@@ -1,0 +1,154 @@
+"""Exchanges on disk: every request with its reply, in the order in which they were computed, to be replayed.
+
+    <folder>/<time of start>/session.json      what was served
+                             00000000.exchange  MessagePack: index, time_s, request, reply (both as on the wire)
+
+An exchange appears when it is complete. Replay asks the same requests in the same order, so that the noise is the same.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgpack
+
+from .wire import WireError, unpack
+
+SESSION, SUFFIX = "session.json", ".exchange"
+WAITING = 64  # exchanges that may wait for the disk
+log = logging.getLogger(__name__)
+
+
+class RecordingError(ValueError):
+    """A recording cannot be written or read; the message says where and why."""
+
+
+class Exchange(NamedTuple):
+    """A request and its reply, as they were on the wire."""
+
+    index: int
+    time_s: float  # when the reply was sent, s since 1970
+    request: bytes
+    reply: bytes
+
+
+class Recorder:
+    """Writes exchanges in a thread of its own; the server does not wait for the disk.
+
+    Args:
+        folder: gets a new folder for this run.
+        session: what is served, for ``session.json``.
+        limit_bytes: recording ends when so much was written.
+
+    Attributes:
+        folder: of this run.
+        lost: exchanges that were not written.
+
+    Raises:
+        RecordingError: the folder cannot be made.
+    """
+
+    def __init__(self, folder: Path, session: Mapping[str, Any], limit_bytes: int) -> None:
+        self.folder = Path(folder) / time.strftime("%Y%m%dT%H%M%S")
+        self._limit, self.lost = limit_bytes, 0
+        try:
+            self.folder.mkdir(parents=True)
+            _write(self.folder / SESSION, json.dumps(session, indent=2).encode() + b"\n")
+        except OSError as error:
+            raise RecordingError(f"--record: {self.folder} cannot be made: {error.strerror}") from error
+        self._queue: queue.Queue[Exchange | None] = queue.Queue(WAITING)
+        self._stopped = ""
+        self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
+        self._thread.start()
+
+    def add(self, exchange: Exchange) -> bool:
+        """Have an exchange written; False if the disk is behind or recording has ended, then it is lost."""
+        if not self._stopped:
+            try:
+                self._queue.put_nowait(exchange)
+                return True
+            except queue.Full:
+                log.warning("exchange %d is not recorded: the disk is too slow", exchange.index)
+        self.lost += 1
+        return False
+
+    def close(self) -> None:
+        """Write what waits."""
+        self._queue.put(None)
+        self._thread.join()
+        log.info("recorded to %s%s", self.folder, f", without {self.lost} exchanges" if self.lost else "")
+
+    def _run(self) -> None:
+        written = 0
+        while (exchange := self._queue.get()) is not None:
+            if self._stopped:
+                self.lost += 1
+                continue
+            data = msgpack.packb(exchange._asdict())
+            try:
+                _write(self.folder / f"{exchange.index:08d}{SUFFIX}", data)
+            except OSError as error:
+                self._stop(f"cannot write to {self.folder}: {error.strerror}")
+                self.lost += 1
+                continue
+            written += len(data)
+            if written >= self._limit:
+                self._stop(f"the limit of {self._limit / 1e9:g} GB is reached")
+
+    def _stop(self, why: str) -> None:
+        self._stopped = why
+        log.warning("recording has ended: %s; the server goes on", why)
+
+
+def _write(path: Path, data: bytes) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(data)
+    os.replace(partial, path)
+
+
+def find_session(folder: Path) -> Path:
+    """The folder of one run: this one, or the only one in it.
+
+    Raises:
+        RecordingError: there is none, or there are several; they are named.
+    """
+    if (folder / SESSION).is_file():
+        return folder
+    found = sorted(path.parent for path in folder.glob(f"*/{SESSION}"))
+    if len(found) != 1:
+        names = ", ".join(path.name for path in found) or "none"
+        raise RecordingError(f"{folder}: no recording of one run; recordings in it: {names}; give the folder of one")
+    return found[0]
+
+
+def read_session(folder: Path) -> dict[str, Any]:
+    """What was served.
+
+    Raises:
+        RecordingError: the file cannot be read.
+    """
+    try:
+        return json.loads((folder / SESSION).read_text())
+    except (OSError, ValueError) as error:
+        raise RecordingError(f"{folder / SESSION}: cannot be read: {error}") from error
+
+
+def read_exchanges(folder: Path) -> Iterator[Exchange]:
+    """The exchanges of a run in order.
+
+    Raises:
+        RecordingError: one is damaged.
+    """
+    for path in sorted(folder.glob(f"*{SUFFIX}")):
+        try:
+            yield Exchange(**unpack(path.read_bytes()))
+        except (OSError, WireError, TypeError) as error:
+            raise RecordingError(f"{path}: not a recorded exchange: {error}") from error

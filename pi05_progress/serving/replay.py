@@ -1,0 +1,107 @@
+"""Recorded requests asked again, and how far the new replies are from the recorded ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .core import AnswerError, Responder
+from .recording import RecordingError, find_session, read_exchanges, read_session
+from .wire import unpack
+
+TIMING = ("policy_timing", "server_timing")  # differs from run to run
+
+
+@dataclass
+class Comparison:
+    """What a replay found.
+
+    Attributes:
+        session: what was served when it was recorded.
+        exchanges: how many were asked again.
+        missing: indices that were not recorded; the noise of later ones was drawn all the same.
+        largest: per key the largest absolute difference of its numbers.
+        worst: per key the exchange where that was.
+        problems: what cannot be compared, in words, one per exchange and key.
+    """
+
+    session: Mapping[str, Any]
+    exchanges: int = 0
+    missing: list[int] = field(default_factory=list)
+    largest: dict[str, float] = field(default_factory=dict)
+    worst: dict[str, int] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    def same(self, tolerance: float) -> bool:
+        """Whether nothing differs by more than the tolerance."""
+        return not self.problems and all(value <= tolerance for value in self.largest.values())
+
+    def table(self, tolerance: float) -> str:
+        """For people."""
+        lines = [f"{self.exchanges} exchanges, recorded with {self.session.get('model_id', '?')}"]
+        if self.missing:
+            lines.append(f"{len(self.missing)} were not recorded, their noise was passed over")
+        for key, value in sorted(self.largest.items()):
+            verdict = "ok" if value <= tolerance else f"DIFFERENT (tolerance {tolerance:g})"
+            lines.append(f"{key:<16} largest difference {value:.3g}, in exchange {self.worst[key]}: {verdict}")
+        return "\n".join([*lines, *self.problems[:20]])
+
+
+def replay(folder: Path, responder: Responder) -> Comparison:
+    """Ask a recording's requests one by one and compare.
+
+    Where an exchange is missing the request after it is asked twice: its first answer uses up the noise of the missing
+    one.
+
+    Args:
+        folder: see ``find_session``.
+        responder: as new, so that noise begins where it did.
+
+    Raises:
+        RecordingError: no recording, or an empty one.
+    """
+    folder = find_session(folder)
+    found, following = Comparison(read_session(folder)), 0
+    for exchange in read_exchanges(folder):
+        prepared = responder.prepare(unpack(exchange.request))
+        for index in range(following, exchange.index):
+            responder.answer([prepared])
+            found.missing.append(index)
+        [reply] = responder.answer([prepared])
+        following, found.exchanges = exchange.index + 1, found.exchanges + 1
+        if isinstance(reply, AnswerError):
+            found.problems.append(f"exchange {exchange.index}: {reply}")
+        else:
+            _compare(found, exchange.index, unpack(exchange.reply), reply)
+    if not found.exchanges:
+        raise RecordingError(f"{folder}: no exchanges were recorded")
+    return found
+
+
+def _compare(found: Comparison, index: int, recorded: Mapping[str, Any], reply: Mapping[str, Any]) -> None:
+    keys = [key for key in (set(recorded) | set(reply)) if key not in TIMING]
+    for key in sorted(keys):
+        old, new = recorded.get(key), reply.get(key)
+        if (difference := _difference(old, new)) is None:
+            found.problems.append(f"exchange {index}: {key} was {_short(old)} and is {_short(new)}")
+        elif difference >= found.largest.get(key, -1.0):
+            found.largest[key], found.worst[key] = difference, index
+
+
+def _difference(old: Any, new: Any) -> float | None:
+    """The largest absolute difference of two values; None if they cannot be compared."""
+    numbers = [isinstance(value, float | np.ndarray) for value in (old, new)]
+    if not any(numbers):
+        return 0.0 if old == new else None
+    if not all(numbers) or np.shape(old) != np.shape(new):
+        return None
+    difference = np.max(np.abs(np.asarray(old, float) - np.asarray(new, float)), initial=0.0)
+    return float(difference) if np.isfinite(difference) else None
+
+
+def _short(value: Any) -> str:
+    return f"{value.dtype}{list(value.shape)}" if isinstance(value, np.ndarray) else repr(value)[:60]

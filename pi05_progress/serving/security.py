@@ -1,0 +1,110 @@
+"""Who may speak to the server, and how: its address, the API key, TLS."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import os
+import ssl
+from pathlib import Path
+
+KEY_VARIABLE = "PI05_PROGRESS_API_KEY"
+SCHEME = "Api-Key"
+SHORTEST_KEY = 16  # characters
+
+
+class SecurityError(ValueError):
+    """The server would be open to others, or key or certificate cannot be used; the message says what to do."""
+
+
+def read_key(path: Path | None) -> str | None:
+    """The API key: a file's only line, or the variable ``PI05_PROGRESS_API_KEY``; None if neither is there.
+
+    A key is never an argument: a command line can be read by everybody on the machine.
+
+    Raises:
+        SecurityError: the file cannot be read, or the key is too short or has characters that no header can hold.
+    """
+    where = KEY_VARIABLE
+    if path is None:
+        key = os.environ.get(KEY_VARIABLE, "")
+        if not key:
+            return None
+    else:
+        where = str(path)
+        try:
+            key = path.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise SecurityError(f"{path}: the API key cannot be read: {error}") from error
+    if len(key) < SHORTEST_KEY or not key.isascii() or not key.isprintable() or " " in key:
+        raise SecurityError(
+            f"{where}: an API key needs at least {SHORTEST_KEY} printable ASCII characters without spaces; "
+            "make one with: openssl rand -hex 32"
+        )
+    return key
+
+
+def authorization(key: str) -> dict[str, str]:
+    """The header that shows a key."""
+    return {"Authorization": f"{SCHEME} {key}"}
+
+
+def may_enter(header: str | None, key: str | None) -> bool:
+    """Whether an ``Authorization`` header shows the key; the time it takes does not depend on where they differ."""
+    if key is None:
+        return True
+    scheme, _, given = (header or "").partition(" ")
+    # Digests, because a comparison may end sooner for texts of other lengths.
+    same = hmac.compare_digest(_digest(given.strip()), _digest(key))
+    return same and scheme.lower() == SCHEME.lower()
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False  # a name, which may mean any address
+
+
+def check_exposure(host: str, key: str | None, auth: bool) -> None:
+    """Refuse to be open to a network by accident.
+
+    Raises:
+        SecurityError: other machines can reach the address, and there is neither a key nor a word that none is wanted.
+    """
+    if key is None and auth and not is_loopback(host):
+        raise SecurityError(
+            f"--host {host}: other machines can reach it; give an API key (--api-key-file FILE or {KEY_VARIABLE}), "
+            "or --no-auth if everybody there may use the policy"
+        )
+    if key is not None and not auth:
+        raise SecurityError("an API key and --no-auth contradict each other; leave one of them out")
+
+
+def server_tls(certificate: Path | None, private_key: Path | None) -> ssl.SSLContext | None:
+    """TLS from certificate files in PEM; None without.
+
+    Raises:
+        SecurityError: only one of them is given, or they cannot be used.
+    """
+    if certificate is None and private_key is None:
+        return None
+    if certificate is None or private_key is None:
+        raise SecurityError("TLS needs both --tls-certificate and --tls-key")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(certificate, private_key, password=_no_password)
+    except (OSError, ValueError) as error:  # SSLError is an OSError
+        raise SecurityError(f"{certificate}, {private_key}: not a certificate with its key in PEM: {error}") from error
+    return context
+
+
+def _no_password() -> str:
+    raise ValueError("the private key is encrypted; give one without a password")

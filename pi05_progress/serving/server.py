@@ -1,0 +1,181 @@
+"""The policy server: assembled, listening, and ended cleanly. ``command_line.py`` is its command line."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import ssl
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from http import HTTPStatus
+
+from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.http11 import Request, Response
+
+from .batching import InferenceQueue
+from .connection import GOING_AWAY, ConnectionHandler, name
+from .core import Responder
+from .metrics import CONTENT_TYPE, Metrics
+from .recording import Recorder
+from .security import SCHEME, may_enter
+
+GRACE_S = 10.0  # for what is being answered when the server is told to end
+STUCK_S = 120.0  # a batch that takes longer means that the device hangs
+PREPARING_THREADS = 4
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """Where and for whom a server is.
+
+    Attributes:
+        host: address to listen on.
+        port: 0 takes a free one.
+        key: API key that clients must show; None lets everybody in.
+        tls: for wss and https; None speaks plainly.
+        max_waiting: requests that may wait for the policy.
+        max_message_bytes: longest frame that a client may send.
+        max_connections: clients at once.
+        debug: tell errors with a traceback.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    key: str | None = None
+    tls: ssl.SSLContext | None = None
+    max_waiting: int = 64
+    max_message_bytes: int = 32 * 2**20
+    max_connections: int = 128
+    debug: bool = False
+
+
+class PolicyServer:
+    """One responder behind a WebSocket address; use it as an asynchronous context.
+
+    Args:
+        responder: warmed up already.
+        settings: see ``ServerSettings``.
+        recorder: writes exchanges, if given; it stays the caller's to close.
+
+    Attributes:
+        port: that it listens on.
+    """
+
+    def __init__(self, responder: Responder, settings: ServerSettings, recorder: Recorder | None = None) -> None:
+        self._settings = settings
+        about = responder.metadata
+        facts = (str(about.get(key, "")) for key in ("model_id", "robot", "version"))
+        self._metrics = Metrics(*facts)
+        self._threads = ThreadPoolExecutor(PREPARING_THREADS, "prepare")
+        self._inference = InferenceQueue(responder, settings.max_waiting, self._metrics.computed)
+        self._metrics.waiting.set_function(lambda: len(self._inference))
+        self._handler = ConnectionHandler(
+            responder, self._inference, self._threads, self._metrics, recorder, settings.debug
+        )
+        self._server: Server | None = None
+        self.port = settings.port
+
+    async def __aenter__(self) -> PolicyServer:
+        s = self._settings
+        self._server = await serve(
+            self._handler, s.host, s.port, ssl=s.tls, compression=None, max_size=s.max_message_bytes, max_queue=1,
+            process_request=self._process_request, origins=[None],  # no web page may use it through a browser
+            server_header=None, logger=logging.getLogger("websockets.server"),
+        )  # fmt: skip
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Take no new requests, send the answers that are being computed, close."""
+        server, handler = self._server, self._handler
+        handler.stopping = True
+        server.close(close_connections=False)
+        idle = [c for c in server.connections if c not in handler.busy]
+        closing = [asyncio.create_task(c.close(GOING_AWAY, "the server is shutting down")) for c in idle]
+        try:
+            async with asyncio.timeout(GRACE_S):
+                await server.wait_closed()
+        except TimeoutError:
+            log.warning("%d connections did not end within %g s: cut", len(server.connections), GRACE_S)
+            for connection in server.all_connections:
+                connection.transport.abort()
+        for task in closing:
+            task.cancel()
+        if not self._inference.close(timeout_s=GRACE_S):
+            log.warning("the policy is still computing and is left behind")
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _process_request(self, connection: ServerConnection, request: Request) -> Response | None:
+        """Plain HTTP, and who may open a WebSocket."""
+        path = request.path.partition("?")[0]
+        if path == "/healthz":
+            if (busy_s := self._inference.busy_s) > STUCK_S:
+                text = f"a batch has been computing for {busy_s:.0f} s\n"
+                return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, text)
+            return connection.respond(HTTPStatus.OK, "OK\n")
+        headers = request.headers.get_all("Authorization")
+        if not may_enter(headers[0] if len(headers) == 1 else None, self._settings.key):
+            self._metrics.refused_connections.labels("key").inc()
+            log.warning("%s: refused, %s API key", name(connection), "wrong" if headers else "no")
+            text = f"This server needs an API key, in the header 'Authorization: {SCHEME} KEY'.\n"
+            response = connection.respond(HTTPStatus.UNAUTHORIZED, text)
+            response.headers["WWW-Authenticate"] = SCHEME
+            return response
+        if path == "/metrics":
+            response = connection.respond(HTTPStatus.OK, self._metrics.text())
+            del response.headers["Content-Type"]
+            response.headers["Content-Type"] = CONTENT_TYPE
+            return response
+        if len(self._server.connections) >= self._settings.max_connections:
+            self._metrics.refused_connections.labels("limit").inc()
+            text = f"{self._settings.max_connections} clients are connected already; try again later.\n"
+            return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, text)
+        return None
+
+
+async def run(
+    responder: Responder,
+    settings: ServerSettings,
+    recorder: Recorder | None = None,
+    listening: Callable[[int], None] = lambda port: None,
+) -> None:
+    """Serve until SIGTERM or SIGINT; a second one ends at once.
+
+    Args:
+        responder: see ``PolicyServer``.
+        settings: see ``ServerSettings``.
+        recorder: see ``PolicyServer``.
+        listening: called with the port once clients can connect.
+
+    Raises:
+        OSError: the address cannot be used.
+    """
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+
+    def on_signal(number: int) -> None:
+        log.info("%s: finishing what is being answered", signal.Signals(number).name)
+        loop.remove_signal_handler(number)  # and with it the patience
+        stop.set()
+
+    async with PolicyServer(responder, settings, recorder) as server:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, on_signal, number)
+        scheme = "wss" if settings.tls else "ws"
+        log.info("listening on %s://%s:%d", scheme, settings.host, server.port)
+        listening(server.port)
+        _tell_systemd("READY=1")
+        await stop.wait()
+        _tell_systemd("STOPPING=1")
+
+
+def _tell_systemd(state: str) -> None:
+    """For services of ``Type=notify``; does nothing elsewhere (sd_notify(3))."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if address:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
+            end.sendto(state.encode(), "\0" + address[1:] if address.startswith("@") else address)

@@ -1,0 +1,154 @@
+"""The Teleavatar's requests and replies, from both sides: openpi's keys, this package's data types.
+
+A request holds ``observation/state`` (48 or 62 numbers), ``observation/images/<camera>`` (uint8 (h, w, 3) RGB, cropped
+and turned as in data sets) and ``prompt``. A reply holds ``actions`` float32 (horizon, 16), ``progress``,
+``progress_lower`` and ``progress_upper`` (numbers or nil, never arrays: openpi's clients cut every array into steps)
+and ``policy_timing``. Other keys of a request are ignored, as openpi ignores them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ..observation import PolicyOutput, RobotFrame
+from ..robots.profile import RobotProfile
+from ..robots.teleavatar import VECTOR_SIZES
+from ..transforms import resize_with_pad
+from .core import RequestError
+
+STATE, IMAGES, PROMPT = "observation/state", "observation/images/", "prompt"
+SIDES_PX = (8, 8192)  # shortest and longest side of a picture
+LONGEST_PROMPT = 10_000  # characters; what the model takes is far less, and it says so itself
+
+
+def read_request(request: Mapping[str, Any], profile: RobotProfile, default_prompt: str = "") -> tuple[RobotFrame, str]:
+    """The frame and the instruction that a request holds.
+
+    Pictures may also come as openpi's clients send LeRobot's: floats in [0, 1], channels first.
+
+    Raises:
+        RequestError: a key is missing, or its value is of another type, shape, dtype or range.
+    """
+    needed = [STATE, *(IMAGES + camera for camera in profile.cameras)]
+    if missing := [key for key in needed if key not in request]:
+        found = ", ".join(sorted(str(key)[:80] for key in request)[:20]) or "nothing"
+        raise RequestError(f"{', '.join(missing)}: missing; the request has {found}; {profile.name} needs them all")
+    images = {camera: _picture(IMAGES + camera, request[IMAGES + camera]) for camera in profile.cameras}
+    return RobotFrame(images, _state(request[STATE])), _prompt(request, default_prompt)
+
+
+def _prompt(request: Mapping[str, Any], default: str) -> str:
+    prompt = request.get(PROMPT, default)
+    if isinstance(prompt, np.ndarray | np.generic) and prompt.ndim == 0:  # openpi's transforms allow that, too
+        prompt = prompt.item()
+    if not isinstance(prompt, str):
+        raise RequestError(f"{PROMPT} is {_form(prompt)}; expected text")
+    if not prompt.strip():
+        raise RequestError(f"{PROMPT} is missing or empty; give an instruction, such as 'stack the cubes'")
+    if len(prompt) > LONGEST_PROMPT:
+        raise RequestError(f"{PROMPT} has {len(prompt)} characters; expected an instruction")
+    return prompt
+
+
+def _state(value: Any) -> np.ndarray:
+    expected = f"expected {' or '.join(map(str, VECTOR_SIZES))} numbers"
+    try:
+        state = np.asarray(value)
+    except ValueError as error:  # lists of different lengths
+        raise RequestError(f"{STATE}: {error}; {expected}") from error
+    if state.dtype.kind not in "fiu" or state.ndim != 1 or state.shape[0] not in VECTOR_SIZES:
+        raise RequestError(f"{STATE} is {_form(state)}; {expected}")
+    state = state.astype(np.float32)
+    if not np.isfinite(state).all():
+        first = int(np.argmin(np.isfinite(state)))
+        raise RequestError(f"{STATE}[{first}] is {state[first]}; expected finite numbers")
+    return state
+
+
+def _picture(key: str, value: Any) -> np.ndarray:
+    expected = "expected uint8 (h, w, 3) RGB, or float in [0, 1]"
+    if not isinstance(value, np.ndarray) or value.ndim != 3 or value.dtype.kind not in "uf":
+        raise RequestError(f"{key} is {_form(value)}; {expected}")
+    if value.shape[0] == 3 and value.shape[-1] != 3:
+        value = value.transpose(1, 2, 0)
+    low, high = SIDES_PX
+    if value.shape[-1] != 3 or (value.dtype.kind == "u" and value.dtype != np.uint8):
+        raise RequestError(f"{key} is {_form(value)}; {expected}")
+    if not low <= min(value.shape[:2]) <= max(value.shape[:2]) <= high:
+        raise RequestError(f"{key} is {_form(value)}; expected sides of {low} to {high} pixels")
+    if value.dtype == np.uint8:
+        return value
+    if not np.isfinite(value).all():
+        first = tuple(int(i) for i in np.argwhere(~np.isfinite(value))[0])
+        raise RequestError(f"{key}{list(first)} is {value[first]}; expected finite numbers")
+    if value.min() < 0 or value.max() > 1:
+        raise RequestError(f"{key} has values from {value.min():g} to {value.max():g}; {expected}")
+    return (255 * value).astype(np.uint8)  # as openpi
+
+
+def _form(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype}{list(value.shape)}"
+    return "nil" if value is None else type(value).__name__
+
+
+def make_reply(output: PolicyOutput) -> dict[str, Any]:
+    """The reply that tells a policy's output."""
+    lower, upper = output.progress_interval or (None, None)
+    timing = {f"{part}_ms": float(ms) for part, ms in output.timing.items()}
+    return {
+        "actions": np.ascontiguousarray(output.actions, np.float32),
+        "progress": _number(output.progress),
+        "progress_lower": _number(lower),
+        "progress_upper": _number(upper),
+        "policy_timing": {"infer_ms": sum(timing.values()), **timing},
+    }
+
+
+def _number(value: float | None) -> float | None:
+    return None if value is None else float(value)
+
+
+def make_request(frame: RobotFrame, prompt: str, size: tuple[int, int] | None) -> dict[str, Any]:
+    """The request that tells a frame and an instruction.
+
+    Args:
+        frame: what the robot sensed.
+        prompt: the instruction.
+        size: (height, width) that the model reads: pictures are brought to it as the policy itself would, so that the
+            answer is the same and less is sent; None leaves them.
+    """
+    pictures = {
+        IMAGES + key: np.ascontiguousarray(image if size is None else resize_with_pad(image, *size))
+        for key, image in frame.images.items()
+    }
+    return {STATE: np.asarray(frame.state, np.float32), **pictures, PROMPT: prompt}
+
+
+def read_reply(reply: Any, confidence_level: float) -> PolicyOutput:
+    """The policy's output that a reply tells.
+
+    Raises:
+        RequestError: it is not a reply of this kind.
+    """
+    if not isinstance(reply, Mapping) or not isinstance(reply.get("actions"), np.ndarray):
+        found = ", ".join(map(str, reply)) if isinstance(reply, Mapping) else type(reply).__name__
+        raise RequestError(f"the server's reply has no actions: {found}")
+    numbers = [reply.get(key) for key in ("progress", "progress_lower", "progress_upper")]
+    for number in numbers:
+        if number is not None and not (isinstance(number, float) and math.isfinite(number)):
+            raise RequestError(f"the server's reply has progress {numbers}; expected numbers or nil")
+    progress, lower, upper = numbers
+    given = reply.get("policy_timing") or {}
+    timing = {part: float(given[f"{part}_ms"]) for part in ("transforms", "model") if f"{part}_ms" in given}
+    return PolicyOutput(
+        actions=reply["actions"],
+        progress=progress,
+        progress_interval=None if lower is None or upper is None else (lower, upper),
+        timing=timing,
+        confidence_level=confidence_level,
+    )
