@@ -56,7 +56,7 @@ def is_trained(config: Pi05Config, trained: Trained, path: str) -> bool:
         )
     if is_adapter(path) or not path.startswith(LLM):
         return True
-    return not has_adapters(config.expert if _of_action_expert(path) else config.paligemma)
+    return not has_adapters(config.expert if of_action_expert(path) else config.paligemma)
 
 
 def has_adapters(config: GemmaConfig) -> bool:
@@ -64,7 +64,8 @@ def has_adapters(config: GemmaConfig) -> bool:
     return config.lora is not None or config.feed_forward_lora is not None
 
 
-def _of_action_expert(path: str) -> bool:
+def of_action_expert(path: str) -> bool:
+    """Whether a parameter of the language model belongs to its second expert."""
     return any(part.endswith(EXPERT) for part in path.removeprefix(LLM).split("/"))
 
 

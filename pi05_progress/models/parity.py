@@ -138,6 +138,9 @@ def read_json(path: Path) -> Any:
 
 
 Checker = Callable[[Path], Iterator[Check]]
+# A kind of set: its title, the key file of the set that a file belongs to (or None), and what compares it.
+Kind = tuple[str, Callable[[Path], Path | None], Checker]
+PROGRAM = "python -m pi05_progress.models.parity"
 
 
 @dataclass(frozen=True)
@@ -148,16 +151,20 @@ class Found:
     others: list[Path]
 
 
-def find_sets(paths: Sequence[Path]) -> Found:
+def own_kinds() -> list[Kind]:
+    """The kinds of sets of this package."""
+    from . import parity_model, parity_torch, parity_transforms
+
+    return [*parity_model.KINDS, *parity_torch.KINDS, *parity_transforms.KINDS]
+
+
+def find_sets(paths: Sequence[Path], kinds: Sequence[Kind]) -> Found:
     """What kind of set each file belongs to, without repetition, in order.
 
     Raises:
         FileNotFoundError: a path does not exist.
         ValueError: a file is damaged.
     """
-    from . import parity_model, parity_torch, parity_transforms
-
-    kinds = [*parity_model.KINDS, *parity_torch.KINDS, *parity_transforms.KINDS]
     found: dict[tuple[str, Path], tuple[str, Checker, Path]] = {}
     others = []
     for path in paths:
@@ -173,13 +180,13 @@ def find_sets(paths: Sequence[Path]) -> Found:
     return Found(list(found.values()), others)
 
 
-def check_all(paths: Sequence[Path], show: Callable[[str, list[Check]], None]) -> list[Check]:
+def check_all(paths: Sequence[Path], show: Callable[[str, list[Check]], None], kinds: Sequence[Kind]) -> list[Check]:
     """Check every set and show each; returns all checks.
 
     Raises:
         OSError, ValueError: a file is missing, damaged, or lacks something.
     """
-    found = find_sets(paths)
+    found = find_sets(paths, kinds)
     everything = []
     for title, checker, key in found.sets:
         try:
@@ -196,12 +203,15 @@ def check_all(paths: Sequence[Path], show: Callable[[str, list[Check]], None]) -
     return everything
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status."""
+def main(
+    arguments: Sequence[str] | None = None,
+    kinds: Sequence[Kind] | None = None,
+    program: str = PROGRAM,
+    description: str | None = __doc__,
+) -> int:
+    """Entry point, also of other packages' tools of this sort with kinds of their own; returns the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m pi05_progress.models.parity",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog=program, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("paths", nargs="+", type=Path, metavar="FILE_OR_FOLDER", help="golden sets, or folders of them")
     parser.add_argument("--failures", action="store_true", help="print only what exceeds its tolerance")
@@ -220,7 +230,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print(table)
 
     try:
-        checks = check_all(args.paths, show)
+        checks = check_all(args.paths, show, own_kinds() if kinds is None else kinds)
     except (OSError, ValueError) as error:
         print(f"parity: {error}", file=sys.stderr)
         return 1

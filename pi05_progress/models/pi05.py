@@ -51,6 +51,14 @@ class Sample(NamedTuple):
     progress: Belief | None
 
 
+class Drawn(NamedTuple):
+    """What is random in a batch's losses: pictures that may have been augmented, noise, and the times of the flow."""
+
+    observation: Observation
+    noise: Float[Array, "b a d"]
+    time: Float[Array, " b"]
+
+
 class Losses(NamedTuple):
     """Per-sample losses.
 
@@ -216,7 +224,21 @@ class Pi05(nnx.Module):
         time: Float[Array, " b"] | None = None,
         train: bool = False,
     ) -> Losses:
-        """Both losses from one forward pass.
+        """Both losses from one forward pass; arguments and errors as in ``draw``."""
+        drawn = self.draw(rng, observation, actions, noise=noise, time=time, train=train)
+        return self.losses(drawn.observation, actions, drawn.noise, drawn.time)
+
+    def draw(
+        self,
+        rng: Array,
+        observation: Observation,
+        actions: Float[Array, "b a d"],
+        *,
+        noise: Float[Array, "b a d"] | None = None,
+        time: Float[Array, " b"] | None = None,
+        train: bool = False,
+    ) -> Drawn:
+        """What is random in the losses of a batch.
 
         Args:
             rng: key; its three splits draw augmentation, noise and time, as openpi's do.
@@ -242,9 +264,28 @@ class Pi05(nnx.Module):
             time = jax.random.beta(time_rng, 1.5, 1, actions.shape[:1]) * 0.999 + 0.001
         check_actions(self.config, "noise", noise, batch)
         check_time(time, batch)
+        return Drawn(observation, noise, time)
+
+    def losses(
+        self,
+        observation: Observation,
+        actions: Float[Array, "b a d"],
+        noise: Float[Array, "b a d"],
+        time: Float[Array, " b"],
+        action_size: int | None = None,
+    ) -> Losses:
+        """Both losses from one forward pass, at what was drawn.
+
+        Args:
+            observation: with or without progress labels; its pictures are taken as they are.
+            actions: normalised, padded to the model's width.
+            noise: as large.
+            time: in (0, 1], 1 is noise.
+            action_size: only so many of an action's numbers count; None counts all, padding included, as openpi does.
+        """
         t = time[:, None, None]
         out, mask, velocity = self.joint_pass(observation, t * noise + (1 - t) * actions, time)
-        action = jnp.square(velocity - (noise - actions)).mean(axis=-1)
+        action = jnp.square(velocity - (noise - actions))[..., :action_size].mean(axis=-1)
         if not self.has_progress or observation.progress is None:
             return Losses(action, None, None)
         labelled = observation.progress_mask

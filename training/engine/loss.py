@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from pi05_progress.models.pi05 import Drawn, Pi05
 
 from .errors import TrainingError
 
@@ -21,3 +28,84 @@ class LossConfig:
     def __post_init__(self) -> None:
         if not self.progress_weight >= 0:
             raise TrainingError(f"loss.progress_weight is {self.progress_weight}; expected at least 0")
+
+
+class Shares(NamedTuple):
+    """What every loss of a batch weighs in the batch's mean: each array sums to 1, or to 0 if nothing counts.
+
+    They belong to the whole batch. A piece of it with its rows of these gives its part of the losses, and the pieces'
+    losses and gradients add up to the batch's, however unevenly labels are spread over them.
+    """
+
+    action: Float[Array, "b a"]
+    progress: Float[Array, " b"] | None
+
+
+def shares(
+    config: LossConfig,
+    action_weight: Float[Array, " b"],
+    action_is_pad: Bool[Array, "b a"],
+    progress_mask: Bool[Array, " b"] | None,
+) -> Shares:
+    """Shares of a batch, as means over what counts.
+
+    Args:
+        config: whether repeated steps count.
+        action_weight: 0 for rows whose actions do not count, else 1.
+        action_is_pad: which steps are repeated ones.
+        progress_mask: which frames have labels; None if there are none at all.
+    """
+    steps = ~action_is_pad if config.ignore_padded_steps else jnp.ones_like(action_is_pad)
+    action = _normalised(steps * action_weight[:, None])
+    return Shares(action, None if progress_mask is None else _normalised(progress_mask.astype(jnp.float32)))
+
+
+def _normalised(weights: Float[Array, "*b"]) -> Float[Array, "*b"]:
+    total = weights.sum()
+    return weights / jnp.where(total > 0, total, 1.0)
+
+
+class Part(NamedTuple):
+    """Rows of a batch as the loss reads them."""
+
+    drawn: Drawn
+    actions: Float[Array, "b a d"]
+    shares: Shares
+
+
+class Parts(NamedTuple):
+    """The two losses; ``progress`` is None without a head or without labels."""
+
+    action: Float[Array, ""]
+    progress: Float[Array, ""] | None
+
+
+def total_loss(
+    model: Pi05, part: Part, progress_weight: float, action_size: int | None = None
+) -> tuple[Float[Array, ""], Parts]:
+    """The part of a batch's loss that comes from some of its rows.
+
+    Args:
+        model: with parameters.
+        part: those rows.
+        progress_weight: of the progress loss.
+        action_size: only so many of an action's numbers count; None counts all.
+
+    Returns:
+        What is minimised, and what it is made of. Without a head or without labels it is the action loss itself.
+    """
+    drawn = part.drawn
+    losses = model.losses(drawn.observation, part.actions, drawn.noise, drawn.time, action_size)
+    action = (losses.action * part.shares.action).sum()
+    if losses.progress is None or part.shares.progress is None:
+        return action, Parts(action, None)
+    progress = (losses.progress * part.shares.progress).sum()
+    return action + progress_weight * progress, Parts(action, progress)
+
+
+def pieces[Tree](batch: Tree, count: int) -> Tree:
+    """A batch cut into ``count`` pieces, stacked on a new first axis: every count-th row each.
+
+    So every device, which has consecutive rows, finds its share of each piece among its own.
+    """
+    return jax.tree.map(lambda x: x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1), batch)
