@@ -25,6 +25,16 @@ class Curve:
 
 
 @dataclass(frozen=True)
+class Band:
+    """The area between two lines."""
+
+    x: Float[np.ndarray, " n"]
+    low: Float[np.ndarray, " n"]
+    high: Float[np.ndarray, " n"]
+    kind: str = "band"
+
+
+@dataclass(frozen=True)
 class Range:
     """One row of a chart of ranges: where values lie (minimum, 1 %, 99 %, maximum) and where they may lie."""
 
@@ -76,8 +86,15 @@ def ticks(high: float, about: int = 6) -> list[float]:
     return [float(t) for t in np.arange(0, high + 1e-9 * step, step)]
 
 
-def curves(lines: Sequence[Curve], x_max: float, label: str, height: float = 240) -> str:
-    """Lines of values in [0, 1] over time in seconds."""
+def curves(
+    lines: Sequence[Curve],
+    x_max: float,
+    label: str,
+    height: float = 240,
+    bands: Sequence[Band] = (),
+    marks: Sequence[tuple[float, str, str]] = (),
+) -> str:
+    """Lines of values in [0, 1] over time in seconds, before areas; marks are times with a name and a kind."""
     left, right, top, bottom = 44, 8, 8, 30
     width, tall = WIDTH - left - right, height - top - bottom
     x_max = max(x_max, 1e-9)
@@ -88,6 +105,15 @@ def curves(lines: Sequence[Curve], x_max: float, label: str, height: float = 240
     for t in ticks(x_max):
         x = left + width * t / x_max
         parts.append(_text(x, height - 10, f"{t:g} s", "tick", "middle"))
+    for band in bands:
+        xs = left + width * np.concatenate([band.x, band.x[::-1]]) / x_max
+        ys = top + tall * (1 - np.concatenate([band.high, band.low[::-1]]))
+        points = " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(xs, ys, strict=True))
+        parts.append(f'<polygon points="{points}" class="{band.kind}"/>')
+    for time, name, kind in marks:
+        x = left + width * time / x_max
+        title = f"<title>{html.escape(name)} at {time:.1f} s</title>"
+        parts.append(_line(x, top, x, top + tall, kind).replace("/>", f">{title}</line>"))
     for line in lines:
         parts.append(_polylines(left + width * line.x / x_max, top + tall * (1 - line.y), line.kind))
     return _svg(height, parts, label)

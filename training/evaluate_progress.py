@@ -1,0 +1,261 @@
+"""Judges a checkpoint's progress on recorded episodes: order, error, outcomes, perturbations, intervals, latency.
+
+    python -m training.evaluate_progress --checkpoint C --dataset D --html page.html --json figures.json
+    python -m training.evaluate_progress --checkpoint C --dataset D --train_dataset T --episodes 3 7 12
+
+Every episode goes through the policy frame by frame, as on the robot: only past frames are used. What raw and filtered
+progress are, and how every figure is defined: docs/evaluation.md. The data set is only read. A run that was stopped
+goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from pi05_progress.checkpoint import CheckpointError, CheckpointInfo, code_version, read_info
+from pi05_progress.policy import UNTRAINED, Policy, make_policy
+from pi05_progress.robots.profile import RobotProfile
+from pi05_progress.robots.yaml_lines import ConfigError
+
+from .datasets import layout
+from .datasets.progress_meta import ProgressMetaError, load_progress_meta
+from .datasets.reader import Dataset, DatasetError, open_dataset
+from .datasets.thumbnails import PictureError, Thumbnail, thumbnails
+from .evaluation.cache import FOLDER, AnswerCache, fingerprint
+from .evaluation.evaluation import Evaluation, Settings, evaluate, head_camera
+from .evaluation.page import HEADINGS, number, page
+from .evaluation.playbacks import PERTURBATIONS
+from .evaluation.predictions import EvaluationError
+from .evaluation.record import record
+from .evaluation.summary import MEASURES, SOURCES
+from .evaluation.truth import training_of
+from .progress_bar import progress_bar
+
+PICTURE_HEIGHT = 90
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Command line."""
+
+    dataset: Path
+    """Folder of the data set; it is only read."""
+    checkpoint: Path | None = None
+    """Folder of the checkpoint."""
+    train_dataset: tuple[Path, ...] = ()
+    """Data sets the checkpoint was trained on, for the clock's median durations and for stages; not needed where the
+    checkpoint says them. Of a data set that is evaluated, too, the evaluated episodes do not count."""
+    html: Path | None = None
+    """Write a page to this file."""
+    json: Path | None = None
+    """Write all figures to this file."""
+    episodes: tuple[int, ...] = ()
+    """Evaluate these episodes only; all if none is given."""
+    limit: int | None = None
+    """At most so many episodes, the first ones."""
+    rate: float = 5.0
+    """Inferences per second of an episode; a whole number of frames lies between two. The node makes 10 at most."""
+    perturbations: tuple[Literal["pause", "reversed", "half_speed", "double_speed", "wrong", "black"], ...] = (
+        PERTURBATIONS  # type: ignore[assignment]
+    )
+    """Which perturbations of successful episodes are made; give none to leave all out."""
+    black: str = ""
+    """Camera that is covered in one of them; the head's if not given."""
+    robot: str = ""
+    """Robot profile: a name, or a YAML file; the checkpoint's if not given."""
+    policy: str = "pi05"
+    """pi05, or module:function of importable code that takes the profile and returns a policy; then no checkpoint is
+    needed."""
+    tokenizer: str = ""
+    """Path of PaliGemma's tokenizer, for checkpoints that use it."""
+    num_steps: int = 10
+    """Denoising steps of the actions. They change latency, and nothing about progress."""
+    resamples: int = 2000
+    """Of the bootstrap."""
+    seed: int = 0
+    """Of the bootstrap."""
+    cache: Path = FOLDER
+    """Folder where answers are kept, so that a run that was stopped goes on, and figures can be made anew."""
+    cached: bool = True
+    """Whether answers are kept, and those that are there are used."""
+    pictures: int = 8
+    """Pictures of the head's camera per episode on the page."""
+    shown: int = 200
+    """So many episodes are drawn on the page with pictures, the best and worst ones in any case."""
+    overwrite: bool = False
+    """Replace files that are there."""
+
+
+def run(args: Arguments) -> Evaluation:
+    """Evaluate, and write what was asked for.
+
+    Raises:
+        EvaluationError, CheckpointError, DatasetError, PictureError, ProgressMetaError, ConfigError: what is wrong, and
+            what to do.
+        OSError: a file cannot be written.
+    """
+    _check(args)
+    info = _info(args)
+    dataset, meta = open_dataset(args.dataset), load_progress_meta(args.dataset)
+    wanted = _wanted(args, dataset)
+    profile = RobotProfile.load(args.robot or (info.robot if info else "teleavatar"))
+    if args.black and args.black not in profile.cameras:
+        raise EvaluationError(f"--black {args.black}: robot {profile.name} has {', '.join(profile.cameras)}")
+    name = str(args.checkpoint or f"policy {args.policy}")
+    training = training_of(args.train_dataset, info.labels if info else {}, name, args.dataset, wanted)
+    settings = Settings(args.rate, tuple(args.perturbations), args.black, args.resamples, args.seed)
+    policy = _policy(args, profile)
+    cache = AnswerCache(_cache_folder(args))
+    with progress_bar("evaluating", len(wanted), "episodes") as advance:
+        evaluation = evaluate(
+            policy, profile, dataset, meta, training, wanted, settings, cache=cache, advance=advance
+        )  # fmt: skip
+    facts = {
+        "checkpoint": name, "model": policy.model_id, "data set": args.dataset.resolve().name, "robot": profile.name,
+        "training durations and stages": training.source, "inferences per second": f"{args.rate:g}",
+    }  # fmt: skip
+    if args.json is not None:
+        more = {"median_durations_s": dict(training.durations_s), "code_version": code_version(),
+                "episodes": sorted(wanted), "settings": asdict(settings), "num_steps": args.num_steps}  # fmt: skip
+        _write(args.json, json.dumps(record(evaluation, facts | more), indent=1, allow_nan=False) + "\n")
+    if args.html is not None:
+        pictures = _pictures(dataset, evaluation, head_camera(profile), args)
+        _write(args.html, page(evaluation, facts, pictures, dataset.fps))
+    return evaluation
+
+
+def _check(args: Arguments) -> None:
+    for path in (args.html, args.json):
+        if path is not None and path.exists() and not args.overwrite:
+            raise EvaluationError(f"{path} is already there; choose another name, or --overwrite it")
+        if path is not None and not path.absolute().parent.is_dir():
+            raise EvaluationError(f"{path}: there is no folder {path.absolute().parent}; make it first")
+    for flag, value, low in (("rate", args.rate, 0.5), ("limit", args.limit, 1), ("resamples", args.resamples, 100),
+                             ("pictures", args.pictures, 1), ("num-steps", args.num_steps, 1)):  # fmt: skip
+        if value is not None and value < low:
+            raise EvaluationError(f"--{flag} {value}: expected at least {low}")
+
+
+def _info(args: Arguments) -> CheckpointInfo | None:
+    """What the checkpoint says of itself, if it can be evaluated at all."""
+    if args.checkpoint is None:
+        if args.policy == "pi05":
+            raise EvaluationError("--checkpoint is missing: a folder with a trained model")
+        return None
+    info = read_info(args.checkpoint)
+    if info.model.progress.kind == "none":
+        raise EvaluationError(
+            f"{args.checkpoint}: its model has no progress head (progress kind none), there is nothing to evaluate"
+        )
+    if info.model_id == UNTRAINED:
+        raise EvaluationError(f"{args.checkpoint}: is untrained by its own account, its progress means nothing")
+    return info
+
+
+def _wanted(args: Arguments, dataset: Dataset) -> list[int]:
+    if unknown := [index for index in args.episodes if not 0 <= index < len(dataset.episodes)]:
+        raise EvaluationError(
+            f"--episodes: there is no episode {unknown}; the data set has 0 to {len(dataset.episodes) - 1}"
+        )
+    indices = sorted(set(args.episodes)) or [episode.index for episode in dataset.episodes]
+    return indices[: args.limit]
+
+
+def _policy(args: Arguments, profile: RobotProfile) -> Policy:
+    try:
+        policy = make_policy(
+            profile, policy=args.policy, checkpoint=str(args.checkpoint or ""), tokenizer=args.tokenizer,
+            num_steps=args.num_steps,
+        )  # fmt: skip
+    except ValueError as error:  # whatever is unknown or does not fit
+        raise EvaluationError(f"{args.checkpoint or args.policy}: {error}") from error
+    if policy.model_id == UNTRAINED:
+        raise EvaluationError(f"policy {args.policy}: is untrained by its own account, its progress means nothing")
+    policy.warm_up()
+    return policy
+
+
+def _cache_folder(args: Arguments) -> Path | None:
+    """Answers of other code are not kept: it cannot be told whether it has changed."""
+    if not args.cached or args.policy != "pi05" or args.checkpoint is None:
+        return None
+    settings = {"num_steps": args.num_steps, "tokenizer": args.tokenizer, "code": code_version()}
+    return args.cache.expanduser() / fingerprint([args.checkpoint, args.dataset], settings)
+
+
+def _pictures(
+    dataset: Dataset, evaluation: Evaluation, camera: str, args: Arguments
+) -> Mapping[int, Sequence[Thumbnail]]:
+    """Pictures of the episodes that are drawn with some: of the best and of the worst ones, if not of all."""
+    ordered = sorted(evaluation.episodes, key=lambda r: r.error)
+    ends = [r for pair in zip(ordered, reversed(ordered), strict=True) for r in pair]  # best, worst, second best ...
+    chosen = list({r.episode.index: r.episode for r in ends}.values())[: args.shown]
+    with progress_bar("pictures", len(chosen), "episodes") as advance, ThreadPoolExecutor(os.cpu_count()) as pool:
+
+        def make(index: int) -> tuple[int, list[Thumbnail]]:
+            span = dataset.episodes[index].videos[layout.IMAGES + camera]
+            made = thumbnails(span, dataset.fps, args.pictures, PICTURE_HEIGHT)
+            advance(1)
+            return index, made
+
+        return dict(pool.map(make, [episode.index for episode in chosen]))
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def print_table(evaluation: Evaluation, console: Console) -> None:
+    """The figures of all tasks together."""
+    table = Table(title=f"{len(evaluation.episodes)} episodes, 95 % bootstrap intervals over episodes")
+    table.add_column("")
+    for source in SOURCES:
+        table.add_column(HEADINGS[source], justify="right")
+    section = ""
+    for measure in MEASURES:
+        found: dict[str, Any] = {s: evaluation.total.get(f"{measure.key}.{s}") for s in SOURCES}
+        if not any(found.values()):
+            continue
+        if measure.section != section:
+            section = measure.section
+            table.add_section()
+            table.add_row(f"[bold]{section}")
+        shown = [("", "") if figure is None else number(figure, measure.unit) for figure in found.values()]
+        cells = [f"{value} \\{interval}" if interval else value for value, interval in shown]
+        table.add_row(measure.title, *cells)
+    console.print(table)
+    for note in evaluation.notes:
+        console.print(f"note: {note}", highlight=False)
+
+
+def main() -> None:
+    """Parse the command line, evaluate, print."""
+    args = tyro.cli(Arguments, description=__doc__)
+    try:
+        evaluation = run(args)
+    except (EvaluationError, CheckpointError, DatasetError, PictureError, ProgressMetaError, ConfigError) as error:
+        sys.exit(f"error: {error}")
+    except OSError as error:
+        sys.exit(f"error: {error.filename or ''}: {error.strerror or error}")
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command goes on where it was")
+    print_table(evaluation, Console(width=None if sys.stdout.isatty() else 130))
+    if written := [str(path) for path in (args.html, args.json) if path]:
+        print(f"written: {', '.join(written)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""How far a figure could be another one with other episodes: the percentile bootstrap over episodes.
+
+Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13. A statistic is a function of how often each
+episode counts, so that one matrix of counts gives every figure, and figures of one table are resampled together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+Statistic = Callable[[Float[np.ndarray, "r n"]], Float[np.ndarray, " r"]]
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number and between which values it lies. None means unknown: there is nothing to compute it from.
+
+    Attributes:
+        value: of all episodes.
+        low, high: ends of the 95 % interval; None with fewer than two episodes, which tell nothing about others.
+        episodes: how many it is made of.
+    """
+
+    value: float | None
+    low: float | None
+    high: float | None
+    episodes: int
+
+
+def draws(episodes: int, count: int, seed: int) -> Float[np.ndarray, "r n"]:
+    """How often each episode comes in each of ``count`` samples of as many episodes, drawn with replacement."""
+    if not episodes:
+        return np.zeros((count, 0))
+    return np.random.default_rng(seed).multinomial(episodes, np.full(episodes, 1 / episodes), count).astype(float)
+
+
+def figure(statistic: Statistic, used: Float[np.ndarray, " n"], samples: Float[np.ndarray, "r n"]) -> Figure:
+    """A statistic with its interval.
+
+    Args:
+        statistic: values from counts; NaN where it is not defined.
+        used: which episodes it looks at (bool).
+        samples: see ``draws``; samples in which it is not defined are left out.
+    """
+    n = int(np.sum(used))
+    value = float(statistic(np.ones((1, len(used))))[0]) if n else np.nan
+    if not np.isfinite(value):
+        return Figure(None, None, None, n)
+    drawn = statistic(samples) if n > 1 else np.zeros(0)
+    drawn = drawn[np.isfinite(drawn)]
+    if not len(drawn):
+        return Figure(value, None, None, n)
+    low, high = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return Figure(value, float(low), float(high), n)
+
+
+def _share(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
+    return np.divide(top, bottom, out=np.full(len(top), np.nan), where=bottom > 0)
+
+
+def mean(values: Float[np.ndarray, " n"]) -> Statistic:
+    """Mean over the episodes that have a value."""
+    known = np.isfinite(values)
+    filled = np.where(known, values, 0.0)
+    return lambda weights: _share(weights @ filled, weights @ known)
+
+
+def skill(error: Float[np.ndarray, " n"], baseline: Float[np.ndarray, " n"]) -> Statistic:
+    """``1 - mean error / mean error of the baseline`` over the episodes that have both."""
+    known = np.isfinite(error) & np.isfinite(baseline)
+    ours, theirs = np.where(known, error, 0.0), np.where(known, baseline, 0.0)
+    return lambda weights: 1 - _share(weights @ ours, weights @ theirs)
+
+
+def f1(declared: Float[np.ndarray, " n"], true: Float[np.ndarray, " n"]) -> Statistic:
+    """F1 of declarations (1, 0 or NaN) against the truth (1 or 0); not defined where there is neither."""
+    known = np.isfinite(declared)
+    said = known & (declared > 0)
+    hits, wrong, missed = said & (true > 0), said & (true <= 0), known & ~said & (true > 0)
+    return lambda w: _share(2 * (w @ hits), 2 * (w @ hits) + w @ wrong + w @ missed)
+
+
+def ordered_pairs(score: Float[np.ndarray, " n"], rank: Float[np.ndarray, " n"], group: np.ndarray) -> Statistic:
+    """The share of pairs of different rank, within a group, whose scores are in the order of the ranks; ties are half.
+
+    With two ranks this is the area under the ROC curve (Hanley and McNeil, 1982).
+
+    Args:
+        score: of each episode; NaN leaves it out.
+        rank: higher is better; NaN leaves it out.
+        group: only episodes of the same group (task) are compared.
+    """
+    known = np.isfinite(score) & np.isfinite(rank)
+    pairs = (rank[:, None] < rank[None]) & known[:, None] & known[None] & (group[:, None] == group[None])
+    better, same = score[:, None] < score[None], score[:, None] == score[None]
+    right = (pairs * (better + 0.5 * same)).astype(float)
+    every = pairs.astype(float)
+    return lambda w: _share(np.einsum("ri,ij,rj->r", w, right, w), np.einsum("ri,ij,rj->r", w, every, w))

@@ -1,0 +1,91 @@
+"""Answers of a policy kept on disk, one file per episode, so that a run that was stopped goes on where it was."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+
+from .playbacks import Playback
+from .predictions import Answers
+
+VERSION = 1  # of the files, and of what decides an answer
+FOLDER = Path("~/.cache/pi05_progress/evaluation")
+
+
+def fingerprint(folders: Sequence[Path], settings: Mapping[str, object]) -> str:
+    """A name for everything that decides the answers: settings, and names, sizes and times of all files of folders.
+
+    Args:
+        folders: checkpoint and data set.
+        settings: that change answers, numbers and texts.
+    """
+    files = [
+        (str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns)
+        for folder in folders
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    ]
+    known = [VERSION, [str(folder.resolve()) for folder in folders], files, dict(settings)]
+    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:24]
+
+
+class AnswerCache:
+    """Answers by episode.
+
+    Args:
+        folder: where they are kept; None keeps nothing.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+
+    def load(self, episode: int, playbacks: Sequence[Playback]) -> dict[str, Answers] | None:
+        """Answers to exactly these playbacks; None if there are none, or the file is of other ones or damaged."""
+        if self._folder is None or not (path := self._path(episode)).exists():
+            return None
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                found = {}
+                for playback in playbacks:
+                    name = playback.name
+                    if f"{name}/views" not in file.files or str(file[f"{name}/views"]) != _described(playback):
+                        return None
+                    bins = file[f"{name}/bins"] if f"{name}/bins" in file.files else None
+                    found[name] = Answers(file[f"{name}/progress"], bins, file[f"{name}/ms"])
+                return found
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+            return None  # it is made again
+
+    def save(self, episode: int, playbacks: Sequence[Playback], answers: Mapping[str, Answers]) -> None:
+        """Keep answers; the file appears when it is complete.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        if self._folder is None:
+            return
+        arrays: dict[str, np.ndarray] = {}
+        for playback in playbacks:
+            name, of = playback.name, answers[playback.name]
+            arrays |= {f"{name}/views": np.array(_described(playback)), f"{name}/progress": of.progress}
+            arrays |= {f"{name}/ms": of.ms} | ({} if of.bins is None else {f"{name}/bins": of.bins})
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._path(episode)
+        partial = path.with_name(f"{path.stem}.{os.getpid()}.partial")
+        with partial.open("wb") as file:
+            np.savez_compressed(file, **arrays)
+        os.replace(partial, path)
+
+    def _path(self, episode: int) -> Path:
+        return self._folder / f"episode_{episode:06d}.npz"
+
+
+def _described(playback: Playback) -> str:
+    return json.dumps([astuple(view) for view in playback.views])

@@ -1,0 +1,158 @@
+"""The figures of one episode, by name; NaN where one has no meaning for it.
+
+A name is ``<measure>.<source>``. Sources: ``raw`` (the model's belief), ``filtered`` (the estimator's progress, which
+the node publishes), ``clock`` (somebody who only looks at the clock).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from . import metrics, playbacks
+from .predictions import LEVELS, Track
+from .truth import Truth
+
+KINDS = ("raw", "filtered")
+HIGH = 0.9  # a failed episode must not stay above
+END_S = 1.0  # progress at the end is the mean over so long
+PREMATURE_S = 1.0  # declared so long before it was done is premature
+LATE_S = 3.0  # declared so long after it was done is late
+MOMENTS = (0.25, 0.5, 0.75)  # of an episode's duration, at which time remaining is looked at
+
+
+def episode_figures(tracks: Mapping[str, Track], truth: Truth, fps: float, median_s: float | None) -> dict[str, float]:
+    """All figures of an episode.
+
+    Args:
+        tracks: by name of the playback, at least the plain one.
+        truth: of the episode.
+        fps: of the recording.
+        median_s: median duration of its task in training; None if training had no such task.
+    """
+    track = tracks[playbacks.PLAIN]
+    by_clock = np.full(len(track.time_s), np.nan) if median_s is None else metrics.clock(track.time_s, median_s)
+    found: dict[str, float] = {"rank": float(truth.rank)}
+    found |= _reached(track, truth) | _declared(track, truth, fps) | _latency(track)
+    if truth.success:
+        found |= _order_and_error(track, truth, fps, by_clock)
+        found |= _belief(track, truth) | _remaining(track, median_s) | _perturbed(tracks, truth)
+    return found
+
+
+def _order_and_error(track: Track, truth: Truth, fps: float, by_clock: np.ndarray) -> dict[str, float]:
+    found = {}
+    for kind, values in {"raw": track.raw, "filtered": track.filtered, "clock": by_clock}.items():
+        if kind != "clock":
+            found[f"voc.{kind}"] = metrics.spearman(values, track.time_s)
+            found[f"kendall.{kind}"] = metrics.kendall(values, track.time_s)
+            found[f"drops.{kind}"] = metrics.sum_of_drops(values)
+        for name, course in (("linear", truth.linear), ("milestone", truth.milestone)):
+            known = np.nan if course is None else metrics.mean_error(values, course[track.frames])
+            found[f"mae_{name}.{kind}"] = known
+        errors = [abs(e) for e in boundary_errors(track, values, truth, fps).values() if np.isfinite(e)]
+        found[f"boundary.{kind}"] = float(np.mean(errors)) if errors else np.nan
+    return found
+
+
+def boundary_errors(track: Track, values: np.ndarray, truth: Truth, fps: float) -> dict[str, float]:
+    """Per milestone the newest value when it was reached, minus the progress there; NaN if there was no value yet."""
+    moments = np.array([frame / fps for _, frame, _ in truth.boundaries])
+    seen = metrics.last_before(track.time_s, values, moments)
+    return {name: float(v - at) for (name, _, at), v in zip(truth.boundaries, seen, strict=True)}
+
+
+def _reached(track: Track, truth: Truth) -> dict[str, float]:
+    """How far it went, of failures above all."""
+    found = {}
+    last = track.time_s >= track.time_s[-1] - END_S
+    for kind in KINDS:
+        values = track.values(kind)
+        end, high = float(values[last].mean()), float(values.max())
+        found[f"end.{kind}"] = end
+        if not truth.success:
+            found[f"failure_end.{kind}"], found[f"failure_high.{kind}"] = end, high
+            found[f"failure_above.{kind}"] = metrics.longest_above(track.time_s, values, HIGH)
+            if truth.milestone is not None:
+                found[f"failure_excess.{kind}"] = end - float(truth.milestone[-1])
+    return found
+
+
+def _declared(track: Track, truth: Truth, fps: float) -> dict[str, float]:
+    """When the status said SUCCEEDED."""
+    at, done = track.declared_s(), truth.done_frame / fps
+    declared = bool(np.isfinite(at))
+    found = {"declared.filtered": float(declared)}
+    if truth.success:
+        found["premature.filtered"] = float(declared and at < done - PREMATURE_S)
+        found["late.filtered"] = float(declared and at > done + LATE_S)
+        found["missed.filtered"] = float(not declared)
+        found["delay.filtered"] = at - done
+    else:
+        found["false_alarm.filtered"] = float(declared)
+    return found
+
+
+def _belief(track: Track, truth: Truth) -> dict[str, float]:
+    """Intervals and bins against what is known best."""
+    known, found = truth.reference[track.frames], {}
+    for level in LEVELS:
+        intervals = {"filtered": track.intervals.get(level)}
+        if track.bins is not None:
+            intervals["raw"] = metrics.central_interval(track.bins, level)
+        for kind, interval in intervals.items():
+            if interval is not None:
+                found[f"coverage_{100 * level:.0f}.{kind}"] = float(metrics.covered(interval, known).mean())
+                found[f"width_{100 * level:.0f}.{kind}"] = float(np.diff(interval, axis=1).mean())
+    if track.bins is not None:
+        found["crps.raw"] = float(metrics.crps(track.bins, known).mean())
+    return found
+
+
+def _remaining(track: Track, median_s: float | None) -> dict[str, float]:
+    """Time remaining at a quarter, half and three quarters of the episode; its last frame is the end."""
+    found, end = {}, float(track.time_s[-1])
+    told: list[float] = []
+    for moment in MOMENTS:
+        index = int(np.searchsorted(track.time_s, moment * end + 1e-9, side="right")) - 1
+        true_s = end - float(track.time_s[index])
+        expected, low, high = track.remaining_s[index]
+        name = f"{100 * moment:.0f}"
+        found[f"remaining_{name}.filtered"] = float(abs(expected - true_s))
+        told.append(float(np.isfinite(expected)))
+        if np.isfinite(expected):
+            found[f"remaining_covered_{name}.filtered"] = float(low - 1e-9 <= true_s <= high + 1e-9)
+        if median_s is not None:
+            found[f"remaining_{name}.clock"] = abs(max(0.0, median_s - float(track.time_s[index])) - true_s)
+    found["remaining_told.filtered"] = float(np.mean(told))
+    return found
+
+
+def _perturbed(tracks: Mapping[str, Track], truth: Truth) -> dict[str, float]:
+    """What perturbations do to the prediction."""
+    found, original = {}, tracks[playbacks.PLAIN]
+    for name in (n for n in tracks if n != playbacks.PLAIN):
+        track = tracks[name]
+        for kind in KINDS:
+            values = track.values(kind)
+            match name:
+                case playbacks.PAUSE:
+                    first = int(np.flatnonzero(np.diff(track.frames) == 0)[0])
+                    during = values[first : first + int((np.diff(track.frames) == 0).sum()) + 1]
+                    found[f"pause_drift.{kind}"] = abs(float(during[-1] - during[0]))
+                case playbacks.REVERSED:
+                    found[f"reversed_voc.{kind}"] = metrics.spearman(values, track.time_s)
+                case playbacks.HALF | playbacks.DOUBLE | playbacks.BLACK:
+                    found[f"{name}_mae.{kind}"] = metrics.mean_error(values, truth.reference[track.frames])
+                    before = np.interp(track.frames, original.frames, original.values(kind))
+                    found[f"{name}_change.{kind}"] = metrics.mean_error(values, before)
+                case playbacks.WRONG:
+                    last = track.time_s >= track.time_s[-1] - END_S
+                    found[f"wrong_end.{kind}"] = float(values[last].mean())
+                    found[f"wrong_change.{kind}"] = metrics.mean_error(values, original.values(kind))
+    return found
+
+
+def _latency(track: Track) -> dict[str, float]:
+    return {"latency_median.raw": float(np.median(track.ms)), "latency_p95.raw": float(np.quantile(track.ms, 0.95))}

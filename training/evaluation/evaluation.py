@@ -1,0 +1,215 @@
+"""From a data set and a policy to predictions and figures of every episode."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from pi05_progress.estimator import EstimatorConfig
+from pi05_progress.policy import Policy
+from pi05_progress.robots.profile import RobotProfile
+
+from ..datasets import layout
+from ..datasets.progress_meta import EpisodeMeta, Outcome, ProgressMeta
+from ..datasets.reader import Dataset, Episode
+from . import playbacks
+from .bootstrap import Figure
+from .cache import AnswerCache
+from .episode_figures import boundary_errors, episode_figures
+from .frames import check_robot, robot_frames
+from .playbacks import PERTURBATIONS, PLAIN, Playback
+from .predictions import LEVELS, Track, ask, track
+from .summary import summarise
+from .truth import Training, Truth, episode_truth, task_stages
+
+FOREIGN_PROMPT = "water the plants"  # the wrong instruction where the data set has a single task
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How it is done.
+
+    Attributes:
+        rate_hz: inferences per second of an episode.
+        perturbations: which are made.
+        black: the camera that is covered in one of them; empty takes the head's.
+        resamples: of the bootstrap.
+        seed: of the bootstrap.
+        estimator: turns beliefs into progress and status.
+    """
+
+    rate_hz: float = 5.0
+    perturbations: tuple[str, ...] = PERTURBATIONS
+    black: str = ""
+    resamples: int = 2000
+    seed: int = 0
+    estimator: EstimatorConfig = field(default_factory=EstimatorConfig)
+
+    def stride(self, fps: float) -> int:
+        """Frames from one inference to the next."""
+        return max(1, round(fps / self.rate_hz))
+
+
+@dataclass(frozen=True)
+class EpisodeResult:
+    """One episode: predictions over every playback, truth, and figures by name."""
+
+    episode: Episode
+    meta: EpisodeMeta
+    truth: Truth
+    tracks: Mapping[str, Track]
+    figures: Mapping[str, float]
+
+    @property
+    def error(self) -> float:
+        """What episodes are ordered by: mean error of a success, progress beyond its last milestone of a failure."""
+        if self.truth.success:
+            by_milestones = self.figures["mae_milestone.filtered"]
+            return by_milestones if np.isfinite(by_milestones) else self.figures["mae_linear.filtered"]
+        reached = 0.0 if self.truth.milestone is None else float(self.truth.milestone.max())
+        return max(0.0, self.figures["failure_high.filtered"] - reached)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All of it.
+
+    Attributes:
+        episodes: in the order of their index.
+        total: figures over all of them, by name.
+        by_task: the same by task.
+        milestones: by task and milestone: mean signed error of raw and filtered progress, and how many episodes.
+        stages_from: by task where its stages are from.
+        notes: what somebody should know.
+    """
+
+    episodes: tuple[EpisodeResult, ...]
+    total: Mapping[str, Figure]
+    by_task: Mapping[str, Mapping[str, Figure]]
+    milestones: Mapping[str, Mapping[str, Mapping[str, float]]]
+    stages_from: Mapping[str, str]
+    notes: Sequence[str]
+
+
+def evaluate(
+    policy: Policy,
+    profile: RobotProfile,
+    dataset: Dataset,
+    meta: ProgressMeta,
+    training: Training,
+    wanted: Sequence[int],
+    settings: Settings,
+    *,
+    cache: AnswerCache | None = None,
+    advance: Callable[[int], None] = lambda episodes: None,
+) -> Evaluation:
+    """Predict and judge episodes.
+
+    Args:
+        policy: asked frame by frame.
+        profile: the robot it is for.
+        dataset: the recordings; only read.
+        meta: outcomes and milestones.
+        training: durations and stages of the data the policy was trained on.
+        wanted: indices of the episodes, at least one.
+        settings: how.
+        cache: of answers.
+        advance: called with 1 after every episode.
+
+    Raises:
+        EvaluationError: the policy gives no progress.
+        DatasetError, PictureError: the data set is of another robot, or damaged.
+    """
+    check_robot(dataset, profile)
+    cache = cache or AnswerCache(None)
+    stages, stages_from = task_stages(dataset, meta, training.stages)
+    results = []
+    for episode, columns in dataset.frames([layout.STATE], set(wanted)):
+        failed = meta.episode(episode.index).outcome is Outcome.FAILURE
+        shown = episode_playbacks(dataset, episode, profile, settings, () if failed else settings.perturbations)
+        answers = cache.load(episode.index, shown)
+        if answers is None:
+            states = columns[layout.STATE]
+            answers = ask(policy, lambda n, e=episode, s=states: robot_frames(e, s, profile, dataset.fps, n), shown)
+            cache.save(episode.index, shown, answers)
+        tracks = {
+            p.name: track(p, answers[p.name], settings.estimator, LEVELS if p.name == PLAIN else ()) for p in shown
+        }
+        truth = episode_truth(episode.length, meta.episode(episode.index), stages[episode.task])
+        figures = episode_figures(tracks, truth, dataset.fps, training.durations_s.get(episode.task))
+        results.append(EpisodeResult(episode, meta.episode(episode.index), truth, tracks, figures))
+        advance(1)
+    results.sort(key=lambda result: result.episode.index)
+    tasks = list(dict.fromkeys(r.episode.task for r in results))
+    options = {"resamples": settings.resamples, "seed": settings.seed}
+    by_task = {}
+    for task in tasks:
+        own = [r.figures for r in results if r.episode.task == task]
+        by_task[task] = summarise(own, [task] * len(own), **options)
+    total = summarise([r.figures for r in results], [r.episode.task for r in results], **options)
+    milestones = {task: _at_milestones([r for r in results if r.episode.task == task], dataset.fps) for task in tasks}
+    notes = _notes(results, training, stages_from, settings.stride(dataset.fps), dataset.fps)
+    return Evaluation(tuple(results), total, by_task, milestones, stages_from, notes)
+
+
+def episode_playbacks(
+    dataset: Dataset, episode: Episode, profile: RobotProfile, settings: Settings, perturbations: Sequence[str]
+) -> list[Playback]:
+    """What the policy is shown of an episode: as it was, and perturbed if it has more than one frame."""
+    return playbacks.all_playbacks(
+        episode.length,
+        dataset.fps,
+        settings.stride(dataset.fps),
+        episode.task,
+        wrong_prompt=wrong_prompt(dataset, episode.task),
+        black=settings.black or head_camera(profile),
+        seed=episode.index,
+        names=perturbations if episode.length > 1 else (),
+    )
+
+
+def wrong_prompt(dataset: Dataset, prompt: str) -> str:
+    """Another instruction of the data set, the next one in alphabetical order; a foreign one if there is none."""
+    tasks = sorted({episode.task for episode in dataset.episodes})
+    return tasks[(tasks.index(prompt) + 1) % len(tasks)] if len(tasks) > 1 else FOREIGN_PROMPT
+
+
+def head_camera(profile: RobotProfile) -> str:
+    """The camera that sees most of the task."""
+    return next(key for key, camera in profile.cameras.items() if camera.model_input == "base_0_rgb")
+
+
+def _at_milestones(results: Sequence[EpisodeResult], fps: float) -> dict[str, dict[str, float]]:
+    errors: dict[str, list[tuple[float, float]]] = {}
+    for result in (r for r in results if r.truth.success):
+        shown = result.tracks[PLAIN]
+        raw, filtered = (boundary_errors(shown, shown.values(kind), result.truth, fps) for kind in ("raw", "filtered"))
+        for name, error in raw.items():
+            errors.setdefault(name, []).append((error, filtered[name]))
+    return {
+        name: {"raw": float(np.mean(of, axis=0)[0]), "filtered": float(np.mean(of, axis=0)[1]), "episodes": len(of)}
+        for name, of in errors.items()
+    }
+
+
+def _notes(
+    results: Sequence[EpisodeResult], training: Training, stages_from: Mapping[str, str], stride: int, fps: float
+) -> list[str]:
+    notes = [f"every {stride}. frame was used: {fps / stride:.3g} inferences per second of an episode"]
+    seen = dict.fromkeys(r.episode.task for r in results)
+    for task in seen:
+        if task not in training.durations_s:
+            notes.append(f"training had no episodes of task {task!r}: it has no figures of the clock, and no skill")
+        if stages_from[task] == "none":
+            notes.append(f"task {task!r} has no milestones: truth is linear, done is the last frame")
+    if not any(r.truth.success for r in results):
+        notes.append("none of the episodes is a success: only figures of failures are there")
+    if all(r.truth.success for r in results):
+        notes.append("none of the episodes is a failure: nothing is known of ranking and of false alarms")
+    if any(r.tracks[PLAIN].bins is None for r in results):
+        notes.append("the head has no bins: no CRPS and no intervals of the model's own")
+    if len(results) == 1:
+        notes.append("a single episode: nothing is known of how figures vary, so there are no intervals")
+    return notes

@@ -1,0 +1,195 @@
+"""The page about an evaluation: one HTML file with everything in it, no scripts, no links to anywhere."""
+
+from __future__ import annotations
+
+import html
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from ..datasets.thumbnails import Thumbnail
+from ..report import charts
+from ..report.charts import Band, Curve
+from ..report.page import STYLE
+from .bootstrap import Figure
+from .evaluation import EpisodeResult, Evaluation
+from .playbacks import DOUBLE, HALF, PAUSE, PLAIN, REVERSED
+from .summary import MEASURES, SOURCES, Measure
+from .truth import PARTIAL
+
+BEST = 3  # episodes that are shown as best, and as worst
+HEADINGS = {"raw": "raw (model)", "filtered": "filtered (estimator)", "clock": "clock"}
+MORE_STYLE = """
+td.figure { white-space:nowrap; font-variant-numeric:tabular-nums }
+td.figure small { color:var(--soft); margin-left:6px }
+.band { fill:var(--accent); fill-opacity:.18; stroke:none }
+.filtered { fill:none; stroke:var(--accent); stroke-width:2.4; stroke-linejoin:round }
+.raw { fill:none; stroke:var(--second); stroke-width:1.2; stroke-opacity:.85 }
+.truth { fill:none; stroke:var(--ink); stroke-width:1.6; stroke-dasharray:6 4 }
+.milestone { stroke:var(--soft); stroke-width:1; stroke-dasharray:2 3 }
+.declared { stroke:var(--good); stroke-width:2 } .PARTIAL { color:var(--warn) }
+details summary { cursor:pointer; color:var(--accent); margin:6px 0 }
+"""
+KEY = (
+    "<p class='key soft'><i style='background:var(--accent)'></i>filtered, shaded: its 90 % interval"
+    "<i style='background:var(--second)'></i>raw<i style='background:var(--ink)'></i>truth (dashed)"
+    "<i style='background:var(--soft)'></i>milestones (dotted)"
+    "<i style='background:var(--good)'></i>status became SUCCEEDED</p>"
+)
+
+
+def number(figure: Figure, unit: str = "") -> tuple[str, str]:
+    """A figure and its interval for people: three digits, or one and the unit; an unknown interval is empty."""
+    digits = 1 if unit else 3
+    interval = ""
+    if figure.low is not None and figure.high is not None:
+        interval = f"[{figure.low:.{digits}f}, {figure.high:.{digits}f}]"
+    return f"{figure.value:.{digits}f} {unit}".strip(), interval
+
+
+def page(
+    evaluation: Evaluation,
+    facts: Mapping[str, str],
+    pictures: Mapping[int, Sequence[Thumbnail]],
+    fps: float,
+) -> str:
+    """The whole page.
+
+    Args:
+        evaluation: what it is about.
+        facts: of the run: names and values, shown at the top.
+        pictures: of the episodes that are drawn, by index.
+        fps: of the data set.
+    """
+    title = html.escape(f"Progress: {facts.get('data set', '')}")
+    parts = [
+        "<!doctype html><html lang='en'><meta charset='utf-8'>",
+        "<meta name='viewport' content='width=device-width, initial-scale=1'>",
+        f"<title>{title}</title><style>{STYLE}{MORE_STYLE}</style><body><h1>{title}</h1>",
+        _facts(evaluation, facts),
+        "<p class='soft'>Figures are means over episodes unless they say otherwise; in brackets the 95 % interval of a "
+        "bootstrap over episodes. Definitions and sources: docs/evaluation.md of the code.</p>",
+        "<h2>All tasks</h2>",
+        _table(evaluation.total),
+    ]
+    for task, figures in evaluation.by_task.items():
+        parts.append(f"<h2>{html.escape(task)}</h2>")
+        parts.append(_milestones(evaluation.milestones.get(task, {})))
+        parts.append(f"<details><summary>figures of this task</summary>{_table(figures)}</details>")
+    parts += [_episodes(evaluation, pictures, fps), "</body></html>\n"]
+    return "\n".join(part for part in parts if part)
+
+
+def _facts(evaluation: Evaluation, facts: Mapping[str, str]) -> str:
+    counts = Counter("success" if r.truth.success else "failure" for r in evaluation.episodes)
+    shown = [(str(len(evaluation.episodes)), "episodes"), *((str(n), kind) for kind, n in counts.items())]
+    items = "".join(f"<li><b>{value}</b>{what}</li>" for value, what in shown)
+    rows = "".join(f"<tr><th>{html.escape(k)}</th><td>{html.escape(v)}</td></tr>" for k, v in facts.items())
+    notes = "".join(f"<li class='usual'>{html.escape(note)}</li>" for note in evaluation.notes)
+    return (
+        f"<ul class='facts'>{items}</ul><div class='scroll'><table>{rows}</table></div>"
+        f"<ul class='findings'>{notes}</ul>"
+    )
+
+
+def _table(figures: Mapping[str, Figure]) -> str:
+    rows, section = [], ""
+    for measure in MEASURES:
+        of = {source: figures.get(f"{measure.key}.{source}") for source in SOURCES}
+        if not any(of.values()):
+            continue
+        if measure.section != section:
+            section = measure.section
+            head = "".join(f"<th>{HEADINGS[source]}</th>" for source in SOURCES)
+            rows.append(f"<tr><th><b>{section}</b></th><th>better</th>{head}<th>episodes</th></tr>")
+        cells = "".join(f"<td class='figure'>{_cell(measure, of[source])}</td>" for source in SOURCES)
+        count = max(figure.episodes for figure in of.values() if figure)
+        rows.append(
+            f"<tr><td>{html.escape(measure.title)}</td><td class='soft'>{measure.better}</td>{cells}"
+            f"<td class='number'>{count}</td></tr>"
+        )
+    return f"<div class='scroll'><table>{''.join(rows)}</table></div>"
+
+
+def _cell(measure: Measure, figure: Figure | None) -> str:
+    if figure is None or figure.value is None:
+        return ""
+    value, interval = number(figure, measure.unit)
+    return value + (f"<small>{interval}</small>" if interval else "")
+
+
+def _milestones(errors: Mapping[str, Mapping[str, float]]) -> str:
+    if not errors:
+        return ""
+    rows = "".join(
+        f"<tr><td>{html.escape(name)}</td><td class='figure'>{of['raw']:+.3f}</td>"
+        f"<td class='figure'>{of['filtered']:+.3f}</td><td class='number'>{of['episodes']:.0f}</td></tr>"
+        for name, of in errors.items()
+    )
+    head = "<tr><th>prediction minus truth at milestone</th><th>raw</th><th>filtered</th><th>episodes</th></tr>"
+    return f"<div class='scroll'><table>{head}{rows}</table></div>"
+
+
+def _episodes(evaluation: Evaluation, pictures: Mapping[int, Sequence[Thumbnail]], fps: float) -> str:
+    ordered = sorted(evaluation.episodes, key=lambda r: (r.error, r.episode.index))
+    best, worst = ordered[:BEST], ordered[BEST:][-BEST:][::-1]
+    others = ordered[BEST : len(ordered) - len(worst)]
+    parts = [
+        "<h2>Episodes</h2><p class='soft'>In order of the filtered progress's mean error; failures by how far it went "
+        "beyond their last milestone.</p>",
+        KEY,
+    ]
+    for heading, results in (("Best", best), ("Worst", worst), ("Others, best first", others)):
+        if results:
+            parts.append(f"<h2>{heading}</h2>")
+            parts += [_episode(r, pictures.get(r.episode.index, ()), fps) for r in results]
+    return "\n".join(parts)
+
+
+def _episode(result: EpisodeResult, pictures: Sequence[Thumbnail], fps: float) -> str:
+    track, truth, index = result.tracks[PLAIN], result.truth, result.episode.index
+    end = float(track.time_s[-1])
+    outcome = "SUCCESS" if truth.success else "PARTIAL" if truth.rank == PARTIAL else "FAILURE"
+    said = result.meta.outcome.value.lower() + (", partial" if truth.rank == PARTIAL else "")
+    head = (
+        f"<div class='head'><h3>Episode {index}</h3><span>{html.escape(result.episode.task)}</span>"
+        f"<span class='{outcome}'>{said}</span><span class='soft'>{end:.1f} s · {_in_short(result)}</span></div>"
+    )
+    marks = [(frame / fps, name, "milestone") for name, frame, _ in truth.boundaries]
+    if np.isfinite(track.declared_s()):
+        marks.append((track.declared_s(), "status SUCCEEDED", "declared"))
+    lines = [Curve(track.time_s, track.raw, "raw"), Curve(track.time_s, track.filtered, "filtered")]
+    if truth.reference is not None:
+        lines.insert(0, Curve(track.time_s, truth.reference[track.frames], "truth"))
+    low, high = track.intervals[max(track.intervals)].T
+    drawn = charts.curves(
+        lines, end, f"progress over episode {index}", 220, [Band(track.time_s, low, high)], marks
+    )  # fmt: skip
+    nothing = Curve(np.zeros(0), np.zeros(0))
+    strip = charts.strip(pictures, nothing, end, label=f"pictures of episode {index}", height=90) if pictures else ""
+    return f"<section class='card' id='e{index}'>{head}{drawn}{strip}{_perturbed(result)}</section>"
+
+
+def _in_short(result: EpisodeResult) -> str:
+    figures, found = result.figures, []
+    names = {"voc.filtered": "VOC", "mae_milestone.filtered": "milestone error", "mae_linear.filtered": "linear error",
+             "failure_high.filtered": "highest", "failure_end.filtered": "at the end"}  # fmt: skip
+    for key, name in names.items():
+        if np.isfinite(figures.get(key, np.nan)):
+            found.append(f"{name} {figures[key]:.3f}")
+    return " · ".join(found)
+
+
+def _perturbed(result: EpisodeResult) -> str:
+    """Filtered progress over the perturbed playbacks whose time differs; the others are in the figures."""
+    parts = []
+    for name in (PAUSE, REVERSED, HALF, DOUBLE):
+        if (track := result.tracks.get(name)) is not None:
+            lines = [Curve(track.time_s, track.raw, "raw"), Curve(track.time_s, track.filtered, "filtered")]
+            if result.truth.reference is not None:
+                lines.insert(0, Curve(track.time_s, result.truth.reference[track.frames], "truth"))
+            title = name.replace("_", " ")
+            drawn = charts.curves(lines, float(track.time_s[-1]), f"{title}, episode {result.episode.index}", 150)
+            parts.append(f"<div class='camera'>{title}</div>{drawn}")
+    return f"<details><summary>perturbed</summary>{''.join(parts)}</details>" if parts else ""

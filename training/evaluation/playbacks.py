@@ -1,0 +1,144 @@
+"""In which order, when and how a policy is shown the frames of an episode: as recorded, or perturbed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from pi05_progress.observation import RobotFrame
+
+PLAIN = "plain"
+PAUSE, REVERSED, HALF, DOUBLE, WRONG, BLACK = "pause", "reversed", "half_speed", "double_speed", "wrong", "black"
+PERTURBATIONS = (PAUSE, REVERSED, HALF, DOUBLE, WRONG, BLACK)
+PAUSE_S = 5.0
+PICTURE_NOISE = 3.0  # standard deviation of a paused picture's noise, of 255
+STATE_NOISE = 5e-4  # of a paused robot's state, rad and so on
+
+
+@dataclass(frozen=True)
+class View:
+    """One thing a policy is shown.
+
+    Attributes:
+        frame: of the episode, from 0.
+        prompt: the instruction.
+        black: a camera whose picture is black.
+        noise: seed of sensor noise that is added; None adds none.
+    """
+
+    frame: int
+    prompt: str
+    black: str | None = None
+    noise: int | None = None
+
+    def of(self, frame: RobotFrame) -> RobotFrame:
+        """The frame as it is shown."""
+        images, state = dict(frame.images), frame.state
+        if self.black is not None:
+            images[self.black] = np.zeros_like(images[self.black])
+        if self.noise is not None:
+            rng = np.random.default_rng(self.noise)
+            for key in sorted(images):
+                noisy = images[key] + PICTURE_NOISE * rng.standard_normal(images[key].shape, np.float32)
+                images[key] = np.clip(np.rint(noisy), 0, 255).astype(np.uint8)
+            state = (state + STATE_NOISE * rng.standard_normal(state.shape)).astype(np.float32)
+        return replace(frame, images=images, state=state)
+
+
+@dataclass(frozen=True)
+class Playback:
+    """Views in the order in which they are shown.
+
+    Attributes:
+        name: one of the constants above.
+        time_s: when each is shown, rising, in seconds from the start.
+        views: what is shown.
+        pause: indices of the view before the pause and of its last one, where there is a pause.
+    """
+
+    name: str
+    time_s: np.ndarray
+    views: tuple[View, ...]
+    pause: tuple[int, int] | None = None
+
+    @property
+    def frames(self) -> np.ndarray:
+        """Frame of each view, int (n,)."""
+        return np.array([view.frame for view in self.views])
+
+
+def plain(length: int, fps: float, stride: int, prompt: str) -> Playback:
+    """Every ``stride``-th frame and the last one, at their times."""
+    frames = sorted({*range(0, length, stride), length - 1})
+    return Playback(PLAIN, np.array(frames) / fps, tuple(View(frame, prompt) for frame in frames))
+
+
+def paused(original: Playback, fps: float, stride: int, seed: int) -> Playback:
+    """Everything stops for five seconds half-way, but the sensors' noise goes on; then the rest is shown."""
+    middle = len(original.views) // 2
+    steps = max(1, int(PAUSE_S * fps / stride + 1e-9))
+    still = original.views[middle]
+    pause = [replace(still, noise=1000 * seed + step) for step in range(steps)]
+    during = original.time_s[middle] + (1 + np.arange(steps)) * stride / fps
+    length = during[-1] - original.time_s[middle]
+    times = np.concatenate([original.time_s[: middle + 1], during, original.time_s[middle + 1 :] + length])
+    views = (*original.views[: middle + 1], *pause, *original.views[middle + 1 :])
+    return Playback(PAUSE, times, views, (middle, middle + steps))
+
+
+def backwards(original: Playback) -> Playback:
+    """The last frame first."""
+    return Playback(REVERSED, original.time_s[-1] - original.time_s[::-1], original.views[::-1])
+
+
+def at_speed(name: str, speed: float, length: int, fps: float, stride: int, prompt: str) -> Playback:
+    """The same course in ``1 / speed`` of the time, looked at as often per second."""
+    steps = int((length - 1) / (speed * stride) + 1e-9)
+    frames = [int(step * stride * speed + 1e-9) for step in range(steps + 1)]
+    times = [step * stride / fps for step in range(steps + 1)]
+    if frames[-1] != length - 1:
+        frames, times = [*frames, length - 1], [*times, (length - 1) / (speed * fps)]
+    return Playback(name, np.array(times), tuple(View(frame, prompt) for frame in frames))
+
+
+def changed(name: str, original: Playback, *, prompt: str | None = None, black: str | None = None) -> Playback:
+    """The same frames at the same times with another instruction, or with a camera that sees nothing."""
+    views = [replace(v, prompt=v.prompt if prompt is None else prompt, black=black) for v in original.views]
+    return Playback(name, original.time_s, tuple(views))
+
+
+def all_playbacks(
+    length: int,
+    fps: float,
+    stride: int,
+    prompt: str,
+    *,
+    wrong_prompt: str,
+    black: str,
+    seed: int,
+    names: Sequence[str] = PERTURBATIONS,
+) -> list[Playback]:
+    """An episode as it was, and perturbed in each of the ways that are named.
+
+    Args:
+        length: frames of the episode.
+        fps: of the recording.
+        stride: frames from one inference to the next.
+        prompt: its instruction.
+        wrong_prompt: an instruction for something else.
+        black: the camera that is covered.
+        seed: of the noise, the episode's index for instance.
+        names: perturbations that are wanted.
+    """
+    original = plain(length, fps, stride, prompt)
+    makers = {
+        PAUSE: lambda: paused(original, fps, stride, seed),
+        REVERSED: lambda: backwards(original),
+        HALF: lambda: at_speed(HALF, 0.5, length, fps, stride, prompt),
+        DOUBLE: lambda: at_speed(DOUBLE, 2.0, length, fps, stride, prompt),
+        WRONG: lambda: changed(WRONG, original, prompt=wrong_prompt),
+        BLACK: lambda: changed(BLACK, original, black=black),
+    }
+    return [original, *(makers[name]() for name in names)]

@@ -1,0 +1,163 @@
+"""A policy's answers to playbacks of an episode, and what the estimator makes of them: raw and filtered progress."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from pi05_progress.estimator import EstimatorConfig, ProgressEstimator
+from pi05_progress.observation import PolicyOutput, RobotFrame
+from pi05_progress.policy import Pi05Policy, Policy
+from pi05_progress.progress_status import Status
+
+from .playbacks import Playback, View
+
+LEVELS = (0.5, 0.8, 0.9)  # of the intervals whose coverage is looked at
+Frames = Callable[[Sequence[int]], Iterator[RobotFrame]]  # of these frames, given in rising order
+
+
+class EvaluationError(ValueError):
+    """Something cannot be evaluated; the message says what is missing and what to do."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What the policy said to the views of one playback.
+
+    Attributes:
+        progress: its raw belief, float64 (n,) in [0, 1].
+        bins: probabilities over equal bins of [0, 1], (n, b), or None if the head has none.
+        ms: what an answer took, float64 (n,).
+    """
+
+    progress: np.ndarray
+    bins: np.ndarray | None
+    ms: np.ndarray
+
+
+@dataclass(frozen=True)
+class Track:
+    """Progress over one playback, as the node would have had it: every value is made from the past only.
+
+    Attributes:
+        time_s: of each view, float64 (n,).
+        frames: of each view, int (n,).
+        raw: the model's belief, float64 (n,) in [0, 1].
+        filtered: the estimator's progress, float64 (n,).
+        bins: see ``Answers``.
+        intervals: the estimator's around ``filtered``, by confidence level, float64 (n, 2).
+        remaining_s: until the task is done, with its interval, float64 (n, 3); NaN where it was not told.
+        status: int (n,), see ``Status``.
+        ms: what an answer took, float64 (n,).
+    """
+
+    time_s: np.ndarray
+    frames: np.ndarray
+    raw: np.ndarray
+    filtered: np.ndarray
+    bins: np.ndarray | None
+    intervals: Mapping[float, np.ndarray]
+    remaining_s: np.ndarray
+    status: np.ndarray
+    ms: np.ndarray
+
+    def values(self, kind: str) -> np.ndarray:
+        """``raw`` or ``filtered``."""
+        return self.raw if kind == "raw" else self.filtered
+
+    def declared_s(self) -> float:
+        """When the status became SUCCEEDED for the first time; NaN if never."""
+        found = np.flatnonzero(self.status == Status.SUCCEEDED)
+        return float(self.time_s[found[0]]) if len(found) else np.nan
+
+
+def ask(policy: Policy, frames: Frames, playbacks: Sequence[Playback]) -> dict[str, Answers]:
+    """The policy's answers to every playback, by name.
+
+    Playback by playback and in order, each frame without those after it. A Pi0.5 has no memory: what it believes
+    depends on nothing but what it is shown now, so that a view that comes in several playbacks is shown once.
+
+    Raises:
+        EvaluationError: the policy has no progress head, or its progress is no number in [0, 1].
+    """
+    if isinstance(policy, Pi05Policy):
+        views = sorted({v for p in playbacks for v in p.views}, key=lambda v: v.frame)
+        known = dict(zip(views, _infer(policy, _forward(frames, views), views), strict=True))
+        return {p.name: _answers([known[view] for view in p.views]) for p in playbacks}
+    numbers = sorted({view.frame for p in playbacks for view in p.views})
+    held = dict(zip(numbers, frames(numbers), strict=True))
+    return {p.name: _answers(list(_infer(policy, held.__getitem__, p.views))) for p in playbacks}
+
+
+def _forward(frames: Frames, views: Sequence[View]) -> Callable[[int], RobotFrame]:
+    """Gives the frames of views in rising order, and holds one at a time."""
+    numbers = list(dict.fromkeys(view.frame for view in views))
+    coming = zip(numbers, frames(numbers), strict=True)
+    number, frame = next(coming)
+
+    def get(wanted: int) -> RobotFrame:
+        nonlocal number, frame
+        while number != wanted:
+            number, frame = next(coming)
+        return frame
+
+    return get
+
+
+def _infer(
+    policy: Policy, get: Callable[[int], RobotFrame], views: Sequence[View]
+) -> Iterator[tuple[float, np.ndarray | None, float]]:
+    for view in views:
+        shown = view.of(get(view.frame))
+        before = time.perf_counter()
+        output = policy.infer(shown, view.prompt)
+        ms = 1e3 * (time.perf_counter() - before)
+        if output.progress is None:
+            raise EvaluationError("the policy gives no progress: its model has no progress head, nothing to evaluate")
+        if not 0 <= output.progress <= 1:
+            raise EvaluationError(f"frame {view.frame}: the policy's progress is {output.progress}, expected [0, 1]")
+        yield output.progress, output.progress_belief, ms
+
+
+def _answers(said: Sequence[tuple[float, np.ndarray | None, float]]) -> Answers:
+    progress, bins, ms = zip(*said, strict=True)
+    known = None if bins[0] is None else np.array(bins, np.float32)
+    return Answers(np.array(progress, float), known, np.array(ms, float))
+
+
+def track(playback: Playback, answers: Answers, config: EstimatorConfig, levels: Sequence[float] = ()) -> Track:
+    """What the estimator makes of the answers, fed one after the other as in the node.
+
+    Args:
+        playback: what was answered.
+        answers: to each of its views.
+        config: the estimator's.
+        levels: of the intervals that are wanted beside the configured one.
+    """
+    runs = {}
+    for level in dict.fromkeys((*levels, config.confidence_level)):
+        estimator = ProgressEstimator(replace(config, confidence_level=level))
+        runs[level] = [
+            estimator.update(float(moment), _output(answers, i), playback.views[i].prompt)
+            for i, moment in enumerate(playback.time_s)
+        ]
+    estimates = runs[config.confidence_level]
+    return Track(
+        time_s=playback.time_s,
+        frames=playback.frames,
+        raw=answers.progress,
+        filtered=np.array([e.progress for e in estimates], float),
+        bins=answers.bins,
+        intervals={level: np.array([[e.lower, e.upper] for e in run], float) for level, run in runs.items()},
+        remaining_s=np.array([e.remaining_s or (np.nan,) * 3 for e in estimates], float),
+        status=np.array([int(e.status) for e in estimates]),
+        ms=answers.ms,
+    )
+
+
+def _output(answers: Answers, index: int) -> PolicyOutput:
+    bins = None if answers.bins is None else answers.bins[index]
+    return PolicyOutput(np.zeros((0, 16), np.float32), float(answers.progress[index]), progress_belief=bins)

@@ -1,0 +1,190 @@
+"""What is true of an episode: how far it had come, when it was done, and how long its task takes by the clock."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..datasets.progress_meta import EpisodeMeta, Outcome, ProgressMeta, Stage, load_progress_meta
+from ..datasets.reader import Dataset, Episode, open_dataset
+from ..labels import methods, milestones
+from ..labels.milestones import FINISH, MilestoneError, Stages
+from .predictions import EvaluationError
+
+DURATIONS = "median_durations_s"  # where a checkpoint's `labels` keep the median duration of each task, s
+STAGES = "stages"  # and where the stages of each task: lists of {"name": ..., "share": ...}
+FAILED, PARTIAL, SUCCESSFUL = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class Truth:
+    """One episode.
+
+    Attributes:
+        rank: FAILED (no milestone was reached), PARTIAL (a failure that reached some), SUCCESSFUL (anything that is
+            not known to have failed).
+        linear: progress by time, float64 (frames,); None for failures, which do not come to 1.
+        milestone: progress by milestones, float64 (frames,); None where the task or the episode has none. A failure
+            stays at its last milestone.
+        boundaries: milestones that were reached: name, frame, progress.
+        done_frame: from which on a success is done: its task's last milestone, or the last frame if that is not known.
+    """
+
+    rank: int
+    linear: np.ndarray | None
+    milestone: np.ndarray | None
+    boundaries: tuple[tuple[str, int, float], ...]
+    done_frame: int
+
+    @property
+    def reference(self) -> np.ndarray | None:
+        """The best that is known: by milestones, else by time."""
+        return self.linear if self.milestone is None else self.milestone
+
+    @property
+    def success(self) -> bool:
+        """Whether the episode counts as done."""
+        return self.rank == SUCCESSFUL
+
+
+def episode_truth(length: int, meta: EpisodeMeta, stages: Stages | None) -> Truth:
+    """What is true of an episode.
+
+    Args:
+        length: its frames.
+        meta: its outcome and milestones.
+        stages: of its task; None if they are not known.
+    """
+    failed = meta.outcome is Outcome.FAILURE
+    linear = None if failed else methods.linear(length)
+    if stages is None:
+        rank = (PARTIAL if meta.milestones else FAILED) if failed else SUCCESSFUL
+        return Truth(rank, linear, None, (), length - 1)
+    frames = milestones.reached(milestones.with_names(meta.milestones), stages.labels)
+    rank = (PARTIAL if frames else FAILED) if failed else SUCCESSFUL
+    progress = dict(zip(stages.labels, stages.boundaries.tolist(), strict=True))
+    boundaries = tuple((name, frame, progress[name]) for name, frame in frames.items())
+    by_milestones = None
+    if frames or failed:
+        by_milestones = np.interp(np.arange(length), *milestones.anchors(length, frames, stages, finished=not failed))
+    return Truth(rank, linear, by_milestones, boundaries, frames.get(stages.labels[-1], length - 1))
+
+
+def task_stages(
+    dataset: Dataset, meta: ProgressMeta, trained: Mapping[str, Sequence[Stage]]
+) -> tuple[dict[str, Stages | None], dict[str, str]]:
+    """Stages of every task of a data set, and where they are from.
+
+    Those the model was trained with come first, then those the data set was labelled with, then those its own
+    successful episodes have.
+
+    Args:
+        dataset: what is evaluated.
+        meta: its ``meta/progress.json``.
+        trained: stages of the training's labels, by task.
+    """
+    labelled = meta.labels.stages if meta.labels else {}
+    found: dict[str, Stages | None] = {}
+    source: dict[str, str] = {}
+    for task in dict.fromkeys(episode.task for episode in dataset.episodes):
+        if trained.get(task):
+            found[task], source[task] = _from_named(trained[task]), "training"
+        elif labelled.get(task):
+            found[task], source[task] = _from_named(labelled[task]), "labels of the data set"
+        else:
+            own = {
+                e.index: (e.length, milestones.with_names(meta.episode(e.index).milestones))
+                for e in dataset.episodes
+                if e.task == task and meta.episode(e.index).outcome is not Outcome.FAILURE
+            }
+            try:
+                found[task], source[task] = milestones.task_stages(own), "milestones of the data set"
+            except MilestoneError:
+                found[task], source[task] = None, "none"
+    return found, source
+
+
+def _from_named(stages: Sequence[Stage]) -> Stages:
+    """The inverse of ``Stages.named``."""
+    kept = stages[:-1] if stages[-1].name == FINISH and len(stages) > 1 else stages
+    return Stages(tuple(stage.name for stage in kept), np.cumsum([stage.share for stage in kept]))
+
+
+@dataclass(frozen=True)
+class Training:
+    """What is known of the training data.
+
+    Attributes:
+        durations_s: median duration of the successful episodes of each task, s.
+        stages: of each task, where its labels had any.
+        source: where this was read.
+    """
+
+    durations_s: Mapping[str, float]
+    stages: Mapping[str, tuple[Stage, ...]]
+    source: str
+
+
+def training_of(
+    train_datasets: Sequence[Path],
+    labels: Mapping[str, Any],
+    checkpoint: str,
+    evaluated: Path,
+    held_out: Collection[int],
+) -> Training:
+    """Durations and stages of the training data, from its data sets or from what the checkpoint says.
+
+    Args:
+        train_datasets: folders of the training data; may be none.
+        labels: what the checkpoint says of its labels.
+        checkpoint: its name, for messages.
+        evaluated: the data set that is evaluated.
+        held_out: its episodes that are evaluated: where it is a training data set, too, they do not count.
+
+    Raises:
+        EvaluationError: neither is there, or what the checkpoint says is not what it should be.
+    """
+    if not train_datasets:
+        return _from_checkpoint(labels, checkpoint)
+    seconds: dict[str, list[float]] = {}
+    stages: dict[str, tuple[Stage, ...]] = {}
+    for root in train_datasets:
+        dataset, meta = open_dataset(root), load_progress_meta(root)
+        left_out = set(held_out) if root.resolve() == evaluated.resolve() else set()
+        for episode in dataset.episodes:
+            if episode.index not in left_out and meta.episode(episode.index).outcome is not Outcome.FAILURE:
+                seconds.setdefault(episode.task, []).append(duration_s(episode, dataset.fps))
+        if meta.labels is not None:
+            stages |= meta.labels.stages
+    if not seconds:
+        raise EvaluationError(
+            f"--train_dataset {', '.join(map(str, train_datasets))}: no successful episode but those evaluated; "
+            "evaluate fewer, or name the data the model was trained on"
+        )
+    medians = {task: float(np.median(of)) for task, of in seconds.items()}
+    return Training(medians, stages, ", ".join(map(str, train_datasets)))
+
+
+def duration_s(episode: Episode, fps: float) -> float:
+    """From the first frame to the last, s."""
+    return (episode.length - 1) / fps
+
+
+def _from_checkpoint(labels: Mapping[str, Any], checkpoint: str) -> Training:
+    durations, named = labels.get(DURATIONS), labels.get(STAGES) or {}
+    if not durations:
+        raise EvaluationError(
+            f"{checkpoint} does not say how long its training episodes were ({DURATIONS} among its labels in "
+            "config.json), which the comparison with a clock needs; give the data with --train_dataset"
+        )
+    try:
+        stages = {t: tuple(Stage(str(s["name"]), float(s["share"])) for s in of) for t, of in named.items()}
+        return Training({task: float(value) for task, value in durations.items()}, stages, "checkpoint")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise EvaluationError(
+            f"{checkpoint}: config.json, labels: {DURATIONS} or {STAGES} are wrong: {error!r}"
+        ) from error
