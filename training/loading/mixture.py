@@ -1,0 +1,143 @@
+"""In which order frames are trained on: by data set, by share of a process, and shuffled.
+
+Every data set's frames are cut into *shards* of the same size, episode after episode, and each shard is shuffled by
+itself, anew in every epoch (by grain). A *stripe* is one frame of each shard of one data set. Stripes of the data sets
+follow one another in proportion to their weights, evenly spread, and a batch is a fixed number of stripes. A process
+reads a contiguous share of the shards: its own episodes. So what is in a batch does not depend on how many there are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import grain
+import numpy as np
+from jaxtyping import Int64
+
+from .config import DataConfigError
+
+SHARDS = 8  # if the batch allows: up to as many processes give the same batches
+PERIOD = 4096  # stripes, after which the order of data sets with given weights repeats itself
+
+
+def shard_count(batch_size: int, process_count: int, data_sets: int) -> int:
+    """Shards of each data set: a divisor of the batch size and a multiple of the number of processes.
+
+    With several data sets at least four stripes make a batch, if that leaves two shards: else batches would hold one
+    data set each.
+
+    Raises:
+        DataConfigError: the batch cannot be shared by so many processes.
+    """
+    if batch_size < 1 or process_count < 1 or batch_size % process_count:
+        raise DataConfigError(
+            f"batch_size is {batch_size}, which {process_count} processes cannot share; choose a multiple of it"
+        )
+    most = SHARDS if data_sets == 1 else max(2, min(SHARDS, batch_size // 4))
+    return math.lcm(math.gcd(batch_size, most), process_count)
+
+
+def shards(rows: Int64[np.ndarray, " n"], count: int) -> list[Int64[np.ndarray, " m"]]:
+    """Rows cut into ``count`` parts, whose sizes differ by one at most; parts share rows if there are not enough."""
+    n = len(rows)
+    if n < count:
+        return [rows[[part % n]] for part in range(count)]
+    return [rows[part * n // count : (part + 1) * n // count] for part in range(count)]
+
+
+def stripes_per_period(lengths: Sequence[int], weights: Sequence[float], shard_count: int) -> list[int]:
+    """How many stripes of each data set are in a period of the mixture.
+
+    Args:
+        lengths: frames of each data set that are trained on.
+        weights: of the data sets; if there are none, a period is an epoch of all.
+        shard_count: frames of a stripe.
+
+    Raises:
+        DataConfigError: not one positive weight per data set.
+    """
+    if not weights:
+        return [-(-length // shard_count) for length in lengths]
+    if len(weights) != len(lengths) or not all(weight > 0 and math.isfinite(weight) for weight in weights):
+        raise DataConfigError(
+            f"weights are {', '.join(f'{w:g}' for w in weights)}; expected a positive number for each of the "
+            f"{len(lengths)} data sets (leave a data set out to give it none)"
+        )
+    exact = np.array(weights) / sum(weights) * PERIOD
+    counts = np.floor(exact).astype(int)
+    for index in np.argsort(counts - exact, kind="stable")[: PERIOD - counts.sum()]:
+        counts[index] += 1
+    return [max(1, int(count)) for count in counts]
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One row of the training order: data set, shard, how many rows of that shard came before, number of the draw."""
+
+    data_set: int
+    shard: int
+    position: int
+    number: int
+
+
+class Order:
+    """Which row comes when. Grain selects with it: element ``i`` is row ``i // p`` of process ``i % p`` of ``p``.
+
+    Args:
+        counts: stripes of each data set in a period, see ``stripes_per_period``.
+        shard_count: shards of each data set.
+        batch_size: rows of all processes together.
+        process_count: number of processes.
+    """
+
+    def __init__(self, counts: Sequence[int], shard_count: int, batch_size: int, process_count: int) -> None:
+        self._counts, self._shards = list(counts), shard_count
+        self._batch, self._processes = batch_size, process_count
+        times = np.concatenate([(np.arange(count) + 0.5) / count for count in counts])
+        order = np.argsort(times, kind="stable")
+        sets = np.repeat(np.arange(len(counts)), counts)
+        ranks = np.concatenate([np.arange(count) for count in counts])
+        self._set, self._rank = sets[order].astype(np.int32), ranks[order].astype(np.int32)
+
+    def draw(self, index: int) -> Draw:
+        """What element ``index`` is."""
+        batch, slot = divmod(index, self._batch)
+        within, process = divmod(slot, self._processes)
+        row = process * (self._batch // self._processes) + within  # of the batch
+        per_shard = self._batch // self._shards
+        shard, stripe = divmod(row, per_shard)
+        period, at = divmod(batch * per_shard + stripe, len(self._set))
+        data_set = int(self._set[at])
+        return Draw(data_set, shard, period * self._counts[data_set] + int(self._rank[at]), batch * self._batch + row)
+
+    def __len__(self) -> int:
+        return sys.maxsize  # endless
+
+    def __getitem__(self, index: int) -> tuple[int, int]:
+        draw = self.draw(index)
+        return draw.data_set * self._shards + draw.shard, draw.position
+
+
+def training_order(
+    rows: Sequence[Int64[np.ndarray, " n"]], order: Order, shard_count: int, seed: int
+) -> grain.MapDataset:
+    """Endless rows to train on, each (data set, row), in grain's terms.
+
+    Args:
+        rows: of each data set that are trained on.
+        order: which of them comes when.
+        shard_count: shards of each data set.
+        seed: of the shuffles.
+    """
+    streams = []
+    for data_set, own in enumerate(rows):
+        for number, part in enumerate(shards(own, shard_count)):
+            pairs = np.stack([np.full(len(part), data_set), part], axis=1)
+            shuffle_seed = hashlib.sha256(f"{seed} {data_set} {number}".encode()).digest()
+            stream = grain.MapDataset.source(pairs).shuffle(seed=int.from_bytes(shuffle_seed[:4], "little"))
+            streams.append(stream.repeat())
+    return grain.MapDataset.select_from_datasets(streams, order)

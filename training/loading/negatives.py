@@ -1,0 +1,113 @@
+"""Samples that teach the progress head what is no progress. Off by default.
+
+*Wrong instruction*: the picture of one task under the instruction of another. Nothing of that other task is done, so
+its progress is 0. Needs tasks that exclude each other: two wordings of one task would be told apart where nothing is
+different.
+
+*Reversed clip*: a successful episode as if it ran backwards: at time ``t`` it shows the frame that is ``t`` before the
+end, and progress falls. Pi0.5 reads the pictures of a single moment, in which no direction shows. Any label but that
+frame's own would ask for two answers to one picture. So the label is the frame's own, and what it differs in from the
+clip running forwards is that its actions lead away from what is seen next, and do not count. It gives the head more
+samples than the actions have, and nothing to learn that contradicts the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pi05_progress.tokenizer import clean
+
+from ..datasets.progress_meta import Outcome, ProgressMeta
+from .config import DataConfig, DataConfigError
+from .rows import Rows
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a draw becomes. ``row`` is where it is taken from, ``prompt`` another instruction or None."""
+
+    row: int
+    prompt: str | None = None
+    is_negative: bool = False
+
+
+@dataclass(frozen=True)
+class Negatives:
+    """Decides which draws become negatives, by the seed and the number of the draw alone.
+
+    Attributes:
+        wrong: share of draws under a wrong instruction.
+        reversed: share of the labelled draws of successful episodes that are taken from the reversed clip.
+        seed: of the decisions.
+        prompts: every instruction of the run, each once.
+        successful: per data set and episode, whether it was.
+    """
+
+    wrong: float
+    reversed: float
+    seed: int
+    prompts: tuple[str, ...]
+    successful: tuple[tuple[bool, ...], ...]
+
+    def change(self, number: int, data_set: int, row: int, rows: Rows, prompt: str) -> Change:
+        """What draw ``number`` becomes.
+
+        Args:
+            number: of the draw, over all processes.
+            data_set: its number.
+            row: that was drawn.
+            rows: of the data set.
+            prompt: of the row.
+        """
+        if not self.wrong and not self.reversed:
+            return Change(row)
+        rng = np.random.default_rng([self.seed, number])
+        if rng.random() < self.wrong:
+            others = [other for other in self.prompts if clean(other) != clean(prompt)]
+            return Change(row, others[rng.integers(len(others))], is_negative=True)
+        episode = rows.episode(row)
+        counts = rows.valid is not None and rows.valid[row] and self.successful[data_set][episode]
+        if counts and rng.random() < self.reversed:
+            return Change(int(rows.starts[episode] + rows.starts[episode + 1] - 1 - row), is_negative=True)
+        return Change(row)
+
+
+def negatives(
+    config: DataConfig, seed: int, tasks: Sequence[Sequence[str]], rows: Sequence[Rows], metas: Sequence[ProgressMeta]
+) -> Negatives:
+    """The negatives that a configuration asks for.
+
+    Args:
+        config: which, and how many.
+        seed: of the decisions.
+        tasks: per data set, by task index.
+        rows: per data set.
+        metas: per data set; failures are not reversed.
+
+    Raises:
+        DataConfigError: a share is not in [0, 1), there are no labels to learn from, or no second instruction.
+    """
+    for name in ("wrong_instruction", "reversed_clip"):
+        share = getattr(config, name)
+        if not 0 <= share < 1:
+            raise DataConfigError(f"{name} is {share}; expected at least 0 and less than 1")
+        if share and all(of.progress is None for of in rows):
+            raise DataConfigError(
+                f"{name} is {share}, but no data set has labels in {config.progress_column}: negatives teach the "
+                "progress head; label the data first: python -m training.add_progress_labels"
+            )
+    used = [names[index] for names, of in zip(tasks, rows, strict=True) for index in np.unique(of.task)]
+    prompts = tuple({clean(prompt): prompt for prompt in used}.values())
+    if config.wrong_instruction and len(prompts) < 2:
+        raise DataConfigError(
+            f"wrong_instruction is {config.wrong_instruction}, but all episodes have one instruction, {prompts[0]!r}; "
+            "add a data set of another task"
+        )
+    successful = tuple(
+        tuple(meta.episode(index).outcome != Outcome.FAILURE for index in range(len(of.starts) - 1))
+        for of, meta in zip(rows, metas, strict=True)
+    )
+    return Negatives(config.wrong_instruction, config.reversed_clip, seed, prompts, successful)

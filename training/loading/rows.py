@@ -1,0 +1,171 @@
+"""A data set's numbers in memory, in the robot's units as the model takes them: about 130 bytes a frame."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int32, Int64
+
+from pi05_progress.robots.profile import RobotProfile
+from pi05_progress.robots.teleavatar import ACTION_INDEX, STATE_INDEX, LayoutError
+from pi05_progress.tokenizer import clean
+from pi05_progress.transforms import actions_to_model, state_to_model
+
+from ..datasets import layout
+from ..datasets.reader import Dataset
+from .config import DataConfigError
+
+
+@dataclass(frozen=True)
+class Rows:
+    """All frames of a data set, episode after episode. Pickled by name if it lies in a folder (``moved_to``).
+
+    Attributes:
+        state: arm positions, rad.
+        actions: arm targets in rad and gripper command numbers, absolute.
+        task: index of the instruction.
+        starts: row of each episode's first frame, and the number of rows at the end.
+        progress: label in [0, 1], 0 where it does not count; None if the data set has none.
+        valid: whether the label counts.
+        folder: where the arrays lie, if they were moved out of memory.
+    """
+
+    state: Float32[np.ndarray, "n 14"]
+    actions: Float32[np.ndarray, "n 16"]
+    task: Int32[np.ndarray, " n"]
+    starts: Int64[np.ndarray, " e"]
+    progress: Float32[np.ndarray, " n"] | None
+    valid: Bool[np.ndarray, " n"] | None
+    folder: Path | None = None
+
+    def episode(self, row: int) -> int:
+        """The episode that a row belongs to."""
+        return int(self.episodes(row))
+
+    def episodes(self, rows: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+        """The episode of each row."""
+        return np.searchsorted(self.starts, rows, side="right") - 1
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The arrays that are there, by name."""
+        own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "folder"}
+        return {name: array for name, array in own.items() if array is not None}
+
+    def digest(self) -> str:
+        """A hash of all numbers."""
+        digest = hashlib.sha256()
+        for name, array in self.arrays().items():
+            digest.update(f"{name} {array.dtype} {array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()[:16]
+
+    def moved_to(self, folder: Path) -> Rows:
+        """The same rows as files of a folder, mapped into memory: processes that read them share them."""
+        folder.mkdir(parents=True)
+        for name, array in self.arrays().items():
+            np.save(folder / f"{name}.npy", array)
+        return _mapped(folder)
+
+    def __reduce__(self) -> tuple:
+        if self.folder is not None:
+            return _mapped, (self.folder,)
+        return Rows, tuple(getattr(self, field.name) for field in dataclasses.fields(self))
+
+
+def _mapped(folder: Path) -> Rows:
+    arrays = {path.stem: np.load(path, mmap_mode="r") for path in sorted(folder.glob("*.npy"))}
+    return Rows(**{"progress": None, "valid": None, **arrays}, folder=folder)
+
+
+def load_rows(dataset: Dataset, profile: RobotProfile, progress_column: str) -> Rows:
+    """Read and check the columns that training needs; pictures are not among them.
+
+    Args:
+        dataset: opened.
+        profile: whose gripper curve turns efforts into command numbers.
+        progress_column: feature with labels; a data set without it has none. ``progress.valid`` says which of them
+            count; without that feature all do.
+
+    Raises:
+        DatasetError: a feature is missing, or a file damaged.
+        DataConfigError: vectors of another robot, numbers that are not finite, labels outside [0, 1], or no
+            instruction.
+    """
+    labelled = progress_column in dataset.features
+    has_valid = labelled and layout.VALID_COLUMN in dataset.features
+    columns = [layout.STATE, layout.ACTION, "task_index"]
+    columns += [progress_column] * labelled + [layout.VALID_COLUMN] * has_valid
+    n = dataset.frame_count
+    starts = np.cumsum([0, *(episode.length for episode in dataset.episodes)])
+    rows = Rows(
+        state=np.empty((n, len(STATE_INDEX)), np.float32),
+        actions=np.empty((n, len(ACTION_INDEX)), np.float32),
+        task=np.empty(n, np.int32),
+        starts=starts,
+        progress=np.zeros(n, np.float32) if labelled else None,
+        valid=np.ones(n, bool) if labelled else None,
+    )
+    seen = 0
+    for episode, of in dataset.frames(columns):
+        where = f"{dataset.root}: episode {episode.index}"
+        here = slice(starts[episode.index], starts[episode.index + 1])
+        try:
+            rows.state[here], rows.actions[here] = (
+                state_to_model(of[layout.STATE]),
+                actions_to_model(of[layout.ACTION], profile),
+            )
+        except LayoutError as error:
+            raise DataConfigError(f"{where}: {error}; this is another robot's data") from error
+        _check_finite(f"{where}, {layout.STATE}", rows.state[here])
+        _check_finite(f"{where}, {layout.ACTION}", rows.actions[here])
+        rows.task[here] = _checked_tasks(dataset, of["task_index"], where)
+        if labelled:
+            if has_valid:
+                rows.valid[here] = of[layout.VALID_COLUMN]
+            labels = _checked_labels(of[progress_column], rows.valid[here], f"{where}, {progress_column}")
+            rows.progress[here] = labels
+        seen += 1
+    if seen != len(dataset.episodes):
+        raise DataConfigError(
+            f"{dataset.root / layout.DATA}: rows of {seen} episodes, {layout.EPISODES} lists {len(dataset.episodes)}; "
+            "the data set is incomplete, copy it anew"
+        )
+    return rows
+
+
+def _check_finite(what: str, values: np.ndarray) -> None:
+    if len(bad := np.argwhere(~np.isfinite(values))):
+        raise DataConfigError(
+            f"{what}: {values[tuple(bad[0])]} in frame {bad[0][0]}; record or convert the episode anew, or remove it"
+        )
+
+
+def _checked_tasks(dataset: Dataset, task: np.ndarray, where: str) -> np.ndarray:
+    used = np.unique(task)
+    if used[0] < 0 or used[-1] >= len(dataset.tasks):
+        raise DataConfigError(
+            f"{where}: task_index from {used[0]} to {used[-1]}, {layout.TASKS} lists {len(dataset.tasks)} tasks; the "
+            "data set contradicts itself"
+        )
+    for index in used:
+        if not clean(dataset.tasks[index]).strip():
+            raise DataConfigError(
+                f"{dataset.root / layout.TASKS}: the instruction of task_index {index} is empty; every episode needs "
+                "one, such as 'stack the cubes'"
+            )
+    return task
+
+
+def _checked_labels(labels: np.ndarray, valid: np.ndarray, what: str) -> np.ndarray:
+    if labels.ndim != 1 or labels.dtype.kind != "f":
+        raise DataConfigError(f"{what}: {labels.dtype} of shape {labels.shape[1:]}; expected one float32 per frame")
+    if len(bad := np.flatnonzero(valid & ~((labels >= 0) & (labels <= 1)))):  # NaN is neither
+        raise DataConfigError(
+            f"{what}: the label of frame {bad[0]} is {labels[bad[0]]}, expected [0, 1] wherever {layout.VALID_COLUMN}; "
+            "label the data set anew: python -m training.add_progress_labels"
+        )
+    return np.where(valid, labels, 0)

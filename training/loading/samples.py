@@ -1,0 +1,149 @@
+"""A row of a data set as the model reads it in training: the policy's own functions, plus what is to be learnt.
+
+For the same frame, ``Pi05Policy.observe`` gives the same pictures, state and tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pi05_progress.image_keys import IMAGE_KEYS
+from pi05_progress.models.config import Pi05Config
+from pi05_progress.normalize import NormStats, normalize
+from pi05_progress.observation import Observation
+from pi05_progress.robots.teleavatar import delta_actions
+from pi05_progress.tokenizer import Encoder, PromptError, PromptTokenizer
+from pi05_progress.transforms import pad_to
+
+from .batch import Batch
+from .config import DataConfigError
+from .negatives import Negatives
+from .pictures import Pictures
+from .rows import Rows
+
+Sample = dict[str, Any]  # arrays of one row by name; of a batch after grain has stacked them
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set as samples are made of it: its numbers, pictures, and instructions by task index."""
+
+    rows: Rows
+    pictures: Pictures
+    tasks: tuple[str, ...]
+
+
+class SampleMaker:
+    """Makes samples. Thread-safe, and goes to other processes by pickling.
+
+    Args:
+        sources: of each data set.
+        model: sizes.
+        encoder: the model's tokenizer.
+        stats: of ``state`` and ``actions``.
+        quantiles: whether quantiles normalise.
+        relative: whether arm actions are relative to the state.
+        negatives: which draws become negatives.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        model: Pi05Config,
+        encoder: Encoder,
+        stats: Mapping[str, NormStats],
+        *,
+        quantiles: bool,
+        relative: bool,
+        negatives: Negatives,
+    ) -> None:
+        self.sources, self._model, self._stats = tuple(sources), model, dict(stats)
+        self._quantiles, self._relative, self._negatives = quantiles, relative, negatives
+        self._tokenize = PromptTokenizer(encoder, model.max_token_len, bucketed=False, cut=False)
+        self._has_labels = any(source.rows.progress is not None for source in sources)
+        self._no_picture = np.zeros((*model.image_size, 3), np.uint8)
+
+    def check_prompts(self) -> None:
+        """Refuse instructions that are too long with any state, as the policy would.
+
+        Raises:
+            DataConfigError: the message names it.
+        """
+        state = np.ones(len(self.sources[0].rows.state[0])) if self._model.discrete_state else None  # longest numbers
+        for source in self.sources:
+            for index in np.unique(source.rows.task):
+                try:
+                    self._tokenize(source.tasks[index], state)
+                except PromptError as error:
+                    raise DataConfigError(f"meta/tasks.parquet, task_index {index}: {error}, or its name") from error
+
+    def training_sample(self, number: int, data_set: int, row: int) -> Sample:
+        """The sample of draw ``number``, a negative if it is to become one."""
+        source = self.sources[data_set]
+        prompt = source.tasks[source.rows.task[row]]
+        change = self._negatives.change(number, data_set, row, source.rows, prompt)
+        sample = self.sample(data_set, change.row, change.prompt)
+        if change.is_negative:
+            sample["action_weight"] = np.float32(0)
+        return sample
+
+    def sample(self, data_set: int, row: int, wrong_prompt: str | None = None) -> Sample:
+        """The sample of a row; with ``wrong_prompt`` instead of its own instruction its progress is 0.
+
+        Raises:
+            PictureError: a video cannot be decoded.
+        """
+        source, model = self.sources[data_set], self._model
+        rows, episode = source.rows, source.rows.episode(row)
+        frame, last = row - rows.starts[episode], rows.starts[episode + 1] - 1
+        raw_state = rows.state[row]
+        state = normalize(raw_state, self._stats["state"], self._quantiles).astype(np.float32)
+        prompt = wrong_prompt or source.tasks[rows.task[row]]
+        tokens, mask = self._tokenize(prompt, state if model.discrete_state else None)
+        wanted = row + np.arange(model.action_horizon)
+        actions = rows.actions[np.minimum(wanted, last)]
+        if self._relative:
+            actions = delta_actions(actions, raw_state)
+        actions = normalize(actions, self._stats["actions"], self._quantiles).astype(np.float32)
+        pictures = source.pictures.read(episode, int(frame))
+        sample = {key: pictures.get(key, self._no_picture) for key in IMAGE_KEYS}
+        sample |= {f"{key}_mask": np.bool_(key in pictures) for key in IMAGE_KEYS}
+        sample |= {
+            "state": pad_to(state, model.action_dim),
+            "tokens": tokens,
+            "tokens_mask": mask,
+            "actions": pad_to(actions, model.action_dim),
+            "action_is_pad": wanted > last,
+            "action_weight": np.float32(1),
+            "origin": np.array([data_set, episode, frame], np.int32),
+        }
+        if self._has_labels:
+            counts = rows.valid is not None and bool(rows.valid[row])
+            sample["progress"] = np.float32(rows.progress[row] if counts and not wrong_prompt else 0)
+            sample["progress_mask"] = np.bool_(counts or wrong_prompt is not None)
+        return sample
+
+    def filler(self, data_set: int, row: int) -> Sample:
+        """A row that fills up a batch and does not count."""
+        sample = self.sample(data_set, row)
+        sample |= {"action_weight": np.float32(0), "origin": np.full(3, -1, np.int32)}
+        return sample | ({"progress": np.float32(0), "progress_mask": np.bool_(False)} if self._has_labels else {})
+
+
+def to_batch(stacked: Sample) -> Batch:
+    """Stacked samples as a batch."""
+    observation = Observation(
+        images={key: stacked[key] for key in IMAGE_KEYS},
+        image_masks={key: stacked[f"{key}_mask"] for key in IMAGE_KEYS},
+        state=stacked["state"],
+        tokenized_prompt=stacked["tokens"],
+        tokenized_prompt_mask=stacked["tokens_mask"],
+        progress=stacked.get("progress"),
+        progress_mask=stacked.get("progress_mask"),
+    )
+    rest = ("actions", "action_is_pad", "action_weight", "origin")
+    return Batch(observation, **{name: stacked[name] for name in rest})
