@@ -1,0 +1,272 @@
+"""Figures of made-up predictions whose values are known: perfect, constant, clock, reversed, noisy, early, late."""
+
+import numpy as np
+import pytest
+from made_up_predictions import FPS, LENGTH, STAGES, figures_of, meta
+from scipy.stats import norm
+
+from training.evaluation import bootstrap, metrics
+from training.evaluation.summary import MEASURES, SOURCES, summarise
+
+LAST = LENGTH - 1
+MARKS = {"grasped": 100, "placed": 150}  # half of the time until progress 0.25
+
+
+def linear(frames, *_):
+    return frames / LAST
+
+
+def by_milestones(frames, *_):
+    return np.interp(frames, [0, 100, 150, LAST], [0, 0.25, 0.75, 1])
+
+
+def test_perfect_predictions_have_perfect_figures():
+    found = figures_of(by_milestones, meta(**MARKS), stages=STAGES)
+    assert (found["voc.raw"], found["kendall.raw"]) == pytest.approx((1, 1))
+    assert found["mae_milestone.raw"] == found["boundary.raw"] == found["drops.raw"] == 0
+    assert found["mae_linear.raw"] == pytest.approx(
+        np.abs(by_milestones(f := np.arange(0, LENGTH, 2)) - f / LAST).mean()
+    )
+    assert found["reversed_voc.raw"] == pytest.approx(-1)
+    for name in ("half_speed", "double_speed", "black"):
+        assert found[f"{name}_mae.raw"] == pytest.approx(0, abs=1e-12), name
+    assert found["voc.filtered"] > 0.999 and found["mae_milestone.filtered"] < 0.03
+
+
+def test_constant_predictions_order_nothing_and_do_not_crash():
+    found = figures_of(lambda *_: 0.5)
+    assert found["voc.raw"] == found["kendall.raw"] == found["reversed_voc.raw"] == found["drops.raw"] == 0
+    assert found["voc.filtered"] == 0
+    assert found["mae_linear.raw"] == pytest.approx(25.5 / 101)  # of 0, 0.01 ... 1
+    assert found["pause_drift.filtered"] == 0
+    assert (found["declared.filtered"], found["missed.filtered"]) == (0, 1)
+
+
+def test_the_clock_has_no_skill_over_itself_and_does_not_stand_still_in_a_pause():
+    def clock(_frames, times, _playback):
+        return np.minimum(1, times / 16)
+
+    found = figures_of(clock, median_s=16.0)
+    assert found["mae_linear.raw"] == found["mae_linear.clock"] > 0.05
+    assert summarise([found, found], ["a", "a"])["skill_linear.raw"].value == 0
+    assert found["pause_drift.raw"] == pytest.approx(5 / 16, abs=0.02)
+    assert found["reversed_voc.raw"] > 0.9  # it says the same, whatever happens
+    assert found["half_speed_change.raw"] > 0.15
+    slow = figures_of(clock, median_s=32.0)  # training took longer: the clock expects another pace
+    assert slow["mae_linear.clock"] == pytest.approx(10 / 20 - 10 / 32)  # in the mean, after 10 s
+    # 16 s, or 4 s of the 20 are past its end: at a quarter 16 - 5 of 15 s are expected
+    assert found["remaining_25.clock"] == pytest.approx(4.0) and found["remaining_75.clock"] == pytest.approx(4.0)
+
+
+def test_reversed_predictions_are_the_opposite_of_perfect_ones():
+    found = figures_of(lambda frames, *_: 1 - frames / LAST)
+    assert (found["voc.raw"], found["kendall.raw"]) == pytest.approx((-1, -1))
+    assert found["drops.raw"] == pytest.approx(1)
+    assert found["mae_linear.raw"] == pytest.approx(0.5, abs=0.01)
+    assert found["reversed_voc.raw"] == pytest.approx(1)
+
+
+def test_noise_costs_what_it_should_and_the_filter_takes_some_of_it_away():
+    rng = np.random.default_rng(0)
+    made = [
+        figures_of(lambda f, *_: 0.2 + 0.6 * f / LAST + rng.normal(0, 0.05, len(f)), perturbed=False) for _ in range(20)
+    ]
+    line = 0.2 + 0.6 * np.arange(0, LENGTH, 2) / LAST
+    offset = (
+        line - np.arange(0, LENGTH, 2) / LAST
+    )  # the noise's mean absolute value around it is that of a folded normal
+    folded = 0.05 * np.sqrt(2 / np.pi) * np.exp(-((offset / 0.05) ** 2) / 2) + offset * (
+        1 - 2 * norm.cdf(-offset / 0.05)
+    )
+    assert np.mean([m["mae_linear.raw"] for m in made]) == pytest.approx(folded.mean(), abs=0.003)
+    steps = 100 * 0.05 * np.sqrt(2) / np.sqrt(2 * np.pi)  # expected falls of white noise, the slope being small
+    assert np.mean([m["drops.raw"] for m in made]) == pytest.approx(steps - 0.3, abs=0.2)
+    assert 0.9 < np.mean([m["voc.raw"] for m in made]) < 0.99
+    assert np.mean([m["drops.filtered"] for m in made]) < 0.2 * steps
+    assert np.mean([m["voc.filtered"] for m in made]) > 0.99
+
+
+def test_a_drop_counts_once_and_only_its_depth():
+    assert metrics.sum_of_drops(np.array([0, 0.5, 0.2, 0.4, 0.3, 1])) == pytest.approx(0.4)
+
+
+def test_predictions_at_a_milestone_are_those_that_were_known_then():
+    # 0.1 too high until frame 150, right afterwards; 101 is between two views, the newest one before it is of frame 100
+    marks = {"grasped": 101, "placed": 150}
+    found = figures_of(lambda f, *_: by_milestones(f) + 0.1 * (f < 150), meta(**marks), stages=STAGES, perturbed=False)
+    assert found["boundary.raw"] == pytest.approx((0.1 + 0.0) / 2)
+
+
+@pytest.mark.parametrize(
+    ("start", "declared", "premature", "late"),
+    [(150, 1, 0, 0), (80, 1, 1, 0), (180, 1, 0, 1), (LAST, 0, 0, 0)],
+)
+def test_declarations_are_premature_late_or_missing(start, declared, premature, late):
+    """The task is done at frame 150, 15 s; success is declared a little after progress is 1."""
+    known = meta(**MARKS)
+    found = figures_of(lambda f, *_: np.where(f < start, 0.9, 1.0), known, stages=STAGES, perturbed=False)
+    assert found["declared.filtered"] == declared and found["missed.filtered"] == 1 - declared
+    assert (found["premature.filtered"], found["late.filtered"]) == (premature, late)
+    if declared:
+        assert (start - 150) / FPS < found["delay.filtered"] < (start - 150) / FPS + 3
+    else:
+        assert np.isnan(found["delay.filtered"])
+
+
+def test_without_milestones_a_task_is_done_at_the_end_of_its_episode():
+    found = figures_of(lambda f, *_: np.where(f < 100, 0.3, 1.0), perturbed=False)
+    assert found["premature.filtered"] == 1 and found["delay.filtered"] == pytest.approx(-10, abs=3)
+
+
+@pytest.mark.parametrize("sharpness", [1.0, 0.5])
+def test_coverage_is_that_of_the_beliefs(sharpness):
+    """Beliefs of standard deviation 0.04 s around a truth that is missed by 0.04: right for s = 1, too sure for 0.5."""
+    rng = np.random.default_rng(1)
+    made = [
+        figures_of(lambda f, *_: f / LAST + rng.normal(0, 0.04, len(f)), std=0.04 * sharpness, perturbed=False)
+        for _ in range(15)
+    ]
+    for level in (0.5, 0.8, 0.9):
+        z = norm.ppf((1 + level) / 2) * sharpness
+        expected, width = norm.cdf(z) - norm.cdf(-z), 2 * z * 0.04
+        mean = np.mean([m[f"coverage_{100 * level:.0f}.raw"] for m in made])
+        assert mean == pytest.approx(expected, abs=0.03), level
+        assert np.mean([m[f"width_{100 * level:.0f}.raw"] for m in made]) == pytest.approx(width, rel=0.06), level
+
+
+def test_crps_is_the_integral_it_is_defined_as():
+    rng = np.random.default_rng(2)
+    bins = rng.dirichlet(np.ones(7), 20)
+    truth = np.concatenate([rng.uniform(0, 1, 18), [0.0, 1.0]])
+    x = (np.arange(200_000) + 0.5) / 200_000
+    cdf = np.array([np.interp(x, np.arange(8) / 7, np.concatenate([[0], np.cumsum(b)])) for b in bins])
+    expected = ((cdf - (x[None] >= truth[:, None])) ** 2).mean(axis=1)
+    np.testing.assert_allclose(metrics.crps(bins, truth), expected, atol=1e-5)
+    certain = np.eye(1000)[[300]]
+    assert metrics.crps(certain, np.array([0.3005]))[0] < 1e-3
+    assert metrics.crps(certain, np.array([0.8]))[0] == pytest.approx(0.4995, abs=1e-3)  # the absolute error
+
+
+def test_central_intervals_are_even_within_bins():
+    even = np.full((1, 4), 0.25)
+    np.testing.assert_allclose(metrics.central_interval(even, 0.9), [[0.05, 0.95]])
+    np.testing.assert_allclose(metrics.central_interval(np.array([[0, 0.5, 0.5, 0]]), 0.5), [[0.375, 0.625]])
+    assert metrics.covered(np.array([[0.2, 0.4]] * 3), np.array([0.2, 0.4, 0.41])).tolist() == [True, True, False]
+
+
+def test_the_filtered_interval_has_the_level_it_is_asked_for():
+    found = figures_of(linear, perturbed=False)
+    ratio = found["width_90.filtered"] / found["width_50.filtered"]
+    assert ratio == pytest.approx(norm.ppf(0.95) / norm.ppf(0.75), rel=0.15)  # clipped to [0, 1] at the ends
+    assert found["coverage_50.filtered"] <= found["coverage_80.filtered"] <= found["coverage_90.filtered"]
+    assert "coverage_50.raw" not in found and "crps.raw" not in found  # no bins
+
+
+def test_time_remaining_of_a_steady_course_is_right():
+    found = figures_of(linear, perturbed=False)
+    assert found["remaining_told.filtered"] == 1
+    assert [found[f"remaining_{p}.filtered"] for p in (25, 50, 75)] == pytest.approx([0, 0, 0], abs=1.5)
+    assert found["remaining_covered_50.filtered"] == 1
+    assert found["remaining_50.clock"] == pytest.approx(0)
+    still = figures_of(lambda *_: 0.5, perturbed=False)
+    assert still["remaining_told.filtered"] == 0 and np.isnan(still["remaining_50.filtered"])
+    assert "remaining_covered_50.filtered" not in still
+
+
+def test_a_pause_shows_what_is_not_seen_in_the_pictures():
+    """What is shown stands still: a belief by pictures does, too; the estimator may run on for a moment only."""
+    found = figures_of(linear)
+    assert found["pause_drift.raw"] == 0 and found["pause_drift.filtered"] < 0.02
+    drifting = figures_of(lambda f, times, playback: f / LAST + 0.02 * (playback.name == "pause") * times)
+    assert drifting["pause_drift.raw"] == pytest.approx(0.1, abs=1e-6)
+    assert drifting["pause_drift.filtered"] == pytest.approx(0.1, abs=0.03)
+
+
+def test_a_wrong_instruction_and_a_black_camera_are_compared_with_what_was_said_before():
+    def reads(frames, _times, playback):
+        if playback.views[0].prompt == "fold":
+            return 0.1
+        return np.where(playback.views[0].black == "head_camera", 0.4, frames / LAST)
+
+    found = figures_of(reads)
+    assert found["wrong_end.raw"] == pytest.approx(0.1)
+    assert found["wrong_change.raw"] == pytest.approx(np.abs(np.arange(0, LENGTH, 2) / LAST - 0.1).mean())
+    assert found["black_change.raw"] == found["black_mae.raw"] == pytest.approx(0.26, abs=0.01)
+
+
+def test_failures_are_judged_by_how_far_they_seem_to_have_come():
+    stuck = meta("FAILURE", grasped=100)
+    found = figures_of(lambda f, *_: np.clip(by_milestones(f), 0, 0.95), stuck, stages=STAGES, perturbed=False)
+    assert found["rank"] == 1
+    assert found["failure_high.raw"] == pytest.approx(0.95)
+    assert found["failure_excess.raw"] == pytest.approx(0.95 - 0.25, abs=0.02)
+    assert found["failure_above.raw"] == pytest.approx(
+        (LAST - 182) / FPS
+    )  # 0.9 is reached at frame 180, above from 182
+    assert not {"voc.raw", "mae_linear.raw", "premature.filtered", "crps.raw"} & found.keys()
+    nothing = figures_of(lambda *_: 0.0, meta("FAILURE"), perturbed=False)  # without labels of any kind
+    assert nothing["rank"] == 0 and nothing["failure_end.raw"] == 0 and "failure_excess.raw" not in nothing
+
+
+def outcomes(*pairs):
+    """Figures of episodes from (rank, progress at the end)."""
+    return [{"rank": float(rank), "end.raw": end} for rank, end in pairs]
+
+
+def test_ranking_counts_pairs_within_a_task():
+    episodes = outcomes((0, 0.1), (1, 0.5), (2, 0.9), (2, 0.3), (1, 0.3))
+    found = summarise(episodes, ["a"] * 5)
+    # failed below all four others; partial 0.5 against 0.9 right, against 0.3 wrong; 0.3 right, and one tie
+    assert found["ranking.raw"].value == pytest.approx((4 + 2 + 0.5) / 8)
+    assert found["ranking_partial_successful.raw"].value == pytest.approx(2.5 / 4)
+    assert found["ranking_failed_successful.raw"].value == 1
+    apart = summarise(episodes, ["a", "b", "c", "d", "e"])
+    assert "ranking.raw" not in apart  # nothing to compare
+
+
+def test_f1_of_declarations_is_that_of_the_formula():
+    said = [(2, 1), (2, 1), (2, 0), (0, 1), (1, 0)]
+    found = summarise([{"rank": float(r), "declared.filtered": float(d)} for r, d in said], ["a"] * 5)
+    assert found["success_f1.filtered"].value == pytest.approx(2 * 2 / (2 * 2 + 1 + 1))
+
+
+def test_failures_too_high_are_those_that_stay_above_for_longer_than_a_second():
+    seconds = [0.0, 0.8, 1.4, 3.0]
+    found = summarise([{"rank": 0.0, "failure_above.filtered": s} for s in seconds], ["a"] * 4)
+    assert found["failure_too_high.filtered"].value == 0.5
+
+
+def test_skill_is_of_mean_errors_and_only_of_episodes_with_a_clock():
+    episodes = [
+        {"rank": 2.0, "mae_linear.raw": e, "mae_linear.clock": c} for e, c in [(0.1, 0.2), (0.0, 0.4), (0.9, np.nan)]
+    ]
+    assert summarise(episodes, ["a"] * 3)["skill_linear.raw"].value == pytest.approx(1 - 0.05 / 0.3)
+
+
+def test_the_bootstrap_gives_the_interval_that_theory_gives():
+    values = np.random.default_rng(3).normal(0.3, 0.1, 200)
+    found = bootstrap.figure(bootstrap.mean(values), np.ones(200, bool), bootstrap.draws(200, 4000, 0))
+    error = values.std() / np.sqrt(200)
+    assert found.value == pytest.approx(values.mean())
+    assert (found.low, found.high) == pytest.approx((found.value - 1.96 * error, found.value + 1.96 * error), abs=2e-3)
+
+
+def test_one_episode_has_figures_but_no_intervals():
+    found = summarise([figures_of(linear)], ["a"])
+    assert (found["voc.raw"].value, found["voc.raw"].low, found["voc.raw"].episodes) == (pytest.approx(1), None, 1)
+
+
+def test_the_bootstrap_is_the_same_every_time_and_another_with_another_seed():
+    episodes = [{"rank": 2.0, "voc.raw": v} for v in (0.1, 0.5, 0.9)]
+    assert summarise(episodes, ["a"] * 3) == summarise(episodes, ["a"] * 3)
+    again = summarise(list(episodes), ["a"] * 3, resamples=101, seed=5)["voc.raw"]
+    assert again.value == 0.5 and again != summarise(episodes, ["a"] * 3, resamples=101)["voc.raw"]
+
+
+def test_every_measure_has_a_source_that_some_episode_gives():
+    good = figures_of(by_milestones, meta(**MARKS), stages=STAGES, std=0.05)
+    partial = figures_of(lambda *_: 0.3, meta("FAILURE", grasped=100), stages=STAGES, std=0.05)
+    failed = figures_of(lambda *_: 0.1, meta("FAILURE"), stages=STAGES, std=0.05)
+    found = summarise([good, partial, failed], ["a"] * 3)
+    missing = [m.key for m in MEASURES if not any(f"{m.key}.{source}" in found for source in SOURCES)]
+    assert missing == ["delay"] or missing == []  # a success that is never declared has no delay
