@@ -1,9 +1,21 @@
-"""Where metrics go: CSV and TensorBoard always, Weights & Biases if asked for."""
+"""Where metrics go: CSV and TensorBoard always, Weights & Biases if asked for. Only process 0 writes them."""
 
 from __future__ import annotations
 
+import csv
+import math
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import UInt8
+
+METRICS, VALIDATION = "metrics.csv", "validation.csv"
+INIT_S = 60  # to wait for Weights & Biases
 
 
 @dataclass(frozen=True)
@@ -14,3 +26,162 @@ class LogConfig:
     """Weights & Biases. offline writes files only, for `wandb sync` later; online needs `wandb login`."""
     project: str = "pi05_progress"
     """Of Weights & Biases."""
+
+
+class LogError(ValueError):
+    """A log cannot be written; the message says what to do."""
+
+
+class CsvLog:
+    """A table that grows by a row at a time, each on disk when ``write`` returns.
+
+    Args:
+        path: of the file.
+        upto: rows of later steps, which an earlier process wrote before it died, are taken out; so is a row that was
+            not written to its end.
+    """
+
+    def __init__(self, path: Path, upto: int) -> None:
+        self._path = path
+        self._columns, rows = _read(path)
+        kept = [row for row in rows if len(row) == len(self._columns) and int(row[0]) <= upto]
+        if rows or path.exists():
+            partial = path.with_name(path.name + ".partial")
+            with partial.open("w", newline="") as file:
+                csv.writer(file).writerows([self._columns, *kept] if kept else [])
+            os.replace(partial, path)
+        if not kept:
+            self._columns = []
+
+    def write(self, row: Mapping[str, float]) -> None:
+        """Add a row; the first decides the columns, ``step`` comes first.
+
+        Raises:
+            LogError: a row with other columns, or the disk is full.
+        """
+        first = not self._columns
+        if first:
+            self._columns = list(row)
+        if set(row) != set(self._columns):
+            raise LogError(
+                f"{self._path} has columns {', '.join(self._columns)}; now there are {', '.join(row)}: it was written "
+                "by another version; remove it or give another --exp_name"
+            )
+        try:
+            with self._path.open("a", newline="") as file:
+                writer = csv.writer(file)
+                if first:
+                    writer.writerow(self._columns)
+                writer.writerow([_text(row[name]) for name in self._columns])
+        except OSError as error:
+            raise LogError(f"{self._path}: cannot be written: {error.strerror}") from error
+
+
+def _read(path: Path) -> tuple[list[str], list[list[str]]]:
+    if not path.exists():
+        return [], []
+    text = path.read_text()
+    complete = text[: text.rfind("\n") + 1]  # the rest is what a killed process had begun
+    rows = list(csv.reader(complete.splitlines()))
+    return (rows[0], rows[1:]) if rows else ([], [])
+
+
+def _text(value: float) -> str:
+    """All digits of a float32, or the whole number."""
+    if isinstance(value, int):
+        return str(value)
+    return "nan" if math.isnan(value) else f"{value:.9g}"
+
+
+class Logs:
+    """All logs of a run; use it as a context.
+
+    Args:
+        folder: of the run.
+        config: which logs there are beside the usual ones.
+        name: of the run.
+        resolved: its configuration.
+        step: where it starts or goes on; what is logged there of later steps is replaced.
+
+    Raises:
+        LogError: Weights & Biases cannot be reached, or nobody is logged in.
+    """
+
+    def __init__(self, folder: Path, config: LogConfig, *, name: str, resolved: Mapping[str, Any], step: int) -> None:
+        from tensorboardX import SummaryWriter
+
+        self._tables = {"train": CsvLog(folder / METRICS, step), "validation": CsvLog(folder / VALIDATION, step)}
+        # purge_step makes TensorBoard forget what it has of this and later steps.
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1, flush_secs=3600)
+        self._wandb = None if config.wandb == "off" else _start_wandb(folder, config, name, resolved)
+
+    def write(self, group: Literal["train", "validation"], step: int, values: Mapping[str, float]) -> None:
+        """Log numbers of a step.
+
+        Raises:
+            LogError: they cannot be written.
+        """
+        self._tables[group].write({"step": step, **values})
+        try:
+            for name, value in values.items():
+                self._board.add_scalar(f"{group}/{name}", value, step)
+            self._board.flush()
+        except OSError as error:
+            raise LogError(f"tensorboard/: cannot be written: {error.strerror}") from error
+        if self._wandb is not None:
+            self._wandb.log({"step": step, **{f"{group}/{name}": value for name, value in values.items()}})
+
+    def picture(self, name: str, step: int, image: UInt8[np.ndarray, "h w 3"]) -> None:
+        """Log a picture, in TensorBoard and in Weights & Biases."""
+        self._board.add_image(name, image, step, dataformats="HWC")
+        if self._wandb is not None:
+            import wandb
+
+            self._wandb.log({"step": step, name: wandb.Image(image)})
+
+    def close(self) -> None:
+        """Write what is left."""
+        self._board.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+    def __enter__(self) -> Logs:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _start_wandb(folder: Path, config: LogConfig, name: str, resolved: Mapping[str, Any]) -> Any:
+    """A run of Weights & Biases under the run's own id, so that a run that goes on goes on there, too."""
+    import wandb
+
+    if config.wandb == "online" and not wandb.login(prompt=False):
+        raise LogError(
+            "logs.wandb is online, but nobody is logged in: run `wandb login`, set WANDB_API_KEY, or use "
+            "--logs.wandb=offline and `wandb sync` later"
+        )
+    (folder / "wandb").mkdir(exist_ok=True)
+    identity = folder / "wandb/id"
+    if not identity.exists():
+        identity.write_text(wandb.util.generate_id())
+    try:
+        run = wandb.init(
+            project=config.project,
+            name=name,
+            id=identity.read_text(),
+            resume="allow" if config.wandb == "online" else None,
+            dir=folder,
+            mode=config.wandb,
+            config=dict(resolved),
+            settings=wandb.Settings(init_timeout=INIT_S, silent=True, console="off"),
+        )
+    except wandb.errors.Error as error:
+        raise LogError(
+            f"Weights & Biases was not reached within {INIT_S} s: {error}; use --logs.wandb=offline and `wandb sync` "
+            "later"
+        ) from error
+    run.define_metric("*", step_metric="step")  # steps that are repeated after a crash are logged again
+    return run

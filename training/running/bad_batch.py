@@ -1,0 +1,65 @@
+"""Keeps the batch that a loss or gradient came from that was not finite, and says what stands out in it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from ..loading.batch import Batch
+from .metrics import Arrived
+
+
+class NonFiniteError(ArithmeticError):
+    """Training met a number that is not finite; the message says in what, and where the batch was kept."""
+
+
+def keep(folder: Path, arrived: Arrived, datasets: list[Path]) -> NonFiniteError:
+    """Write this process's rows of the batch, as a file of arrays; returns the error to raise.
+
+    Args:
+        folder: of the run.
+        arrived: the step, with its batch on the host.
+        datasets: by number in ``origin``.
+    """
+    batch: Batch = arrived.batch
+    process = f"_{jax.process_index()}" if jax.process_count() > 1 else ""
+    path = folder / f"bad_batch_{arrived.step}{process}.npz"
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
+        np.savez(file, **arrays(batch))
+    os.replace(partial, path)
+    bad = ", ".join(f"{name} is {value}" for name, value in arrived.metrics.items() if not np.isfinite(value))
+    roots = ", ".join(f"{number}: {root}" for number, root in enumerate(datasets))
+    return NonFiniteError(
+        f"step {arrived.step}: {bad}. {_suspects(batch)} The batch is in {path} (`origin`: data set, episode, frame; "
+        f"data sets: {roots}). No checkpoint of it was saved; --resume goes on from the last one. If the data are "
+        "right, start a new run with a lower --optimizer.peak_learning_rate or a longer --optimizer.warmup_steps"
+    )
+
+
+def arrays(batch: Batch) -> dict[str, np.ndarray]:
+    """A batch's arrays by name, such as ``observation.images.base_0_rgb``."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(batch)
+    return {".".join(map(_name, keys)): np.asarray(leaf) for keys, leaf in leaves}
+
+
+def _name(key: Any) -> str:
+    return str(getattr(key, "name", getattr(key, "key", None)))
+
+
+def _suspects(batch: Batch) -> str:
+    """Rows with numbers that are not finite, or the largest number."""
+    numbers = {name: array for name, array in arrays(batch).items() if np.issubdtype(array.dtype, np.floating)}
+    for name, array in numbers.items():
+        rows = np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(axis=1))
+        if len(rows):
+            where = ", ".join(str(tuple(batch.origin[row].tolist())) for row in rows[:5])
+            return f"{name} is not finite in {len(rows)} samples, the first are {where}."
+    name, array = max(numbers.items(), key=lambda item: np.abs(item[1]).max())
+    row = int(np.abs(array.reshape(len(array), -1)).max(axis=1).argmax())
+    largest = np.abs(array).max()
+    return f"All inputs are finite, the largest is {largest:.3g} in {name} of {tuple(batch.origin[row].tolist())}."

@@ -1,0 +1,197 @@
+"""Checkpoints of a run: what the policy loads and what training goes on from, in one folder, written while it goes on.
+
+The thread that waits for Orbax moves a folder into place, turns the links and removes what is not kept; all it needs
+is given to it when it starts. A process that is killed at any moment leaves the checkpoints that were complete.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import jax
+
+from pi05_progress.checkpoint import PARAMS, Checkpoint, CheckpointError, CheckpointSaver
+from pi05_progress.models.parameters import ParameterMismatchError, check_parameters
+from pi05_progress.orbax_files import open_orbax
+from pi05_progress.output_folder import partial_of
+from pi05_progress.parameter_source import ParameterSource, load_arrays
+
+from ..engine.state import TrainState
+from .run_folder import BEST, LAST, RunFolder
+
+TRAIN_STATE, POSITION, RUN = "train_state", "position.bin", "run.json"
+RAW, FROZEN, AVERAGE = "params/", "frozen/", "ema_params/"  # of a train state's paths
+
+
+@dataclass(frozen=True)
+class Best:
+    """The lowest validation loss so far, and at which step."""
+
+    step: int
+    loss: float
+
+
+@dataclass(frozen=True)
+class RunState:
+    """What a run goes on from beside parameters, optimiser and the loader's position.
+
+    Attributes:
+        step: number of steps done.
+        key: data of the random key that every step folds its number into.
+        best: the best validation, if there was any.
+        window: metrics of the steps that no row of the logs has yet.
+    """
+
+    step: int
+    key: list[int]
+    best: Best | None
+    window: list[dict[str, float]] = field(default_factory=list)
+
+    def to_json(self) -> bytes:
+        """As a file."""
+        return (json.dumps(dataclasses.asdict(self), indent=1) + "\n").encode()
+
+    @classmethod
+    def read(cls, path: Path) -> RunState:
+        """From a file.
+
+        Raises:
+            CheckpointError: it is missing or damaged.
+        """
+        try:
+            data = json.loads(path.read_text())
+            best = data.pop("best")
+            return cls(best=None if best is None else Best(**best), **data)
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise CheckpointError(f"{path}: cannot be read, training cannot go on from there: {error}") from error
+
+
+class RunCheckpoints:
+    """Saves checkpoints of a run; use it as a context. All processes call all methods, at the same steps.
+
+    Args:
+        folder: of the run.
+        keep_period: checkpoints of multiples of this are kept, beside the last and the best; None keeps no others.
+    """
+
+    def __init__(self, folder: RunFolder, keep_period: int | None) -> None:
+        self._folder, self._keep_period = folder, keep_period
+        self._saver = CheckpointSaver()
+        self._saving: int | None = None
+
+    def save(
+        self, checkpoint: Checkpoint, train_state: Mapping[str, jax.Array], state: RunState, position: bytes
+    ) -> None:
+        """Copy everything off the devices and start writing it; waits for the checkpoint before.
+
+        Args:
+            checkpoint: what the policy loads.
+            train_state: what else training goes on from, by path.
+            state: small things.
+            position: of the loader.
+
+        Raises:
+            CheckpointError: this or the one before could not be written; what is there already stays as it was.
+        """
+        files = {RUN: state.to_json(), POSITION: position} if jax.process_index() == 0 else {}
+        best = state.best.step if state.best is not None else None
+        self._saving = state.step
+        self._saver.save(
+            self._folder.step(state.step),
+            checkpoint,
+            overwrite=True,
+            trees={TRAIN_STATE: train_state},
+            files=files,
+            then=lambda: self._finished(state.step, best),
+        )
+
+    def _finished(self, step: int, best: int | None) -> None:
+        """In the background, when a folder is in place."""
+        self._folder.link(LAST, step)
+        steps = self._folder.steps()
+        if best in steps:
+            self._folder.link(BEST, best)
+        period = self._keep_period
+        keep = {step, best, self._folder.linked(BEST), *(s for s in steps if period and s % period == 0)}
+        for old in steps:
+            if old not in keep:
+                self._folder.remove(old)
+
+    def wait(self) -> None:
+        """Return when everything is in place.
+
+        Raises:
+            CheckpointError: it could not be written.
+        """
+        self._saver.wait()
+        self._saving = None
+
+    def __enter__(self) -> RunCheckpoints:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._saver.close()
+        except CheckpointError:
+            if error is None:
+                raise
+        finally:
+            if self._saving is not None and jax.process_index() == 0:  # what is half written only takes up space
+                shutil.rmtree(partial_of(self._folder.step(self._saving)), ignore_errors=True)
+
+
+def by_path(tree: Any) -> dict[str, Any]:
+    """Leaves of a pytree by path, parts joined with "/"."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {_path(keys): leaf for keys, leaf in leaves}
+
+
+def _path(keys: tuple[Any, ...]) -> str:
+    return "/".join(str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", None)))) for key in keys)
+
+
+def beside_parameters(state: TrainState) -> dict[str, jax.Array]:
+    """What of a state ``params/`` does not hold, by path: step, optimiser, and raw parameters if those are averaged."""
+    leaves = by_path(state)
+    averaged = state.ema_params is not None
+    return {path: leaf for path, leaf in leaves.items() if not _in_params(path, averaged)}
+
+
+def _in_params(path: str, averaged: bool) -> bool:
+    return path.startswith((FROZEN, AVERAGE if averaged else RAW))
+
+
+def restore_state(folder: Path, shapes: TrainState) -> TrainState:
+    """A state from a checkpoint of a run, bit for bit, each leaf read to where it lies.
+
+    Args:
+        folder: of the step.
+        shapes: shapes, dtypes and shardings.
+
+    Raises:
+        CheckpointError: damaged, or of another configuration.
+    """
+    wanted = by_path(shapes)
+    averaged = shapes.ema_params is not None
+    params, beside = open_orbax(folder / PARAMS), open_orbax(folder / TRAIN_STATE)
+    where = {path: (params, path.split("/", 1)[1]) if _in_params(path, averaged) else (beside, path) for path in wanted}
+    try:
+        check_parameters(wanted, {path: at.leaves[name] for path, (at, name) in where.items() if name in at.leaves})
+    except ParameterMismatchError as error:
+        raise CheckpointError(f"{folder}: training cannot go on from this checkpoint: {error}") from error
+    source = ParameterSource(
+        str(folder),
+        {path: at.leaves[name] for path, (at, name) in where.items()},
+        lambda path, dtype, index: where[path][0].read_piece(where[path][1], dtype, index),
+    )
+    arrays = load_arrays(source, shardings=lambda path, leaf: wanted[path].sharding)
+    return jax.tree.unflatten(jax.tree.structure(shapes), [arrays[path] for path in wanted])

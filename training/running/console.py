@@ -1,0 +1,73 @@
+"""What a run tells whoever watches it: a bar on a terminal, plain lines elsewhere; only from process 0."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from types import TracebackType
+
+import jax
+from rich.console import Console as RichConsole
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+SHOWN = {  # of a row of the logs: name there and here
+    "loss": "loss",
+    "action_loss": "action",
+    "progress_loss": "progress",
+    "progress_mae": "MAE",
+    "spearman": "rank",
+    "grad_norm": "grad",
+    "learning_rate": "lr",
+    "samples_per_second": "samples/s",
+}
+
+
+class Console:
+    """Use it as a context; the bar is there meanwhile.
+
+    Args:
+        total: steps of the run.
+    """
+
+    def __init__(self, total: int) -> None:
+        self._console = RichConsole(stderr=True, highlight=False, soft_wrap=True)
+        self._quiet = jax.process_index() != 0
+        columns = (
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("steps"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(elapsed_when_finished=True),
+        )
+        bar = not self._quiet and self._console.is_terminal
+        self._bar = Progress(*columns, console=self._console, disable=not bar, speed_estimate_period=120)
+        self._task = self._bar.add_task("", total=total)
+        self._total = total
+
+    def say(self, text: str) -> None:
+        """A line."""
+        if not self._quiet:
+            self._console.print(text, markup=False)
+
+    def steps_done(self, step: int) -> None:
+        """Move the bar."""
+        self._bar.update(self._task, completed=step)
+
+    def row(self, what: str, step: int, values: Mapping[str, float]) -> None:
+        """A row of the logs in brief."""
+        parts = [f"{short} {values[name]:.4g}" for name, short in SHOWN.items() if _known(values, name)]
+        self.say(f"{what} {step}/{self._total}  " + "  ".join(parts))
+
+    def __enter__(self) -> Console:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+
+def _known(values: Mapping[str, float], name: str) -> bool:
+    return name in values and not math.isnan(values[name])

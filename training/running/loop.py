@@ -1,0 +1,203 @@
+"""The loop: batches in, steps sent off, metrics out; validation, checkpoints and the end, whatever brings it about."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from pi05_progress.checkpoint import Checkpoint
+from pi05_progress.robots.teleavatar import ACTION_INDEX
+
+from ..datasets.progress_meta import Outcome
+from ..engine.sharding import put_batch
+from ..engine.state import model_of
+from ..engine.step import make_train_step
+from . import bad_batch, pictures
+from .checkpoints import Best, RunCheckpoints, beside_parameters
+from .console import Console
+from .logs import Logs
+from .metrics import Arrived, InFlight, Stopwatch, Window, mean
+from .setup import Run
+from .signals import Agreement, StopRequest
+from .validation import Trace, Validation, make_validation_step, parameters_in_use, validate
+
+STOP = "stop"  # among the metrics: whether any process was asked to stop
+
+
+class Ended(NamedTuple):
+    """How a run ended."""
+
+    step: int
+    stopped_by: str  # name of the signal; empty if all steps were taken
+
+
+class Loop:
+    """One process's part in a run. All processes take the same steps, and do all else after the same steps.
+
+    Args:
+        run: ready to start.
+        logs: of process 0; None in the others.
+        console: for people.
+        checkpoints: where they are saved.
+        stop: what signals ask for.
+    """
+
+    def __init__(
+        self, run: Run, logs: Logs | None, console: Console, checkpoints: RunCheckpoints, stop: StopRequest
+    ) -> None:
+        config = run.config
+        self._run, self._config, self._logs, self._console = run, config, logs, console
+        self._checkpoints, self._stop = checkpoints, stop
+        self._train_step = make_train_step(
+            run.model, run.mesh, config.optimizer, config.loss, trained=config.trained, action_size=len(ACTION_INDEX)
+        )
+        self._validates = config.validation_interval > 0 and any(run.loader.held_out)
+        self._validation_step = make_validation_step(run.model, run.mesh, config.seed)
+        self._agreement = Agreement(run.mesh)
+        self._state, self._step = run.state, run.begin.step
+        self._in_flight = InFlight()
+        self._window = Window(list(run.begin.window))
+        self._watch, self._waited = Stopwatch(), 0.0
+        self._best = run.begin.best
+        self._stop_agreed = False
+
+    def run(self) -> Ended:
+        """Train until the last step or a signal.
+
+        Raises:
+            NonFiniteError: a loss or gradient is not finite; the batch was kept.
+            CheckpointError, LogError: something cannot be written.
+        """
+        total = self._config.num_train_steps
+        first = True
+        while self._step < total:
+            self._one_step()
+            if first:  # compiling is not training
+                first = False
+                self._flush()
+                self._restart_clock()
+            stopping = self._stopping()
+            logging, validation, saving = self._due(total)
+            if not (logging or validation or saving or stopping):
+                continue
+            self._flush()
+            if logging:
+                self._write_row()
+            self._watch.stop()
+            if validation and not stopping:
+                self._validate(saving)
+            if saving or stopping:
+                self._save()
+            if stopping:
+                self._checkpoints.wait()
+                return Ended(self._step, self._stop.name or "another process")
+            self._watch.go_on()
+        self._checkpoints.wait()
+        return Ended(self._step, "")
+
+    def _one_step(self) -> None:
+        """Load a batch and send a step off; take in what has arrived."""
+        started = time.perf_counter()
+        batch = next(self._run.loader)
+        self._waited += time.perf_counter() - started
+        self._state, metrics = self._train_step(self._state, self._run.key, put_batch(self._run.mesh, batch))
+        self._step += 1
+        metrics = {**metrics, STOP: self._agreement.ask(bool(self._stop.name))}
+        for arrived in self._in_flight.sent(self._step, batch, metrics):
+            self._take(arrived)
+
+    def _stopping(self) -> bool:
+        """Whether to stop after this step; the same in all processes."""
+        return self._stop_agreed if jax.process_count() > 1 else bool(self._stop.name)
+
+    def _due(self, total: int) -> tuple[bool, bool, bool]:
+        """Whether to write a row, to validate and to save after this step; after the last all of it."""
+        last, config = self._step == total, self._config
+        validation = self._validates and (last or self._step % config.validation_interval == 0)
+        return last or self._step % config.log_interval == 0, validation, last or self._step % config.save_interval == 0
+
+    def _flush(self) -> None:
+        """Wait until the device is done with all that was sent off."""
+        for arrived in self._in_flight.all():
+            self._take(arrived)
+
+    def _take(self, arrived: Arrived) -> None:
+        """A step's metrics are here."""
+        metrics = dict(arrived.metrics)
+        self._stop_agreed |= bool(metrics.pop(STOP))
+        if not arrived.finite:
+            kept = dataclasses.replace(arrived, metrics=metrics)
+            raise bad_batch.keep(self._run.folder.root, kept, [d.root for d in self._run.loader.datasets])
+        self._window.add(metrics)
+        self._console.steps_done(arrived.step)
+
+    def _write_row(self) -> None:
+        """Means over the steps since the row before; the device is done with all of them, so the time is right."""
+        seconds = self._watch.seconds()
+        rate = self._window.timed * self._config.batch_size / seconds if seconds and self._window.timed else np.nan
+        row = mean(self._window.values)
+        row |= {"samples_per_second": rate, "waiting_for_data": self._waited / seconds if seconds else np.nan}
+        self._window.clear()
+        self._restart_clock()
+        self._log("train", self._step, row)
+
+    def _restart_clock(self) -> None:
+        self._window.timed, self._waited = 0, 0.0
+        self._watch.restart()
+
+    def _log(self, group: str, step: int, row: Mapping[str, float]) -> None:
+        if self._logs is not None:
+            self._logs.write(group, step, row)
+        self._console.row({"train": "step", "validation": "held out, step"}[group], step, row)
+
+    def _validate(self, saving: bool) -> None:
+        """On held-out episodes; a checkpoint that is saved now may become the best."""
+        run = self._run
+        started = time.perf_counter()
+        found = validate(
+            self._validation_step,
+            parameters_in_use(self._state),
+            run.loader.validation_batches(self._config.batch_size, stride=self._config.validation_stride),
+            run.mesh,
+            progress_weight=self._config.loss.progress_weight,
+            successful=self._successful,
+        )
+        self._log("validation", self._step, {**found.numbers, "seconds": time.perf_counter() - started})
+        if saving and (self._best is None or found.loss < self._best.loss):
+            self._best = Best(self._step, found.loss)
+        self._draw(found)
+
+    def _successful(self, dataset: int, episode: int) -> bool:
+        return self._run.loader.progress_meta[dataset].episode(episode).outcome != Outcome.FAILURE
+
+    def _draw(self, found: Validation) -> None:
+        if self._logs is None or not found.traces:
+            return
+        several = len(self._run.loader.datasets) > 1
+
+        def name(trace: Trace) -> str:
+            where = f"{self._run.loader.datasets[trace.dataset].root.name} " if several else ""
+            failed = "" if self._successful(trace.dataset, trace.episode) else " (failed)"
+            return f"{where}episode {trace.episode}{failed}"
+
+        title = f"{self._config.name}/{self._config.exp_name}, step {self._step}"
+        png = pictures.draw(pictures.chosen(found.traces), title, name, self._run.loader.action_dt_s)
+        pixels = pictures.save(self._run.folder.root / f"pictures/progress_{self._step}.png", png)
+        self._logs.picture("validation/progress", self._step, pixels)
+
+    def _save(self) -> None:
+        """Start writing a checkpoint; all metrics up to it have arrived, so nothing in it is spoilt."""
+        run, config = self._run, self._config
+        info = dataclasses.replace(run.info, model_id=f"{config.name}/{config.exp_name}/{self._step}")
+        state = dataclasses.replace(run.begin, step=self._step, best=self._best, window=list(self._window.values))
+        self._checkpoints.save(
+            Checkpoint(info, model_of(run.model, self._state), run.loader.stats),
+            beside_parameters(self._state),
+            state,
+            run.loader.state(),
+        )

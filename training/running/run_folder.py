@@ -1,0 +1,113 @@
+"""The folder of a run: new, gone on with, or refused; only one process group at a time trains in it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from pi05_progress.checkpoint import CONFIG as DESCRIPTION
+from pi05_progress.output_folder import PARTIAL
+
+CONFIG, HELD_OUT, LOCK = "config.json", "held_out.json", ".lock"
+LAST, BEST = "last", "best"
+
+
+class RunFolderError(ValueError):
+    """The folder cannot be used; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where a run keeps everything."""
+
+    root: Path
+
+    def step(self, step: int) -> Path:
+        """Folder of a checkpoint."""
+        return self.root / str(step)
+
+    def steps(self) -> list[int]:
+        """Steps of which there is a complete checkpoint, in order."""
+        if not self.root.is_dir():
+            return []
+        found = [path for path in self.root.iterdir() if path.name.isdecimal() and (path / DESCRIPTION).is_file()]
+        return sorted(int(path.name) for path in found)
+
+    def link(self, name: str, step: int) -> None:
+        """Let ``last`` or ``best`` stand for a step."""
+        new = self.root / f".{name}"
+        new.unlink(missing_ok=True)
+        new.symlink_to(str(step))
+        os.replace(new, self.root / name)
+
+    def linked(self, name: str) -> int | None:
+        """The step that a link stands for."""
+        path = self.root / name
+        return int(os.readlink(path)) if path.is_symlink() else None
+
+    def remove(self, step: int) -> None:
+        """Take a checkpoint away; one that is half removed does not look like one."""
+        gone = self.root / f"{step}.removed"
+        os.replace(self.step(step), gone)
+        shutil.rmtree(gone)
+
+    def clean(self) -> None:
+        """Remove what processes that were killed had begun."""
+        for pattern in (f"*{PARTIAL}", "*.removed", f".{LAST}", f".{BEST}"):
+            for path in self.root.glob(pattern):
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+
+
+def check(root: Path, *, resume: bool, overwrite: bool) -> None:
+    """Refuse a folder that is there unless it is to be gone on with or replaced; nothing is changed.
+
+    Raises:
+        RunFolderError: see above.
+    """
+    if resume and overwrite:
+        raise RunFolderError("--resume and --overwrite contradict each other; give one of them")
+    if not root.exists() or resume:
+        if root.exists() and not (root / CONFIG).is_file() and any(root.iterdir()):
+            raise RunFolderError(f"{root} is not the folder of a run, it has no {CONFIG}; choose another --exp_name")
+        return
+    if not overwrite:
+        raise RunFolderError(
+            f"{root} is already there: go on with --resume, start anew with --overwrite (which removes it), or choose "
+            "another --exp_name"
+        )
+    if not root.is_dir() or (any(root.iterdir()) and not (root / CONFIG).is_file()):
+        raise RunFolderError(f"{root} is not the folder of a run, it has no {CONFIG}, so it is not removed")
+
+
+def take(root: Path, *, overwrite: bool) -> IO[str]:
+    """Make the folder this process's; it is until the file returned is closed.
+
+    Raises:
+        RunFolderError: another process trains in it, or nothing can be written there.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        lock = (root / LOCK).open("w")
+    except OSError as error:
+        raise RunFolderError(f"{root}: cannot be written: {error.strerror}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise RunFolderError(
+            f"{root}: another process is training there; stop it, or choose another --exp_name"
+        ) from None
+    if overwrite:
+        for path in root.iterdir():
+            if path.name == LOCK:
+                continue
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    RunFolder(root).clean()
+    return lock

@@ -1,0 +1,202 @@
+"""How good a model is on held-out episodes. Draws depend on the seed and the frame alone, so that results compare."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int32, Key
+
+from pi05_progress.models.config import Pi05Config
+from pi05_progress.models.pi05 import Pi05
+
+from ..engine.sharding import put_batch, replicated
+from ..engine.state import TrainState, with_parameters
+from ..loading.batch import Batch
+
+VALIDATION_SEED = 1  # folded into the run's, so that validation sees other noise than training
+
+
+class PerSample(NamedTuple):
+    """What validation computes of every row; ``progress`` is None without a head, the next two also without labels.
+
+    ``label`` is NaN where there is none.
+    """
+
+    origin: Int32[Array, "b 3"]
+    action_loss: Float[Array, " b"]
+    progress: Float[Array, " b"] | None = None
+    progress_loss: Float[Array, " b"] | None = None
+    label: Float[Array, " b"] | None = None
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Progress over an episode, at the frames that were looked at.
+
+    Attributes:
+        dataset, episode: which.
+        frames: their numbers, rising.
+        predicted: by the model.
+        label: NaN where there is none.
+    """
+
+    dataset: int
+    episode: int
+    frames: Int32[np.ndarray, " n"]
+    predicted: Float[np.ndarray, " n"]
+    label: Float[np.ndarray, " n"]
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Numbers for the logs, and what pictures are made of."""
+
+    numbers: dict[str, float]
+    traces: list[Trace]
+
+    @property
+    def loss(self) -> float:
+        """What decides which checkpoint is the best: action loss + weight * progress loss."""
+        return self.numbers["loss"]
+
+
+Step = Callable[[Mapping[str, Array], Batch], PerSample]
+
+
+def draws(
+    key: Key[Array, ""], origin: Int32[Array, "b 3"], shape: tuple[int, int]
+) -> tuple[Float[Array, "b a d"], Float[Array, " b"]]:
+    """Noise and time of every row, distributed as in training, from the frame's data set, episode and number."""
+
+    def one(of: Int32[Array, " 3"]) -> tuple[Array, Array]:
+        own = key
+        for part in of:
+            own = jax.random.fold_in(own, part)
+        noise, time = jax.random.split(own)
+        return jax.random.normal(noise, shape), jax.random.beta(time, 1.5, 1) * 0.999 + 0.001
+
+    return jax.vmap(one)(origin)
+
+
+def per_sample(model: Pi05, key: Key[Array, ""], batch: Batch) -> PerSample:
+    """Both losses and the model's belief, from one pass; the formulas are those of ``compute_loss_with_progress``."""
+    noise, time = draws(key, batch.origin, batch.actions.shape[1:])
+    t = time[:, None, None]
+    noisy = t * noise + (1 - t) * batch.actions
+    out, mask, velocity = model.joint_pass(batch.observation, noisy, time)
+    action = jnp.square(velocity - (noise - batch.actions)).mean(axis=(1, 2))
+    if not model.has_progress:
+        return PerSample(batch.origin, action)
+    logits = model.progress_head.logits(out, mask)
+    progress = model.progress_head.belief(logits).mean
+    given, mask = batch.observation.progress, batch.observation.progress_mask
+    if given is None:
+        return PerSample(batch.origin, action, progress)
+    loss = model.progress_head.loss(logits, jnp.where(mask, given, 0.0))
+    return PerSample(batch.origin, action, progress, loss, jnp.where(mask, given, jnp.nan))
+
+
+def make_validation_step(config: Pi05Config, mesh: Mesh, seed: int) -> Step:
+    """A compiled function of parameters by path and a batch on the mesh's devices; every process gets all rows."""
+    key = jax.random.fold_in(jax.random.key(seed), VALIDATION_SEED)
+
+    def step(parameters: Mapping[str, Array], batch: Batch) -> PerSample:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return per_sample(with_parameters(config, parameters), key, batch)
+
+    return jax.jit(step, out_shardings=replicated(mesh))
+
+
+def validate(
+    step: Step,
+    parameters: Mapping[str, Array],
+    batches: Iterable[Batch],
+    mesh: Mesh,
+    *,
+    progress_weight: float,
+    successful: Callable[[int, int], bool],
+) -> Validation:
+    """Run through held-out episodes.
+
+    Args:
+        step: from ``make_validation_step``.
+        parameters: of the whole model, by path.
+        batches: this process's rows of held-out episodes; rows whose origin is -1 do not count.
+        mesh: of the devices.
+        progress_weight: of the progress loss.
+        successful: whether an episode of a data set did not fail; only these count for rank correlation.
+    """
+    all_rows = _run(step, parameters, batches, mesh)
+    rows = PerSample(*(None if part is None else part[all_rows.origin[:, 0] >= 0] for part in all_rows))
+    numbers = {"loss": float(rows.action_loss.mean()), "action_loss": float(rows.action_loss.mean())}
+    if rows.progress is None:
+        return Validation(numbers, [])
+    traces = _traces(rows)
+    if rows.label is not None:
+        labelled = ~np.isnan(rows.label)
+        errors = np.abs(rows.progress - rows.label)[labelled]
+        numbers["progress_loss"] = _mean(rows.progress_loss[labelled])
+        numbers["progress_mae"] = _mean(errors)
+        numbers["loss"] += progress_weight * numbers["progress_loss"] if len(errors) else 0.0
+    numbers["spearman"] = mean_spearman(traces, successful)
+    return Validation(numbers, traces)
+
+
+def _run(step: Step, parameters: Mapping[str, Array], batches: Iterable[Batch], mesh: Mesh) -> PerSample:
+    """All rows of all processes, on the host; the next batch is loaded while one is computed."""
+    done, under_way = [], None
+    for batch in batches:
+        sent = step(parameters, put_batch(mesh, batch))
+        if under_way is not None:
+            done.append(jax.device_get(under_way))
+        under_way = sent
+    done.append(jax.device_get(under_way))
+    return PerSample(*(None if parts[0] is None else np.concatenate(parts) for parts in zip(*done, strict=True)))
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if len(values) else float("nan")
+
+
+def _traces(rows: PerSample) -> list[Trace]:
+    """Rows by episode; they come in order."""
+    label = np.full(len(rows.origin), np.nan) if rows.label is None else rows.label
+    starts = np.flatnonzero(np.any(np.diff(rows.origin[:, :2], axis=0, prepend=-2), axis=1))
+    return [
+        Trace(*map(int, rows.origin[a, :2]), rows.origin[a:b, 2], rows.progress[a:b], label[a:b])
+        for a, b in zip(starts, [*starts[1:], len(label)], strict=True)
+    ]
+
+
+def mean_spearman(traces: Iterable[Trace], successful: Callable[[int, int], bool]) -> float:
+    """Mean rank correlation of predicted progress with time over episodes that did not fail; NaN without any."""
+    values = [
+        spearman(trace.predicted, trace.frames)
+        for trace in traces
+        if len(trace.frames) > 1 and successful(trace.dataset, trace.episode)
+    ]
+    return float(np.mean(values)) if values else float("nan")
+
+
+def spearman(a: np.ndarray, b: np.ndarray) -> float:
+    """Rank correlation; equal values share the mean of their ranks, and a constant correlates with nothing (0)."""
+    ranks = [_ranks(np.asarray(values)) for values in (a, b)]
+    centred = [rank - rank.mean() for rank in ranks]
+    scale = np.sqrt(np.square(centred[0]).sum() * np.square(centred[1]).sum())
+    return float((centred[0] * centred[1]).sum() / scale) if scale else 0.0
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts + 1) / 2)[inverse]
+
+
+def parameters_in_use(state: TrainState) -> dict[str, Array]:
+    """All parameters of a train state by path, as they are saved for use: averaged, if an average is kept."""
+    return {**state.frozen, **(state.params if state.ema_params is None else state.ema_params)}

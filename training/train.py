@@ -1,0 +1,126 @@
+"""Fine-tunes Pi0.5 on actions and progress, or trains a small model from scratch.
+
+    python -m training.train --config=pi05_teleavatar --exp_name=first --data.repo_id=/data/stack --checkpoint=/base
+    python -m training.train --config=pi05_teleavatar --exp_name=first --data.repo_id=/data/stack --resume
+    python -m training.train --help
+
+The whole way, from recordings to a running robot: docs/training.md.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+
+import jax
+
+from pi05_progress.models.config import ModelConfigError
+from pi05_progress.normalize import NormStatsError
+from pi05_progress.parameter_source import CheckpointError
+from pi05_progress.policy import use_compilation_cache
+from pi05_progress.robots.yaml_lines import ConfigError
+from pi05_progress.tokenizer import TokenizerError
+
+from .datasets.progress_meta import ProgressMetaError
+from .datasets.reader import DatasetError
+from .engine.errors import TrainingError
+from .engine.sharding import start_processes
+from .loading.config import DataConfigError
+from .recipes.config import TrainConfig
+from .running import command_line
+from .running.bad_batch import NonFiniteError
+from .running.base import SetupError
+from .running.checkpoints import RunCheckpoints
+from .running.command_line import UsageError
+from .running.console import Console
+from .running.logs import LogError, Logs
+from .running.loop import Ended, Loop
+from .running.resolved import ChangedError, to_json
+from .running.run_folder import RunFolderError
+from .running.setup import open_folder, prepare
+from .running.signals import StopRequest
+
+PROBLEMS = (
+    ChangedError,
+    CheckpointError,
+    ConfigError,
+    DataConfigError,
+    DatasetError,
+    LogError,
+    ModelConfigError,
+    NonFiniteError,
+    NormStatsError,
+    ProgressMetaError,
+    RunFolderError,
+    SetupError,
+    TokenizerError,
+    TrainingError,
+)
+
+
+def train(config: TrainConfig) -> Ended:
+    """Train as configured; returns when all steps are taken, or after a signal.
+
+    Raises:
+        ValueError, ArithmeticError: one of ``PROBLEMS``; the message says what to do.
+        OSError: the disk is full, or something cannot be read.
+    """
+    use_compilation_cache()
+    start_processes(config.mesh)
+    with Console(config.num_train_steps) as console:
+        run = prepare(config, console.say)
+        with run.loader, open_folder(run), RunCheckpoints(run.folder, config.keep_period) as checkpoints:
+            if run.begin.step >= config.num_train_steps:
+                return Ended(run.begin.step, "")
+            name, resolved, step = f"{config.name}/{config.exp_name}", to_json(config), run.begin.step
+            logs = Logs(run.folder.root, config.logs, name=name, resolved=resolved, step=step) if _first() else None
+            try:
+                with StopRequest() as stop:
+                    return Loop(run, logs, console, checkpoints, stop).run()
+            finally:
+                if logs is not None:
+                    logs.close()
+
+
+def _first() -> bool:
+    return jax.process_index() == 0
+
+
+def how_to_go_on(arguments: Sequence[str]) -> str:
+    """The command that goes on with this run."""
+    given = [argument for argument in arguments if argument not in ("--overwrite", "--resume")]
+    return f"{command_line.PROGRAM} {shlex.join([*given, '--resume'])}"
+
+
+def main() -> None:
+    """Parse the command line, train, say how it ended."""
+    arguments = sys.argv[1:]
+    try:
+        config = command_line.parse(arguments)
+        ended = train(config)
+    except UsageError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    except PROBLEMS as error:
+        sys.exit(f"error: {error}")
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        sys.exit(f"error: {where}{error.strerror or error}; checkpoints that were complete are kept")
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        sys.exit(
+            f"error: the device's memory is full: {str(error).splitlines()[0]}. See what is needed with --plan; "
+            "--optimizer.accumulation_steps, --mesh.fsdp_devices and smaller --batch_size need less"
+        )
+    if not _first():
+        return
+    if ended.stopped_by:
+        print(f"stopped by {ended.stopped_by}: step {ended.step} is saved. Go on with:\n  {how_to_go_on(arguments)}")
+    else:
+        print(f"done: {ended.step} steps")
+
+
+if __name__ == "__main__":
+    main()
