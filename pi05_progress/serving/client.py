@@ -78,11 +78,12 @@ class PolicyClient:
         if self._connection is not None:
             return self.metadata
         try:
+            # Entered, because plain calls are about to get another meaning in websockets.
             connection = connect(
                 self.uri, additional_headers=self._headers, compression=None, max_size=MAX_REPLY, proxy=None,
                 open_timeout=self._connect_timeout_s, close_timeout=1.0,
-            )  # fmt: skip
-        except InvalidURI as error:
+            ).__enter__()  # fmt: skip
+        except (InvalidURI, ValueError) as error:
             raise ValueError(f"server address {self.uri!r}: {error}") from error
         except InvalidStatus as error:
             body = (error.response.body or b"").decode(errors="replace").strip()

@@ -66,6 +66,7 @@ class WebsocketPolicy:
         different = [key for key in FACTS if metadata.get(key) != self._metadata[key]]
         if different:
             told = ", ".join(f"{key} {metadata.get(key)!r} instead of {self._metadata[key]!r}" for key in different)
+            self.close()  # to look again the next time
             raise PolicyUnavailableError(f"{self._client.uri} now serves {told}: start anew to use it")
 
     def warm_up(self) -> None:
