@@ -117,7 +117,8 @@ def html_page(report: Mapping[str, Any], fates: Sequence[Fate]) -> str:
         "<h2>Episodes</h2>",
     ]  # fmt: skip
     for fate, entry in zip(fates, report["episodes"], strict=True):
-        name = f"{text(Path(fate.bag).name)} · {text(fate.name)}"
+        bag = Path(fate.bag).name
+        name = text(bag if bag == fate.name else f"{bag} · {fate.name}")
         if not fate.parts:
             why = text("; ".join(fate.reasons))
             lines.append(f"<div class='episode'><b class='dropped'>dropped</b> {name}: {why}</div>")
