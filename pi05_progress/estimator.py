@@ -136,12 +136,16 @@ class ProgressEstimator:
             self._window.popleft()
 
     def _spread(self, output: PolicyOutput) -> float:
-        """Standard deviation of the belief, from its bins if it has any; never below half of the configured one."""
-        if output.progress_belief is None:
+        """Standard deviation of the belief, from its bins or its interval; never below half of the configured one."""
+        if output.progress_belief is not None:
+            bins = np.asarray(output.progress_belief, float)
+            centres = (np.arange(len(bins)) + 0.5) / len(bins)
+            std = math.sqrt(max(float(bins @ np.square(centres - bins @ centres)), 0.0))
+        elif output.progress_interval is not None:  # a policy server tells no bins
+            lower, upper = output.progress_interval
+            std = (upper - lower) / (2 * NormalDist().inv_cdf((1 + output.confidence_level) / 2))
+        else:
             return self.config.measurement_std
-        bins = np.asarray(output.progress_belief, float)
-        centres = (np.arange(len(bins)) + 0.5) / len(bins)
-        std = math.sqrt(max(float(bins @ np.square(centres - bins @ centres)), 0.0))
         return max(std, self.config.measurement_std / 2)
 
     def _filter(self, dt: float, raw: float, std: float) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from rclpy.impl.rcutils_logger import RcutilsLogger
 
 from pi05_progress.observation import PolicyOutput
-from pi05_progress.policy import Policy
+from pi05_progress.policy import Policy, PolicyUnavailableError
 from pi05_progress.robots.joints import MessageError
 from pi05_progress.robots.messages import robot_frame
 from pi05_progress.robots.profile import RobotProfile
@@ -134,6 +134,8 @@ class InferenceLoop:
             due = max(due + self._period_s, time.monotonic())
             try:
                 self._infer(max(arrived_s, free_s))
+            except PolicyUnavailableError as error:  # no fault of its code: no traceback
+                self._fail(str(error))
             except Exception as error:  # whatever the policy raises: the node lives on and says so
                 self._fail(f"the policy failed: {error!r}", traceback.format_exc())
             finally:

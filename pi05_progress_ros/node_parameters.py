@@ -17,6 +17,8 @@ class NodeParameters:
 
     robot: str
     policy: str
+    server_uri: str
+    server_timeout_s: float
     checkpoint: str
     model: str
     tokenizer: str
@@ -58,8 +60,15 @@ def declare_parameters(node: Node) -> None:
         ParameterError: one is unknown, of another type or out of range.
     """
     declare(node, "robot", "teleavatar", "robot profile: a name, or the path of a YAML file")
-    text = "pi05, or module:function of importable Python code that takes the profile and returns a policy"
+    text = (
+        "pi05, websocket for one on a policy server, or module:function of importable Python code that takes the "
+        "profile and returns a policy"
+    )
     declare(node, "policy", "pi05", text)
+    declare(
+        node, "server_uri", "", "address of the policy server, for policy websocket: ws://HOST:PORT or wss://HOST:PORT"
+    )
+    declare(node, "server_timeout_s", 2.0, "how long its answer is waited for, s", between=(0.1, 60.0))
     declare(
         node, "checkpoint", "", "checkpoint folder; empty runs random parameters, whose progress is marked untrained"
     )

@@ -27,7 +27,7 @@ from std_msgs.msg import Float32, Int32, String
 from std_srvs.srv import Trigger
 
 from pi05_progress.estimator import Estimate, ProgressEstimator, Status
-from pi05_progress.policy import UNTRAINED, Policy, make_policy, use_compilation_cache
+from pi05_progress.policy import UNTRAINED, Policy, PolicyUnavailableError, make_policy, use_compilation_cache
 from pi05_progress.robots.messages import image_backend
 from pi05_progress.robots.profile import IMAGE_TYPE, SIDES, RobotProfile
 from pi05_progress_msgs.msg import ActionChunk, TaskProgress
@@ -71,7 +71,7 @@ class PolicyNode(LifecycleNode):
         try:
             self._configure()
         except Exception as error:  # rclpy would swallow whatever it is
-            known = isinstance(error, ValueError | OSError)
+            known = isinstance(error, ValueError | OSError | PolicyUnavailableError)
             self.get_logger().error(f"cannot configure: {error if known else traceback.format_exc()}")
             return TransitionCallbackReturn.FAILURE
         return TransitionCallbackReturn.SUCCESS
@@ -85,7 +85,7 @@ class PolicyNode(LifecycleNode):
         started = time.monotonic()
         self._policy = make_policy(
             self._profile, policy=p.policy, checkpoint=p.checkpoint, model=p.model, tokenizer=p.tokenizer,
-            num_steps=p.num_steps, seed=p.seed,
+            num_steps=p.num_steps, seed=p.seed, server_uri=p.server_uri, server_timeout_s=p.server_timeout_s,
         )  # fmt: skip
         self._policy.warm_up()
         backend = image_backend()
@@ -149,6 +149,8 @@ class PolicyNode(LifecycleNode):
         """Free the model."""
         for publisher in (self._progress_pub, self._percent_pub, self._chunk_pub, self._diagnostics_pub):
             self.destroy_publisher(publisher)
+        if close := getattr(self._policy, "close", None):
+            close()
         self._policy = None
         return TransitionCallbackReturn.SUCCESS
 
@@ -300,7 +302,7 @@ class PolicyNode(LifecycleNode):
         waiting = problems[0] if problems else ("" if self._prompt else NO_TASK)
         facts = {
             "model_id": self._policy.model_id,
-            "checkpoint": self._settings.checkpoint or "none",
+            "checkpoint": self._settings.checkpoint or self._settings.server_uri or "none",
             "robot": self._profile.name,
             "task": self._prompt,
             "task_status": self._status.name,

@@ -174,3 +174,18 @@ def test_everything_stays_within_bounds_whatever_comes():
         assert math.isfinite(e.rate)
         assert 0 <= e.success_probability <= 1
         assert e.remaining_s is None or all(math.isfinite(t) and t >= 0 for t in e.remaining_s)
+
+
+def test_the_interval_of_a_policy_server_is_taken_for_the_spread_of_its_bins():
+    bins = np.exp(-0.5 * np.square((np.arange(100) + 0.5) / 100 - 0.5) / 0.1**2)
+    told = output(0.5, bins / bins.sum())
+    half = 1.645 * 0.1  # of 90 %
+    served = PolicyOutput(told.actions, 0.5, progress_interval=(0.5 - half, 0.5 + half), confidence_level=0.9)
+    plain = PolicyOutput(told.actions, 0.5)
+    widths = []
+    for given in (told, served, plain):
+        estimator = ProgressEstimator()
+        estimates = [estimator.update(i / 10, given, "stack") for i in range(30)]
+        widths.append(estimates[-1].upper - estimates[-1].lower)
+    assert widths[1] == pytest.approx(widths[0], rel=0.02)
+    assert widths[0] > 1.2 * widths[2], "less sure than by default"

@@ -106,7 +106,12 @@ WRONG_PARAMETERS = [
     ({"robot": "teleavatar_v2"}, "cameras of teleavatar_v2 arrive as rtp: not supported yet"),
     ({"checkpoint": "/nowhere"}, "/nowhere: no such folder; a checkpoint is a folder with config.json"),
     ({"model": "huge"}, "unknown model configuration 'huge'; known: pi05, pi05_lora, tiny, mid"),
-    ({"policy": "nothing"}, "policy 'nothing': expected pi05 or module:function"),
+    ({"policy": "nothing"}, "policy 'nothing': expected pi05, websocket or module:function"),
+    ({"policy": "websocket"}, "server_uri is empty; policy websocket needs it, such as ws://"),
+    (
+        {"policy": "websocket", "server_uri": "ws://127.0.0.1:9"},
+        "cannot configure: no policy server at ws://127.0.0.1:9: Connection refused; is it running",
+    ),
     ({"max_joint_speed": 99.0}, "max_joint_speed: 99.0 is refused, expected float between 0.01 and 3"),
     ({"promt": "stack"}, "unknown parameter promt; known: autostart, "),
 ]

@@ -32,7 +32,7 @@ PLAYER = "training.replay_episode"
 MAX_REPLY = 2**24  # bytes
 
 
-class ServerRefusedError(RuntimeError):
+class ServerRefusedError(PolicyUnavailableError):
     """The server answered with an error instead of a reply; the message is its text."""
 
 
