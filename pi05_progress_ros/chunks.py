@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+
+from pi05_progress.robots.profile import SIDES, RobotProfile
+from pi05_progress.robots.teleavatar import GRIPPER_ACTION, gripper_command_from_effort
+
+ARM_COLUMNS = {"left": slice(0, 7), "right": slice(8, 15)}  # of the 16 action numbers
 
 
 @dataclass(frozen=True)
@@ -82,3 +88,42 @@ def limited(target: np.ndarray, previous: np.ndarray, ranges: np.ndarray, max_sp
     inside = np.clip(target, ranges[:, 0], ranges[:, 1])
     step = max_speed * dt_s
     return previous + np.clip(inside - previous, -step, step)
+
+
+def next_commands(
+    target: np.ndarray, last: Mapping[str, np.ndarray], profile: RobotProfile, max_speed: float, dt_s: float
+) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """What both arms and grippers are commanded next.
+
+    Args:
+        target: of the chunk now, (16,), rad and N m.
+        last: per side what the arm was commanded last, rad (7,).
+        profile: joint ranges and gripper curve.
+        max_speed: of any arm joint, rad/s.
+        dt_s: since the last command.
+
+    Returns:
+        Per side rad (7,), see ``limited``; and per side the gripper's command number in [0, 1].
+    """
+    arms, grippers = {}, {}
+    for side in SIDES:
+        arms[side] = limited(target[ARM_COLUMNS[side]], last[side], profile.arms[side].limits(), max_speed, dt_s)
+        grippers[side] = float(gripper_command_from_effort(target[GRIPPER_ACTION[side]], side, profile.gripper_curve))
+    return arms, grippers
+
+
+def inside(positions: Mapping[str, np.ndarray], profile: RobotProfile) -> dict[str, np.ndarray]:
+    """Per side a pose, rad (7,), moved into the joint ranges."""
+    return {side: np.clip(position, *profile.arms[side].limits().T) for side, position in positions.items()}
+
+
+def blocked(
+    last: Mapping[str, np.ndarray], positions: Mapping[str, np.ndarray], profile: RobotProfile, max_error: float
+) -> str:
+    """Which joint is farther than ``max_error`` (rad) from what it was commanded last; empty if none is."""
+    for side in last:
+        error = np.abs(last[side] - positions[side])
+        if error.max() > max_error:
+            joint = profile.arms[side].joints[int(error.argmax())]
+            return f"{joint} is {error.max():.2f} rad from its command; is the arm blocked?"
+    return ""

@@ -23,9 +23,8 @@ from std_msgs.msg import Float32
 
 from pi05_progress.robots.joints import MessageError, joint_values
 from pi05_progress.robots.profile import SIDES, RobotProfile
-from pi05_progress.robots.teleavatar import GRIPPER_ACTION, gripper_command_from_effort
 
-from .chunks import Chunk, Timeline, limited
+from .chunks import Chunk, Timeline, blocked, inside, next_commands
 from .diagnostics import same_kind
 from .graph import other_publishers
 from .inputs import Snapshot
@@ -38,7 +37,6 @@ PAUSE_S = 0.5  # after a stop, so that what the robot says of itself is news aga
 ACKNOWLEDGED_S = 0.2  # how long the last commands may take to arrive
 HOLD_S = 3.0  # how long the end of a chunk is held with the robot enabled
 OUTSIDE_RAD = 0.05  # how far outside its range a joint may be measured when commanding begins
-ARM_COLUMNS = {"left": slice(0, 7), "right": slice(8, 15)}
 AGAIN = "set publish_commands to true again to go on"
 PAUSED = f"the robot was paused by another while it was commanded: {AGAIN}"
 
@@ -207,7 +205,7 @@ class CommandExecutor:
             return
         if not self._commanding:
             self._commanding, self._highest_fsm = True, PAUSE
-            self._last = self._inside(positions)
+            self._last = inside(positions, self._profile)
         self._command(target, positions, period)
 
     def _reason_against(self, snapshot: Snapshot, ended_by: str, refusal: str) -> str:
@@ -229,12 +227,8 @@ class CommandExecutor:
         # The robot goes PAUSE, SLOW_START, READY by itself; back only if somebody wants it to.
         if self._robot.fsm < self._highest_fsm:
             return self._end_commanding(PAUSED)
-        for side in self._last:
-            error = np.abs(self._last[side] - positions[side])
-            if error.max() > self._settings.max_tracking_error:
-                joint = self._profile.arms[side].joints[int(error.argmax())]
-                text = f"{joint} is {error.max():.2f} rad from its command; is the arm blocked? {AGAIN}"
-                return self._end_commanding(text)
+        if text := blocked(self._last, positions, self._profile, self._settings.max_tracking_error):
+            return self._end_commanding(f"{text} {AGAIN}")
         return ""
 
     def _end_commanding(self, reason: str) -> str:
@@ -268,7 +262,7 @@ class CommandExecutor:
         fsm = self._robot.fsm
         if fsm == PAUSE:
             # The pose the arms have is commanded until the robot follows: slow start then moves nothing.
-            self._last = self._inside(positions)
+            self._last = inside(positions, self._profile)
         self._highest_fsm = max(self._highest_fsm, fsm)
         if fsm != READY:
             self._say(f"waiting for the robot to be READY, it is in {FSM_NAMES[fsm]}")
@@ -276,20 +270,14 @@ class CommandExecutor:
             self._say("the chunk has ended: holding its last target")
         else:
             self._say("")
-            for side in SIDES:
-                limits, speed = self._profile.arms[side].limits(), self._settings.max_joint_speed
-                self._last[side] = limited(target[ARM_COLUMNS[side]], self._last[side], limits, speed, period)
-                effort = target[GRIPPER_ACTION[side]]
-                command = gripper_command_from_effort(effort, side, self._profile.gripper_curve)
-                self._publishers.grippers[side].publish(Float32(data=float(command)))
+            speed = self._settings.max_joint_speed
+            self._last, grippers = next_commands(target, self._last, self._profile, speed, period)
+            for side, command in grippers.items():
+                self._publishers.grippers[side].publish(Float32(data=command))
         self._publish_arms(self._last)
         if time.monotonic() - self._enabled_s >= ENABLE_PERIOD_S:
             self._enabled_s = time.monotonic()
             self._publishers.enable.publish(Float32(data=1.0))
-
-    def _inside(self, positions: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        arms = self._profile.arms
-        return {side: np.clip(position, *arms[side].limits().T) for side, position in positions.items()}
 
     def _publish_arms(self, positions: dict[str, np.ndarray]) -> None:
         stamp = self._node.get_clock().now().to_msg()

@@ -1,0 +1,242 @@
+"""A policy drives the simulated robot in simulated time: no DDS, no clock on the wall, the same every time.
+
+The way of the numbers is the node's: the robot's own messages become a frame (``robot_frame``), the policy's chunks are
+walked as the command thread walks them (``chunks.py``: blending, joint ranges, speed, tracking), arms that follow
+velocities get them by the relay's rule, and the robot follows by its own state machine, slow start included. What a
+lockstep has no use for is left out: ages of messages, other publishers, the operator's mode.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from pi05_progress.estimator import EstimatorConfig, ProgressEstimator
+from pi05_progress.observation import PolicyOutput, RobotFrame
+from pi05_progress.policy import Policy
+from pi05_progress.progress_status import Status
+from pi05_progress.robots.messages import part_names, robot_frame
+from pi05_progress.robots.profile import IMAGE_TYPE, SIDES, RobotProfile
+
+from ..chunks import Chunk, Timeline, blocked, inside, next_commands
+from ..commands import ENABLE_PERIOD_S, HOLD_S, CommandSettings
+from ..inference import output_problem
+from ..relay import relay_velocity
+from .cameras import CameraRig, scaled_sizes
+from .robot import STATE_HZ, Robot
+from .robot_api import State
+from .states import API, StatePublisher, to_time
+from .world import World
+
+
+class ClosedLoopError(RuntimeError):
+    """The policy cannot drive the robot; the message says what it did."""
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """How a policy drives.
+
+    Attributes:
+        inference_rate_hz: how often it is asked, as the node's parameter.
+        latency_s: how long after a frame its chunk is there, s of simulated time, whatever this machine takes.
+        image_scale: size of the pictures as a share of the real cameras'.
+        tail_s: how long it goes on after the task was decided, so that the status can tell.
+        commands: speed, blending and tracking, as the node's parameters.
+        estimator: turns beliefs into progress and status.
+    """
+
+    inference_rate_hz: float = 10.0
+    latency_s: float = 0.1
+    image_scale: float = 0.25
+    tail_s: float = 4.0
+    commands: CommandSettings = field(default_factory=CommandSettings)
+    estimator: EstimatorConfig = field(default_factory=EstimatorConfig)
+
+
+@dataclass(frozen=True)
+class DrivenEpisode:
+    """What became of one episode. Times are simulated seconds from its start; None means never, or unknown.
+
+    Attributes:
+        task, seed, instruction: which it was.
+        outcome: ``success`` or ``failure``, from physics.
+        reason: for it.
+        decided_s: when the outcome was decided.
+        milestones: those reached, with their times.
+        true_progress: share of milestones that held in the end.
+        progress: the estimator's in the end; None if the model has no head.
+        declared_s: when the status was SUCCEEDED for the first time.
+        stopped: why the robot was commanded no more; empty if it was to the end.
+        inferences: how many there were.
+    """
+
+    task: str
+    seed: int
+    instruction: str
+    outcome: str
+    reason: str
+    decided_s: float
+    milestones: tuple[tuple[str, float], ...]
+    true_progress: float
+    progress: float | None
+    declared_s: float | None
+    stopped: str
+    inferences: int
+
+
+class _Newest:
+    """Keeps the newest message of every topic; looks like a node to those who publish."""
+
+    def __init__(self) -> None:
+        self.messages: dict[str, Any] = {}
+
+    def create_publisher(self, msg_type: type, topic: str, qos_profile: Any) -> _Slot:
+        return _Slot(self.messages, topic)
+
+
+class _Slot:
+    def __init__(self, messages: dict[str, Any], topic: str) -> None:
+        self._messages, self._topic = messages, topic
+
+    def publish(self, message: Any) -> None:
+        self._messages[self._topic] = message
+
+
+class ClosedLoop:
+    """Drives one episode after the other; scene and renderers are made once. Used by one thread.
+
+    Args:
+        policy: asked frame by frame; its ``action_dt_s`` is the time between rows of a chunk.
+        profile: the robot.
+        task: name of the task.
+        settings: how.
+
+    Raises:
+        ClosedLoopError: the simulated robot has not this profile's cameras.
+        NoOpenGLError: nothing can be rendered here.
+    """
+
+    def __init__(self, policy: Policy, profile: RobotProfile, task: str, settings: LoopSettings | None = None) -> None:
+        if kinds := sorted({camera.type for camera in profile.cameras.values()} - {IMAGE_TYPE}):
+            raise ClosedLoopError(
+                f"cameras of {profile.name} arrive as {', '.join(kinds)}; the simulated robot has {IMAGE_TYPE} only"
+            )
+        self._policy, self._profile, self._task = policy, profile, task
+        self._settings = settings or LoopSettings()
+        self._world = World(task, 0, "velocity" if profile.arm_command == "relay" else "position")
+        self._rig = CameraRig(self._world.model, scaled_sizes(self._settings.image_scale))
+
+    def close(self) -> None:
+        """Free the renderers."""
+        self._rig.close()
+
+    def run(self, seed: int) -> DrivenEpisode:
+        """Drive the episode of a seed until its outcome is decided, and a little longer.
+
+        Raises:
+            ClosedLoopError: the policy's answer cannot be used.
+        """
+        world, settings = self._world, self._settings
+        world.reset(seed)
+        robot = Robot(world)
+        commander = _Commander(robot, self._profile, settings.commands)
+        estimator = ProgressEstimator(settings.estimator)
+        outlet = _Newest()
+        states = StatePublisher(outlet, robot, self._profile)
+        control_ticks = max(1, round(STATE_HZ / settings.commands.rate_hz))
+        coming: deque[tuple[float, Chunk]] = deque()
+        asked, tick = 0, 0
+        progress, declared_s, decided_s = None, None, None
+        while decided_s is None or robot.now_s < decided_s + settings.tail_s:
+            robot.advance()
+            now = robot.now_s
+            states.publish(tick, to_time(robot.stamp_ns(world.time_s)), API)
+            if now >= asked / settings.inference_rate_hz - 1e-9:
+                asked += 1
+                output = self._ask(robot, outlet.messages)
+                coming.append(
+                    (now + settings.latency_s, Chunk(now, self._policy.action_dt_s, output.actions.astype(float)))
+                )
+                estimate = estimator.update(now, output, world.instruction)
+                progress = estimate.progress
+                if estimate.status == Status.SUCCEEDED and declared_s is None:
+                    declared_s = now
+            while coming and coming[0][0] <= now + 1e-9:
+                commander.timeline.add(coming.popleft()[1], now)
+            if tick % control_ticks == 0:
+                commander.tick(control_ticks / STATE_HZ)
+            if decided_s is None and world.task_status().outcome != "unknown":
+                decided_s = now
+            tick += 1
+        status = world.task_status()
+        return DrivenEpisode(
+            self._task, seed, world.instruction, status.outcome, status.reason, round(decided_s, 3),
+            tuple((m.name, round(m.time_s, 3)) for m in status.milestones), status.progress, progress, declared_s,
+            commander.stopped, asked,
+        )  # fmt: skip
+
+    def _ask(self, robot: Robot, messages: Mapping[str, Any]) -> PolicyOutput:
+        output = self._policy.infer(self._frame(robot, messages), robot.world.instruction)
+        if problem := output_problem(output, self._policy.horizon):
+            raise ClosedLoopError(f"seed {robot.world.seed}, {robot.now_s:.2f} s: {problem}")
+        return output
+
+    def _frame(self, robot: Robot, messages: Mapping[str, Any]) -> RobotFrame:
+        """What the node would have made of the robot's messages and pictures of this moment."""
+        topics = {"arm": self._profile.arms, "gripper": self._profile.grippers}
+        joints = {}
+        for name in part_names():
+            side, part = name.split("_")
+            joints[name] = messages[topics[part][side].state_topic]
+        frame = robot_frame(self._profile, self._rig.render(robot.world.snapshot()), joints)
+        taken = dict.fromkeys(self._profile.cameras, robot.stamp_ns(robot.world.time_s))
+        return replace(frame, stamps_ns={**frame.stamps_ns, **taken})
+
+
+class _Commander:
+    """The command thread's part, at its rate of simulated time: see ``commands.py``, whose rules these are."""
+
+    def __init__(self, robot: Robot, profile: RobotProfile, settings: CommandSettings) -> None:
+        self._robot, self._profile, self._settings = robot, profile, settings
+        self.timeline = Timeline(settings.blend_s)
+        self.stopped = ""
+        self._last: dict[str, np.ndarray] = {}  # per arm what was commanded last; empty before the first chunk
+        self._enabled_s, self._target_s = -np.inf, 0.0
+
+    def tick(self, period_s: float) -> None:
+        """Command what is due."""
+        now = self._robot.now_s
+        target = self.timeline.target(now)
+        if self.stopped or (target is None and not self._last):
+            return  # not commanded any more, or no chunk yet
+        self._target_s = now if target is not None else self._target_s
+        positions = {side: self._robot.world.arm_state(side).position for side in SIDES}
+        if self._last:
+            self.stopped = blocked(self._last, positions, self._profile, self._settings.max_tracking_error)
+            if now - self._target_s > HOLD_S:
+                self.stopped = f"no new actions for {HOLD_S:g} s"
+            if self.stopped:
+                self._robot.machine.enable(0.0, now)
+                return
+        state = self._robot.machine.state
+        if not self._last or state == State.PAUSE:
+            self._last = inside(positions, self._profile)
+        if state == State.READY and target is not None:
+            speed = self._settings.max_joint_speed
+            self._last, grippers = next_commands(target, self._last, self._profile, speed, period_s)
+            for side, command in grippers.items():
+                opening = command if self._profile.gripper_closed == 0 else 1 - command
+                self._robot.command_gripper(side, opening)
+        for side, command in self._last.items():
+            velocity = None
+            if self._profile.relay is not None and self._profile.arm_command == "relay":
+                velocity = relay_velocity(self._profile.relay, command, positions[side])
+            self._robot.command_arm(side, command, velocity)
+        if now - self._enabled_s >= ENABLE_PERIOD_S - 1e-9:
+            self._enabled_s = now
+            self._robot.machine.enable(1.0, now)
