@@ -27,7 +27,7 @@ class DataConfig:
     """Cameras of the profile that are used, such as head_camera; none: all. The model is told that the others are not
     there."""
     progress_column: str = layout.PROGRESS_COLUMN
-    """Feature that holds the progress labels. Data sets without it train actions alone."""
+    """Feature that holds the progress labels; data sets without it train actions alone. Empty: labels are not used."""
     validation_fraction: float = 0.1
     """Share of each data set's episodes that is held out, at least one episode; 0 holds out none."""
     seed_split: int = 0

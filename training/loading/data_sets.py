@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,8 +11,6 @@ from pi05_progress.robots.teleavatar import VECTOR_SIZES
 from ..datasets import layout
 from ..datasets.reader import Dataset, DatasetError, open_dataset
 from .config import DataConfig, DataConfigError
-
-log = logging.getLogger(__name__)
 
 
 def open_data_sets(config: DataConfig, profile: RobotProfile) -> list[Dataset]:
@@ -38,9 +35,8 @@ def open_data_sets(config: DataConfig, profile: RobotProfile) -> list[Dataset]:
         )
     for dataset in datasets:
         _check_robot(dataset, profile)
-    if config.progress_column != layout.PROGRESS_COLUMN and not any(
-        config.progress_column in dataset.features for dataset in datasets
-    ):
+    named = config.progress_column not in ("", layout.PROGRESS_COLUMN)
+    if named and not any(config.progress_column in dataset.features for dataset in datasets):
         raise DataConfigError(
             f"progress_column is {config.progress_column}, which no data set has; {datasets[0].root} has "
             f"{', '.join(datasets[0].features)}"
@@ -65,13 +61,12 @@ def _opened(root: Path) -> Dataset:
 def _check_robot(dataset: Dataset, profile: RobotProfile) -> None:
     """Refuse data of another robot, as far as its description tells."""
     path, robot = dataset.root / layout.INFO, dataset.info.get("robot_type")
-    if robot != profile.name and robot in known_profiles():
+    if robot not in (None, "", "unknown", profile.name):
+        remedy = f"choose --data.robot {robot}" if robot in known_profiles() else "correct robot_type if that is wrong"
         raise DataConfigError(
-            f"{path}: robot_type is {robot}, the profile is {profile.name}; its gripper curve would be wrong: "
-            f"choose --data.robot {robot}"
+            f"{path}: robot_type is {robot}, the profile is {profile.name}, whose layout and gripper curve may "
+            f"differ; {remedy}"
         )
-    if robot != profile.name:
-        log.warning("%s: robot_type is %s; taken for %s, whose profile was chosen", path, robot, profile.name)
     dataset.require([layout.STATE, layout.ACTION, "task_index"])
     for name in (layout.STATE, layout.ACTION):
         shape = list(dataset.features[name]["shape"])

@@ -172,7 +172,7 @@ class TrainLoader:
         labels = (
             f"progress labels: {labelled} of {total} frames"
             if self.has_labels
-            else f"no progress labels: no data set has {self._config.progress_column}; actions alone are trained"
+            else "no progress labels are used: actions alone are trained"
         )
         return [
             f"data: {total} frames of {sum(episodes)} episodes in {len(episodes)} data set"
