@@ -164,8 +164,9 @@ def _checked_labels(labels: np.ndarray, valid: np.ndarray, what: str) -> np.ndar
     if labels.ndim != 1 or labels.dtype.kind != "f":
         raise DataConfigError(f"{what}: {labels.dtype} of shape {labels.shape[1:]}; expected one float32 per frame")
     if len(bad := np.flatnonzero(valid & ~((labels >= 0) & (labels <= 1)))):  # NaN is neither
+        first = bad[0]
         raise DataConfigError(
-            f"{what}: the label of frame {bad[0]} is {labels[bad[0]]:g}, expected [0, 1] wherever {layout.VALID_COLUMN} "
+            f"{what}: the label of frame {first} is {labels[first]:g}, expected [0, 1] wherever {layout.VALID_COLUMN} "
             "is true; label the data set anew: python -m training.add_progress_labels"
         )
     return np.where(valid, labels, 0)
