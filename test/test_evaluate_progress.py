@@ -112,6 +112,9 @@ def test_playbacks_show_what_they_say():
     half, double = shown["half_speed"], shown["double_speed"]
     assert half.frames[:5].tolist() == [0, 1, 3, 4, 6] and half.time_s[-1] == pytest.approx(5.8)
     assert double.frames.tolist() == [0, 6, 12, 18, 24, 29] and double.time_s[-1] == pytest.approx(1.45)
+    end = shown["held"]
+    assert end.frames.tolist() == [*plain.frames, *[29] * 10] and end.time_s[-1] == pytest.approx(2.9 + 3.0)
+    assert all((view.noise is None) == (i < 11) for i, view in enumerate(end.views))
     for playback in shown.values():
         assert (np.diff(playback.time_s) > 0).all() and playback.time_s[0] == 0, playback.name
     pause = shown["pause"]
@@ -156,7 +159,7 @@ def test_frames_come_in_order_and_none_before_its_time():
 
 def test_estimates_do_not_know_what_comes_later():
     rng = np.random.default_rng(0)
-    (playback,) = all_playbacks(101, 10, 2, "stack", **SHOWN, names=())
+    playback = all_playbacks(101, 10, 2, "stack", **SHOWN, names=())[0]
     raw = np.clip(np.linspace(0, 1, 51) + rng.normal(0, 0.05, 51), 0, 1)
     whole = track(playback, Answers(raw, None, raw), EstimatorConfig())
     cut = dataclasses.replace(playback, time_s=playback.time_s[:30], views=playback.views[:30])
@@ -263,23 +266,23 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(checkpoint, small_policy, d
         dataset, checkpoint, cache=tmp_path / "cache", num_steps=1, perturbations=("reversed",), episodes=(1, 3),
         resamples=100,
     )  # fmt: skip
-    stop_at = 20  # within the second episode
+    stop_at = 40  # within the second episode
     with pytest.raises(KeyboardInterrupt):
         run(args)
     stop_at, calls = None, calls[:0]
     resumed = run(args)
-    assert len(calls) == 11  # of the second episode
+    assert len(calls) == 11 + 15  # of the second episode, and of its end held
     calls.clear()
     known = run(args)
     assert calls == [] and known.total == resumed.total
     faster = run(dataclasses.replace(args, rate=10.0))  # other frames: not those answers
-    assert len(calls) == 30 + 21 and faster.total != known.total
+    assert len(calls) == 30 + 21 + 2 * 30 and faster.total != known.total
     (cached,) = {path.parent for path in (tmp_path / "cache").rglob("*.npz")}
     damaged = cached / "episode_000001.npz"
     damaged.write_bytes(damaged.read_bytes()[:100])
     calls.clear()
     again = run(dataclasses.replace(args, rate=10.0))
-    assert len(calls) == 30
+    assert len(calls) == 30 + 30
     assert again.total["voc.raw"] == faster.total["voc.raw"] and again.total["crps.raw"] == faster.total["crps.raw"]
     assert not list(cached.glob("*.partial"))
 
@@ -332,7 +335,7 @@ def test_failures_alone_are_evaluated_and_nothing_is_made_up_about_success(datas
 def test_an_episode_of_one_frame_does_no_harm(dataset):
     evaluation = run(made_up(dataset, episodes=(2,)))
     (result,) = evaluation.episodes
-    assert np.isnan(result.figures["voc.raw"]) and list(result.tracks) == ["plain"]
+    assert np.isnan(result.figures["voc.raw"]) and list(result.tracks) == ["plain", "held"]
 
 
 # --- what is refused ---

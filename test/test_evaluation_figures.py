@@ -1,5 +1,8 @@
 """Figures of made-up predictions whose values are known: perfect, constant, clock, reversed, noisy, early, late."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from made_up_predictions import FPS, LENGTH, STAGES, figures_of, meta
@@ -8,6 +11,7 @@ from scipy.stats import norm
 from training.evaluation import bootstrap, metrics
 from training.evaluation.summary import MEASURES, SOURCES, summarise
 
+DOCS = (Path(__file__).parent.parent / "docs/evaluation.md").read_text()
 LAST = LENGTH - 1
 MARKS = {"grasped": 100, "placed": 150}  # half of the time until progress 0.25
 
@@ -99,7 +103,7 @@ def test_predictions_at_a_milestone_are_those_that_were_known_then():
 
 @pytest.mark.parametrize(
     ("start", "declared", "premature", "late"),
-    [(150, 1, 0, 0), (80, 1, 1, 0), (180, 1, 0, 1), (LAST, 0, 0, 0)],
+    [(150, 1, 0, 0), (80, 1, 1, 0), (180, 1, 0, 1), (9999, 0, 0, 0)],
 )
 def test_declarations_are_premature_late_or_missing(start, declared, premature, late):
     """The task is done at frame 150, 15 s; success is declared a little after progress is 1."""
@@ -111,6 +115,12 @@ def test_declarations_are_premature_late_or_missing(start, declared, premature, 
         assert (start - 150) / FPS < found["delay.filtered"] < (start - 150) / FPS + 3
     else:
         assert np.isnan(found["delay.filtered"])
+
+
+def test_a_recording_that_ends_when_the_task_is_done_does_not_hide_that_it_is_seen():
+    """Above 0.95 for the last second only, as in linear labels: sure of it half a second after the end."""
+    found = figures_of(linear, perturbed=False)
+    assert found["declared.filtered"] == 1 and 0 < found["delay.filtered"] < 2
 
 
 def test_without_milestones_a_task_is_done_at_the_end_of_its_episode():
@@ -270,3 +280,10 @@ def test_every_measure_has_a_source_that_some_episode_gives():
     found = summarise([good, partial, failed], ["a"] * 3)
     missing = [m.key for m in MEASURES if not any(f"{m.key}.{source}" in found for source in SOURCES)]
     assert missing == ["delay"] or missing == []  # a success that is never declared has no delay
+
+
+def test_every_measure_is_defined_in_the_docs():
+    documented = set(re.findall(r"`([a-z0-9_]+)`", DOCS))
+    assert {measure.key for measure in MEASURES} <= documented
+    rows = [line.split("|")[1] for line in DOCS.splitlines() if line.startswith("| `")]
+    assert {key for row in rows for key in re.findall(r"`([a-z0-9_]+)`", row)} == {m.key for m in MEASURES}

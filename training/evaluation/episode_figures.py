@@ -26,7 +26,7 @@ def episode_figures(tracks: Mapping[str, Track], truth: Truth, fps: float, media
     """All figures of an episode.
 
     Args:
-        tracks: by name of the playback, at least the plain one.
+        tracks: by name of the playback, at least the plain one and the one whose end is held.
         truth: of the episode.
         fps: of the recording.
         median_s: median duration of its task in training; None if training had no such task.
@@ -34,7 +34,7 @@ def episode_figures(tracks: Mapping[str, Track], truth: Truth, fps: float, media
     track = tracks[playbacks.PLAIN]
     by_clock = np.full(len(track.time_s), np.nan) if median_s is None else metrics.clock(track.time_s, median_s)
     found: dict[str, float] = {"rank": float(truth.rank)}
-    found |= _reached(track, truth) | _declared(track, truth, fps) | _latency(track)
+    found |= _reached(track, truth) | _declared(tracks[playbacks.HELD], truth, fps) | _latency(track)
     if truth.success:
         found |= _order_and_error(track, truth, fps, by_clock)
         found |= _belief(track, truth) | _remaining(track, median_s) | _perturbed(tracks, truth)
@@ -80,7 +80,7 @@ def _reached(track: Track, truth: Truth) -> dict[str, float]:
 
 
 def _declared(track: Track, truth: Truth, fps: float) -> dict[str, float]:
-    """When the status said SUCCEEDED."""
+    """When the status said SUCCEEDED; the end is held, because it takes a second to be sure."""
     at, done = track.declared_s(), truth.done_frame / fps
     declared = bool(np.isfinite(at))
     found = {"declared.filtered": float(declared)}
@@ -132,7 +132,7 @@ def _remaining(track: Track, median_s: float | None) -> dict[str, float]:
 def _perturbed(tracks: Mapping[str, Track], truth: Truth) -> dict[str, float]:
     """What perturbations do to the prediction."""
     found, original = {}, tracks[playbacks.PLAIN]
-    for name in (n for n in tracks if n != playbacks.PLAIN):
+    for name in (n for n in tracks if n not in (playbacks.PLAIN, playbacks.HELD)):
         track = tracks[name]
         for kind in KINDS:
             values = track.values(kind)

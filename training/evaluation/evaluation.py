@@ -157,7 +157,7 @@ def evaluate(
 def episode_playbacks(
     dataset: Dataset, episode: Episode, profile: RobotProfile, settings: Settings, perturbations: Sequence[str]
 ) -> list[Playback]:
-    """What the policy is shown of an episode: as it was, and perturbed if it has more than one frame."""
+    """What the policy is shown of an episode: as it was, its end held, and perturbed if it has more than one frame."""
     return playbacks.all_playbacks(
         episode.length,
         dataset.fps,

@@ -14,7 +14,7 @@ from ..report.charts import Band, Curve
 from ..report.page import STYLE
 from .bootstrap import Figure
 from .evaluation import EpisodeResult, Evaluation
-from .playbacks import DOUBLE, HALF, PAUSE, PLAIN, REVERSED
+from .playbacks import DOUBLE, HALF, HELD, PAUSE, PLAIN, REVERSED
 from .summary import MEASURES, SOURCES, Measure
 from .truth import PARTIAL
 
@@ -157,8 +157,8 @@ def _episode(result: EpisodeResult, pictures: Sequence[Thumbnail], fps: float) -
         f"<span class='{outcome}'>{said}</span><span class='soft'>{end:.1f} s · {_in_short(result)}</span></div>"
     )
     marks = [(frame / fps, name, "milestone") for name, frame, _ in truth.boundaries]
-    if np.isfinite(track.declared_s()):
-        marks.append((track.declared_s(), "status SUCCEEDED", "declared"))
+    if np.isfinite(declared_s := track.declared_s()):
+        marks.append((declared_s, "status SUCCEEDED", "declared"))
     lines = [Curve(track.time_s, track.raw, "raw"), Curve(track.time_s, track.filtered, "filtered")]
     if truth.reference is not None:
         lines.insert(0, Curve(track.time_s, truth.reference[track.frames], "truth"))
@@ -178,6 +178,9 @@ def _in_short(result: EpisodeResult) -> str:
     for key, name in names.items():
         if np.isfinite(figures.get(key, np.nan)):
             found.append(f"{name} {figures[key]:.3f}")
+    declared_s, end_s = result.tracks[HELD].declared_s(), float(result.tracks[PLAIN].time_s[-1])
+    if declared_s > end_s:
+        found.append(f"SUCCEEDED {declared_s - end_s:.1f} s after the end")
     return " · ".join(found)
 
 

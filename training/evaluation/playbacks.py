@@ -9,10 +9,11 @@ import numpy as np
 
 from pi05_progress.observation import RobotFrame
 
-PLAIN = "plain"
+PLAIN, HELD = "plain", "held"
 PAUSE, REVERSED, HALF, DOUBLE, WRONG, BLACK = "pause", "reversed", "half_speed", "double_speed", "wrong", "black"
 PERTURBATIONS = (PAUSE, REVERSED, HALF, DOUBLE, WRONG, BLACK)
 PAUSE_S = 5.0
+HELD_S = 3.0  # how long the end of a recording is held: a robot that is done stays, its recording ends
 PICTURE_NOISE = 3.0  # standard deviation of a paused picture's noise, of 255
 STATE_NOISE = 5e-4  # of a paused robot's state, rad and so on
 
@@ -55,13 +56,11 @@ class Playback:
         name: one of the constants above.
         time_s: when each is shown, rising, in seconds from the start.
         views: what is shown.
-        pause: indices of the view before the pause and of its last one, where there is a pause.
     """
 
     name: str
     time_s: np.ndarray
     views: tuple[View, ...]
-    pause: tuple[int, int] | None = None
 
     @property
     def frames(self) -> np.ndarray:
@@ -78,14 +77,23 @@ def plain(length: int, fps: float, stride: int, prompt: str) -> Playback:
 def paused(original: Playback, fps: float, stride: int, seed: int) -> Playback:
     """Everything stops for five seconds half-way, but the sensors' noise goes on; then the rest is shown."""
     middle = len(original.views) // 2
-    steps = max(1, int(PAUSE_S * fps / stride + 1e-9))
-    still = original.views[middle]
-    pause = [replace(still, noise=1000 * seed + step) for step in range(steps)]
-    during = original.time_s[middle] + (1 + np.arange(steps)) * stride / fps
-    length = during[-1] - original.time_s[middle]
-    times = np.concatenate([original.time_s[: middle + 1], during, original.time_s[middle + 1 :] + length])
-    views = (*original.views[: middle + 1], *pause, *original.views[middle + 1 :])
-    return Playback(PAUSE, times, views, (middle, middle + steps))
+    during = _standstill(original.views[middle], PAUSE_S, fps, stride, 1000 * seed)
+    length = len(during) * stride / fps
+    times = original.time_s[middle] + (1 + np.arange(len(during))) * stride / fps
+    time_s = np.concatenate([original.time_s[: middle + 1], times, original.time_s[middle + 1 :] + length])
+    return Playback(PAUSE, time_s, (*original.views[: middle + 1], *during, *original.views[middle + 1 :]))
+
+
+def held(original: Playback, fps: float, stride: int, seed: int) -> Playback:
+    """After the last frame nothing happens for three seconds but the sensors' noise."""
+    after = _standstill(original.views[-1], HELD_S, fps, stride, 1000 * seed + 500)
+    times = original.time_s[-1] + (1 + np.arange(len(after))) * stride / fps
+    return Playback(HELD, np.concatenate([original.time_s, times]), (*original.views, *after))
+
+
+def _standstill(view: View, seconds: float, fps: float, stride: int, seed: int) -> list[View]:
+    steps = max(1, int(seconds * fps / stride + 1e-9))
+    return [replace(view, noise=seed + step) for step in range(steps)]
 
 
 def backwards(original: Playback) -> Playback:
@@ -120,7 +128,7 @@ def all_playbacks(
     seed: int,
     names: Sequence[str] = PERTURBATIONS,
 ) -> list[Playback]:
-    """An episode as it was, and perturbed in each of the ways that are named.
+    """An episode as it was, with its end held, and perturbed in each of the ways that are named.
 
     Args:
         length: frames of the episode.
@@ -141,4 +149,4 @@ def all_playbacks(
         WRONG: lambda: changed(WRONG, original, prompt=wrong_prompt),
         BLACK: lambda: changed(BLACK, original, black=black),
     }
-    return [original, *(makers[name]() for name in names)]
+    return [original, held(original, fps, stride, seed), *(makers[name]() for name in names)]
