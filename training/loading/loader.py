@@ -21,22 +21,19 @@ import numpy as np
 from jaxtyping import Int64
 
 from pi05_progress.models.config import Pi05Config
-from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.tokenizer import Encoder
 
-from ..datasets.progress_meta import ProgressMeta, load_progress_meta
+from ..datasets.progress_meta import ProgressMeta
 from ..datasets.reader import Dataset
 from .batch import Batch
 from .cache import cached_pictures
 from .config import DataConfig, DataConfigError
-from .data_sets import asset_name, open_data_sets
+from .data import Data, read_data
+from .data_sets import asset_name
 from .mixture import Order, shard_count, stripes_per_period, training_order
 from .negatives import negatives
-from .pictures import DecodedPictures, Pictures, camera_features
-from .rows import load_rows
+from .pictures import DecodedPictures, Pictures
 from .samples import Sample, SampleMaker, Source, to_batch
-from .split import held_out
-from .statistics import statistics
 
 STATE_FORMAT = 1
 AHEAD = 2  # batches that every worker process keeps ready
@@ -71,9 +68,14 @@ class TrainLoader:
         notes: what should be said to whoever starts the run.
 
     Raises:
-        DataConfigError, DatasetError, PictureError, ConfigError: data or configuration do not fit; the message says
-            what to do.
+        DataConfigError, DatasetError, PictureError, ProgressMetaError, ConfigError: data or configuration do not fit;
+            the message says what to do.
     """
+
+    datasets: list[Dataset]
+    progress_meta: list[ProgressMeta]
+    held_out: list[list[int]]
+    stats: Mapping[str, NormStats]
 
     def __init__(
         self,
@@ -87,74 +89,52 @@ class TrainLoader:
         process_count: int = 1,
     ) -> None:
         _check_arguments(config, model, encoder, seed, process_index, process_count)
-        self._config, self._batch_size = config, batch_size
-        self._process, self._processes = process_index, process_count
-        profile = RobotProfile.load(config.robot)
-        self.datasets: list[Dataset] = open_data_sets(config, profile)
-        self.progress_meta: list[ProgressMeta] = [load_progress_meta(dataset.root) for dataset in self.datasets]
-        self.asset_id, self.action_dt_s = asset_name(config, self.datasets), 1 / self.datasets[0].fps
-        shards = shard_count(batch_size, process_count, len(self.datasets))
-        self.held_out: list[list[int]] = [
-            held_out(len(dataset.episodes), config.validation_fraction, config.seed_split) for dataset in self.datasets
-        ]
-        features = [camera_features(dataset, profile, config.cameras) for dataset in self.datasets]
-        rows = [load_rows(dataset, profile, config.progress_column) for dataset in self.datasets]
-        self.has_labels = any(of.progress is not None for of in rows)
-        self.stats, where = statistics(config, self.datasets, rows, profile, model.action_horizon)
-        changes = negatives(config, seed, [dataset.tasks for dataset in self.datasets], rows, self.progress_meta)
-        own = [_split(of.starts, out) for of, out in zip(rows, self.held_out, strict=True)]
-        training, self._validation = [train for train, _ in own], [out for _, out in own]
-        self.train_frames = sum(len(of) for of in training)
-        self.validation_frames = sum(len(of) for of in self._validation)
-        counts = stripes_per_period([len(of) for of in training], config.weights, shards)
-        made_from = {
-            "data sets": [of.digest() for of in rows],
-            "instructions": [dataset.tasks for dataset in self.datasets],
-            "held-out episodes": self.held_out,
-            "cameras": features,
-            "statistics": _digest({key: [of.mean.tolist(), of.std.tolist()] for key, of in self.stats.items()}),
-            "model": [model.image_size, model.action_horizon, model.action_dim, model.max_token_len],
-            "discrete_state": model.discrete_state,
-            "quantiles": config.quantiles,
-            "delta_actions": config.delta_actions,
-            "wrong_instruction": config.wrong_instruction,
-            "reversed_clip": config.reversed_clip,
-            "weights": counts if config.weights else None,
-            "batch_size": batch_size,
-            "seed": seed,
-            "shards": shards,
-        }
-        self._made_from: dict[str, Any] = json.loads(json.dumps(made_from))
+        self._config, self._process, self._processes = config, process_index, process_count
+        data = read_data(config, model)
+        shards = shard_count(batch_size, process_count, len(data.datasets))
+        counts = stripes_per_period([len(of) for of in data.training], config.weights, shards)
+        self.datasets, self.progress_meta, self.held_out = data.datasets, data.metas, data.held_out
+        self.has_labels, self.stats = data.has_labels, data.stats
+        self.asset_id, self.action_dt_s = asset_name(config, data.datasets), 1 / data.datasets[0].fps
+        self.train_frames, self.validation_frames = (sum(map(len, of)) for of in (data.training, data.validation))
+        self.notes = data.notes()
+        self._made_from = _made_from(config, model, data, batch_size, seed, shards)
         self.fingerprint = _digest(self._made_from)
+        self._validation = data.validation
         self._folder = tempfile.TemporaryDirectory(prefix="pi05_progress_rows_") if config.workers else None
-        if self._folder is not None:
-            rows = [of.moved_to(Path(self._folder.name) / str(index)) for index, of in enumerate(rows)]
-        pictures = [self._pictures(*pair, model.image_size) for pair in zip(self.datasets, features, strict=True)]
-        sources = [Source(*of) for of in zip(rows, pictures, [d.tasks for d in self.datasets], strict=True)]
-        self._samples = SampleMaker(
-            sources,
-            model,
-            encoder,
-            self.stats,
-            quantiles=config.quantiles,
-            relative=config.delta_actions,
-            negatives=changes,
-        )
-        self._samples.check_prompts()
+        self._samples = self._sample_maker(data, model, encoder, seed)
         order = Order(counts, shards, batch_size, process_count)
+        rows = training_order(data.training, order, shards, seed)
         if not absl.flags.FLAGS.is_parsed():
             absl.flags.FLAGS.mark_as_parsed()  # worker processes of grain read its flags, which nobody gives here
-        make = _TrainingSample(order, self._samples)
         self._iterator = iter(
             grain.experimental.ElasticIterator(
-                training_order(training, order, shards, seed).map_with_index(make),
+                rows.map_with_index(_TrainingSample(order, self._samples)),
                 batch_size,
                 grain.sharding.ShardOptions(process_index, process_count),
                 read_options=self._read_options(),
                 multiprocessing_options=grain.MultiprocessingOptions(config.workers, AHEAD) if config.workers else None,
             )
         )
-        self.notes = self._notes(where, [of.valid for of in rows])
+
+    def _sample_maker(self, data: Data, model: Pi05Config, encoder: Encoder, seed: int) -> SampleMaker:
+        tasks = [dataset.tasks for dataset in data.datasets]
+        changes = negatives(self._config, seed, tasks, data.rows, data.metas)
+        rows = data.rows
+        if self._folder is not None:  # worker processes share them so, instead of having copies
+            rows = [of.moved_to(Path(self._folder.name) / str(index)) for index, of in enumerate(rows)]
+        pictures = [self._pictures(*pair, model.image_size) for pair in zip(data.datasets, data.features, strict=True)]
+        samples = SampleMaker(
+            [Source(*of) for of in zip(rows, pictures, tasks, strict=True)],
+            model,
+            encoder,
+            data.stats,
+            quantiles=self._config.quantiles,
+            relative=self._config.delta_actions,
+            negatives=changes,
+        )
+        samples.check_prompts()
+        return samples
 
     def _pictures(self, dataset: Dataset, features: Mapping[str, str], size: tuple[int, int]) -> Pictures:
         if self._config.cache is None:
@@ -163,23 +143,6 @@ class TrainLoader:
 
     def _read_options(self) -> grain.ReadOptions:
         return grain.ReadOptions(num_threads=self._config.threads, prefetch_buffer_size=self._config.threads)
-
-    def _notes(self, where: str, valid: list[np.ndarray | None]) -> list[str]:
-        episodes = [len(dataset.episodes) for dataset in self.datasets]
-        out = sum(len(of) for of in self.held_out)
-        labelled = sum(int(of.sum()) for of in valid if of is not None)
-        total = self.train_frames + self.validation_frames
-        labels = (
-            f"progress labels: {labelled} of {total} frames"
-            if self.has_labels
-            else "no progress labels are used: actions alone are trained"
-        )
-        return [
-            f"data: {total} frames of {sum(episodes)} episodes in {len(episodes)} data set"
-            f"{'s' * (len(episodes) > 1)}, {out} episodes ({self.validation_frames} frames) held out",
-            labels,
-            f"statistics: {where}",
-        ]
 
     def __iter__(self) -> Iterator[Batch]:
         return self
@@ -293,12 +256,34 @@ def _check_arguments(
         raise DataConfigError(f"the tokenizer has {encoder.vocabulary} tokens, the model {model.vocabulary}")
 
 
-def _split(starts: Int64[np.ndarray, " e"], out: list[int]) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " m"]]:
-    """Rows that are trained on, and rows of the episodes that are held out."""
-    is_out = np.zeros(len(starts) - 1, bool)
-    is_out[out] = True
-    of_row = np.repeat(is_out, np.diff(starts))
-    return np.flatnonzero(~of_row), np.flatnonzero(of_row)
+def _made_from(
+    config: DataConfig, model: Pi05Config, data: Data, batch_size: int, seed: int, shards: int
+) -> dict[str, Any]:
+    """All that decides what batches hold, by name, as JSON gives it back."""
+    made_from = {
+        "data sets": [of.digest() for of in data.rows],
+        "instructions": [dataset.tasks for dataset in data.datasets],
+        "held-out episodes": data.held_out,
+        "cameras": data.features,
+        "statistics": _digest(
+            {key: [np.asarray(part).tolist() for part in vars(of).values()] for key, of in data.stats.items()}
+        ),
+        "model": [model.image_size, model.action_horizon, model.action_dim, model.max_token_len],
+        "discrete_state": model.discrete_state,
+        "quantiles": config.quantiles,
+        "delta_actions": config.delta_actions,
+        "wrong_instruction": config.wrong_instruction,
+        "reversed_clip": config.reversed_clip,
+        "weights": config.weights,
+        "batch_size": batch_size,
+        "seed": seed,
+        "shards": shards,
+    }
+    return json.loads(json.dumps(made_from))
+
+
+def _numbers(stats: NormStats) -> list[list[float] | None]:
+    return [None if part is None else np.asarray(part).tolist() for part in vars(stats).values()]
 
 
 def _digest(value: Any) -> str:

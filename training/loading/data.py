@@ -1,0 +1,101 @@
+"""Everything of a run's data but its pictures: data sets, split, numbers in memory, statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int64
+
+from pi05_progress.models.config import Pi05Config
+from pi05_progress.normalize import NormStats
+from pi05_progress.robots.profile import RobotProfile
+
+from ..datasets.progress_meta import ProgressMeta, load_progress_meta
+from ..datasets.reader import Dataset
+from .config import DataConfig
+from .data_sets import open_data_sets
+from .pictures import camera_features
+from .rows import Rows, load_rows
+from .split import held_out
+from .statistics import statistics
+
+
+@dataclass(frozen=True)
+class Data:
+    """What is known once data sets are opened; lists have an entry per data set.
+
+    Attributes:
+        datasets: opened.
+        metas: outcomes and milestones of episodes, and how labels were made.
+        features: the data set's feature for each of the model's cameras that is used.
+        held_out: episodes that are not trained on.
+        rows: numbers of all frames.
+        training: numbers of the rows that are trained on.
+        validation: numbers of the others.
+        stats: of ``state`` and ``actions``.
+        stats_from: where they are from.
+    """
+
+    datasets: list[Dataset]
+    metas: list[ProgressMeta]
+    features: list[dict[str, str]]
+    held_out: list[list[int]]
+    rows: list[Rows]
+    training: list[Int64[np.ndarray, " n"]]
+    validation: list[Int64[np.ndarray, " m"]]
+    stats: Mapping[str, NormStats]
+    stats_from: str
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether any data set has progress labels."""
+        return any(rows.progress is not None for rows in self.rows)
+
+    def notes(self) -> list[str]:
+        """What should be said to whoever starts the run."""
+        episodes = sum(len(dataset.episodes) for dataset in self.datasets)
+        train, out = (sum(map(len, parts)) for parts in (self.training, self.validation))
+        labelled = sum(int(rows.valid.sum()) for rows in self.rows if rows.valid is not None)
+        return [
+            f"data: {train + out} frames of {episodes} episodes in {len(self.datasets)} data "
+            f"set{'s' * (len(self.datasets) > 1)}, {sum(map(len, self.held_out))} episodes ({out} frames) held out",
+            f"progress labels: {labelled} of {train + out} frames"
+            if self.has_labels
+            else "no progress labels are used: actions alone are trained",
+            f"statistics: {self.stats_from}",
+        ]
+
+
+def read_data(config: DataConfig, model: Pi05Config) -> Data:
+    """Open, check and read what a configuration names.
+
+    Raises:
+        DataConfigError, DatasetError, ConfigError, ProgressMetaError: what does not fit; says what to do.
+    """
+    profile = RobotProfile.load(config.robot)
+    datasets = open_data_sets(config, profile)
+    out = [held_out(len(dataset.episodes), config.validation_fraction, config.seed_split) for dataset in datasets]
+    features = [camera_features(dataset, profile, config.cameras) for dataset in datasets]
+    rows = [load_rows(dataset, profile, config.progress_column) for dataset in datasets]
+    stats, stats_from = statistics(config, datasets, rows, profile, model.action_horizon)
+    is_out = [_rows_of(of.starts, episodes) for of, episodes in zip(rows, out, strict=True)]
+    return Data(
+        datasets=datasets,
+        metas=[load_progress_meta(dataset.root) for dataset in datasets],
+        features=features,
+        held_out=out,
+        rows=rows,
+        training=[np.flatnonzero(~of) for of in is_out],
+        validation=[np.flatnonzero(of) for of in is_out],
+        stats=stats,
+        stats_from=stats_from,
+    )
+
+
+def _rows_of(starts: Int64[np.ndarray, " e"], episodes: list[int]) -> np.ndarray:
+    """Whether each row is of one of these episodes."""
+    chosen = np.zeros(len(starts) - 1, bool)
+    chosen[episodes] = True
+    return np.repeat(chosen, np.diff(starts))
