@@ -214,7 +214,16 @@ def test_without_labels_there_is_no_progress(load):
         observation = next(batches).observation
     assert observation.progress is None and observation.progress_mask is None
     with load(progress_column="") as batches:
+        assert not batches.has_labels and len(batches.notes) == 3
+
+
+def test_labels_in_another_column_are_pointed_out(tmp_path, load):
+    root = labelled(tmp_path / "other", column="progress.label")
+    with load(root) as batches:
         assert not batches.has_labels
+        assert any(f"{root} are in progress.label" in note for note in batches.notes)
+    with load(root, progress_column="progress.label") as batches:
+        assert batches.has_labels and next(batches).observation.progress.any()
 
 
 def test_data_sets_are_mixed_by_their_weights(data, load):

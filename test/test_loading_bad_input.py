@@ -45,7 +45,7 @@ def own_stats(root, relative=False):
 
 def test_no_data_set_or_none_there(tmp_path):
     refused("give the folder of one", "")
-    refused("no such folder; .*huggingface-cli download", "physical-intelligence/libero", kind=DatasetError)
+    refused("no such folder; .*hf download", "physical-intelligence/libero", kind=DatasetError)
     refused("not a LeRobot data set", tmp_path, kind=DatasetError)
     refused("given twice", TWO_TASKS, TWO_TASKS)
 

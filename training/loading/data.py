@@ -53,12 +53,12 @@ class Data:
         """Whether any data set has progress labels."""
         return any(rows.progress is not None for rows in self.rows)
 
-    def notes(self) -> list[str]:
-        """What should be said to whoever starts the run."""
+    def notes(self, progress_column: str) -> list[str]:
+        """What should be said to whoever starts the run, who chose this column of labels."""
         episodes = sum(len(dataset.episodes) for dataset in self.datasets)
         train, out = (sum(map(len, parts)) for parts in (self.training, self.validation))
         labelled = sum(int(rows.valid.sum()) for rows in self.rows if rows.valid is not None)
-        return [
+        notes = [
             f"data: {train + out} frames of {episodes} episodes in {len(self.datasets)} data "
             f"set{'s' * (len(self.datasets) > 1)}, {sum(map(len, self.held_out))} episodes ({out} frames) held out",
             f"progress labels: {labelled} of {train + out} frames"
@@ -66,6 +66,14 @@ class Data:
             else "no progress labels are used: actions alone are trained",
             f"statistics: {self.stats_from}",
         ]
+        for dataset, meta in zip(self.datasets, self.metas, strict=True):
+            column = meta.labels.columns.get("progress") if meta.labels else None
+            if column and progress_column and column != progress_column:
+                notes.append(
+                    f"note: the labels of {dataset.root} are in {column}, not in {progress_column}; "
+                    f"--data.progress_column {column} uses them"
+                )
+        return notes
 
 
 def read_data(config: DataConfig, model: Pi05Config) -> Data:

@@ -53,7 +53,7 @@ def _opened(root: Path) -> Dataset:
     if not root.exists():
         raise DatasetError(
             f"{root}: no such folder; data sets are read from folders, so one of the Hugging Face hub is downloaded "
-            "first: huggingface-cli download --repo-type dataset NAME --local-dir FOLDER"
+            "first: hf download --repo-type dataset NAME --local-dir FOLDER"
         )
     return open_dataset(root)
 

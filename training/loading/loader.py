@@ -97,7 +97,7 @@ class TrainLoader:
         self.has_labels, self.stats = data.has_labels, data.stats
         self.asset_id, self.action_dt_s = asset_name(config, data.datasets), 1 / data.datasets[0].fps
         self.train_frames, self.validation_frames = (sum(map(len, of)) for of in (data.training, data.validation))
-        self.notes = data.notes()
+        self.notes = data.notes(config.progress_column)
         self._made_from = _made_from(config, model, data, batch_size, seed, shards)
         self.fingerprint = _digest(self._made_from)
         self._validation = data.validation
@@ -265,9 +265,7 @@ def _made_from(
         "instructions": [dataset.tasks for dataset in data.datasets],
         "held-out episodes": data.held_out,
         "cameras": data.features,
-        "statistics": _digest(
-            {key: [np.asarray(part).tolist() for part in vars(of).values()] for key, of in data.stats.items()}
-        ),
+        "statistics": _digest({key: _numbers(of) for key, of in data.stats.items()}),
         "model": [model.image_size, model.action_horizon, model.action_dim, model.max_token_len],
         "discrete_state": model.discrete_state,
         "quantiles": config.quantiles,
