@@ -77,19 +77,21 @@ class Track:
 def ask(policy: Policy, frames: Frames, playbacks: Sequence[Playback]) -> dict[str, Answers]:
     """The policy's answers to every playback, by name.
 
-    Playback by playback and in order, each frame without those after it. A Pi0.5 has no memory: what it believes
-    depends on nothing but what it is shown now, so that a view that comes in several playbacks is shown once.
+    Playback by playback and in order, each frame without those after it and with the stamp of when it is shown. A Pi0.5
+    has no memory and reads no stamps: what it believes depends on nothing but what it sees, so that a view that comes
+    in several playbacks is shown to it once.
 
     Raises:
         EvaluationError: the policy has no progress head, or its progress is no number in [0, 1].
     """
     if isinstance(policy, Pi05Policy):
         views = sorted({v for p in playbacks for v in p.views}, key=lambda v: v.frame)
-        known = dict(zip(views, _infer(policy, _forward(frames, views), views), strict=True))
+        times = [0.0] * len(views)  # of no meaning
+        known = dict(zip(views, _infer(policy, _forward(frames, views), views, times), strict=True))
         return {p.name: _answers([known[view] for view in p.views]) for p in playbacks}
     numbers = sorted({view.frame for p in playbacks for view in p.views})
     held = dict(zip(numbers, frames(numbers), strict=True))
-    return {p.name: _answers(list(_infer(policy, held.__getitem__, p.views))) for p in playbacks}
+    return {p.name: _answers(list(_infer(policy, held.__getitem__, p.views, p.time_s))) for p in playbacks}
 
 
 def _forward(frames: Frames, views: Sequence[View]) -> Callable[[int], RobotFrame]:
@@ -108,10 +110,11 @@ def _forward(frames: Frames, views: Sequence[View]) -> Callable[[int], RobotFram
 
 
 def _infer(
-    policy: Policy, get: Callable[[int], RobotFrame], views: Sequence[View]
+    policy: Policy, get: Callable[[int], RobotFrame], views: Sequence[View], times_s: Sequence[float]
 ) -> Iterator[tuple[float, np.ndarray | None, float]]:
-    for view in views:
+    for view, time_s in zip(views, times_s, strict=True):
         shown = view.of(get(view.frame))
+        shown = replace(shown, stamps_ns=dict.fromkeys(shown.stamps_ns, round(time_s * 1e9)))
         before = time.perf_counter()
         output = policy.infer(shown, view.prompt)
         ms = 1e3 * (time.perf_counter() - before)
