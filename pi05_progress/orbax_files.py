@@ -112,7 +112,7 @@ class _Reader:
     def __call__(self, path: str, dtype: np.dtype, index: Index) -> np.ndarray:
         try:
             store = self._stores[path]
-            chunk = store.chunk_layout.read_chunk.shape
+            chunk = store.chunk_layout.read_chunk.shape or ()  # a single number has none
             chunk_bytes = int(np.prod(chunk, dtype=np.int64)) * store.dtype.numpy_dtype.itemsize
             out = aligned_empty(shape_of(index), dtype)
             target, source = ts.array(out), ts.cast(store, ts.dtype(dtype))

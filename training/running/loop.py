@@ -57,7 +57,7 @@ class Loop:
             run.model, run.mesh, config.optimizer, config.loss, trained=config.trained, action_size=len(ACTION_INDEX)
         )
         self._validates = config.validation_interval > 0 and any(run.loader.held_out)
-        self._validation_step = make_validation_step(run.model, run.mesh, config.seed)
+        self._validation_step = make_validation_step(run.model, run.mesh, config.loss, len(ACTION_INDEX), config.seed)
         self._agreement = Agreement(run.mesh)
         self._state, self._step = run.state, run.begin.step
         self._in_flight = InFlight()

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int32, Key
 from pi05_progress.models.config import Pi05Config
 from pi05_progress.models.pi05 import Pi05
 
+from ..engine.loss import LossConfig
 from ..engine.sharding import put_batch, replicated
 from ..engine.state import TrainState, with_parameters
 from ..loading.batch import Batch
@@ -84,13 +85,24 @@ def draws(
     return jax.vmap(one)(origin)
 
 
-def per_sample(model: Pi05, key: Key[Array, ""], batch: Batch) -> PerSample:
-    """Both losses and the model's belief, from one pass; the formulas are those of ``compute_loss_with_progress``."""
+def per_sample(model: Pi05, key: Key[Array, ""], batch: Batch, loss: LossConfig, action_size: int) -> PerSample:
+    """Both losses and the model's belief, from one pass; the formulas are those of ``Pi05.losses``.
+
+    Args:
+        model: with its parameters.
+        key: that draws start from.
+        batch: of held-out frames.
+        loss: what counts in the action loss.
+        action_size: numbers of an action before padding.
+    """
     noise, time = draws(key, batch.origin, batch.actions.shape[1:])
     t = time[:, None, None]
     noisy = t * noise + (1 - t) * batch.actions
     out, mask, velocity = model.joint_pass(batch.observation, noisy, time)
-    action = jnp.square(velocity - (noise - batch.actions)).mean(axis=(1, 2))
+    counted = action_size if loss.ignore_padded_dims else None
+    per_step = jnp.square(velocity - (noise - batch.actions))[..., :counted].mean(axis=-1)
+    steps = ~batch.action_is_pad if loss.ignore_padded_steps else jnp.ones_like(batch.action_is_pad)
+    action = jnp.where(steps, per_step, 0.0).sum(axis=-1) / steps.sum(axis=-1)  # the first step always counts
     if not model.has_progress:
         return PerSample(batch.origin, action)
     logits = model.progress_head.logits(out, mask)
@@ -98,19 +110,19 @@ def per_sample(model: Pi05, key: Key[Array, ""], batch: Batch) -> PerSample:
     given, mask = batch.observation.progress, batch.observation.progress_mask
     if given is None:
         return PerSample(batch.origin, action, progress)
-    loss = model.progress_head.loss(logits, jnp.where(mask, given, 0.0))
-    return PerSample(batch.origin, action, progress, loss, jnp.where(mask, given, jnp.nan))
+    progress_loss = model.progress_head.loss(logits, jnp.where(mask, given, 0.0))
+    return PerSample(batch.origin, action, progress, progress_loss, jnp.where(mask, given, jnp.nan))
 
 
-def make_validation_step(config: Pi05Config, mesh: Mesh, seed: int) -> Step:
+def make_validation_step(config: Pi05Config, mesh: Mesh, loss: LossConfig, action_size: int, seed: int) -> Step:
     """A compiled function of parameters by path and a batch on the mesh's devices; every process gets all rows."""
     key = jax.random.fold_in(jax.random.key(seed), VALIDATION_SEED)
 
-    def step(parameters: Mapping[str, Array], batch: Batch) -> PerSample:
+    def validation_step(parameters: Mapping[str, Array], batch: Batch) -> PerSample:
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            return per_sample(with_parameters(config, parameters), key, batch)
+            return per_sample(with_parameters(config, parameters), key, batch, loss, action_size)
 
-    return jax.jit(step, out_shardings=replicated(mesh))
+    return jax.jit(validation_step, out_shardings=replicated(mesh))
 
 
 def validate(
