@@ -13,7 +13,7 @@ import logging
 import time
 import traceback
 from collections.abc import Mapping
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from typing import Any
 
 from websockets.asyncio.server import ServerConnection
@@ -132,8 +132,7 @@ class ConnectionHandler:
         try:
             self._inference.check()  # before any work is done for it
             loop = asyncio.get_running_loop()
-            prepared = await loop.run_in_executor(self._threads, self._prepare, message)
-            future = asyncio.wrap_future(self._inference.submit(prepared))
+            future = asyncio.wrap_future(await loop.run_in_executor(self._threads, self._submit, message))
         except QueueFullError as error:
             raise Refusal("refused", f"the server is busy: {error}", BUSY, "Try again later.") from error
         except (RequestError, WireError) as error:
@@ -152,11 +151,12 @@ class ConnectionHandler:
         except Exception as error:
             raise self._refusal("failed", f"the policy failed: {_one_line(error)}", error) from error
 
-    def _prepare(self, message: bytes) -> Any:
+    def _submit(self, message: bytes) -> Future[Answer]:
+        """In a thread: check a request and queue it, at once, without a turn of the event loop in between."""
         request = unpack(message)
         if not isinstance(request, Mapping):
             raise RequestError(f"a request is a dictionary, this was {type(request).__name__}")
-        return self._responder.prepare(request)
+        return self._inference.submit(self._responder.prepare(request))
 
     def _packed(self, reply: Mapping[str, Any]) -> bytes:
         try:

@@ -1,0 +1,237 @@
+"""What the policy server costs beside the policy: round trips on loopback, for 1, 8 and 64 clients.
+
+    python benchmarks/serving.py --seconds 10 --json serving.json
+
+Server and clients are processes of their own; every client asks with three 224x224 pictures, again as soon as its reply
+is there. The policy stands in for a model on a device: it takes a fixed time (10 ms) in which the processor is free,
+for a batch as for a single request. Rows:
+
+* server: `python -m pi05_progress.serving`;
+* server, batches: the same with a policy that answers up to eight requests together;
+* plain: a server that calls the policy in its event loop, as openpi's does, written here.
+
+Overhead is the round trip as the client sees it minus the policy's own time, as the reply tells it; waiting for other
+clients' requests is in it, so only the rows of one client show the server's own cost. Health is the time of GET
+/healthz, asked 20 times a second meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from websockets.asyncio.server import Request, Response, ServerConnection, serve
+from websockets.exceptions import WebSocketException
+from websockets.sync.client import connect
+
+from pi05_progress.robots.profile import RobotProfile
+from pi05_progress.serving.core import FunctionResponder
+from pi05_progress.serving.server import ServerSettings, run
+from pi05_progress.serving.teleavatar import make_reply, read_request
+from pi05_progress.serving.wire import pack, unpack
+
+PROFILE = RobotProfile.load("teleavatar")
+HEALTH_HZ = 20.0
+WARM_REQUESTS = 5  # of each client, not counted
+ROWS = ("server", "batches", "plain")
+
+
+def main() -> int:
+    """Run and print the table; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each row (default: %(default)s)")
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 64], help="(default: 1 8 64)")
+    parser.add_argument("--policy-ms", type=float, default=10.0, help="of the stand-in (default: %(default)s)")
+    parser.add_argument("--json", type=Path, help="write the figures to this file, too")
+    parser.add_argument("--serve", choices=ROWS, help=argparse.SUPPRESS)
+    parser.add_argument("--ask", type=int, nargs=2, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.serve:
+        logging.disable(logging.WARNING)
+        asyncio.run(plain(args.policy_ms / 1e3) if args.serve == "plain" else ours(args.serve, args.policy_ms / 1e3))
+        return 0
+    if args.ask:
+        print(json.dumps(ask(*args.ask, args.seconds)))
+        return 0
+    rows = [row for name in ROWS for row in measure(name, args)]
+    columns = ("overhead_median_ms", "overhead_p99_ms", "round_trip_median_ms", "health_median_ms", "health_p95_ms")
+    head = "".join(f"{name.removesuffix('_ms').replace('_', ' '):>20}" for name in columns)
+    print(f"{'':<10}{'clients':>8}{'replies/s':>11}{'lost':>6}{head}  (ms)")
+    for row in rows:
+        print(f"{row['row']:<10}{row['clients']:>8}{row['replies_per_s']:>11.1f}{row['lost']:>6}", end="")
+        print("".join(f"{row[name]:>20.2f}" for name in columns))
+    mine = [row for row in rows if row["row"] != "plain"]
+    required = {
+        "overhead of one client, median below 2 ms": all(
+            row["overhead_median_ms"] < 2 for row in mine if row["clients"] == 1
+        ),
+        "/healthz while computing, 95th percentile below 20 ms": all(row["health_p95_ms"] < 20 for row in mine),
+    }
+    for text, met in required.items():
+        print(f"required: {text}: {'met' if met else 'NOT MET'}")
+    if args.json:
+        result = {"policy_ms": args.policy_ms, "rows": rows, "required": required}
+        args.json.write_text(json.dumps(result, indent=1) + "\n")
+    return 0
+
+
+def measure(name: str, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """The rows of one server."""
+    command = [sys.executable, __file__, "--policy-ms", str(args.policy_ms), "--seconds", str(args.seconds)]
+    server = subprocess.Popen([*command, "--serve", name], stdout=subprocess.PIPE, text=True)
+    rows = []
+    try:
+        assert server.stdout is not None
+        port = int(server.stdout.readline())
+        for clients in args.clients:
+            asking = subprocess.Popen([*command, "--ask", str(port), str(clients)], stdout=subprocess.PIPE, text=True)
+            health: list[float] = []
+            with ThreadPoolExecutor(1) as pool:
+                output = pool.submit(asking.communicate)  # all the time: it is more than a pipe holds
+                while not output.done():
+                    health.append(health_ms(port))
+                    time.sleep(1 / HEALTH_HZ)
+            found = json.loads(output.result()[0])
+            trips, overheads = np.array(found["round_trips_ms"]), np.array(found["overheads_ms"])
+            rows.append(
+                {
+                    "row": name,
+                    "clients": clients,
+                    "replies_per_s": len(trips) / args.seconds,
+                    "lost": found["lost"],
+                    "round_trip_median_ms": float(np.median(trips)),
+                    "overhead_median_ms": float(np.median(overheads)),
+                    "overhead_p99_ms": float(np.percentile(overheads, 99)),
+                    "health_median_ms": float(np.median(health)),
+                    "health_p95_ms": float(np.percentile(health, 95)),
+                }
+            )
+    finally:
+        server.terminate()
+        server.wait(20)
+    return rows
+
+
+def health_ms(port: int) -> float:
+    """Milliseconds of one GET /healthz."""
+    began = time.perf_counter()
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=60) as reply:
+        assert reply.read() == b"OK\n"
+    return 1e3 * (time.perf_counter() - began)
+
+
+def ask(port: int, clients: int, seconds: float) -> dict[str, Any]:
+    """Have so many clients ask for a while; every round trip, and what of it was not the policy."""
+    rng = np.random.default_rng(0)
+    pictures = {f"observation/images/{k}": rng.integers(0, 256, (224, 224, 3), np.uint8) for k in PROFILE.cameras}
+    request = {"observation/state": np.zeros(48, np.float32), **pictures, "prompt": "stack the cubes"}
+    began = threading.Barrier(clients)
+    trips: list[float] = []
+    overheads: list[float] = []
+    lost: list[str] = []
+
+    def client() -> None:
+        with connect(f"ws://127.0.0.1:{port}", compression=None, max_size=None, open_timeout=60) as connection:
+            connection.recv()
+            for _ in range(WARM_REQUESTS):
+                connection.send(pack(request))
+                connection.recv()
+            began.wait()
+            until = time.monotonic() + seconds
+            while time.monotonic() < until:
+                start = time.perf_counter()
+                connection.send(pack(request))
+                reply = unpack(connection.recv())
+                ms = 1e3 * (time.perf_counter() - start)
+                trips.append(ms)
+                overheads.append(ms - reply["policy_timing"]["model_ms"])
+
+    def guarded() -> None:
+        try:
+            client()
+        except (WebSocketException, OSError) as error:
+            lost.append(repr(error))
+            began.abort()
+
+    threads = [threading.Thread(target=guarded) for _ in range(clients)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return {"round_trips_ms": trips, "overheads_ms": overheads, "lost": len(lost)}
+
+
+def replies(count: int, seconds: float) -> list[dict[str, Any]]:
+    """What the stand-in answers to so many requests, in the time of one."""
+    from pi05_progress.observation import PolicyOutput
+
+    began = time.perf_counter()
+    time.sleep(seconds)
+    actions, ms = np.zeros((50, 16), np.float32), 1e3 * (time.perf_counter() - began)
+    return [make_reply(PolicyOutput(actions, 0.5, (0.4, 0.6), timing={"model": ms})) for _ in range(count)]
+
+
+class StandIn(FunctionResponder):
+    """The stand-in as the server's core; requests are read and checked as a robot's are."""
+
+    def __init__(self, seconds: float, batch_sizes: tuple[int, ...]) -> None:
+        super().__init__(dict, {"model_id": "stand-in", "robot": PROFILE.name})
+        self._seconds, self.batch_sizes = seconds, batch_sizes
+
+    def prepare(self, request: Mapping[str, Any]) -> Any:
+        """See ``Responder``."""
+        return read_request(request, PROFILE)
+
+    def answer(self, prepared: Sequence[Any]) -> list[dict[str, Any]]:
+        """See ``Responder``."""
+        return replies(len(prepared), self._seconds)
+
+
+async def ours(name: str, seconds: float) -> None:
+    """This package's server."""
+    responder = StandIn(seconds, (1, 2, 4, 8) if name == "batches" else (1,))
+    await run(responder, ServerSettings(port=0, max_waiting=128), listening=lambda port: print(port, flush=True))
+
+
+async def plain(seconds: float) -> None:
+    """A server as simple as can be: the policy is called in the event loop."""
+
+    async def handler(connection: ServerConnection) -> None:
+        await connection.send(pack({}))
+        previous_s, began = None, time.monotonic()
+        async for message in connection:
+            request = unpack(message)
+            computing = time.monotonic()
+            read_request(request, PROFILE)
+            [reply] = replies(1, seconds)
+            reply["server_timing"] = {"infer_ms": 1e3 * (time.monotonic() - computing)}
+            if previous_s is not None:
+                reply["server_timing"]["prev_total_ms"] = 1e3 * previous_s
+            await connection.send(pack(reply))
+            previous_s, began = time.monotonic() - began, time.monotonic()
+
+    def health(connection: ServerConnection, request: Request) -> Response | None:
+        return connection.respond(HTTPStatus.OK, "OK\n") if request.path == "/healthz" else None
+
+    async with serve(handler, "127.0.0.1", 0, compression=None, max_size=None, process_request=health) as server:
+        print(server.sockets[0].getsockname()[1], flush=True)
+        await server.serve_forever()
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    sys.exit(main())
