@@ -10,9 +10,9 @@ import os
 import shutil
 from pathlib import Path
 
-from rosbags.interfaces import Connection
+from rosbags.interfaces import Connection, Nodetype
 from rosbags.rosbag2 import StoragePlugin, Writer
-from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+from rosbags.typesys import Stores, TypesysError, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
 PARTIAL = ".partial"  # folder beside the finished bags
@@ -36,6 +36,54 @@ def _message_folder() -> Path:
     from ament_index_python.packages import get_package_share_directory
 
     return Path(get_package_share_directory("pi05_progress_msgs")) / "msg"
+
+
+class UnknownTypeError(ValueError):
+    """A message's definition is nowhere to be found, so that what is recorded of it could not be read."""
+
+
+def learn_type(store: Typestore, name: str) -> None:
+    """Make a type known, and those it consists of, from the message files of the installed packages.
+
+    Raises:
+        UnknownTypeError: there is no such file, or it cannot be understood.
+    """
+    types, waiting = {}, [name]
+    while waiting:
+        wanted = waiting.pop()
+        if wanted in store.fielddefs or wanted in types:
+            continue
+        text = _definition(wanted)
+        try:
+            found = get_types_from_msg(text, wanted)
+        except (TypesysError, SyntaxError, ValueError) as error:
+            raise UnknownTypeError(f"{name}: the definition of {wanted} cannot be understood: {error}") from error
+        types |= found
+        waiting += [part for _, fields in found.values() for _, field in fields for part in _names(field)]
+    if types:
+        store.register(types)
+
+
+def _definition(name: str) -> str:
+    from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
+
+    package, kind, message = name.split("/")
+    try:
+        path = Path(get_package_share_directory(package), kind, f"{message}.msg")
+        return path.read_text()
+    except (PackageNotFoundError, OSError) as error:
+        raise UnknownTypeError(
+            f"{name}: its definition is needed beside its messages, and {package} has no {kind}/{message}.msg "
+            f"({error}); source the workspace that has the package"
+        ) from error
+
+
+def _names(field: tuple) -> list[str]:
+    """Names of the types in a field's description."""
+    kind, content = field
+    if kind == Nodetype.NAME:
+        return [content]
+    return _names(content[0]) if kind in (Nodetype.ARRAY, Nodetype.SEQUENCE) else []
 
 
 def type_name(message_type: type) -> str:

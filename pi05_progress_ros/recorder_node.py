@@ -7,6 +7,7 @@ Everything runs in one thread, the executor's. A recording ends by itself before
 from __future__ import annotations
 
 import importlib
+import math
 import re
 import shutil
 import signal
@@ -15,10 +16,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import rclpy
 from builtin_interfaces.msg import Time
 from geometry_msgs.msg import Pose
+from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
@@ -33,27 +36,51 @@ from pi05_progress.robots.yaml_lines import ConfigError
 from pi05_progress_msgs.msg import ActionChunk, EpisodeEvent, TaskProgress
 from pi05_progress_msgs.srv import MarkMilestone, StartEpisode, StopEpisode
 
-from .bag_writer import PARTIAL, BagWriter, message_store, type_name
+from .bag_writer import PARTIAL, BagWriter, UnknownTypeError, learn_type, message_store, type_name
 from .parameters import ParameterError, declare, refuse_unknown
 from .transport import use_image_transport
 
 WATCH_S = 1.0  # between looks at rates and at the disk
 SLOW_SHARE = 0.7  # a rate below this share of the profile's is reported
-JOINT_HZ = 100.0  # the robots' joint states come at 100 to 200 Hz
+FAST_SHARE = 1.5  # and one above this share, too: two senders, probably
+JOINT_HZ = (100.0, 200.0)  # the robots' joint states come at such rates
+COMMANDS = ("teleoperation", "policy", "none")
+ABORTED = "aborted: "  # begins the note of an episode that was not ended on purpose
 
 
 @dataclass
 class Topic:
-    """One recorded topic; counters of the present episode and of the present watch period."""
+    """One recorded topic; counters of the present episode and of the present watch period.
+
+    Attributes:
+        required: whether an episode without it is of no use.
+        expected_hz: lowest and highest usual rate; 0 and infinity where nothing is known.
+        recent, rate_hz: messages since the last look, and the rate of then; also between episodes.
+        lost: messages that the middleware says it lost.
+        warned: what was wrong with its rate at the last look.
+    """
 
     name: str
     kind: type
     required: bool = False
-    expected_hz: float = 0.0
+    expected_hz: tuple[float, float] = (0.0, math.inf)
     connection: Connection | None = None
     total: int = 0
     recent: int = 0
-    warned: bool = False
+    rate_hz: float = 0.0
+    lost: int = 0
+    warned: str = ""
+
+    def rate_problem(self, rate_hz: float) -> str:
+        """What is wrong with a rate; empty if nothing is."""
+        low, high = self.expected_hz
+        if not rate_hz:
+            return "silent"
+        if rate_hz < SLOW_SHARE * low:
+            return f"at {rate_hz:.0f} Hz, expected {low:g} Hz or more"
+        if rate_hz > FAST_SHARE * high:
+            return f"at {rate_hz:.0f} Hz, expected {high:g} Hz or less: is there a second sender?"
+        return ""
 
 
 @dataclass
@@ -66,29 +93,35 @@ class Episode:
     began_s: float  # monotonic
 
 
-def recorded_topics(profile: RobotProfile, images: str, namespace: str) -> list[Topic]:
-    """What is recorded of a robot and its policy, with types; cameras and arms are required.
+def recorded_topics(profile: RobotProfile, images: str, namespace: str, commands: str = "teleoperation") -> list[Topic]:
+    """What is recorded of a robot and its policy, with types.
 
     Args:
         profile: the robot.
         images: ``raw`` or ``compressed``.
         namespace: of the policy's topics, absolute.
+        commands: whose commands are required, beside cameras, arms and grippers; one of ``COMMANDS``.
     """
+    operator, policy = commands == "teleoperation", commands == "policy"
     topics = []
     for camera in profile.cameras.values():
+        rate = (camera.rate_hz, camera.rate_hz)
         if camera.type == IMAGE_TYPE and images == "compressed":
-            topics.append(Topic(camera.compressed_topic, CompressedImage, True, camera.rate_hz))
+            topics.append(Topic(camera.compressed_topic, CompressedImage, True, rate))
         elif camera.type == IMAGE_TYPE:
-            topics.append(Topic(camera.topic, Image, True, camera.rate_hz))
+            topics.append(Topic(camera.topic, Image, True, rate))
         elif camera.topic:
-            topics.append(Topic(camera.topic, message_class(camera.type), True, camera.rate_hz))
+            topics.append(Topic(camera.topic, message_class(camera.type), True, rate))
     for arm in profile.arms.values():
         topics.append(Topic(arm.state_topic, JointState, True, JOINT_HZ))
-        topics += [Topic(t, JointState) for t in (arm.teleoperation_topic, arm.target_topic, arm.command_topic)]
+        topics.append(Topic(arm.teleoperation_topic, JointState, operator))
+        target = arm.target_topic if profile.arm_command == "relay" else arm.command_topic
+        topics += [Topic(t, JointState, policy and t == target) for t in (arm.target_topic, arm.command_topic)]
         topics += [Topic(t, Pose) for t in (arm.state_pose_topic, arm.target_pose_topic)]
     for gripper in profile.grippers.values():
-        topics += [Topic(t, JointState) for t in (gripper.state_topic, gripper.teleoperation_topic)]
-        topics.append(Topic(gripper.command_topic, Float32))
+        topics.append(Topic(gripper.state_topic, JointState, True, JOINT_HZ))
+        topics.append(Topic(gripper.teleoperation_topic, JointState, operator))
+        topics.append(Topic(gripper.command_topic, Float32, policy))
     topics += [Topic(profile.enable_topic, Float32), Topic(profile.fsm_topic, Int32), Topic(profile.mode_topic, String)]
     topics.append(Topic(profile.marks.topic, Joy))
     prefix = namespace.rstrip("/")
@@ -120,18 +153,25 @@ class RecorderNode(Node):
         declare(self, "task", "", text, read_only=False)
         declare(self, "images", "raw", "which form of Image topics: raw, or compressed (<topic>/compressed)")
         declare(self, "topics", [""], "further topics, each as NAME:PACKAGE/msg/TYPE")
+        text = "whose commands an episode is of no use without: teleoperation, policy, none"
+        declare(self, "commands", "teleoperation", text)
         text = "free space, GB, below which nothing is recorded"
         declare(self, "min_free_gb", 2.0, text, between=(0.0, 10_000.0), read_only=False)
         refuse_unknown(self)
         self._profile = RobotProfile.load(self._get("robot"))
         if self._get("images") not in ("raw", "compressed"):
             raise ParameterError(f"parameter images: {self._get('images')!r} is refused, expected raw or compressed")
+        if self._get("commands") not in COMMANDS:
+            known = ", ".join(COMMANDS)
+            raise ParameterError(f"parameter commands: {self._get('commands')!r} is refused, expected one of {known}")
         self._output = Path(self._get("output")).expanduser()
         self._store = message_store()
-        self._topics = recorded_topics(self._profile, self._get("images"), self.get_namespace())
+        self._topics = recorded_topics(self._profile, self._get("images"), self.get_namespace(), self._get("commands"))
         self._topics += [further_topic(text) for text in self._get("topics") if text]
+        for topic in self._topics:  # now, not when its first message comes in the middle of an episode
+            learn_type(self._store, type_name(topic.kind))
         self._episode: Episode | None = None
-        self._count, self._pressed, self._watched_s = 0, {}, 0.0
+        self._count, self._pressed, self._watched_s = 0, {}, time.monotonic()
         self._report_leftovers()
         self._events = self.create_publisher(EpisodeEvent, "episode_event", 50)
         self._event_topic = Topic(self._events.topic_name, EpisodeEvent)
@@ -155,25 +195,36 @@ class RecorderNode(Node):
         # Best effort takes what reliable and best-effort publishers send; the queue holds while the disk is busy.
         qos = QoSProfile(depth=50, reliability=ReliabilityPolicy.BEST_EFFORT)
         for topic in self._topics:
-            store = lambda data, topic=topic: self._store_message(topic, data)  # noqa: E731
-            self.create_subscription(topic.kind, topic.name, store, qos, raw=True)
+            # Two arguments: rclpy then tells when the middleware received it, before it waited in the queue.
+            def store(data: bytes, info: dict[str, int], topic: Topic = topic) -> None:
+                self._store_message(topic, data, info)
+
+            events = SubscriptionEventCallbacks(message_lost=lambda status, t=topic: self._on_lost(t, status))
+            self.create_subscription(topic.kind, topic.name, store, qos, raw=True, event_callbacks=events)
         self.create_subscription(Joy, self._profile.marks.topic, self._on_buttons, 10)
 
     # --- what is written ---
 
-    def _store_message(self, topic: Topic, data: bytes) -> None:
+    def _store_message(self, topic: Topic, data: bytes, info: dict[str, int]) -> None:
+        topic.recent += 1
         if self._episode is None:
             return
         topic.total += 1
-        topic.recent += 1
-        self._write(topic, data)
+        now = self.get_clock().now().nanoseconds
+        # The wall's time of reception, unless this node follows a simulation's.
+        received = 0 if self.get_clock().ros_time_is_active else info.get("received_timestamp", 0)
+        self._write(topic, received or now, data)
 
-    def _write(self, topic: Topic, data: bytes) -> None:
+    def _on_lost(self, topic: Topic, status: Any) -> None:
+        if self._episode is not None:
+            topic.lost += status.total_count_change
+
+    def _write(self, topic: Topic, time_ns: int, data: bytes) -> None:
         bag = self._episode.bag
         try:
             if topic.connection is None:
                 topic.connection = bag.add_topic(topic.name, type_name(topic.kind))
-            bag.write(topic.connection, self.get_clock().now().nanoseconds, data)
+            bag.write(topic.connection, time_ns, data)
         except OSError as error:
             self._abandon(f"writing failed: {error}")
 
@@ -182,7 +233,7 @@ class RecorderNode(Node):
         message.header.stamp = self._now()
         message.episode_id, message.task = self._episode.id, self._episode.task
         self._events.publish(message)
-        self._write(self._event_topic, serialize_message(message))
+        self._write(self._event_topic, self.get_clock().now().nanoseconds, serialize_message(message))
 
     def _now(self) -> Time:
         return self.get_clock().now().to_msg()
@@ -205,18 +256,25 @@ class RecorderNode(Node):
         except OSError as error:
             return f"{self._output}: cannot be written: {error}"
         for topic in (*self._topics, self._event_topic):
-            topic.connection, topic.total, topic.recent, topic.warned = None, 0, 0, False
+            topic.connection, topic.total, topic.lost, topic.warned = None, 0, 0, ""
         self._episode = Episode(name, task.strip(), bag, time.monotonic())
         self._event(EpisodeEvent.START)
         self.get_logger().info(f"recording {name}: {task}")
+        if silent := self._silent():
+            self.get_logger().warning(silent)
         return ""
 
-    def _finish(self, outcome: int, note: str) -> str:
-        """End the episode; returns what there is to say about it."""
+    def _silent(self) -> str:
+        """Which required topics nothing came on lately."""
+        names = [topic.name for topic in self._topics if topic.required and not topic.recent and not topic.rate_hz]
+        return f"nothing comes on {', '.join(names)}" if names else ""
+
+    def _finish(self, outcome: int, note: str) -> tuple[bool, str]:
+        """End the episode; returns whether its bag is complete, and what there is to say about it."""
         episode = self._episode
         self._event(EpisodeEvent.STOP, outcome, note)
         if self._episode is None:  # the last write failed
-            return f"episode {episode.id} is incomplete: {episode.bag.partial}"
+            return False, f"episode {episode.id} is incomplete: {episode.bag.partial}"
         self._episode = None
         seconds = time.monotonic() - episode.began_s
         try:
@@ -224,16 +282,18 @@ class RecorderNode(Node):
         except OSError as error:
             text = f"episode {episode.id} could not be completed: {error}; what was written is {episode.bag.partial}"
             self.get_logger().error(text)
-            return text
+            return False, text
         absent = [topic.name for topic in self._topics if topic.required and not topic.total]
         messages = sum(topic.total for topic in self._topics)
         text = f"{path}: {seconds:.1f} s, {messages} messages"
+        if lost := {topic.name: topic.lost for topic in self._topics if topic.lost}:
+            text += f"; lost on the way: {', '.join(f'{count} of {name}' for name, count in lost.items())}"
         if absent:
             text += f"; NOTHING came on {', '.join(absent)}"
             self.get_logger().error(text)
         else:
             self.get_logger().info(text)
-        return text
+        return True, text
 
     def _abandon(self, reason: str) -> None:
         """Stop writing at once and keep what there is."""
@@ -246,7 +306,7 @@ class RecorderNode(Node):
     def end(self) -> None:
         """Complete an episode that is open when the node ends."""
         if self._episode:
-            self._finish(EpisodeEvent.UNKNOWN, "the recorder was stopped")
+            self._finish(EpisodeEvent.UNKNOWN, f"{ABORTED}the recorder was stopped")
 
     # --- services and buttons ---
 
@@ -254,7 +314,8 @@ class RecorderNode(Node):
         problem = self._start(request.task)
         response.accepted = not problem
         response.episode_id = self._episode.id if response.accepted and self._episode else ""
-        response.message = problem or f"recording {response.episode_id}"
+        silent = self._silent() if response.accepted else ""
+        response.message = problem or f"recording {response.episode_id}" + (f"; WARNING: {silent}" if silent else "")
         return response
 
     def _on_stop(self, request: StopEpisode.Request, response: StopEpisode.Response) -> StopEpisode.Response:
@@ -264,8 +325,8 @@ class RecorderNode(Node):
         elif request.outcome not in known:
             response.message = f"outcome {request.outcome}: expected 0 (unknown), 1 (success) or 2 (failure)"
         else:
-            response.accepted, response.episode_id = True, self._episode.id
-            response.message = self._finish(request.outcome, request.note)
+            response.episode_id = self._episode.id
+            response.accepted, response.message = self._finish(request.outcome, request.note)
         return response
 
     def _on_milestone(self, request: MarkMilestone.Request, response: MarkMilestone.Response) -> MarkMilestone.Response:
@@ -307,25 +368,23 @@ class RecorderNode(Node):
         return f"only {free_gb:.1f} GB free at {folder}, min_free_gb is {limit:g}" if free_gb < limit else ""
 
     def _watch(self) -> None:
+        now = time.monotonic()
+        since, self._watched_s = now - self._watched_s, now
+        for topic in self._topics:
+            topic.rate_hz, topic.recent = topic.recent / since, 0
         if self._episode is None:
             return
         if problem := self._disk_problem():
             self.get_logger().error(f"the episode is ended before the disk is full: {problem}")
-            self._finish(EpisodeEvent.UNKNOWN, problem)
+            self._finish(EpisodeEvent.UNKNOWN, f"{ABORTED}{problem}")
             return
-        now = time.monotonic()
-        since, self._watched_s = now - max(self._watched_s, self._episode.began_s), now
         for topic in self._topics:
-            rate, topic.recent = topic.recent / since, 0
-            if not topic.required or since < WATCH_S / 2:
-                continue
-            bad = rate < SLOW_SHARE * topic.expected_hz
-            if bad and not topic.warned:
-                what = "silent" if not rate else f"at {rate:.0f} Hz, expected {topic.expected_hz:g} Hz or more"
-                self.get_logger().warning(f"{topic.name} is {what}")
-            elif topic.warned and not bad:
-                self.get_logger().info(f"{topic.name} is at {rate:.0f} Hz again")
-            topic.warned = bad
+            problem = topic.rate_problem(topic.rate_hz) if topic.required else ""
+            if problem and (not topic.warned or (not topic.rate_hz and topic.warned != problem)):
+                self.get_logger().warning(f"{topic.name} is {problem}")
+            elif topic.warned and not problem:
+                self.get_logger().info(f"{topic.name} is at {topic.rate_hz:.0f} Hz again")
+            topic.warned = problem
 
 
 def further_topic(text: str) -> Topic:
@@ -350,7 +409,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(number, lambda *_: stopped.append(True))
     try:
         node = RecorderNode()
-    except (ParameterError, ConfigError) as error:
+    except (ParameterError, ConfigError, UnknownTypeError) as error:
         print(f"recorder: {error}", file=sys.stderr)
         rclpy.try_shutdown()
         return 1

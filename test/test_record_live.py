@@ -17,6 +17,7 @@ def run(*arguments, **options):
     return subprocess.run([*map(str, arguments)], capture_output=True, text=True, timeout=200, **options)
 
 
+@pytest.mark.long
 def test_live_episodes_with_milestones_and_outcomes_become_a_data_set(tmp_path):
     out = tmp_path / "bags"
     command = [*RECORD, "--episodes", "1", "--seed", "0", "--out", out, "--fault", "gives_up:1"]

@@ -11,11 +11,11 @@ from mcap.reader import make_reader
 from mcap.records import Channel, Message, Schema
 from mcap.stream_reader import StreamReader
 from rosbags.rosbag2 import Reader
-from sensor_msgs.msg import Joy
+from sensor_msgs.msg import Image, Joy
 
 from pi05_progress_msgs.msg import EpisodeEvent
 from pi05_progress_msgs.srv import MarkMilestone, StartEpisode, StopEpisode
-from pi05_progress_ros.bag_writer import PARTIAL, message_store
+from pi05_progress_ros.bag_writer import PARTIAL, UnknownTypeError, learn_type, message_store
 
 NODE = "pi05_progress_ros.recorder_node"
 
@@ -109,6 +109,7 @@ def test_services_record_an_episode_that_two_readers_open(bench):
     assert b"uint32 height" in found["/head/image_raw"].data
     assert b"string episode_id" in found["/episode_event"].data
     assert [e.event for e in robot.events] == [0, 2, 1]
+    assert not robot.call("stop_episode", outcome=1).accepted
     assert not list((folder / PARTIAL).iterdir())
 
 
@@ -154,7 +155,51 @@ def test_it_warns_of_silent_and_slow_topics_and_completes_the_episode_at_its_end
     robot.until(lambda: "/head/image_raw is at" in recorder.log(), "the good news", 10)
     recorder.terminate()
     assert recorder.wait(10) == 0
-    assert read(folder / name)[1][-1] == (1, 0, "the recorder was stopped", "stack")
+    assert read(folder / name)[1][-1] == (1, 0, "aborted: the recorder was stopped", "stack")
+
+
+def test_it_says_which_commands_are_silent_and_which_topic_has_two_senders(bench):
+    recorder, robot, _ = bench()
+    robot.run(2.0)  # a look at the rates
+    begun = robot.call("start_episode", task="stack")
+    silent = [arm.teleoperation_topic for arm in PROFILE.arms.values()]
+    assert begun.accepted
+    assert "WARNING: nothing comes on" in begun.message
+    assert all(topic in begun.message for topic in silent)
+    assert PROFILE.arms["left"].state_topic not in begun.message
+    robot.until(lambda: f"{silent[0]} is silent" in recorder.log(), "the warning", 10)
+    head, publisher = robot.images["head_camera"], robot.node.create_publisher(Image, "/head/image_raw", 10)
+    until = time.monotonic() + 10
+    while "is there a second sender?" not in recorder.log() and time.monotonic() < until:
+        publisher.publish(Image(width=1, height=1, encoding="rgb8", step=3, data=b"abc"))
+        head.publish(Image(width=1, height=1, encoding="rgb8", step=3, data=b"abc"))
+        robot.run(0.01)
+    assert "/head/image_raw is at" in recorder.log()
+    assert "is there a second sender?" in recorder.log()
+    ended = robot.call("stop_episode", outcome=1)
+    assert f"NOTHING came on {silent[0]}" in ended.message
+
+
+def test_definitions_come_from_the_installed_packages_with_all_they_consist_of(tmp_path, monkeypatch):
+    files = {
+        "odd_msgs/msg/Odd.msg": "std_msgs/Header header\nInner[] parts\nInner[2] two\nother_msgs/Far far\n",
+        "odd_msgs/msg/Inner.msg": "float32 x\nstring<=5 name\n",
+        "other_msgs/msg/Far.msg": "geometry_msgs/Pose pose\n",
+    }
+    for name, text in files.items():
+        path = tmp_path / "share" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        index = tmp_path / "share" / "ament_index" / "resource_index" / "packages"
+        index.mkdir(parents=True, exist_ok=True)
+        (index / name.split("/")[0]).touch()
+    monkeypatch.setenv("AMENT_PREFIX_PATH", str(tmp_path))
+    store = message_store()
+    learn_type(store, "odd_msgs/msg/Odd")
+    text = store.generate_msgdef("odd_msgs/msg/Odd")[0]
+    assert "odd_msgs/Inner" in text and "other_msgs/Far" in text and "geometry_msgs/Pose" in text
+    with pytest.raises(UnknownTypeError, match="source the workspace that has the package"):
+        learn_type(store, "odd_msgs/msg/Missing")
 
 
 def test_it_does_not_fill_the_disk(bench):
@@ -188,6 +233,10 @@ def test_wrong_parameters_are_named(start):
     wrong = [
         ({"images": "blue"}, "parameter images: 'blue' is refused, expected raw or compressed"),
         ({"topics": "['/x:nothing/msg/Y']"}, "message type 'nothing/msg/Y' is not installed"),
+        (
+            {"commands": "anybody"},
+            "parameter commands: 'anybody' is refused, expected one of teleoperation, policy, none",
+        ),
         ({"topics": "['x']"}, "expected /NAME:PACKAGE/msg/TYPE"),
     ]
     nodes = [(start(NODE, *parameters(**values)), text) for values, text in wrong]

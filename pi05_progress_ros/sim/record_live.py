@@ -255,11 +255,18 @@ def parse(arguments: Sequence[str] | None = None) -> Options:
     )  # fmt: skip
 
 
-def missing(options: Options) -> range:
-    """The seeds from the first one on that is not recorded yet."""
+def missing(options: Options) -> list[range]:
+    """Runs of seeds that are not recorded yet; the simulated robot counts up by itself within each."""
     there = {facts["seed"] for facts in read_facts(options.out) if facts["task"] == options.task}
-    first = next((seed for seed in options.seeds if seed not in there), options.seeds.stop)
-    return range(first, options.seeds.stop)
+    runs: list[range] = []
+    for seed in options.seeds:
+        if seed in there:
+            continue
+        if runs and runs[-1].stop == seed:
+            runs[-1] = range(runs[-1].start, seed + 1)
+        else:
+            runs.append(range(seed, seed + 1))
+    return runs
 
 
 def record(options: Options, seeds: range, console: Console) -> int:
@@ -285,16 +292,19 @@ def record(options: Options, seeds: range, console: Console) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     options, console = parse(arguments), Console(highlight=False)
-    seeds = missing(options)
-    if len(seeds) < len(options.seeds):
-        console.print(f"{len(options.seeds) - len(seeds)} of {len(options.seeds)} episodes are already there, kept")
+    runs = missing(options)
+    kept = len(options.seeds) - sum(len(seeds) for seeds in runs)
+    if kept:
+        console.print(f"{kept} of {len(options.seeds)} episodes are already there and are kept")
     status = 0
-    if seeds:
+    for seeds in runs:
         try:
             status = record(options, seeds, console)
         except (RecordingError, LaunchError, OSError) as error:
             print(f"record_live: {error}\nfinished episodes are kept, the same command goes on", file=sys.stderr)
             return 1
+        if status:
+            break
     facts = write_summary(options.out)
     successes = sum(f["outcome"] == "success" for f in facts)
     console.print(f"{len(facts)} episodes in {options.out}, {successes} successful; summary in {options.out / SUMMARY}")
