@@ -28,11 +28,14 @@ demo-data:  ## record, convert, label and look at episodes of the simulated robo
 	$(MODULE) training.inspect_dataset $(DATA)/stack_labelled --output $(DATA)/inspect_stack.html --overwrite
 	@echo "look at $(DATA)/inspect_stack.html and $(DATA)/stack/conversion_report.html"
 
+# Tests of live processes keep time and run one by one; the others share the cores.
 test: setup  ## the tests of a change: a few minutes
-	@$(PYTHON) scripts/with_ros.py $(PYTHON) -m pytest
+	@$(MODULE) pytest -n 2 --dist worksteal -m "not long and not live"
+	@$(MODULE) pytest -m "not long and live"
 
 test-all: setup  ## every test, faults, fuzz and soak included
-	@$(PYTHON) scripts/with_ros.py $(PYTHON) -m pytest -m "long or not long"
+	@$(MODULE) pytest -n 2 --dist worksteal -m "not live"
+	@$(MODULE) pytest -m live
 
 lint: setup  ## style and formatting
 	@.venv/bin/ruff check .
