@@ -8,6 +8,7 @@ for a batch as for a single request. Rows:
 
 * server: `python -m pi05_progress.serving`;
 * server, batches: the same with a policy that answers up to eight requests together;
+* tiny: the model configuration `tiny`, random parameters, on the same processor as server and clients;
 * plain: a server that calls the policy in its event loop, as openpi's does, written here.
 
 Overhead is the round trip as the client sees it minus the policy's own time, as the reply tells it; waiting for other
@@ -38,8 +39,10 @@ from websockets.asyncio.server import Request, Response, ServerConnection, serve
 from websockets.exceptions import WebSocketException
 from websockets.sync.client import connect
 
+from pi05_progress.policy import make_policy, use_compilation_cache
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.serving.core import FunctionResponder
+from pi05_progress.serving.policy_responder import PolicyResponder
 from pi05_progress.serving.server import ServerSettings, run
 from pi05_progress.serving.teleavatar import make_reply, read_request
 from pi05_progress.serving.wire import pack, unpack
@@ -47,7 +50,7 @@ from pi05_progress.serving.wire import pack, unpack
 PROFILE = RobotProfile.load("teleavatar")
 HEALTH_HZ = 20.0
 WARM_REQUESTS = 5  # of each client, not counted
-ROWS = ("server", "batches", "plain")
+ROWS = ("server", "batches", "tiny", "plain")
 
 
 def main() -> int:
@@ -158,7 +161,7 @@ def ask(port: int, clients: int, seconds: float) -> dict[str, Any]:
                 reply = unpack(connection.recv())
                 ms = 1e3 * (time.perf_counter() - start)
                 trips.append(ms)
-                overheads.append(ms - reply["policy_timing"]["model_ms"])
+                overheads.append(ms - reply["policy_timing"]["infer_ms"])
 
     def guarded() -> None:
         try:
@@ -203,7 +206,12 @@ class StandIn(FunctionResponder):
 
 async def ours(name: str, seconds: float) -> None:
     """This package's server."""
-    responder = StandIn(seconds, (1, 2, 4, 8) if name == "batches" else (1,))
+    if name == "tiny":
+        use_compilation_cache()
+        responder = PolicyResponder(make_policy(PROFILE), PROFILE)
+        responder.warm_up()
+    else:
+        responder = StandIn(seconds, (1, 2, 4, 8) if name == "batches" else (1,))
     await run(responder, ServerSettings(port=0, max_waiting=128), listening=lambda port: print(port, flush=True))
 
 

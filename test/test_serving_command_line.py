@@ -24,7 +24,7 @@ WRONG = {
     "model": (["--model", "huge"], "error: unknown model configuration 'huge'"),
     "policy": (["--policy", "nothing"], "error: policy 'nothing': expected pi05, websocket or module:function"),
     "chain": (["--policy", "websocket"], "error: --policy websocket: a server cannot ask another server"),
-    "batch": (["--max-batch", "0"], "error: --max-batch: expected at least 1"),
+    "batch": (["--max-batch", "-1"], "error: --max-batch: expected at least 0"),
     "tls": (["--tls-key", "key.pem"], "error: TLS needs both --tls-certificate and --tls-key"),
     "key": (["--api-key-file", "/nowhere"], "error: /nowhere: the API key cannot be read"),
     "both": (["--record", "a", "--replay", "b"], "error: --record and --replay: one of them, please"),

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import jax
 import tyro
 
 from ..checkpoint import code_version
@@ -57,8 +58,8 @@ class Arguments:
     """Private key of the certificate in PEM."""
     default_prompt: str = ""
     """Instruction of requests that have none."""
-    max_batch: int = 4
-    """Most requests that are computed together; 1 compiles least."""
+    max_batch: int = 0
+    """Most requests that are computed together; 0 takes 4 on an accelerator and 1 on a CPU, where it saves nothing."""
     max_waiting: int = 64
     """Requests that may wait; further ones are refused."""
     max_message_mb: float = 32.0
@@ -105,16 +106,18 @@ def serve_policy(args: Arguments) -> int:
     if args.policy == "websocket":
         raise ArgumentsError("--policy websocket: a server cannot ask another server; serve a checkpoint")
     began = time.monotonic()
+    max_batch = args.max_batch or (1 if jax.default_backend() == "cpu" else 4)
     policy = make_policy(
         profile, policy=args.policy, checkpoint=args.checkpoint, model=args.model, tokenizer=args.tokenizer,
-        num_steps=args.num_steps, seed=args.seed, dtype=args.dtype, max_batch=args.max_batch,
+        num_steps=args.num_steps, seed=args.seed, dtype=args.dtype, max_batch=max_batch,
     )  # fmt: skip
     metadata = {"server": "pi05_progress", "version": code_version()}
     responder = PolicyResponder(policy, profile, default_prompt=args.default_prompt, extra_metadata=metadata)
     log.info("model %s for %s loaded in %.1f s; compiling", policy.model_id, profile.name, time.monotonic() - began)
     began = time.monotonic()
     responder.warm_up()
-    log.info("compiled and warmed up in %.1f s", time.monotonic() - began)
+    seconds, sizes = time.monotonic() - began, ", ".join(map(str, responder.batch_sizes))
+    log.info("compiled and warmed up in %.1f s; requests are computed in batches of %s", seconds, sizes)
     if args.replay is not None:
         found = replay(args.replay, responder)
         print(found.table(args.tolerance))
@@ -137,7 +140,7 @@ def server_settings(args: Arguments) -> ServerSettings:
     Raises:
         ArgumentsError, SecurityError: see there.
     """
-    numbers = {"max-batch": 1, "max-waiting": 1, "max-connections": 1, "num-steps": 1, "port": 0}
+    numbers = {"max-batch": 0, "max-waiting": 1, "max-connections": 1, "num-steps": 1, "port": 0}
     for name, least in numbers.items():
         if getattr(args, name.replace("-", "_")) < least:
             raise ArgumentsError(f"--{name}: expected at least {least}")

@@ -1,0 +1,44 @@
+"""The server's documentation against its code: options, metrics, keys of requests and replies."""
+
+import re
+from pathlib import Path
+
+from serving_helpers import request, stub
+
+from pi05_progress.serving.command_line import field_names
+from pi05_progress.serving.metrics import Metrics
+
+PAGE = (Path(__file__).parent.parent / "docs/serving.md").read_text()
+
+
+def named(text):
+    return set(re.findall(r"`([^`]+)`", text))
+
+
+def table(head):
+    """First cells of the table whose head begins with ``head``."""
+    rows = PAGE[PAGE.index(f"\n| {head} | |\n") + 1 :].split("\n\n")[0].splitlines()[2:]
+    return {name for row in rows for name in named(row.split("|")[1])}
+
+
+def test_every_option_that_is_named_exists():
+    options = set(re.findall(r"--([a-z][a-z-]+)", PAGE.split("## As a service")[0]))
+    others = {"dataset", "episode", "config", "progress", "help", "no-auth", "ros-args"}
+    assert options - others <= set(field_names())
+    served = set(re.findall(r"--([a-z][a-z-]+)", PAGE[PAGE.index("ExecStart") : PAGE.index("LoadCredential")]))
+    assert served <= set(field_names())
+
+
+def test_every_metric_is_documented():
+    documented = {name.partition("{")[0] for name in table("metric")} - {"process_*"}
+    exported = set(re.findall(r"# TYPE (pi05_progress_\w+) (?!.*_created)", Metrics("m", "r", "v").text()))
+    assert {name for name in exported if not name.endswith("_created")} == documented
+
+
+def test_keys_of_metadata_requests_and_replies_are_documented():
+    responder = stub(extra_metadata={"server": "", "version": ""})
+    assert table("metadata") == set(responder.metadata)
+    [reply] = responder.answer([responder.prepare(request())])
+    assert table("reply") == set(reply) | {"server_timing"}
+    cameras = {key for key in request() if "images" in key}
+    assert table("request") == (set(request()) - cameras) | {"observation/images/<camera>"}
