@@ -76,6 +76,19 @@ def test_ten_thousand_truncated_and_random_frames(server):
     survives(server, 10_000, 1)
 
 
+def test_what_is_no_websocket_at_all_is_survived(server):
+    """Random bytes instead of HTTP, and broken frames after a good handshake."""
+    rng = np.random.default_rng(2)
+    for _ in range(20):
+        with socket.create_connection(("127.0.0.1", server.port)) as raw:
+            raw.sendall(rng.bytes(rng.integers(1, 3000)))
+        connection = open_connection(server).__enter__()
+        connection.recv(20)
+        connection.socket.sendall(rng.bytes(rng.integers(1, 3000)))
+        connection.close_socket()
+    assert works(server)
+
+
 def array(dtype, shape, data=b"\0" * 8):
     return {b"__ndarray__": True, b"data": data, b"dtype": dtype, b"shape": shape}
 

@@ -11,7 +11,6 @@ Clients of openpi connect to it as they are. docs/serving.md has the protocol, s
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
 import sys
 import time
@@ -178,8 +177,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:  # while it loads
         pass
     return 1
-
-
-def field_names() -> list[str]:
-    """Names of the options, for the documentation's test."""
-    return [field.name.replace("_", "-") for field in dataclasses.fields(Arguments)]
