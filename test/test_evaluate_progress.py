@@ -322,6 +322,24 @@ def test_evaluated_episodes_do_not_set_their_own_clock(dataset):
         run(made_up(dataset, train_dataset=(dataset,)))
 
 
+def test_episodes_that_a_run_held_out_are_evaluated_and_no_others(dataset, tmp_path):
+    path = tmp_path / "held_out.json"
+    path.write_text(json.dumps([{"folder": "/elsewhere", "episodes": [0]},
+                                {"folder": str(dataset.resolve()), "episodes": [3, 1]}]))  # fmt: skip
+    assert [r.episode.index for r in run(made_up(dataset, held_out=path)).episodes] == [1, 3]
+    for text, said in (
+        ('[{"folder": "/elsewhere", "episodes": [0]}]', "has no episodes of .*it is about /elsewhere"),
+        ('{"episodes": [0]}', "not the held_out.json of a run"),
+    ):
+        path.write_text(text)
+        with pytest.raises(EvaluationError, match=said):
+            run(made_up(dataset, held_out=path))
+    with pytest.raises(EvaluationError, match="give one of them"):
+        run(made_up(dataset, held_out=path, episodes=(1,)))
+    with pytest.raises(EvaluationError, match="cannot be read: No such file"):
+        run(made_up(dataset, held_out=tmp_path / "nothing.json"))
+
+
 def test_a_data_set_of_one_episode_has_figures_without_intervals(dataset):
     evaluation = run(made_up(dataset, episodes=(1,)))
     assert evaluation.total["voc.raw"].value == pytest.approx(1) and evaluation.total["voc.raw"].low is None

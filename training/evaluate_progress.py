@@ -1,6 +1,7 @@
 """Judges a checkpoint's progress on recorded episodes: order, error, outcomes, perturbations, intervals, latency.
 
     python -m training.evaluate_progress --checkpoint C --dataset D --html page.html --json figures.json
+    python -m training.evaluate_progress --checkpoint C --dataset D --held_out RUN/held_out.json
     python -m training.evaluate_progress --checkpoint C --dataset D --train_dataset T --episodes 3 7 12
 
 Every episode goes through the policy frame by frame, as on the robot: only past frames are used. What raw and filtered
@@ -62,6 +63,8 @@ class Arguments:
     """Write all figures to this file."""
     episodes: tuple[int, ...] = ()
     """Evaluate these episodes only; all if none is given."""
+    held_out: Path | None = None
+    """Evaluate the episodes of this data set that training held out: the file held_out.json of the run."""
     limit: int | None = None
     """At most so many episodes, the first ones."""
     rate: float = 5.0
@@ -164,12 +167,33 @@ def _info(args: Arguments) -> CheckpointInfo | None:
 
 
 def _wanted(args: Arguments, dataset: Dataset) -> list[int]:
-    if unknown := [index for index in args.episodes if not 0 <= index < len(dataset.episodes)]:
+    if args.episodes and args.held_out:
+        raise EvaluationError("--episodes and --held_out both say which episodes are evaluated; give one of them")
+    chosen = _held_out(args.held_out, dataset) if args.held_out else args.episodes
+    if unknown := [index for index in chosen if not 0 <= index < len(dataset.episodes)]:
         raise EvaluationError(
-            f"--episodes: there is no episode {unknown}; the data set has 0 to {len(dataset.episodes) - 1}"
+            f"--{'held_out' if args.held_out else 'episodes'}: there is no episode {unknown}; the data set has 0 to "
+            f"{len(dataset.episodes) - 1}"
         )
-    indices = sorted(set(args.episodes)) or [episode.index for episode in dataset.episodes]
+    indices = sorted(set(chosen)) or [episode.index for episode in dataset.episodes]
     return indices[: args.limit]
+
+
+def _held_out(path: Path, dataset: Dataset) -> list[int]:
+    """Episodes of a data set that a run held out; the file lists data sets with ``folder`` and ``episodes``."""
+    try:
+        found = {
+            str(entry["folder"]): [int(index) for index in entry["episodes"]] for entry in json.loads(path.read_text())
+        }
+    except OSError as error:
+        raise EvaluationError(f"--held_out {path}: cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise EvaluationError(f"--held_out {path}: not the held_out.json of a run: {error!r}") from error
+    root = str(dataset.root.resolve())
+    if not (episodes := found.get(root)):
+        known = ", ".join(found) or "nothing"
+        raise EvaluationError(f"--held_out {path}: has no episodes of {root}; it is about {known}")
+    return episodes
 
 
 def _policy(args: Arguments, profile: RobotProfile) -> Policy:
