@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -122,3 +124,15 @@ def test_the_program_refuses_in_one_line_what_is_missing(tmp_path):
     done = subprocess.run([*command, "--data.repo_id=/nowhere"], capture_output=True, text=True, timeout=120)
     assert done.returncode == 1 and done.stderr.strip().splitlines()[-1].startswith("error: /nowhere: no such folder")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("page", ["training", "distributed"])
+def test_every_command_of_the_docs_is_understood(page):
+    text = (Path(__file__).parents[1] / f"docs/{page}.md").read_text()
+    text = re.sub(r"\\\n|\n {14}", " ", text)  # continued in a shell, or in the description of a job
+    commands = [shlex.split(line) for line in re.findall(r"python -m training\.train (--config=.*)", text)]
+    assert len(commands) >= 3
+    for command in commands:
+        if "--help" not in command:
+            config = parse([word.replace("$JOB_COMPLETION_INDEX", "1") for word in command])
+            assert config.plan or config.exp_name == "first"

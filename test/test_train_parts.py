@@ -18,6 +18,7 @@ from pi05_progress.robots.profile import RobotProfile
 from training.engine.loss import LossConfig
 from training.engine.state import with_parameters
 from training.running.base import SetupError, effective_model, open_base
+from training.running.checkpoints import to_remove
 from training.running.logs import CsvLog, LogConfig, LogError, Logs
 from training.running.metrics import InFlight, mean
 from training.running.run_folder import RunFolder, RunFolderError, take
@@ -184,6 +185,13 @@ def test_what_a_killed_process_had_begun_is_removed(tmp_path):
     take(tmp_path, overwrite=False).close()
     assert {path.name for path in tmp_path.iterdir()} == {"3", ".lock"}
     assert RunFolder(tmp_path).steps() == [3]
+
+
+def test_the_last_the_best_and_multiples_of_a_period_are_kept():
+    steps = [250, 500, 750, 1000, 1250]
+    assert to_remove(steps, 1250, 250, None) == [500, 750, 1000]
+    assert to_remove(steps, 1250, 750, 500) == [250]
+    assert to_remove(steps, 1250, None, 5000) == [250, 500, 750, 1000]
 
 
 # --- what it starts from ---

@@ -24,7 +24,7 @@ NAME = "small"
 
 
 def configuration(data, output, **fields):
-    """Six steps; every one is logged, every third validated and saved."""
+    """Six steps; every second is logged, every third validated and saved."""
     base = TrainConfig(
         name=NAME,
         model=MODEL,
@@ -33,11 +33,11 @@ def configuration(data, output, **fields):
         tokenizer="bytes",
         batch_size=4,
         num_train_steps=6,
-        log_interval=1,
+        log_interval=2,
         validation_interval=3,
         validation_stride=2,
         save_interval=3,
-        keep_period=None,
+        keep_period=3,
         data=DataConfig(repo_id=str(data), seed_split=1),  # holds out the episode of 30 frames
         optimizer=OptimizerConfig(schedule="constant", peak_learning_rate=1e-2, warmup_steps=2, ema_decay=0.9),
     )

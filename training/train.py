@@ -9,6 +9,7 @@ The whole way, from recordings to a running robot: docs/training.md.
 
 from __future__ import annotations
 
+import logging
 import shlex
 import sys
 from collections.abc import Sequence
@@ -96,6 +97,7 @@ def how_to_go_on(arguments: Sequence[str]) -> str:
 def main() -> None:
     """Parse the command line, train, say how it ended."""
     arguments = sys.argv[1:]
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs pages about errors that it raises anyway
     try:
         config = command_line.parse(arguments)
         ended = train(config)

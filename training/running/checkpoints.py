@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -100,17 +101,19 @@ class RunCheckpoints:
         Raises:
             CheckpointError: this or the one before could not be written; what is there already stays as it was.
         """
+        self.wait()
         files = {RUN: state.to_json(), POSITION: position} if jax.process_index() == 0 else {}
         best = state.best.step if state.best is not None else None
         self._saving = state.step
-        self._saver.save(
-            self._folder.step(state.step),
-            checkpoint,
-            overwrite=True,
-            trees={TRAIN_STATE: train_state},
-            files=files,
-            then=lambda: self._finished(state.step, best),
-        )
+        with _told_how_to_go_on():
+            self._saver.save(
+                self._folder.step(state.step),
+                checkpoint,
+                overwrite=True,
+                trees={TRAIN_STATE: train_state},
+                files=files,
+                then=lambda: self._finished(state.step, best),
+            )
 
     def _finished(self, step: int, best: int | None) -> None:
         """In the background, when a folder is in place."""
@@ -118,11 +121,8 @@ class RunCheckpoints:
         steps = self._folder.steps()
         if best in steps:
             self._folder.link(BEST, best)
-        period = self._keep_period
-        keep = {step, best, self._folder.linked(BEST), *(s for s in steps if period and s % period == 0)}
-        for old in steps:
-            if old not in keep:
-                self._folder.remove(old)
+        for old in to_remove(steps, step, self._folder.linked(BEST), self._keep_period):
+            self._folder.remove(old)
 
     def wait(self) -> None:
         """Return when everything is in place.
@@ -130,8 +130,18 @@ class RunCheckpoints:
         Raises:
             CheckpointError: it could not be written.
         """
-        self._saver.wait()
+        with _told_how_to_go_on():
+            self._saver.wait()
         self._saving = None
+
+    def raise_if_failed(self) -> None:
+        """Notice soon that a checkpoint could not be written; does not wait for one that is being written.
+
+        Raises:
+            CheckpointError: it could not be written.
+        """
+        if self._saver.failed:
+            self.wait()
 
     def __enter__(self) -> RunCheckpoints:
         return self
@@ -147,6 +157,21 @@ class RunCheckpoints:
         finally:
             if self._saving is not None and jax.process_index() == 0:  # what is half written only takes up space
                 shutil.rmtree(partial_of(self._folder.step(self._saving)), ignore_errors=True)
+
+
+@contextmanager
+def _told_how_to_go_on() -> Iterator[None]:
+    try:
+        yield
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{error}. Checkpoints before it are complete: make room or mend what is wrong, then go on with --resume"
+        ) from error
+
+
+def to_remove(steps: Iterable[int], last: int, best: int | None, keep_period: int | None) -> list[int]:
+    """Checkpoints that are not kept: neither the last nor the best, and no multiple of ``keep_period``."""
+    return [s for s in steps if s not in (last, best) and not (keep_period and s % keep_period == 0)]
 
 
 def by_path(tree: Any) -> dict[str, Any]:

@@ -77,6 +77,7 @@ class Loop:
         first = True
         while self._step < total:
             self._one_step()
+            self._checkpoints.raise_if_failed()
             if first:  # compiling is not training
                 first = False
                 self._flush()

@@ -29,6 +29,7 @@ from ..recipes.config import TrainConfig
 from . import resolved, run_folder
 from .base import Base, SetupError, data_config, effective_model, open_base
 from .checkpoints import POSITION, RUN, RunState, restore_state
+from .label_description import label_description
 from .run_folder import RunFolder
 
 Say = Callable[[str], None]
@@ -106,17 +107,6 @@ def make_encoder(config: TrainConfig) -> Encoder:
             f"the tokenizer has {encoder.vocabulary} tokens, --model.vocabulary is {config.model.vocabulary}"
         )
     return encoder
-
-
-def label_methods(loader: TrainLoader) -> dict[str, Any]:
-    """How the progress labels of the data were made, for a checkpoint's description."""
-    found = {
-        dataset.root.name: {"method": meta.labels.method, "arguments": dict(meta.labels.arguments)}
-        for dataset, meta in zip(loader.datasets, loader.progress_meta, strict=True)
-        if meta.labels is not None
-    }
-    different = {json.dumps(labels, sort_keys=True) for labels in found.values()}
-    return next(iter(found.values())) if len(different) == 1 else found
 
 
 def prepare(config: TrainConfig, say: Say) -> Run:
@@ -221,7 +211,7 @@ def _prepared(
         tokenizer=config.tokenizer,
         delta_actions=config.data.delta_actions,
         quantiles=config.data.quantiles,
-        labels=label_methods(loader) if loader.has_labels else {},
+        labels=label_description(loader) if loader.has_labels else {},
         code_version=code_version(),
         source=source,
     )
