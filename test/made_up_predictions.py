@@ -3,7 +3,7 @@
 import numpy as np
 
 from pi05_progress.estimator import EstimatorConfig
-from pi05_progress.observation import PolicyOutput
+from pi05_progress.observation import ObservationError, PolicyOutput
 from training.datasets.progress_meta import EpisodeMeta, Milestone, Outcome
 from training.evaluation import playbacks
 from training.evaluation.episode_figures import episode_figures
@@ -69,6 +69,13 @@ def rising(_profile):
 
 def without_head(_profile):
     return MadeUp(lambda time_s, prompt: None)
+
+
+def picky(_profile):
+    def refuse(time_s, prompt):
+        raise ObservationError("the prompt has 99 tokens, the model takes 32")
+
+    return MadeUp(refuse)
 
 
 def not_a_number(_profile):

@@ -367,6 +367,7 @@ def test_an_episode_of_one_frame_does_no_harm(dataset):
     [
         ({"policy": "made_up_predictions:without_head"}, "no progress head"),
         ({"policy": "made_up_predictions:not_a_number"}, "frame 0: the policy's progress is nan"),
+        ({"policy": "made_up_predictions:picky"}, "frame 0, instruction 'put the block.*has 99 tokens"),
         ({"policy": "nowhere:nothing"}, "module:function"),
         ({"policy": "pi05"}, "--checkpoint is missing"),
         ({"episodes": (9,)}, r"no episode \[9\]; the data set has 0 to 3"),

@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pi05_progress.estimator import EstimatorConfig, ProgressEstimator
-from pi05_progress.observation import PolicyOutput, RobotFrame
+from pi05_progress.observation import ObservationError, PolicyOutput, RobotFrame
 from pi05_progress.policy import Pi05Policy, Policy
 from pi05_progress.progress_status import Status
+from pi05_progress.robots.teleavatar import LayoutError
 
 from .playbacks import Playback, View
 
@@ -82,7 +83,8 @@ def ask(policy: Policy, frames: Frames, playbacks: Sequence[Playback]) -> dict[s
     in several playbacks is shown to it once.
 
     Raises:
-        EvaluationError: the policy has no progress head, or its progress is no number in [0, 1].
+        EvaluationError: the policy has no progress head, its progress is no number in [0, 1], or it cannot take a frame
+            or an instruction.
     """
     if isinstance(policy, Pi05Policy):
         views = sorted({v for p in playbacks for v in p.views}, key=lambda v: v.frame)
@@ -116,7 +118,10 @@ def _infer(
         shown = view.of(get(view.frame))
         shown = replace(shown, stamps_ns=dict.fromkeys(shown.stamps_ns, round(time_s * 1e9)))
         before = time.perf_counter()
-        output = policy.infer(shown, view.prompt)
+        try:
+            output = policy.infer(shown, view.prompt)
+        except (ObservationError, LayoutError) as error:
+            raise EvaluationError(f"frame {view.frame}, instruction {view.prompt!r}: {error}") from error
         ms = 1e3 * (time.perf_counter() - before)
         if output.progress is None:
             raise EvaluationError("the policy gives no progress: its model has no progress head, nothing to evaluate")
