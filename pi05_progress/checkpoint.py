@@ -33,6 +33,7 @@ from .parameter_source import CheckpointError, ParameterSource, Progress, Shardi
 
 FORMAT = 1
 CONFIG, PARAMS, ASSETS, NORM_STATS = "config.json", "params", "assets", "norm_stats.json"
+MARKERS = (CONFIG, PARAMS)  # what has them is a checkpoint, which may be overwritten
 UNTRAINED = "untrained"
 _NONE: Mapping[str, Any] = MappingProxyType({})
 TIMEOUT_S = 4 * 3600  # of a save in the background; a full-size model on a slow disk takes minutes
@@ -110,22 +111,23 @@ class CheckpointSaver:
         Args:
             folder: appears when it is complete.
             checkpoint: what is saved.
-            overwrite: whether a folder that is there is replaced.
+            overwrite: whether a checkpoint that is there is replaced; other folders never are.
             trees: what else belongs into the folder: further folders of Orbax's by name, their arrays by path.
             files: and files by name, of this process alone: no two processes may write the same.
             then: called in the background, by the first process alone, when the folder is in place.
 
         Raises:
-            CheckpointError: the folder is there already and overwriting was not asked for, or the one before failed.
+            CheckpointError: the folder is there already and overwriting was not asked for, or it is no checkpoint; or
+                the one before failed.
         """
         from .orbax_files import ITEM, nested
 
         self.wait()
         folder = Path(folder).absolute()
-        partial = output_folder.partial_of(folder)
         try:
+            partial, pending = output_folder.partial_of(folder), None
             if jax.process_index() == 0:
-                output_folder.begin(folder, overwrite=overwrite)
+                pending = output_folder.begin(folder, replaces=MARKERS if overwrite else None)
         except output_folder.OutputFolderError as error:
             raise CheckpointError(str(error)) from error
         _meet(f"begin {folder}")
@@ -136,9 +138,11 @@ class CheckpointSaver:
             for name, arrays in {PARAMS: parameter_paths(checkpoint.model), **trees}.items():
                 self._write(partial / name, {ITEM: nested(arrays)})
         except Exception as error:  # whatever Orbax and TensorStore come upon
+            if pending is not None:
+                pending.release()
             raise CheckpointError(f"{folder}: cannot be written: {error}") from error
         self._folder = folder
-        given = (partial, folder, checkpoint.info, checkpoint.stats, then)  # not the model: its parameters may go
+        given = (pending, checkpoint.info, checkpoint.stats, then)  # not the model: its parameters may go
         self._thread = threading.Thread(target=self._complete, args=given, name="checkpoint")
         self._thread.start()
 
@@ -157,22 +161,40 @@ class CheckpointSaver:
 
     def _complete(
         self,
-        partial: Path,
-        folder: Path,
+        pending: output_folder.Pending | None,
         info: CheckpointInfo,
         stats: Mapping[str, NormStats],
         then: Callable[[], None] | None,
     ) -> None:
+        """What is left to do; ``pending`` is the first process's."""
         try:
-            for checkpointer in self._checkpointers.values():
-                checkpointer.wait_until_finished()
-            if jax.process_index() == 0:
-                write_description(partial, info, stats)
-                output_folder.finish(partial, folder)
+            self._wait_for_orbax()
+            if pending is not None:
+                write_description(pending.path, info, stats)
+                output_folder.finish(pending)
                 if then is not None:
                     then()
         except Exception as error:
             self._error = error
+        finally:
+            if pending is not None:
+                pending.release()
+
+    def _wait_for_orbax(self) -> None:
+        """Wait for all, also if one fails; the first error is raised."""
+        errors = []
+        for checkpointer in self._checkpointers.values():
+            try:
+                checkpointer.wait_until_finished()
+            except Exception as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
+
+    @property
+    def failed(self) -> bool:
+        """Whether a folder could not be written; ``wait`` says why."""
+        return self._thread is not None and not self._thread.is_alive() and self._error is not None
 
     def wait(self) -> None:
         """Return once the folder is in place.

@@ -22,13 +22,15 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from .checkpoint import UNTRAINED, CheckpointInfo, read_stats
+from .checkpoint import MARKERS, UNTRAINED, CheckpointInfo, read_stats
 from .interchange.config_fields import parse_fields, unknown_fields
 from .interchange.exporting import LAYOUTS, export_checkpoint, open_native
+from .interchange.exporting import MARKERS as EXPORTED
 from .interchange.hub import resolve
 from .interchange.importing import ImportOptions, carry_out, is_native, open_foreign, plan_import
 from .models.config import CONFIGS, ModelConfigError
 from .normalize import NormStats
+from .output_folder import OutputFolderError, check_target
 from .parameter_source import CheckpointError, ParameterSource, Progress, size_in_bytes
 
 IMPORT_EXAMPLES = """examples:
@@ -134,7 +136,7 @@ def _import(args: argparse.Namespace) -> None:
         asset_id=args.asset_id,
         seed=args.seed,
     )
-    _refuse_existing(args)
+    _refuse_existing(args, MARKERS)
     path = resolve(args.source, args.revision)
     planned = plan_import(path, options, None if Path(args.source).expanduser().exists() else args.source)
     print(f"{planned.foreign.kind} checkpoint {args.source}")
@@ -144,14 +146,16 @@ def _import(args: argparse.Namespace) -> None:
     print(f"written to {args.destination}; {_about(planned.info, planned.foreign.stats)}")
 
 
-def _refuse_existing(args: argparse.Namespace) -> None:
+def _refuse_existing(args: argparse.Namespace, markers: tuple[str, ...]) -> None:
     """Before anything is downloaded or read; it is checked again when writing starts."""
-    if args.destination.exists() and not args.overwrite:
-        raise CheckpointError(f"{args.destination} is already there; choose another folder, or give --overwrite")
+    try:
+        check_target(args.destination, markers if args.overwrite else None)
+    except OutputFolderError as error:
+        raise CheckpointError(str(error)) from error
 
 
 def _export(args: argparse.Namespace) -> None:
-    _refuse_existing(args)
+    _refuse_existing(args, EXPORTED)
     _, source = open_native(args.checkpoint)
     with _bar(source, args.quiet) as progress:
         notes = export_checkpoint(

@@ -1,71 +1,246 @@
-"""Folders that appear complete or not at all: written under another name beside, then moved into place."""
+"""Folders that appear complete or not at all: written under another name beside, then moved into place.
+
+While a folder is written, a lock in it holds it against other processes; it ends with the process, however that ends.
+What is replaced or cleared must be of the kind that is written: a mistyped ``--overwrite`` deletes nobody's recordings.
+"""
 
 from __future__ import annotations
 
+import fcntl
+import itertools
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
-PARTIAL, OLD = ".partial", ".old"
+PARTIAL, OLD, LOCK = ".partial", ".old", ".lock"
+_TRIES = 10  # of a lock whose folder others keep moving away
 
 
 class OutputFolderError(ValueError):
     """The folder is there already, or cannot be written; the message says what to do."""
 
 
-def partial_of(folder: Path) -> Path:
-    """Where a folder is written before it is moved into place."""
-    return folder.with_name(folder.name + PARTIAL)
+@dataclass(frozen=True)
+class Pending:
+    """A folder that is being written; made by ``hold`` or ``begin``.
+
+    Attributes:
+        path: where to write.
+        folder: where it will be, links resolved.
+        replaces: see ``begin``.
+        lock: the open file whose lock this process has.
+    """
+
+    path: Path
+    folder: Path
+    replaces: tuple[str, ...] | None
+    lock: IO[str]
+
+    def release(self) -> None:
+        """Give the lock back; what was written stays, and whoever begins next removes it."""
+        if not self.lock.closed:
+            fcntl.flock(self.lock, fcntl.LOCK_UN)  # also where a forked process still has the file open
+            self.lock.close()
+
+    def clear(self) -> None:
+        """Remove what is in the folder."""
+        for path in self.path.iterdir():
+            if path.name != LOCK:
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+    def abandon(self) -> None:
+        """Remove what was written, and give the lock back; nothing happens where that has been done."""
+        if self.lock.closed:
+            return
+        try:
+            self.clear()  # the lock last: killed in here, what is left is still known as ours
+            shutil.rmtree(self.path, ignore_errors=True)
+        except OSError:
+            pass  # why it was abandoned matters more; whoever begins next removes the rest
+        finally:
+            self.release()
 
 
-def begin(folder: Path, *, overwrite: bool = False) -> Path:
-    """An empty folder beside ``folder`` to write into; what an earlier attempt left there is removed.
+def resolved(folder: Path) -> Path:
+    """Where a folder really is, or will be: links are followed, and stay.
 
     Raises:
-        OutputFolderError: ``folder`` is there and overwriting was not asked for, or nothing can be written there.
+        OutputFolderError: there is no such place.
     """
-    if folder.exists() and not overwrite:
-        raise OutputFolderError(f"{folder} is already there; choose another folder, or overwrite it explicitly")
-    if folder.exists() and not folder.is_dir():
-        raise OutputFolderError(f"{folder} is a file; a folder is to be written there")
-    partial = partial_of(folder)
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-    except OSError as error:
-        raise OutputFolderError(f"{partial}: cannot be written: {error.strerror}") from error
-    return partial
+        real = Path(folder).resolve()
+    except (OSError, RuntimeError) as error:  # links in a circle
+        raise OutputFolderError(f"{folder}: {error}") from error
+    if not real.name:
+        raise OutputFolderError(f"{folder}: is the root of the file system; name a folder in it")
+    return real
 
 
-def finish(partial: Path, folder: Path) -> None:
+def partial_of(folder: Path) -> Path:
+    """Where a folder is written before it is moved into place; see ``resolved`` for errors."""
+    real = resolved(folder)
+    return real.with_name(real.name + PARTIAL)
+
+
+def refuse_overlap(folder: Path, sources: Iterable[Path]) -> None:
+    """Refuse to write to where something is read from.
+
+    Raises:
+        OutputFolderError: the folder is one of the sources, lies in one, or one lies in it.
+    """
+    target = resolved(folder)
+    for source in sources:
+        read = source.resolve()
+        if target == read or read in target.parents or target in read.parents:
+            raise OutputFolderError(
+                f"{folder}: lies in the input {source}, or the input in it; the input is never modified, so choose a "
+                "folder beside it"
+            )
+
+
+def check_target(folder: Path, replaces: Sequence[str] | None) -> None:
+    """Whether a folder may be written to a place; nothing is changed. See ``begin`` for arguments.
+
+    Raises:
+        OutputFolderError: something is there that stays.
+    """
+    real = resolved(folder)
+    if not real.exists():
+        return
+    if not real.is_dir():
+        raise OutputFolderError(f"{folder} is a file; a folder is to be written there, so choose another name")
+    if replaces is None:
+        raise OutputFolderError(
+            f"{folder} is already there; choose another folder, or ask for it to be replaced (--overwrite)"
+        )
+    if any(real.iterdir()) and (missing := [name for name in replaces if not (real / name).exists()]):
+        raise OutputFolderError(
+            f"{folder} is not overwritten: it has no {' and no '.join(missing)}, so it is something else than what is "
+            "to be written there; choose another folder, or remove it yourself"
+        )
+
+
+def hold(folder: Path, replaces: Sequence[str] | None = None) -> Pending:
+    """Take the place beside ``folder`` where it is written; what an earlier attempt left there stays.
+
+    Args:
+        folder: see ``begin``.
+        replaces: see ``begin``; not looked at in here.
+
+    Raises:
+        OutputFolderError: another process is writing there, something else is there, or nothing can be written.
+    """
+    real, path = resolved(folder), partial_of(folder)
+    given = None if replaces is None else tuple(replaces)
+    for _ in range(_TRIES):
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            if not (path / LOCK).exists() and any(path.iterdir()):
+                raise OutputFolderError(
+                    f"{path}: is in the way, and was not left by an earlier attempt; rename or remove it, or choose "
+                    "another folder"
+                )
+            lock = (path / LOCK).open("a")
+        except FileNotFoundError:
+            continue  # another process has just moved it into place
+        except OSError as error:
+            raise OutputFolderError(f"{path}: cannot be written: {error.strerror or error}") from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            raise OutputFolderError(
+                f"{path}: another process is writing there; wait for it, or choose another folder"
+            ) from None
+        except OSError as error:
+            lock.close()
+            raise OutputFolderError(f"{path}: cannot be locked: {error.strerror or error}") from error
+        if _is_at(lock, path / LOCK):
+            return Pending(path, real, given, lock)
+        lock.close()
+    raise OutputFolderError(f"{path}: other processes keep writing there; wait for them, or choose another folder")
+
+
+def _is_at(file: IO[str], path: Path) -> bool:
+    """Whether an open file still is the one at a path; otherwise its folder was moved or removed meanwhile."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def begin(folder: Path, *, replaces: Sequence[str] | None = None) -> Pending:
+    """An empty folder beside ``folder`` to write into; what an earlier attempt left there is removed.
+
+    Args:
+        folder: what will be written; links are followed.
+        replaces: None if a folder that is there stays. Otherwise it is replaced, provided that it is empty or has all
+            of these files or folders, which tell what it is.
+
+    Raises:
+        OutputFolderError: ``folder`` is there and stays, another process is writing it, or nothing can be written.
+    """
+    check_target(folder, replaces)
+    pending = hold(folder, replaces)
+    try:
+        check_target(folder, replaces)  # another process may have written it before the lock was free
+        pending.clear()
+    except BaseException as error:
+        pending.abandon()
+        if isinstance(error, OSError):
+            raise OutputFolderError(f"{pending.path}: cannot be written: {error.strerror or error}") from error
+        raise
+    return pending
+
+
+def finish(pending: Pending) -> None:
     """Move what was written into place; what it replaces is removed afterwards.
 
     A process killed between the two moves leaves the former folder as ``<name>.old`` and the new one, complete, as
     ``<name>.partial``.
+
+    Raises:
+        OutputFolderError: something that stays has appeared there meanwhile; what was written stays where it is.
     """
-    if not folder.exists():
-        os.replace(partial, folder)
-        return
-    old = folder.with_name(folder.name + OLD)
-    shutil.rmtree(old, ignore_errors=True)
-    os.replace(folder, old)
-    os.replace(partial, folder)
-    shutil.rmtree(old)
+    folder = pending.folder
+    try:
+        try:
+            check_target(folder, pending.replaces)
+        except OutputFolderError as error:
+            raise OutputFolderError(f"{error}. What was written is complete, it is in {pending.path}") from None
+        if folder.exists():
+            old = _free_name(folder)
+            os.replace(folder, old)
+            os.replace(pending.path, folder)
+            shutil.rmtree(old)
+        else:
+            os.replace(pending.path, folder)
+        (folder / LOCK).unlink(missing_ok=True)  # held until here, so nobody clears what has been moved
+    finally:
+        pending.release()
+
+
+def _free_name(folder: Path) -> Path:
+    """``<name>.old``, or with a number if that is there: it may be somebody's own copy."""
+    names = (folder.name + OLD + (f".{n}" if n else "") for n in itertools.count())
+    return next(path for path in map(folder.with_name, names) if not os.path.lexists(path))
 
 
 @contextmanager
-def output_folder(folder: Path, *, overwrite: bool = False) -> Iterator[Path]:
+def output_folder(folder: Path, *, replaces: Sequence[str] | None = None) -> Iterator[Path]:
     """``begin`` and ``finish`` around a block that writes into the folder given; an exception removes it.
 
     Raises:
-        OutputFolderError: see ``begin``.
+        OutputFolderError: see ``begin`` and ``finish``.
     """
-    partial = begin(folder, overwrite=overwrite)
+    pending = begin(folder, replaces=replaces)
     try:
-        yield partial
+        yield pending.path
     except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
+        pending.abandon()
         raise
-    finish(partial, folder)
+    finish(pending)

@@ -205,14 +205,56 @@ def test_the_numbers_of_outcomes_are_printed(source, tmp_path):
 
 
 def test_an_output_that_is_there_is_only_replaced_when_asked(source, tmp_path):
-    out = tmp_path / "out"
-    out.mkdir()
+    out = labelled(source, tmp_path / "out")
     (out / "mine").write_text("")
     done = run("--input_dataset", source, "--output_dataset", out)
     assert done.returncode == 1 and "already there" in done.stderr and "Traceback" not in done.stderr
     assert (out / "mine").exists()
     labelled(source, out, overwrite=True)
     assert not (out / "mine").exists() and len(open_dataset(out).episodes) == 4
+
+
+def test_what_is_no_data_set_is_never_replaced(source, tmp_path):
+    (tmp_path / "bags").mkdir()
+    (tmp_path / "bags/monday.mcap").write_text("mine")
+    with pytest.raises(OutputFolderError, match=r"not overwritten: it has no meta/info\.json"):
+        labelled(source, tmp_path / "bags", overwrite=True)
+    assert (tmp_path / "bags/monday.mcap").read_text() == "mine"
+
+
+SLOW = """
+import sys, time
+from pathlib import Path
+from training import add_progress_labels as tool
+from training.labels import writing
+original = writing.save_progress_meta
+def waiting(*arguments):
+    print("writing", flush=True)
+    sys.stdin.readline()
+    return original(*arguments)
+writing.save_progress_meta = waiting
+tool.add_progress_labels(tool.Arguments(Path(sys.argv[1]), Path(sys.argv[2])))
+"""
+
+
+def test_a_second_labelling_into_the_same_place_is_refused_while_the_first_is_at_work(source, tmp_path):
+    out = tmp_path / "out"
+    first = subprocess.Popen(
+        [sys.executable, "-c", SLOW, source, out], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert first.stdout.readline() == "writing\n"
+        for options in ({}, {"overwrite": True}):
+            with pytest.raises(OutputFolderError, match="another process is writing there"):
+                labelled(source, out, method="activity", **options)
+        first.communicate("go on\n", timeout=60)
+    finally:
+        first.kill()
+        first.wait()
+    assert first.returncode == 0
+    assert load_progress_meta(out).labels.method == "linear"
+    assert len(columns(out, "observation.progress")[0]) == 64
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "two_tasks"]
 
 
 @pytest.mark.parametrize("target", ["", "labelled", ".."])

@@ -105,18 +105,45 @@ def test_a_full_disk_stops_the_conversion_and_it_goes_on_when_there_is_room(tmp_
     assert len(run.episodes()) == 2
 
 
-def test_what_is_there_already_stays_unless_it_is_to_be_replaced(tmp_path, bags):
+def test_a_data_set_that_is_there_stays_unless_it_is_to_be_replaced(tmp_path, bags):
     output = tmp_path / "ds"
-    output.mkdir()
-    (output / "precious.txt").write_text("mine")
+    assert convert(output, bags).status == 0
+    (output / "mine.txt").write_text("mine")
     refused = convert(output, bags)
     assert refused.status == 1 and "--overwrite" in refused.text
-    assert (output / "precious.txt").read_text() == "mine"
-    failing = convert(output, bags, overwrite=True, max_gap=0.04, camera="head_camera=/nowhere")
-    assert failing.status == 1 and (output / "precious.txt").exists()  # nothing came of it, so nothing is replaced
-    replaced = convert(output, bags, overwrite=True)
-    assert replaced.status == 0 and not (output / "precious.txt").exists()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["ds"]
+    failing = convert(output, bags, overwrite=True, max_gap=0.04, camera="head_camera=/nowhere")
+    assert failing.status == 1 and (output / "mine.txt").exists()  # nothing came of it, so nothing is replaced
+    replaced = convert(output, bags, overwrite=True)
+    assert replaced.status == 0 and not (output / "mine.txt").exists()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["ds"]
+
+
+def test_what_is_no_data_set_is_never_overwritten(tmp_path, bags):
+    """A mistyped --output must not cost the recordings of a day."""
+    output = tmp_path / "recordings"
+    output.mkdir()
+    (output / "precious.mcap").write_text("mine")
+    for options in ({}, {"overwrite": True}):
+        refused = convert(output, bags, **options)
+        assert refused.status == 1 and "Traceback" not in refused.text
+    assert "not overwritten: it has no meta/info.json" in refused.text
+    assert (output / "precious.mcap").read_text() == "mine"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["recordings"]
+
+
+@pytest.mark.parametrize("place", [".", "..", "ds"])
+def test_an_output_that_is_an_input_or_holds_it_or_lies_in_it_is_refused(tmp_path, place):
+    source = tmp_path / "rec" / "today"
+    write_bag(source / "bag_0", recording(1.0))
+    (tmp_path / "link").symlink_to(source)
+    before = sorted(tmp_path.rglob("*"))
+    for given in (source, tmp_path / "link"):
+        refused = convert(source / place, given, overwrite=True)
+        assert refused.status == 1 and "the input is never modified" in refused.text
+    refused = convert(source / "bag_0", source / "bag_0", overwrite=True)
+    assert refused.status == 1 and "the input is never modified" in refused.text
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_conversion_that_replaces_a_data_set_can_be_resumed_at_any_point(tmp_path, bags, monkeypatch):
@@ -173,10 +200,11 @@ def test_a_second_conversion_into_the_same_place_is_refused(tmp_path, bags):
     import fcntl
 
     (tmp_path / "ds.partial").mkdir()
-    with (tmp_path / "ds.partial" / "lock").open("w") as lock:
+    with (tmp_path / "ds.partial" / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        run = convert(tmp_path / "ds", bags, resume=True)
-    assert run.status == 1 and "another conversion" in run.text
+        for options in ({"resume": True}, {"overwrite": True}, {}):
+            run = convert(tmp_path / "ds", bags, **options)
+            assert run.status == 1 and "another process is writing there" in run.text
 
 
 def test_no_frame_is_lost_and_every_file_says_the_same(tmp_path, bags):

@@ -236,14 +236,24 @@ def test_an_import_may_be_stored_in_bfloat16(tarball, tmp_path):
 
 
 def test_what_is_there_is_not_overwritten_unless_asked_for(tarball, tmp_path, capsys):
-    (tmp_path / "x").mkdir()
-    (tmp_path / "x/mine").write_text("precious")
     command = ["import", str(tarball / "6"), str(tmp_path / "x"), *SETS]
+    assert main(command) == 0
+    (tmp_path / "x/mine").write_text("precious")
     assert main(command) == 1
     assert "already there" in capsys.readouterr().err
     assert (tmp_path / "x/mine").read_text() == "precious"
     assert main([*command, "--overwrite"]) == 0
     load_checkpoint(tmp_path / "x")
+    assert not (tmp_path / "x/mine").exists()
+
+
+def test_what_is_no_checkpoint_is_never_overwritten(tarball, tmp_path, capsys):
+    for name in ("recording.mcap", "config.json"):  # many programs have a config.json
+        (tmp_path / name[0]).mkdir()
+        (tmp_path / name[0] / name).write_text("{}")
+        assert main(["import", str(tarball / "6"), str(tmp_path / name[0]), *SETS, "--overwrite"]) == 1
+        assert "not overwritten" in capsys.readouterr().err
+        assert [path.name for path in (tmp_path / name[0]).iterdir()] == [name]
 
 
 def test_a_source_is_never_replaced(step, capsys):

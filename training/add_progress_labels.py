@@ -17,7 +17,7 @@ from typing import Annotated
 
 import tyro
 
-from pi05_progress.output_folder import OutputFolderError, output_folder
+from pi05_progress.output_folder import OutputFolderError, output_folder, refuse_overlap
 
 from .datasets import layout
 from .datasets.progress_meta import (
@@ -62,7 +62,7 @@ class Arguments:
     copy_videos: bool = False
     """Copy videos instead of hard-linking them."""
     overwrite: bool = False
-    """Replace the output folder if it is there."""
+    """Replace the output folder if a data set is there; other folders never are."""
 
 
 def add_progress_labels(args: Arguments) -> tuple[Dataset, LabelSet]:
@@ -72,7 +72,7 @@ def add_progress_labels(args: Arguments) -> tuple[Dataset, LabelSet]:
         LabelError, MilestoneError, DatasetError, ProgressMetaError, OutputFolderError: what is wrong, and what to do.
         OSError: reading or writing failed.
     """
-    _check_folders(args.input_dataset, args.output_dataset)
+    refuse_overlap(args.output_dataset, [args.input_dataset])
     _check_column(args.column)
     dataset = open_dataset(args.input_dataset)
     former_columns(dataset, args.column)  # fails early
@@ -88,22 +88,13 @@ def add_progress_labels(args: Arguments) -> tuple[Dataset, LabelSet]:
     labels = label(dataset, complete, options)
     record = Labels(args.method, options.arguments(), label_columns(labels, args.column))
     with (
-        output_folder(args.output_dataset, overwrite=args.overwrite) as folder,
+        output_folder(args.output_dataset, replaces=layout.MARKERS if args.overwrite else None) as folder,
         progress_bar("labelling", dataset.frame_count, "frames") as advance,
     ):
         write_labelled(
             dataset, folder, labels, facts=complete, record=record, copy_videos=args.copy_videos, progress=advance
         )
     return dataset, labels
-
-
-def _check_folders(source: Path, target: Path) -> None:
-    inside, outside = target.resolve(), source.resolve()
-    if inside == outside or outside in inside.parents or inside in outside.parents:
-        raise OutputFolderError(
-            f"{target}: lies in the input {source}, or the input in it; the input is never modified, so choose a "
-            "folder beside it"
-        )
 
 
 def _check_column(name: str) -> None:

@@ -23,7 +23,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from pi05_progress.output_folder import OutputFolderError
+from pi05_progress.output_folder import OutputFolderError, refuse_overlap
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.robots.yaml_lines import ConfigError
 from training.bags.convert import Converted, ConvertOptions
@@ -97,7 +97,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add("--resume", action="store_true", help="go on with a conversion that was stopped")
     add("--dry-run", action="store_true", help="only say what would be kept; nothing is written")
-    add("--overwrite", action="store_true", help="replace a data set that is there")
+    add("--overwrite", action="store_true", help="replace a data set that is there; other folders never are")
     args = parser.parse_args(arguments)
     for name, low, high in (("fps", 1, 240), ("workers", 1, 512), ("gop", 1, 1000), ("crf", 0, 63)):
         value = getattr(args, name)
@@ -163,18 +163,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"convert_rosbags: {error}", file=sys.stderr)
         return 2
     try:
+        refuse_overlap(args.output, [*args.input, *bags])
         if args.dry_run:
             with tempfile.TemporaryDirectory(prefix="convert_rosbags_") as folder:
                 return _dry_run(args, profile, bags, Workplace(Path(folder)), console)
         settings = _settings(args, profile, bags)
         with workplace(args.output, settings, resume=args.resume, overwrite=args.overwrite) as place:
             if place.assembled:
-                finish_workplace(place, args.output)
+                finish_workplace(place)
                 print(f"the data set was complete; it is in {args.output} now")
                 return 0
             status = _convert(args, profile, bags, place, settings, console)
-        if status:
-            shutil.rmtree(place.folder, ignore_errors=True)
+            if status:
+                place.pending.abandon()
         return status
     except (OutputFolderError, ConversionError, VideoError) as error:
         print(f"convert_rosbags: {error}", file=sys.stderr)
@@ -363,7 +364,7 @@ def _assemble(
     write_dataset(place.folder, episodes, profile, plans.sizes, args.fps, video)
     report = make_report(settings, plans.scans, plans.found, plans.failed, plans.fates, args.fps)
     write_report(place.folder, report, plans.fates)
-    finish_workplace(place, args.output)
+    finish_workplace(place)
 
 
 def _print_problems(plans: Plans) -> None:

@@ -29,6 +29,7 @@ from .openpi import export_openpi
 
 Layout = Literal["openpi", "lerobot"]
 LAYOUTS = get_args(Layout)
+MARKERS = (DESCRIPTION,)  # what has it is an export, which may be overwritten
 
 
 def open_native(folder: Path) -> tuple[CheckpointInfo, ParameterSource]:
@@ -64,7 +65,7 @@ def export_checkpoint(
         layout: whose.
         dtype: to store parameters in; None keeps what they have. The progress head keeps its own.
         keep_head: for LeRobot, write the progress head, too. openpi's layout always has it.
-        overwrite: whether to replace what is there.
+        overwrite: whether to replace an export that is there; other folders never are.
         progress: called with path and bytes of every leaf.
 
     Raises:
@@ -76,7 +77,7 @@ def export_checkpoint(
     stats = read_stats(folder, info)
     refuse_same(folder, destination)
     try:
-        with output_folder(destination.absolute(), overwrite=overwrite) as partial:
+        with output_folder(destination, replaces=MARKERS if overwrite else None) as partial:
             if layout == "openpi":
                 notes = export_openpi(partial, source, info.model, dtype=dtype, progress=progress)
             else:

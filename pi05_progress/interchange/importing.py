@@ -11,7 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ..checkpoint import CONFIG, PARAMS, UNTRAINED, CheckpointInfo, check_fit, code_version, write_description
+from ..checkpoint import (
+    CONFIG,
+    MARKERS,
+    PARAMS,
+    UNTRAINED,
+    CheckpointInfo,
+    check_fit,
+    code_version,
+    write_description,
+)
 from ..models.config import (
     BYTE_VOCABULARY,
     PALIGEMMA_VOCABULARY,
@@ -249,7 +258,7 @@ def carry_out(
     """
     refuse_same(planned.foreign.where, destination)
     try:
-        with output_folder(destination.absolute(), overwrite=overwrite) as partial:
+        with output_folder(destination, replaces=MARKERS if overwrite else None) as partial:
             wanted = None if dtype is None else jnp.dtype(dtype)
             write_orbax(partial / PARAMS, planned.source, dtype=wanted, progress=progress)
             write_description(partial, planned.info, planned.foreign.stats)

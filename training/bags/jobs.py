@@ -7,7 +7,6 @@ at all. A conversion that was killed goes on with what is missing.
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import json
 import multiprocessing
 import os
@@ -17,12 +16,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pi05_progress.output_folder import OutputFolderError, finish, partial_of
+from pi05_progress.output_folder import OutputFolderError, Pending, check_target, finish, hold
 from pi05_progress.robots.profile import RobotProfile
+from training.datasets import layout
 from training.datasets.video import VideoError
 
 from .convert import Converted, ConvertOptions, Part, convert_episode
@@ -30,7 +30,7 @@ from .episodes import Candidate
 from .reading import Bag, BagError
 from .scan import Scan, ScanOptions, scan_bag
 
-WORK, SCRATCH, SETTINGS, LOCK = "work", "scratch", "conversion.json", "lock"
+WORK, SCRATCH, SETTINGS = "work", "scratch", "conversion.json"
 RESULT = "result.json"
 REPLACES, ASSEMBLED = "_replaces", "_assembled"  # in the settings' file, no settings themselves
 POLL_S = 0.2
@@ -58,10 +58,17 @@ class Job:
 
 @dataclass
 class Workplace:
-    """The folder in which a data set is made; see ``workplace``."""
+    """The folder in which a data set is made; see ``workplace``.
+
+    Attributes:
+        folder: where.
+        assembled: whether the data set in it is complete, and only its way into place is left.
+        pending: the hold on the folder; None where nothing is kept, as in a dry run.
+    """
 
     folder: Path
-    assembled: bool = False  # the data set in it is complete, only its way into place is left
+    assembled: bool = False
+    pending: Pending | None = None
 
     @property
     def work(self) -> Path:
@@ -87,45 +94,45 @@ def workplace(output: Path, settings: Mapping[str, Any], *, resume: bool, overwr
     Raises:
         OutputFolderError: something is there already, or nothing can be written.
     """
-    folder = partial_of(output)
-    begun = json.loads((folder / SETTINGS).read_text()) if resume and (folder / SETTINGS).exists() else {}
-    if output.exists() and not (overwrite or begun.get(REPLACES)):
-        raise OutputFolderError(f"{output} is already there; choose another --output, or replace it with --overwrite")
-    if folder.exists() and not resume and not overwrite:
-        raise OutputFolderError(
-            f"{folder}: an unfinished conversion is there; go on with --resume, or begin again with --overwrite"
-        )
+    pending = hold(output)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / LOCK).open("w")
-    except OSError as error:
-        raise OutputFolderError(f"{folder}: cannot be written: {error.strerror or error}") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise OutputFolderError(f"{folder}: another conversion is writing there") from error
-        place = Workplace(folder, bool(begun.get(ASSEMBLED)))
-        if begun:
-            _compare(begun, json.loads(json.dumps(settings)), folder)
-        else:
-            _clear(folder)
-            _write_json(folder / SETTINGS, {**settings, REPLACES: overwrite})
-        place.work.mkdir(exist_ok=True)
-        for leftover in place.work.glob("*.partial"):
-            shutil.rmtree(leftover)
+        place = _prepared(pending, output, settings, resume, overwrite)
         try:
             yield place
         except BaseException:
             if not place.assembled and not any(place.work.glob(f"*/{RESULT}")):
-                shutil.rmtree(folder, ignore_errors=True)  # nothing in it is worth going on with
+                pending.abandon()  # nothing in it is worth going on with
             raise
+    finally:
+        pending.release()
 
 
-def _clear(folder: Path) -> None:
-    for path in folder.iterdir():
-        if path.name != LOCK:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+def _prepared(pending: Pending, output: Path, settings: Mapping[str, Any], resume: bool, overwrite: bool) -> Workplace:
+    """The folder cleared or as it was left; whatever is decided in here is decided under its lock."""
+    folder = pending.path
+    begun = json.loads((folder / SETTINGS).read_text()) if (folder / SETTINGS).exists() else {}
+    replaces = layout.MARKERS if overwrite or (resume and begun.get(REPLACES)) else None
+    try:
+        check_target(output, replaces)
+    except OutputFolderError:
+        if not begun:
+            pending.abandon()
+        raise
+    if begun and not resume and not overwrite:
+        raise OutputFolderError(
+            f"{folder}: an unfinished conversion is there; go on with --resume, or begin again with --overwrite"
+        )
+    if begun and resume:
+        _compare(begun, json.loads(json.dumps(settings)), folder)
+    else:
+        begun = {}
+        pending.clear()
+        _write_json(folder / SETTINGS, {**settings, REPLACES: overwrite})
+    place = Workplace(folder, bool(begun.get(ASSEMBLED)), replace(pending, replaces=replaces))
+    place.work.mkdir(exist_ok=True)
+    for leftover in place.work.glob("*.partial"):
+        shutil.rmtree(leftover)
+    return place
 
 
 def _compare(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
@@ -137,7 +144,7 @@ def _compare(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) ->
         )
 
 
-def finish_workplace(place: Workplace, output: Path) -> None:
+def finish_workplace(place: Workplace) -> None:
     """Leave only the data set in the folder, and move it into place.
 
     That it is complete is written down first: killed in here, the conversion needs nothing but the rest of this.
@@ -146,9 +153,8 @@ def finish_workplace(place: Workplace, output: Path) -> None:
     _write_json(place.folder / SETTINGS, {**settings, ASSEMBLED: True})
     shutil.rmtree(place.work, ignore_errors=True)
     shutil.rmtree(place.scratch, ignore_errors=True)
-    (place.folder / LOCK).unlink(missing_ok=True)
-    finish(place.folder, output)
-    (output / SETTINGS).unlink(missing_ok=True)
+    finish(place.pending)
+    (place.pending.folder / SETTINGS).unlink(missing_ok=True)
 
 
 def _write_json(path: Path, data: object) -> None:

@@ -17,6 +17,7 @@ DATA_FILE_MB = 100  # LeRobot starts another file beyond these sizes
 VIDEO_FILE_MB = 200
 
 INFO = "meta/info.json"
+MARKERS = (INFO,)  # what has it is a data set, which a tool may replace where it is told to
 STATS = "meta/stats.json"
 TASKS = "meta/tasks.parquet"
 EPISODES = "meta/episodes"
