@@ -28,6 +28,8 @@ from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.robots.yaml_lines import ConfigError
 from training.bags.convert import Converted, ConvertOptions
 from training.bags.episodes import Candidate, Found, find_episodes
+from training.bags.faults import BagError
+from training.bags.finding import find_bags
 from training.bags.jobs import (
     KEPT,
     ConversionError,
@@ -40,7 +42,6 @@ from training.bags.jobs import (
     load_result,
     workplace,
 )
-from training.bags.reading import BagError, find_bags
 from training.bags.report import HTML_NAME, make_report, write_report
 from training.bags.scan import Scan, ScanOptions
 from training.bags.segments import PlanOptions, plan_segments

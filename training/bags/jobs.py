@@ -15,6 +15,7 @@ import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -27,13 +28,18 @@ from training.datasets.video import VideoError
 
 from .convert import Converted, ConvertOptions, Part, convert_episode
 from .episodes import Candidate
-from .reading import Bag, BagError
+from .faults import BagError
+from .reading import Bag
 from .scan import Scan, ScanOptions, scan_bag
 
 WORK, SCRATCH, SETTINGS = "work", "scratch", "conversion.json"
 RESULT = "result.json"
 REPLACES, ASSEMBLED = "_replaces", "_assembled"  # in the settings' file, no settings themselves
 POLL_S = 0.2
+KILLED = (
+    "a worker process was ended by force, most likely for want of memory; give the same command with --resume and "
+    "fewer --workers"
+)
 KEPT = "finished episodes are kept: make room, then go on with --resume"
 
 
@@ -314,6 +320,8 @@ class Pool:
             futures = [pool.submit(function, *task) for task in tasks]
             self._wait(futures, frames, done)
             return [future.result() for future in futures]
+        except BrokenProcessPool as error:
+            raise ConversionError(KILLED) from error
         except (VideoError, OSError) as error:
             raise _explained(error) from error
 

@@ -13,8 +13,9 @@ from pi05_progress.robots.packets import PacketDecoder, frame_to_rgb
 from pi05_progress.robots.profile import CameraProfile
 from pi05_progress.transforms import resize_with_pad
 
+from .faults import BagError
 from .inputs import Source
-from .reading import BagError, Stored
+from .reading import Stored
 from .tracks import GapError, Grid, Track
 
 

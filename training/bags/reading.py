@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import shutil
 import struct
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,24 +17,19 @@ from typing import Any, NamedTuple
 
 import yaml
 from backports import zstd
-from rosbags.rosbag2 import ReaderError
 from rosbags.rosbag2.reader import DirectoryReader
 from rosbags.rosbag2.storage_mcap import McapReader
 from rosbags.rosbag2.storage_sqlite3 import Sqlite3Reader
 from rosbags.typesys.store import Typestore
 
+from .faults import BagError, blamed, explained, of_the_machine
+from .finding import METADATA, natural_order, storage_suffix
 from .mcap import ZSTD_MAGIC, ChunkReader
 from .message_types import bag_types
 from .recovery import TruncatedMcapReader
 
-SUFFIXES = (".mcap", ".db3")
-METADATA = "metadata.yaml"
 BACK_NS = 500_000_000  # messages are stored in order of arrival up to this; further back is a jump of the clock
 SPARE = 64  # bytes that may follow a message
-
-
-class BagError(ValueError):
-    """A recording cannot be used; the message names it, says what was found and what to do."""
 
 
 @dataclass(frozen=True)
@@ -62,51 +56,6 @@ class _FolderReader(DirectoryReader):
 _FILE_READERS = {".mcap": ChunkReader, ".db3": Sqlite3Reader}
 
 
-def find_bags(inputs: Sequence[Path]) -> list[Path]:
-    """The recordings among and within these files and folders, in the order of their names.
-
-    Raises:
-        BagError: an input does not exist or holds no recording.
-    """
-    found: list[Path] = []
-    for path in inputs:
-        if not path.exists():
-            raise BagError(f"--input {path}: no such file or folder")
-        here = [path] if path.is_file() and path.suffix in SUFFIXES else _within(path) if path.is_dir() else []
-        if not here:
-            raise BagError(
-                f"--input {path}: no recording in it; expected {METADATA} beside .mcap or .db3 files, or such a file"
-            )
-        found += [bag for bag in here if bag not in found]
-    return found
-
-
-def _within(folder: Path) -> list[Path]:
-    if _is_bag(folder):
-        return [folder]
-    children = sorted((p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")), key=natural_order)
-    loose = sorted((p for p in folder.iterdir() if p.suffix in SUFFIXES and p.is_file()), key=natural_order)
-    return [*loose, *(bag for child in children for bag in _within(child))]
-
-
-def _is_bag(folder: Path) -> bool:
-    """Whether the folder is one recording: by its metadata, or because its files are named after it."""
-    if (folder / METADATA).exists():
-        return True
-    files = [p for p in folder.iterdir() if p.is_file() and _storage_suffix(p)]
-    return bool(files) and all(p.name.startswith(folder.name) for p in files)
-
-
-def _storage_suffix(path: Path) -> str:
-    name = path.name.removesuffix(".zstd")
-    return next((suffix for suffix in SUFFIXES if name.endswith(suffix)), "")
-
-
-def natural_order(path: Path) -> list[Any]:
-    """Key by which ``bag_2`` comes before ``bag_10``."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)]
-
-
 class Bag:
     """An open recording. Use it as a context manager; one thread only.
 
@@ -117,6 +66,7 @@ class Bag:
     Attributes:
         topics: by name.
         notes: what is odd about the recording, for the report.
+        cut_off: why its beginning or its end are known to be missing; empty if they are not.
 
     Raises:
         BagError: it cannot be read at all.
@@ -125,14 +75,16 @@ class Bag:
     def __init__(self, path: Path, scratch: Path | None = None) -> None:
         self.path, self._scratch = path, scratch
         self.notes: list[str] = []
+        self.cut_off = ""
 
     def __enter__(self) -> Bag:
         self._stack = ExitStack()
         try:
-            self._readers = self._open()
-            self._connections = [c for reader in self._readers for c in reader.connections]
-            self._types, self.type_problems = bag_types(self._connections)
-            self.topics = self._topics()
+            with blamed(self.path, "cannot be read"):
+                self._readers = self._open()
+                self._connections = [c for reader in self._readers for c in reader.connections]
+                self._types, self.type_problems = bag_types(self._connections)
+                self.topics = self._topics()
         except BaseException:
             self._stack.close()
             raise
@@ -161,7 +113,7 @@ class Bag:
         for storage in self._storages():
             if isinstance(storage, ChunkReader):
                 storage.heads = frozenset(heads)
-        try:
+        with blamed(self.path):
             for reader in self._readers:
                 wanted = [c for c in reader.connections if c.topic in topics]
                 if not wanted:
@@ -170,8 +122,6 @@ class Bag:
                     if data[:4] == ZSTD_MAGIC:  # one by one compressed, and no metadata said so
                         data = zstd.decompress(data)
                     yield Stored(connection.topic, received_ns, data)
-        except (ReaderError, zstd.ZstdError, EOFError) as error:
-            raise BagError(f"{self.path}: damaged: {error}") from error
 
     def deserialize(self, message: Stored) -> Any:
         """The message as an object with the type's fields.
@@ -188,11 +138,15 @@ class Bag:
             raise BagError(f"{message.topic}: a message cannot be read as {name}: {error}") from error
 
     def jumps_back(self) -> list[tuple[int, int]]:
-        """Receive times, ns, that were recorded twice because the recorder's clock was set back: (from, to)."""
+        """Receive times, ns, that were recorded twice because the recorder's clock was set back: (from, to).
+
+        Raises:
+            BagError: the file is damaged.
+        """
         jumps: list[tuple[int, int]] = []
         newest = -(2**63)
-        for storage in self._storages():
-            for start, end in _stored_order(storage):
+        with blamed(self.path):
+            for start, end in (times for storage in self._storages() for times in _stored_order(storage)):
                 if start < newest - BACK_NS:
                     until = newest
                     if jumps and start <= jumps[-1][1]:  # still the same jump
@@ -214,16 +168,25 @@ class Bag:
 
     def _open(self) -> list[Any]:
         if not self.path.is_dir():
-            return [self._open_file(self.path)]
+            return self._open_files([self.path])
+        found = sorted((p for p in self.path.iterdir() if p.is_file() and storage_suffix(p)), key=natural_order)
+        files = list({_plain(file.name): file for file in reversed(found)}.values())[::-1]  # x.mcap before x.mcap.zstd
         if not (self.path / METADATA).exists():
             self.notes.append(f"no {METADATA}; its files are read in the order of their names")
-            return self._open_files()
-        folder = self._decompressed(self.path)
+            if files and storage_suffix(files[-1]) == ".db3":  # MCAP files say themselves whether they were ended
+                self.cut_off = f"no {METADATA}, which a recorder writes when it ends"
+            return self._open_files(files)
+        if self._compressed_files():
+            if missing := sorted(set(self._named()) - {_plain(file.name) for file in files}):
+                self.notes.append(f"files named in {METADATA} are missing: {', '.join(missing)}")
+            return self._open_files(files)
         try:
-            return [self._opened(_FolderReader(folder))]
-        except (ReaderError, OSError) as error:
-            self.notes.append(f"not as {METADATA} says ({str(error).rstrip('.')}); its files are read one by one")
-            return self._open_files()
+            return [self._opened(_FolderReader(self.path))]
+        except Exception as error:
+            if of_the_machine(error):
+                raise
+            self.notes.append(f"not as {METADATA} says ({explained(error)}); its files are read one by one")
+            return self._open_files(files)
 
     def _opened(self, reader: Any) -> Any:
         reader.open()
@@ -234,20 +197,24 @@ class Bag:
         """The readers of single files."""
         return [storage for reader in self._readers for storage in getattr(reader, "storages", [reader])]
 
-    def _open_files(self) -> list[Any]:
-        files = sorted((p for p in self.path.iterdir() if p.is_file() and _storage_suffix(p)), key=natural_order)
+    def _open_files(self, files: Sequence[Path]) -> list[Any]:
+        """Readers of those files that can be read; what is the matter with others goes into the notes."""
         if not files:
             raise BagError(f"{self.path}: no .mcap or .db3 file in it")
-        readers, problems = [], []
+        readers: dict[str, Any] = {}
+        problems = []
         for file in files:
             try:
-                readers.append(self._open_file(self._decompressed_file(file)))
+                with blamed(file, "cannot be read"):
+                    readers[_plain(file.name)] = self._open_file(self._decompressed_file(file))
             except BagError as error:
                 problems.append(str(error))
         if not readers:
             raise BagError("; ".join(problems))
         self.notes += problems
-        return readers
+        names = self._named() or [_plain(file.name) for file in files]
+        self.cut_off = _why_cut_off(names, readers) or self.cut_off
+        return list(readers.values())
 
     def _open_file(self, file: Path) -> Any:
         """The file's reader; a damaged MCAP file is read as far as it goes."""
@@ -255,37 +222,39 @@ class Bag:
             raise BagError(f"{file}: the file is empty")
         try:
             return self._opened(_FILE_READERS[file.suffix](file))
-        except (ReaderError, OSError) as error:
-            if file.suffix != ".mcap":
-                raise BagError(f"{file}: cannot be read: {error}") from error
+        except Exception as error:
+            if of_the_machine(error) or file.suffix != ".mcap":
+                raise
             try:
                 reader = self._opened(TruncatedMcapReader(file))
             except Exception as second:
-                raise BagError(f"{file}: cannot be read: {error} Nor record by record: {second}") from error
+                raise BagError(
+                    f"{file}: cannot be read: {explained(error)}. Nor record by record: {explained(second)}"
+                ) from error
+            count = f"{reader.metadata.message_count} messages are read from its complete records"
             self.notes.append(
-                f"{file.name} has no proper end ({str(error).rstrip('.')}): {reader.metadata.message_count} messages "
-                f"are read from its complete records, {reader.lost_bytes} bytes after them are lost"
+                f"{file.name}: its summary cannot be used ({explained(error)}): {count}"
+                if reader.ended
+                else f"{file.name} has no proper end ({explained(error)}): {count}, {reader.lost_bytes} bytes after "
+                "them are lost"
             )
             return reader
 
-    def _decompressed(self, folder: Path) -> Path:
-        """The folder itself, or a decompressed copy of one whose files are compressed as a whole."""
+    def _facts(self) -> dict[str, Any]:
+        """What the metadata say of the recording; nothing, where they cannot be read."""
         try:
-            facts = yaml.safe_load((folder / METADATA).read_text())["rosbag2_bagfile_information"]
-            if str(facts.get("compression_mode", "")).lower() != "file":
-                return folder
-            files = [folder / Path(name).name for name in facts["relative_file_paths"]]
-        except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError):
-            return folder  # the reader says what is wrong with it
-        if missing := [file.name for file in files if not file.exists()]:
-            self.notes.append(f"files named in {METADATA} are missing: {', '.join(missing)}")
-        copies = [self._decompressed_file(file) for file in files if file.exists()]
-        copy = copies[0].parent
-        facts |= {"compression_mode": "", "compression_format": "", "relative_file_paths": [c.name for c in copies]}
-        partial = copy / f"{METADATA}.{os.getpid()}"
-        partial.write_text(yaml.safe_dump({"rosbag2_bagfile_information": facts}))
-        os.replace(partial, copy / METADATA)
-        return copy
+            return dict(yaml.safe_load((self.path / METADATA).read_text())["rosbag2_bagfile_information"])
+        except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError):
+            return {}  # the reader says what is wrong with it
+
+    def _named(self) -> list[str]:
+        """Names of the recording's files as the metadata say, decompressed."""
+        names = self._facts().get("relative_file_paths") if self.path.is_dir() else None
+        return [_plain(Path(str(name)).name) for name in names] if isinstance(names, list) else []
+
+    def _compressed_files(self) -> bool:
+        """Whether the files are compressed as a whole."""
+        return str(self._facts().get("compression_mode", "")).lower() == "file"
 
     def _decompressed_file(self, file: Path) -> Path:
         if file.suffix != ".zstd":
@@ -297,10 +266,27 @@ class Bag:
         target = folder / file.stem
         if not target.exists():
             partial = folder / f"{file.stem}.{os.getpid()}"  # several processes may want it
-            with zstd.open(file, "rb") as source, partial.open("wb") as sink:
-                shutil.copyfileobj(source, sink, 1 << 20)
-            os.replace(partial, target)
+            try:
+                with zstd.open(file, "rb") as source, partial.open("wb") as sink:
+                    shutil.copyfileobj(source, sink, 1 << 20)
+                os.replace(partial, target)
+            finally:
+                partial.unlink(missing_ok=True)
         return target
+
+
+def _plain(name: str) -> str:
+    return name.removesuffix(".zstd")
+
+
+def _why_cut_off(names: Sequence[str], readers: Mapping[str, Any]) -> str:
+    """Why files that could not be read mean that a recording's beginning or end is missing; empty if they do not."""
+    first, last = names[0], names[-1]
+    if last not in readers:
+        return f"its last file, {last}, is missing or cannot be read"
+    if isinstance(readers[last], TruncatedMcapReader) and not readers[last].ended:
+        return f"{last} has no proper end"
+    return "" if first in readers else f"its first file, {first}, is missing or cannot be read"
 
 
 def deserialized(types: Typestore, data: bytes, name: str) -> Any:

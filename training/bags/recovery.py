@@ -18,6 +18,7 @@ class TruncatedMcapReader(ChunkReader):
     """Reads an MCAP file without its summary, up to the last complete record."""
 
     lost_bytes = 0  # after the last complete record
+    ended = False  # whether all messages are there and only the summary after them cannot be used
 
     def _open(self) -> None:
         bio = self.bio
@@ -25,7 +26,7 @@ class TruncatedMcapReader(ChunkReader):
         bio.seek(0)
         if bio.read(8) != MAGIC:
             raise ReaderError("File magic is invalid.")
-        records = list(_records(bio, size))
+        records, self.ended = _records(bio, size)
         if not records or records[0][0] != HEADER:
             raise ReaderError("no complete record in it")
         self.data_start = records[0][1] + 9 + records[0][2]
@@ -44,17 +45,19 @@ class TruncatedMcapReader(ChunkReader):
             )  # fmt: skip
 
 
-def _records(bio: BinaryIO, size: int) -> list[tuple[int, int, int]]:
-    """Kind, place and length of every complete record of the data section."""
+def _records(bio: BinaryIO, size: int) -> tuple[list[tuple[int, int, int]], bool]:
+    """Kind, place and length of every complete record of the data section, and whether the section's end was seen."""
     found, at = [], 8
     while at + 9 <= size:
         bio.seek(at)
         code, length = struct.unpack("<BQ", bio.read(9))
-        if at + 9 + length > size or code in (DATA_END, FOOTER) or not 0 < code < 0x80:
+        if code in (DATA_END, FOOTER):
+            return found, True
+        if at + 9 + length > size or not 0 < code < 0x80:
             break
         found.append((code, at, length))
         at += 9 + length
-    return found
+    return found, False
 
 
 def _chunk(bio: BinaryIO, at: int, length: int, channel_ids: list[int]) -> ChunkInfo:

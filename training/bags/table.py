@@ -15,8 +15,9 @@ from pi05_progress.robots.messages import joint_vector
 from pi05_progress.robots.profile import SIDES, RobotProfile
 from pi05_progress.robots.teleavatar import gripper_effort_from_command
 
+from .faults import BagError
 from .inputs import Role, Source
-from .reading import BagError, Stored
+from .reading import Stored
 from .tracks import GapError, Grid, SendersError, Track
 
 LEAP_RAD, LEAP_NS = 0.2, 20_000_000  # from one message to the next: faster than any arm

@@ -1,0 +1,47 @@
+"""What is the matter with a recording, told apart from what is the matter with this machine."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+# Another recording would fail the same way: no room, no memory, too many open files.
+_OF_THE_MACHINE = frozenset(
+    (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+)
+
+
+class BagError(ValueError):
+    """A recording cannot be used; the message names it, says what was found and what to do."""
+
+
+def of_the_machine(error: BaseException) -> bool:
+    """Whether an exception says something about this machine rather than about the recording."""
+    return isinstance(error, OSError) and error.errno in _OF_THE_MACHINE
+
+
+@contextmanager
+def blamed(where: Path, what: str = "damaged") -> Iterator[None]:
+    """Turns whatever reading a damaged file leads to into a ``BagError`` that names it.
+
+    Readers of files raise what they like on bytes nobody expected (ZstdError, sqlite's, UnicodeDecodeError, ...). What
+    is the machine's fault stays as it is.
+
+    Raises:
+        BagError: the file is the matter.
+    """
+    try:
+        yield
+    except BagError:
+        raise
+    except Exception as error:
+        if of_the_machine(error):
+            raise
+        raise BagError(f"{where}: {what}: {explained(error)}") from error
+
+
+def explained(error: Exception) -> str:
+    """An exception's message, or its name where it has none."""
+    return (str(error).strip() or type(error).__name__).rstrip(".")
