@@ -136,12 +136,55 @@ def test_a_missing_topic_is_named(tmp_path, sound, topic):
     assert topic.removesuffix("/compressed") in run.text
 
 
-def test_grippers_may_be_absent_and_are_then_zero(tmp_path, sound):
+def test_a_missing_gripper_is_named_and_becomes_zero_only_when_asked_for(tmp_path, sound):
     messages = without(without(sound, "/left_gripper/joint_states"), "/left_gripper/joint_cmd")
-    run = convert(tmp_path / "ds", write_bag(tmp_path / "bag", messages))
+    bag = write_bag(tmp_path / "bag", messages)
+    refused = convert(tmp_path / "ds", bag)
+    assert refused.status == 1 and not refused.root.exists()
+    assert "left_gripper: nothing on /left_gripper/joint_states" in refused.text
+    assert "--allow-missing-grippers" in refused.text
+    run = convert(tmp_path / "ds", bag, allow_missing_grippers=True)
     state = run.column("observation.state")
     assert np.all(state[:, [7, 23, 39]] == 0) and np.all(state[:, 15] != 0)
     assert run.report["bags"][0]["absent"] == ["left_gripper", "action left_gripper"]
+    assert "left_gripper: nothing was recorded; its entries are 0" in run.text
+
+
+def test_recordings_with_and_without_a_gripper_are_not_mixed(tmp_path, sound):
+    for name in ("a", "b"):
+        write_bag(tmp_path / "bags" / name, sound)
+    write_bag(tmp_path / "bags" / "odd", without(sound, "/left_gripper/joint_cmd"))
+    for options in ({}, {"allow_missing_grippers": True}):
+        run = convert(tmp_path / f"ds_{len(options)}", tmp_path / "bags", **options)
+        assert run.status == 0 and np.all(run.column("action")[:, 7] != 0)
+        assert len(run.episodes()) == 2 and "odd" in run.text and "action left_gripper" in run.text
+    write_bag(tmp_path / "bags" / "odd_2", without(sound, "/left_gripper/joint_cmd"))
+    write_bag(tmp_path / "bags" / "odd_3", without(sound, "/left_gripper/joint_cmd"))
+    run = convert(tmp_path / "ds", tmp_path / "bags", allow_missing_grippers=True)
+    assert len(run.episodes()) == 3 and np.all(run.column("action")[:, 7] == 0)
+    assert "dropped: a bag: nothing is missing, in most bags action left_gripper" in run.text
+
+
+def test_a_recording_that_can_be_reached_in_several_ways_is_converted_once(tmp_path, sound):
+    bags = tmp_path / "bags"
+    write_bag(bags / "a", sound)
+    (bags / "latest").symlink_to("a")
+    (bags / "loop").symlink_to(".")
+    (tmp_path / "link").symlink_to(bags)
+    file = next((bags / "a").glob("*.mcap"))
+    run = convert(tmp_path / "ds", file, bags, tmp_path / "link", bags / ".." / "bags", bags / "a", dry_run=True)
+    assert run.status == 0 and "1 episodes of 60 frames" in run.text
+
+
+def test_a_link_to_a_recording_is_one_and_a_link_to_a_folder_is_not_followed(tmp_path, sound):
+    write_bag(tmp_path / "disk" / "session" / "x", sound)
+    chosen = tmp_path / "chosen"
+    chosen.mkdir()
+    (chosen / "session").symlink_to(tmp_path / "disk" / "session")
+    refused = convert(tmp_path / "ds", chosen, dry_run=True)
+    assert refused.status == 2 and "links to folders of recordings are not followed" in refused.text
+    (chosen / "x").symlink_to(tmp_path / "disk" / "session" / "x")
+    assert convert(tmp_path / "ds", chosen, dry_run=True).status == 0
 
 
 def test_an_unknown_type_of_a_needed_topic_is_named(tmp_path, sound):
@@ -278,6 +321,31 @@ def test_video_that_begins_in_mid_stream_is_used_from_its_first_key_frame(tmp_pa
     marked = write_bag(tmp_path / "marked", [*with_packets(packets(2.0)[7:]), *events])
     inside = convert(tmp_path / "inside", marked)  # begins between key frames: those before it are decoded, too
     assert inside.numbers("left_color") == inside.numbers("head_camera") == list(range(33, 55))
+
+
+def test_an_episode_that_begins_before_the_first_key_frame_is_shortened_and_that_is_said(tmp_path):
+    at = lambda s: START + round(s * 1e9)  # noqa: E731
+    events = [
+        event(0, at(0.3)), event(2, at(0.5), label="reached"), event(2, at(2.1), label="grasped"),
+        event(1, at(3.9), outcome=1),
+    ]  # fmt: skip
+    sent = packets(4.0, gop=40)[5:]  # key frames at 1.33 and 2.67 s
+    bag = write_bag(tmp_path / "bag", [*with_packets(sent, 4.0), *events])
+    run = convert(tmp_path / "ds", bag, task=None)
+    assert run.status == 0, run.text
+    assert run.numbers("left_color") == run.numbers("head_camera") == list(range(40, 118))
+    assert run.progress["episodes"][0]["outcome"] == "SUCCESS"
+    marks = {m["label"]: m["frame"] for m in run.progress["episodes"][0]["milestones"]}
+    assert marks == {"reached": 0, "grasped": 63 - 40}
+    for text in ("left_color begins 1.03 s late; the first frame is there", "put at it: reached"):
+        assert text in run.text and any(text in note for note in run.report["episodes"][0]["notes"])
+
+
+def test_what_a_late_input_leaves_of_an_episode_must_be_worth_it(tmp_path):
+    events = [event(0, START + 10**8), event(1, START + 19 * 10**8)]
+    bag = write_bag(tmp_path / "bag", [*with_packets(packets(2.0, gop=40)[1:]), *events])
+    run = convert(tmp_path / "ds", bag)  # the first key frame comes half a second before the end
+    assert run.status == 1 and "too short" in run.text and "left_color begins" in run.text
 
 
 def test_a_corrupted_packet_costs_the_frames_up_to_the_next_key_frame(tmp_path):

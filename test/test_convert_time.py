@@ -82,6 +82,18 @@ def test_stamps_decide_not_the_time_of_reception(tmp_path):
     assert np.abs(run.column("observation.state")[:, :16] - expected_positions(run)).max() < 1e-4
 
 
+def test_stamps_of_computers_whose_clocks_are_apart_are_pointed_out(tmp_path):
+    early = [moved(m, -200_000_000, 0) if m.type == COMPRESSED else m for m in recording(2.0)]
+    run = convert(tmp_path / "ds", write_bag(tmp_path / "bag", early))
+    assert run.status == 0, run.text
+    assert "stamps of other inputs run apart: head_camera by 200 ms, left_color by 200 ms" in run.text
+    timing = run.report["bags"][0]["timing"][0]
+    assert timing["left_color"]["stamp_minus_reception_ms"] == -200
+    assert timing["left_arm"]["stamp_minus_reception_ms"] == 0
+    near = [moved(m, -30_000_000, 0) if m.type == COMPRESSED else m for m in recording(1.0)]
+    assert "apart" not in convert(tmp_path / "near", write_bag(tmp_path / "bag_2", near)).text
+
+
 def test_messages_without_a_stamp_take_the_time_of_reception_and_the_report_says_so(tmp_path):
     messages = [moved(m, -m.stamp, 0) if m.topic == LEFT_IMAGES else m for m in recording(1.0)]
     run = convert(tmp_path / "ds", write_bag(tmp_path / "bag", messages))

@@ -14,7 +14,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from training.bags.convert import Converted, ConvertOptions
 from training.bags.episodes import Candidate, Found, find_episodes
 from training.bags.faults import BagError
 from training.bags.finding import find_bags
+from training.bags.inputs import common_absent
 from training.bags.jobs import (
     KEPT,
     ConversionError,
@@ -42,13 +43,15 @@ from training.bags.jobs import (
     load_result,
     workplace,
 )
-from training.bags.report import HTML_NAME, make_report, write_report
+from training.bags.remarks import Remark, kept_but
+from training.bags.report import HTML_NAME, make_report, remove_report, report_without_data_set, write_report
 from training.bags.scan import Scan, ScanOptions
 from training.bags.segments import PlanOptions, plan_segments
 from training.datasets.progress_meta import EpisodeMeta, Milestone, Outcome
 from training.datasets.video import ENCODERS, VideoError, VideoOptions
 from training.datasets.writer import Episode, write_dataset
 
+CUT_OFF_REMARK = "the recording is cut off ({}): the episode's end is not the task's end; its outcome stays unknown"
 EXAMPLES = """examples:
   a folder of recordings, one episode each or marked by events or buttons:
     %(prog)s --input bags --output datasets/stack --fps 30 --robot teleavatar
@@ -80,6 +83,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--max-gap", type=float, default=0.25, metavar="S", help=text)
     text = "what becomes of an episode with a longer silence (default: %(default)s)"
     add("--on-gap", choices=("drop", "split"), default="drop", help=text)
+    text = "take episodes that the recorder ended because it was stopped, the disk was full, ..."
+    add("--keep-aborted", action="store_true", help=text)
+    text = "take recordings without a gripper, as long as all lack the same; its numbers become 0"
+    add("--allow-missing-grippers", action="store_true", help=text)
     text = "store pictures at this size, aspect kept, padded with black; by default as recorded"
     add("--image-size", type=_size, metavar="HxW", help=text)
     add("--codec", choices=tuple(ENCODERS), default="h264", help="of the videos (default: %(default)s)")
@@ -201,7 +208,9 @@ def _settings(args: argparse.Namespace, profile: RobotProfile, bags: Sequence[Pa
 
 
 def _scan_options(args: argparse.Namespace, profile: RobotProfile) -> ScanOptions:
-    return ScanOptions(profile, args.actions, dict(args.camera), args.namespace, round(args.max_gap * 1e9))
+    return ScanOptions(
+        profile, args.actions, dict(args.camera), args.namespace, round(args.max_gap * 1e9), args.allow_missing_grippers
+    )
 
 
 def _plan_options(args: argparse.Namespace) -> PlanOptions:
@@ -224,14 +233,17 @@ def _plan(args: argparse.Namespace, profile: RobotProfile, bags: Sequence[Path],
     sizes = common_sizes(scans, profile)
     if args.image_size:
         sizes = dict.fromkeys(profile.cameras, args.image_size)
-    found = [find_episodes(scan, args.episodes) for scan in scans]
+    found = [find_episodes(scan, args.episodes, args.keep_aborted) for scan in scans]
+    absent = common_absent([scan.inputs for scan in scans])
     plans = Plans(scans, found, failed, [], [], sizes, 0)
     for number, (scan, episodes) in enumerate(zip(scans, found, strict=True)):
         plans.fates += [Fate(str(scan.path), name, "", "", [reason]) for name, reason in episodes.rejected]
         for index, candidate in enumerate(episodes.candidates):
             fate = Fate(str(scan.path), candidate.name, args.task or candidate.task, str(candidate.outcome))
             plans.fates.append(fate)
-            fate.reasons = _against(fate, scan, sizes, bool(args.image_size))
+            if episodes.mode == "bag" and scan.cut_off:
+                fate.notes = [CUT_OFF_REMARK.format(scan.cut_off)]
+            fate.reasons = _against(fate, scan, sizes, bool(args.image_size), absent)
             if fate.reasons:
                 continue
             plan = plan_segments(candidate, scan, _plan_options(args))
@@ -241,9 +253,14 @@ def _plan(args: argparse.Namespace, profile: RobotProfile, bags: Sequence[Path],
     return plans
 
 
-def _against(fate: Fate, scan: Scan, sizes: Mapping[str, tuple[int, int]], resize: bool) -> list[str]:
+def _against(
+    fate: Fate, scan: Scan, sizes: Mapping[str, tuple[int, int]], resize: bool, absent: Sequence[str]
+) -> list[str]:
     """What speaks against an episode before its times are looked at."""
     reasons = [] if fate.task else ["no instruction: neither events nor --task give one"]
+    if set(scan.inputs.absent) != set(absent):
+        own, most = (", ".join(names) or "nothing" for names in (scan.inputs.absent, absent))
+        reasons.append(f"{own} is missing, in most bags {most}: zeros and measured numbers do not mix; convert apart")
     for camera, size in sizes.items():
         own = scan.sizes.get(camera)
         if own is None:
@@ -264,12 +281,16 @@ def _dry_run(
     planned = {index: plan_segments(job.candidate, job.scan, _plan_options(args)) for job, index in plans.jobs}
     for index, fate in enumerate(plans.fates):
         plan = planned.get(index)
+        fate.notes += plan.notes if plan else ()
         reasons = fate.reasons or list(plan.reasons)
         counts = [] if plan is None else [segment.grid.count for segment in plan.segments]
         total += len(counts)
+        fate.reasons = [] if counts else reasons
         what = f"{' + '.join(map(str, counts))} frames" if counts else "dropped"
-        print(f"{_name(fate.bag, fate.name)}: {what}" + (f": {'; '.join(reasons)}" if reasons else ""))
-    _print_problems(plans)
+        said = [*reasons, *fate.notes]
+        print(f"{_name(fate.bag, fate.name)}: {what}" + (f": {'; '.join(said)}" if said else ""))
+    _print_unused(plans)
+    _print_remarks(plans, {plans.fates[index].bag for index, plan in planned.items() if plan.segments})
     print(f"{total} episodes of {plans.frames} frames would be kept; nothing was written")
     return 0 if total else 1
 
@@ -298,9 +319,15 @@ def _convert(
             done |= {job.key: result for job, result in zip(todo, results, strict=True)}
     _note(plans, done)
     episodes = _episodes(plans, place)
-    _print_problems(plans)
+    _print_unused(plans)
+    _print_dropped(plans)
+    _print_remarks(plans, {fate.bag for fate in plans.fates if fate.parts})
     if not episodes:
         print("convert_rosbags: no episode can be used; no data set was written", file=sys.stderr)
+        folder = report_without_data_set(args.output)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_report(folder, _report(args, plans, settings), plans.fates)
+        print(f"report: {folder / HTML_NAME}", file=sys.stderr)
         return 1
     _assemble(args, profile, plans, place, settings, episodes, video)
     kept = len(episodes)
@@ -320,7 +347,8 @@ def _note(plans: Plans, done: Mapping[str, Converted]) -> None:
         if place not in of_job:
             continue
         result = of_job[place]
-        fate.reasons, fate.notes, fate.parts = result.reasons, result.notes, result.parts
+        fate.reasons, fate.parts = result.reasons, result.parts
+        fate.notes = [*fate.notes, *result.notes]
         if fate.parts:
             fate.first_index = index
             index += len(fate.parts)
@@ -363,17 +391,38 @@ def _assemble(
     for name in ("data", "meta", "videos"):
         shutil.rmtree(place.folder / name, ignore_errors=True)
     write_dataset(place.folder, episodes, profile, plans.sizes, args.fps, video)
-    report = make_report(settings, plans.scans, plans.found, plans.failed, plans.fates, args.fps)
-    write_report(place.folder, report, plans.fates)
+    write_report(place.folder, _report(args, plans, settings), plans.fates)
     finish_workplace(place)
+    remove_report(report_without_data_set(args.output))
 
 
-def _print_problems(plans: Plans) -> None:
+def _report(args: argparse.Namespace, plans: Plans, settings: Mapping[str, Any]) -> dict[str, Any]:
+    return make_report(settings, plans.scans, plans.found, plans.failed, plans.fates, args.fps)
+
+
+def _print_unused(plans: Plans) -> None:
     for bag, why in plans.failed.items():
         print(f"not used: {why if bag in why else f'{bag}: {why}'}", file=sys.stderr)
+
+
+def _print_dropped(plans: Plans) -> None:
     for fate in plans.fates:
-        if fate.reasons and not fate.parts:
-            print(f"dropped: {_name(fate.bag, fate.name)}: {'; '.join(fate.reasons)}", file=sys.stderr)
+        if not fate.parts:
+            said = "; ".join([*fate.reasons, *fate.notes])
+            print(f"dropped: {_name(fate.bag, fate.name)}: {said}", file=sys.stderr)
+
+
+def _print_remarks(plans: Plans, kept: Collection[str]) -> None:
+    """What is odd about recordings of which something is kept: ``kept`` names them."""
+    usable = [fate for fate in plans.fates if fate.bag in kept and (fate.parts or not fate.reasons)]
+    remarks = [Remark(_name(fate.bag, fate.name), text) for fate in usable for text in (*fate.notes, *fate.reasons)]
+    for scan, found in zip(plans.scans, plans.found, strict=True):
+        if str(scan.path) in kept:
+            remarks += [Remark(scan.path.name, note) for note in (*scan.notes, *found.notes)]
+    if lines := kept_but(remarks, [part for fate in usable for part in fate.parts]):
+        print("kept, but", file=sys.stderr)
+        for line in lines:
+            print(f"  {line}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from .scan import Event, Mark, Scan
 
 Mode = Literal["auto", "bag", "marks", "events"]
 START, STOP, MILESTONE = 0, 1, 2  # EpisodeEvent.event
+ABORTED, CUT_OFF = "aborted: ", "cut off: "  # begin the note of an episode whose last frame is not the task's end
 OUTCOMES = (Outcome.UNKNOWN, Outcome.SUCCESS, Outcome.FAILURE)  # by EpisodeEvent.outcome
 
 
@@ -54,18 +55,28 @@ class Found:
     notes: list[str] = field(default_factory=list)
 
 
-def find_episodes(scan: Scan, mode: Mode = "auto") -> Found:
-    """The episodes of a recording; ``auto`` takes events if there are any, else marks, else the whole recording."""
+def find_episodes(scan: Scan, mode: Mode = "auto", keep_aborted: bool = False) -> Found:
+    """The episodes of a recording; ``auto`` takes events if there are any, else marks, else the whole recording.
+
+    Events that cannot be read count as events: without the one that began it, an episode is not the whole recording.
+
+    Args:
+        scan: the recording.
+        mode: where episodes are.
+        keep_aborted: take also those that were not ended on purpose: the recorder was stopped, the disk was full, ...
+    """
     if mode == "auto":
-        mode = "events" if any(e.event == START for e in scan.events) else "marks" if scan.marks else "bag"
+        any_event = any(e.event == START for e in scan.events) or scan.unreadable.get(scan.inputs.events or "")
+        mode = "events" if any_event else "marks" if scan.marks else "bag"
     if mode == "events":
-        return _by_events(scan)
+        return _by_events(scan, keep_aborted)
     return _by_marks(scan) if mode == "marks" else _whole(scan)
 
 
 def _whole(scan: Scan) -> Found:
     spans = tuple(Span(index, None, None) for index in range(len(scan.stretches)))
-    return Found("bag", [Candidate("bag", spans)])
+    note = f"{CUT_OFF}{scan.cut_off}" if scan.cut_off else ""
+    return Found("bag", [Candidate("bag", spans, note=note)])
 
 
 def _between(scan: Scan, start: Mark | Event, stop: Mark | Event) -> tuple[Span, ...]:
@@ -100,7 +111,7 @@ def _by_marks(scan: Scan) -> Found:
     return found
 
 
-def _by_events(scan: Scan) -> Found:
+def _by_events(scan: Scan, keep_aborted: bool) -> Found:
     found = Found("events")
     opened: dict[str, list[Event]] = {}
     for event in scan.events:
@@ -113,6 +124,9 @@ def _by_events(scan: Scan) -> Found:
             found.notes.append(f"a {kind} event of {event.episode_id}, which is not running, is passed over")
         elif event.event == MILESTONE:
             opened[event.episode_id].append(event)
+        elif event.label.startswith(ABORTED) and not keep_aborted:
+            del opened[event.episode_id]
+            found.rejected.append((event.episode_id, f"{event.label}; --keep-aborted takes it all the same"))
         else:
             found.candidates.append(_candidate(scan, opened.pop(event.episode_id), event, found.candidates))
     reason = "no stop event: the recording ends before the episode does"

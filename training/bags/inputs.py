@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from pi05_progress.robots.profile import IMAGE_TYPE, PACKET_TYPE, SIDES, RobotProfile
 
+from .faults import BagError
 from .message_types import EVENT_TYPE
-from .reading import BagError, Topic
+from .reading import Topic
 
 COMPRESSED_TYPE = "sensor_msgs/msg/CompressedImage"
 CAMERA_KINDS = {IMAGE_TYPE: "raw", COMPRESSED_TYPE: "compressed", PACKET_TYPE: "packets"}
@@ -85,6 +87,7 @@ def choose_inputs(
     actions: Actions = "teleoperation",
     cameras: Mapping[str, str] | None = None,
     namespace: str = "",
+    allow_missing_grippers: bool = False,
 ) -> Inputs:
     """The topics that a profile names, as far as the recording has messages on them.
 
@@ -94,17 +97,32 @@ def choose_inputs(
         actions: whether actions are the operator's commands or the policy's.
         cameras: topics of cameras that take the place of the profile's.
         namespace: put before every topic of the profile.
+        allow_missing_grippers: whether a gripper that was not recorded may become zeros.
 
     Raises:
         BagError: something that is always needed is missing, or has a type that cannot be read.
     """
-    return _Choice(topics, profile, actions, dict(cameras or {}), namespace.rstrip("/")).made()
+    choice = _Choice(topics, profile, actions, dict(cameras or {}), namespace.rstrip("/"), allow_missing_grippers)
+    return choice.made()
+
+
+def common_absent(inputs: Sequence[Inputs]) -> tuple[str, ...]:
+    """What most of the recordings do not have; of two that are as frequent, the one that lacks less."""
+    counts = Counter(of.absent for of in inputs)
+    return min(counts, key=lambda absent: (-counts[absent], len(absent), absent), default=())
 
 
 class _Choice:
     def __init__(
-        self, topics: Mapping[str, Topic], profile: RobotProfile, actions: Actions, cameras: dict[str, str], prefix: str
+        self,
+        topics: Mapping[str, Topic],
+        profile: RobotProfile,
+        actions: Actions,
+        cameras: dict[str, str],
+        prefix: str,
+        allow_missing_grippers: bool,
     ) -> None:
+        self._allow_missing_grippers = allow_missing_grippers
         self._topics = {name: topic for name, topic in topics.items() if topic.count}
         self._silent = {name for name, topic in topics.items() if not topic.count}
         self._profile, self._actions, self._cameras, self._prefix = profile, actions, cameras, prefix
@@ -183,9 +201,11 @@ class _Choice:
         for name, topic, role in ((part, gripper.state_topic, "state"), (f"action {part}", command, "action")):
             if self._named(topic) in self._topics:
                 self._add(name, part, self._named(topic), role)
-            else:
+            elif self._allow_missing_grippers:
                 self._absent.append(name)
-                self._notes.append(f"{name}: nothing on {self._named(topic)}; its entries are 0")
+            else:
+                self._missing(name, self._named(topic))
+                self._hints.add("A robot without grippers: --allow-missing-grippers fills their entries with 0.")
 
     def _needed(self, name: str, part: str, topic: str, role: Role) -> None:
         if self._named(topic) in self._topics:
@@ -199,7 +219,9 @@ class _Choice:
         if found not in kinds:
             self._problems.append(f"{name}: {topic} is of type {found}; expected {' or '.join(kinds)}")
             return
-        self._sources[name] = Source(name, part, topic, kinds[found], role)
+        source = self._sources[name] = Source(name, part, topic, kinds[found], role)
+        if not source.has_header:
+            self._notes.append(f"{name}: messages of {found} have no stamp; the time of reception is used")
 
     def _missing(self, name: str, topic: str) -> None:
         self._problems.append(f"{name}: {'no message' if topic in self._silent else 'nothing'} on {topic}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
 import json
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from .episodes import Found
 from .jobs import Fate
 from .scan import Scan
 
+WITHOUT = ".report"  # of the folder beside a data set that did not come to be
 JSON_NAME, HTML_NAME = "conversion_report.json", "conversion_report.html"
 STYLE = """
 body { font: 14px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 75em; padding: 0 1em; color: #1c2430; }
@@ -50,7 +52,8 @@ def make_report(
             "episodes_by": episodes.mode,
             "topics": {name: source.topic for name, source in scan.inputs.sources.items()},
             "absent": list(scan.inputs.absent),
-            "notes": [*scan.notes, *episodes.notes],
+            "cut_off": scan.cut_off,
+            "notes": [*scan.inputs.notes, *scan.notes, *episodes.notes],
             "timing": [_timing(stretch.timings) for stretch in scan.stretches],
         }
         for scan, episodes in zip(scans, found, strict=True)
@@ -79,10 +82,15 @@ def _timing(timings: Mapping[str, Any]) -> dict[str, Any]:
             "duplicates": t.duplicates,
             "out_of_order": t.disorder,
             "without_stamp": t.stampless,
+            "stamp_minus_reception_ms": _milliseconds(t.offsets.median_ns()),
             "gaps": [[round((a - t.first) * 1e-9, 3), round((b - a) * 1e-9, 3)] for a, b in t.gaps[:100]],
         }
         for name, t in timings.items()
     }
+
+
+def _milliseconds(time_ns: int | None) -> float | None:
+    return None if time_ns is None else round(time_ns * 1e-6, 3)
 
 
 def _fate(fate: Fate, fps: int) -> dict[str, Any]:
@@ -99,10 +107,24 @@ def _fate(fate: Fate, fps: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def report_without_data_set(output: Path) -> Path:
+    """The folder of the report where no episode was kept, so that there is no data set to put it in."""
+    real = output.resolve()
+    return real.with_name(real.name + WITHOUT)
+
+
 def write_report(root: Path, report: Mapping[str, Any], fates: Sequence[Fate]) -> None:
-    """Write both files into a data set's folder."""
+    """Write both files into a folder."""
     (root / JSON_NAME).write_text(json.dumps(report, indent=1) + "\n")
     (root / HTML_NAME).write_text(html_page(report, fates))
+
+
+def remove_report(root: Path) -> None:
+    """Remove a folder with both files, if it is there; whatever else is in it stays."""
+    for name in (JSON_NAME, HTML_NAME):
+        (root / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # not there, or somebody else's files are in it
+        root.rmdir()
 
 
 def html_page(report: Mapping[str, Any], fates: Sequence[Fate]) -> str:
@@ -120,7 +142,7 @@ def html_page(report: Mapping[str, Any], fates: Sequence[Fate]) -> str:
         bag = Path(fate.bag).name
         name = text(bag if bag == fate.name else f"{bag} · {fate.name}")
         if not fate.parts:
-            why = text("; ".join(fate.reasons))
+            why = text("; ".join([*fate.reasons, *fate.notes]))
             lines.append(f"<div class='episode'><b class='dropped'>dropped</b> {name}: {why}</div>")
             continue
         for part, facts in zip(fate.parts, entry["parts"], strict=True):

@@ -23,8 +23,10 @@ from pi05_progress.robots.messages import decode_image, prepare_image, stamp_ns
 from pi05_progress.robots.packets import is_key_packet
 from pi05_progress.robots.profile import MarksProfile, RobotProfile
 
+from .clocks import Offsets, apart
+from .faults import BagError
 from .inputs import Actions, Inputs, Source, choose_inputs
-from .reading import Bag, BagError, Stored
+from .reading import Bag, Stored
 
 BACK_NS = 500_000_000  # a stamp that lies further back than this is a jump of the clock, a nearer one disorder
 FORWARD_NS = 1_000_000_000  # a stamp that runs ahead of the time of reception by this is a jump of the clock
@@ -40,6 +42,7 @@ class ScanOptions:
     cameras: Mapping[str, str]
     namespace: str
     max_gap_ns: int
+    allow_missing_grippers: bool = False
 
 
 @dataclass
@@ -55,6 +58,7 @@ class Timing:
     gaps: list[tuple[int, int]] = field(default_factory=list)
     jumps: list[tuple[int, int]] = field(default_factory=list)  # those gaps that only stamps have
     offset: int = 0  # of the last stamp from its time of reception
+    offsets: Offsets = field(default_factory=Offsets)  # of all messages that have a stamp
     stamps: array = field(default_factory=lambda: array("q"))  # of pictures, all of them
     keys: list[tuple[int, int]] = field(default_factory=list)  # packets that decoding can begin at, with reception
 
@@ -111,7 +115,9 @@ class Scan:
         sizes: (height, width) of each camera's picture, cropped and turned as the profile says.
         changes: per source that may pause, (stamp, number) where the number changed.
         clock_offset_ns: added to times of reception where messages have no stamp.
-        notes: what is odd, for the report.
+        unreadable: by topic, how many events, marks or numbers could not be read.
+        cut_off: why the recording's beginning or end are known to be missing; empty if they are not.
+        notes: what is odd, for the report and the console; choices that were made are in ``inputs``.
     """
 
     path: Path
@@ -123,6 +129,8 @@ class Scan:
     sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
     changes: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     clock_offset_ns: int = 0
+    unreadable: dict[str, int] = field(default_factory=dict)
+    cut_off: str = ""
     notes: list[str] = field(default_factory=list)
 
 
@@ -149,7 +157,10 @@ def scan_bag(path: Path, options: ScanOptions, scratch: Path | None = None) -> S
         if not any(topic.count for topic in bag.topics.values()):
             raise BagError(f"{path}: the recording holds no messages")
         try:
-            inputs = choose_inputs(bag.topics, options.profile, options.actions, options.cameras, options.namespace)
+            inputs = choose_inputs(
+                bag.topics, options.profile, options.actions, options.cameras, options.namespace,
+                options.allow_missing_grippers,
+            )  # fmt: skip
         except BagError as error:
             raise BagError(f"{path}: {error}") from None
         return _Scanner(bag, inputs, options).run()
@@ -158,11 +169,12 @@ def scan_bag(path: Path, options: ScanOptions, scratch: Path | None = None) -> S
 class _Scanner:
     def __init__(self, bag: Bag, inputs: Inputs, options: ScanOptions) -> None:
         self._bag, self._inputs, self._options = bag, inputs, options
-        self._scan = Scan(bag.path, inputs, notes=[*bag.notes, *inputs.notes])
+        self._scan = Scan(bag.path, inputs, cut_off=bag.cut_off, notes=list(bag.notes))
         self._sources = {source.topic: source for source in inputs.sources.values()}
         self._buttons = _Buttons(options.profile.marks)
         self._stampless: dict[str, int] = {}
         self._other_clock: dict[str, int] = {}  # marks and events by topic
+        self._why_unreadable: dict[str, str] = {}  # the first reason by topic
 
     def run(self) -> Scan:
         scan, bag = self._scan, self._bag
@@ -179,6 +191,9 @@ class _Scanner:
             else:
                 self._mark(message)
         scan.breaks = [(a + scan.clock_offset_ns, b + scan.clock_offset_ns) for a, b in bag.jumps_back()]
+        scan.notes += [f"{name}: nothing was recorded; its entries are 0" for name in self._inputs.absent]
+        scan.notes += [f"{topic}: {count} messages cannot be read and are passed over: {self._why_unreadable[topic]}"
+                       for topic, count in scan.unreadable.items()]  # fmt: skip
         scan.notes += [f"{name}: {count} messages without a stamp; the time of reception is used"
                        for name, count in self._stampless.items()]  # fmt: skip
         scan.notes += [f"{topic}: {count} messages stamped by another clock than the robot's; reception is used"
@@ -190,6 +205,9 @@ class _Scanner:
                 f"stamps are {abs(scan.clock_offset_ns) * 1e-9:.1f} s "
                 f"{'ahead of' if scan.clock_offset_ns > 0 else 'behind'} the times of reception"
             )
+        for stretch in scan.stretches:
+            if note := apart({name: timing.offsets.median_ns() for name, timing in stretch.timings.items()}):
+                scan.notes.append(note)
         return scan
 
     def _clock_offset(self) -> int:
@@ -215,6 +233,7 @@ class _Scanner:
         stampless = not stamp
         if stampless:
             stamp = message.received_ns + self._scan.clock_offset_ns
+        if stampless and source.has_header:
             self._stampless[source.name] = self._stampless.get(source.name, 0) + 1
         timing = stretch.timings.get(source.name)
         if timing and stamp < timing.last - BACK_NS:
@@ -233,6 +252,8 @@ class _Scanner:
             self._follow(timing, stamp, offset, source)
         timing.stampless += stampless
         timing.offset = offset
+        if not stampless:
+            timing.offsets.add(offset)
         if source.role == "camera":
             self._image(source, message, stamp, timing)
         elif source.kind == "number":
@@ -294,23 +315,46 @@ class _Scanner:
         return prepare_image(whole, camera).shape[:2]
 
     def _number(self, source: Source, message: Stored, stamp: int) -> None:
-        value = float(self._bag.deserialize(message).data)
+        content = self._read(message)
+        if content is None:
+            return
+        value = float(content.data)
         changes = self._scan.changes.setdefault(source.name, [])
         if math.isfinite(value) and (not changes or changes[-1][1] != value):
             changes.append((stamp, value))
 
     def _event(self, message: Stored) -> None:
-        event = self._bag.deserialize(message)
+        event = self._read(message)
+        if event is None:
+            return
         stamp = self._robot_time(stamp_ns(event), message)
         index = self._index_at(stamp)
         facts = (event.episode_id, int(event.event), int(event.outcome), event.task, event.label)
         self._scan.events.append(Event(index, stamp, *facts))
 
     def _mark(self, message: Stored) -> None:
-        joy = self._bag.deserialize(message)
+        joy = self._read(message)
+        if joy is None:
+            return
         stamp = self._robot_time(stamp_ns(joy), message)
         for start in self._buttons.pressed(list(joy.buttons)):
             self._scan.marks.append(Mark(self._index_at(stamp), stamp, start))
+
+    def _read(self, message: Stored) -> Any | None:
+        """A message's content; None if it is garbled, which is counted.
+
+        Raises:
+            BagError: no message of the topic can be read, as its type is unknown.
+        """
+        try:
+            return self._bag.deserialize(message)
+        except BagError as error:
+            if self._bag.topics[message.topic].type in self._bag.type_problems:
+                raise
+            unreadable = self._scan.unreadable
+            unreadable[message.topic] = unreadable.get(message.topic, 0) + 1
+            self._why_unreadable.setdefault(message.topic, str(error))
+            return None
 
     def _robot_time(self, stamp: int, message: Stored) -> int:
         """When a mark or an event happened, by the clock of the robot's stamps.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from .episodes import Candidate, Span
@@ -64,6 +64,7 @@ def plan_segments(candidate: Candidate, scan: Scan, options: PlanOptions, found:
     pieces: list[tuple[int, int, int]] = []
     reasons: list[str] = []
     notes: list[str] = []
+    shortened = False
     for number, span in enumerate(candidate.spans):
         if number:
             reasons.append(scan.stretches[span.stretch].why or "a clock jumped")
@@ -71,9 +72,10 @@ def plan_segments(candidate: Candidate, scan: Scan, options: PlanOptions, found:
         if missing := [name for name in scan.inputs.sources if name not in stretch.timings and not _pauses(scan, name)]:
             reasons.append(f"nothing from {', '.join(missing)}")
             continue
-        start, stop, trimmed = _usable(scan, stretch, span, options, candidate)
+        start, stop, trimmed = _usable(scan, stretch, span, options)
         reasons += trimmed[0]
         notes += trimmed[1]
+        shortened |= bool(trimmed[1]) and span.start_ns is not None
         if stop <= start:
             reasons.append("its inputs do not overlap in time: " + _extents(stretch))
             continue
@@ -82,14 +84,29 @@ def plan_segments(candidate: Candidate, scan: Scan, options: PlanOptions, found:
         pieces += [(span.stretch, a, b) for a, b in _without(start, stop, cuts)]
     if not pieces or (reasons and options.on_gap == "drop"):
         return Plan((), tuple(dict.fromkeys(reasons)) or ("it has no frames",), tuple(notes))
-    return _segments(pieces, scan, options, tuple(dict.fromkeys(reasons)), notes)
+    plan = _segments(pieces, scan, options, tuple(dict.fromkeys(reasons)), notes, shortened)
+    return replace(plan, notes=(*plan.notes, *_early_milestones(candidate, plan)))
+
+
+def _early_milestones(candidate: Candidate, plan: Plan) -> list[str]:
+    """A remark on those that came before there was a frame: they are put at the first one."""
+    if len(plan.segments) != 1:
+        return []
+    stretch, start = plan.segments[0].stretch, plan.segments[0].grid.start_ns
+    early = [label or "milestone" for label, of, stamp in candidate.milestones if of == stretch and stamp < start]
+    return [f"before the first frame, and put at it: {', '.join(early)}"] if early else []
 
 
 def _segments(
-    pieces: list[tuple[int, int, int]], scan: Scan, options: PlanOptions, reasons: tuple[str, ...], notes: list[str]
+    pieces: list[tuple[int, int, int]],
+    scan: Scan,
+    options: PlanOptions,
+    reasons: tuple[str, ...],
+    notes: list[str],
+    shortened: bool,
 ) -> Plan:
     grids = [(stretch, _grid(scan, stretch, start, stop, options)) for stretch, start, stop in pieces]
-    least = MIN_PART_S * options.fps if len(pieces) > 1 or reasons else 2
+    least = MIN_PART_S * options.fps if len(pieces) > 1 or reasons or shortened else 2
     kept = [(stretch, grid) for stretch, grid in grids if grid is not None and grid.count >= least]
     if lost := len(grids) - len(kept):
         notes.append(f"{lost} parts shorter than {MIN_PART_S:g} s are dropped" if len(grids) > 1 else "too short")
@@ -108,7 +125,7 @@ def _pauses(scan: Scan, name: str) -> bool:
 
 
 def _usable(
-    scan: Scan, stretch: Stretch, span: Span, options: PlanOptions, candidate: Candidate
+    scan: Scan, stretch: Stretch, span: Span, options: PlanOptions
 ) -> tuple[int, int, tuple[list[str], list[str]]]:
     """Where all inputs have begun and none has ended, within the span; what that costs as reasons and as notes."""
     half = round(0.5e9 / options.fps)
@@ -130,8 +147,7 @@ def _usable(
     reasons, notes = [], []
     at_start = start - (span.start_ns if span.start_ns is not None else min(firsts.values()))
     if at_start > options.max_gap_ns:
-        text = f"{late} begins {at_start * 1e-9:.2f} s late"
-        (notes if span.start_ns is None else reasons).append(text)
+        notes.append(f"{late} begins {at_start * 1e-9:.2f} s late; the first frame is there")
     at_stop = (newest if span.stop_ns is None else span.stop_ns) - stop
     if at_stop > options.max_gap_ns:
         reasons.append(f"{early} ends {at_stop * 1e-9:.2f} s early")
