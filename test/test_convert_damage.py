@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import random
 import shutil
+import sqlite3
 import threading
 import time
 
@@ -107,6 +108,18 @@ def test_a_page_of_a_database_that_cannot_be_read_costs_its_recording_only(tmp_p
     run = convert(tmp_path / "ds", good, bag)
     assert run.status == 0 and len(run.episodes()) == 1
     assert f"not used: {bag}: " in run.text and "damaged" in run.text
+
+
+@pytest.mark.parametrize("value", ["x'00'", "-5", "9223372036854775807", "'soon'"])
+def test_a_receive_time_that_is_none_costs_its_recording_only(tmp_path, good, sound, value):
+    bag = write_bag(tmp_path / "bad", sound, "sqlite3")
+    connection = sqlite3.connect(storage_file(bag))
+    connection.execute(f"UPDATE messages SET timestamp = {value} WHERE id = 100")
+    connection.commit()
+    connection.close()
+    run = convert(tmp_path / "ds", good, bag)
+    assert run.status == 0 and len(run.episodes()) == 1
+    assert f"not used: {bag}: damaged: a message was received at" in run.text
 
 
 def test_names_that_are_no_text_cost_their_recording_only(tmp_path, good, sound):

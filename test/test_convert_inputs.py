@@ -285,13 +285,14 @@ def test_renamed_joints_are_named(tmp_path, sound):
     assert "joints l_joint1" in run.text and "left_joint1" in run.text
 
 
-def test_a_number_that_is_not_finite_never_reaches_the_data_set(tmp_path, sound):
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e300])  # the last is more than a float32 can hold
+def test_a_number_that_is_not_finite_never_reaches_the_data_set(tmp_path, sound, bad):
     def spoiled(start, stop):
         messages = []
         for m in sound:
             if m.topic == LEFT_ARM and start <= (m.stamp - START) * 1e-9 < stop:
                 m = moved(m)
-                m.fields = {**m.fields, "position": np.full(7, np.nan)}
+                m.fields = {**m.fields, "position": np.full(7, bad)}
             messages.append(m)
         return messages
 

@@ -59,11 +59,12 @@ def joint_values(message: Any, expected: Sequence[str], what: str, required: str
             continue
         if len(values) != len(getattr(message, required)):
             raise MessageError(f"{what}: {len(values)} values of {field}, expected {len(getattr(message, required))}")
-        array = np.asarray(values, np.float64)[order]
+        with np.errstate(over="ignore"):  # what float32 cannot hold is not finite, either
+            array = np.asarray(values, np.float64)[order].astype(np.float32)
         if not np.isfinite(array).all():
             bad = [name for name, value in zip(expected, array, strict=True) if not math.isfinite(value)]
             raise MessageError(f"{what}: {field} of {', '.join(bad)} is not finite")
-        fields.append(array.astype(np.float32))
+        fields.append(array)
     return JointValues(*fields)
 
 

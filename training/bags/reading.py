@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import yaml
 from backports import zstd
+from rosbags.rosbag2.errors import ReaderError
 from rosbags.rosbag2.reader import DirectoryReader
 from rosbags.rosbag2.storage_mcap import McapReader
 from rosbags.rosbag2.storage_sqlite3 import Sqlite3Reader
@@ -29,6 +30,7 @@ from .message_types import bag_types
 from .recovery import TruncatedMcapReader
 
 BACK_NS = 500_000_000  # messages are stored in order of arrival up to this; further back is a jump of the clock
+END_OF_TIME_NS = 1 << 62  # of receive times, in the year 2116: differences of such times fit into 64 bits
 SPARE = 64  # bytes that may follow a message
 
 
@@ -119,6 +121,8 @@ class Bag:
                 if not wanted:
                     continue
                 for connection, received_ns, data in reader.messages(wanted, start_ns, stop_ns):
+                    if not isinstance(received_ns, int) or not 0 <= received_ns < END_OF_TIME_NS:
+                        raise ReaderError(f"a message was received at {received_ns!r}")
                     if data[:4] == ZSTD_MAGIC:  # one by one compressed, and no metadata said so
                         data = zstd.decompress(data)
                     yield Stored(connection.topic, received_ns, data)

@@ -198,6 +198,8 @@ class Table:
     def _pose(source: Source, message: Any) -> PoseSample:
         p, q = message.position, message.orientation
         values = np.array([p.x, p.y, p.z, q.x, q.y, q.z, q.w], np.float64)
-        if not np.isfinite(values).all() or not np.any(values[3:]):
+        with np.errstate(over="ignore"):  # what float32 cannot hold would be stored as infinity
+            stored = values.astype(np.float32)
+        if not np.isfinite(stored).all() or not np.any(stored[3:]):
             raise MessageError(f"{source.name} ({source.topic}): the pose is {values.tolist()}")
         return PoseSample(values)
