@@ -1,0 +1,249 @@
+"""What a training step needs in the memory of each device, from shapes alone: nothing is allocated or compiled.
+
+Parameters, gradients, optimiser and average are exact: their shapes, cut as ``sharding`` cuts them. Activations are
+counted in the traced program: what the forward pass keeps for the backward pass, and what one layer of the backward
+pass computes again. What the compiler makes of that is within a quarter of it; docs/training_numerics.md.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AbstractMesh, AxisType
+
+from pi05_progress.image_keys import IMAGE_KEYS
+from pi05_progress.models.activations import BATCH_AXES
+from pi05_progress.models.config import Pi05Config
+from pi05_progress.models.costs import size_in_bytes
+from pi05_progress.models.lora import Trained
+from pi05_progress.models.pi05 import Drawn
+from pi05_progress.observation import Observation
+
+from .errors import TrainingError
+from .loss import Part, Shares, total_loss
+from .optimizer import OptimizerConfig
+from .state import abstract_state, with_parameters
+
+GIB = 2**30
+H100 = 80 * GIB
+USABLE = 0.92  # of a device's memory; the rest is the driver's, the compiler's and lost between arrays
+# Layers whose intermediate numbers are there at once in the backward pass, measured on XLA's own figures for tiny and
+# mid: a layer that is computed again stands beside the gradients of its own numbers.
+LAYERS_AT_ONCE = {"layers": 1.5, "dots": 1.5, "none": 1.0}
+STACKED = "/layers/", "/encoderblock/"
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes per device.
+
+    Attributes:
+        parameters: those that are trained.
+        frozen: those that are not.
+        gradients: of a batch, twice if it is cut into pieces: of the pieces so far, and of the one at hand.
+        optimizer: its state.
+        average: of the parameters.
+        batch: pictures and the rest, as they are loaded and as the model reads them.
+        kept: by the forward pass for the backward pass.
+        working: numbers of the layer that the backward pass is at.
+        gathered: weights of two layers, fetched from the other devices; 0 where they are not cut.
+    """
+
+    parameters: int
+    frozen: int
+    gradients: int
+    optimizer: int
+    average: int
+    batch: int
+    kept: int
+    working: int
+    gathered: int
+
+    @property
+    def activations(self) -> int:
+        """All that grows with the batch."""
+        return self.batch + self.kept + self.working
+
+    @property
+    def total(self) -> int:
+        """Everything."""
+        return sum(dataclasses.asdict(self).values())
+
+    def fits(self, device_bytes: int) -> bool:
+        """Whether a device with so much memory is enough."""
+        return self.total <= USABLE * device_bytes
+
+
+def plan_memory(
+    model: Pi05Config,
+    *,
+    devices: int,
+    fsdp_devices: int,
+    batch_size: int,
+    optimizer: OptimizerConfig,
+    trained: Trained = "everything",
+    labels: bool = True,
+) -> MemoryPlan:
+    """What a run needs per device.
+
+    Args:
+        model: configuration.
+        devices: number of devices, over all processes.
+        fsdp_devices: how many of them share one copy of the parameters.
+        batch_size: samples of an optimiser step, over all devices.
+        optimizer: with average or not, and in how many pieces a batch is computed.
+        trained: what is trained.
+        labels: whether the data has progress labels.
+
+    Raises:
+        ModelConfigError: there is nothing of what is to be trained.
+        TrainingError: devices or batch cannot be shared out so.
+    """
+    if devices % fsdp_devices:
+        raise TrainingError(f"mesh.fsdp_devices is {fsdp_devices}, but there are {devices} devices; expected a divisor")
+    if batch_size % (devices * optimizer.accumulation_steps):
+        raise TrainingError(
+            f"batch_size is {batch_size}; expected a multiple of {devices} devices times "
+            f"optimizer.accumulation_steps {optimizer.accumulation_steps}"
+        )
+    sizes = (devices // fsdp_devices, fsdp_devices)
+    state = abstract_state(model, AbstractMesh(sizes, BATCH_AXES, axis_types=(AxisType.Auto,) * 2), trained, optimizer)
+    rows = batch_size // devices
+    piece = rows // optimizer.accumulation_steps
+    loaded = sum(math.prod(image.shape) for image in _part(model, rows, labels).drawn.observation.images.values())
+    layers = LAYERS_AT_ONCE[model.remat]
+    if trained == "head":  # no layer is computed backwards; forwards it needs less than it would keep
+        kept, working, layers = 0, _activations(model, {**state.params, **state.frozen}, {}, piece, labels)[1], 1.0
+    else:
+        kept, working = _activations(model, state.params, state.frozen, piece, labels)
+    return MemoryPlan(
+        parameters=_held(state.params),
+        frozen=_held(state.frozen),
+        gradients=_held(state.params) * (1 if optimizer.accumulation_steps == 1 else 2),
+        optimizer=_held(state.opt_state),
+        average=_held(state.ema_params),
+        batch=loaded + size_in_bytes(_part(model, rows, labels)),
+        kept=kept,
+        working=round(working * layers),
+        gathered=_gathered({**state.params, **state.frozen}),
+    )
+
+
+def _held(tree: Any) -> int:
+    """Bytes of a pytree of placed shapes that lie on each device."""
+    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def _gathered(parameters: Mapping[str, jax.ShapeDtypeStruct]) -> int:
+    """Bytes of two layers' weights, where each device has only pieces of them: one in use, one on its way."""
+    cut = {path: x for path, x in parameters.items() if x.sharding.shard_shape(x.shape) != x.shape}
+    towers: dict[str, int] = {}
+    for path, leaf in cut.items():
+        for marker in STACKED:
+            if marker in path:
+                size = math.prod(leaf.shape) * leaf.dtype.itemsize // leaf.shape[0]
+                towers[marker] = towers.get(marker, 0) + size
+    return 2 * max(towers.values(), default=0)
+
+
+def _part(model: Pi05Config, rows: int, labels: bool) -> Part:
+    """Shapes of what the loss reads."""
+    shape = jax.ShapeDtypeStruct
+    actions = shape((rows, model.action_horizon, model.action_dim), jnp.float32)
+    numbers, flags = shape((rows,), jnp.float32), shape((rows,), bool)
+    observation = Observation(
+        images={key: shape((rows, *model.image_size, 3), jnp.float32) for key in IMAGE_KEYS},
+        image_masks=dict.fromkeys(IMAGE_KEYS, flags),
+        state=shape((rows, model.action_dim), jnp.float32),
+        tokenized_prompt=shape((rows, model.max_token_len), jnp.int32),
+        tokenized_prompt_mask=shape((rows, model.max_token_len), bool),
+        progress=numbers if labels else None,
+        progress_mask=flags if labels else None,
+    )
+    per_step = shape((rows, model.action_horizon), jnp.float32)
+    return Part(Drawn(observation, actions, numbers), actions, Shares(per_step, numbers if labels else None))
+
+
+def _activations(
+    model: Pi05Config, params: Mapping[str, Any], frozen: Mapping[str, Any], rows: int, labels: bool
+) -> tuple[int, int]:
+    """Bytes kept for the backward pass, and bytes of the numbers of the larger tower's layer."""
+
+    def kept(config: Pi05Config) -> int:
+        def loss(params: Mapping[str, Any], frozen: Mapping[str, Any], part: Part) -> jax.Array:
+            return total_loss(with_parameters(config, {**frozen, **params}), part, 0.1)[0]
+
+        def fitted(leaves: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
+            return {path: _of_depth(config, path, leaf) for path, leaf in leaves.items()}
+
+        return residual_bytes(loss, fitted(params), fitted(frozen), _part(config, rows, labels))
+
+    shallow = [with_depths(model, vision, language) for vision, language in ((1, 1), (2, 1), (1, 2))]
+    base, more_vision, more_language = (kept(dataclasses.replace(config, remat="none")) for config in shallow)
+    return kept(model), max(more_vision, more_language) - base
+
+
+def with_depths(model: Pi05Config, vision: int, language: int) -> Pi05Config:
+    """The same model with other numbers of layers."""
+    return dataclasses.replace(
+        model,
+        siglip=dataclasses.replace(model.siglip, depth=vision),
+        paligemma=dataclasses.replace(model.paligemma, depth=language),
+        expert=dataclasses.replace(model.expert, depth=language),
+    )
+
+
+def _of_depth(config: Pi05Config, path: str, leaf: Any) -> jax.ShapeDtypeStruct:
+    """A parameter's shape in a model with another number of layers; those are stacked on the first axis."""
+    shape = leaf.shape
+    for marker, depth in zip(STACKED, (config.paligemma.depth, config.siglip.depth), strict=True):
+        if marker in path:
+            shape = (depth, *shape[1:])
+    return jax.ShapeDtypeStruct(shape, leaf.dtype)
+
+
+def residual_bytes(function: Callable, first: Any, *others: Any) -> int:
+    """Bytes that a function keeps for the gradient with respect to its first argument, besides its arguments.
+
+    Args:
+        function: of arrays, to a scalar.
+        first: shapes; the gradient's.
+        *others: shapes of the other arguments.
+    """
+
+    def residuals(first: Any, *others: Any) -> list[jax.Array]:
+        return jax.tree.leaves(jax.vjp(lambda x: function(x, *others), first)[1])
+
+    program = jax.make_jaxpr(residuals)(first, *others).jaxpr
+    given = set(program.invars)
+    kept = {v: v.aval for v in program.outvars if not hasattr(v, "val") and v not in given}  # literals have a val
+    return sum(aval.size * aval.dtype.itemsize for aval in kept.values())
+
+
+def table(plans: Mapping[str, MemoryPlan], device_bytes: int | None = None) -> str:
+    """Plans side by side, GiB per device.
+
+    Args:
+        plans: by title.
+        device_bytes: memory of a device; None does not say whether they fit.
+    """
+    width = max(map(len, plans)) + 2
+    rows = [f"{'GiB per device':<{width}}" + "".join(f"{name:>12}" for name in (*_names(), "total"))]
+    for title, plan in plans.items():
+        values = [*dataclasses.asdict(plan).values(), plan.total]
+        row = f"{title:<{width}}" + "".join(f"{value / GIB:>12.2f}" for value in values)
+        if device_bytes is not None:
+            verdict = "fits" if plan.fits(device_bytes) else "does not fit"
+            row += f"  {verdict} {device_bytes / GIB:.0f} GiB"
+        rows.append(row)
+    return "\n".join(rows)
+
+
+def _names() -> list[str]:
+    return [field.name for field in dataclasses.fields(MemoryPlan)]
