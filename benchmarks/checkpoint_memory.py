@@ -68,7 +68,7 @@ def write(kind: str, variant: str, folder: Path) -> None:
     elif kind == "openpi":
         write_orbax(folder / "params", source, suffix=VALUE, chunk_bytes=None)  # chunks as large as openpi writes them
     else:
-        export_lerobot(folder, source, info, {}, keep_head=True)
+        export_lerobot(folder, source, info, {})
 
 
 def load(kind: str, variant: str, folder: Path) -> dict[str, float]:

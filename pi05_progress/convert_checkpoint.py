@@ -95,9 +95,6 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("destination", type=Path, help="folder to write")
     out.add_argument("--to", choices=LAYOUTS, required=True, help="whose layout")
     out.add_argument("--dtype", choices=("float32", "bfloat16"), help="store parameters in (default: as they are)")
-    out.add_argument(
-        "--keep-head", action="store_true", help="for LeRobot: keep the progress head, under its own names"
-    )
 
     look = commands.add_parser("inspect", help="tell what a checkpoint is", epilog=INSPECT_EXAMPLES, **raw)
     look.add_argument("source", help="folder, file, or owner/name on a hub; of any of the formats")
@@ -163,7 +160,6 @@ def _export(args: argparse.Namespace) -> None:
             args.destination,
             args.to,
             dtype=args.dtype,
-            keep_head=args.keep_head,
             overwrite=args.overwrite,
             progress=progress,
         )

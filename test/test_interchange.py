@@ -11,6 +11,7 @@ import safetensors.numpy
 from checkpoint_cases import (
     HEADS,
     LEROBOT,
+    SMALL,
     STATE_DICT,
     TOLD,
     arrays,
@@ -18,6 +19,7 @@ from checkpoint_cases import (
     golden_leaves,
     imported,
     orbax_restore,
+    random_model,
     save_ours,
     torch_folder,
     unpack_openpi,
@@ -26,7 +28,7 @@ from checkpoint_cases import (
 
 from pi05_progress.checkpoint import CheckpointError, load_checkpoint
 from pi05_progress.convert_checkpoint import main
-from pi05_progress.interchange import torch_names
+from pi05_progress.interchange import head_file, torch_names
 from pi05_progress.interchange.exporting import export_checkpoint
 from pi05_progress.interchange.hub import resolve
 from pi05_progress.interchange.safetensors_files import open_safetensors
@@ -44,9 +46,9 @@ def ours(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize(("layout", "arguments"), [("openpi", []), ("lerobot", ["--keep-head"])])
-def test_an_export_comes_back_unchanged(ours, tmp_path, layout, arguments, capsys):
-    assert main(["export", str(ours), str(tmp_path / "out"), "--to", layout, *arguments]) == 0
+@pytest.mark.parametrize("layout", ["openpi", "lerobot"])
+def test_an_export_comes_back_unchanged(ours, tmp_path, layout, capsys):
+    assert main(["export", str(ours), str(tmp_path / "out"), "--to", layout]) == 0
     assert "progress head is kept" in capsys.readouterr().out
     assert main(["import", str(tmp_path / "out"), str(tmp_path / "back")]) == 0
     before, after = load_checkpoint(ours), load_checkpoint(tmp_path / "back")
@@ -64,12 +66,22 @@ def test_openpi_would_restore_what_is_exported_to_its_layout(ours, tmp_path):
     assert (tmp_path / "30000/assets/a/b/norm_stats.json").is_file()
 
 
-def test_the_head_is_left_out_for_lerobot_and_said(ours, tmp_path, capsys):
-    assert main(["export", str(ours), str(tmp_path / "out"), "--to", "lerobot"]) == 0
-    assert "the progress head is left out" in capsys.readouterr().out
-    names = open_safetensors(tmp_path / "out").tensors
-    assert not any("progress" in name for name in names)
-    assert all(name.startswith("model.") for name in names)
+def test_for_lerobot_the_head_lies_beside_the_model_which_has_lerobots_names_alone(ours, tmp_path):
+    notes = export_checkpoint(ours, tmp_path / "out", "lerobot")
+    assert any("kept in progress_head.safetensors, which LeRobot passes over" in note for note in notes)
+    model = safetensors.numpy.load_file(tmp_path / "out/model.safetensors")
+    assert all(name.startswith("model.") and "progress" not in name for name in model)
+    head = safetensors.numpy.load_file(tmp_path / "out/progress_head.safetensors")
+    before = arrays(load_checkpoint(ours).model)
+    for layer in ("hidden", "output"):
+        found = head[f"progress_head.{layer}.weight"], head[f"progress_head.{layer}.bias"]
+        np.testing.assert_array_equal(found[0], before[f"progress_head/{layer}/kernel"].T)
+        np.testing.assert_array_equal(found[1], before[f"progress_head/{layer}/bias"])
+
+
+def test_a_head_that_is_not_beside_the_model_any_more_is_initialised_and_that_is_told(ours, tmp_path):
+    export_checkpoint(ours, tmp_path / "out", "lerobot")
+    (tmp_path / "out/progress_head.safetensors").unlink()
     loaded, notes = imported(tmp_path / "out", tmp_path / "back")
     before, after = arrays(load_checkpoint(ours).model), arrays(loaded.model)
     assert_same(
@@ -78,6 +90,60 @@ def test_the_head_is_left_out_for_lerobot_and_said(ours, tmp_path, capsys):
     )
     assert any("initialised" in note for note in notes)
     assert loaded.info.model_id == "untrained"
+
+
+@pytest.mark.parametrize("kind", ["scalar", "categorical"])
+def test_a_heads_leaves_become_tensors_and_leaves_again(kind):
+    config = SMALL.with_progress(kind)
+    leaves = {p: v for p, v in arrays(random_model(config)).items() if p.startswith("progress_head/")}
+    tensors = head_file.to_torch(leaves, config)
+    assert tuple(tensors) == head_file.NAMES
+    outputs = 1 if kind == "scalar" else config.progress.bins
+    assert tensors["progress_head.hidden.weight"].shape == (config.progress.hidden, config.paligemma.width)
+    assert tensors["progress_head.output.weight"].shape == (outputs, config.progress.hidden)
+    assert_same(head_file.to_jax(tensors, config), leaves)
+    assert head_file.to_torch({}, config.with_progress("none")) == {}
+
+
+def spoil(name, change):
+    def do(tensors):
+        tensors[name] = change(tensors[name])
+
+    return do
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (lambda t: t.pop("progress_head.output.bias"), "progress_head.output.bias is missing or unknown"),
+        (lambda t: t.update(more=np.zeros(1)), "more is missing or unknown"),
+        (spoil("progress_head.output.weight", np.ravel), r"output.weight float32\[256\].*expected are floats"),
+        (spoil("progress_head.output.weight", lambda a: a[:, :3]), r"output.weight float32\[1, 3\].*expected are"),
+        (spoil("progress_head.hidden.bias", lambda a: a.astype(np.int32)), "hidden.bias int32"),
+        (spoil("progress_head.hidden.weight", lambda a: a[:, :3]), r"hidden.weight: \(256, 3\) instead of \(256, 32\)"),
+    ],
+)
+def test_a_file_that_is_no_progress_head_of_the_model_is_refused(ours, tmp_path, damage, told):
+    export_checkpoint(ours, tmp_path / "out", "lerobot")
+    file = tmp_path / "out/progress_head.safetensors"
+    tensors = safetensors.numpy.load_file(file)
+    damage(tensors)
+    safetensors.numpy.save_file(tensors, file)
+    with pytest.raises(CheckpointError, match=told):
+        imported(tmp_path / "out", tmp_path / "back")
+
+
+def test_a_head_inside_the_model_is_read_and_two_heads_are_refused(ours, tmp_path):
+    export_checkpoint(ours, tmp_path / "out", "lerobot")
+    head = safetensors.numpy.load_file(tmp_path / "out/progress_head.safetensors")
+    model = safetensors.numpy.load_file(tmp_path / "out/model.safetensors")
+    inside = {f"model.{name}": value for name, value in head.items()}
+    safetensors.numpy.save_file(model | inside, tmp_path / "out/model.safetensors")
+    with pytest.raises(CheckpointError, match="remove one"):
+        imported(tmp_path / "out", tmp_path / "back")
+    (tmp_path / "out/progress_head.safetensors").unlink()
+    loaded, _ = imported(tmp_path / "out", tmp_path / "back")
+    assert_same(arrays(loaded.model), arrays(load_checkpoint(ours).model))
 
 
 def test_an_export_to_lerobot_has_the_names_and_shapes_of_lerobots_own_state_dict(tmp_path):

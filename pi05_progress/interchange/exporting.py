@@ -50,7 +50,6 @@ def export_checkpoint(
     layout: Layout,
     *,
     dtype: Literal["float32", "bfloat16"] | None = None,
-    keep_head: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> list[str]:
@@ -64,7 +63,6 @@ def export_checkpoint(
         destination: to write; appears when it is complete.
         layout: whose.
         dtype: to store parameters in; None keeps what they have. The progress head keeps its own.
-        keep_head: for LeRobot, write the progress head, too. openpi's layout always has it.
         overwrite: whether to replace an export that is there; other folders never are.
         progress: called with path and bytes of every leaf.
 
@@ -81,9 +79,7 @@ def export_checkpoint(
             if layout == "openpi":
                 notes = export_openpi(partial, source, info.model, dtype=dtype, progress=progress)
             else:
-                notes = export_lerobot(
-                    partial, source, info, stats, dtype=dtype, keep_head=keep_head, progress=progress
-                )
+                notes = export_lerobot(partial, source, info, stats, dtype=dtype, progress=progress)
             if stats:
                 save_norm_stats(partial / ASSETS / info.asset_id / NORM_STATS, stats)
             described = dataclasses.asdict(info) | {"format": FORMAT, "model": config_to_dict(info.model)}

@@ -21,6 +21,7 @@ from ..parameter_source import CheckpointError, ParameterSource, Progress
 from . import torch_names as torch
 from .config_fields import TORCH_HEADS, Fields, fields_of_tensors
 from .foreign import Foreign, find_description, find_stats, listed, read_json
+from .head_file import HEAD_FILE, export_head, open_head
 from .safetensors_files import SINGLE, TensorFile, open_safetensors, write_safetensors
 
 PREFIX = "model."
@@ -41,7 +42,7 @@ def open_torch(path: Path, asset_id: str | None = None) -> Foreign:
     settings = read_json(folder / CONFIG)
     if settings.get("type", TYPE) != TYPE:
         raise CheckpointError(f"{folder / CONFIG} is of a policy of type {settings['type']!r}; only {TYPE} is known")
-    file = open_safetensors(path)
+    file = _with_head(open_safetensors(path), folder)
     is_lerobot = "type" in settings or any(name.startswith(PREFIX) for name in file.tensors)
     names = {name.removeprefix(PREFIX): name for name in file.tensors}
     shapes = {key: tuple(file.tensors[name].shape) for key, name in names.items()}
@@ -71,6 +72,16 @@ def open_torch(path: Path, asset_id: str | None = None) -> Foreign:
         quantiles=quantiles,
         delta_actions=delta,
     )
+
+
+def _with_head(file: TensorFile, folder: Path) -> TensorFile:
+    """A model's file with the progress head beside it, if there is one."""
+    head = open_head(folder)
+    if head is None:
+        return file
+    if inside := [name for name in file.tensors if name.removeprefix(PREFIX) in head.tensors]:
+        raise CheckpointError(f"{file.where} has a progress head ({inside[0]}) and so has {head.where}: remove one")
+    return TensorFile(file.where, {**file.tensors, **head.tensors}, {**file.files, **head.files})
 
 
 def _check_names(where: str, names: Mapping[str, str], fields: Fields) -> None:
@@ -160,10 +171,9 @@ def export_lerobot(
     stats: Mapping[str, NormStats],
     *,
     dtype: str | None = None,
-    keep_head: bool = False,
     progress: Progress | None = None,
 ) -> list[str]:
-    """Write ``model.safetensors`` and ``config.json``; returns what a person should know.
+    """Write ``model.safetensors``, ``config.json`` and the progress head; returns what a person should know.
 
     Args:
         folder: being written.
@@ -171,7 +181,6 @@ def export_lerobot(
         info: of the model.
         stats: decide how many numbers of state and action LeRobot is told of.
         dtype: to store in; None keeps what they have.
-        keep_head: write the progress head, too, under names that LeRobot's loader refuses unless it is not strict.
         progress: told about each leaf.
 
     Raises:
@@ -180,11 +189,9 @@ def export_lerobot(
     config = info.model
     notes = _check_exportable(source, info)
     parts = torch.torch_parts(config)
-    if config.progress.kind != "none" and keep_head:
-        parts |= torch.head_parts(config)
-        notes.append(f"the progress head is kept as {PREFIX}{torch.TORCH_HEAD}*; LeRobot's strict loading refuses it")
-    elif config.progress.kind != "none":
-        notes.append("the progress head is left out: LeRobot has none (--keep-head keeps it under names of its own)")
+    if config.progress.kind != "none":
+        export_head(folder, source, config)
+        notes.append(f"the progress head is kept in {HEAD_FILE}, which LeRobot passes over and backend torch reads")
     wanted = None if dtype is None else jnp.dtype(dtype)
     layout = {
         PREFIX + part.key: jax.ShapeDtypeStruct(part.shape, source.dtype_of(path, wanted))
