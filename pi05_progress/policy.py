@@ -6,7 +6,7 @@ import importlib
 import itertools
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -14,7 +14,7 @@ from typing import Protocol
 import jax
 import numpy as np
 
-from .checkpoint import Checkpoint, CheckpointError, load_checkpoint, read_info, untrained
+from .checkpoint import Checkpoint, CheckpointError, CheckpointInfo, load_checkpoint, read_info, untrained
 from .image_keys import IMAGE_KEYS
 from .models.config import Pi05Config, named_config
 from .models.input_checks import check_observation
@@ -30,6 +30,7 @@ from .transforms import actions_from_model, pad_to, resize_with_pad, state_to_mo
 
 UNTRAINED = "untrained"
 CONFIDENCE = 0.9
+SampleFunction = Callable[[Observation, np.ndarray | jax.Array], Sample]  # noise (b, horizon, action dimensions)
 
 
 class PolicyUnavailableError(RuntimeError):
@@ -65,21 +66,23 @@ class Prepared:
     preparing_ms: float
 
 
-class Pi05Policy:
-    """Pi0.5 with its transforms, statistics and tokenizer.
+class ModelPolicy:
+    """A sampler of Pi0.5 with its transforms, statistics and tokenizer, whatever the sampler computes with.
 
     Args:
-        checkpoint: the model and what it needs.
+        info: what the checkpoint says about itself.
+        stats: its statistics; if there are none, nothing is normalised.
+        make_sampler: what answers a batch, given the noise that its actions start from; called once everything else
+            has been checked.
         profile: the robot; must be the one the checkpoint was made for.
         tokenizer_path: PaliGemma's tokenizer, for models that use it.
-        num_steps: denoising steps.
         seed: of the noise that actions start from, drawn as openpi's policy does (its seed is 0).
         options: what is computed ahead or left out.
-        dtype: to compute and to keep parameters in; None takes what the checkpoint's configuration says.
         max_batch: most frames that are computed together (``infer_prepared``); a robot's own policy needs one.
 
     Attributes:
-        batch_sizes: of the compiled programs, in order: powers of two below ``max_batch``, and that.
+        sampler: as made.
+        batch_sizes: that are computed, in order: powers of two below ``max_batch``, and that.
 
     Raises:
         CheckpointError: the checkpoint is of another robot, or its statistics or sizes do not fit the robot's.
@@ -88,31 +91,30 @@ class Pi05Policy:
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
+        info: CheckpointInfo,
+        stats: Mapping[str, NormStats],
+        make_sampler: Callable[[], SampleFunction],
         profile: RobotProfile,
         *,
         tokenizer_path: Path | None = None,
-        num_steps: int = 10,
         seed: int = 0,
         options: InferenceOptions = ALL_ON,
-        dtype: Dtype | None = None,
         max_batch: int = 1,
     ) -> None:
-        info = checkpoint.info
         if max_batch < 1:
             raise ValueError(f"max_batch is {max_batch}, expected at least 1")
         if info.robot != profile.name:
             raise CheckpointError(f"the checkpoint was made for robot {info.robot}, the profile is {profile.name}")
         self.model_id, self.action_dt_s, self.horizon = info.model_id, info.action_dt_s, info.model.action_horizon
-        _check_sizes(info.model, checkpoint.stats, info.quantiles)
-        self._info, self._stats, self._profile = info, checkpoint.stats, profile
+        _check_sizes(info.model, stats, info.quantiles)
+        self._info, self._stats, self._profile = info, stats, profile
         encoder = ByteEncoder() if info.tokenizer == "bytes" else SentencePieceEncoder(tokenizer_path or Path())
         if encoder.vocabulary > info.model.vocabulary:
             raise CheckpointError(f"the tokenizer has {encoder.vocabulary} tokens, the model {info.model.vocabulary}")
         self._tokenize = PromptTokenizer(encoder, info.model.max_token_len, options.bucketed_prompts, cut=False)
         self._key = jax.random.key(seed)
         self._options, self._encoded = options, None if options.skip_absent_cameras else IMAGE_KEYS
-        self.sampler = Sampler(for_inference(checkpoint.model, dtype), num_steps, options)
+        self.sampler = make_sampler()
         self.batch_sizes = tuple(sorted({min(2**i, max_batch) for i in range(max_batch.bit_length() + 1)}))
 
     @property
@@ -222,7 +224,10 @@ class Pi05Policy:
         )
 
     def warm_up(self) -> None:
-        """Compile for the profile's cameras, every length a prompt can have and every batch size; none later."""
+        """Compute once with the profile's cameras, every length a prompt can have and every batch size.
+
+        What is compiled is compiled then, and nothing later.
+        """
         if not self._options.warm_up:
             return
         model = self._info.model
@@ -236,6 +241,48 @@ class Pi05Policy:
             _, noise = next_noise(self._key, (1, model.action_horizon, model.action_dim))
             noise = noise if size == 1 else np.zeros((size, *noise.shape[1:]), np.float32)
             jax.block_until_ready(self.sampler(observation, noise))
+
+
+class Pi05Policy(ModelPolicy):
+    """``ModelPolicy`` with this package's model, in JAX.
+
+    Args:
+        checkpoint: the model and what it needs.
+        profile: see ``ModelPolicy``, as the rest.
+        tokenizer_path: see there.
+        num_steps: denoising steps.
+        seed: see there.
+        options: see there.
+        dtype: to compute and to keep parameters in; None takes what the checkpoint's configuration says.
+        max_batch: see there.
+
+    Raises:
+        CheckpointError: see there.
+        TokenizerError: see there.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        profile: RobotProfile,
+        *,
+        tokenizer_path: Path | None = None,
+        num_steps: int = 10,
+        seed: int = 0,
+        options: InferenceOptions = ALL_ON,
+        dtype: Dtype | None = None,
+        max_batch: int = 1,
+    ) -> None:
+        super().__init__(
+            checkpoint.info,
+            checkpoint.stats,
+            lambda: Sampler(for_inference(checkpoint.model, dtype), num_steps, options),
+            profile,
+            tokenizer_path=tokenizer_path,
+            seed=seed,
+            options=options,
+            max_batch=max_batch,
+        )
 
 
 def _batch(observations: Sequence[Observation]) -> Observation:

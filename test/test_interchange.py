@@ -31,7 +31,6 @@ from pi05_progress.convert_checkpoint import main
 from pi05_progress.interchange import head_file, torch_names
 from pi05_progress.interchange.exporting import export_checkpoint
 from pi05_progress.interchange.hub import resolve
-from pi05_progress.interchange.safetensors_files import open_safetensors
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..observation import ObservationError, PolicyOutput, RobotFrame
-from ..policy import CONFIDENCE, UNTRAINED, Pi05Policy, Policy
+from ..policy import CONFIDENCE, UNTRAINED, ModelPolicy, Policy
 from ..robots.profile import RobotProfile
 from ..robots.teleavatar import LayoutError
 from .core import AnswerError, RequestError
@@ -24,7 +24,7 @@ class PolicyResponder:
     """See the module's docstring.
 
     Args:
-        policy: what answers. A ``Pi05Policy`` answers several requests together as far as its ``batch_sizes`` go;
+        policy: what answers. A ``ModelPolicy`` answers several requests together as far as its ``batch_sizes`` go;
             others are asked for one after the other.
         profile: the robot.
         default_prompt: the instruction of requests that have none.
@@ -40,7 +40,7 @@ class PolicyResponder:
         extra_metadata: Mapping[str, Any] | None = None,
     ) -> None:
         self._policy, self._profile, self._default_prompt = policy, profile, default_prompt
-        self._batched = policy if isinstance(policy, Pi05Policy) else None
+        self._batched = policy if isinstance(policy, ModelPolicy) else None
         self._said_why = False
         self.batch_sizes = self._batched.batch_sizes if self._batched else (1,)
         self.metadata = {

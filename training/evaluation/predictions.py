@@ -10,7 +10,7 @@ import numpy as np
 
 from pi05_progress.estimator import EstimatorConfig, ProgressEstimator
 from pi05_progress.observation import ObservationError, PolicyOutput, RobotFrame
-from pi05_progress.policy import Pi05Policy, Policy
+from pi05_progress.policy import ModelPolicy, Policy
 from pi05_progress.progress_status import Status
 from pi05_progress.robots.teleavatar import LayoutError
 
@@ -86,7 +86,7 @@ def ask(policy: Policy, frames: Frames, playbacks: Sequence[Playback]) -> dict[s
         EvaluationError: the policy has no progress head, its progress is no number in [0, 1], or it cannot take a frame
             or an instruction.
     """
-    if isinstance(policy, Pi05Policy):
+    if isinstance(policy, ModelPolicy):
         views = sorted({v for p in playbacks for v in p.views}, key=lambda v: v.frame)
         times = [0.0] * len(views)  # of no meaning
         known = dict(zip(views, _infer(policy, _forward(frames, views), views, times), strict=True))
