@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from training.engine.errors import TrainingError
 from training.recipes.registry import recipes
 from training.running import command_line, resolved
 from training.running.base import SetupError
 from training.running.command_line import UsageError, parse
+from training.running.planning import plan
 from training.running.setup import check_config
 from training.train import how_to_go_on
 
@@ -136,3 +138,23 @@ def test_every_command_of_the_docs_is_understood(page):
         if "--help" not in command:
             config = parse([word.replace("$JOB_COMPLETION_INDEX", "1") for word in command])
             assert config.plan or config.exp_name == "first"
+
+
+def test_the_plan_says_per_mesh_what_a_device_needs_and_whether_it_fits():
+    config = parse(["--config=pi05_teleavatar", "--plan", "--plan_devices", "1", "8", "--mesh.fsdp_devices=4"])
+    lines = plan(config).splitlines()
+    assert "3,353,958,673 parameters" in lines[0]
+    rows = {line[:6].strip(): line for line in lines[3:]}
+    assert list(rows) == ["1 x 1", "8 x 1", "8 x 4", "8 x 8"]
+    assert "does not fit 80 GiB" in rows["1 x 1"] and "  fits 80 GiB" in rows["8 x 8"]
+
+
+def test_adapters_fit_a_gpu_of_24_gib():
+    config = parse(["--config=pi05_teleavatar_lora", "--plan", "--plan_devices", "1", "--plan_gib=24"])
+    assert "does not" not in plan(config) and "fits 24 GiB" in plan(config)
+
+
+def test_a_batch_that_no_mesh_can_share_is_refused():
+    config = parse(["--config=tiny_demo", "--plan", "--plan_devices", "3", "--batch_size=16"])
+    with pytest.raises(TrainingError, match="multiple of 3 devices"):
+        plan(config)

@@ -52,7 +52,7 @@ def found(step, parameters, *batches, weight=0.1, failed=()):
 
 
 def test_validation_measures_what_training_minimises(step, parameters):
-    batch = at(made_up_batch(), (0, 0, 0), (0, 0, 1), (0, 1, 0), (0, 1, 1))
+    batch = at(made_up_batch(rows=4), (0, 0, 0), (0, 0, 1), (0, 1, 0), (0, 1, 1))
     key = jax.random.fold_in(jax.random.key(3), 1)
     noise, time = draws(key, jnp.asarray(batch.origin), batch.actions.shape[1:])
     with quick_compiling():
@@ -67,7 +67,7 @@ def test_validation_measures_what_training_minimises(step, parameters):
 
 
 def test_the_same_frame_gets_the_same_draws_whatever_it_is_loaded_with(step, parameters):
-    batch = at(made_up_batch(), (0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 1, 1))
+    batch = at(made_up_batch(rows=4), (0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 1, 1))
     turned = jax.tree.map(lambda array: array[::-1], batch)
     one, other = (jax.device_get(step(parameters, of)) for of in (batch, turned))
     np.testing.assert_allclose(one.action_loss, other.action_loss[::-1], rtol=1e-5)
@@ -82,7 +82,7 @@ def test_draws_are_distributed_as_in_training():
 
 
 def test_rows_that_fill_up_the_last_batch_and_missing_labels_do_not_count(step, parameters):
-    batch = at(made_up_batch(), (0, 0, 0), (0, 0, 1), (0, 1, 0), (-1, -1, -1))
+    batch = at(made_up_batch(rows=4), (0, 0, 0), (0, 0, 1), (0, 1, 0), (-1, -1, -1))
     spoilt = batch.actions.copy()
     spoilt[3] = 1e6
     progress = batch.observation.progress.copy()
@@ -95,7 +95,7 @@ def test_rows_that_fill_up_the_last_batch_and_missing_labels_do_not_count(step, 
 
 
 def test_only_episodes_that_did_not_fail_count_for_rank_correlation(step, parameters):
-    batch = at(made_up_batch(), (0, 0, 0), (0, 0, 1), (0, 1, 0), (0, 1, 1))
+    batch = at(made_up_batch(rows=4), (0, 0, 0), (0, 0, 1), (0, 1, 0), (0, 1, 1))
     both = found(step, parameters, batch)
     of_each = [spearman(trace.predicted, trace.frames) for trace in both.traces]
     assert both.numbers["spearman"] == pytest.approx(np.mean(of_each))

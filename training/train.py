@@ -2,6 +2,7 @@
 
     python -m training.train --config=pi05_teleavatar --exp_name=first --data.repo_id=/data/stack --checkpoint=/base
     python -m training.train --config=pi05_teleavatar --exp_name=first --data.repo_id=/data/stack --resume
+    python -m training.train --config=pi05_teleavatar --plan
     python -m training.train --help
 
 The whole way, from recordings to a running robot: docs/training.md.
@@ -37,6 +38,7 @@ from .running.command_line import UsageError
 from .running.console import Console
 from .running.logs import LogError, Logs
 from .running.loop import Ended, Loop
+from .running.planning import plan
 from .running.resolved import ChangedError, to_json
 from .running.run_folder import RunFolderError
 from .running.setup import open_folder, prepare
@@ -100,6 +102,9 @@ def main() -> None:
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs pages about errors that it raises anyway
     try:
         config = command_line.parse(arguments)
+        if config.plan:
+            print(plan(config))
+            return
         ended = train(config)
     except UsageError as error:
         print(error, file=sys.stderr)

@@ -88,4 +88,8 @@ class TrainConfig:
     overwrite: bool = False
     """Remove the run's folder if it is there, and start anew."""
     plan: bool = False
-    """Print the memory that a device needs, and stop before anything is allocated."""
+    """Print the memory that a device needs, and stop before anything is allocated or read."""
+    plan_devices: tuple[int, ...] = (1, 2, 4, 8)
+    """Numbers of devices to plan for."""
+    plan_gib: float = 80.0
+    """Memory of a device, GiB."""

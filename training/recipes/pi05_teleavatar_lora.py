@@ -18,5 +18,5 @@ def recipe() -> TrainConfig:
         name="pi05_teleavatar_lora",
         model=dataclasses.replace(pi05_lora(), action_horizon=30, action_dim=32, discrete_state=False),
         trained="adapters",
-        optimizer=dataclasses.replace(full.optimizer, ema_decay=None, accumulation_steps=4),
+        optimizer=dataclasses.replace(full.optimizer, ema_decay=None, accumulation_steps=8),
     )

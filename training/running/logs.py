@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import os
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,7 +167,7 @@ def _start_wandb(folder: Path, config: LogConfig, name: str, resolved: Mapping[s
     (folder / "wandb").mkdir(exist_ok=True)
     identity = folder / "wandb/id"
     if not identity.exists():
-        identity.write_text(wandb.util.generate_id())
+        identity.write_text(secrets.token_hex(4))
     try:
         run = wandb.init(
             project=config.project,

@@ -27,6 +27,8 @@ FREE = (
     "resume",
     "overwrite",
     "plan",
+    "plan_devices",
+    "plan_gib",
     "data.cache",
     "data.workers",
     "data.threads",
