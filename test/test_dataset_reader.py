@@ -197,3 +197,22 @@ def test_a_wrong_progress_file_is_named(tmp_path, text, message):
     with pytest.raises(ProgressMetaError, match=message) as error:
         load_progress_meta(tmp_path)
     assert str(path) in str(error.value)
+
+
+def test_episodes_whose_file_is_missing_are_named_at_the_end(tmp_path):
+    root = make_dataset(tmp_path / "d", [np.zeros((3, 2))] * 7)
+    for name in ("file-001.parquet", "file-003.parquet"):  # episodes 2 and 3, and 6
+        (root / "data/chunk-000" / name).unlink()
+    dataset, seen = open_dataset(root), []
+    with pytest.raises(DatasetError, match=r"no rows of 3 of 7 episodes \(2, 3, 6\); a file is missing"):
+        seen += (episode.index for episode, _ in dataset.frames([layout.STATE]))
+    assert [episode.index for episode, _ in dataset.frames([layout.STATE], [1, 4])] == [1, 4]
+    with pytest.raises(DatasetError, match=r"episodes \(2\)"):
+        list(dataset.frames([layout.STATE], [1, 2]))
+
+
+def test_an_episode_that_is_there_twice_is_refused(tmp_path):
+    root = make_dataset(tmp_path / "d", [np.zeros((3, 2))] * 4)
+    shutil.copyfile(root / "data/chunk-000/file-000.parquet", root / "data/chunk-000/file-002.parquet")
+    with pytest.raises(DatasetError, match=r"file-002\.parquet: rows of episode 0 are there twice"):
+        list(open_dataset(root).frames([layout.STATE]))

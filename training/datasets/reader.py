@@ -6,6 +6,8 @@ Videos are located, not decoded; see ``thumbnails.py`` for a few of their pictur
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,6 +103,11 @@ class Dataset:
             raise DatasetError(f"{self.root / layout.DATA}: no Parquet files; the data set is incomplete")
         return files
 
+    def missing_videos(self) -> list[Path]:
+        """Video files that the metadata promises and that are not there."""
+        paths = {span.path: None for episode in self.episodes for span in episode.videos.values()}
+        return [path for path in paths if not path.is_file()]
+
     def require(self, names: Sequence[str]) -> None:
         """Check that features are there.
 
@@ -123,17 +130,41 @@ class Dataset:
             An episode, and per column (n, d), or (n,) for features of one number, in the order of frames.
 
         Raises:
-            DatasetError: a column is missing, or the rows of an episode are not its frames 0 to ``length - 1``.
+            DatasetError: a column is missing, the rows of an episode are not its frames 0 to ``length - 1``, or an
+                episode is there twice or, as only the end can tell, not at all.
         """
         self.require(columns)
         wanted = ["episode_index", "frame_index", *columns]
+        seen: set[int] = set()
         for path in self.data_files():
             with open_parquet(path) as file:
                 if missing := [name for name in wanted if name not in file.schema_arrow.names]:
                     raise DatasetError(f"{path}: no column {', '.join(missing)}, which {layout.INFO} promises")
                 for episode, table in self._episodes_of(path, file, list(dict.fromkeys(wanted))):
+                    if episode.index in seen:
+                        raise DatasetError(f"{path}: rows of episode {episode.index} are there twice; copy it anew")
+                    seen.add(episode.index)
                     if episodes is None or episode.index in episodes:
                         yield episode, {name: array_of(table[name], f"{path}: {name}") for name in columns}
+        self.refuse_missing(seen, episodes)
+
+    def refuse_missing(self, seen: Collection[int], wanted: Collection[int] | None = None) -> None:
+        """Check that no episode was missed.
+
+        Args:
+            seen: indices of the episodes that were found in the data files.
+            wanted: only these count; all if None.
+
+        Raises:
+            DatasetError: one was; a data file is missing.
+        """
+        missing = [e.index for e in self.episodes if e.index not in seen and (wanted is None or e.index in wanted)]
+        if missing:
+            named = ", ".join(map(str, missing[:10])) + (" ..." if len(missing) > 10 else "")
+            raise DatasetError(
+                f"{self.root / layout.DATA}: no rows of {len(missing)} of {len(self.episodes)} episodes ({named}); a "
+                "file is missing, so copy the data set anew"
+            )
 
     def tables(self, path: Path, file: pq.ParquetFile) -> Iterator[tuple[Episode, pa.Table]]:
         """Whole rows of an opened data file, one episode after the other; see ``frames``."""
@@ -271,10 +302,8 @@ def _info(root: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DatasetError(f"{path}: cannot be read: {error!r}") from error
     if version != layout.CODEBASE_VERSION:
-        hint = " (`python -m lerobot.scripts.convert_dataset_v21_to_v30`)" if str(version).startswith("v2") else ""
         raise DatasetError(
-            f"{path}: codebase_version is {version}, needed is {layout.CODEBASE_VERSION}; convert the data set with "
-            f"LeRobot's own tool{hint}"
+            f"{path}: codebase_version is {version}, needed is {layout.CODEBASE_VERSION}; {_remedy(root, version)}"
         )
     for key in ("fps", "features", "total_episodes", "total_frames"):
         if key not in info:
@@ -282,6 +311,21 @@ def _info(root: Path) -> dict[str, Any]:
     if not info["fps"] > 0:
         raise DatasetError(f"{path}: fps is {info['fps']}, expected a positive number")
     return info
+
+
+def _remedy(root: Path, version: object) -> str:
+    if version == "v2.1":
+        root = root.resolve()
+        name = re.sub(r"\W+", "_", root.name, flags=re.ASCII)  # LeRobot wants an owner and a name, and uses neither
+        return (
+            "convert it with LeRobot's own tool, in an environment with LeRobot: python -m "
+            f"lerobot.scripts.convert_dataset_v21_to_v30 --repo-id=local/{name} --root={shlex.quote(str(root))} "
+            f"--push-to-hub=false (it works in place and keeps what was there as {root.name}_old beside it; no folder "
+            "of that name may be there before)"
+        )
+    if str(version).startswith(("v1", "v2")):
+        return "bring it to v2.1 with the tools of LeRobot 0.3, then to v3.0 as docs/convert.md says"
+    return "it is of another LeRobot than this program knows; look for a newer version of this program"
 
 
 def _episodes(root: Path, info: dict[str, Any], cameras: list[str]) -> Iterator[Episode]:

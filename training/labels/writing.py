@@ -164,14 +164,22 @@ class _DataWriter:
                             writer.write_table(self._labelled(table, schema, arrays))
                             stats[episode.index] = {name: feature_stats(values) for name, values in arrays.items()}
                             for name in self._without_stats:
-                                values = array_of(table[name], f"{path}: {name}")
-                                stats[episode.index][name] = feature_stats(values)
+                                stats[episode.index][name] = self._stats_of(path, episode.index, name, table)
                             if labels.valid.any():
                                 sarm_writer.write_table(_sarm(table, labels, sarm))
                             self._progress(episode.length)
-        if missing := [e.index for e in self._dataset.episodes if e.index not in stats]:
-            raise DatasetError(f"{self._dataset.root / layout.DATA}: no rows of episodes {missing}; it is incomplete")
+        self._dataset.refuse_missing(stats)
         return stats
+
+    def _stats_of(self, path: Path, index: int, name: str, table: pa.Table) -> Stats:
+        values = array_of(table[name], f"{path}: {name}")
+        try:
+            return feature_stats(values)
+        except (ValueError, TypeError) as error:
+            raise DatasetError(
+                f"{path}: {name} of episode {index}: {error}. {layout.STATS} has no statistics of it, so they were to "
+                "be made; repair the feature, or remove it with LeRobot's lerobot-edit-dataset"
+            ) from error
 
     def _labelled(self, table: pa.Table, schema: pa.Schema, arrays: Mapping[str, np.ndarray]) -> pa.Table:
         columns = [pa.array(arrays[n]) if n in arrays else table[n] for n in schema.names]
