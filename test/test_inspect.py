@@ -17,9 +17,10 @@ from small_datasets import MERGED, TWO_TASKS, facts, lerobot_copy, make_dataset,
 
 from training.add_progress_labels import Arguments as LabelArguments
 from training.add_progress_labels import add_progress_labels
-from training.datasets.reader import VideoSpan, open_dataset
+from training.datasets.reader import DatasetError, VideoSpan, open_dataset
 from training.datasets.thumbnails import PictureError, thumbnails
 from training.inspect_dataset import Arguments, InspectError, inspect_dataset
+from training.output_file import OutputFileError
 from training.report import charts
 from training.report.rerun_file import RerunError
 from training.report.summary import picture_findings
@@ -256,10 +257,37 @@ def test_axes_have_round_numbers():
 
 def test_the_output_is_only_replaced_when_asked(labelled, tmp_path):
     page_of(labelled, tmp_path)
-    with pytest.raises(InspectError, match="already there"):
+    with pytest.raises(OutputFileError, match="already there"):
         inspect_dataset(Arguments(labelled, output=tmp_path / "page.html"))
     with pytest.raises(InspectError, match=r"no episode \[9\]; the data set has 0 to 3"):
         inspect_dataset(Arguments(labelled, output=tmp_path / "other.html", episodes=(9,)))
+
+
+@pytest.mark.parametrize("option", ["output", "rerun"])
+def test_a_folder_is_no_file_to_write_whatever_is_overwritten(labelled, tmp_path, option):
+    (tmp_path / "folder").mkdir()
+    before = sorted(tmp_path.iterdir())
+    given = {"output": tmp_path / "page.html", option: tmp_path / "folder", "overwrite": True}
+    with pytest.raises(OutputFileError, match="is a folder; name a file in it"):
+        inspect_dataset(Arguments(labelled, **given))
+    assert sorted(tmp_path.iterdir()) == before and not list((tmp_path / "folder").iterdir())
+
+
+def test_folders_of_the_output_are_made_and_a_page_that_fails_leaves_nothing(labelled, tmp_path, monkeypatch):
+    inspect_dataset(Arguments(labelled, output=tmp_path / "new/page.html"))
+    assert (tmp_path / "new/page.html").is_file()
+    monkeypatch.setattr("training.inspect_dataset.page", lambda *_: "\ud800")  # cannot be encoded
+    with pytest.raises(UnicodeEncodeError):
+        inspect_dataset(Arguments(labelled, output=tmp_path / "new/other.html"))
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["page.html"]
+
+
+def test_a_data_set_that_lacks_a_file_is_refused(tmp_path):
+    root = make_dataset(tmp_path / "d", [course(20, s) for s in range(4)], fps=FPS)
+    (root / "data/chunk-000/file-001.parquet").unlink()
+    with pytest.raises(DatasetError, match="a file is missing"):
+        inspect_dataset(Arguments(root, output=tmp_path / "page.html"))
+    assert [path.name for path in tmp_path.iterdir()] == ["d"]
 
 
 @pytest.mark.skipif(find_spec("rerun") is not None, reason="rerun-sdk is installed")

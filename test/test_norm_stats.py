@@ -14,6 +14,7 @@ from pi05_progress.transforms import actions_to_model, state_to_model
 from training.compute_norm_stats import Arguments, NormStatsToolError, compute_norm_stats
 from training.datasets.pooled import Extent, Spread
 from training.datasets.reader import DatasetError, open_dataset
+from training.output_file import OutputFileError
 
 ROOT = Path(__file__).parent.parent
 ARMS = np.r_[0:7, 8:15]
@@ -124,9 +125,21 @@ def test_the_file_lies_in_the_data_set_and_is_only_replaced_when_asked(tmp_path)
     root = random_set(tmp_path / "d")
     path, _, _ = compute_norm_stats(Arguments((root,)))
     assert path == root / "norm_stats.json"
-    with pytest.raises(NormStatsToolError, match="already there"):
+    with pytest.raises(OutputFileError, match="already there"):
         compute_norm_stats(Arguments((root,)))
     compute_norm_stats(Arguments((root,), overwrite=True))
+    with pytest.raises(OutputFileError, match="is a folder; name a file in it"):
+        compute_norm_stats(Arguments((root,), output=tmp_path, overwrite=True))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["d"]
+    assert not tmp_path.with_name(tmp_path.name + ".partial").exists()
+
+
+def test_no_statistics_are_written_of_a_data_set_that_lacks_a_file(tmp_path):
+    root = random_set(tmp_path / "d")
+    (root / "data/chunk-000/file-001.parquet").unlink()
+    with pytest.raises(DatasetError, match="a file is missing"):
+        compute_norm_stats(Arguments((root,)))
+    assert not (root / "norm_stats.json").exists()
 
 
 def test_what_cannot_be_done_is_said(tmp_path):

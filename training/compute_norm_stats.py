@@ -30,6 +30,7 @@ from pi05_progress.transforms import actions_to_model, state_to_model
 from .datasets import layout
 from .datasets.pooled import Extent, Spread
 from .datasets.reader import Dataset, DatasetError, Episode, open_dataset
+from .output_file import OutputFileError, check_output
 from .progress_bar import progress_bar
 
 BLOCK = 1024  # frames whose chunks are in memory at a time
@@ -148,7 +149,7 @@ def compute_norm_stats(args: Arguments) -> tuple[Path, dict[str, NormStats], Rob
     """Compute and write; returns the file, the statistics and the profile.
 
     Raises:
-        NormStatsToolError, DatasetError, ConfigError: what is wrong, and what to do.
+        NormStatsToolError, OutputFileError, DatasetError, ConfigError: what is wrong, and what to do.
         OSError: the file cannot be written.
     """
     if not args.datasets:
@@ -158,10 +159,9 @@ def compute_norm_stats(args: Arguments) -> tuple[Path, dict[str, NormStats], Rob
     if args.output is None and len(args.datasets) > 1:
         raise NormStatsToolError(f"{len(args.datasets)} data sets: say with --output where to write their statistics")
     output = args.output or args.datasets[0] / layout.NORM_STATS
-    if output.exists() and not args.overwrite:
-        raise NormStatsToolError(f"{output} is already there; choose another --output, or --overwrite it")
     profile = RobotProfile.load(args.robot)
     datasets = [open_dataset(root) for root in args.datasets]
+    check_output(output, overwrite=args.overwrite)
     frames = sum(dataset.frame_count for dataset in datasets)
     with progress_bar("statistics", 2 * frames, "frames (twice)") as advance:
         stats = compute(datasets, profile, horizon=args.horizon, relative=args.delta_actions, progress=advance)
@@ -188,7 +188,7 @@ def main() -> None:
     args = tyro.cli(Arguments, description=__doc__)
     try:
         output, stats, profile = compute_norm_stats(args)
-    except (NormStatsToolError, DatasetError, ConfigError) as error:
+    except (NormStatsToolError, OutputFileError, DatasetError, ConfigError) as error:
         sys.exit(f"error: {error}")
     except OSError as error:
         hint = "; --output writes it elsewhere" if args.output is None else ""

@@ -29,10 +29,12 @@ from .datasets.progress_meta import ProgressMeta, ProgressMetaError, load_progre
 from .datasets.reader import Dataset, DatasetError, open_dataset
 from .datasets.thumbnails import PictureError, Thumbnail, thumbnails
 from .labels.motion import POSITIONS
+from .output_file import OutputFileError, check_output, output_file
 from .progress_bar import progress_bar
 from .report import rerun_file
 from .report.charts import Range
 from .report.page import PageEpisode, page
+from .report.rerun_file import RerunError
 from .report.summary import (
     EpisodeSummary,
     Finding,
@@ -199,13 +201,14 @@ def inspect_dataset(args: Arguments) -> tuple[Path, list[EpisodeSummary]]:
     """Write the page; returns its path and what was found, the most conspicuous episode first.
 
     Raises:
-        InspectError, RerunError, DatasetError, ProgressMetaError, ConfigError: what is wrong, and what to do.
+        InspectError, OutputFileError, RerunError, DatasetError, ProgressMetaError, ConfigError: what is wrong, and what
+            to do.
         OSError: a file cannot be written.
     """
     output = args.output or Path(f"inspect_{args.dataset.resolve().name}.html")
     for path in (output, args.rerun):
-        if path is not None and path.exists() and not args.overwrite:
-            raise InspectError(f"{path} is already there; choose another name, or --overwrite it")
+        if path is not None:
+            check_output(path, overwrite=args.overwrite)
     if args.rerun is not None:
         rerun_file.require()
     if args.pictures < 1 or args.max_episodes < 0:
@@ -224,16 +227,11 @@ def inspect_dataset(args: Arguments) -> tuple[Path, list[EpisodeSummary]]:
     shown.sort(key=lambda e: (-e.summary.severity, e.summary.episode.index))  # pictures may have told more
     summaries = [e.summary for e in shown] + ordered[args.max_episodes :]
     in_order = sorted(summaries, key=lambda s: s.episode.index)
-    _write(output, page(dataset, meta.labels, in_order, shown, arms, grippers))
+    with output_file(output) as partial:
+        partial.write_text(page(dataset, meta.labels, in_order, shown, arms, grippers), encoding="utf-8")
     if args.rerun is not None:
         rerun_file.write(args.rerun, dataset, _columns(dataset, meta), meta, wanted)
     return output, summaries
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
 
 
 def main() -> None:
@@ -241,7 +239,7 @@ def main() -> None:
     args = tyro.cli(Arguments, description=__doc__)
     try:
         output, summaries = inspect_dataset(args)
-    except (InspectError, rerun_file.RerunError, DatasetError, ProgressMetaError, ConfigError) as error:
+    except (InspectError, OutputFileError, RerunError, DatasetError, ProgressMetaError, ConfigError) as error:
         sys.exit(f"error: {error}")
     except OSError as error:
         sys.exit(f"error: {error.filename or ''}: {error.strerror or error}")

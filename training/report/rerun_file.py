@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from ..datasets import layout
 from ..datasets.progress_meta import ProgressMeta
 from ..datasets.reader import Dataset, Episode
+from ..output_file import output_file
 from ..progress_bar import progress_bar
 
 TIME = "time in the episode"
@@ -46,9 +46,24 @@ def write(
     """
     import rerun as rr
 
-    partial = path.with_name(path.name + ".partial")
-    stream = rr.RecordingStream(f"data set {dataset.root.resolve().name}")
-    stream.save(str(partial))
+    with output_file(path) as partial:
+        stream = rr.RecordingStream(f"data set {dataset.root.resolve().name}")
+        stream.save(str(partial))
+        try:
+            _log(rr, stream, dataset, columns, meta, wanted)
+        finally:
+            stream.flush()
+            stream.disconnect()
+
+
+def _log(
+    rr: Any,
+    stream: Any,
+    dataset: Dataset,
+    columns: Mapping[str, str],
+    meta: ProgressMeta,
+    wanted: set[int] | None,
+) -> None:
     shown = {short: name for short, name in columns.items() if short != "timestamp"}
     logged: set[Path] = set()
     with progress_bar("rerun", dataset.frame_count, "frames") as advance:
@@ -61,9 +76,6 @@ def write(
             _milestones(rr, stream, root, episode, meta, dataset.fps)
             _videos(rr, stream, root, episode, times, dataset.fps, logged)
             advance(episode.length)
-    stream.flush()
-    stream.disconnect()
-    os.replace(partial, path)
 
 
 def _milestones(rr: Any, stream: Any, root: str, episode: Episode, meta: ProgressMeta, fps: float) -> None:
