@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from small_datasets import MERGED, TWO_TASKS, facts, lerobot_copy, make_dataset, tree
@@ -165,10 +166,38 @@ def test_labelling_anew_replaces_the_labels(source, tmp_path):
 
 
 def test_columns_of_somebody_else_are_not_overwritten(source, tmp_path):
-    for column in ("next.done", "action", "a/b", "progress.valid", "timestamp"):
+    for column in ("next.done", "action", "a/b", "progress.valid", "timestamp", " "):
         with pytest.raises(LabelError, match="--column"):
             labelled(source, tmp_path / "out", column=column)
         assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "column",
+    ["task", "observation.images.progress", "observation.state", "action.progress", "next.progress", "x_is_pad"],
+)
+def test_names_that_lerobot_takes_for_something_else_are_refused(tmp_path, column):
+    root = make_dataset(tmp_path / "in", [np.zeros((3, 48))])
+    with pytest.raises(LabelError, match=f"--column '{column}': LeRobot takes"):
+        labelled(root, tmp_path / "out", column=column)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"failed": (-1,)}, "--failed -1: the data set has the episodes 0 to 3"),
+        ({"failed": (1, 4)}, "--failed 4: the data set has the episodes 0 to 3"),
+        ({"method": "activity", "standstill_speed": float("nan")}, "--standstill_speed is nan, expected"),
+        ({"method": "activity", "standstill_speed": -0.1}, "--standstill_speed is -0.1, expected"),
+        ({"method": "activity", "standstill_s": float("inf")}, "--standstill_s is inf, expected"),
+        ({"method": "activity", "standstill_s": -1.0}, "--standstill_s is -1.0, expected"),
+    ],
+)
+def test_options_out_of_range_are_named(source, tmp_path, options, message):
+    with pytest.raises(LabelError, match=message):
+        labelled(source, tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
 
 
 def test_milestones_from_a_table(source, tmp_path):
@@ -188,6 +217,11 @@ def test_milestones_from_a_table(source, tmp_path):
         ("episode,label,frame\n", "expected episode_index,label,frame or"),
         ("episode_index,label,frame\n0,a,1\n0,b,soon\n", "marks.csv:3"),
         ("episode_index,label,frame\n0,a,99\n", "milestone 'a' of episode 0 is at frame 99"),
+        ("episode_index,label,frame\n0,a,-1\n", r"marks\.csv:2: frame is -1, expected"),
+        ("episode_index,label,seconds\n0,a,0.5\n1,a,nan\n", r"marks\.csv:3: seconds is nan, expected"),
+        ("episode_index,label,seconds\n0,a,inf\n", r"marks\.csv:2: seconds is inf, expected"),
+        ("episode_index,label,seconds\n0,a,-0.01\n", r"marks\.csv:2: seconds is -0\.01, expected"),
+        ("episode_index,label,frame\n0,a,1,7\n", r"marks\.csv:2: more values than columns: \['7'\]"),
     ],
 )
 def test_a_wrong_table_is_named_with_its_line(source, tmp_path, text, message):
@@ -336,6 +370,36 @@ def test_rows_that_contradict_the_metadata_are_named(source, tmp_path):
     with pytest.raises(DatasetError, match="episode 1 has 20 rows"):
         labelled(source, tmp_path / "out")
     assert not (tmp_path / "out").exists() and not (tmp_path / "out.partial").exists()
+
+
+@pytest.mark.parametrize("method", ["linear", "activity"])
+def test_a_data_set_that_lacks_a_file_is_refused(tmp_path, method):
+    root = make_dataset(tmp_path / "in", [np.random.default_rng(0).normal(size=(9, 48))] * 4)
+    (root / "data/chunk-000/file-001.parquet").unlink()
+    with pytest.raises(DatasetError, match=r"no rows of 2 of 4 episodes \(2, 3\); a file is missing"):
+        labelled(root, tmp_path / "out", method=method)
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_videos_that_the_input_lacks_are_told(source, tmp_path):
+    (source / "videos/observation.images.left_color/chunk-000/file-001.mp4").unlink()
+    done = run("--input_dataset", source, "--output_dataset", tmp_path / "out")
+    assert done.returncode == 0
+    assert "note: 1 videos are missing in the input" in done.stdout and "file-001.mp4" in done.stdout
+
+
+def test_a_feature_that_can_have_no_statistics_is_named(tmp_path):
+    """Where it has none yet; they are made of all features that lack them."""
+    root = make_dataset(tmp_path / "in", [np.zeros((3, 48))] * 2)
+    info = json.loads((root / layout.INFO).read_text())
+    info["features"]["extra"] = layout.scalar("float32")
+    (root / layout.INFO).write_text(json.dumps(info))
+    path = root / "data/chunk-000/file-000.parquet"
+    extra = pa.array(np.array([0, 1, 2, 3, np.nan, 5], np.float32))
+    pq.write_table(pq.read_table(path).append_column("extra", extra), path)
+    with pytest.raises(DatasetError, match=r"file-000\.parquet: extra of episode 1: numbers that are not finite"):
+        labelled(root, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.long

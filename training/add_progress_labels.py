@@ -17,7 +17,7 @@ from typing import Annotated
 
 import tyro
 
-from pi05_progress.output_folder import OutputFolderError, output_folder, refuse_overlap
+from pi05_progress.output_folder import OutputFolderError, check_target, output_folder, refuse_overlap
 
 from .datasets import layout
 from .datasets.progress_meta import (
@@ -73,22 +73,28 @@ def add_progress_labels(args: Arguments) -> tuple[Dataset, LabelSet]:
         OSError: reading or writing failed.
     """
     refuse_overlap(args.output_dataset, [args.input_dataset])
+    replaces = layout.MARKERS if args.overwrite else None
+    check_target(args.output_dataset, replaces)  # fails early, as what follows
     _check_column(args.column)
     dataset = open_dataset(args.input_dataset)
-    former_columns(dataset, args.column)  # fails early
+    former_columns(dataset, args.column)
     facts, source = dict(load_progress_meta(dataset.root).episodes), str(dataset.root / layout.PROGRESS)
     checked_facts(dataset, facts, source)
     if args.milestones is not None:
         facts, source = with_marks(dataset, facts, read_csv(args.milestones)), str(args.milestones)
     for index in args.failed:
+        if not 0 <= index < len(dataset.episodes):
+            raise LabelError(f"--failed {index}: the data set has the episodes 0 to {len(dataset.episodes) - 1}")
         facts[index] = replace(facts.get(index, EpisodeMeta()), outcome=Outcome.FAILURE)
-        source = "--failed" if index >= len(dataset.episodes) else source
     complete = checked_facts(dataset, facts, source)
     options = Options(args.method, args.failures, args.standstill_speed, args.standstill_s)
     labels = label(dataset, complete, options)
+    if missing := dataset.missing_videos():
+        note = f"{len(missing)} videos are missing in the input, as {missing[0]}; the labelled data set lacks them, too"
+        labels = replace(labels, notes=(*labels.notes, note))
     record = Labels(args.method, options.arguments(), label_columns(labels, args.column))
     with (
-        output_folder(args.output_dataset, replaces=layout.MARKERS if args.overwrite else None) as folder,
+        output_folder(args.output_dataset, replaces=replaces) as folder,
         progress_bar("labelling", dataset.frame_count, "frames") as advance,
     ):
         write_labelled(
@@ -98,10 +104,16 @@ def add_progress_labels(args: Arguments) -> tuple[Dataset, LabelSet]:
 
 
 def _check_column(name: str) -> None:
-    if not name or "/" in name or name in layout.DEFAULT_FEATURES or name in (layout.STATE, layout.ACTION):
+    """Names that data sets or LeRobot use for something else are refused, whether this data set has them or not."""
+    if not name.strip() or "/" in name or name in layout.DEFAULT_FEATURES:
         raise LabelError(f"--column {name!r}: a name without '/' that no other feature has is needed")
     if name in (layout.VALID_COLUMN, layout.STAGE_COLUMN, layout.SECONDS_REMAINING_COLUMN):
         raise LabelError(f"--column {name!r}: that is the name of another label")
+    if name in layout.RESERVED or name.startswith(layout.RESERVED_BEGINNINGS) or name.endswith(layout.PADDING_END):
+        raise LabelError(
+            f"--column {name!r}: LeRobot takes a feature of that name for something else than a label; "
+            f"{layout.PROGRESS_COLUMN} and progress.label are good names"
+        )
 
 
 def report(dataset: Dataset, labels: LabelSet) -> str:

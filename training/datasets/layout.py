@@ -42,6 +42,11 @@ VALID_COLUMN = "progress.valid"
 STAGE_COLUMN = "progress.stage"
 SECONDS_REMAINING_COLUMN = "progress.seconds_remaining"
 
+# Names by which LeRobot knows what a feature is; a label of such a name would be taken for something else.
+RESERVED = (STATE, "observation.environment_state", "task", "subtask", "language_persistent", "language_events")
+RESERVED_BEGINNINGS = ("observation.image", ACTION, "next.")
+PADDING_END = "_is_pad"  # says which rows of a chunk lie beyond the episode's end
+
 Feature = dict[str, Any]  # dtype, shape, names; videos also have info
 
 

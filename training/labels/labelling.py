@@ -125,9 +125,13 @@ def label(dataset: Dataset, facts: Mapping[int, EpisodeMeta], options: Options) 
         options: the method.
 
     Raises:
-        LabelError: nothing would be labelled, or the method lacks what it needs.
+        LabelError: nothing would be labelled, an option is out of range, or the method lacks what it needs.
         DatasetError: the data set is damaged.
     """
+    for name in ("standstill_speed", "standstill_s"):
+        value = getattr(options, name)
+        if not (np.isfinite(value) and value >= 0):
+            raise LabelError(f"--{name} is {value}, expected a number of at least 0")
     if options.failures == "last-milestone" and options.method == "remaining":
         raise LabelError(
             "the time that a failed episode would still have needed is not known, so --failures last-milestone does "

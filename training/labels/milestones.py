@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -151,11 +152,23 @@ def read_csv(path: Path) -> dict[int, list[Milestone | tuple[str, float]]]:
             found: dict[int, list[Milestone | tuple[str, float]]] = {}
             for row in reader:
                 try:
-                    label = row["label"].strip()
-                    mark = Milestone(label, int(row[when])) if when == "frame" else (label, float(row[when]))
-                    found.setdefault(int(row["episode_index"]), []).append(mark)
+                    found.setdefault(int(row["episode_index"]), []).append(_mark(row, when))
                 except (TypeError, ValueError, AttributeError) as error:
                     raise MilestoneError(f"{path}:{reader.line_num}: {error}") from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise MilestoneError(f"{path}: cannot be read: {error}") from error
     return found
+
+
+def _mark(row: Mapping[str | None, str], when: str) -> Milestone | tuple[str, float]:
+    """A line's milestone.
+
+    Raises:
+        TypeError, ValueError, AttributeError: something in it is missing, too much or wrong.
+    """
+    if None in row:
+        raise ValueError(f"more values than columns: {row[None]}")
+    label, value = row["label"].strip(), int(row[when]) if when == "frame" else float(row[when])
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError(f"{when} is {row[when]}, expected a number of at least 0")
+    return Milestone(label, value) if when == "frame" else (label, value)
