@@ -14,6 +14,7 @@ from typing import Protocol
 import jax
 import numpy as np
 
+from .backend import Choice, choose_backend, require_torch
 from .checkpoint import Checkpoint, CheckpointError, CheckpointInfo, load_checkpoint, read_info, untrained
 from .image_keys import IMAGE_KEYS
 from .models.config import Pi05Config, named_config
@@ -336,6 +337,7 @@ def make_policy(
     *,
     policy: str = "pi05",
     checkpoint: str = "",
+    backend: Choice = "auto",
     model: str = "tiny",
     tokenizer: str = "",
     num_steps: int = 10,
@@ -353,6 +355,7 @@ def make_policy(
         policy: ``pi05``, ``websocket`` for one behind a policy server, or ``module:function`` of Python code that
             takes the profile and returns a policy.
         checkpoint: folder; empty takes random parameters.
+        backend: ``jax`` for this package's checkpoints, ``torch`` for LeRobot's, ``auto`` for what the folder contains.
         model: configuration of a model without a checkpoint.
         tokenizer: path of PaliGemma's tokenizer.
         num_steps: denoising steps.
@@ -365,8 +368,11 @@ def make_policy(
 
     Raises:
         PolicyUnavailableError: the policy server cannot be reached.
-        ValueError: something is unknown or does not fit (also CheckpointError, TokenizerError, ModelConfigError).
+        ValueError: something is unknown or does not fit (also BackendError, CheckpointError, TokenizerError,
+            ModelConfigError).
     """
+    if policy != "pi05" and backend != "auto":
+        raise ValueError(f"backend is {backend!r}, but policy {policy} computes where it likes: leave it out")
     if policy == "websocket":
         if checkpoint:
             raise ValueError(f"checkpoint is {checkpoint!r}, but policy websocket has that of its server: leave it out")
@@ -383,6 +389,15 @@ def make_policy(
             raise ValueError(
                 f"policy {policy!r}: expected pi05, websocket or module:function of importable code: {error}"
             ) from error
+    path = Path(tokenizer) if tokenizer else None
+    if choose_backend(checkpoint, backend) == "torch":
+        require_torch()
+        from .torch_policy import load_torch_policy  # users of JAX need not have PyTorch
+
+        return load_torch_policy(
+            Path(checkpoint), profile, tokenizer_path=path, num_steps=num_steps, seed=seed, options=options,
+            dtype=dtype, max_batch=max_batch,
+        )  # fmt: skip
     if options.compilation_cache:
         use_compilation_cache()
     if checkpoint:
@@ -390,7 +405,6 @@ def make_policy(
         loaded = load_checkpoint(folder, dtype=inference_dtype(read_info(folder).model, dtype))
     else:
         loaded = untrained(named_config(model), profile.name, seed)
-    path = Path(tokenizer) if tokenizer else None
     return Pi05Policy(
         loaded, profile, tokenizer_path=path, num_steps=num_steps, seed=seed, options=options, dtype=dtype,
         max_batch=max_batch,

@@ -20,6 +20,7 @@ class NodeParameters:
     server_uri: str
     server_timeout_s: float
     checkpoint: str
+    backend: str
     model: str
     tokenizer: str
     num_steps: int
@@ -72,6 +73,8 @@ def declare_parameters(node: Node) -> None:
     declare(
         node, "checkpoint", "", "checkpoint folder; empty runs random parameters, whose progress is marked untrained"
     )
+    text = "jax for this package's checkpoints, torch for LeRobot's; auto takes what the checkpoint folder contains"
+    declare(node, "backend", "auto", text)
     declare(node, "model", "tiny", "model configuration where there is no checkpoint: tiny, mid, pi05, pi05_lora")
     declare(node, "tokenizer", "", "path of PaliGemma's tokenizer, for checkpoints that use it")
     declare(node, "num_steps", 10, "denoising steps of one inference", between=(1, 100))

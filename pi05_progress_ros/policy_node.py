@@ -84,8 +84,9 @@ class PolicyNode(LifecycleNode):
         use_compilation_cache()
         started = time.monotonic()
         self._policy = make_policy(
-            self._profile, policy=p.policy, checkpoint=p.checkpoint, model=p.model, tokenizer=p.tokenizer,
-            num_steps=p.num_steps, seed=p.seed, server_uri=p.server_uri, server_timeout_s=p.server_timeout_s,
+            self._profile, policy=p.policy, checkpoint=p.checkpoint, backend=p.backend, model=p.model,
+            tokenizer=p.tokenizer, num_steps=p.num_steps, seed=p.seed, server_uri=p.server_uri,
+            server_timeout_s=p.server_timeout_s,
         )  # fmt: skip
         self._policy.warm_up()
         backend = image_backend()

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from checkpoint_cases import SMALL, STATS, arrays, assert_same, random_model
+from lerobot_sizes import lerobot_of_size
 
 from pi05_progress.checkpoint import Checkpoint, CheckpointInfo, load_checkpoint, save_checkpoint
 from pi05_progress.convert_checkpoint import main
@@ -19,37 +20,8 @@ TOLERANCE = {"atol": 1e-4, "rtol": 1e-4}
 
 @pytest.fixture(scope="module")
 def lerobot():
-    """LeRobot's module, whose sizes, which are written into its code, are replaced by those of CONFIG."""
-    pytest.importorskip("torch")
-    pytest.importorskip("lerobot")
-    modeling = pytest.importorskip("lerobot.policies.pi05.modeling_pi05")
-    experts = {"gemma_2b": CONFIG.paligemma, "gemma_300m": CONFIG.expert}
-    sizes = ("width", "depth", "mlp_dim", "num_heads", "num_kv_heads", "head_dim")
-    patch = pytest.MonkeyPatch()
-
-    def gemma_config(variant):
-        return modeling.GemmaConfig(**{name: getattr(experts[variant], name) for name in sizes})
-
-    whole, expert = modeling.PaliGemmaForConditionalGenerationWithPiGemma, modeling.PiGemmaForCausalLM
-
-    def small_whole(config):
-        config._vocab_size = config.image_token_index = config.text_config.vocab_size = CONFIG.vocabulary
-        config.vision_config.hidden_size = CONFIG.siglip.width
-        config.vision_config.num_hidden_layers = CONFIG.siglip.depth
-        config.vision_config.num_attention_heads = CONFIG.siglip.num_heads
-        config.vision_config.intermediate_size = CONFIG.siglip.mlp_dim
-        config.vision_config.projection_dim = CONFIG.paligemma.width
-        return whole(config=config)
-
-    def small_expert(config):
-        config.vocab_size = CONFIG.vocabulary
-        return expert(config=config)
-
-    patch.setattr(modeling, "get_gemma_config", gemma_config)
-    patch.setattr(modeling, "PaliGemmaForConditionalGenerationWithPiGemma", small_whole)
-    patch.setattr(modeling, "PiGemmaForCausalLM", small_expert)
-    yield modeling
-    patch.undo()
+    with lerobot_of_size(CONFIG) as modeling:
+        yield modeling
 
 
 @pytest.fixture(scope="module")

@@ -18,9 +18,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import jax
 import tyro
 
+from ..backend import Choice, choose_backend, has_accelerator
 from ..checkpoint import code_version
 from ..models.config import ModelConfigError
 from ..policy import make_policy
@@ -41,6 +41,8 @@ class Arguments:
 
     checkpoint: str = ""
     """Checkpoint folder; empty serves random parameters, which is for trying only."""
+    backend: Choice = "auto"
+    """jax for this package's checkpoints, torch for LeRobot's; auto takes what the folder contains."""
     robot: str = "teleavatar"
     """Robot profile: the name of one in config/, or a YAML file."""
     host: str = "127.0.0.1"
@@ -105,10 +107,10 @@ def serve_policy(args: Arguments) -> int:
     if args.policy == "websocket":
         raise ArgumentsError("--policy websocket: a server cannot ask another server; serve a checkpoint")
     began = time.monotonic()
-    max_batch = args.max_batch or (1 if jax.default_backend() == "cpu" else 4)
+    max_batch = args.max_batch or (4 if has_accelerator(choose_backend(args.checkpoint, args.backend)) else 1)
     policy = make_policy(
-        profile, policy=args.policy, checkpoint=args.checkpoint, model=args.model, tokenizer=args.tokenizer,
-        num_steps=args.num_steps, seed=args.seed, dtype=args.dtype, max_batch=max_batch,
+        profile, policy=args.policy, checkpoint=args.checkpoint, backend=args.backend, model=args.model,
+        tokenizer=args.tokenizer, num_steps=args.num_steps, seed=args.seed, dtype=args.dtype, max_batch=max_batch,
     )  # fmt: skip
     metadata = {"server": "pi05_progress", "version": code_version()}
     responder = PolicyResponder(policy, profile, default_prompt=args.default_prompt, extra_metadata=metadata)
