@@ -102,6 +102,8 @@ def test_every_tool_refuses_it_with_the_command_that_converts_it(tmp_path):
         with pytest.raises(DatasetError, match=r"codebase_version is v2\.1, needed is v3\.0") as refused:
             call()
         command = re.search(COMMAND, str(refused.value))
+        as_documented = command[0].replace("local/my_set", "local/NAME").replace(shlex.quote(str(root)), "FOLDER")
+        assert as_documented in (Path(__file__).parent.parent / "docs/convert.md").read_text()
         assert set(shlex.split(command[0])) >= {"--repo-id=local/my_set", f"--root={root}"}
     assert tree(root) == before and [path.name for path in tmp_path.iterdir()] == ["my set"]
 

@@ -316,7 +316,7 @@ def _info(root: Path) -> dict[str, Any]:
 def _remedy(root: Path, version: object) -> str:
     if version == "v2.1":
         root = root.resolve()
-        name = re.sub(r"\W+", "_", root.name, flags=re.ASCII)  # LeRobot wants an owner and a name, and uses neither
+        name = re.sub(r"\W+", "_", root.name, flags=re.ASCII)  # of no matter with --root
         return (
             "convert it with LeRobot's own tool, in an environment with LeRobot: python -m "
             f"lerobot.scripts.convert_dataset_v21_to_v30 --repo-id=local/{name} --root={shlex.quote(str(root))} "
