@@ -18,7 +18,14 @@ from small_datasets import MERGED, TWO_TASKS, facts, lerobot_copy, make_dataset,
 from pi05_progress.output_folder import OutputFolderError
 from training.add_progress_labels import Arguments, add_progress_labels
 from training.datasets import layout
-from training.datasets.progress_meta import Outcome, load_progress_meta
+from training.datasets.progress_meta import (
+    EpisodeMeta,
+    Milestone,
+    Outcome,
+    ProgressMeta,
+    load_progress_meta,
+    save_progress_meta,
+)
 from training.datasets.reader import DatasetError, open_dataset
 from training.datasets.statistics import KEYS, QUANTILES
 from training.labels.labelling import LabelError
@@ -236,6 +243,32 @@ def test_the_numbers_of_outcomes_are_printed(source, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "1 success, 2 unknown (counted as success), 1 failure" in done.stdout
     assert "labelled: 3 of 4 episodes, 43 of 64 frames" in done.stdout
+
+
+def test_episodes_that_were_cut_off_or_aborted_do_not_come_to_1_unless_asked(source, tmp_path):
+    """Their outcome is unknown, but their last frame is not the task's end; a stated outcome counts more."""
+    known = {
+        0: EpisodeMeta(note="cut off: the file breaks off"),
+        1: EpisodeMeta(milestones=(Milestone("lifted", 10),), note="aborted: the disk was full"),
+        3: EpisodeMeta(Outcome.SUCCESS, (Milestone("lifted", 15),), note="aborted: but done"),
+    }
+    save_progress_meta(source, ProgressMeta(known))
+    done = run("--input_dataset", source, "--output_dataset", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert "1 success, 1 unknown (counted as success), 0 failure" in done.stdout
+    assert "cut off or aborted: 2 (0, 1), counted as failures, --label_cut_off counts them as success" in done.stdout
+    valid, episode = columns(tmp_path / "out", "progress.valid", "episode_index")
+    assert [bool(valid[episode == index].any()) for index in range(4)] == [False, False, True, True]
+
+    partly = labelled(source, tmp_path / "partly", failures="last-milestone")
+    progress, valid, left = columns(partly, "observation.progress", "progress.valid", "progress.seconds_remaining")
+    assert progress[episode == 1][-1] == np.float32(15 / 20) and valid[episode == 1].all()
+    assert (left[episode == 1] == -1).all() and not valid[episode == 0].any()
+
+    done = run("--input_dataset", source, "--output_dataset", tmp_path / "all", "--label_cut_off")
+    assert "cut off or aborted: 2 (0, 1), counted as success" in done.stdout
+    assert columns(tmp_path / "all", "progress.valid")[0].all()
+    assert load_progress_meta(tmp_path / "all").labels.arguments == {"failures": "unlabelled", "label_cut_off": True}
 
 
 def test_an_output_that_is_there_is_only_replaced_when_asked(source, tmp_path):

@@ -17,6 +17,7 @@ from small_datasets import MERGED, TWO_TASKS, facts, lerobot_copy, make_dataset,
 
 from training.add_progress_labels import Arguments as LabelArguments
 from training.add_progress_labels import add_progress_labels
+from training.datasets.progress_meta import EpisodeMeta, ProgressMeta, save_progress_meta
 from training.datasets.reader import DatasetError, VideoSpan, open_dataset
 from training.datasets.thumbnails import PictureError, thumbnails
 from training.inspect_dataset import Arguments, InspectError, inspect_dataset
@@ -247,6 +248,14 @@ def test_pictures_of_an_episode_within_a_longer_file_are_its_own(tmp_path):
             assert 11 <= number <= 19 and abs(int(bar.sum()) - (4 + number)) <= 1
     with pytest.raises(PictureError, match="no frame at"):
         thumbnails(VideoSpan(span.path, 0, 9.0), 10, 4, 32)
+
+
+def test_a_recording_that_was_cut_off_is_told_and_may_be_unlabelled(tmp_path):
+    root = make_dataset(tmp_path / "d", [course(60, s) for s in range(3)], fps=FPS)
+    save_progress_meta(root, ProgressMeta({1: EpisodeMeta(note="cut off: the file breaks off")}))
+    add_progress_labels(LabelArguments(root, tmp_path / "out"))
+    text = "cut off: the file breaks off; its last frame is not the task's end"
+    assert page_of(tmp_path / "out", tmp_path)[1] == {0: [], 1: [("cut off", text)], 2: []}
 
 
 def test_axes_have_round_numbers():

@@ -59,6 +59,9 @@ class Arguments:
     """Of activity: joints slower than this stand still."""
     standstill_s: float = Options.standstill_s
     """Of activity: shorter standstills count as motion."""
+    label_cut_off: bool = False
+    """Count episodes whose recording was cut off or aborted as if they had been done; otherwise they are labelled as
+    failures are."""
     copy_videos: bool = False
     """Copy videos instead of hard-linking them."""
     overwrite: bool = False
@@ -87,7 +90,7 @@ def add_progress_labels(args: Arguments) -> tuple[Dataset, LabelSet]:
             raise LabelError(f"--failed {index}: the data set has the episodes 0 to {len(dataset.episodes) - 1}")
         facts[index] = replace(facts.get(index, EpisodeMeta()), outcome=Outcome.FAILURE)
     complete = checked_facts(dataset, facts, source)
-    options = Options(args.method, args.failures, args.standstill_speed, args.standstill_s)
+    options = Options(args.method, args.failures, args.standstill_speed, args.standstill_s, args.label_cut_off)
     labels = label(dataset, complete, options)
     if missing := dataset.missing_videos():
         note = f"{len(missing)} videos are missing in the input, as {missing[0]}; the labelled data set lacks them, too"
@@ -116,13 +119,18 @@ def _check_column(name: str) -> None:
         )
 
 
-def report(dataset: Dataset, labels: LabelSet) -> str:
+def report(dataset: Dataset, labels: LabelSet, label_cut_off: bool) -> str:
     """What was labelled, for people."""
     outcomes = labels.outcomes
+    unknown = outcomes.get(Outcome.UNKNOWN, 0) - len(labels.cut_off)
     lines = [
-        f"episodes: {outcomes.get(Outcome.SUCCESS, 0)} success, {outcomes.get(Outcome.UNKNOWN, 0)} unknown (counted as "
-        f"success), {outcomes.get(Outcome.FAILURE, 0)} failure"
+        f"episodes: {outcomes.get(Outcome.SUCCESS, 0)} success, {unknown} unknown (counted as success), "
+        f"{outcomes.get(Outcome.FAILURE, 0)} failure"
     ]
+    if labels.cut_off:
+        counted = "success" if label_cut_off else "failures, --label_cut_off counts them as success"
+        indices = ", ".join(map(str, labels.cut_off))
+        lines.append(f"cut off or aborted: {len(labels.cut_off)} ({indices}), counted as {counted}")
     valid = sum(int(of.valid.sum()) for of in labels.episodes.values())
     some = sum(bool(of.valid.any()) for of in labels.episodes.values())
     lines.append(f"labelled: {some} of {len(labels.episodes)} episodes, {valid} of {dataset.frame_count} frames")
@@ -142,7 +150,7 @@ def main() -> None:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         sys.exit(f"error: {where}{error.strerror or error}; nothing was written to {args.output_dataset}")
-    print(report(dataset, labels))
+    print(report(dataset, labels, args.label_cut_off))
 
 
 if __name__ == "__main__":

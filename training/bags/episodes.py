@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from training.datasets.progress_meta import Outcome
+from training.datasets.progress_meta import ABORTED, CUT_OFF, Outcome
 
 from .scan import Event, Mark, Scan
 
 Mode = Literal["auto", "bag", "marks", "events"]
 START, STOP, MILESTONE = 0, 1, 2  # EpisodeEvent.event
-ABORTED, CUT_OFF = "aborted: ", "cut off: "  # begin the note of an episode whose last frame is not the task's end
 OUTCOMES = (Outcome.UNKNOWN, Outcome.SUCCESS, Outcome.FAILURE)  # by EpisodeEvent.outcome
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from . import layout
 
 VERSION = 1
+ABORTED, CUT_OFF = "aborted: ", "cut off: "  # begin the note of an episode whose last frame is not the task's end
 
 
 class ProgressMetaError(ValueError):
@@ -58,6 +59,11 @@ class EpisodeMeta:
     milestones: tuple[Milestone, ...] = ()
     note: str = ""
     source: str = ""
+
+    @property
+    def ended_early(self) -> bool:
+        """Whether its recording was cut off or aborted, and nobody has said since how it ended."""
+        return self.outcome is Outcome.UNKNOWN and self.note.startswith((ABORTED, CUT_OFF))
 
 
 @dataclass(frozen=True)

@@ -33,19 +33,22 @@ class Options:
         failures: episodes that are known to have failed stay unlabelled, or end at the last milestone they reached.
         standstill_speed: of ``activity``: slower than this (rad/s) is no motion.
         standstill_s: of ``activity``: shorter standstills count as motion.
+        label_cut_off: whether episodes whose recording was cut off or aborted count as if they had been done; otherwise
+            they are labelled as failures are.
     """
 
     method: Method = "linear"
     failures: Failures = "unlabelled"
     standstill_speed: float = 0.02
     standstill_s: float = 0.5
+    label_cut_off: bool = False
 
-    def arguments(self) -> dict[str, str | float]:
+    def arguments(self) -> dict[str, str | float | bool]:
         """Those that matter to the method, for the record."""
-        kept: dict[str, str | float] = {"failures": self.failures}
+        kept: dict[str, str | float | bool] = {"failures": self.failures}
         if self.method == "activity":
             kept |= {"standstill_speed": self.standstill_speed, "standstill_s": self.standstill_s}
-        return kept
+        return kept | ({"label_cut_off": True} if self.label_cut_off else {})
 
 
 @dataclass(frozen=True)
@@ -73,12 +76,14 @@ class LabelSet:
         episodes: by index, every episode.
         stages: by task, where the method has them.
         outcomes: how many episodes of each.
+        cut_off: indices of episodes of unknown outcome that were cut off or aborted.
         notes: what somebody should know: episodes that stayed unlabelled and why, marks that were left out.
     """
 
     episodes: Mapping[int, EpisodeLabels]
     stages: Mapping[str, tuple[Stage, ...]] = field(default_factory=dict)
     outcomes: Mapping[Outcome, int] = field(default_factory=dict)
+    cut_off: tuple[int, ...] = ()
     notes: Sequence[str] = ()
 
 
@@ -147,7 +152,9 @@ class _Labelling:
         self._dataset, self._facts, self._options = dataset, facts, options
         self._notes: list[str] = []
         self._marks = {e.index: milestones.with_names(facts[e.index].milestones) for e in dataset.episodes}
+        self._cut_off = tuple(e.index for e in dataset.episodes if facts[e.index].ended_early)
         self._failed = {index for index, known in facts.items() if known.outcome is Outcome.FAILURE}
+        self._failed |= set() if options.label_cut_off else set(self._cut_off)
 
     def run(self) -> LabelSet:
         by_task: dict[str, list[Episode]] = {}
@@ -159,7 +166,8 @@ class _Labelling:
         for task, episodes in by_task.items():
             done = [e for e in episodes if e.index not in self._failed]
             if not done:
-                self._notes.append(f"task {task!r}: all {len(episodes)} episodes failed; they stay unlabelled")
+                cut_off = " or were cut off" if {e.index for e in episodes} & set(self._cut_off) else ""
+                self._notes.append(f"task {task!r}: all {len(episodes)} episodes failed{cut_off}; they stay unlabelled")
                 labels |= {e.index: self._unlabelled(e) for e in episodes}
                 continue
             stages = self._stages(task, done)
@@ -173,7 +181,7 @@ class _Labelling:
         if not any(of.valid.any() for of in labels.values()):
             raise LabelError("; ".join(["no episode would be labelled", *self._notes]))
         outcomes = Counter(self._facts[e.index].outcome for e in self._dataset.episodes)
-        return LabelSet(dict(sorted(labels.items())), named, outcomes, tuple(self._notes))
+        return LabelSet(dict(sorted(labels.items())), named, outcomes, self._cut_off, tuple(self._notes))
 
     def _activity(self) -> dict[int, Float[np.ndarray, " n"] | None]:
         clocks = {}

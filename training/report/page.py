@@ -67,6 +67,7 @@ KINDS = {
     "numbers": "numbers that are not finite",
     "picture": "odd pictures",
     "failure": "failures",
+    "cut off": "recordings that end before the task does",
 }
 
 

@@ -155,6 +155,8 @@ def summarise(
         histogram, labelled = np.histogram(usable, bins=20, range=(0, 1))[0], int(valid.sum())
     if meta.outcome is Outcome.FAILURE:
         findings.append(Finding("failure", "failed" + (f": {meta.note}" if meta.note else ""), 0.5))
+    if meta.ended_early:
+        findings.append(Finding("cut off", f"{meta.note}; its last frame is not the task's end", 0.5))
     summary = EpisodeSummary(episode, meta, (n - 1) / fps, standstills, jumps, times, curve, histogram, labelled)
     return summary.with_findings(findings)
 
@@ -228,7 +230,7 @@ def _timestamps(times: Float[np.ndarray, " n"], fps: float, limits: Thresholds) 
 def _labels(progress: Float[np.ndarray, " n"], valid: Bool[np.ndarray, " n"], meta: EpisodeMeta) -> list[Finding]:
     labelled = progress[valid]
     if not len(labelled):
-        expected = meta.outcome is Outcome.FAILURE
+        expected = meta.outcome is Outcome.FAILURE or meta.ended_early
         return [] if expected else [Finding("labels", "no frame is labelled", 1)]
     if not np.isfinite(progress).all():
         return [Finding("labels", f"labels are not finite in {int((~np.isfinite(progress)).sum())} frames", 10)]
@@ -241,7 +243,7 @@ def _labels(progress: Float[np.ndarray, " n"], valid: Bool[np.ndarray, " n"], me
     if len(steps) > 10 and steps.max() > 0.2:
         at = int(steps.argmax()) + 1
         found.append(Finding("labels", f"progress jumps by {steps.max():.2f} at frame {at}", 1))
-    if meta.outcome is not Outcome.FAILURE and labelled[-1] < 0.9:
+    if meta.outcome is not Outcome.FAILURE and not meta.ended_early and labelled[-1] < 0.9:
         found.append(Finding("labels", f"ends at progress {labelled[-1]:.2f} without being a failure", 1))
     return found
 
