@@ -8,6 +8,7 @@ pass computes again. What the compiler makes of that is within a quarter of it; 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,18 +18,19 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, AxisType
 
+from pi05_progress.checkpoint import parameter_shapes
 from pi05_progress.image_keys import IMAGE_KEYS
 from pi05_progress.models.activations import BATCH_AXES
 from pi05_progress.models.config import Pi05Config
 from pi05_progress.models.costs import size_in_bytes
-from pi05_progress.models.lora import Trained
+from pi05_progress.models.lora import Trained, is_trained
 from pi05_progress.models.pi05 import Drawn
 from pi05_progress.observation import Observation
 
 from .errors import TrainingError
 from .loss import Part, Shares, total_loss
 from .optimizer import OptimizerConfig
-from .state import abstract_state, with_parameters
+from .state import abstract_state, kept_dtype, with_parameters
 
 GIB = 2**30
 H100 = 80 * GIB
@@ -117,11 +119,11 @@ def plan_memory(
     rows = batch_size // devices
     piece = rows // optimizer.accumulation_steps
     loaded = sum(math.prod(image.shape) for image in _part(model, rows, labels).drawn.observation.images.values())
-    layers = LAYERS_AT_ONCE[model.remat]
     if trained == "head":  # no layer is computed backwards; forwards it needs less than it would keep
-        kept, working, layers = 0, _activations(model, {**state.params, **state.frozen}, {}, piece, labels)[1], 1.0
+        kept, working = 0, float(_working(model, "everything", piece, labels))
     else:
-        kept, working = _activations(model, state.params, state.frozen, piece, labels)
+        kept = _kept(model, trained, piece, labels)
+        working = LAYERS_AT_ONCE[model.remat] * _working(model, trained, piece, labels)
     return MemoryPlan(
         parameters=_held(state.params),
         frozen=_held(state.frozen),
@@ -130,7 +132,7 @@ def plan_memory(
         average=_held(state.ema_params),
         batch=loaded + size_in_bytes(_part(model, rows, labels)),
         kept=kept,
-        working=round(working * layers),
+        working=round(working),
         gathered=_gathered({**state.params, **state.frozen}),
     )
 
@@ -170,23 +172,26 @@ def _part(model: Pi05Config, rows: int, labels: bool) -> Part:
     return Part(Drawn(observation, actions, numbers), actions, Shares(per_step, numbers if labels else None))
 
 
-def _activations(
-    model: Pi05Config, params: Mapping[str, Any], frozen: Mapping[str, Any], rows: int, labels: bool
-) -> tuple[int, int]:
-    """Bytes kept for the backward pass, and bytes of the numbers of the larger tower's layer."""
+def _working(model: Pi05Config, trained: Trained, rows: int, labels: bool) -> int:
+    """Bytes of all intermediate numbers of one layer, the larger tower's: what one layer more would keep."""
+    plain = dataclasses.replace(model, remat="none")
+    depths = ((1, 1), (2, 1), (1, 2))
+    base, vision, language = (_kept(with_depths(plain, *depth), trained, rows, labels) for depth in depths)
+    return max(vision, language) - base
 
-    def kept(config: Pi05Config) -> int:
-        def loss(params: Mapping[str, Any], frozen: Mapping[str, Any], part: Part) -> jax.Array:
-            return total_loss(with_parameters(config, {**frozen, **params}), part, 0.1)[0]
 
-        def fitted(leaves: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
-            return {path: _of_depth(config, path, leaf) for path, leaf in leaves.items()}
+@functools.lru_cache(maxsize=64)
+def _kept(model: Pi05Config, trained: Trained, rows: int, labels: bool) -> int:
+    """Bytes kept for the backward pass of so many samples."""
 
-        return residual_bytes(loss, fitted(params), fitted(frozen), _part(config, rows, labels))
+    def loss(params: Mapping[str, Any], frozen: Mapping[str, Any], part: Part) -> jax.Array:
+        return total_loss(with_parameters(model, {**frozen, **params}), part, 0.1)[0]
 
-    shallow = [with_depths(model, vision, language) for vision, language in ((1, 1), (2, 1), (1, 2))]
-    base, more_vision, more_language = (kept(dataclasses.replace(config, remat="none")) for config in shallow)
-    return kept(model), max(more_vision, more_language) - base
+    kinds: dict[bool, dict] = {True: {}, False: {}}
+    for path, leaf in parameter_shapes(model).items():
+        of_kind = is_trained(model, trained, path)
+        kinds[of_kind][path] = jax.ShapeDtypeStruct(leaf.shape, kept_dtype(trained, of_kind))
+    return residual_bytes(loss, kinds[True], kinds[False], _part(model, rows, labels))
 
 
 def with_depths(model: Pi05Config, vision: int, language: int) -> Pi05Config:
@@ -197,15 +202,6 @@ def with_depths(model: Pi05Config, vision: int, language: int) -> Pi05Config:
         paligemma=dataclasses.replace(model.paligemma, depth=language),
         expert=dataclasses.replace(model.expert, depth=language),
     )
-
-
-def _of_depth(config: Pi05Config, path: str, leaf: Any) -> jax.ShapeDtypeStruct:
-    """A parameter's shape in a model with another number of layers; those are stacked on the first axis."""
-    shape = leaf.shape
-    for marker, depth in zip(STACKED, (config.paligemma.depth, config.siglip.depth), strict=True):
-        if marker in path:
-            shape = (depth, *shape[1:])
-    return jax.ShapeDtypeStruct(shape, leaf.dtype)
 
 
 def residual_bytes(function: Callable, first: Any, *others: Any) -> int:
