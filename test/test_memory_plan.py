@@ -1,6 +1,7 @@
 """The memory a step needs per device, before anything is allocated."""
 
 import dataclasses
+import gc
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ PARAMETERS = 3_353_433_872 + 524_801
 
 
 def test_the_full_model_on_one_and_eight_devices():
+    gc.collect()  # what other tests left to be collected would hide an array of ours
     before = len(jax.live_arrays())
     one = plan_memory(pi05(), devices=1, fsdp_devices=1, batch_size=8, optimizer=OptimizerConfig())
     assert one.parameters == one.gradients == one.average == 4 * PARAMETERS
@@ -33,7 +35,7 @@ def test_the_full_model_on_one_and_eight_devices():
     assert eight.activations == one.activations  # of 8 samples each
     assert eight.gathered > 0
     assert eight.fits(H100)
-    assert len(jax.live_arrays()) == before
+    assert len(jax.live_arrays()) <= before
 
 
 def test_adapters_keep_the_rest_in_half_the_bytes_and_without_a_state():
