@@ -49,12 +49,12 @@ def losses(folder, log="metrics.csv"):
 
 
 def test_two_processes_give_the_curve_of_one_and_one_goes_on_with_what_they_saved(data, tmp_path):
-    whole, _ = run(data, tmp_path / "whole")
-    said = ended(two_processes(configuration(data, tmp_path, num_train_steps=3)))
+    whole, _ = run(data, tmp_path / "whole", log_interval=1)
+    said = ended(two_processes(configuration(data, tmp_path, log_interval=1, num_train_steps=3)))
     assert "done: 3 steps" in said[0][0] and "done" not in said[1][0]
     folder = tmp_path / NAME / "run"
     load_checkpoint(folder / "3")
-    run(data, tmp_path, resume=True)
+    run(data, tmp_path, log_interval=1, resume=True)
     for log in ("metrics.csv", "validation.csv"):
         for ours, theirs in zip(losses(folder, log), losses(whole, log), strict=True):
             assert ours == pytest.approx(theirs, rel=1e-4)
