@@ -69,17 +69,26 @@ def test_a_backend_for_a_policy_that_is_not_pi05_is_refused():
 
 
 @pytest.mark.parametrize("missing", ["torch", "transformers", "lerobot"])
-def test_without_pytorch_or_lerobot_the_extra_is_named(tmp_path, monkeypatch, capsys, missing):
+def test_without_pytorch_or_lerobot_the_extra_is_named(tmp_path, monkeypatch, missing):
     folder = lerobot_folder(tmp_path / "lerobot")
     for name in ("torch", "transformers"):  # here, even if they are not installed
-        monkeypatch.setitem(sys.modules, name, types.SimpleNamespace(device=object))  # tyro asks for that
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
     for name in ("lerobot.policies.pi05.modeling_pi05", missing):
         monkeypatch.setitem(sys.modules, name, None)
-    assert main(["--checkpoint", folder, "--port", "0"]) == 1
-    error = capsys.readouterr().err
+    with pytest.raises(BackendError) as raised:
+        make_policy(PROFILE, checkpoint=folder)
+    error = str(raised.value)
     assert f"backend torch needs PyTorch and LeRobot's PI05, and {missing} cannot be imported" in error
     assert "install the extra torch" in error and "pip install -e .[torch]" in error
-    assert "convert_checkpoint import" in error and "Traceback" not in error
+    assert "convert_checkpoint import" in error
+
+
+def test_the_servers_command_line_takes_the_backend_and_tells_what_is_wrong_in_one_line(tmp_path, native, capsys):
+    assert main(["--checkpoint", lerobot_folder(tmp_path / "lerobot"), "--backend", "jax", "--port", "0"]) == 1
+    assert main(["--checkpoint", native, "--backend", "torch", "--port", "0"]) == 1
+    first, second = capsys.readouterr().err.splitlines()
+    assert "error: " in first and "which backend jax does not read" in first
+    assert "error: " in second and "is what backend torch reads: export it" in second
 
 
 JAX_USER = """
