@@ -9,10 +9,11 @@ import sys
 import jax
 import numpy as np
 from small_models import SMALL, random_model
-from training_cases import FAST, made_up_batch, source_of
+from training_cases import made_up_batch, source_of
 
 from training.engine import sharding
 from training.engine.loss import LossConfig
+from training.engine.optimizer import OptimizerConfig
 from training.engine.sharding import MeshConfig, make_mesh, put_batch, start_processes
 from training.engine.state import start_state
 from training.engine.step import make_train_step, training_keys
@@ -27,6 +28,7 @@ def main():
     if processes > 1:
         config = MeshConfig(GIVEN["fsdp"], True, f"localhost:{GIVEN['port']}", processes, index)
     start_processes(config)
+    optimizer = OptimizerConfig(**GIVEN["optimizer"])
     mesh = make_mesh(config)
     read = {}  # largest piece of each leaf that was read, as a share of it
     base = source_of(random_model(SMALL))
@@ -38,8 +40,8 @@ def main():
 
     source = type(base)("small", base.leaves, read_piece) if GIVEN.get("source") else None
     train_rng, init_rng = training_keys(0)
-    state = start_state(SMALL, mesh, "everything", FAST, init_rng, source).state
-    step = make_train_step(SMALL, mesh, FAST, LossConfig(), augment=GIVEN["augment"])
+    state = start_state(SMALL, mesh, "everything", optimizer, init_rng, source).state
+    step = make_train_step(SMALL, mesh, optimizer, LossConfig(), augment=GIVEN["augment"])
     losses = []
     for number in range(GIVEN["steps"]):
         whole = made_up_batch(seed=number)

@@ -1,6 +1,7 @@
 """Arrays spread over devices and processes: openpi's rule, and numbers that do not depend on it."""
 
 import ast
+import dataclasses
 import json
 import os
 import socket
@@ -12,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 from small_models import SMALL
-from training_cases import Run, made_up_batch, quick_compiling
+from training_cases import FAST, Run, made_up_batch, quick_compiling
 
 from pi05_progress.checkpoint import parameter_shapes
 from pi05_progress.models.config import pi05
@@ -54,19 +55,20 @@ def test_a_mesh_that_cannot_be_made_is_refused():
         MeshConfig(distributed=True, coordinator="first:1234", processes=2, process_index=2)
 
 
-def reference(steps, *, augment):
+def reference(steps, optimizer=FAST, augment=False):
     """Metrics of one device, in this process."""
     with quick_compiling():
-        run = Run(source=None, augment=augment)
+        run = Run(optimizer=optimizer, source=None, augment=augment)
         return [run(made_up_batch(seed=number)) for number in range(steps)]
 
 
-def spread(steps, *, devices, fsdp, processes=1, source=False, augment=False):
+def spread(steps, *, devices, fsdp, processes=1, source=False, optimizer=FAST, augment=False):
     """Reports of a run's processes, each of them with so many devices."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     given = {"fsdp": fsdp, "steps": steps, "processes": processes, "port": port, "source": source, "augment": augment}
+    given["optimizer"] = dataclasses.asdict(optimizer)
     env = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo",
@@ -104,10 +106,12 @@ def test_two_processes_of_four_devices_each_give_the_losses_of_one_device():
     first, second = spread(3, devices=4, fsdp=4, processes=2)
     assert (first["devices"], first["processes"]) == (8, 2)
     assert first["losses"] == second["losses"]
-    check(first["losses"], reference(3, augment=False))
+    check(first["losses"], reference(3))
     assert first["bytes_on_a_device"] < 0.5 * first["bytes"]
 
 
+# Rounding grows with every step, the more the larger steps are: at the other tests' tenfold rate to 1e-3 in twenty.
+GENTLE = dataclasses.replace(FAST, peak_learning_rate=1e-3)
 LAYOUTS = [
     {"devices": 8, "fsdp": 1},
     {"devices": 8, "fsdp": 8},
@@ -119,9 +123,9 @@ LAYOUTS = [
 @pytest.mark.long
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 def test_twenty_steps_give_the_losses_of_one_device_however_they_are_spread(layout):
-    found = spread(20, **layout, augment=True)
+    found = spread(20, **layout, optimizer=GENTLE, augment=True)
     assert found[0]["devices"] == 8
-    expected = reference(20, augment=True)
+    expected = reference(20, optimizer=GENTLE, augment=True)
     for report in found:
         check(report["losses"], expected)
 
