@@ -65,6 +65,11 @@ class EpisodeMeta:
         """Whether its recording was cut off or aborted, and nobody has said since how it ended."""
         return self.outcome is Outcome.UNKNOWN and self.note.startswith((ABORTED, CUT_OFF))
 
+    @property
+    def unsuccessful(self) -> bool:
+        """Whether it must not count as one that came to its end: it failed, or its end was not recorded."""
+        return self.outcome is Outcome.FAILURE or self.ended_early
+
 
 @dataclass(frozen=True)
 class Stage:

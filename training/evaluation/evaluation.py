@@ -12,7 +12,7 @@ from pi05_progress.policy import Policy
 from pi05_progress.robots.profile import RobotProfile
 
 from ..datasets import layout
-from ..datasets.progress_meta import EpisodeMeta, Outcome, ProgressMeta
+from ..datasets.progress_meta import EpisodeMeta, ProgressMeta
 from ..datasets.reader import Dataset, Episode
 from . import playbacks
 from .bootstrap import Figure
@@ -127,7 +127,7 @@ def evaluate(
     stages, stages_from = task_stages(dataset, meta, training.stages)
     results = []
     for episode, columns in dataset.frames([layout.STATE], set(wanted)):
-        failed = meta.episode(episode.index).outcome is Outcome.FAILURE
+        failed = meta.episode(episode.index).unsuccessful
         shown = episode_playbacks(dataset, episode, profile, settings, () if failed else settings.perturbations)
         answers = cache.load(episode.index, shown)
         if answers is None:

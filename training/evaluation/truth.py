@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..datasets.progress_meta import EpisodeMeta, Outcome, ProgressMeta, Stage, load_progress_meta
+from ..datasets.progress_meta import EpisodeMeta, ProgressMeta, Stage, load_progress_meta
 from ..datasets.reader import Dataset, Episode, open_dataset
 from ..labels import methods, milestones
 from ..labels.milestones import FINISH, MilestoneError, Stages
@@ -59,7 +59,7 @@ def episode_truth(length: int, meta: EpisodeMeta, stages: Stages | None) -> Trut
         meta: its outcome and milestones.
         stages: of its task; None if they are not known.
     """
-    failed = meta.outcome is Outcome.FAILURE
+    failed = meta.unsuccessful
     linear = None if failed else methods.linear(length)
     if stages is None:
         rank = (PARTIAL if meta.milestones else FAILED) if failed else SUCCESSFUL
@@ -99,7 +99,7 @@ def task_stages(
             own = {
                 e.index: (e.length, milestones.with_names(meta.episode(e.index).milestones))
                 for e in dataset.episodes
-                if e.task == task and meta.episode(e.index).outcome is not Outcome.FAILURE
+                if e.task == task and not meta.episode(e.index).unsuccessful
             }
             try:
                 found[task], source[task] = milestones.task_stages(own), "milestones of the data set"
@@ -156,7 +156,7 @@ def training_of(
         dataset, meta = open_dataset(root), load_progress_meta(root)
         left_out = set(held_out) if root.resolve() == evaluated.resolve() else set()
         for episode in dataset.episodes:
-            if episode.index not in left_out and meta.episode(episode.index).outcome is not Outcome.FAILURE:
+            if episode.index not in left_out and not meta.episode(episode.index).unsuccessful:
                 seconds.setdefault(episode.task, []).append(duration_s(episode, dataset.fps))
         if meta.labels is not None:
             stages |= meta.labels.stages

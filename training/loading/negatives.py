@@ -20,7 +20,7 @@ import numpy as np
 
 from pi05_progress.tokenizer import clean
 
-from ..datasets.progress_meta import Outcome, ProgressMeta
+from ..datasets.progress_meta import ProgressMeta
 from .config import DataConfig, DataConfigError
 from .rows import Rows
 
@@ -107,7 +107,7 @@ def negatives(
             "add a data set of another task"
         )
     successful = tuple(
-        tuple(meta.episode(index).outcome != Outcome.FAILURE for index in range(len(of.starts) - 1))
+        tuple(not meta.episode(index).unsuccessful for index in range(len(of.starts) - 1))
         for of, meta in zip(rows, metas, strict=True)
     )
     return Negatives(config.wrong_instruction, config.reversed_clip, seed, prompts, successful)

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from ..datasets.progress_meta import Outcome
 from ..evaluation.truth import DURATIONS, STAGES, duration_s
 from ..loading.loader import TrainLoader
 
@@ -24,7 +23,7 @@ def label_description(loader: TrainLoader) -> dict[str, Any]:
     methods: dict[str, dict[str, Any]] = {}
     for dataset, meta, held_out in zip(loader.datasets, loader.progress_meta, loader.held_out, strict=True):
         for episode in dataset.episodes:
-            if episode.index not in held_out and meta.episode(episode.index).outcome is not Outcome.FAILURE:
+            if episode.index not in held_out and not meta.episode(episode.index).unsuccessful:
                 seconds.setdefault(episode.task, []).append(duration_s(episode, dataset.fps))
         if meta.labels is not None:
             methods[dataset.root.name] = {"method": meta.labels.method, "arguments": dict(meta.labels.arguments)}

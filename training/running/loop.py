@@ -13,7 +13,6 @@ import numpy as np
 from pi05_progress.checkpoint import Checkpoint
 from pi05_progress.robots.teleavatar import ACTION_INDEX
 
-from ..datasets.progress_meta import Outcome
 from ..engine.sharding import put_batch
 from ..engine.state import model_of
 from ..engine.step import make_train_step
@@ -174,7 +173,7 @@ class Loop:
         self._draw(found)
 
     def _successful(self, dataset: int, episode: int) -> bool:
-        return self._run.loader.progress_meta[dataset].episode(episode).outcome != Outcome.FAILURE
+        return not self._run.loader.progress_meta[dataset].episode(episode).unsuccessful
 
     def _draw(self, found: Validation) -> None:
         if self._logs is None or not found.traces:
