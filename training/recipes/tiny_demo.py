@@ -14,7 +14,7 @@ def recipe() -> TrainConfig:
     """The configuration ``tiny`` with the state in the prompt, because a model from scratch needs it."""
     return TrainConfig(
         name="tiny_demo",
-        model=dataclasses.replace(tiny(), max_token_len=128),
+        model=dataclasses.replace(tiny(), max_token_len=160),
         tokenizer="bytes",
         optimizer=OptimizerConfig(schedule="cosine", peak_learning_rate=1e-3, end_learning_rate=1e-5, warmup_steps=100,
                                   decay_steps=2000, ema_decay=0.99),
