@@ -28,7 +28,7 @@ from .image_keys import IMAGE_KEYS
 from .interchange.foreign import listed, read_json
 from .interchange.head_file import NAMES, to_torch, write_head
 from .interchange.importing import ImportOptions, open_foreign, plan_import
-from .interchange.lerobot import CONFIG, PREFIX
+from .interchange.lerobot import CONFIG, PREFIX, camera_names
 from .interchange.safetensors_files import TensorFile, open_safetensors
 from .interchange.torch_names import EMBEDDING, TORCH_HEAD, TRUNK_LM_HEAD, head_parts, is_unused
 from .models.config import Pi05Config, ProgressConfig
@@ -42,9 +42,7 @@ from .robots.teleavatar import ACTION_INDEX, STATE_INDEX
 from .sampler import ALL_ON, Dtype, InferenceOptions, inference_dtype
 
 log = logging.getLogger(__name__)
-PICTURES = "observation.images."
 VARIANTS = ("paligemma_variant", "action_expert_variant")
-EMPTY_CAMERA = "empty_camera_"  # LeRobot's name for one that is always masked
 
 
 class ProgressHead(nn.Module):
@@ -239,8 +237,7 @@ def camera_order(folder: Path, settings: Mapping[str, Any], profile: RobotProfil
         CheckpointError: a camera is known by neither, or two are the same.
     """
     known = {key: key for key in IMAGE_KEYS} | {key: camera.model_input for key, camera in profile.cameras.items()}
-    names = [name.removeprefix(PICTURES) for name in settings.get("input_features", {}) if name.startswith(PICTURES)]
-    names = [name for name in names if not name.startswith(EMPTY_CAMERA)]
+    names = camera_names(settings)
     if strange := [name for name in names if name not in known]:
         raise CheckpointError(
             f"{folder / CONFIG}: cameras {', '.join(strange)} are not known; robot {profile.name} has "
@@ -248,7 +245,8 @@ def camera_order(folder: Path, settings: Mapping[str, Any], profile: RobotProfil
         )
     order = tuple(known[name] for name in names)
     if not order or len(set(order)) != len(order):
-        raise CheckpointError(f"{folder / CONFIG}: input_features has cameras {names}; expected each once, and one")
+        told = ", ".join(names) or "none"
+        raise CheckpointError(f"{folder / CONFIG}: input_features has cameras {told}; expected at least one, each once")
     return order
 
 

@@ -24,6 +24,7 @@ from checkpoint_cases import (
 )
 
 from pi05_progress.checkpoint import CheckpointError
+from pi05_progress.image_keys import IMAGE_KEYS
 from pi05_progress.interchange import torch_names
 from pi05_progress.interchange.importing import ImportOptions, plan_import
 from pi05_progress.models import parity, parity_torch
@@ -75,6 +76,17 @@ def test_bfloat16_tensors_keep_their_bits_and_mixed_ones_the_wider_type(tmp_path
     assert found["PaliGemma/llm/final_norm/scale"].dtype == jnp.bfloat16
     np.testing.assert_array_equal(found["PaliGemma/img/embedding/bias"], STATE_DICT[kept])
     assert found["PaliGemma/img/embedding/bias"].dtype == np.float32
+
+
+def test_another_order_of_cameras_is_told(tmp_path):
+    names = ("head_camera", "empty_camera_0", "left_color")
+    features = {f"observation.images.{name}": {"type": "VISUAL", "shape": [3, 28, 28]} for name in names}
+    folder = torch_folder(tmp_path / "lerobot", config=LEROBOT | {"input_features": features})
+    _, notes = imported(folder, tmp_path / "x", fields=HEADS)
+    assert any("came in the order head_camera, left_color; this package's" in note for note in notes)
+    in_order = {f"observation.images.{name}": {} for name in IMAGE_KEYS}
+    folder = torch_folder(tmp_path / "same", config=LEROBOT | {"input_features": in_order})
+    assert not any("order" in note for note in imported(folder, tmp_path / "y", fields=HEADS)[1])
 
 
 def test_missing_and_unknown_tensors_are_listed(tmp_path):

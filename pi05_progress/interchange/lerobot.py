@@ -28,6 +28,7 @@ PREFIX = "model."
 CONFIG, TYPE = "config.json", "pi05"
 PREPROCESSOR, NORMALIZER = "policy_preprocessor.json", "normalizer_processor"
 STATE, ACTION = "observation.state", "action"
+PICTURES, EMPTY_CAMERA = "observation.images.", "empty_camera_"  # the latter are always masked
 STATISTICS = ("mean", "std", "q01", "q99")
 NORMALIZATION = {"QUANTILES": True, "MEAN_STD": False}
 
@@ -55,6 +56,12 @@ def open_torch(path: Path, asset_id: str | None = None) -> Foreign:
     told, quantiles, delta = (
         _lerobot_settings(folder, settings) if is_lerobot else (_openpi_settings(settings), True, None)
     )
+    cameras = camera_names(settings)
+    if cameras and cameras != IMAGE_KEYS:
+        notes.append(
+            f"its pictures came in the order {', '.join(cameras)}; this package's model takes "
+            f"{', '.join(IMAGE_KEYS)}, in this order (backend torch keeps LeRobot's)"
+        )
     found, stats = find_stats(folder, asset_id)
     if not stats and is_lerobot:
         stats = _processor_statistics(folder)
@@ -72,6 +79,12 @@ def open_torch(path: Path, asset_id: str | None = None) -> Foreign:
         quantiles=quantiles,
         delta_actions=delta,
     )
+
+
+def camera_names(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """Cameras of LeRobot's ``config.json`` in its order, which is that of the pictures in the prefix."""
+    names = [name.removeprefix(PICTURES) for name in settings.get("input_features", {}) if name.startswith(PICTURES)]
+    return tuple(name for name in names if not name.startswith(EMPTY_CAMERA))
 
 
 def _with_head(file: TensorFile, folder: Path) -> TensorFile:
@@ -254,7 +267,7 @@ def _config_json(info: CheckpointInfo, stats: Mapping[str, NormStats], dtype: st
     def feature(kind: str, *shape: int) -> dict[str, Any]:
         return {"type": kind, "shape": list(shape)}
 
-    images = {f"observation.images.{key}": feature("VISUAL", 3, *config.image_size) for key in IMAGE_KEYS}
+    images = {f"{PICTURES}{key}": feature("VISUAL", 3, *config.image_size) for key in IMAGE_KEYS}
     return {
         "type": TYPE,
         "n_obs_steps": 1,
