@@ -11,7 +11,7 @@ from training_cases import made_up_batch, quick_compiling
 from pi05_progress.models.config import LoraConfig, named_config, pi05, pi05_lora, tiny
 from training.engine.errors import TrainingError
 from training.engine.loss import LossConfig
-from training.engine.memory import GIB, H100, MemoryPlan, plan_memory, residual_bytes, table
+from training.engine.memory import GIB, H100, USABLE, MemoryPlan, claim_memory, plan_memory, residual_bytes, table
 from training.engine.optimizer import OptimizerConfig
 from training.engine.sharding import MeshConfig, make_mesh
 from training.engine.state import abstract_state
@@ -125,3 +125,11 @@ def test_the_plan_is_close_to_what_the_compiler_reserves(name, remat, dtype, tra
     outputs = found.output_size_in_bytes - found.alias_size_in_bytes
     reserved = found.argument_size_in_bytes + found.temp_size_in_bytes + outputs
     assert plan.total == pytest.approx(reserved, rel=0.25)
+
+
+def test_as_much_of_a_gpu_is_used_as_the_plan_counts_on_unless_the_user_says_otherwise():
+    nothing, set_by_user = {}, {"XLA_CLIENT_MEM_FRACTION": "0.5"}
+    claim_memory(nothing)
+    claim_memory(set_by_user)
+    assert nothing == {"XLA_PYTHON_CLIENT_MEM_FRACTION": str(USABLE)}
+    assert set_by_user == {"XLA_CLIENT_MEM_FRACTION": "0.5"}  # both together are an error of JAX's

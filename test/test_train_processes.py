@@ -69,3 +69,18 @@ def test_a_signal_to_one_process_saves_and_ends_both_after_the_same_step(data, t
     said = ended(processes)
     assert "stopped by another process" in said[0][0]
     load_checkpoint(folder / "last")
+
+
+def test_processes_that_do_not_see_the_same_are_refused(data, tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    env = {**os.environ, "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo"}
+    started = []
+    for index in (0, 1):
+        config = configuration(data, tmp_path, num_train_steps=3, seed=index)
+        mesh = dataclasses.replace(config.mesh, distributed=True, coordinator=address, processes=2, process_index=index)
+        started.append(in_its_own_process(dataclasses.replace(config, mesh=mesh), env=env))
+    said = [process.communicate(timeout=300) for process in started]
+    assert all(process.returncode for process in started)
+    assert all("the processes differ in command lines" in text for text in map(str, said))

@@ -11,6 +11,7 @@ The whole way, from recordings to a running robot: docs/training.md.
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ from pi05_progress.tokenizer import TokenizerError
 from .datasets.progress_meta import ProgressMetaError
 from .datasets.reader import DatasetError
 from .engine.errors import TrainingError
+from .engine.memory import claim_memory
 from .engine.sharding import start_processes
 from .loading.config import DataConfigError
 from .recipes.config import TrainConfig
@@ -69,6 +71,7 @@ def train(config: TrainConfig) -> Ended:
         ValueError, ArithmeticError: one of ``PROBLEMS``; the message says what to do.
         OSError: the disk is full, or something cannot be read.
     """
+    claim_memory(os.environ)
     use_compilation_cache()
     start_processes(config.mesh)
     with Console(config.num_train_steps) as console:

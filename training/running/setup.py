@@ -27,9 +27,11 @@ from ..engine.step import training_keys
 from ..loading.loader import TrainLoader
 from ..recipes.config import TrainConfig
 from . import resolved, run_folder
+from .agreement import check_same
 from .base import Base, SetupError, data_config, effective_model, open_base
 from .checkpoints import POSITION, RUN, RunState, restore_state
 from .label_description import label_description
+from .resolved import to_json
 from .run_folder import RunFolder
 
 Say = Callable[[str], None]
@@ -144,10 +146,24 @@ def prepare(config: TrainConfig, say: Say) -> Run:
         process_count=jax.process_count(),
     )
     try:
+        check_same(
+            {
+                "command lines": _without_place(config),
+                "checkpoints to go on from": str(steps[-1] if steps else None),
+                "data": loader.fingerprint,
+            }
+        )
         return _prepared(config, say, folder, saved, last, mesh, profile, base, loader)
     except BaseException:
         loader.close()
         raise
+
+
+def _without_place(config: TrainConfig) -> str:
+    """A configuration as text, but for which process it is of."""
+    values = to_json(config)
+    values["mesh"].pop("process_index")
+    return json.dumps(values)
 
 
 def _check_batch(config: TrainConfig, mesh: Mesh) -> None:
