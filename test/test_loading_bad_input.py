@@ -15,8 +15,10 @@ from pi05_progress.robots.yaml_lines import ConfigError
 from training.compute_norm_stats import compute
 from training.datasets.reader import DatasetError, open_dataset
 from training.datasets.thumbnails import PictureError
-from training.loading.config import DataConfigError
+from training.loading.config import DataConfig, DataConfigError
+from training.loading.rows import load_rows
 from training.loading.split import held_out
+from training.loading.statistics import statistics
 
 PROFILE = RobotProfile.load("teleavatar")
 
@@ -143,6 +145,41 @@ def test_statistics_of_another_data_set(data):
         np.testing.assert_array_equal(batches.stats["state"].mean, shifted.mean)
     save_norm_stats(path, stats)
     loader(data).close()
+
+
+@pytest.mark.parametrize("key", ["state", "actions"])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda q01, q99: (q01 + 50, q99 + 50), r"KEY 0 has q01 \d+\.\d+, the data -?\d\.\d+: .*which normalise"),
+        (lambda q01, q99: (q01, q99 + 50), r"KEY 0 has q99 \d+\.\d+, the data -?\d\.\d+: .*which normalise"),
+        (lambda q01, q99: (q99, q01), r"KEY 0 has q01 .*, which is above its q99"),
+        (lambda q01, q99: (q01, q01), r"KEY 0 has q\w+ .*, (the data|as if it were constant)"),
+        (lambda q01, q99: (0.5 * (q01 + q99),) * 2, r"KEY 0 has q\w+ .*, (the data|as if it were constant)"),
+    ],
+)
+def test_quantiles_that_are_not_the_datas_though_mean_and_deviation_are(data, key, change, said):
+    stats = own_stats(data)
+    q01, q99 = change(stats[key].q01, stats[key].q99)
+    save_norm_stats(data / "norm_stats.json", {**stats, key: dataclasses.replace(stats[key], q01=q01, q99=q99)})
+    refused(f"norm_stats.json: {said.replace('KEY', key)}.*; compute them anew: python -m", data)
+
+
+def test_quantiles_of_another_horizon_and_of_what_hardly_ever_changes_are_taken(tmp_path):
+    """A gripper that moves in about 1 % of the frames has its q01 at either end."""
+    rng = np.random.default_rng(0)
+    moving = np.cumsum(rng.normal(size=(4, 300, 48)), axis=1) / 10
+    moving[..., 3] = 0.25  # constant
+    moving[..., [39, 47]] = 0.5
+    moving[:, 100:104, 39] = -0.5
+    data = make_dataset(tmp_path / "moving", list(moving))
+    for horizon in (1, 50):
+        stats = compute([open_dataset(data)], PROFILE, horizon=horizon, relative=False)
+        assert stats["state"].q01[3] == stats["state"].q99[3]
+        save_norm_stats(data / "norm_stats.json", stats)
+        dataset = open_dataset(data)
+        taken, _ = statistics(DataConfig(), [dataset], [load_rows(dataset, PROFILE, "")], PROFILE, MODEL.action_horizon)
+        np.testing.assert_array_equal(taken["actions"].q01, stats["actions"].q01)
 
 
 def test_statistics_of_the_other_kind_of_actions(data):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from pi05_progress.normalize import NormStats, NormStatsError, load_norm_stats
+from pi05_progress.normalize import BINS, NormStats, NormStatsError, load_norm_stats
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.robots.teleavatar import ACTION_INDEX, STATE_INDEX, delta_actions
 
@@ -24,6 +24,9 @@ CHUNKS = 4096  # whose rows actions are compared with
 # How far statistics may be from the data's, in standard deviations and as a ratio of them. Actions' depend on the
 # horizon they were computed for (the last action is repeated), which the file does not say.
 NEAR = {"state": (0.05, 1.1), "actions": (0.5, 2.0)}
+# Where q01 may lie (q99: mirrored): between the data's quantiles of these shares, or beyond them by a part of the data's
+# spread. Shares, because a gripper that is shut in 1 % of the frames has its q01 at either end.
+NEAR_QUANTILES = {"state": (0.005, 0.02, 0.1), "actions": (0.0, 0.1, 0.5)}
 TINY = 1e-3  # rad, or of a command number: less is no difference
 
 
@@ -79,6 +82,7 @@ def _read(path: Path, config: DataConfig, rows: Sequence[Rows], horizon: int) ->
             raise DataConfigError(f"{path}: {key}.mean has {found} numbers, the robot has {size}; {remedy}")
         if config.quantiles and (stats[key].q01 is None or stats[key].q99 is None):
             raise DataConfigError(f"{path}: {key} has no quantiles (q01, q99), which normalise; {remedy}")
+        _check_ordered(path, key, stats[key], remedy)
     if not config.foreign_norm_stats:
         _check_own(path, stats, config, rows, horizon, remedy)
     return stats
@@ -104,6 +108,41 @@ def _check_own(
             f"{path}: {key} {column} has mean {stats[key].mean[column]:.4f} and deviation "
             f"{stats[key].std[column]:.4f}, the data {values[:, column].mean():.4f} and {values[:, column].std():.4f}: "
             f"these are statistics of other data; {remedy}, or take them nevertheless: --data.foreign_norm_stats"
+        )
+    if config.quantiles:
+        for key, values in data.items():
+            _check_quantiles(path, key, stats[key], values, remedy)
+
+
+def _check_ordered(path: Path, key: str, stats: NormStats, remedy: str) -> None:
+    if stats.q01 is None or stats.q99 is None or not len(wrong := np.flatnonzero(stats.q01 > stats.q99)):
+        return
+    low, high = stats.q01[wrong[0]], stats.q99[wrong[0]]
+    raise DataConfigError(f"{path}: {key} {wrong[0]} has q01 {low:.4f}, which is above its q99 {high:.4f}; {remedy}")
+
+
+def _check_quantiles(path: Path, key: str, stats: NormStats, values: Float[np.ndarray, "n d"], remedy: str) -> None:
+    """Refuse quantiles that are not those of the data, or that are equal where the data is not constant."""
+    size = values.shape[1]
+    low_share, high_share, part = NEAR_QUANTILES[key]
+    shares = [low_share, 0.01, high_share, 1 - high_share, 0.99, 1 - low_share]
+    lowest, q01, low, high, q99, highest = np.quantile(values, shares, axis=0)
+    slack = part * (q99 - q01) + np.ptp(values, axis=0) / BINS + TINY  # BINS: a quantile is right within one bin
+    remedy += ", or take them nevertheless: --data.foreign_norm_stats"
+    for name, known, start, own, end in (("q01", stats.q01, lowest, q01, low), ("q99", stats.q99, high, q99, highest)):
+        far = (known[:size] < start - slack) | (known[:size] > end + slack)
+        if far.any():
+            column = int(np.flatnonzero(far)[0])
+            raise DataConfigError(
+                f"{path}: {key} {column} has {name} {known[column]:.4f}, the data {own[column]:.4f}: these are not the "
+                f"data's quantiles, which normalise; {remedy}"
+            )
+    same = (stats.q01[:size] == stats.q99[:size]) & (q99 - q01 > np.ptp(values, axis=0) / BINS + TINY)
+    if same.any():
+        column = int(np.flatnonzero(same)[0])
+        raise DataConfigError(
+            f"{path}: {key} {column} has q01 and q99 {stats.q01[column]:.4f}, as if it were constant, but the data "
+            f"goes from {q01[column]:.4f} to {q99[column]:.4f}; {remedy}"
         )
 
 
