@@ -208,6 +208,7 @@ def finish(pending: Pending) -> None:
     """
     folder = pending.folder
     try:
+        _to_disk(pending.path)
         try:
             check_target(folder, pending.replaces)
         except OutputFolderError as error:
@@ -216,12 +217,30 @@ def finish(pending: Pending) -> None:
             old = _free_name(folder)
             os.replace(folder, old)
             os.replace(pending.path, folder)
+            _flush(folder.parent)
             shutil.rmtree(old)
         else:
             os.replace(pending.path, folder)
+            _flush(folder.parent)
         (folder / LOCK).unlink(missing_ok=True)  # held until here, so nobody clears what has been moved
     finally:
         pending.release()
+
+
+def _to_disk(folder: Path) -> None:
+    """Wait until all in a folder would survive a loss of power: its name must not be known before its contents."""
+    for path, _, files in os.walk(folder):
+        for name in files:
+            _flush(Path(path, name))
+        _flush(Path(path))
+
+
+def _flush(path: Path) -> None:
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
 
 
 def _free_name(folder: Path) -> Path:
