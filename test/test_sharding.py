@@ -62,7 +62,7 @@ def reference(steps, optimizer=FAST, augment=False):
         return [run(made_up_batch(seed=number)) for number in range(steps)]
 
 
-def spread(steps, *, devices, fsdp, processes=1, source=False, optimizer=FAST, augment=False):
+def spread(steps, *, devices, fsdp, processes=1, source=False, optimizer=FAST, augment=False, timeout_s=280):
     """Reports of a run's processes, each of them with so many devices."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -88,7 +88,7 @@ def spread(steps, *, devices, fsdp, processes=1, source=False, optimizer=FAST, a
         for index in range(processes)
     ]
     try:
-        results = [process.communicate(timeout=280) for process in running]
+        results = [process.communicate(timeout=timeout_s) for process in running]
     finally:
         for process in running:
             process.kill()
@@ -121,9 +121,10 @@ LAYOUTS = [
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 def test_twenty_steps_give_the_losses_of_one_device_however_they_are_spread(layout):
-    found = spread(20, **layout, optimizer=GENTLE, augment=True)
+    found = spread(20, **layout, optimizer=GENTLE, augment=True, timeout_s=850)
     assert found[0]["devices"] == 8
     expected = reference(20, optimizer=GENTLE, augment=True)
     for report in found:
