@@ -7,7 +7,7 @@ import av
 import numpy as np
 import pytest
 from small_datasets import TWO_TASKS, facts, lerobot_copy
-from small_loading import LENGTHS, arrays, assert_same, labelled, loader, origins, prompts, take
+from small_loading import LENGTHS, arrays, assert_same, change_column, labelled, loader, origins, prompts, take
 from small_models import SMALL, random_model
 
 from pi05_progress.checkpoint import Checkpoint, CheckpointInfo
@@ -18,6 +18,7 @@ from pi05_progress.observation import RobotFrame
 from pi05_progress.policy import Pi05Policy
 from pi05_progress.robots.profile import RobotProfile
 from training.compute_norm_stats import compute
+from training.datasets.progress_meta import CUT_OFF, EpisodeMeta, Outcome, ProgressMeta, save_progress_meta
 from training.datasets.reader import open_dataset
 from training.loading.config import DataConfigError
 
@@ -103,7 +104,7 @@ def test_actions_are_the_next_rows_of_the_episode_and_repeat_its_last(data, load
                 expected[:, ARMS] -= raw[episode]["observation.state"][frame, ARMS]
             expected = (expected - stats.q01) / (stats.q99 - stats.q01 + 1e-6) * 2 - 1
             np.testing.assert_allclose(batch.actions[row, :, :16], expected, atol=2e-4)
-            assert not batch.actions[row, :, 16:].any() and batch.action_weight[row] == 1
+            assert not batch.actions[row, :, 16:].any() and batch.action_weight[row] == (episode != 3)
 
 
 def test_the_seed_decides_the_order_and_every_epoch_has_another(load):
@@ -179,7 +180,7 @@ def test_validation_is_every_frame_of_held_out_episodes_in_order_and_training_no
     assert fill and origins(validation) == expected + fill * [(-1, -1, -1)]
     last = validation[-1]
     assert not last.action_weight[-fill:].any() and not last.observation.progress_mask[-fill:].any()
-    assert last.action_weight[:-fill].all() and len(last.actions) == 8
+    assert (last.action_weight[:-fill] == (last.origin[:-fill, 1] != 3)).all() and len(last.actions) == 8
     assert [o for o in every_third if o[0] == 0] == [o for o in expected if o[2] % 3 == 0]
 
 
@@ -214,7 +215,46 @@ def test_without_labels_there_is_no_progress(load):
         observation = next(batches).observation
     assert observation.progress is None and observation.progress_mask is None
     with load(progress_column="") as batches:
-        assert not batches.has_labels and len(batches.notes) == 3
+        assert not batches.has_labels and len(batches.notes) == 4
+
+
+@pytest.mark.parametrize("failed_actions", [False, True])
+def test_actions_of_unsuccessful_episodes_count_only_if_asked_for_and_their_labels_always(
+    tmp_path, load, failed_actions
+):
+    source = lerobot_copy(tmp_path)
+    known = {0: (Outcome.SUCCESS, ""), 1: (Outcome.FAILURE, ""), 3: (Outcome.UNKNOWN, CUT_OFF + "no power")}
+    episodes = {index: EpisodeMeta(outcome, note=note) for index, (outcome, note) in known.items()}  # of 2 nothing
+    save_progress_meta(source, ProgressMeta(episodes))
+    root = labelled(tmp_path / "labelled", source)
+    change_column(root, "progress.valid", np.ones_like)
+    with load(root, validation_fraction=0, failed_actions=failed_actions) as batches:
+        taken = take(batches, 8)
+        said = [note for note in batches.notes if "--data.failed_actions" in note]
+    assert {episode for _, episode, _ in origins(taken)} == {0, 1, 2, 3}
+    for batch in taken:
+        counts = failed_actions | ~np.isin(batch.origin[:, 1], [1, 3])
+        np.testing.assert_array_equal(batch.action_weight, counts)
+        assert batch.observation.progress_mask.all()
+    (note,) = said
+    assert note.startswith("2 episodes failed or were cut off: their actions ")
+    assert ("do not count" in note) == (not failed_actions)
+    with load(root, validation_fraction=0.5, seed_split=1, failed_actions=failed_actions) as batches:
+        for batch in batches.validation_batches(8):
+            counts = failed_actions | ~np.isin(batch.origin[:, 1], [1, 3])
+            np.testing.assert_array_equal(batch.action_weight, counts & (batch.origin[:, 0] >= 0))
+
+
+def test_data_without_outcomes_is_imitated_whole_and_nothing_is_said_of_it(load):
+    with load(TWO_TASKS, validation_fraction=0) as batches:
+        assert all(batch.action_weight.all() for batch in take(batches, 8))
+        assert not any("failed" in note for note in batches.notes)
+
+
+def test_a_position_is_refused_once_outcomes_say_otherwise(load):
+    with load() as batches, load(failed_actions=True) as others:
+        state = batches.state()
+        pytest.raises(DataConfigError, others.restore, state).match("episodes whose actions do not count was")
 
 
 def test_labels_in_another_column_are_pointed_out(tmp_path, load):
@@ -277,7 +317,7 @@ def test_a_wrong_instruction_has_no_progress_and_its_actions_do_not_count(data, 
             wrong = own not in prompt
             negatives += wrong
             assert (tasks[0] in prompt) + (tasks[1] in prompt) == 1
-            assert batch.action_weight[row] == (not wrong)
+            assert batch.action_weight[row] == (not wrong and batch.origin[row, 1] != 3)
             if wrong:
                 assert batch.observation.progress[row] == 0 and batch.observation.progress_mask[row]
             else:
@@ -293,7 +333,7 @@ def test_a_reversed_clip_keeps_the_label_of_the_frame_shown_and_its_actions_do_n
     mirrored = 0
     for batch, same in zip(taken, usual, strict=True):
         for row, (_, episode, frame) in enumerate(batch.origin):
-            if batch.action_weight[row]:
+            if batch.action_weight[row] or episode == 3:
                 assert batch.origin[row].tolist() == same.origin[row].tolist()
                 continue
             mirrored += 1

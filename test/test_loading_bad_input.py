@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from small_datasets import MERGED, TWO_TASKS, lerobot_copy, make_dataset
+from small_datasets import MERGED, TWO_TASKS, facts, lerobot_copy, make_dataset
 from small_loading import MODEL, change_column, labelled, loader
 
 from pi05_progress.normalize import NormStats, load_norm_stats, save_norm_stats
@@ -243,6 +243,13 @@ def test_wrong_instructions_need_another_task(tmp_path):
     data = labelled(tmp_path / "labelled")
     change_column(data, "task_index", np.zeros_like)
     refused("all episodes have one instruction, 'put the block into the basket'", data, wrong_instruction=0.1)
+
+
+def test_data_of_which_no_action_would_be_learnt(tmp_path):
+    source = lerobot_copy(tmp_path)
+    facts(source, **{f"e{index}": ("FAILURE", {}) for index in range(4)})
+    refused("all 3 episodes that are trained on failed or were cut off .*: --data.failed_actions", source)
+    loader(source, failed_actions=True).close()
 
 
 def test_a_missing_video(data):

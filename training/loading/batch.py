@@ -21,8 +21,8 @@ class Batch:
             ``progress_mask`` are there if any data set of the run has labels.
         actions: chunks, normalised, padded with zeros to the model's dimensions.
         action_is_pad: rows beyond the end of the episode, which repeat its last action.
-        action_weight: 1 where the actions count, 0 where they do not: negatives of progress, and rows that fill up the
-            last batch of validation.
+        action_weight: 1 where the actions count, 0 where they do not: failed episodes, negatives of progress, and rows
+            that fill up the last batch of validation.
         origin: data set, episode and frame; -1 in rows that fill up the last batch of validation.
     """
 

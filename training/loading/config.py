@@ -28,6 +28,9 @@ class DataConfig:
     there."""
     progress_column: str = layout.PROGRESS_COLUMN
     """Feature that holds the progress labels; data sets without it train actions alone. Empty: labels are not used."""
+    failed_actions: bool = False
+    """Imitate episodes that failed, were aborted or cut off, too (meta/progress.json says which); off: their actions do
+    not count, their progress labels do. Episodes of which nothing is known are imitated."""
     validation_fraction: float = 0.1
     """Share of each data set's episodes that is held out, at least one episode; 0 holds out none."""
     seed_split: int = 0

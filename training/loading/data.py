@@ -12,9 +12,10 @@ from pi05_progress.models.config import Pi05Config
 from pi05_progress.normalize import NormStats
 from pi05_progress.robots.profile import RobotProfile
 
+from ..datasets import layout
 from ..datasets.progress_meta import ProgressMeta, load_progress_meta
 from ..datasets.reader import Dataset
-from .config import DataConfig
+from .config import DataConfig, DataConfigError
 from .data_sets import open_data_sets
 from .pictures import camera_features
 from .rows import Rows, load_rows
@@ -34,6 +35,7 @@ class Data:
         rows: numbers of all frames.
         training: numbers of the rows that are trained on.
         validation: numbers of the others.
+        imitated: per episode, whether its actions count.
         stats: of ``state`` and ``actions``.
         stats_from: where they are from.
     """
@@ -45,6 +47,7 @@ class Data:
     rows: list[Rows]
     training: list[Int64[np.ndarray, " n"]]
     validation: list[Int64[np.ndarray, " m"]]
+    imitated: list[tuple[bool, ...]]
     stats: Mapping[str, NormStats]
     stats_from: str
 
@@ -53,8 +56,8 @@ class Data:
         """Whether any data set has progress labels."""
         return any(rows.progress is not None for rows in self.rows)
 
-    def notes(self, progress_column: str) -> list[str]:
-        """What should be said to whoever starts the run, who chose this column of labels."""
+    def notes(self, config: DataConfig) -> list[str]:
+        """What should be said to whoever starts the run, who chose this configuration."""
         episodes = sum(len(dataset.episodes) for dataset in self.datasets)
         train, out = (sum(map(len, parts)) for parts in (self.training, self.validation))
         labelled = sum(int(rows.valid.sum()) for rows in self.rows if rows.valid is not None)
@@ -66,11 +69,17 @@ class Data:
             else "no progress labels are used: actions alone are trained",
             f"statistics: {self.stats_from}",
         ]
+        if bad := sum(sum(of) for of in map(_unsuccessful, self.metas, self.datasets)):
+            notes.append(
+                f"{bad} episode{'s' * (bad > 1)} failed or {'were' if bad > 1 else 'was'} cut off: their actions "
+                f"{'are imitated like those of the others' if config.failed_actions else 'do not count'} "
+                "(--data.failed_actions)"
+            )
         for dataset, meta in zip(self.datasets, self.metas, strict=True):
             column = meta.labels.columns.get("progress") if meta.labels else None
-            if column and progress_column and column != progress_column:
+            if column and config.progress_column and column != config.progress_column:
                 notes.append(
-                    f"note: the labels of {dataset.root} are in {column}, not in {progress_column}; "
+                    f"note: the labels of {dataset.root} are in {column}, not in {config.progress_column}; "
                     f"--data.progress_column {column} uses them"
                 )
         return notes
@@ -88,18 +97,40 @@ def read_data(config: DataConfig, model: Pi05Config) -> Data:
     features = [camera_features(dataset, profile, config.cameras) for dataset in datasets]
     rows = [load_rows(dataset, profile, config.progress_column) for dataset in datasets]
     stats, stats_from = statistics(config, datasets, rows, profile, model.action_horizon)
+    metas = [load_progress_meta(dataset.root) for dataset in datasets]
+    imitated = [
+        tuple(config.failed_actions or not bad for bad in _unsuccessful(*of))
+        for of in zip(metas, datasets, strict=True)
+    ]
+    _check_imitated(datasets, imitated, out)
     is_out = [_rows_of(of.starts, episodes) for of, episodes in zip(rows, out, strict=True)]
     return Data(
         datasets=datasets,
-        metas=[load_progress_meta(dataset.root) for dataset in datasets],
+        metas=metas,
         features=features,
         held_out=out,
         rows=rows,
         training=[np.flatnonzero(~of) for of in is_out],
         validation=[np.flatnonzero(of) for of in is_out],
+        imitated=imitated,
         stats=stats,
         stats_from=stats_from,
     )
+
+
+def _unsuccessful(meta: ProgressMeta, dataset: Dataset) -> list[bool]:
+    return [meta.episode(index).unsuccessful for index in range(len(dataset.episodes))]
+
+
+def _check_imitated(datasets: list[Dataset], imitated: list[tuple[bool, ...]], out: list[list[int]]) -> None:
+    """Refuse data of which no action would be learnt."""
+    trained = [of[i] for of, held in zip(imitated, out, strict=True) for i in sorted(set(range(len(of))) - set(held))]
+    if not any(trained):
+        raise DataConfigError(
+            f"{', '.join(str(dataset.root) for dataset in datasets)}: all {len(trained)} episodes that are trained on "
+            f"failed or were cut off ({layout.PROGRESS}), so no actions would be learnt; add episodes that succeeded, "
+            "or imitate these: --data.failed_actions"
+        )
 
 
 def _rows_of(starts: Int64[np.ndarray, " e"], episodes: list[int]) -> np.ndarray:

@@ -97,7 +97,7 @@ class TrainLoader:
         self.has_labels, self.stats = data.has_labels, data.stats
         self.asset_id, self.action_dt_s = asset_name(config, data.datasets), 1 / data.datasets[0].fps
         self.train_frames, self.validation_frames = (sum(map(len, of)) for of in (data.training, data.validation))
-        self.notes = data.notes(config.progress_column)
+        self.notes = data.notes(config)
         self._made_from = _made_from(config, model, data, batch_size, seed, shards)
         self.fingerprint = _digest(self._made_from)
         self._validation = data.validation
@@ -125,7 +125,7 @@ class TrainLoader:
             rows = [of.moved_to(Path(self._folder.name) / str(index)) for index, of in enumerate(rows)]
         pictures = [self._pictures(*pair, model.image_size) for pair in zip(data.datasets, data.features, strict=True)]
         samples = SampleMaker(
-            [Source(*of) for of in zip(rows, pictures, tasks, strict=True)],
+            [Source(*of) for of in zip(rows, pictures, tasks, data.imitated, strict=True)],
             model,
             encoder,
             data.stats,
@@ -264,6 +264,7 @@ def _made_from(
         "data sets": [of.digest() for of in data.rows],
         "instructions": [dataset.tasks for dataset in data.datasets],
         "held-out episodes": data.held_out,
+        "episodes whose actions do not count": [np.flatnonzero(~np.array(of)).tolist() for of in data.imitated],
         "cameras": data.features,
         "statistics": _digest({key: _numbers(of) for key, of in data.stats.items()}),
         "model": [model.image_size, model.action_horizon, model.action_dim, model.max_token_len],

@@ -30,11 +30,19 @@ Sample = dict[str, Any]  # arrays of one row by name; of a batch after grain has
 
 @dataclass(frozen=True)
 class Source:
-    """A data set as samples are made of it: its numbers, pictures, and instructions by task index."""
+    """A data set as samples are made of it.
+
+    Attributes:
+        rows: its numbers.
+        pictures: its pictures.
+        tasks: instructions by task index.
+        imitated: per episode, whether its actions count.
+    """
 
     rows: Rows
     pictures: Pictures
     tasks: tuple[str, ...]
+    imitated: tuple[bool, ...]
 
 
 class SampleMaker:
@@ -118,7 +126,7 @@ class SampleMaker:
             "tokens_mask": mask,
             "actions": pad_to(actions, model.action_dim),
             "action_is_pad": wanted > last,
-            "action_weight": np.float32(1),
+            "action_weight": np.float32(source.imitated[episode]),
             "origin": np.array([data_set, episode, frame], np.int32),
         }
         if self._has_labels:

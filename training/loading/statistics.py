@@ -24,7 +24,7 @@ CHUNKS = 4096  # whose rows actions are compared with
 # How far statistics may be from the data's, in standard deviations and as a ratio of them. Actions' depend on the
 # horizon they were computed for (the last action is repeated), which the file does not say.
 NEAR = {"state": (0.05, 1.1), "actions": (0.5, 2.0)}
-# Where q01 may lie (q99: mirrored): between the data's quantiles of these shares, or beyond them by a part of the data's
+# Where q01 may lie (q99: mirrored): between the data's quantiles of these shares, or beyond them by a part of its
 # spread. Shares, because a gripper that is shut in 1 % of the frames has its q01 at either end.
 NEAR_QUANTILES = {"state": (0.005, 0.02, 0.1), "actions": (0.0, 0.1, 0.5)}
 TINY = 1e-3  # rad, or of a command number: less is no difference
