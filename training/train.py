@@ -27,6 +27,7 @@ from pi05_progress.tokenizer import TokenizerError
 
 from .datasets.progress_meta import ProgressMetaError
 from .datasets.reader import DatasetError
+from .datasets.thumbnails import PictureError
 from .engine.errors import TrainingError
 from .engine.memory import claim_memory
 from .engine.sharding import start_processes
@@ -56,6 +57,7 @@ PROBLEMS = (
     ModelConfigError,
     NonFiniteError,
     NormStatsError,
+    PictureError,
     ProgressMetaError,
     RunFolderError,
     SetupError,

@@ -10,7 +10,7 @@ from .config import TrainConfig
 
 
 def recipe() -> TrainConfig:
-    """Everything but the head is kept bit for bit, in bfloat16."""
+    """Everything but the head is kept bit for bit, in float32."""
     return dataclasses.replace(
         pi05_teleavatar.recipe(),
         name="pi05_teleavatar_progress_only",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,11 @@ from .metrics import Arrived
 
 
 class NonFiniteError(ArithmeticError):
-    """Training met a number that is not finite; the message says in what, and where the batch was kept."""
+    """Training met a number that is not finite; the message says in what, and where the batch is."""
 
 
 def keep(folder: Path, arrived: Arrived, datasets: list[Path]) -> NonFiniteError:
-    """Write this process's rows of the batch, as a file of arrays; returns the error to raise.
+    """Write this process's rows of the batch, as a file of arrays; returns the error to raise, also if they cannot be.
 
     Args:
         folder: of the run.
@@ -28,17 +29,30 @@ def keep(folder: Path, arrived: Arrived, datasets: list[Path]) -> NonFiniteError
     batch: Batch = arrived.batch
     process = f"_{jax.process_index()}" if jax.process_count() > 1 else ""
     path = folder / f"bad_batch_{arrived.step}{process}.npz"
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        np.savez(file, **arrays(batch))
-    os.replace(partial, path)
+    kept = _write(path, arrays(batch))
     bad = ", ".join(f"{name} is {value}" for name, value in arrived.metrics.items() if not np.isfinite(value))
     roots = ", ".join(f"{number}: {root}" for number, root in enumerate(datasets))
     return NonFiniteError(
-        f"step {arrived.step}: {bad}. {_suspects(batch)} The batch is in {path} (`origin`: data set, episode, frame; "
+        f"step {arrived.step}: {bad}. {_suspects(batch)} {kept} (`origin`: data set, episode, frame; "
         f"data sets: {roots}). No checkpoint of it was saved; --resume goes on from the last one. If the data are "
         "right, start a new run with a lower --optimizer.peak_learning_rate or a longer --optimizer.warmup_steps"
     )
+
+
+def _write(path: Path, values: dict[str, np.ndarray]) -> str:
+    """Write a file of arrays, complete or not at all; returns where they are, or why not: the number matters more."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("wb") as file:
+            np.savez(file, **values)
+        os.replace(partial, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        return (
+            f"The batch could not be kept, {path}: {error.strerror or error}; when that is mended, --resume repeats it"
+        )
+    return f"The batch is in {path}"
 
 
 def arrays(batch: Batch) -> dict[str, np.ndarray]:

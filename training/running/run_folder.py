@@ -90,7 +90,7 @@ def take(root: Path, *, overwrite: bool) -> IO[str]:
     """Make the folder this process's; it is until the file returned is closed.
 
     Raises:
-        RunFolderError: another process trains in it, or nothing can be written there.
+        RunFolderError: another process trains in it, it cannot be locked, or nothing can be written there.
     """
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -104,6 +104,12 @@ def take(root: Path, *, overwrite: bool) -> IO[str]:
         raise RunFolderError(
             f"{root}: another process is training there; stop it, or choose another --exp_name"
         ) from None
+    except OSError as error:
+        lock.close()
+        raise RunFolderError(
+            f"{root}: cannot be locked: {error.strerror}, so nothing would keep a second process from training there; "
+            "mount that file system with locks (Lustre: -o flock), or give another one with --output"
+        ) from error
     if overwrite:
         for path in root.iterdir():
             if path.name == LOCK:

@@ -124,10 +124,8 @@ def prepare(config: TrainConfig, say: Say) -> Run:
     check_config(config)
     folder = RunFolder(config.output.expanduser() / config.name / config.exp_name)
     run_folder.check(folder.root, resume=config.resume, overwrite=config.overwrite)
-    saved = None
-    if config.resume and (folder.root / run_folder.CONFIG).exists():
-        saved = resolved.check_unchanged(folder.root / run_folder.CONFIG, config)
     steps = folder.steps() if config.resume else []
+    saved = resolved.check_unchanged(folder.root / run_folder.CONFIG, config) if steps else None
     last = folder.step(steps[-1]) if steps else None
     if config.resume and last is None:
         say(f"there is no checkpoint in {folder.root} to go on from: starts anew")
