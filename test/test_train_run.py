@@ -158,14 +158,18 @@ def test_what_is_saved_while_training_goes_on_is_what_was_there_then(whole, stop
 def test_a_run_that_was_stopped_goes_on_exactly(half, whole, data, tmp_path):
     assert [row["step"] for row in rows(half / "metrics.csv")] == ["2"]  # the third step waits for its row
     assert not (half / "validation.csv").exists() and os.readlink(half / "last") == "3"
-    shutil.copy(whole[0] / "validation.csv", half)
     with (half / "metrics.csv").open("a") as file:  # as if it had been killed later, in the middle of a row
         file.write("4" + ",9" * (len(rows(half / "metrics.csv", timed=True)[0]) - 1) + "\n6,0.")
     (half / "5.partial").mkdir()
+    with before_batch(3, lambda batch: os.kill(os.getpid(), signal.SIGTERM)):  # after the last step, too
+        assert run(data, tmp_path, resume=True) == (half, (6, "SIGTERM"))
+    assert [row["step"] for row in rows(half / "validation.csv")] == ["3"]
     assert run(data, tmp_path, resume=True) == (half, (6, ""))
     for log in ("metrics.csv", "validation.csv"):
         assert rows(half / log) == rows(whole[0] / log)
     assert_same_parameters(half / "6", whole[0] / "6")
+    for link in ("last", "best"):
+        assert os.readlink(half / link) == os.readlink(whole[0] / link)
     assert not (half / "5.partial").exists()
 
 
@@ -295,5 +299,5 @@ def test_the_program_says_how_to_go_on_after_ctrl_c(data, tmp_path):
         assert process.poll() is None, process.communicate()
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
+    assert process.returncode == 130, err
     assert "stopped by SIGINT" in out and "--resume" in out and "once more ends at once" in err

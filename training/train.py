@@ -40,12 +40,17 @@ from .running.checkpoints import RunCheckpoints
 from .running.command_line import UsageError
 from .running.console import Console
 from .running.logs import LogError, Logs
-from .running.loop import Ended, Loop
+from .running.loop import Ended, Loop, owes_validation
 from .running.planning import plan
 from .running.resolved import ChangedError, to_json
 from .running.run_folder import RunFolderError
 from .running.setup import open_folder, prepare
-from .running.signals import StopRequest
+from .running.signals import SIGNALS, StopRequest
+
+# Exit statuses of a run that was stopped before it was done, so that a scheduler starts it again: 128 + the signal, as
+# shells have it, or EX_TEMPFAIL of sysexits.h.
+STOPPED = {signal.name: 128 + signal for signal in SIGNALS}
+STOPPED_BY_ANOTHER = 75
 
 PROBLEMS = (
     ChangedError,
@@ -79,10 +84,11 @@ def train(config: TrainConfig) -> Ended:
     with Console(config.num_train_steps) as console:
         run = prepare(config, console.say)
         with run.loader, open_folder(run), RunCheckpoints(run.folder, config.keep_period) as checkpoints:
-            if run.begin.step >= config.num_train_steps:
+            owed = owes_validation(config, run.begin)
+            if run.begin.step >= config.num_train_steps and not owed:
                 return Ended(run.begin.step, "")
-            name, resolved, step = f"{config.name}/{config.exp_name}", to_json(config), run.begin.step
-            logs = Logs(run.folder.root, config.logs, name=name, resolved=resolved, step=step) if _first() else None
+            about = {"name": f"{config.name}/{config.exp_name}", "resolved": to_json(config), "step": run.begin.step}
+            logs = Logs(run.folder.root, config.logs, **about, validates=owed) if _first() else None
             try:
                 with StopRequest() as stop:
                     return Loop(run, logs, console, checkpoints, stop).run()
@@ -101,8 +107,13 @@ def how_to_go_on(arguments: Sequence[str]) -> str:
     return f"{command_line.PROGRAM} {shlex.join([*given, '--resume'])}"
 
 
+def exit_status(ended: Ended) -> int:
+    """0 only if nothing is left to do: a scheduler takes a run that ends with it for complete."""
+    return STOPPED.get(ended.stopped_by, STOPPED_BY_ANOTHER) if ended.stopped_by else 0
+
+
 def main() -> None:
-    """Parse the command line, train, say how it ended."""
+    """Parse the command line, train, say how it ended; exits with ``exit_status``, 1 for an error, 2 for wrong usage."""
     arguments = sys.argv[1:]
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs pages about errors that it raises anyway
     try:
@@ -126,12 +137,11 @@ def main() -> None:
             f"error: the device's memory is full: {str(error).splitlines()[0]}. See what is needed with --plan; "
             "--optimizer.accumulation_steps, --mesh.fsdp_devices and smaller --batch_size need less"
         )
-    if not _first():
-        return
-    if ended.stopped_by:
+    if _first() and ended.stopped_by:
         print(f"stopped by {ended.stopped_by}: step {ended.step} is saved. Go on with:\n  {how_to_go_on(arguments)}")
-    else:
+    elif _first():
         print(f"done: {ended.step} steps")
+    sys.exit(exit_status(ended))
 
 
 if __name__ == "__main__":

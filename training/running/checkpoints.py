@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +23,7 @@ import jax
 from pi05_progress.checkpoint import PARAMS, Checkpoint, CheckpointError, CheckpointSaver
 from pi05_progress.models.parameters import ParameterMismatchError, check_parameters
 from pi05_progress.orbax_files import open_orbax
-from pi05_progress.output_folder import partial_of
+from pi05_progress.output_folder import PARTIAL, partial_of
 from pi05_progress.parameter_source import ParameterSource, load_arrays
 
 from ..engine.state import TrainState
@@ -38,6 +40,14 @@ class Best:
     step: int
     loss: float
 
+    @staticmethod
+    def of(before: Best | None, step: int, loss: float) -> Best | None:
+        """The best after one more validation; a loss that is not finite never is."""
+        if not math.isfinite(loss):
+            return before
+        beaten = before is None or not math.isfinite(before.loss) or loss < before.loss
+        return Best(step, loss) if beaten else before
+
 
 @dataclass(frozen=True)
 class RunState:
@@ -48,12 +58,14 @@ class RunState:
         key: data of the random key that every step folds its number into.
         best: the best validation, if there was any.
         window: metrics of the steps that no row of the logs has yet.
+        validation_owed: whether validation was due after this step, but a signal came first.
     """
 
     step: int
     key: list[int]
     best: Best | None
     window: list[dict[str, float]] = field(default_factory=list)
+    validation_owed: bool = False
 
     def to_json(self) -> bytes:
         """As a file."""
@@ -123,6 +135,29 @@ class RunCheckpoints:
             self._folder.link(BEST, best)
         for old in to_remove(steps, step, self._folder.linked(BEST), self._keep_period):
             self._folder.remove(old)
+
+    def validated(self, state: RunState) -> None:
+        """Write down, in a checkpoint that is there already, that the validation it owed is done.
+
+        Args:
+            state: of the checkpoint's step, as it is now.
+
+        Raises:
+            CheckpointError: it cannot be written; the validation is still owed then.
+        """
+        if jax.process_index() != 0:
+            return
+        path = self._folder.step(state.step) / RUN
+        partial = path.with_name(path.name + PARTIAL)
+        try:
+            partial.write_bytes(state.to_json())
+            os.replace(partial, path)
+            self._finished(state.step, state.best.step if state.best is not None else None)
+        except OSError as error:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+            with _told_how_to_go_on():
+                raise CheckpointError(f"{path}: cannot be written: {error.strerror or error}") from error
 
     def wait(self) -> None:
         """Return when everything is in place.

@@ -103,15 +103,28 @@ class Logs:
         name: of the run.
         resolved: its configuration.
         step: where it starts or goes on; what is logged there of later steps is replaced.
+        validates: whether it starts with a validation, so that one of this step is replaced, too.
 
     Raises:
         LogError: Weights & Biases cannot be reached, or nobody is logged in.
     """
 
-    def __init__(self, folder: Path, config: LogConfig, *, name: str, resolved: Mapping[str, Any], step: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        config: LogConfig,
+        *,
+        name: str,
+        resolved: Mapping[str, Any],
+        step: int,
+        validates: bool = False,
+    ) -> None:
         from tensorboardX import SummaryWriter
 
-        self._tables = {"train": CsvLog(folder / METRICS, step), "validation": CsvLog(folder / VALIDATION, step)}
+        self._tables = {
+            "train": CsvLog(folder / METRICS, step),
+            "validation": CsvLog(folder / VALIDATION, step - validates),
+        }
         # purge_step makes TensorBoard forget what it has of this and later steps.
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1, flush_secs=3600)
         self._wandb = None if config.wandb == "off" else _start_wandb(folder, config, name, resolved)

@@ -16,8 +16,9 @@ from pi05_progress.robots.teleavatar import ACTION_INDEX
 from ..engine.sharding import put_batch
 from ..engine.state import model_of
 from ..engine.step import make_train_step
+from ..recipes.config import TrainConfig
 from . import bad_batch, pictures
-from .checkpoints import Best, RunCheckpoints, beside_parameters
+from .checkpoints import Best, RunCheckpoints, RunState, beside_parameters
 from .console import Console
 from .logs import Logs
 from .metrics import Arrived, InFlight, Stopwatch, Window, mean
@@ -32,7 +33,12 @@ class Ended(NamedTuple):
     """How a run ended."""
 
     step: int
-    stopped_by: str  # name of the signal; empty if all steps were taken
+    stopped_by: str  # name of the signal, or "another process"; empty if nothing is left to do
+
+
+def owes_validation(config: TrainConfig, begin: RunState) -> bool:
+    """Whether a run that goes on there has to validate before its first step."""
+    return begin.validation_owed and config.validation_interval > 0
 
 
 class Loop:
@@ -66,13 +72,16 @@ class Loop:
         self._stop_agreed = False
 
     def run(self) -> Ended:
-        """Train until the last step or a signal.
+        """Do the validation that a signal kept from being done, then train until the last step or a signal.
 
         Raises:
             NonFiniteError: a loss or gradient is not finite; the batch was kept.
             CheckpointError, LogError: something cannot be written.
         """
         total = self._config.num_train_steps
+        if owes_validation(self._config, self._run.begin):
+            self._validate(saving=True)
+            self._checkpoints.validated(self._run_state(owed=False))
         first = True
         while self._step < total:
             self._one_step()
@@ -91,9 +100,10 @@ class Loop:
             self._watch.stop()
             if validation and not stopping:
                 self._validate(saving)
+            owed = validation and stopping  # there may be little time left
             if saving or stopping:
-                self._save()
-            if stopping:
+                self._save(owed)
+            if stopping and (owed or self._step < total):
                 self._checkpoints.wait()
                 return Ended(self._step, self._stop.name or "another process")
             self._watch.go_on()
@@ -168,8 +178,10 @@ class Loop:
             successful=self._successful,
         )
         self._log("validation", self._step, {**found.numbers, "seconds": time.perf_counter() - started})
-        if saving and (self._best is None or found.loss < self._best.loss):
-            self._best = Best(self._step, found.loss)
+        if not np.isfinite(found.loss):
+            self._console.say(f"validation after step {self._step}: loss is {found.loss}, so it is not the best")
+        if saving:
+            self._best = Best.of(self._best, self._step, found.loss)
         self._draw(found)
 
     def _successful(self, dataset: int, episode: int) -> bool:
@@ -190,14 +202,17 @@ class Loop:
         pixels = pictures.save(self._run.folder.root / f"pictures/progress_{self._step}.png", png)
         self._logs.picture("validation/progress", self._step, pixels)
 
-    def _save(self) -> None:
+    def _run_state(self, owed: bool) -> RunState:
+        best, window = self._best, list(self._window.values)
+        return dataclasses.replace(self._run.begin, step=self._step, best=best, window=window, validation_owed=owed)
+
+    def _save(self, owed: bool) -> None:
         """Start writing a checkpoint; all metrics up to it have arrived, so nothing in it is spoilt."""
         run, config = self._run, self._config
         info = dataclasses.replace(run.info, model_id=f"{config.name}/{config.exp_name}/{self._step}")
-        state = dataclasses.replace(run.begin, step=self._step, best=self._best, window=list(self._window.values))
         self._checkpoints.save(
             Checkpoint(info, model_of(run.model, self._state), run.loader.stats),
             beside_parameters(self._state),
-            state,
+            self._run_state(owed),
             run.loader.state(),
         )
