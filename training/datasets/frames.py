@@ -31,10 +31,13 @@ class VideoReader:
     def __init__(self, path: Path, fps: float) -> None:
         self._path, self._fps = path, fps
         try:
-            self._container = av.open(str(path))
+            self._container = av.open(str(path), metadata_errors="replace")  # of a damaged file: anything
             self._stream = self._container.streams.video[0]
         except (OSError, IndexError, av.FFmpegError) as error:
             raise PictureError(f"{path}: cannot be opened: {error}; copy the data set anew") from error
+        if self._stream.codec_context is None:
+            self._container.close()
+            raise PictureError(f"{path}: cannot be opened: no decoder knows its video; copy the data set anew")
         self._stream.codec_context.thread_count = 1  # pictures are read by several threads already
         self._frames = iter(())
         self._last = -np.inf  # time of the last picture decoded, s

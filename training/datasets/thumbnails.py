@@ -53,7 +53,7 @@ def thumbnails(span: VideoSpan, fps: float, count: int, height: int) -> list[Thu
     wanted = np.unique(np.linspace(0, frames - 1, min(count, frames)).round()) / fps + span.from_s
     found: list[Thumbnail] = []
     try:
-        with av.open(str(span.path)) as container:
+        with av.open(str(span.path), metadata_errors="replace") as container:
             stream = container.streams.video[0]
             taken = span.from_s - 1.0
             for time in wanted:
