@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from training import train
 from training.engine.errors import TrainingError
 from training.recipes.registry import recipes
 from training.running import command_line, resolved
 from training.running.base import SetupError
 from training.running.command_line import UsageError, parse
+from training.running.loop import Ended
 from training.running.planning import plan
 from training.running.setup import check_config
 from training.train import how_to_go_on
@@ -119,6 +121,16 @@ def test_changes_are_told_by_dotted_names_and_harmless_ones_are_not():
 def test_the_command_to_go_on_is_the_one_that_was_given():
     given = ["--config=tiny_demo", "--exp_name=my run", "--overwrite"]
     assert how_to_go_on(given) == f"{command_line.PROGRAM} --config=tiny_demo '--exp_name=my run' --resume"
+
+
+@pytest.mark.parametrize("stopped_by, status", [("", 0), ("SIGTERM", 143), ("SIGINT", 130), ("another process", 75)])
+def test_a_scheduler_can_tell_a_run_that_was_stopped_from_one_that_is_done(stopped_by, status, monkeypatch, capsys):
+    monkeypatch.setattr(train, "train", lambda config: Ended(3, stopped_by))
+    monkeypatch.setattr(sys, "argv", [command_line.PROGRAM, "--config=tiny_demo", "--exp_name=x"])
+    with pytest.raises(SystemExit) as ended:
+        train.main()
+    assert ended.value.code == status
+    assert ("--resume" in capsys.readouterr().out) == bool(stopped_by)
 
 
 def test_the_program_refuses_in_one_line_what_is_missing(tmp_path):

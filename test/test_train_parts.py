@@ -1,7 +1,11 @@
 """Parts of a run: validation, logs, metrics on their way, the folder, what it starts from."""
 
 import dataclasses
+import errno
+import fcntl
 import math
+import os
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +21,11 @@ from pi05_progress.models.parameters import parameter_paths
 from pi05_progress.robots.profile import RobotProfile
 from training.engine.loss import LossConfig
 from training.engine.state import with_parameters
+from training.running import bad_batch
 from training.running.base import SetupError, effective_model, open_base
-from training.running.checkpoints import to_remove
+from training.running.checkpoints import Best, to_remove
 from training.running.logs import CsvLog, LogConfig, LogError, Logs
-from training.running.metrics import InFlight, mean
+from training.running.metrics import Arrived, InFlight, mean
 from training.running.run_folder import RunFolder, RunFolderError, take
 from training.running.validation import draws, make_validation_step, spearman, validate
 
@@ -175,6 +180,36 @@ def test_two_runs_do_not_share_a_folder(tmp_path):
     with take(tmp_path / "run", overwrite=False), pytest.raises(RunFolderError, match="another process is training"):
         take(tmp_path / "run", overwrite=False)
     take(tmp_path / "run", overwrite=False).close()
+
+
+def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
+    def refuse(file, how):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(RunFolderError, match=rf"{tmp_path}/run: cannot be locked: Function not .*--output"):
+        take(tmp_path / "run", overwrite=False)
+
+
+def test_a_full_disk_does_not_hide_a_loss_that_is_not_finite(tmp_path, monkeypatch):
+    def full(file, **arrays):
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(np, "savez", full)
+    arrived = Arrived(7, made_up_batch(SMALL), {"loss": math.nan, "grad_norm": 1.0})
+    said = str(bad_batch.keep(tmp_path, arrived, [Path("data")]))
+    assert "step 7: loss is nan" in said and "bad_batch_7.npz: No space left on device" in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_best_is_the_lowest_loss_that_is_finite():
+    best = None
+    for step, loss in enumerate([math.nan, 2.0, -math.inf, 1.0, 3.0, math.inf, 1.0]):
+        best = Best.of(best, step, loss)
+        assert best is not None or step == 0
+    assert best == Best(3, 1.0)
+    assert Best.of(Best(1, math.nan), 2, 9.0) == Best(2, 9.0)  # of a run before this was so
 
 
 def test_what_a_killed_process_had_begun_is_removed(tmp_path):

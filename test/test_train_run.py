@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -24,10 +25,11 @@ from pi05_progress.observation import RobotFrame
 from pi05_progress.policy import make_policy
 from pi05_progress.robots.profile import RobotProfile
 from training.loading.loader import TrainLoader
+from training.running import command_line
 from training.running.bad_batch import NonFiniteError
 from training.running.resolved import ChangedError
 from training.running.run_folder import RunFolderError
-from training.train import train
+from training.train import main, train
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -243,6 +245,36 @@ def test_other_data_than_the_run_was_started_with_is_refused(half, data, tmp_pat
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, repo_id=str(other)))
     with pytest.raises(ValueError, match="data sets was"):
         train(config)
+
+
+def test_a_damaged_video_ends_the_program_with_its_name(tmp_path, monkeypatch):
+    source = lerobot_copy(tmp_path)
+    video = sorted(source.glob("videos/*/*/*.mp4"))[0]
+    whole = video.read_bytes()
+    video.unlink()  # it may be linked
+    video.write_bytes(whole[: len(whole) // 2])
+    config = configuration(source, tmp_path / "out")
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, cache=tmp_path / "cache"))
+    monkeypatch.setattr(command_line, "parse", lambda arguments: config)
+    with pytest.raises(SystemExit, match=rf"^error: {re.escape(str(video))}: cannot be opened") as ended:
+        main()
+    assert isinstance(ended.value.code, str)  # which Python prints, and exits with 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_without_a_checkpoint_may_start_anew_with_another_configuration(half, data, tmp_path, capsys):
+    shutil.rmtree(half / "3")
+
+    class Started(Exception):
+        pass
+
+    def stop(batch):
+        raise Started
+
+    with before_batch(1, stop), pytest.raises(Started):
+        run(data, tmp_path, resume=True, seed=7)
+    assert "starts anew" in capsys.readouterr().err
+    assert json.loads((half / "config.json").read_text())["config"]["seed"] == 7
 
 
 @pytest.mark.long

@@ -113,7 +113,7 @@ def exit_status(ended: Ended) -> int:
 
 
 def main() -> None:
-    """Parse the command line, train, say how it ended; exits with ``exit_status``, 1 for an error, 2 for wrong usage."""
+    """Parse the command line, train, say how it ended. The exit status is 1 for errors, 2 for wrong usage."""
     arguments = sys.argv[1:]
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs pages about errors that it raises anyway
     try:
