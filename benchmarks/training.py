@@ -41,7 +41,7 @@ from training.engine.state import TrainState, start_state, with_parameters
 from training.engine.step import make_train_step, training_keys
 from training.loading.batch import Batch
 
-ROUNDS = {"tiny": 20, "mid": 12, "pi05": 5}
+ROUNDS = {"tiny": 20, "mid": 24, "pi05": 5}
 BATCH = {"tiny": 8, "mid": 2, "pi05": 8}
 HORIZON = 30
 OPTIMIZER, LOSS = OptimizerConfig(), LossConfig()
