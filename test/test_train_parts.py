@@ -71,6 +71,20 @@ def test_validation_measures_what_training_minimises(step, parameters):
     assert numbers["loss"] == pytest.approx(numbers["action_loss"] + 0.3 * numbers["progress_loss"], rel=1e-6)
 
 
+def test_actions_of_failures_do_not_count_in_validation_either(step, parameters):
+    batch = at(made_up_batch(rows=4), (0, 0, 0), (0, 0, 1), (0, 1, 0), (0, 1, 1))
+    alone = found(step, parameters, at(batch, (0, 0, 0), (0, 0, 1), (-1, -1, -1), (-1, -1, -1))).numbers
+    weighted = dataclasses.replace(batch, action_weight=np.array([1, 1, 0, 0], np.float32))
+    numbers = found(step, parameters, weighted).numbers
+    assert numbers["action_loss"] == pytest.approx(alone["action_loss"], rel=1e-6)
+    assert numbers["action_loss"] != pytest.approx(found(step, parameters, batch).numbers["action_loss"], rel=1e-6)
+    none = found(
+        step, parameters, dataclasses.replace(batch, action_weight=np.zeros(4, np.float32)), weight=0.3
+    ).numbers
+    assert np.isnan(none["action_loss"])
+    assert none["loss"] == pytest.approx(0.3 * none["progress_loss"])
+
+
 def test_the_same_frame_gets_the_same_draws_whatever_it_is_loaded_with(step, parameters):
     batch = at(made_up_batch(rows=4), (0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 1, 1))
     turned = jax.tree.map(lambda array: array[::-1], batch)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int32, Key
+from jaxtyping import Array, Bool, Float, Int32, Key
 
 from pi05_progress.models.config import Pi05Config
 from pi05_progress.models.pi05 import Pi05
@@ -26,11 +26,12 @@ VALIDATION_SEED = 1  # folded into the run's, so that validation sees other nois
 class PerSample(NamedTuple):
     """What validation computes of every row; ``progress`` is None without a head, the next two also without labels.
 
-    ``label`` is NaN where there is none.
+    ``label`` is NaN where there is none, ``counts`` says where the actions do.
     """
 
     origin: Int32[Array, "b 3"]
     action_loss: Float[Array, " b"]
+    counts: Bool[Array, " b"]
     progress: Float[Array, " b"] | None = None
     progress_loss: Float[Array, " b"] | None = None
     label: Float[Array, " b"] | None = None
@@ -103,15 +104,16 @@ def per_sample(model: Pi05, key: Key[Array, ""], batch: Batch, loss: LossConfig,
     per_step = jnp.square(velocity - (noise - batch.actions))[..., :counted].mean(axis=-1)
     steps = ~batch.action_is_pad if loss.ignore_padded_steps else jnp.ones_like(batch.action_is_pad)
     action = jnp.where(steps, per_step, 0.0).sum(axis=-1) / steps.sum(axis=-1)  # the first step always counts
+    counts = batch.action_weight > 0
     if not model.has_progress:
-        return PerSample(batch.origin, action)
+        return PerSample(batch.origin, action, counts)
     logits = model.progress_head.logits(out, mask)
     progress = model.progress_head.belief(logits).mean
     given, mask = batch.observation.progress, batch.observation.progress_mask
     if given is None:
-        return PerSample(batch.origin, action, progress)
+        return PerSample(batch.origin, action, counts, progress)
     progress_loss = model.progress_head.loss(logits, jnp.where(mask, given, 0.0))
-    return PerSample(batch.origin, action, progress, progress_loss, jnp.where(mask, given, jnp.nan))
+    return PerSample(batch.origin, action, counts, progress, progress_loss, jnp.where(mask, given, jnp.nan))
 
 
 def make_validation_step(config: Pi05Config, mesh: Mesh, loss: LossConfig, action_size: int, seed: int) -> Step:
@@ -146,7 +148,9 @@ def validate(
     """
     all_rows = _run(step, parameters, batches, mesh)
     rows = PerSample(*(None if part is None else part[all_rows.origin[:, 0] >= 0] for part in all_rows))
-    numbers = {"loss": float(rows.action_loss.mean()), "action_loss": float(rows.action_loss.mean())}
+    action = _mean(rows.action_loss[rows.counts])
+    # Where all held-out episodes are failures, whose actions do not count, progress alone decides.
+    numbers = {"loss": action if rows.counts.any() else 0.0, "action_loss": action}
     if rows.progress is None:
         return Validation(numbers, [])
     traces = _traces(rows)
