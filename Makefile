@@ -28,14 +28,11 @@ demo-data:  ## record, convert, label and look at episodes of the simulated robo
 	$(MODULE) training.inspect_dataset $(DATA)/stack_labelled --output $(DATA)/inspect_stack.html --overwrite
 	@echo "look at $(DATA)/inspect_stack.html and $(DATA)/stack/conversion_report.html"
 
-# Tests of live processes keep time and run one by one; the others share the cores.
 test: setup  ## the tests of a change: a few minutes
-	@$(MODULE) pytest -n 2 --dist worksteal -m "not long and not live"
-	@$(MODULE) pytest -m "not long and live"
+	@$(PYTHON) scripts/with_ros.py $(PYTHON) scripts/run_tests.py
 
 test-all: setup  ## every test, faults, fuzz and soak included
-	@$(MODULE) pytest -n 2 --dist worksteal -m "not live"
-	@$(MODULE) pytest -m live
+	@$(PYTHON) scripts/with_ros.py $(PYTHON) scripts/run_tests.py --all
 
 lint: setup  ## style and formatting
 	@.venv/bin/ruff check .

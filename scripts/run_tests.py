@@ -1,0 +1,50 @@
+#!/usr/bin/env python3
+"""Run the tests: those of live processes one by one, and beside them all others on what they leave of the cores.
+
+Tests of live processes keep time, but mostly wait. The others have the lowest priority until they are alone; what they
+say is shown when the live ones are done.
+
+Usage: run_tests.py [--all] [PYTEST ARGUMENT ...]
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+
+SHORT = "not long and "
+LOWEST = 19
+
+
+def main() -> int:
+    """Entry point; returns the exit status: 0 if all passed."""
+    arguments = sys.argv[1:]
+    short = SHORT
+    if "--all" in arguments:
+        arguments.remove("--all")
+        short = ""
+    pytest = [sys.executable, "-m", "pytest", *arguments]
+    with tempfile.TemporaryFile() as said:
+        others = subprocess.Popen(
+            [*pytest, "-n", "2", "--dist", "worksteal", "-m", f"{short}not live"],
+            stdout=said,
+            stderr=subprocess.STDOUT,
+            preexec_fn=lambda: os.nice(LOWEST),
+        )
+        try:
+            live = subprocess.call([*pytest, "-m", f"{short}live"])
+            print("\nall other tests", flush=True)
+            status = others.wait()
+        except KeyboardInterrupt:  # pytest has been told by the terminal, too
+            live, status = 130, others.wait()
+        said.seek(0)
+        shutil.copyfileobj(said, sys.stdout.buffer)
+        sys.stdout.flush()
+    return max(live, status)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
