@@ -298,9 +298,9 @@ def test_a_second_signal_ends_at_once():
     assert done.stdout == "SIGINT\n" and done.returncode == -signal.SIGINT
 
 
-@pytest.mark.long
-def test_a_run_that_is_killed_at_any_step_goes_on_to_the_same_curve(data, tmp_path):
-    steps = {"num_train_steps": 30, "save_interval": 3}
+@pytest.mark.parametrize(("kills", "count"), [(1, 9), pytest.param(3, 30, marks=pytest.mark.long)])
+def test_a_run_that_is_killed_at_any_step_goes_on_to_the_same_curve(data, tmp_path, kills, count):
+    steps = {"num_train_steps": count, "save_interval": 3}
     whole, _ = run(data, tmp_path / "whole", **steps)
     rng = np.random.default_rng()
     config, killed = configuration(data, tmp_path, resume=True, **steps), 0
@@ -308,16 +308,16 @@ def test_a_run_that_is_killed_at_any_step_goes_on_to_the_same_curve(data, tmp_pa
     while True:
         process = in_its_own_process(config)
         last = int(rows(folder / "metrics.csv")[-1]["step"]) if (folder / "metrics.csv").exists() else 0
-        target = last + int(rng.integers(1, 12))
+        target = last + int(rng.integers(1, count // 2))
         while process.poll() is None:
             found = (folder / "metrics.csv").read_text().count("\n") - 1 if (folder / "metrics.csv").exists() else 0
-            if found >= target and killed < 3:
+            if found >= target and killed < kills:
                 process.kill()
                 killed += 1
         if process.wait() == 0:
             break
         process.communicate()
-    assert killed >= 2
+    assert killed >= min(kills, 2)
     assert rows(folder / "metrics.csv") == rows(whole / "metrics.csv")
     assert rows(folder / "validation.csv") == rows(whole / "validation.csv")
     assert_same_parameters(folder / "last", whole / "last")
