@@ -39,6 +39,12 @@ def test_every_flag_has_both_spellings(spelling, joined):
     assert config.optimizer.peak_learning_rate == 0.5
 
 
+@pytest.mark.parametrize("flag", ["--cache", "--data.cache"])
+def test_the_cache_has_a_short_flag_too(flag):
+    given = ["--config=tiny_demo", "--exp_name=x", "--data.repo_id=/data", f"{flag}=/fast"]
+    assert parse(given).data.cache == Path("/fast")
+
+
 def test_recipes_are_what_the_issue_asks_for():
     made = {name: make() for name, (_, make) in recipes().items()}
     assert set(made) == {"pi05_teleavatar", "pi05_teleavatar_lora", "pi05_teleavatar_progress_only", "tiny_demo"}

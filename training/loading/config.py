@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+import tyro
 
 from ..datasets import layout
 
@@ -47,7 +50,7 @@ class DataConfig:
     """Name that the statistics have in checkpoints; empty: the data sets' folder names."""
     delta_actions: bool = False
     """Arm targets relative to the present state."""
-    cache: Path | None = None
+    cache: Annotated[Path | None, tyro.conf.arg(aliases=["--cache"])] = None
     """Folder for pictures at the size the model reads, decoded once and kept; none: decoded whenever they are used."""
     workers: int = 0
     """Processes that load beside this one; 0: threads of this one, which is best with a cache."""
