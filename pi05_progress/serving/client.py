@@ -90,7 +90,8 @@ class PolicyClient:
             raise PolicyUnavailableError(
                 f"{self.uri} refused the connection: {error.response.status_code} {body}"
             ) from error
-        except (OSError, TimeoutError, InvalidHandshake, WebSocketException) as error:
+        # The library fails by an assertion where the other side talks and hangs up before it was asked anything.
+        except (OSError, TimeoutError, InvalidHandshake, WebSocketException, AssertionError) as error:
             raise PolicyUnavailableError(
                 f"no policy server at {self.uri}: {_reason(error)}; is it running, and has it compiled?"
             ) from error
