@@ -51,7 +51,7 @@ class CheckpointInfo:
         model_id: name under which estimates are published; ``untrained`` if its progress means nothing.
         action_dt_s: time between two actions of a chunk, 1 / frame rate of the training data.
         asset_id: folder of the statistics; may contain slashes.
-        tokenizer: ``bytes``, or ``paligemma`` (then a path is needed to load it).
+        tokenizer: ``bytes``, ``words`` or ``paligemma`` (then a path is needed to load it).
         delta_actions: whether arm actions are relative to the state.
         quantiles: whether quantiles normalise, else mean and deviation.
         labels: how progress labels were made, with arguments.

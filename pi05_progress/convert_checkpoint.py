@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import get_args
 
 import jax
 from rich.console import Console
@@ -32,6 +33,7 @@ from .models.config import CONFIGS, ModelConfigError
 from .normalize import NormStats
 from .output_folder import OutputFolderError, check_target
 from .parameter_source import CheckpointError, ParameterSource, Progress, size_in_bytes
+from .tokenizer import TokenizerName
 
 IMPORT_EXAMPLES = """examples:
   a step of openpi's training, 32 action dimensions, horizon 50:
@@ -84,7 +86,7 @@ def parser() -> argparse.ArgumentParser:
     add.add_argument(
         "--z-score", action=argparse.BooleanOptionalAction, help="mean and deviation normalise, not quantiles"
     )
-    add.add_argument("--tokenizer", choices=("bytes", "paligemma"), help="of the prompt (default: by vocabulary)")
+    add.add_argument("--tokenizer", choices=get_args(TokenizerName), help="of the prompt (default: by vocabulary)")
     add.add_argument("--model-id", metavar="NAME", help="name estimates are published under (default: the source's)")
     add.add_argument("--norm-stats", type=Path, metavar="FILE", help="statistics to use, in openpi's JSON")
     add.add_argument("--asset-id", metavar="ID", help="which statistics, if there are several")

@@ -26,7 +26,7 @@ from .observation import Observation, ObservationError, PolicyOutput, RobotFrame
 from .robots.profile import RobotProfile
 from .robots.teleavatar import ACTION_INDEX, STATE_INDEX, absolute_actions
 from .sampler import ALL_ON, Dtype, InferenceOptions, Sampler, for_inference, inference_dtype
-from .tokenizer import ByteEncoder, PromptError, PromptTokenizer, SentencePieceEncoder, clean
+from .tokenizer import PromptError, PromptTokenizer, clean, make_encoder
 from .transforms import actions_from_model, pad_to, resize_with_pad, state_to_model
 
 UNTRAINED = "untrained"
@@ -109,7 +109,7 @@ class ModelPolicy:
         self.model_id, self.action_dt_s, self.horizon = info.model_id, info.action_dt_s, info.model.action_horizon
         _check_sizes(info.model, stats, info.quantiles)
         self._info, self._stats, self._profile = info, stats, profile
-        encoder = ByteEncoder() if info.tokenizer == "bytes" else SentencePieceEncoder(tokenizer_path or Path())
+        encoder = make_encoder(info.tokenizer, tokenizer_path)
         if encoder.vocabulary > info.model.vocabulary:
             raise CheckpointError(f"the tokenizer has {encoder.vocabulary} tokens, the model {info.model.vocabulary}")
         self._tokenize = PromptTokenizer(encoder, info.model.max_token_len, options.bucketed_prompts, cut=False)

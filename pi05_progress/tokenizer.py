@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 
-from .models.config import BYTE_VOCABULARY, PALIGEMMA_VOCABULARY
+from .models.config import BYTE_VOCABULARY, PALIGEMMA_VOCABULARY, WORD_VOCABULARY
 
 BOS = 2
+TokenizerName = Literal["bytes", "words", "paligemma"]
 BYTE_OFFSET = 3  # after padding, end and beginning of text
+NUMBER_OFFSET = 4  # of the number 0: -1, which states below their range have, comes before it
+WORD_OFFSET = NUMBER_OFFSET + 256
 STATE_EDGES = np.linspace(-1, 1, 257)[:-1]
 PADDED_LENGTHS = (32, 64, 128, 200)  # a prompt is padded to the smallest that holds it; each is compiled once
 log = logging.getLogger(__name__)
@@ -29,7 +34,9 @@ class PromptError(ValueError):
 
 
 class Encoder(Protocol):
-    """Text to ids."""
+    """Text to ids below ``vocabulary``."""
+
+    vocabulary: int
 
     def encode(self, text: str, add_bos: bool = False) -> list[int]:
         """Ids of a text, the token for the beginning first if asked for."""
@@ -43,6 +50,26 @@ class ByteEncoder:
     def encode(self, text: str, add_bos: bool = False) -> list[int]:
         """Ids of a text."""
         return [BOS] * add_bos + [byte + BYTE_OFFSET for byte in text.encode()]
+
+
+class WordEncoder:
+    """Every number from -1 to 255 is a token, and every other word or sign; built in, for small models from scratch.
+
+    A state's value is one token, where bytes spell it in up to three: less to compute, and nothing to learn before a
+    value means something. Words share what is left of the vocabulary by their hash, in lower case, so there is no list
+    of words to keep, and two words may have one token.
+    """
+
+    vocabulary = WORD_VOCABULARY
+
+    def encode(self, text: str, add_bos: bool = False) -> list[int]:
+        """Ids of a text; space between words is left out."""
+        return [BOS] * add_bos + [self._token(word) for word in re.findall(r"-1\b|\w+|[^\w ]", text.lower())]
+
+    def _token(self, word: str) -> int:
+        if word == "-1" or (word.isascii() and word.isdigit() and len(word) <= 3 and int(word) <= 255):
+            return NUMBER_OFFSET + int(word)
+        return WORD_OFFSET + zlib.crc32(word.encode()) % (self.vocabulary - WORD_OFFSET)
 
 
 @dataclass(frozen=True)
@@ -123,6 +150,22 @@ class SentencePieceEncoder:
     def encode(self, text: str, add_bos: bool = False) -> list[int]:
         """Ids of a text."""
         return self._processor.encode(text, add_bos=add_bos)
+
+
+def make_encoder(name: TokenizerName, path: Path | None = None) -> Encoder:
+    """The tokenizer of that name; ``path`` is that of PaliGemma's file.
+
+    Raises:
+        TokenizerError: it is unknown, or cannot be loaded.
+    """
+    match name:
+        case "bytes":
+            return ByteEncoder()
+        case "words":
+            return WordEncoder()
+        case "paligemma":
+            return SentencePieceEncoder(path or Path())
+    raise TokenizerError(f"tokenizer {name!r} is unknown; known: {', '.join(get_args(TokenizerName))}")
 
 
 def discretize(state: np.ndarray) -> np.ndarray:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -22,8 +21,6 @@ from ..checkpoint import (
     write_description,
 )
 from ..models.config import (
-    BYTE_VOCABULARY,
-    PALIGEMMA_VOCABULARY,
     ModelConfigError,
     Pi05Config,
     ProgressKind,
@@ -35,11 +32,18 @@ from ..normalize import NormStats
 from ..orbax_files import write_orbax
 from ..output_folder import OutputFolderError, output_folder
 from ..parameter_source import CheckpointError, ParameterSource, Progress
+from ..tokenizer import TokenizerName
 from .config_fields import OPTIONAL, SHAPELESS, Fields, make_config
 from .foreign import Foreign, read_json, read_stats_file
 from .lerobot import open_torch
 from .openpi import is_openpi, open_openpi
 from .safetensors_files import is_safetensors
+
+TOKENIZERS: dict[int, TokenizerName] = {
+    PALIGEMMA_VOCABULARY: "paligemma",
+    BYTE_VOCABULARY: "bytes",
+    WORD_VOCABULARY: "words",
+}
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ class ImportOptions:
     action_dt_s: float | None = None
     delta_actions: bool | None = None
     quantiles: bool | None = None
-    tokenizer: Literal["bytes", "paligemma"] | None = None
+    tokenizer: TokenizerName | None = None
     norm_stats: Path | None = None
     asset_id: str | None = None
     seed: int = 0
@@ -211,7 +215,7 @@ def _info(
             assumed.append(assumption)
         return default
 
-    tokenizer = {PALIGEMMA_VOCABULARY: "paligemma", BYTE_VOCABULARY: "bytes"}.get(config.vocabulary)
+    tokenizer = TOKENIZERS.get(config.vocabulary)
     if described:
         tokenizer = known.tokenizer
     rate = f"{1 / known.action_dt_s:.3g} actions per second (--fps)"

@@ -12,6 +12,7 @@ ComputeDtype = Literal["float32", "bfloat16"]
 Remat = Literal["layers", "dots", "none"]
 PALIGEMMA_VOCABULARY = 257_152
 BYTE_VOCABULARY = 259  # 256 bytes after three special tokens, see tokenizer.py
+WORD_VOCABULARY = 1024
 
 
 class ModelConfigError(ValueError):

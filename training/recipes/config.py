@@ -23,12 +23,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
 from pi05_progress.models.config import Pi05Config
 from pi05_progress.models.lora import Trained
+from pi05_progress.tokenizer import TokenizerName
 
 from ..engine.loss import LossConfig
 from ..engine.optimizer import OptimizerConfig
@@ -53,8 +54,8 @@ class TrainConfig:
     """Folder of the checkpoint to start from (openpi's: import it with convert_checkpoint); None: from scratch."""
     trained: Trained = "everything"
     """everything, the adapters (LoRA) and what openpi trains beside them, or the progress head alone."""
-    tokenizer: Literal["bytes", "paligemma"] = "paligemma"
-    """Of prompts: PaliGemma's, or bytes for small models of one's own."""
+    tokenizer: TokenizerName = "paligemma"
+    """Of prompts: PaliGemma's, or bytes or words for small models of one's own."""
     tokenizer_path: Path | None = None
     """PaliGemma's tokenizer.model."""
     batch_size: int = 64

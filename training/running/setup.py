@@ -19,7 +19,7 @@ from pi05_progress.checkpoint import UNTRAINED, CheckpointInfo, abstract_model, 
 from pi05_progress.models.config import Pi05Config, config_from_dict, config_to_dict
 from pi05_progress.models.lora import count_parameters
 from pi05_progress.robots.profile import RobotProfile
-from pi05_progress.tokenizer import ByteEncoder, Encoder, SentencePieceEncoder
+from pi05_progress.tokenizer import Encoder, make_encoder
 
 from ..engine.sharding import make_mesh
 from ..engine.state import TrainState, abstract_state, start_state
@@ -94,7 +94,7 @@ def check_config(config: TrainConfig) -> None:
         raise SetupError("--trained=head needs a model that acts already: give its folder with --checkpoint")
 
 
-def make_encoder(config: TrainConfig) -> Encoder:
+def fitting_encoder(config: TrainConfig) -> Encoder:
     """The tokenizer.
 
     Raises:
@@ -103,7 +103,7 @@ def make_encoder(config: TrainConfig) -> Encoder:
     """
     if config.tokenizer == "paligemma" and config.tokenizer_path is None:
         raise SetupError("--tokenizer_path is missing: the file of PaliGemma's tokenizer (docs/training.md says where)")
-    encoder = ByteEncoder() if config.tokenizer == "bytes" else SentencePieceEncoder(config.tokenizer_path)
+    encoder = make_encoder(config.tokenizer, config.tokenizer_path)
     if encoder.vocabulary > config.model.vocabulary:
         raise SetupError(
             f"the tokenizer has {encoder.vocabulary} tokens, --model.vocabulary is {config.model.vocabulary}"
@@ -132,7 +132,7 @@ def prepare(config: TrainConfig, say: Say) -> Run:
     mesh = make_mesh(config.mesh)
     _check_batch(config, mesh)
     profile = RobotProfile.load(config.data.robot)
-    encoder = make_encoder(config)
+    encoder = fitting_encoder(config)
     base = None if last is not None else open_base(config, profile)
     loader = TrainLoader(
         data_config(config, base, last),
