@@ -14,7 +14,9 @@ from pi05_progress.tokenizer import (
     PromptTokenizer,
     SentencePieceEncoder,
     TokenizerError,
+    WordEncoder,
     discretize,
+    make_encoder,
 )
 
 GOLDEN = Path(__file__).parent / "data/golden/transforms"
@@ -68,6 +70,39 @@ def test_without_the_state_the_newline_is_a_text_of_its_own():
     encoder = Recorder()
     PromptTokenizer(encoder, 200)(" pick_up\nit ")
     assert encoder.calls == [["pick up it", True], ["\n", False]]
+
+
+# --- words ---
+
+
+def test_every_value_of_the_state_is_one_token_of_its_own():
+    encode = WordEncoder().encode
+    ids = [encode(str(number)) for number in range(-1, 256)]
+    assert all(len(tokens) == 1 for tokens in ids)
+    assert len({tokens[0] for tokens in ids}) == 257
+    prompt = "Task: stack, State: -1 0 128 255;\nAction: "
+    assert [tokens for tokens in map(encode, ("-1", "0", "128", "255"))] == [[t] for t in encode(prompt, True)[7:11]]
+
+
+def test_words_are_told_apart_from_numbers_and_signs_and_not_by_case():
+    encode = WordEncoder().encode
+    numbers = {encode(str(number))[0] for number in range(-1, 256)}
+    words = ["stack", "the", "red", "cube", ",", ";", "256", "1000", "007x", "\n", "würfel"]
+    ids = [encode(word) for word in words]
+    assert all(len(tokens) == 1 and tokens[0] not in numbers for tokens in ids)
+    assert encode("Stack THE red   cube") == encode("stack the red cube") != encode("stack the cube red")
+    assert all(2 < token < WordEncoder.vocabulary for tokens in ids for token in tokens)
+
+
+def test_words_have_the_same_tokens_in_every_process():
+    assert WordEncoder().encode("stack the cube", add_bos=True) == [2, 530, 306, 736]
+
+
+def test_a_tokenizer_is_made_by_its_name():
+    assert isinstance(make_encoder("bytes"), ByteEncoder)
+    assert isinstance(make_encoder("words"), WordEncoder)
+    with pytest.raises(TokenizerError, match="tokenizer 'letters' is unknown; known: bytes, words, paligemma"):
+        make_encoder("letters")
 
 
 # --- sentencepiece ---

@@ -62,7 +62,8 @@ def test_recipes_are_what_the_issue_asks_for():
     assert (lora.trained, lora.optimizer.ema_decay) == ("adapters", None) and lora.model.paligemma.lora.rank == 16
     assert made["pi05_teleavatar_progress_only"].trained == "head"
     tiny = made["tiny_demo"]
-    assert (tiny.model.name, tiny.tokenizer, tiny.model.discrete_state) == ("tiny", "bytes", True)
+    assert (tiny.model.name, tiny.tokenizer, tiny.model.discrete_state) == ("tiny", "words", True)
+    assert tiny.model.progress.kind == "categorical"
 
 
 def test_help_lists_recipes_and_then_every_field(capsys):
