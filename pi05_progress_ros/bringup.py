@@ -16,6 +16,7 @@ from .parameter_files import file_parameters
 from .processes import Argument, Launch, LaunchError, Process, Value, absolute_namespace
 from .recording import record_process
 from .sim.domain import StartError, check_domain
+from .sim.faults import parse_fault
 
 SIM_TASKS = ("stack_cubes", "place_in_basket")  # sim/tasks needs MuJoCo to say so
 EITHER = ("", *BOOLEANS)
@@ -29,6 +30,7 @@ BRINGUP_ARGUMENTS = (
     Argument("prompt", "the task's instruction; empty: as params_file says, else with sim the simulated task's own"),
     Argument("sim", "start the simulated robot, too; it does not leave this machine", "false", BOOLEANS),
     Argument("sim_task", "what is done in the simulation", SIM_TASKS[0], SIM_TASKS),
+    Argument("sim_faults", "what goes wrong when the scripted expert works: KIND or KIND:PICK, separated by commas"),
     Argument("sim_image_scale", "size of simulated images as a share of the real cameras', 0.05 to 1", "0.5"),
     Argument(
         "publish_commands",
@@ -79,6 +81,17 @@ def check_checkpoint(folder: str) -> None:
         raise LaunchError(f"checkpoint:={folder}: {what}; a checkpoint is a folder with config.json, params and assets")
 
 
+def _faults(given: Mapping[str, str], name: str) -> list[str]:
+    """The simulated robot's parameter ``faults``; ROS needs one text at least to know the list's kind."""
+    faults = [fault.strip() for fault in given[name].split(",")]
+    for fault in filter(None, faults):
+        try:
+            parse_fault(fault)
+        except ValueError as error:
+            raise LaunchError(f"{name}:={given[name]}: {error}") from error
+    return faults
+
+
 def _policy_values(given: Mapping[str, str], params_file: str, full_name: str) -> dict[str, Any]:
     """The shared parameters of the policy node: the argument, else the parameter file's value, else the default."""
     defaults = {"robot": DEFAULT_ROBOT, "checkpoint": "", "prompt": "", "publish_commands": False, "autostart": True}
@@ -126,6 +139,7 @@ def _bringup(given: Mapping[str, str], environment: Mapping[str, str]) -> tuple[
             "image_scale": number("sim_image_scale", given["sim_image_scale"], float),
             "expert": not values["publish_commands"],
             "expert_episodes": 0,
+            "faults": _faults(given, "sim_faults"),
         }
         processes.append(_simulated_robot(parameters, level, environment))
     # The simulated robot says once a second what the present episode asks for; instructions differ between episodes.
@@ -177,7 +191,7 @@ def _simulation(given: Mapping[str, str], environment: Mapping[str, str]) -> tup
         parameters[name] = number(name, given[name], float)
     for name in ("images", "teleoperation", "expert", "lockstep"):
         parameters[name] = given[name] == "true"
-    parameters["faults"] = [text.strip() for text in given["faults"].split(",")]
+    parameters["faults"] = _faults(given, "faults")
     return (_simulated_robot(parameters, given["log_level"], environment),)
 
 

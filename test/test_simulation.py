@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from pi05_progress_ros.sim.cameras import CameraRig, scaled_sizes
-from pi05_progress_ros.sim.expert import FAULTS, Expert, Fault, apply, run_episode
+from pi05_progress_ros.sim.expert import Expert, apply, run_episode
+from pi05_progress_ros.sim.faults import FAULTS, Fault
 from pi05_progress_ros.sim.scene import arm_table
 from pi05_progress_ros.sim.tasks import TASKS
 from pi05_progress_ros.sim.world import World

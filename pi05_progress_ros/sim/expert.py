@@ -7,17 +7,14 @@ runs it sends that through the teleoperation commands.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import numpy as np
 
+from .faults import Fault
 from .ik import ArmSolver, grasp_orientation, ready_seed
 from .tasks.base import CUBE_HALF, Pick, fingers_touch
 from .world import World
-
-FaultKind = Literal["dropped_object", "missed_grasp", "long_pause", "undone_step", "gives_up"]
-FAULTS: tuple[FaultKind, ...] = get_args(FaultKind)
 
 PERIOD_S = 0.05  # between Cartesian waypoints
 SPEED_M_S = 0.16  # of the hand at speed 1
@@ -35,19 +32,6 @@ class OperatorCommand(NamedTuple):
     right: np.ndarray
     left_gripper: float
     right_gripper: float
-
-
-@dataclass(frozen=True)
-class Fault:
-    """Something that goes wrong at the ``pick``-th pick (from 0) of an episode."""
-
-    kind: FaultKind
-    pick: int = 0
-    duration_s: float = 5.0  # of a long pause
-
-    def __post_init__(self) -> None:
-        if self.kind not in FAULTS:
-            raise ValueError(f"unknown fault {self.kind!r}; known faults: {', '.join(FAULTS)}")
 
 
 class _Waypoint(NamedTuple):
@@ -222,18 +206,6 @@ class Expert:
             yield _Waypoint(self._here, value)
 
 
-def parse_fault(text: str) -> Fault:
-    """A fault from ``KIND`` or ``KIND:PICK``.
-
-    Raises:
-        ValueError: unknown kind, or the pick is not a number from 0.
-    """
-    kind, _, pick = text.partition(":")
-    if pick and not pick.isdecimal():
-        raise ValueError(f"fault {text!r}: {pick!r} is not the number of a pick, 0 is the first")
-    return Fault(kind, int(pick or 0))
-
-
 def apply(world: World, command: OperatorCommand) -> None:
     """Let the arms and grippers follow a command directly, without the robot's state machine."""
     world.set_arm_position("left", command.left)
@@ -253,9 +225,3 @@ def run_episode(world: World, expert: Expert, period_s: float = 0.01) -> None:
             decided_s = world.time_s if decided_s is None else decided_s
             if world.time_s - decided_s > 1.0:
                 return
-
-
-def episode_faults(seed: int, faults: Sequence[str], share: float) -> list[str]:
-    """What goes wrong in the episode of a seed: each given fault, in a share of the episodes."""
-    rng = np.random.default_rng([seed, 2])
-    return [fault for fault in faults if rng.random() < share]

@@ -36,7 +36,7 @@ from ..bag_writer import message_store
 from .cameras import CameraRig, scaled_sizes
 from .episode_bag import EpisodeBag
 from .episode_facts import SUMMARY, EpisodeFacts, facts_path, write_facts, write_summary
-from .expert import FAULTS, parse_fault
+from .faults import FAULTS, parse_fault
 from .gl import NoOpenGLError, require_backend
 from .image_publisher import image_message
 from .operator import Operator

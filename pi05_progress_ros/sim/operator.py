@@ -10,7 +10,8 @@ from sensor_msgs.msg import JointState, Joy
 from pi05_progress.robots.profile import SIDES, RobotProfile
 from pi05_progress.robots.teleavatar import gripper_effort_from_command
 
-from .expert import Expert, episode_faults, parse_fault
+from .expert import Expert
+from .faults import episode_faults, parse_fault
 from .scene import FINGER_TRAVEL
 from .states import Outlet
 from .world import World

@@ -30,7 +30,7 @@ from ..processes import LaunchError, Process
 from ..supervisor import Child, Supervisor, on_end_signals, session_environment
 from .cameras import scaled_sizes
 from .episode_facts import SUMMARY, EpisodeFacts, read_facts, write_facts, write_summary
-from .expert import FAULTS, episode_faults, parse_fault
+from .faults import FAULTS, episode_faults, parse_fault
 from .gl import NoOpenGLError, require_backend
 from .tasks import TASKS
 

@@ -35,6 +35,7 @@ from ..parameters import declare, refuse_unknown
 from ..transport import use_image_transport
 from .cameras import scaled_sizes
 from .domain import StartError, check_domain
+from .faults import parse_fault
 from .gl import NoOpenGLError, require_backend
 from .image_publisher import ImagePublisher
 from .robot import STATE_HZ, Robot
@@ -159,8 +160,7 @@ class RobotNode(Node):
         return "velocity" if self._profile.arm_command == "relay" else "position"
 
     def _make_operator(self) -> Operator:
-        from .expert import parse_fault  # its solver takes seconds to import; only those who need it wait
-        from .operator import Operator
+        from .operator import Operator  # its solver takes seconds to import; only those who need it wait
 
         faults = [text for text in self._get("faults") if text]
         for text in faults:

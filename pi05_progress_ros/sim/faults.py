@@ -1,0 +1,43 @@
+"""What can go wrong when the scripted expert works, as people write it. Nothing here needs a simulation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+
+FaultKind = Literal["dropped_object", "missed_grasp", "long_pause", "undone_step", "gives_up"]
+FAULTS: tuple[FaultKind, ...] = get_args(FaultKind)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something that goes wrong at the ``pick``-th pick (from 0) of an episode."""
+
+    kind: FaultKind
+    pick: int = 0
+    duration_s: float = 5.0  # of a long pause
+
+    def __post_init__(self) -> None:
+        if self.kind not in FAULTS:
+            raise ValueError(f"unknown fault {self.kind!r}; known faults: {', '.join(FAULTS)}")
+
+
+def parse_fault(text: str) -> Fault:
+    """A fault from ``KIND`` or ``KIND:PICK``.
+
+    Raises:
+        ValueError: unknown kind, or the pick is not a number from 0.
+    """
+    kind, _, pick = text.partition(":")
+    if pick and not pick.isdecimal():
+        raise ValueError(f"fault {text!r}: {pick!r} is not the number of a pick, 0 is the first")
+    return Fault(kind, int(pick or 0))
+
+
+def episode_faults(seed: int, faults: Sequence[str], share: float) -> list[str]:
+    """What goes wrong in the episode of a seed: each given fault, in a share of the episodes."""
+    rng = np.random.default_rng([seed, 2])
+    return [fault for fault in faults if rng.random() < share]
