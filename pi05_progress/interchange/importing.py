@@ -21,6 +21,9 @@ from ..checkpoint import (
     write_description,
 )
 from ..models.config import (
+    BYTE_VOCABULARY,
+    PALIGEMMA_VOCABULARY,
+    WORD_VOCABULARY,
     ModelConfigError,
     Pi05Config,
     ProgressKind,
