@@ -41,6 +41,7 @@ from .evaluation.predictions import EvaluationError
 from .evaluation.record import record
 from .evaluation.summary import MEASURES, SOURCES
 from .evaluation.truth import training_of
+from .output_file import OutputFileError, check_output, output_file
 from .progress_bar import progress_bar
 
 PICTURE_HEIGHT = 90
@@ -104,7 +105,7 @@ def run(args: Arguments) -> Evaluation:
     """Evaluate, and write what was asked for.
 
     Raises:
-        EvaluationError, CheckpointError, DatasetError, PictureError, ProgressMetaError, ConfigError: what is wrong, and
+        EvaluationError, OutputFileError, CheckpointError, DatasetError, PictureError, ProgressMetaError, ConfigError: what is wrong, and
             what to do.
         OSError: a file cannot be written.
     """
@@ -140,10 +141,8 @@ def run(args: Arguments) -> Evaluation:
 
 def _check(args: Arguments) -> None:
     for path in (args.html, args.json):
-        if path is not None and path.exists() and not args.overwrite:
-            raise EvaluationError(f"{path} is already there; choose another name, or --overwrite it")
-        if path is not None and not path.absolute().parent.is_dir():
-            raise EvaluationError(f"{path}: there is no folder {path.absolute().parent}; make it first")
+        if path is not None:
+            check_output(path, overwrite=args.overwrite)
     for flag, value, low in (("rate", args.rate, 0.5), ("limit", args.limit, 1), ("resamples", args.resamples, 100),
                              ("pictures", args.pictures, 1), ("num-steps", args.num_steps, 1)):  # fmt: skip
         if value is not None and value < low:
@@ -237,9 +236,8 @@ def _pictures(
 
 
 def _write(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    with output_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def print_table(evaluation: Evaluation, console: Console) -> None:
@@ -270,7 +268,8 @@ def main() -> None:
     args = tyro.cli(Arguments, description=__doc__)
     try:
         evaluation = run(args)
-    except (EvaluationError, CheckpointError, DatasetError, PictureError, ProgressMetaError, ConfigError) as error:
+    except (EvaluationError, OutputFileError, CheckpointError, DatasetError, PictureError, ProgressMetaError,
+            ConfigError) as error:  # fmt: skip
         sys.exit(f"error: {error}")
     except OSError as error:
         sys.exit(f"error: {error.filename or ''}: {error.strerror or error}")

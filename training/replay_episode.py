@@ -10,7 +10,6 @@ time. The result is one HTML page. The data set is only read.
 from __future__ import annotations
 
 import html
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -31,6 +30,7 @@ from .datasets.frames import FrameReader
 from .datasets.progress_meta import ProgressMetaError, load_progress_meta
 from .datasets.reader import Dataset, DatasetError, Episode, open_dataset
 from .datasets.thumbnails import PictureError
+from .output_file import check_output, output_file
 from .progress_bar import progress_bar
 from .report import charts
 from .report.charts import Curve
@@ -174,8 +174,7 @@ def replay_episode(args: Arguments) -> tuple[Path, Course]:
         OSError: the page cannot be written.
     """
     output = args.output or Path(f"replay_{args.dataset.resolve().name}_{args.episode}.html")
-    if output.exists() and not args.overwrite:
-        raise ReplayError(f"{output} is already there; choose another name, or --overwrite it")
+    check_output(output, overwrite=args.overwrite)
     if args.every < 1:
         raise ReplayError("--every needs at least 1")
     dataset = open_dataset(args.dataset)
@@ -187,9 +186,8 @@ def replay_episode(args: Arguments) -> tuple[Path, Course]:
     with PolicyClient(args.server, timeout_s=args.timeout_s) as client:
         course = play(dataset, episode, client, prompt, args.every)
         model_id = str(client.metadata.get("model_id", "a model"))
-    partial = output.with_name(output.name + ".partial")
-    partial.write_text(page(dataset, episode, course, args.server, model_id, prompt), encoding="utf-8")
-    os.replace(partial, output)
+    with output_file(output) as partial:
+        partial.write_text(page(dataset, episode, course, args.server, model_id, prompt), encoding="utf-8")
     return output, course
 
 
