@@ -1,6 +1,7 @@
 """The wire format against recorded bytes of openpi's, and what it refuses."""
 
 import json
+import time
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -91,6 +92,10 @@ def array_map(**changes):
     return pack({k: v for k, v in (fields | {k.encode(): v for k, v in changes.items()}).items() if v is not None})
 
 
+def scalar_map(dtype, data):
+    return pack({b"__npgeneric__": True, b"data": data, b"dtype": dtype})
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
@@ -99,17 +104,63 @@ def array_map(**changes):
         (pack(1) + b"\x01", "not one complete message"),
         (b"\xc1", "not one complete message"),
         (array_map(shape=[3]), r"float32\[3\] comes with 8 bytes"),
-        (array_map(shape=[-1, -2]), r"comes with 8 bytes"),
+        (array_map(shape=[-1, -2]), r"an array's shape is \[-1, -2\], expected at most 32 integers from 0"),
+        (array_map(shape=[True, 2]), r"an array's shape is list\[2\], expected"),
+        (array_map(shape=[1] * 33), r"an array's shape is list\[33\], expected"),
+        (array_map(shape="x" * 1000), r"an array's shape is a text of 1000 characters, expected"),
+        (array_map(shape=None), "an array's shape is nil"),
         (array_map(shape=[2**40, 2**40]), r"comes with 8 bytes"),
         (array_map(dtype="|O"), r"dtype object \(Python objects\) is refused"),
         (array_map(dtype="nonsense"), "malformed array"),
-        (array_map(data=None), "malformed array"),
-        (array_map(data="text not bytes"), "comes with|malformed"),
+        (array_map(data=None), "malformed array: it has no b'data'"),
+        (array_map(data="text not bytes"), "comes with 'text not bytes'"),
+        (array_map(dtype="A" * 5000), "dtype is a text of 5000 characters, expected text such as '<f4'"),
+        (array_map(dtype="<U0", data=b"", shape=[2**62]), "comes with 0 bytes"),
+        (scalar_map("|S1", 1_500_000_000), r"a scalar of dtype \|S1 comes with int"),
+        (scalar_map("<U1", 10**9), r"a scalar of dtype <U1 comes with int"),
+        (scalar_map("<M8[s]", 1), r"a scalar of dtype datetime64\[s\] comes with int"),
+        (scalar_map("<f4", [0.0] * 5000), r"a scalar of dtype float32 comes with list\[5000\]"),
+        (scalar_map("<i4", 1.5), r"a scalar of dtype int32 comes with float"),
+        (b"\xd6\xff\0\0\0\0", "not one complete message"),  # an extension: a time
     ],
 )
 def test_bytes_that_are_no_message_are_refused(data, message):
     with pytest.raises(WireError, match=message):
         unpack(data)
+
+
+def test_scalars_of_text_survive():
+    for scalar in (np.str_("stack"), np.str_(""), np.bytes_(b"ab"), np.int8(-3), np.float64(1.5).astype(">f8")):
+        assert unpack(pack(scalar)) == scalar
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\xdd" + (4_000_000).to_bytes(4, "big") + b"\x80" * 4_000_000,
+        b"\x9b" + 11 * (b"\xdc" + (9_000).to_bytes(2, "big") + b"\x80" * 9_000),
+        b"\x9f" + 15 * (b"\xdc" + (9_000).to_bytes(2, "big") + b"\xc0" * 9_000),
+        pack(list(range(10_001))),
+        pack({str(i): i for i in range(10_001)}),
+    ],
+    ids=["empty maps", "lists of maps", "lists of nils", "one list", "one map"],
+)
+def test_a_message_of_very_many_values_is_refused_at_once(data):
+    started = time.process_time()
+    with pytest.raises(WireError, match=r"more than 10000 values|not one complete message: .* exceeds max"):
+        unpack(data)
+    assert time.process_time() - started < 1  # eight million of them took 22 s
+    assert len(unpack(pack(list(range(9_000))))) == 9_000
+
+
+def test_an_array_of_a_hundred_thousand_axes_is_refused_before_anything_is_computed():
+    data = array_map(shape=[2**63 - 1] * 9_990)
+    started = time.process_time()
+    with pytest.raises(WireError, match=r"an array's shape is list\[9990\]"):
+        unpack(data)
+    assert time.process_time() - started < 1
+    with pytest.raises(WireError):
+        unpack(array_map(shape=[2**63 - 1] * 100_000))
 
 
 def test_any_prefix_of_a_message_is_refused_not_misread():

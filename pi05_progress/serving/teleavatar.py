@@ -9,7 +9,7 @@ and ``policy_timing``. Other keys of a request are ignored, as openpi ignores th
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,8 @@ def read_request(request: Mapping[str, Any], profile: RobotProfile, default_prom
     """
     needed = [STATE, *(IMAGES + camera for camera in profile.cameras)]
     if missing := [key for key in needed if key not in request]:
-        found = ", ".join(sorted(str(key)[:80] for key in request)[:20]) or "nothing"
+        found = ", ".join(sorted(str(key[:80] if isinstance(key, str | bytes) else key) for key in request)[:20])
+        found = found or "nothing"
         raise RequestError(f"{', '.join(missing)}: missing; the request has {found}; {profile.name} needs them all")
     images = {camera: _picture(IMAGES + camera, request[IMAGES + camera]) for camera in profile.cameras}
     return RobotFrame(images, _state(request[STATE])), _prompt(request, default_prompt)
@@ -56,10 +57,12 @@ def _prompt(request: Mapping[str, Any], default: str) -> str:
 
 def _state(value: Any) -> np.ndarray:
     expected = f"expected {' or '.join(map(str, VECTOR_SIZES))} numbers"
-    try:
-        state = np.asarray(value)
-    except ValueError as error:  # lists of different lengths
-        raise RequestError(f"{STATE}: {error}; {expected}") from error
+    # Of other lists NumPy makes arrays far larger than they are: all texts as long as the longest.
+    if isinstance(value, list | tuple) and not all(isinstance(item, float | int | np.number) for item in value):
+        raise RequestError(f"{STATE} is a list of {_kinds(value)}; {expected}")
+    if not isinstance(value, list | tuple | np.ndarray):
+        raise RequestError(f"{STATE} is {_form(value)}; {expected}")
+    state = np.asarray(value)
     if state.dtype.kind not in "fiu" or state.ndim != 1 or state.shape[0] not in VECTOR_SIZES:
         raise RequestError(f"{STATE} is {_form(state)}; {expected}")
     state = state.astype(np.float32)
@@ -94,6 +97,10 @@ def _form(value: Any) -> str:
     if isinstance(value, np.ndarray):
         return f"{value.dtype}{list(value.shape)}"
     return "nil" if value is None else type(value).__name__
+
+
+def _kinds(values: Sequence[Any]) -> str:
+    return ", ".join(sorted({type(value).__name__ for value in values})[:5])
 
 
 def make_reply(output: PolicyOutput) -> dict[str, Any]:

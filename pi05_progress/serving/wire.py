@@ -3,10 +3,13 @@
 An array is a map ``{b"__ndarray__": True, b"data": bytes in C order, b"dtype": "<f4", b"shape": [2, 3]}``, a NumPy
 scalar ``{b"__npgeneric__": True, b"data": 1.5, b"dtype": "<f4"}``. The keys of these maps are bytes, which no JSON-like
 dictionary has. Everything else is plain MessagePack: tuples come back as lists, NumPy's float64 scalar as a float.
+
+Bytes come from strangers: nothing is computed, made or told that is larger than the bytes themselves.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +17,9 @@ import msgpack
 import numpy as np
 
 REFUSED = {"V": "structured, or of a type that NumPy does not know", "O": "Python objects", "c": "complex"}
+MOST_VALUES = 10_000  # in the lists and maps of one message; a request has about a hundred
+MOST_AXES = 32
+LONGEST_DTYPE = 32  # characters
 
 
 class WireError(ValueError):
@@ -41,10 +47,29 @@ def unpack(data: bytes) -> Any:
     """The value that bytes stand for; its arrays are read-only views of the bytes.
 
     Raises:
-        WireError: truncated, followed by something, or not of this format.
+        WireError: truncated, followed by something, not of this format, or of more than ``MOST_VALUES`` values.
     """
+    values = 0
+
+    def count(container: list | dict) -> None:
+        nonlocal values
+        values += 1 + len(container)
+        if values > MOST_VALUES:
+            raise WireError(f"the message has more than {MOST_VALUES} values; send numbers as NumPy arrays")
+
+    def on_list(items: list) -> list:
+        count(items)
+        return items
+
+    def on_map(fields: dict) -> Any:
+        count(fields)
+        return _decode(fields)
+
     try:
-        return msgpack.unpackb(data, object_hook=_decode)
+        return msgpack.unpackb(
+            data, object_hook=on_map, list_hook=on_list,
+            max_array_len=MOST_VALUES, max_map_len=MOST_VALUES, max_ext_len=0,
+        )  # fmt: skip
     except WireError:
         raise
     except (ValueError, TypeError, msgpack.exceptions.UnpackException) as error:
@@ -69,20 +94,49 @@ def _decode(fields: dict) -> Any:
     """The array or scalar that a map stands for; other maps as they are."""
     if b"__ndarray__" not in fields and b"__npgeneric__" not in fields:
         return fields
+    if missing := {b"data", b"dtype"} - fields.keys():
+        raise WireError(f"a malformed array: it has no {' and no '.join(sorted(map(repr, missing)))}")
+    name, data = fields[b"dtype"], fields[b"data"]
+    if not isinstance(name, str) or len(name) > LONGEST_DTYPE:  # other values describe structured types
+        raise WireError(f"an array's dtype is {_form(name)}, expected text such as '<f4'")
     try:
-        if not isinstance(fields[b"dtype"], str):  # other values describe structured types
-            raise WireError(f"an array's dtype is {fields[b'dtype']!r}, expected text such as '<f4'")
-        dtype = np.dtype(fields[b"dtype"])
+        dtype = np.dtype(name)
         if dtype.kind in REFUSED:
             raise WireError(f"an array of dtype {dtype} ({REFUSED[dtype.kind]}) is refused")
-        if b"__npgeneric__" in fields:
-            return dtype.type(fields[b"data"])
-        shape, data = tuple(fields[b"shape"]), fields[b"data"]
-        if any(size < 0 for size in shape) or int(np.prod(shape, dtype=object)) * dtype.itemsize != len(data):
-            raise WireError(f"an array {dtype}{list(shape)} comes with {len(data)} bytes")
-        return np.ndarray(shape, dtype, data)
-    except (KeyError, TypeError, SyntaxError, OverflowError) as error:
-        raise WireError(f"a malformed array: it has {sorted(map(repr, fields))}: {error}") from error
+        return _scalar(dtype, data) if b"__npgeneric__" in fields else _array(dtype, data, fields.get(b"shape"))
+    except WireError:
+        raise
+    except (TypeError, ValueError, SyntaxError, OverflowError) as error:  # of NumPy, about dtype and shape
+        raise WireError(f"a malformed array of dtype {name!r}: {error}") from error
+
+
+def _array(dtype: np.dtype, data: Any, shape: Any) -> np.ndarray:
+    # First of all: the product of a long list of integers takes minutes, and no other thread runs meanwhile.
+    axes = shape if isinstance(shape, list) and len(shape) <= MOST_AXES else [None]
+    if not all(type(size) is int and size >= 0 for size in axes):
+        raise WireError(f"an array's shape is {_form(shape)}, expected at most {MOST_AXES} integers from 0")
+    if not isinstance(data, bytes) or not dtype.itemsize or math.prod(axes) * dtype.itemsize != len(data):
+        raise WireError(f"an array {dtype}{axes} comes with {_form(data)}")
+    return np.ndarray(axes, dtype, data)
+
+
+def _scalar(dtype: np.dtype, data: Any) -> np.generic:
+    """A number of a number, a text of a text: an integer would tell NumPy how many bytes to make."""
+    kinds = {"b": bool | int, "i": bool | int, "u": bool | int, "f": bool | int | float, "U": str, "S": bytes}
+    if not isinstance(data, kinds.get(dtype.kind, ())):
+        raise WireError(f"a scalar of dtype {dtype} comes with {_form(data)}")
+    return dtype.type(data)
+
+
+def _form(value: Any) -> str:
+    """What a value is, in a few words whatever its size."""
+    if isinstance(value, bytes):
+        return f"{len(value)} bytes"
+    if isinstance(value, str):
+        return repr(value) if len(value) <= LONGEST_DTYPE else f"a text of {len(value)} characters"
+    if isinstance(value, list):
+        return str(value) if len(value) <= 8 and all(type(v) in (int, float) for v in value) else f"list[{len(value)}]"
+    return "nil" if value is None else type(value).__name__
 
 
 def _where(value: Any, path: str = "") -> str:
