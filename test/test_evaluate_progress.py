@@ -28,6 +28,7 @@ from training.evaluation.frames import pictures, robot_frames
 from training.evaluation.playbacks import PICTURE_NOISE, all_playbacks
 from training.evaluation.predictions import Answers, EvaluationError, ask, track
 from training.evaluation.truth import DURATIONS
+from training.output_file import OutputFileError
 
 PROFILE = RobotProfile.load("teleavatar")
 ROOT = Path(__file__).parent.parent
@@ -374,11 +375,11 @@ def test_an_episode_of_one_frame_does_no_harm(dataset):
         ({"train_dataset": ()}, "give the data with --train_dataset"),
         ({"rate": 0.1}, "--rate 0.1: expected at least 0.5"),
         ({"black": "tail"}, "--black tail: robot teleavatar has head_camera"),
-        ({"html": Path("nowhere/page.html")}, "there is no folder"),
+        ({"html": Path("/")}, "/ is a folder; name a file in it"),
     ],
 )
 def test_what_cannot_be_evaluated_is_said(dataset, options, said):
-    with pytest.raises(EvaluationError, match=said):
+    with pytest.raises((EvaluationError, OutputFileError), match=said):
         run(made_up(dataset, **options))
 
 

@@ -105,8 +105,8 @@ def run(args: Arguments) -> Evaluation:
     """Evaluate, and write what was asked for.
 
     Raises:
-        EvaluationError, OutputFileError, CheckpointError, DatasetError, PictureError, ProgressMetaError, ConfigError: what is wrong, and
-            what to do.
+        EvaluationError, OutputFileError, CheckpointError, DatasetError, PictureError, ProgressMetaError, ConfigError:
+            what is wrong, and what to do.
         OSError: a file cannot be written.
     """
     _check(args)
