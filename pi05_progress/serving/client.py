@@ -11,11 +11,14 @@ It works with openpi's own server, too, which knows no progress. An episode of a
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-import os
+import socket
+import ssl
 import sys
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from websockets.exceptions import InvalidHandshake, InvalidStatus, InvalidURI, WebSocketException
@@ -24,12 +27,14 @@ from websockets.sync.client import ClientConnection, connect
 from ..estimator import Estimate, ProgressEstimator
 from ..policy import CONFIDENCE, UNTRAINED, PolicyUnavailableError
 from .core import RequestError
-from .security import KEY_VARIABLE, authorization
+from .security import authorization, checked_key, read_key
+from .server_facts import confidence_level
 from .teleavatar import PROMPT, read_reply
 from .wire import WireError, pack, unpack
 
 PLAYER = "training.replay_episode"
 MAX_REPLY = 2**24  # bytes
+CLOSE_TIMEOUT_S = 1.0  # how long the other end may take to agree to an end
 
 
 class ServerRefusedError(PolicyUnavailableError):
@@ -37,13 +42,13 @@ class ServerRefusedError(PolicyUnavailableError):
 
 
 class PolicyClient:
-    """One connection to a policy server. Not thread-safe.
+    """One connection to a policy server. Not thread-safe, but for ``close``.
 
     Args:
         uri: ``ws://host:port``, or ``wss://`` with TLS; authorities of one's own are named by the variable
             SSL_CERT_FILE.
         api_key: to show; None takes the variable PI05_PROGRESS_API_KEY, if it is set.
-        timeout_s: how long a reply is waited for.
+        timeout_s: how long a request and its reply may take.
         connect_timeout_s: how long a connection is waited for.
 
     Attributes:
@@ -52,7 +57,7 @@ class PolicyClient:
         estimate: progress of the task as the replies so far tell it.
 
     Raises:
-        ValueError: the address is none.
+        ValueError: the address is none, or the key cannot be one.
     """
 
     def __init__(
@@ -61,9 +66,10 @@ class PolicyClient:
         if not uri.startswith(("ws://", "wss://")):
             raise ValueError(f"server address {uri!r}: expected ws://HOST:PORT or wss://HOST:PORT")
         self.uri, self._timeout_s, self._connect_timeout_s = uri, timeout_s, connect_timeout_s
-        key = os.environ.get(KEY_VARIABLE) if api_key is None else api_key
+        key = read_key(None) if api_key is None else checked_key(api_key, "api_key")
         self._headers = authorization(key) if key else None
         self._connection: ClientConnection | None = None
+        self._waiting = False  # whether a request is under way
         self._estimator = ProgressEstimator()
         self.metadata: Mapping[str, Any] | None = None
         self.estimate = Estimate()
@@ -81,8 +87,13 @@ class PolicyClient:
             # Entered, because plain calls are about to get another meaning in websockets.
             connection = connect(
                 self.uri, additional_headers=self._headers, compression=None, max_size=MAX_REPLY, proxy=None,
-                open_timeout=self._connect_timeout_s, close_timeout=1.0,
+                open_timeout=self._connect_timeout_s, close_timeout=CLOSE_TIMEOUT_S,
             ).__enter__()  # fmt: skip
+        except ssl.SSLError as error:  # before ValueError, which a certificate that is not trusted also is
+            remedy = "does it speak TLS? ws:// is without"
+            if isinstance(error, ssl.SSLCertVerificationError):
+                remedy = "clients trust the system's authorities; for one of your own set SSL_CERT_FILE"
+            raise PolicyUnavailableError(f"no TLS with {self.uri}: {_reason(error)}; {remedy}") from error
         except (InvalidURI, ValueError) as error:
             raise ValueError(f"server address {self.uri!r}: {error}") from error
         except InvalidStatus as error:
@@ -96,9 +107,9 @@ class PolicyClient:
                 f"no policy server at {self.uri}: {_reason(error)}; is it running, and has it compiled?"
             ) from error
         self._connection = connection
-        metadata = self._receive(self._connect_timeout_s)
+        metadata = self._receive(connection, self._connect_timeout_s)
         if not isinstance(metadata, Mapping):
-            self.close()
+            self._drop(connection)
             raise PolicyUnavailableError(f"{self.uri}: not a policy server, it begins with {type(metadata).__name__}")
         self.metadata = metadata
         return metadata
@@ -117,11 +128,14 @@ class PolicyClient:
         """
         reply = self.exchange(request)
         now_s = time.monotonic() if stamp_s is None else stamp_s
-        try:
-            output = read_reply(reply, float(self.metadata.get("confidence_level", CONFIDENCE)))
-        except RequestError:  # another robot's reply, without what the estimator needs
-            self.estimate = Estimate()
+        if not isinstance(reply, Mapping) or "progress" not in reply:  # a server of openpi's
+            self.reset()
             return reply
+        try:
+            output = read_reply(reply, confidence_level(self.metadata, CONFIDENCE))
+        except RequestError as error:
+            self.reset()
+            raise PolicyUnavailableError(f"{self.uri}: {error}") from error
         trained = self.metadata.get("model_id") != UNTRAINED
         self.estimate = self._estimator.update(now_s, output, str(request.get(PROMPT, "")), trained)
         return reply
@@ -129,13 +143,17 @@ class PolicyClient:
     def exchange(self, request: Mapping[str, Any]) -> Any:
         """The server's reply, without looking into it; raises as ``infer``."""
         data = pack(request)
-        self.connect()
+        self._waiting = True
         try:
-            self._connection.send(data)
-        except (OSError, WebSocketException) as error:
-            self._drop()
-            raise PolicyUnavailableError(f"the connection to {self.uri} is lost: {_reason(error)}") from error
-        return self._receive(self._timeout_s)
+            self.connect()
+            connection = self._connection
+            if connection is None:  # closed by another thread
+                raise PolicyUnavailableError(f"the connection to {self.uri} is closed")
+            began = time.monotonic()
+            self._send(connection, data)
+            return self._receive(connection, self._timeout_s, time.monotonic() - began)
+        finally:
+            self._waiting = False
 
     def reset(self) -> None:
         """Begin the estimate anew."""
@@ -143,10 +161,13 @@ class PolicyClient:
         self.estimate = Estimate()
 
     def close(self) -> None:
-        """End the connection; the next request makes another."""
+        """End the connection, at once if a request is under way, which then fails; the next request makes another.
+
+        Any thread may call it.
+        """
         connection, self._connection = self._connection, None
         if connection is not None:
-            connection.close()
+            _hang_up(connection) if self._waiting else _close(connection)
 
     def __enter__(self) -> PolicyClient:
         return self
@@ -154,29 +175,92 @@ class PolicyClient:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _receive(self, timeout_s: float) -> Any:
+    def _send(self, connection: ClientConnection, data: bytes) -> None:
+        """Send a request; before it nothing may have come, else every reply would be taken for that of the next."""
         try:
-            message = self._connection.recv(timeout_s)
-        except TimeoutError as error:
-            self._drop()  # else the reply would be taken for that of the next request
-            raise PolicyUnavailableError(f"{self.uri} did not answer within {timeout_s:g} s") from error
+            connection.recv(0)
+        except TimeoutError:
+            pass
         except (OSError, WebSocketException) as error:
-            self._drop()
-            raise PolicyUnavailableError(f"the connection to {self.uri} is lost: {_reason(error)}") from error
+            raise self._lost(connection, error) from error
+        else:
+            self._drop(connection)
+            raise PolicyUnavailableError(f"{self.uri} sent something that nobody asked for: it is left, to begin anew")
+        late = threading.Event()
+        try:
+            with _limited(connection, self._timeout_s, late):
+                connection.send(data)
+        except (OSError, WebSocketException) as error:
+            if late.is_set():
+                self._drop(connection)
+                raise PolicyUnavailableError(
+                    f"{self.uri} did not take the request within {self._timeout_s:g} s"
+                ) from error
+            raise self._lost(connection, error) from error
+
+    def _receive(self, connection: ClientConnection, limit_s: float, spent_s: float = 0.0) -> Any:
+        try:
+            message = connection.recv(max(limit_s - spent_s, 0.0))
+        except TimeoutError as error:
+            self._drop(connection)  # else the reply would be taken for that of the next request
+            raise PolicyUnavailableError(f"{self.uri} did not answer within {limit_s:g} s") from error
+        except (OSError, WebSocketException) as error:
+            raise self._lost(connection, error) from error
         if isinstance(message, str):
-            self.close()
+            self._forget(connection)
+            _close(connection)
             raise ServerRefusedError(f"{self.uri}: {message}")
         try:
             return unpack(message)
         except WireError as error:
-            self._drop()
+            self._drop(connection)
             raise PolicyUnavailableError(f"{self.uri} sent something else than a reply: {error}") from error
 
-    def _drop(self) -> None:
-        """End a connection without the ceremony that its other end may no longer take part in."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close_socket()
+    def _lost(self, connection: ClientConnection, error: Exception) -> PolicyUnavailableError:
+        self._drop(connection)
+        return PolicyUnavailableError(f"the connection to {self.uri} is lost: {_reason(error)}")
+
+    def _drop(self, connection: ClientConnection) -> None:
+        self._forget(connection)
+        _hang_up(connection)
+
+    def _forget(self, connection: ClientConnection) -> None:
+        if self._connection is connection:
+            self._connection = None
+
+
+def _hang_up(connection: ClientConnection) -> None:
+    """End a connection without the ceremony that its other end may no longer take part in."""
+    # First, because whoever is sending holds what close_socket needs; this makes it fail. Not by the method of a socket
+    # with TLS, which ends the encryption before the sending.
+    with contextlib.suppress(OSError):
+        socket.socket.shutdown(connection.socket, socket.SHUT_RDWR)
+    connection.close_socket()
+
+
+def _close(connection: ClientConnection) -> None:
+    with _limited(connection, 2 * CLOSE_TIMEOUT_S, threading.Event()):
+        connection.close()
+
+
+@contextlib.contextmanager
+def _limited(connection: ClientConnection, seconds: float, late: threading.Event) -> Iterator[None]:
+    """Hang up if the body takes longer, and set ``late``.
+
+    A time-out of the socket would not do: the library needs it for reading, and TLS waits beyond it.
+    """
+
+    def hang_up() -> None:
+        late.set()
+        _hang_up(connection)
+
+    watch = threading.Timer(seconds, hang_up)
+    watch.daemon = True
+    watch.start()
+    try:
+        yield
+    finally:
+        watch.cancel()
 
 
 def _reason(error: Exception) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from ..observation import PolicyOutput, RobotFrame
@@ -10,9 +11,8 @@ from ..policy import CONFIDENCE, PolicyUnavailableError
 from ..robots.profile import RobotProfile
 from .client import PolicyClient
 from .core import RequestError
+from .server_facts import read_facts
 from .teleavatar import make_request, read_reply
-
-FACTS = ("model_id", "robot", "action_horizon", "action_dt_s")  # that a server must tell, and keep
 
 
 class WebsocketPolicy:
@@ -26,25 +26,26 @@ class WebsocketPolicy:
 
     Raises:
         PolicyUnavailableError: the server cannot be reached.
-        ValueError: the address is none, or the server is for another robot or is not one of this package.
+        ValueError: the address or the key cannot be used, the server is for another robot or is not one of this
+            package, or what it tells of itself makes no sense.
     """
 
     def __init__(self, uri: str, profile: RobotProfile, *, api_key: str | None = None, timeout_s: float = 2.0) -> None:
         if not uri:
             raise ValueError("server_uri is empty; policy websocket needs it, such as ws://gpu-server:8000")
         self._client = PolicyClient(uri, api_key=api_key, timeout_s=timeout_s, connect_timeout_s=timeout_s)
-        self._metadata = self._client.connect()
-        if missing := [key for key in FACTS if key not in self._metadata]:
+        metadata = self._client.connect()
+        try:
+            self._facts = read_facts(metadata, CONFIDENCE)
+        except RequestError as error:
             self.close()
-            raise ValueError(f"{uri} does not tell {', '.join(missing)}: is it python -m pi05_progress.serving?")
-        if self._metadata["robot"] != profile.name:
+            raise ValueError(f"{uri}: {error}") from error
+        if self._facts.robot != profile.name:
             self.close()
-            raise ValueError(f"{uri} serves robot {self._metadata['robot']}, the profile is {profile.name}")
-        self.model_id: str = self._metadata["model_id"]
-        self.horizon: int = self._metadata["action_horizon"]
-        self.action_dt_s: float = self._metadata["action_dt_s"]
-        self._size = tuple(self._metadata.get("image_size") or ()) or None
-        self._confidence = float(self._metadata.get("confidence_level", CONFIDENCE))
+            raise ValueError(f"{uri} serves robot {self._facts.robot}, the profile is {profile.name}")
+        self.model_id: str = self._facts.model_id
+        self.horizon: int = self._facts.action_horizon
+        self.action_dt_s: float = self._facts.action_dt_s
 
     def infer(self, frame: RobotFrame, prompt: str) -> PolicyOutput:
         """See ``Policy``.
@@ -56,16 +57,21 @@ class WebsocketPolicy:
         """
         frame.check()
         self._check_same(self._client.connect())
-        reply = self._client.exchange(make_request(frame, prompt, self._size))
+        reply = self._client.exchange(make_request(frame, prompt, self._facts.image_size))
         try:
-            return read_reply(reply, self._confidence)
+            return read_reply(reply, self._facts.confidence_level)
         except RequestError as error:
             raise PolicyUnavailableError(f"{self._client.uri}: {error}") from error
 
     def _check_same(self, metadata: Mapping[str, Any]) -> None:
-        different = [key for key in FACTS if metadata.get(key) != self._metadata[key]]
-        if different:
-            told = ", ".join(f"{key} {metadata.get(key)!r} instead of {self._metadata[key]!r}" for key in different)
+        try:
+            now = asdict(read_facts(metadata, CONFIDENCE))
+        except RequestError as error:
+            self.close()
+            raise PolicyUnavailableError(f"{self._client.uri}: {error}") from error
+        first = asdict(self._facts)
+        if different := [key for key in first if now[key] != first[key]]:
+            told = ", ".join(f"{key} {now[key]!r} instead of {first[key]!r}" for key in different)
             self.close()  # to look again the next time
             raise PolicyUnavailableError(f"{self._client.uri} now serves {told}: start anew to use it")
 
@@ -73,5 +79,5 @@ class WebsocketPolicy:
         """Nothing to do: a server listens once it is warm."""
 
     def close(self) -> None:
-        """End the connection."""
+        """End the connection; at once, if an answer is being waited for. Any thread may call it."""
         self._client.close()

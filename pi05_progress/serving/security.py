@@ -19,24 +19,34 @@ class SecurityError(ValueError):
 
 
 def read_key(path: Path | None) -> str | None:
-    """The API key: a file's only line, or the variable ``PI05_PROGRESS_API_KEY``; None if neither is there.
+    """The API key: a file's only line, or the variable ``PI05_PROGRESS_API_KEY``; None if neither is given.
 
     A key is never an argument: a command line can be read by everybody on the machine.
 
     Raises:
         SecurityError: the file cannot be read, or the key is too short or has characters that no header can hold.
     """
-    where = KEY_VARIABLE
     if path is None:
         key = os.environ.get(KEY_VARIABLE, "")
-        if not key:
-            return None
-    else:
-        where = str(path)
-        try:
-            key = path.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise SecurityError(f"{path}: the API key cannot be read: {error}") from error
+        return checked_key(key, KEY_VARIABLE) if key else None
+    try:
+        key = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SecurityError(f"{path}: the API key cannot be read: {error}") from error
+    return checked_key(key, str(path))
+
+
+def checked_key(key: str, where: str) -> str:
+    """A key without the white space around it, such as the end of its line.
+
+    Args:
+        key: as it was given.
+        where: it comes from, for the message, which never has the key.
+
+    Raises:
+        SecurityError: it is too short or has characters that no header can hold.
+    """
+    key = key.strip()
     if len(key) < SHORTEST_KEY or not key.isascii() or not key.isprintable() or " " in key:
         raise SecurityError(
             f"{where}: an API key needs at least {SHORTEST_KEY} printable ASCII characters without spaces; "

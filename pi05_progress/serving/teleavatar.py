@@ -8,7 +8,6 @@ and ``policy_timing``. Other keys of a request are ignored, as openpi ignores th
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +18,7 @@ from ..robots.profile import RobotProfile
 from ..robots.teleavatar import VECTOR_SIZES
 from ..transforms import resize_with_pad
 from .core import RequestError
+from .server_facts import is_number, shown
 
 STATE, IMAGES, PROMPT = "observation/state", "observation/images/", "prompt"
 SIDES_PX = (8, 8192)  # shortest and longest side of a picture
@@ -143,19 +143,41 @@ def read_reply(reply: Any, confidence_level: float) -> PolicyOutput:
         RequestError: it is not a reply of this kind.
     """
     if not isinstance(reply, Mapping) or not isinstance(reply.get("actions"), np.ndarray):
-        found = ", ".join(map(str, reply)) if isinstance(reply, Mapping) else type(reply).__name__
+        found = ", ".join(shown(key) for key in list(reply)[:20]) if isinstance(reply, Mapping) else _form(reply)
         raise RequestError(f"the server's reply has no actions: {found}")
-    numbers = [reply.get(key) for key in ("progress", "progress_lower", "progress_upper")]
-    for number in numbers:
-        if number is not None and not (isinstance(number, float) and math.isfinite(number)):
-            raise RequestError(f"the server's reply has progress {numbers}; expected numbers or nil")
-    progress, lower, upper = numbers
-    given = reply.get("policy_timing") or {}
-    timing = {part: float(given[f"{part}_ms"]) for part in ("transforms", "model") if f"{part}_ms" in given}
+    actions = reply["actions"]
+    if actions.dtype.kind not in "fiu":
+        raise RequestError(f"the server's reply has actions {_form(actions)}; expected numbers")
+    progress, lower, upper = (_share(reply, key) for key in ("progress", "progress_lower", "progress_upper"))
+    interval = None if lower is None or upper is None else (lower, upper)
+    # Progress, a mean, may lie outside: the interval is between equal tails, and a belief may be lopsided.
+    if interval is not None and lower > upper:
+        raise RequestError(f"the server's reply has progress_lower {lower} above progress_upper {upper}")
     return PolicyOutput(
-        actions=reply["actions"],
+        actions=actions,
         progress=progress,
-        progress_interval=None if lower is None or upper is None else (lower, upper),
-        timing=timing,
+        progress_interval=interval,
+        timing=_timing(reply.get("policy_timing")),
         confidence_level=confidence_level,
     )
+
+
+def _share(reply: Mapping[str, Any], key: str) -> float | None:
+    number = reply.get(key)
+    if number is None:
+        return None
+    if not is_number(number) or not 0 <= number <= 1:
+        raise RequestError(f"the server's reply has {key} {shown(number)}; expected a number in [0, 1], or nil")
+    return float(number)
+
+
+def _timing(given: Any) -> dict[str, float]:
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise RequestError(f"the server's reply has policy_timing {shown(given)}; expected a dictionary, or nil")
+    timing = {part: given[f"{part}_ms"] for part in ("transforms", "model") if f"{part}_ms" in given}
+    for part, ms in timing.items():
+        if not is_number(ms) or ms < 0:
+            raise RequestError(f"the server's reply has policy_timing {part}_ms {shown(ms)}; expected milliseconds")
+    return {part: float(ms) for part, ms in timing.items()}
