@@ -242,7 +242,6 @@ class PolicyNode(LifecycleNode):
     def _publish(self, result: Result) -> None:
         output, stamp_ns = result.output, result.stamp_ns
         now_ns, dt_s = self.get_clock().now().nanoseconds, self._policy.action_dt_s
-        self._commands.offer(Chunk(stamp_ns * 1e-9, dt_s, output.actions.astype(float)), now_ns * 1e-9)
         if self._reset_estimator:
             self._estimator.reset()
             self._reset_estimator = False
@@ -258,6 +257,9 @@ class PolicyNode(LifecycleNode):
         )  # fmt: skip
         self._chunk_id += 1
         self._chunk_pub.publish(chunk)
+        # Last: what cannot be said in messages does not move the robot.
+        planned = Chunk(stamp_ns * 1e-9, dt_s, output.actions.astype(float))
+        self._commands.offer(planned, self.get_clock().now().nanoseconds * 1e-9)
 
     def _send_progress(
         self, estimate: Estimate, task: str, policy_ms: float | None = None, age_ms: float | None = None
