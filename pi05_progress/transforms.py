@@ -25,7 +25,7 @@ def resize_with_pad(image: np.ndarray, height: int, width: int) -> np.ndarray:
     if (h, w) == (height, width):
         return image
     ratio = max(w / width, h / height)
-    new_h, new_w = int(h / ratio), int(w / ratio)
+    new_h, new_w = max(1, int(h / ratio)), max(1, int(w / ratio))  # 1: of a very long and thin picture
     resized = Image.fromarray(np.ascontiguousarray(image)).resize((new_w, new_h), resample=Image.Resampling.BILINEAR)
     padded = np.zeros((height, width, 3), np.uint8)
     top, left = int((height - new_h) / 2), int((width - new_w) / 2)

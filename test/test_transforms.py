@@ -46,6 +46,15 @@ def test_padding_is_black_and_centred_with_the_odd_row_below():
     np.testing.assert_array_equal(resize_with_pad(white, 4, 8), white)
 
 
+@pytest.mark.parametrize("shape", [(8, 8192), (8192, 8)])
+def test_of_a_very_thin_picture_one_row_or_column_remains(shape):
+    white = np.full((*shape, 3), 255, np.uint8)
+    line = np.zeros((28, 28), bool)
+    line[(13, slice(None)) if shape[0] < shape[1] else (slice(None), 13)] = True
+    np.testing.assert_array_equal(resize_with_pad(white, 28, 28).min(-1) == 255, line)
+    np.testing.assert_array_equal(np.asarray(resize_in_model(jnp.asarray(white), 28, 28)).min(-1) == 255, line)
+
+
 def test_uint8_goes_to_minus_one_to_one():
     np.testing.assert_array_equal(to_unit_range(jnp.array([0, 255], jnp.uint8)), [-1.0, 1.0])
     np.testing.assert_array_equal(to_unit_range(jnp.array([-1.0, 0.5])), [-1.0, 0.5])

@@ -23,7 +23,7 @@ def resize_with_pad(image: Array, height: int, width: int) -> Array:
     if (h, w) == (height, width):
         return image
     ratio = max(w / width, h / height)
-    new_h, new_w = int(h / ratio), int(w / ratio)
+    new_h, new_w = max(1, int(h / ratio)), max(1, int(w / ratio))  # 1: of a very long and thin picture
     shape = (*image.shape[:-3], new_h, new_w, image.shape[-1])
     resized = jax.image.resize(image.astype(jnp.float32), shape, "linear")
     if image.dtype == jnp.uint8:
