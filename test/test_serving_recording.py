@@ -1,18 +1,22 @@
 """Exchanges recorded by a server and asked again: in the order of the noise, compared number by number."""
 
 import json
+import logging
+import os
+import stat
 import threading
 import time
 
 import numpy as np
 import pytest
+from conftest import wait_for
 from serving_helpers import PROFILE, StubPolicy, ask, open_connection, request, serving, stub
 
 from pi05_progress.observation import PolicyOutput
 from pi05_progress.serving.policy_responder import PolicyResponder
-from pi05_progress.serving.recording import Recorder, RecordingError, find_session, read_exchanges
+from pi05_progress.serving.recording import Exchange, Recorder, RecordingError, find_session, read_exchanges
 from pi05_progress.serving.replay import replay
-from pi05_progress.serving.wire import unpack
+from pi05_progress.serving.wire import pack, unpack
 
 
 class NoisyPolicy(StubPolicy):
@@ -149,3 +153,66 @@ def test_folders_without_one_recording_are_refused(tmp_path):
         replay(tmp_path / "a", noisy())
     with pytest.raises(RecordingError, match=r"--record: .* cannot be made"):
         Recorder(tmp_path / "a/session.json", {}, 1)
+
+
+def exchange(index, size=1000):
+    return Exchange(index, 0.0, b"q" * size, b"a" * size)
+
+
+def hanging(folder, **options):
+    """A recorder whose disk does not take the first exchange until the pipe is read."""
+    recorder = Recorder(folder, {}, 10**9, **options)
+    pipe = recorder.folder / "00000000.exchange.partial"
+    os.mkfifo(pipe)
+    return recorder, pipe
+
+
+def test_only_their_owner_can_read_recordings(tmp_path):
+    recorder = recorded(tmp_path / "new")
+    assert stat.S_IMODE(recorder.folder.stat().st_mode) == 0o700
+    files = list(recorder.folder.iterdir())
+    assert len(files) == 4
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
+
+
+def test_what_waits_for_the_disk_is_limited_in_bytes_and_a_slow_disk_is_told_once(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    recorder, pipe = hanging(tmp_path, waiting_bytes=10_000)
+    taken = [recorder.add(exchange(index)) for index in range(20)]
+    assert taken == [True] * 5 + [False] * 15
+    assert not recorder.add(exchange(20, 10**6))
+    assert [m for m in caplog.messages if "not recorded" in m] == [
+        "exchange 5 and further ones are not recorded: the disk is too slow"
+    ]
+    pipe.read_bytes()
+    wait_for(lambda: "recording goes on; 16 exchanges are lost so far" in caplog.messages, what="the disk to recover")
+    assert recorder.add(exchange(21))
+    recorder.close()
+    assert len(list(recorder.folder.glob("*.exchange"))) == 6
+    assert f"recorded to {recorder.folder}, without 16 exchanges" in caplog.messages
+
+
+def test_a_disk_that_hangs_does_not_keep_the_server_from_ending(tmp_path, caplog):
+    recorder, pipe = hanging(tmp_path)
+    recorder.add(exchange(0))
+    recorder.close(timeout_s=0.1)
+    assert "the disk has not taken everything within 0.1 s, the rest is lost" in caplog.text
+    pipe.read_bytes()  # for the thread to end
+
+
+def test_a_replay_tells_what_is_served_otherwise_than_when_it_was_recorded(tmp_path):
+    recorder = Recorder(tmp_path, {"model_id": "stub", "seed": 0, "cameras": ["a"], "dtype": "float32"}, 10**9)
+    recorder.add(Exchange(0, 0.0, pack(request("a")), pack({})))
+    recorder.close()
+    found = replay(tmp_path, noisy(), {"model_id": "stub", "seed": 1, "cameras": ("a",), "dtype": "bfloat16", "new": 1})
+    assert found.settings == ["seed was 0 and is 1", "dtype was 'float32' and is 'bfloat16'"]
+    assert "dtype was 'float32' and is 'bfloat16' (served otherwise than recorded)" in found.table(1e-3)
+    assert replay(tmp_path, noisy()).settings == []
+
+
+def test_a_recorded_request_that_is_refused_now_is_named(tmp_path):
+    recorder = Recorder(tmp_path, {}, 10**9)
+    recorder.add(Exchange(7, 0.0, pack({"x": 1}), pack({})))
+    recorder.close()
+    with pytest.raises(RecordingError, match=r"the request of exchange 7 is refused: observation/state, .*: missing"):
+        replay(tmp_path, noisy())

@@ -4,6 +4,7 @@
                              00000000.exchange  MessagePack: index, time_s, request, reply (both as on the wire)
 
 An exchange appears when it is complete. Replay asks the same requests in the same order, so that the noise is the same.
+Pictures of somebody's room are in it: folder and files are for their owner only.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import logging
 import os
 import queue
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -23,7 +25,8 @@ import msgpack
 from .wire import WireError, unpack
 
 SESSION, SUFFIX = "session.json", ".exchange"
-WAITING = 64  # exchanges that may wait for the disk
+WAITING_BYTES = 256 * 2**20  # of exchanges that may wait for the disk
+CLOSE_S = 10.0  # for what waits when recording is ended; a disk that hangs must not keep the server
 log = logging.getLogger(__name__)
 
 
@@ -47,6 +50,7 @@ class Recorder:
         folder: gets a new folder for this run.
         session: what is served, for ``session.json``.
         limit_bytes: recording ends when so much was written.
+        waiting_bytes: how much may wait for the disk; further exchanges are lost.
 
     Attributes:
         folder: of this run.
@@ -56,62 +60,102 @@ class Recorder:
         RecordingError: the folder cannot be made.
     """
 
-    def __init__(self, folder: Path, session: Mapping[str, Any], limit_bytes: int) -> None:
+    def __init__(
+        self, folder: Path, session: Mapping[str, Any], limit_bytes: int, waiting_bytes: int = WAITING_BYTES
+    ) -> None:
         self.folder = Path(folder) / time.strftime("%Y%m%dT%H%M%S")
-        self._limit, self.lost = limit_bytes, 0
+        self._limit, self._most_waiting, self.lost = limit_bytes, waiting_bytes, 0
         try:
-            self.folder.mkdir(parents=True)
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(mode=0o700)
             _write(self.folder / SESSION, json.dumps(session, indent=2).encode() + b"\n")
         except OSError as error:
             raise RecordingError(f"--record: {self.folder} cannot be made: {error.strerror}") from error
-        self._queue: queue.Queue[Exchange | None] = queue.Queue(WAITING)
+        self._queue: queue.SimpleQueue[Exchange | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()  # for the two below and lost
+        self._waiting = 0  # bytes
+        self._behind = False  # said already
         self._stopped = ""
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
         self._thread.start()
 
     def add(self, exchange: Exchange) -> bool:
         """Have an exchange written; False if the disk is behind or recording has ended, then it is lost."""
-        if not self._stopped:
-            try:
-                self._queue.put_nowait(exchange)
-                return True
-            except queue.Full:
-                log.warning("exchange %d is not recorded: the disk is too slow", exchange.index)
-        self.lost += 1
-        return False
+        size = _size(exchange)
+        with self._lock:
+            full = self._waiting > 0 and self._waiting + size > self._most_waiting
+            if self._stopped or full:
+                self.lost += 1
+                if full and not self._stopped and not self._behind:
+                    log.warning("exchange %d and further ones are not recorded: the disk is too slow", exchange.index)
+                    self._behind = True
+                return False
+            self._waiting += size
+        self._queue.put(exchange)
+        return True
 
-    def close(self) -> None:
-        """Write what waits."""
+    def close(self, timeout_s: float = CLOSE_S) -> None:
+        """Write what waits, as far as that is possible in time."""
         self._queue.put(None)
-        self._thread.join()
+        self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            log.warning("recording: the disk has not taken everything within %g s, the rest is lost", timeout_s)
         log.info("recorded to %s%s", self.folder, f", without {self.lost} exchanges" if self.lost else "")
 
     def _run(self) -> None:
         written = 0
         while (exchange := self._queue.get()) is not None:
             if self._stopped:
-                self.lost += 1
+                self._leave_out()
                 continue
             data = msgpack.packb(exchange._asdict())
             try:
                 _write(self.folder / f"{exchange.index:08d}{SUFFIX}", data)
             except OSError as error:
                 self._stop(f"cannot write to {self.folder}: {error.strerror}")
-                self.lost += 1
+                self._leave_out()
                 continue
             written += len(data)
+            with self._lock:
+                self._waiting -= _size(exchange)
+                if self._behind and self._waiting <= self._most_waiting / 2:
+                    log.warning("recording goes on; %d exchanges are lost so far", self.lost)
+                    self._behind = False
             if written >= self._limit:
                 self._stop(f"the limit of {self._limit / 1e9:g} GB is reached")
+
+    def _leave_out(self) -> None:
+        with self._lock:
+            self.lost += 1
 
     def _stop(self, why: str) -> None:
         self._stopped = why
         log.warning("recording has ended: %s; the server goes on", why)
 
 
+def _size(exchange: Exchange) -> int:
+    return len(exchange.request) + len(exchange.reply)
+
+
 def _write(path: Path, data: bytes) -> None:
     partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(data)
+    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(data)
     os.replace(partial, path)
+
+
+def check_folder(folder: Path) -> None:
+    """Make the folder for recordings if it is not there, and find out whether it can be written.
+
+    Raises:
+        RecordingError: it cannot.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise RecordingError(f"--record: {folder} cannot be written: {error.strerror}") from error
 
 
 def find_session(folder: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from .core import AnswerError, Responder
+from .core import AnswerError, RequestError, Responder
 from .recording import RecordingError, find_session, read_exchanges, read_session
-from .wire import unpack
+from .wire import WireError, unpack
 
 TIMING = ("policy_timing", "server_timing")  # differs from run to run
 
@@ -23,6 +24,7 @@ class Comparison:
     Attributes:
         session: what was served when it was recorded.
         exchanges: how many were asked again.
+        settings: what is served otherwise now, in words.
         missing: indices that were not recorded; the noise of later ones was drawn all the same.
         largest: per key the largest absolute difference of its numbers.
         worst: per key the exchange where that was.
@@ -30,6 +32,7 @@ class Comparison:
     """
 
     session: Mapping[str, Any]
+    settings: list[str] = field(default_factory=list)
     exchanges: int = 0
     missing: list[int] = field(default_factory=list)
     largest: dict[str, float] = field(default_factory=dict)
@@ -43,6 +46,7 @@ class Comparison:
     def table(self, tolerance: float) -> str:
         """For people."""
         lines = [f"{self.exchanges} exchanges, recorded with {self.session.get('model_id', '?')}"]
+        lines += [f"{setting} (served otherwise than recorded)" for setting in self.settings]
         if self.missing:
             lines.append(f"{len(self.missing)} were not recorded, their noise was passed over")
         for key, value in sorted(self.largest.items()):
@@ -51,7 +55,7 @@ class Comparison:
         return "\n".join([*lines, *self.problems[:20]])
 
 
-def replay(folder: Path, responder: Responder) -> Comparison:
+def replay(folder: Path, responder: Responder, session: Mapping[str, Any] | None = None) -> Comparison:
     """Ask a recording's requests one by one and compare.
 
     Where an exchange is missing the request after it is asked twice: its first answer uses up the noise of the missing
@@ -60,14 +64,19 @@ def replay(folder: Path, responder: Responder) -> Comparison:
     Args:
         folder: see ``find_session``.
         responder: as new, so that noise begins where it did.
+        session: what is served now, to be told where it is not what was recorded.
 
     Raises:
-        RecordingError: no recording, or an empty one.
+        RecordingError: no recording, an empty one, or a request that is refused now.
     """
     folder = find_session(folder)
     found, following = Comparison(read_session(folder)), 0
+    found.settings = _changed(found.session, session or {})
     for exchange in read_exchanges(folder):
-        prepared = responder.prepare(unpack(exchange.request))
+        try:
+            prepared = responder.prepare(unpack(exchange.request))
+        except (RequestError, WireError) as error:
+            raise RecordingError(f"{folder}: the request of exchange {exchange.index} is refused: {error}") from error
         for index in range(following, exchange.index):
             responder.answer([prepared])
             found.missing.append(index)
@@ -80,6 +89,13 @@ def replay(folder: Path, responder: Responder) -> Comparison:
     if not found.exchanges:
         raise RecordingError(f"{folder}: no exchanges were recorded")
     return found
+
+
+def _changed(recorded: Mapping[str, Any], present: Mapping[str, Any]) -> list[str]:
+    """What differs of that which both tell; older recordings tell less."""
+    present = json.loads(json.dumps(present))  # tuples become lists, as in the file
+    keys = [key for key in recorded if key in present and recorded[key] != present[key]]
+    return [f"{key} was {_short(recorded[key])} and is {_short(present[key])}" for key in keys]
 
 
 def _compare(found: Comparison, index: int, recorded: Mapping[str, Any], reply: Mapping[str, Any]) -> None:
