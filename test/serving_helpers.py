@@ -5,6 +5,8 @@ import dataclasses
 import functools
 import threading
 import time
+import urllib.error
+import urllib.request
 from contextlib import contextmanager
 
 import numpy as np
@@ -139,3 +141,39 @@ def works(server):
         connection.recv(20)
         reply = ask(connection, request())
         return isinstance(reply, dict) and reply["actions"].shape == (5, 16)
+
+
+def gated():
+    """A responder whose policy answers only once the gate is open."""
+    gate, responder = threading.Event(), stub()
+    infer = responder._policy.infer
+    responder._policy.infer = lambda *given: (gate.wait(20), infer(*given))[1]
+    return gate, responder
+
+
+def asking(server, value=None):
+    """A connection whose request has arrived."""
+    connection = open_connection(server).__enter__()
+    connection.recv(20)
+    connection.send(pack(request()) if value is None else value)
+    return connection
+
+
+def health(server):
+    """Status and text of /healthz."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/healthz", timeout=10) as reply:
+            return reply.status, reply.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def metric(server, name):
+    """A value of /metrics, as its text."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/metrics", timeout=10) as reply:
+        [line] = [line for line in reply.read().decode().splitlines() if line.startswith(name + " ")]
+    return line.removeprefix(name + " ")
+
+
+def queue_length(server):
+    return int(float(metric(server, "pi05_progress_waiting_requests")))

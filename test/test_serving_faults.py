@@ -1,6 +1,7 @@
 """Broken, hostile, slow and vanishing clients: each is told what is wrong, and the next good request is answered."""
 
 import contextlib
+import logging
 import socket
 import struct
 import threading
@@ -10,9 +11,11 @@ import msgpack
 import numpy as np
 import pytest
 import websockets
-from serving_helpers import ask, open_connection, request, serving, stub, works
+from conftest import wait_for
+from serving_helpers import ask, asking, gated, open_connection, queue_length, request, serving, stub, works
 
-from pi05_progress.serving.wire import pack
+from pi05_progress.serving.core import RequestError
+from pi05_progress.serving.wire import WireError, pack, unpack
 
 
 @pytest.fixture(scope="module")
@@ -106,8 +109,8 @@ HOSTILE = {
     "structured dtype as a list": (with_state(array([["a", "f4"]], [2])), "expected text such as '<f4'"),
     "huge shape": (with_state(array("<f4", [2**40, 2**40])), "comes with 8 bytes"),
     "shape beyond integers": (with_state(array("<f4", [2**63 - 1, 0, 4])), "array"),
-    "negative shape": (with_state(array("<f4", [-2, -1])), "comes with 8 bytes"),
-    "hundred axes": (with_state(array("<f4", [1] * 99 + [2])), "one complete message"),
+    "negative shape": (with_state(array("<f4", [-2, -1])), "an array's shape is [-2, -1]"),
+    "hundred axes": (with_state(array("<f4", [1] * 99 + [2])), "an array's shape is list[100]"),
     "huge string dtype": (with_state(array("<U2000000000", [1])), "array"),
     "dtype with code in it": (with_state(array("(__import__('os'),f4", [2])), "is not recognized"),
     "scalar that overflows": (
@@ -119,6 +122,11 @@ HOSTILE = {
     "no dictionary": (pack([1, 2]), "a request is a dictionary, this was list"),
     "an array for a request": (pack(np.zeros(3)), "a request is a dictionary, this was ndarray"),
     "NaN picture": (pack(request(head_camera=np.full((8, 8, 3), np.nan))), "head_camera[0, 0, 0] is nan"),
+    "scalar of 1.5 GB": (
+        with_state({b"__npgeneric__": True, b"data": 1_500_000_000, b"dtype": "|S1"}), "a scalar of dtype |S1 comes",
+    ),
+    "a hundred thousand axes": (with_state(array("<f4", [2**63 - 1] * 100_000)), "not one complete message"),
+    "a million maps": (msgpack.packb({"x": [{}] * 10**6}), "not one complete message"),
     "text": ("stack the cubes", "a request is a binary frame"),
     "nothing": (b"", "0 bytes are not one complete message"),
 }  # fmt: skip
@@ -136,6 +144,81 @@ def test_hostile_requests_are_refused_and_named(server, name):
         with pytest.raises(websockets.ConnectionClosedError):
             connection.recv(20)
     assert works(server)
+
+
+LONG_OR_FORGED = {
+    "lines in a key": pack({"x\n2026-01-01 00:00:00,000 ERROR all is lost \x1b[31m\u202e\x85": 1}),
+    "long dtype": with_state(array("A" * 10**6, [1])),
+    "long list for a dtype": with_state(array(["A" * 1000] * 5000, [1])),
+    "long key in an array": with_state(array("<f4", [1]) | {b"\0" * 10**6: 1} | {b"data": 1}),
+    "long shape": with_state(array("<f4", [2**63 - 1] * 9_000)),
+    "array without what it needs": with_state({b"__ndarray__": True, b"\n" * 10**6: 1}),
+    "many long keys": pack({f"{i}\n" * 1000: 1 for i in range(1000)}),
+    "long bytes as key": pack({b"\xff" * 10**6: 1}),
+    "long lists for a state": with_state([["x" * 1000] * 10] * 500),
+}
+
+
+@pytest.mark.parametrize("name", LONG_OR_FORGED)
+def test_no_request_fills_or_forges_the_log(server, name, caplog):
+    caplog.set_level(logging.INFO)
+    with open_connection(server) as connection:
+        connection.recv(20)
+        answer = ask(connection, LONG_OR_FORGED[name])
+    assert isinstance(answer, str)
+    for text in (answer, *caplog.messages):
+        assert len(text) <= 600
+        assert text.isprintable()
+    assert any(answer in message for message in caplog.messages)
+    assert works(server)
+
+
+def random_value(rng, depth=0):
+    """Something that MessagePack can write, with the keys of arrays among its keys."""
+    kind = rng.integers(0, 9 if depth < 4 else 7)
+    few = int(rng.integers(0, 4))
+    match kind:
+        case 0:
+            return None
+        case 1:
+            return int(rng.choice([-1, 0, 1, 48, 2**31, 2**63 - 1, -(2**63)]))
+        case 2:
+            return float(rng.choice([0.5, -1e300, np.nan, np.inf]))
+        case 3:
+            return str(rng.choice(["<f4", "|S1", "|O", "<U9999999", "f4,f4", "\x1b\n", "M8", "<f4" * 100, "é"]))
+        case 4:
+            return rng.bytes(few * 4)
+        case 5:
+            return bool(few % 2)
+        case 6:
+            return [few] * few
+        case 7:
+            return [random_value(rng, depth + 1) for _ in range(few)]
+    made = {str(i): random_value(rng, depth + 1) for i in range(few)}
+    for key in (b"__ndarray__", b"__npgeneric__", b"data", b"dtype", b"shape"):
+        if rng.random() < 0.6:
+            made[key] = random_value(rng, depth + 1)
+    return made
+
+
+@pytest.mark.filterwarnings("ignore")  # of NumPy's about old dtypes
+@pytest.mark.parametrize("count", [400, pytest.param(20_000, marks=pytest.mark.long)])
+def test_structured_nonsense_is_refused_in_one_short_line(count):
+    """What ``_submit`` does, without a connection for each."""
+    rng, refused = np.random.default_rng(3), 0
+    good = {key: array("|u1", list(v.shape), v.tobytes()) for key, v in request(state=None, prompt=None).items()}
+    good |= {"prompt": "x", "observation/state": [0.5] * 48}
+    responder = stub()
+    for _ in range(count):
+        given = dict(good)
+        for key in rng.choice(list(good), rng.integers(1, 3)):
+            given[str(key)] = random_value(rng)
+        try:
+            responder.prepare(unpack(msgpack.packb(given)))
+        except (WireError, RequestError) as error:
+            refused += 1
+            assert len(str(error)) < 1000
+    assert refused > count / 2
 
 
 def test_slow_clients_keep_nobody_waiting(server):
@@ -161,18 +244,28 @@ def test_slow_clients_keep_nobody_waiting(server):
         deaf.close_socket()
 
 
-def test_clients_that_vanish_cost_nothing_that_has_not_begun():
-    responder = stub(wait_s=0.2)
-    with serving(responder) as server:
-        for _ in range(10):
-            connection = open_connection(server).__enter__()
-            connection.recv(20)
-            connection.send(pack(request()))
-            connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            time.sleep(0.02)
-            connection.close_socket()
-        assert works(server)
-        assert responder._policy.calls <= 4
+def vanish(connection):
+    connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close_socket()
+
+
+def test_clients_that_vanish_cost_nothing_that_has_not_begun_and_keep_no_place_in_the_queue():
+    gate, responder = gated()
+    with serving(responder, max_waiting=4) as server:
+        vanishing = [asking(server)]
+        wait_for(lambda: server._inference.busy_s > 0, 20, what="the first to begin")
+        vanishing += [asking(server) for _ in range(4)]
+        wait_for(lambda: queue_length(server) == 4, 20, what="four that wait")
+        for connection in vanishing:
+            vanish(connection)
+        wait_for(lambda: queue_length(server) == 0, 20, what="their places to be free")
+        patient = [asking(server) for _ in range(4)]
+        wait_for(lambda: queue_length(server) == 4, 20, what="four others that wait")
+        gate.set()
+        assert [type(connection.recv(20)) for connection in patient] == [bytes] * 4
+        for connection in patient:
+            connection.close()
+        assert responder._policy.calls == 1 + 4
 
 
 def test_sixty_four_clients_at_once_are_all_answered(server):

@@ -106,7 +106,10 @@ def test_a_device_that_hangs_is_told_by_healthz(monkeypatch):
 
 def test_metrics_count_requests_by_outcome():
     with serving(stub()) as server:
-        for sent in (request(), request(), request("raise"), {"x": 1}):
+        started = get(server, "/metrics")[2]
+        for outcome in ("ok", "bad_request", "refused", "failed", "vanished"):
+            assert f'pi05_progress_requests_total{{outcome="{outcome}"}} 0.0' in started.splitlines()
+        for sent in (request(), request("no progress"), request("raise"), {"x": 1}):
             with open_connection(server) as connection:
                 connection.recv(10)
                 ask(connection, sent)
@@ -116,6 +119,7 @@ def test_metrics_count_requests_by_outcome():
         'pi05_progress_requests_total{outcome="ok"} 2.0',
         'pi05_progress_requests_total{outcome="failed"} 1.0',
         'pi05_progress_requests_total{outcome="bad_request"} 1.0',
+        "pi05_progress_replies_without_progress_total 1.0",
         "pi05_progress_request_seconds_count 2.0",
         "pi05_progress_batch_size_count 3.0",
         "pi05_progress_connections 0.0",

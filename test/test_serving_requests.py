@@ -156,6 +156,17 @@ def test_without_progress_the_reply_says_nil_the_log_says_why_once_and_actions_f
     assert not any("Task progress" in m for m in caplog.messages)
 
 
+def test_each_reason_why_there_is_no_progress_is_told_once(caplog):
+    caplog.set_level(logging.INFO)
+    responder = stub()
+    for prompt in ("no progress", "nan progress", "no progress", "nan progress"):
+        assert answer(responder, prompt)["progress"] is None
+    responder.answer([responder.prepare(request(state=np.full(48, 1.5)))])
+    said = [message for message in caplog.messages if "(said once)" in message]
+    assert len(said) == 3
+    assert ["no progress head" in said[0], "progress is nan" in said[1], "progress is 1.5" in said[2]] == [True] * 3
+
+
 def test_actions_that_are_not_finite_are_not_passed_on():
     result = answer(stub(), "nan actions")
     assert isinstance(result, AnswerError)

@@ -1,6 +1,8 @@
 """The thread that asks the responder: what waits when it is free is answered together, first come first served.
 
-Threads: any may use ``submit`` and the properties, ``_run`` is the inference thread; ``_ready`` guards the queue.
+Threads: any may use ``submit`` and the properties, ``_run`` is the inference thread; ``_ready`` guards the queue. A
+policy's exceptions are answers like others. Whatever else ends the thread is told to all who wait and to the server,
+which cannot go on without it.
 """
 
 from __future__ import annotations
@@ -8,19 +10,23 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from .core import AnswerError, Responder
+from .core import AnswerError, RequestError, Responder
 
 log = logging.getLogger(__name__)
 
 
 class QueueFullError(RuntimeError):
     """As many requests wait as may."""
+
+
+class InferenceEndedError(RuntimeError):
+    """The inference thread has ended, which it must not; the message says by what."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +44,23 @@ class InferenceQueue:
         responder: only the thread uses its ``answer``.
         limit: how many requests may wait, those that are being computed not counted.
         computed: called by the thread after every batch with its size and the seconds it took.
+        died: called by the thread if it ends without having been told to.
+
+    Attributes:
+        failed_batches: how many batches one after the other gave no answer, for reasons that are not the requests'.
     """
 
     def __init__(
-        self, responder: Responder, limit: int, computed: Callable[[int, float], None] = lambda size, seconds: None
+        self,
+        responder: Responder,
+        limit: int,
+        computed: Callable[[int, float], None] = lambda size, seconds: None,
+        died: Callable[[InferenceEndedError], None] = lambda error: None,
     ) -> None:
-        self._responder, self._limit, self._computed = responder, limit, computed
-        self._waiting: deque[tuple[Any, Future]] = deque()
+        self._responder, self._limit, self._computed, self._died = responder, limit, computed, died
+        self._waiting: OrderedDict[Future[Answer], Any] = OrderedDict()
+        self._computing: list[Future[Answer]] = []
+        self.failed_batches = 0
         self._ready = threading.Condition()
         self._closed = False
         self._count = 0
@@ -61,6 +77,11 @@ class InferenceQueue:
         """For how long the present batch has been computed, s; 0 between batches."""
         since = self._busy_since_s
         return 0.0 if since is None else time.monotonic() - since
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread is there."""
+        return self._thread.is_alive()
 
     def check(self) -> None:
         """Raise if a request would be refused now.
@@ -82,9 +103,15 @@ class InferenceQueue:
         future: Future[Answer] = Future()
         with self._ready:
             self.check()
-            self._waiting.append((prepared, future))
+            self._waiting[future] = prepared
             self._ready.notify()
+        future.add_done_callback(self._forget)
         return future
+
+    def _forget(self, future: Future[Answer]) -> None:
+        """Cancelled requests give their place to others."""
+        with self._ready:
+            self._waiting.pop(future, None)
 
     def close(self, timeout_s: float) -> bool:
         """Take no more, answer what waits; returns whether the thread has ended in time."""
@@ -95,23 +122,42 @@ class InferenceQueue:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
+        try:
+            self._compute()
+        except BaseException as error:  # a policy that calls sys.exit, say; RuntimeErrors of it come as answers
+            log.critical("the inference thread has ended", exc_info=True)
+            ended = InferenceEndedError(f"the inference thread has ended: {type(error).__name__}: {error}")
+            with self._ready:
+                self._closed = True
+                waiting = [future for future in self._waiting if future.set_running_or_notify_cancel()]
+                self._waiting.clear()
+            for future in [*(future for future in self._computing if not future.done()), *waiting]:
+                future.set_exception(ended)
+            self._died(ended)
+
+    def _compute(self) -> None:
         most = self._responder.batch_sizes[-1]
         while True:
             with self._ready:
                 self._ready.wait_for(lambda: self._waiting or self._closed)
                 if not self._waiting:
                     return
-                batch = [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
-            batch = [(prepared, future) for prepared, future in batch if future.set_running_or_notify_cancel()]
+                batch = [self._waiting.popitem(last=False) for _ in range(min(most, len(self._waiting)))]
+                batch = [(future, prepared) for future, prepared in batch if future.set_running_or_notify_cancel()]
+                self._computing = [future for future, _ in batch]
             if not batch:
                 continue
             started = self._busy_since_s = time.monotonic()
             try:
-                results = self._answers([prepared for prepared, _ in batch])
+                results = self._answers([prepared for _, prepared in batch])
             finally:
                 self._busy_since_s = None
             self._computed(len(batch), time.monotonic() - started)
-            for (_, future), result in zip(batch, results, strict=True):
+            if any(isinstance(result, Answer) for result in results):
+                self.failed_batches = 0
+            elif not all(isinstance(result, RequestError) for result in results):
+                self.failed_batches += 1
+            for (future, _), result in zip(batch, results, strict=True):
                 if isinstance(result, Exception):
                     future.set_exception(result)
                 else:
@@ -121,10 +167,13 @@ class InferenceQueue:
         """One result each; when a batch fails each is tried alone, so that one cannot spoil the others."""
         try:
             replies = self._responder.answer(batch)
+            if len(replies) != len(batch):
+                raise RuntimeError(f"{len(replies)} replies to {len(batch)} requests")
         except Exception as error:  # whatever a policy raises: the server lives on
             if len(batch) > 1:
                 return [result for prepared in batch for result in self._answers([prepared])]
-            log.exception("the policy failed")
+            if not isinstance(error, RequestError):
+                log.exception("the policy failed")
             return [error]
         results: list[Answer | Exception] = []
         for reply in replies:

@@ -19,7 +19,7 @@ from typing import Any
 from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed
 
-from .batching import Answer, InferenceQueue, QueueFullError
+from .batching import Answer, InferenceEndedError, InferenceQueue, QueueFullError
 from .core import AnswerError, RequestError, Responder
 from .metrics import Metrics, Outcome
 from .recording import Exchange, Recorder
@@ -28,6 +28,7 @@ from .wire import WireError, pack, unpack
 FAILED, BUSY, GOING_AWAY, TOO_BIG = 1011, 1013, 1001, 1009
 OPENPI_REASON = "Internal server error. Traceback included in previous frame."
 REASON = "The request failed. The reason is in the previous frame."
+LONGEST_TEXT = 500  # characters of an error, for clients and the log
 SEND_TIMEOUT_S = 20.0  # for a client that does not read
 log = logging.getLogger(__name__)
 
@@ -94,6 +95,10 @@ class ConnectionHandler:
             if closed.sent is not None and closed.sent.code == TOO_BIG:
                 self._metrics.count("bad_request")
                 log.warning("%s: %s", who, closed.sent.reason)
+        except Exception:  # a mistake of this program's, or of the responder's
+            self._metrics.count("failed")
+            log.exception("%s: the server failed", who)
+            await _end(connection, Refusal("failed", "the server failed; its log says why"))
         finally:
             self.busy.discard(connection)
             gone.cancel()
@@ -120,6 +125,8 @@ class ConnectionHandler:
                 raise Vanished from None
             self.busy.discard(connection)
             self._metrics.count("ok")
+            if answer.reply.get("progress") is None:
+                self._metrics.without_progress.inc()
             self._metrics.seconds.observe(time.monotonic() - arrived)
             if self._recorder and not self._recorder.add(Exchange(answer.index, time.time(), bytes(message), data)):
                 self._metrics.unrecorded.inc()
@@ -139,17 +146,19 @@ class ConnectionHandler:
             raise self._refusal("bad_request", str(error), error) from error
         except Exception as error:
             log.exception("a request could not be prepared")
-            raise self._refusal("failed", f"the request failed: {_one_line(error)}", error) from error
+            raise self._refusal("failed", f"the request failed: {_named(error)}", error) from error
         await asyncio.wait({future, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not future.done():
             future.cancel()  # it costs nothing if it has not begun
             raise Vanished
         try:
             return future.result()
-        except AnswerError as error:
+        except RequestError as error:
+            raise self._refusal("bad_request", str(error), error) from error
+        except (AnswerError, InferenceEndedError) as error:
             raise self._refusal("failed", str(error), error) from error
         except Exception as error:
-            raise self._refusal("failed", f"the policy failed: {_one_line(error)}", error) from error
+            raise self._refusal("failed", f"the policy failed: {_named(error)}", error) from error
 
     def _submit(self, message: bytes) -> Future[Answer]:
         """In a thread: check a request and queue it, at once, without a turn of the event loop in between."""
@@ -166,7 +175,7 @@ class ConnectionHandler:
 
     def _refusal(self, outcome: Outcome, text: str, error: Exception) -> Refusal:
         if not self._debug:
-            return Refusal(outcome, text)
+            return Refusal(outcome, one_line(text))
         return Refusal(outcome, "".join(traceback.format_exception(error)), reason=OPENPI_REASON)
 
 
@@ -175,8 +184,14 @@ def name(connection: ServerConnection) -> str:
     return "{}:{}".format(*(connection.remote_address or ("?", "?")))
 
 
-def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
+def one_line(text: str) -> str:
+    """A text that may hold anything a client has sent, without what could forge lines of a log or fill it."""
+    text = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text[: LONGEST_TEXT + 1])
+    return text if len(text) <= LONGEST_TEXT else text[: LONGEST_TEXT - 4] + " ..."
+
+
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 async def _end(connection: ServerConnection, refusal: Refusal) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
@@ -19,6 +19,7 @@ class Metrics:
         requests: by outcome: ok, bad_request (the request's fault), refused (queue full), failed (the policy's fault),
             vanished (the client was gone before its answer).
         seconds: from a request's arrival to its reply's departure.
+        without_progress: replies whose progress is nil.
         batch_seconds: in the inference thread.
         batch_size: requests answered together.
         waiting: requests in the queue.
@@ -33,6 +34,8 @@ class Metrics:
         self.requests = Counter(f"{name}requests", "Requests by outcome", ["outcome"], registry=registry)
         text = "From a request's arrival to its reply's departure"
         self.seconds = Histogram(f"{name}request_seconds", text, buckets=SECONDS, registry=registry)
+        text = "Replies without progress"
+        self.without_progress = Counter(f"{name}replies_without_progress", text, registry=registry)
         text = "Time of one batch in the inference thread"
         self.batch_seconds = Histogram(f"{name}batch_seconds", text, buckets=SECONDS, registry=registry)
         text, sizes = "Requests answered together", (1, 2, 4, 8, 16, 32)
@@ -43,6 +46,10 @@ class Metrics:
         self.refused_connections = Counter(f"{name}refused_connections", text, ["reason"], registry=registry)
         text = "Exchanges that could not be recorded"
         self.unrecorded = Counter(f"{name}unrecorded_exchanges", text, registry=registry)
+        for outcome in get_args(Outcome):  # so that a rate is seen from the first one on
+            self.requests.labels(outcome)
+        for reason in ("key", "limit"):
+            self.refused_connections.labels(reason)
         about = Gauge(f"{name}info", "What is served", ["model_id", "robot", "version"], registry=registry)
         about.labels(model_id, robot, version).set(1)
 

@@ -41,7 +41,7 @@ class PolicyResponder:
     ) -> None:
         self._policy, self._profile, self._default_prompt = policy, profile, default_prompt
         self._batched = policy if isinstance(policy, ModelPolicy) else None
-        self._said_why = False
+        self._said_why: set[str] = set()
         self.batch_sizes = self._batched.batch_sizes if self._batched else (1,)
         self.metadata = {
             "model_id": policy.model_id,
@@ -65,12 +65,22 @@ class PolicyResponder:
             raise RequestError(str(error)) from error
 
     def answer(self, prepared: Sequence[Any]) -> list[dict[str, Any] | AnswerError]:
-        """See ``Responder``; an error stands for actions that are not finite or not (horizon, 16)."""
+        """See ``Responder``; an error stands for actions that are not finite or not (horizon, 16).
+
+        Raises:
+            RequestError: the policy cannot use what a request holds; a ``ModelPolicy`` finds out in ``prepare``.
+        """
         if self._batched:
             outputs = self._batched.infer_prepared(prepared)
         else:
-            outputs = [self._policy.infer(frame, prompt) for frame, prompt in prepared]
+            outputs = [self._infer(frame, prompt) for frame, prompt in prepared]
         return [self._reply(output) for output in outputs]
+
+    def _infer(self, frame: RobotFrame, prompt: str) -> PolicyOutput:
+        try:
+            return self._policy.infer(frame, prompt)
+        except (ObservationError, LayoutError) as error:
+            raise RequestError(str(error)) from error
 
     def _reply(self, output: PolicyOutput) -> dict[str, Any] | AnswerError:
         """The reply, its progress nil if it cannot be used; each is logged."""
@@ -80,18 +90,19 @@ class PolicyResponder:
             return AnswerError(f"the policy's actions are {found}; expected finite numbers {list(expected)}")
         numbers = (output.progress, *(output.progress_interval or ()))
         if output.progress is None:
-            self._say("the model has no progress head, or the policy gives none")
+            self._say("none", "the model has no progress head, or the policy gives none")
         elif not all(math.isfinite(number) and 0 <= number <= 1 for number in numbers):
-            self._say(f"the model's progress is {output.progress}, interval {output.progress_interval}")
+            kind = "outside [0, 1]" if all(map(math.isfinite, numbers)) else "not finite"
+            self._say(kind, f"the model's progress is {output.progress}, interval {output.progress_interval}")
             output = replace(output, progress=None, progress_interval=None)
         else:
             log.info("Task progress: %.1f%%", 100 * output.progress)
         return make_reply(output)
 
-    def _say(self, why: str) -> None:
-        if not self._said_why:
+    def _say(self, kind: str, why: str) -> None:
+        if kind not in self._said_why:
             log.warning("no progress in replies (said once): %s; actions are sent all the same", why)
-        self._said_why = True
+        self._said_why.add(kind)
 
     def warm_up(self) -> None:
         """See ``Responder``."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -16,7 +17,7 @@ from http import HTTPStatus
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.http11 import Request, Response
 
-from .batching import InferenceQueue
+from .batching import InferenceEndedError, InferenceQueue
 from .connection import GOING_AWAY, ConnectionHandler, name
 from .core import Responder
 from .metrics import CONTENT_TYPE, Metrics
@@ -25,8 +26,13 @@ from .security import SCHEME, may_enter
 
 GRACE_S = 10.0  # for what is being answered when the server is told to end
 STUCK_S = 120.0  # a batch that takes longer means that the device hangs
+FAILED_BATCHES = 5  # so many one after the other mean that no policy works here
 PREPARING_THREADS = 4
 log = logging.getLogger(__name__)
+
+
+class AddressError(ValueError):
+    """Nothing can listen on the address; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,7 @@ class PolicyServer:
 
     Attributes:
         port: that it listens on.
+        broken: set when it can answer nothing any more; ``why`` has the reason.
     """
 
     def __init__(self, responder: Responder, settings: ServerSettings, recorder: Recorder | None = None) -> None:
@@ -72,21 +79,29 @@ class PolicyServer:
         facts = (str(about.get(key, "")) for key in ("model_id", "robot", "version"))
         self._metrics = Metrics(*facts)
         self._threads = ThreadPoolExecutor(PREPARING_THREADS, "prepare")
-        self._inference = InferenceQueue(responder, settings.max_waiting, self._metrics.computed)
+        self._inference = InferenceQueue(responder, settings.max_waiting, self._metrics.computed, self._died)
         self._metrics.waiting.set_function(lambda: len(self._inference))
         self._handler = ConnectionHandler(
             responder, self._inference, self._threads, self._metrics, recorder, settings.debug
         )
         self._server: Server | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.broken, self.why = asyncio.Event(), ""
         self.port = settings.port
 
     async def __aenter__(self) -> PolicyServer:
-        s = self._settings
-        self._server = await serve(
-            self._handler, s.host, s.port, ssl=s.tls, compression=None, max_size=s.max_message_bytes, max_queue=1,
-            process_request=self._process_request, origins=[None],  # no web page may use it through a browser
-            server_header=None, logger=logging.getLogger("websockets.server"),
-        )  # fmt: skip
+        """Listen.
+
+        Raises:
+            AddressError: the address cannot be used.
+        """
+        s, self._loop = self._settings, asyncio.get_running_loop()
+        with _address(s.host, s.port):
+            self._server = await serve(
+                self._handler, s.host, s.port, ssl=s.tls, compression=None, max_size=s.max_message_bytes, max_queue=1,
+                process_request=self._process_request, origins=[None],  # no web page may use it through a browser
+                server_header=None, logger=logging.getLogger("websockets.server"),
+            )  # fmt: skip
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -110,13 +125,28 @@ class PolicyServer:
             log.warning("the policy is still computing and is left behind")
         self._threads.shutdown(wait=False, cancel_futures=True)
 
+    def _died(self, error: InferenceEndedError) -> None:
+        """In the inference thread, the last it does."""
+        self.why = str(error)
+        with contextlib.suppress(RuntimeError):  # the loop has ended already
+            self._loop.call_soon_threadsafe(self.broken.set)
+
+    def _unhealthy(self) -> str:
+        """Why nothing can be expected from this server; empty if it works."""
+        if not self._inference.alive:
+            return "the inference thread has ended"
+        if (busy_s := self._inference.busy_s) > STUCK_S:
+            return f"a batch has been computing for {busy_s:.0f} s"
+        if self._inference.failed_batches >= FAILED_BATCHES:
+            return f"the last {self._inference.failed_batches} batches failed; the log says why"
+        return ""
+
     def _process_request(self, connection: ServerConnection, request: Request) -> Response | None:
         """Plain HTTP, and who may open a WebSocket."""
         path = request.path.partition("?")[0]
         if path == "/healthz":
-            if (busy_s := self._inference.busy_s) > STUCK_S:
-                text = f"a batch has been computing for {busy_s:.0f} s\n"
-                return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, text)
+            if why := self._unhealthy():
+                return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, why + "\n")
             return connection.respond(HTTPStatus.OK, "OK\n")
         headers = request.headers.get_all("Authorization")
         if not may_enter(headers[0] if len(headers) == 1 else None, self._settings.key):
@@ -138,6 +168,26 @@ class PolicyServer:
         return None
 
 
+async def check_address(host: str, port: int) -> None:
+    """Find out whether a server could listen on an address, before anything slow is done; nothing listens.
+
+    Raises:
+        AddressError: it could not.
+    """
+    with _address(host, port):
+        bound = await asyncio.get_running_loop().create_server(asyncio.Protocol, host, port, start_serving=False)
+        bound.close()
+        await bound.wait_closed()
+
+
+@contextlib.contextmanager
+def _address(host: str, port: int) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise AddressError(f"{host}:{port}: {error.strerror or error}") from error
+
+
 async def run(
     responder: Responder,
     settings: ServerSettings,
@@ -153,7 +203,8 @@ async def run(
         listening: called with the port once clients can connect.
 
     Raises:
-        OSError: the address cannot be used.
+        AddressError: the address cannot be used.
+        InferenceEndedError: the inference thread has ended; who was connected has been told.
     """
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
 
@@ -169,8 +220,13 @@ async def run(
         log.info("listening on %s://%s:%d", scheme, settings.host, server.port)
         listening(server.port)
         _tell_systemd("READY=1")
-        await stop.wait()
+        ends = [asyncio.create_task(event.wait()) for event in (stop, server.broken)]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        for end in ends:
+            end.cancel()
         _tell_systemd("STOPPING=1")
+    if server.broken.is_set():
+        raise InferenceEndedError(server.why)
 
 
 def _tell_systemd(state: str) -> None:
