@@ -33,3 +33,15 @@ class Swing:
 def swing(_):
     """See ``Swing``."""
     return Swing()
+
+
+class Leaving(Swing):
+    """Leaves the program when it is asked, as code does that takes the process for its own."""
+
+    def infer(self, frame, prompt):
+        raise SystemExit("the driver gave up")
+
+
+def leaving(_):
+    """See ``Leaving``."""
+    return Leaving()

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -26,11 +27,12 @@ from ..models.config import ModelConfigError
 from ..policy import make_policy
 from ..robots.profile import RobotProfile
 from ..sampler import Dtype
+from .batching import InferenceEndedError
 from .policy_responder import PolicyResponder
-from .recording import Recorder, RecordingError
+from .recording import Recorder, RecordingError, check_folder, find_session
 from .replay import replay
 from .security import SecurityError, check_exposure, read_key, server_tls
-from .server import ServerSettings, run
+from .server import ServerSettings, check_address, run
 
 log = logging.getLogger(__name__)
 
@@ -91,6 +93,13 @@ class Arguments:
     """Tell clients errors with a traceback, as openpi's server does, and log more."""
 
 
+RANGES = {  # of options: least and most
+    "port": (0, 65535), "max-batch": (0, math.inf), "max-waiting": (1, math.inf), "max-connections": (1, math.inf),
+    "max-message-mb": (0.01, math.inf), "record-limit-gb": (0.001, math.inf), "tolerance": (0, math.inf),
+    "num-steps": (1, math.inf),
+}  # fmt: skip
+
+
 class ArgumentsError(ValueError):
     """What was asked for cannot be done; the message says why."""
 
@@ -100,14 +109,22 @@ def serve_policy(args: Arguments) -> int:
 
     Raises:
         ArgumentsError, SecurityError, RecordingError, ValueError: what is wrong, and what to do.
-        OSError: the address cannot be used.
+        InferenceEndedError: it cannot go on.
+        OSError: something cannot be read.
     """
     settings = server_settings(args)
+    if args.replay is not None:
+        find_session(args.replay)
+    else:
+        asyncio.run(check_address(args.host, args.port))
+    if args.record is not None:
+        check_folder(args.record)
     profile = RobotProfile.load(args.robot)
     if args.policy == "websocket":
         raise ArgumentsError("--policy websocket: a server cannot ask another server; serve a checkpoint")
     began = time.monotonic()
-    max_batch = args.max_batch or (4 if has_accelerator(choose_backend(args.checkpoint, args.backend)) else 1)
+    backend = choose_backend(args.checkpoint, args.backend)
+    max_batch = args.max_batch or (4 if has_accelerator(backend) else 1)
     policy = make_policy(
         profile, policy=args.policy, checkpoint=args.checkpoint, backend=args.backend, model=args.model,
         tokenizer=args.tokenizer, num_steps=args.num_steps, seed=args.seed, dtype=args.dtype, max_batch=max_batch,
@@ -119,14 +136,18 @@ def serve_policy(args: Arguments) -> int:
     responder.warm_up()
     seconds, sizes = time.monotonic() - began, ", ".join(map(str, responder.batch_sizes))
     log.info("compiled and warmed up in %.1f s; requests are computed in batches of %s", seconds, sizes)
+    session = responder.metadata | {
+        "checkpoint": args.checkpoint, "backend": backend, "dtype": args.dtype or "as the checkpoint says",
+        "robot_file": args.robot, "default_prompt": args.default_prompt, "num_steps": args.num_steps,
+        "seed": args.seed,
+    }  # fmt: skip
     if args.replay is not None:
-        found = replay(args.replay, responder)
+        found = replay(args.replay, responder, session)
         print(found.table(args.tolerance))
         return 0 if found.same(args.tolerance) else 1
     if not args.record:
         asyncio.run(run(responder, settings))
         return 0
-    session = responder.metadata | {"seed": args.seed, "num_steps": args.num_steps, "checkpoint": args.checkpoint}
     recorder = Recorder(args.record, session, round(args.record_limit_gb * 1e9))
     try:
         asyncio.run(run(responder, settings, recorder))
@@ -141,10 +162,11 @@ def server_settings(args: Arguments) -> ServerSettings:
     Raises:
         ArgumentsError, SecurityError: see there.
     """
-    numbers = {"max-batch": 0, "max-waiting": 1, "max-connections": 1, "num-steps": 1, "port": 0}
-    for name, least in numbers.items():
-        if getattr(args, name.replace("-", "_")) < least:
-            raise ArgumentsError(f"--{name}: expected at least {least}")
+    for name, (least, most) in RANGES.items():
+        value = getattr(args, name.replace("-", "_"))
+        if not least <= value <= most or not math.isfinite(value):
+            limits = f"at least {least:g}" if most == math.inf else f"{least:g} to {most:g}"
+            raise ArgumentsError(f"--{name}: expected {limits}, got {value}")
     if args.record is not None and args.replay is not None:
         raise ArgumentsError("--record and --replay: one of them, please")
     key = read_key(args.api_key_file)
@@ -170,12 +192,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("websockets.server").setLevel(logging.CRITICAL)
     try:
         return serve_policy(args)
-    except (ValueError, RecordingError, SecurityError, ModelConfigError) as error:
+    except (ValueError, RecordingError, SecurityError, ModelConfigError, InferenceEndedError, OSError) as error:
         if args.debug:
             raise
         print(f"error: {error}", file=sys.stderr)
-    except OSError as error:
-        print(f"error: {args.host}:{args.port}: {error.strerror or error}", file=sys.stderr)
     except KeyboardInterrupt:  # while it loads
         pass
     return 1
