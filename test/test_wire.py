@@ -141,9 +141,10 @@ def test_scalars_of_text_survive():
         b"\x9b" + 11 * (b"\xdc" + (9_000).to_bytes(2, "big") + b"\x80" * 9_000),
         b"\x9f" + 15 * (b"\xdc" + (9_000).to_bytes(2, "big") + b"\xc0" * 9_000),
         pack(list(range(10_001))),
-        pack({str(i): i for i in range(10_001)}),
+        pack({str(i): i for i in range(1_001)}),
+        300 * (b"\xde\x27\x10" + b"".join(b"\xa4%04d\xc0" % i for i in range(9_999)) + b"\xa1z") + b"\xc0",
     ],
-    ids=["empty maps", "lists of maps", "lists of nils", "one list", "one map"],
+    ids=["empty maps", "lists of maps", "lists of nils", "one list", "one map", "maps in maps"],
 )
 def test_a_message_of_very_many_values_is_refused_at_once(data):
     started = time.process_time()
@@ -151,6 +152,7 @@ def test_a_message_of_very_many_values_is_refused_at_once(data):
         unpack(data)
     assert time.process_time() - started < 1  # eight million of them took 22 s
     assert len(unpack(pack(list(range(9_000))))) == 9_000
+    assert len(unpack(pack({str(i): i for i in range(1_000)}))) == 1_000
 
 
 def test_an_array_of_a_hundred_thousand_axes_is_refused_before_anything_is_computed():

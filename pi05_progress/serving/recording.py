@@ -26,7 +26,7 @@ from .wire import WireError, unpack
 
 SESSION, SUFFIX = "session.json", ".exchange"
 WAITING_BYTES = 256 * 2**20  # of exchanges that may wait for the disk
-CLOSE_S = 10.0  # for what waits when recording is ended; a disk that hangs must not keep the server
+CLOSE_S = 5.0  # for what waits when recording is ended; a disk that hangs must not keep the server
 log = logging.getLogger(__name__)
 
 

@@ -18,6 +18,7 @@ import numpy as np
 
 REFUSED = {"V": "structured, or of a type that NumPy does not know", "O": "Python objects", "c": "complex"}
 MOST_VALUES = 10_000  # in the lists and maps of one message; a request has about a hundred
+MOST_KEYS = 1_000  # in one map; they are counted when it is read, so maps in maps add up before that
 MOST_AXES = 32
 LONGEST_DTYPE = 32  # characters
 
@@ -47,7 +48,7 @@ def unpack(data: bytes) -> Any:
     """The value that bytes stand for; its arrays are read-only views of the bytes.
 
     Raises:
-        WireError: truncated, followed by something, not of this format, or of more than ``MOST_VALUES`` values.
+        WireError: truncated, followed by something, not of this format, or of more values than anybody sends.
     """
     values = 0
 
@@ -68,7 +69,7 @@ def unpack(data: bytes) -> Any:
     try:
         return msgpack.unpackb(
             data, object_hook=on_map, list_hook=on_list,
-            max_array_len=MOST_VALUES, max_map_len=MOST_VALUES, max_ext_len=0,
+            max_array_len=MOST_VALUES, max_map_len=MOST_KEYS, max_ext_len=0,
         )  # fmt: skip
     except WireError:
         raise
