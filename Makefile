@@ -8,7 +8,7 @@ DATA ?= out/demo-data
 EPISODES ?= 10
 OUT ?= out/demo-train
 
-.PHONY: setup demo demo-data demo-train test test-all lint bench lock clean
+.PHONY: setup demo demo-data demo-train test test-all test-torch lint bench lock clean
 
 setup:  ## install everything that tests and the simulation need into .venv
 	@$(BOOT) scripts/bootstrap.py --extras ros,sim,data,train,dev
@@ -39,6 +39,11 @@ test: setup  ## the tests of a change: a few minutes
 test-all: setup  ## every test, faults, fuzz and soak included
 	@$(PYTHON) scripts/with_ros.py $(PYTHON) scripts/run_tests.py --all
 
+test-torch: setup  ## the tests that need PyTorch, in an environment of their own of several GB; a test that is skipped fails there
+	@.venv/bin/uv venv --quiet --allow-existing --python $(PYTHON) .venv-torch
+	@.venv/bin/uv pip install --quiet --python .venv-torch --constraints requirements.lock --editable .[torch,dev]
+	@.venv-torch/bin/python scripts/torch_tests.py
+
 lint: setup  ## style and formatting
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
@@ -51,4 +56,4 @@ lock:  ## renew requirements.lock: names, versions and hashes for every extra
 	    --no-annotate --no-header --quiet --output-file requirements.lock
 
 clean:  ## remove everything that was built
-	rm -rf .venv build install log *.egg-info
+	rm -rf .venv .venv-torch build install log *.egg-info
