@@ -6,14 +6,14 @@ Server and clients are processes of their own; every client asks with three 224x
 is there. The policy stands in for a model on a device: it takes a fixed time (10 ms) in which the processor is free,
 for a batch as for a single request. Rows:
 
-* server: `python -m pi05_progress.serving`;
+* server: what `python -m pi05_progress.serving` runs, its log included;
 * server, batches: the same with a policy that answers up to eight requests together;
 * tiny: the model configuration `tiny`, random parameters, on the same processor as server and clients;
 * plain: a server that calls the policy in its event loop, as openpi's does, written here.
 
 Overhead is the round trip as the client sees it minus the policy's own time, as the reply tells it; waiting for other
 clients' requests is in it, so only the rows of one client show the server's own cost. Health is the time of GET
-/healthz, asked 20 times a second meanwhile.
+/healthz, asked 20 times a second meanwhile. The exit status is 1 if what is required is not met.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from pathlib import Path
@@ -39,9 +39,10 @@ from websockets.asyncio.server import Request, Response, ServerConnection, serve
 from websockets.exceptions import WebSocketException
 from websockets.sync.client import connect
 
+from pi05_progress.observation import PolicyOutput, RobotFrame
 from pi05_progress.policy import make_policy, use_compilation_cache
 from pi05_progress.robots.profile import RobotProfile
-from pi05_progress.serving.core import FunctionResponder
+from pi05_progress.serving.core import AnswerError
 from pi05_progress.serving.policy_responder import PolicyResponder
 from pi05_progress.serving.server import ServerSettings, run
 from pi05_progress.serving.teleavatar import make_reply, read_request
@@ -64,7 +65,10 @@ def main() -> int:
     parser.add_argument("--ask", type=int, nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.serve:
-        logging.disable(logging.WARNING)
+        # All that the server logs is written, as it writes it, to where it does not disturb the table.
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", filename=os.devnull)
+        for noisy in ("websockets", "jax", "absl", "asyncio"):
+            logging.getLogger(noisy).setLevel(logging.WARNING)
         asyncio.run(plain(args.policy_ms / 1e3) if args.serve == "plain" else ours(args.serve, args.policy_ms / 1e3))
         return 0
     if args.ask:
@@ -89,7 +93,7 @@ def main() -> int:
     if args.json:
         result = {"policy_ms": args.policy_ms, "rows": rows, "required": required}
         args.json.write_text(json.dumps(result, indent=1) + "\n")
-    return 0
+    return 0 if all(required.values()) else 1
 
 
 def measure(name: str, args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -178,30 +182,36 @@ def ask(port: int, clients: int, seconds: float) -> dict[str, Any]:
     return {"round_trips_ms": trips, "overheads_ms": overheads, "lost": len(lost)}
 
 
-def replies(count: int, seconds: float) -> list[dict[str, Any]]:
-    """What the stand-in answers to so many requests, in the time of one."""
-    from pi05_progress.observation import PolicyOutput
+class StandIn:
+    """A policy that takes a fixed time; see ``Policy``."""
 
-    began = time.perf_counter()
-    time.sleep(seconds)
-    actions, ms = np.zeros((50, 16), np.float32), 1e3 * (time.perf_counter() - began)
-    return [make_reply(PolicyOutput(actions, 0.5, (0.4, 0.6), timing={"model": ms})) for _ in range(count)]
+    model_id, horizon, action_dt_s = "stand-in", 50, 1 / 30
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def warm_up(self) -> None:
+        """Nothing to do."""
+
+    def infer(self, frame: RobotFrame, prompt: str) -> PolicyOutput:
+        """Actions of zero."""
+        began = time.perf_counter()
+        time.sleep(self._seconds)
+        ms = 1e3 * (time.perf_counter() - began)
+        return PolicyOutput(np.zeros((50, 16), np.float32), 0.5, (0.4, 0.6), timing={"model": ms})
 
 
-class StandIn(FunctionResponder):
-    """The stand-in as the server's core; requests are read and checked as a robot's are."""
+class BatchedStandIn(PolicyResponder):
+    """The stand-in with up to eight requests in the time of one; the rest is what the server does for every policy."""
 
-    def __init__(self, seconds: float, batch_sizes: tuple[int, ...]) -> None:
-        super().__init__(dict, {"model_id": "stand-in", "robot": PROFILE.name})
-        self._seconds, self.batch_sizes = seconds, batch_sizes
+    def __init__(self, seconds: float) -> None:
+        super().__init__(StandIn(seconds), PROFILE)
+        self.batch_sizes = (1, 2, 4, 8)
 
-    def prepare(self, request: Mapping[str, Any]) -> Any:
+    def answer(self, prepared: Sequence[Any]) -> list[dict[str, Any] | AnswerError]:
         """See ``Responder``."""
-        return read_request(request, PROFILE)
-
-    def answer(self, prepared: Sequence[Any]) -> list[dict[str, Any]]:
-        """See ``Responder``."""
-        return replies(len(prepared), self._seconds)
+        output = self._policy.infer(*prepared[0])
+        return [self._reply(output) for _ in prepared]
 
 
 async def ours(name: str, seconds: float) -> None:
@@ -211,12 +221,13 @@ async def ours(name: str, seconds: float) -> None:
         responder = PolicyResponder(make_policy(PROFILE), PROFILE)
         responder.warm_up()
     else:
-        responder = StandIn(seconds, (1, 2, 4, 8) if name == "batches" else (1,))
+        responder = BatchedStandIn(seconds) if name == "batches" else PolicyResponder(StandIn(seconds), PROFILE)
     await run(responder, ServerSettings(port=0, max_waiting=128), listening=lambda port: print(port, flush=True))
 
 
 async def plain(seconds: float) -> None:
     """A server as simple as can be: the policy is called in the event loop."""
+    policy = StandIn(seconds)
 
     async def handler(connection: ServerConnection) -> None:
         await connection.send(pack({}))
@@ -224,8 +235,7 @@ async def plain(seconds: float) -> None:
         async for message in connection:
             request = unpack(message)
             computing = time.monotonic()
-            read_request(request, PROFILE)
-            [reply] = replies(1, seconds)
+            reply = make_reply(policy.infer(*read_request(request, PROFILE)))
             reply["server_timing"] = {"infer_ms": 1e3 * (time.monotonic() - computing)}
             if previous_s is not None:
                 reply["server_timing"]["prev_total_ms"] = 1e3 * previous_s
