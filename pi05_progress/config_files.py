@@ -7,15 +7,18 @@ import sys
 from pathlib import Path
 
 
-def _shared_folder(name: str) -> Path:
+def _find(place: str, inside: str) -> Path:
+    """The first folder ``place`` that has ``inside``: other packages may have folders of that name, too."""
     prefixes = [*os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep), sys.prefix]
-    folders = [Path(__file__).resolve().parents[1] / name]
-    folders += [Path(prefix) / "share" / "pi05_progress" / name for prefix in prefixes if prefix]
+    folders = [Path(__file__).resolve().parents[1] / place]
+    folders += [Path(prefix) / "share" / "pi05_progress" / place for prefix in prefixes if prefix]
     for folder in folders:
-        if folder.is_dir():
+        if (folder / inside).exists():
             return folder
     places = ", ".join(str(folder) for folder in folders)
-    raise FileNotFoundError(f"pi05_progress's folder {name} is in none of {places}; source the workspace's setup file")
+    raise FileNotFoundError(
+        f"there is no {inside} in any of {places}: a ROS workspace's setup file must be sourced, a checkout complete"
+    )
 
 
 def config_folder() -> Path:
@@ -24,19 +27,16 @@ def config_folder() -> Path:
     Raises:
         FileNotFoundError: in none of the places where it may be.
     """
-    return _shared_folder("config")
+    return _find("config", "teleavatar.yaml")
 
 
 def shipped_checkpoint(name: str = "tiny_demo") -> Path:
     """The folder of a checkpoint that comes with the package.
 
     Raises:
-        FileNotFoundError: it is not there.
+        FileNotFoundError: in none of the places where it may be.
     """
-    folder = _shared_folder("models") / name
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder; the package's checkpoint is missing")
-    return folder
+    return _find(f"models/{name}", "config.json")
 
 
 def config_file(name: str) -> Path:

@@ -131,6 +131,10 @@ def _bringup(given: Mapping[str, str], environment: Mapping[str, str]) -> tuple[
     profile = load_profile(values["robot"])
     check_checkpoint(values["checkpoint"])
     variables = transport(environment, sim)
+    faults = _faults(given, "sim_faults")
+    if any(faults) and (not sim or values["publish_commands"]):
+        why = "publish_commands makes the policy work in its place" if sim else "sim is false"
+        raise LaunchError(f"sim_faults:={given['sim_faults']}: these are the scripted expert's, and {why}")
     processes = []
     if sim:
         parameters: dict[str, Value] = {
@@ -139,7 +143,7 @@ def _bringup(given: Mapping[str, str], environment: Mapping[str, str]) -> tuple[
             "image_scale": number("sim_image_scale", given["sim_image_scale"], float),
             "expert": not values["publish_commands"],
             "expert_episodes": 0,
-            "faults": _faults(given, "sim_faults"),
+            "faults": faults,
         }
         processes.append(_simulated_robot(parameters, level, environment))
     # The simulated robot says once a second what the present episode asks for; instructions differ between episodes.

@@ -97,7 +97,10 @@ def test_the_simulation_is_worked_by_the_expert_and_stays_on_this_machine():
         "image_scale": 0.25,
         "expert": True,
         "expert_episodes": 0,
+        "faults": [""],
     }
+    given = bringup(sim="true", sim_faults="long_pause:1, missed_grasp")["simulated_robot"]
+    assert given.parameters["faults"] == ["long_pause:1", "missed_grasp"]
     assert processes["policy_node"].parameters["use_sim_time"] is True
     assert all(p.environment[DISCOVERY] == "LOCALHOST" for p in processes.values())
     assert DISCOVERY not in bringup({DISCOVERY: "SUBNET"}, sim="true")["policy_node"].environment
@@ -215,6 +218,12 @@ def test_the_shipped_parameter_file_holds_every_parameter_of_the_node_at_its_def
         ({"checkpoint": "/nowhere"}, "checkpoint:=/nowhere: no such folder; a checkpoint is a folder with"),
         ({"checkpoint": "/"}, "checkpoint:=/: there is no config.json"),
         ({"sim": "true", "sim_image_scale": "big"}, "sim_image_scale:=big: expected a number"),
+        ({"sim": "true", "sim_faults": "naps"}, "sim_faults:=naps: unknown fault 'naps'; known faults: "),
+        ({"sim_faults": "long_pause"}, "sim_faults:=long_pause: these are the scripted expert's, and sim is false"),
+        (
+            {"sim": "true", "publish_commands": "true", "sim_faults": "long_pause"},
+            "these are the scripted expert's, and publish_commands makes the policy work in its place",
+        ),
         ({"record": "true"}, "sudo apt install ros-jazzy-ros2cli ros-jazzy-ros2bag ros-jazzy-rosbag2-storage-mcap"),
     ],
     ids=str,
