@@ -13,7 +13,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 from rclpy.duration import Duration
@@ -24,38 +23,16 @@ from std_msgs.msg import Float32
 from pi05_progress.robots.joints import MessageError, joint_values
 from pi05_progress.robots.profile import SIDES, RobotProfile
 
-from .chunks import Chunk, Timeline, blocked, inside, next_commands
+from .chunks import Chunk, Timeline
+from .command_rules import ENABLE_PERIOD_S, PAUSED, Against, CommandRules, CommandSettings, Step
 from .diagnostics import same_kind
 from .graph import other_publishers
 from .inputs import Snapshot
-from .robot_state import FSM_NAMES, PAUSE, READY, RobotState
+from .robot_state import RobotState
 
-ENABLE_PERIOD_S = 0.1
 WATCH_PERIOD_S = 0.25  # how often other publishers of the robot's commands are looked for
 DISCOVERY_S = 0.5  # how long they are looked for before the first command
-PAUSE_S = 0.5  # after a stop, so that what the robot says of itself is news again
 ACKNOWLEDGED_S = 0.2  # how long the last commands may take to arrive
-HOLD_S = 3.0  # how long the end of a chunk is held with the robot enabled
-OUTSIDE_RAD = 0.05  # how far outside its range a joint may be measured when commanding begins
-AGAIN = "set publish_commands to true again to go on"
-PAUSED = f"the robot was paused by another while it was commanded: {AGAIN}"
-
-
-@dataclass(frozen=True)
-class CommandSettings:
-    """How commands are made.
-
-    Attributes:
-        rate_hz: of the commands.
-        blend_s: passing from one chunk to the next.
-        max_joint_speed: of any arm joint, rad/s.
-        max_tracking_error: how far an arm joint may be from its command before it counts as blocked, rad.
-    """
-
-    rate_hz: float = 100.0
-    blend_s: float = 0.2
-    max_joint_speed: float = 1.0
-    max_tracking_error: float = 0.5
 
 
 class CommandExecutor:
@@ -91,10 +68,8 @@ class CommandExecutor:
         self._reason, self._broken = "commands were not asked for", False
         # From here on the thread's own:
         self._publishers: _Publishers | None = None
-        self._last: dict[str, np.ndarray] = {}  # per arm what was commanded last, rad (7,)
-        self._commanding = False
-        self._highest_fsm = PAUSE  # that the robot has reached since commanding began
-        self._others, self._watched_s, self._enabled_s, self._halted_s, self._target_s = "", 0.0, 0.0, 0.0, 0.0
+        self._rules = CommandRules(profile, settings)
+        self._others, self._watched_s, self._enabled_s = "", 0.0, 0.0
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="commands")
 
@@ -122,7 +97,7 @@ class CommandExecutor:
             self._refusal = ""
             if chunk.end_s > now_s:
                 self._timeline.add(chunk, now_s)
-            elif not self._commanding:
+            elif not self._rules.commanding:
                 late, length = now_s - chunk.start_s, chunk.end_s - chunk.start_s
                 self._refusal = f"the policy is too slow: actions came after {late:.1f} s, a chunk lasts {length:.2f} s"
 
@@ -133,7 +108,7 @@ class CommandExecutor:
 
     def hear_enable(self, value: float) -> None:
         """What somebody published to the robot's heartbeat; this node itself sends nothing but 1 while it commands."""
-        if self._commanding and not value > 0:
+        if self._rules.commanding and not value > 0:
             self._end_commanding(PAUSED)
 
     def refuse(self, reason: str) -> None:
@@ -186,55 +161,30 @@ class CommandExecutor:
             self._close()
             return
         self._open()
-        now = time.monotonic()
-        reason, positions = self._reason_against(snapshot, ended_by, refusal), {}
+        reason, positions, fsm = self._reason_against(snapshot, ended_by, refusal), {}, self._robot.fsm
         if not reason:
             try:
                 positions = _positions(snapshot, self._profile)
-                reason = self._against_going_on(positions) if self._commanding else self._against_beginning(positions)
+                reason = self._heeded(self._rules.against(fsm, target, positions, time.monotonic()))
             except MessageError as error:
                 reason = str(error)
-        if target is not None:
-            self._target_s = now
-        elif not reason and not self._commanding:
-            reason = "no chunk yet"
-        elif not reason and now - self._target_s > HOLD_S:
-            reason = f"no new actions for {HOLD_S:g} s"
         if reason:
             self._halt(snapshot, reason)
             return
-        if not self._commanding:
-            self._commanding, self._highest_fsm = True, PAUSE
-            self._last = inside(positions, self._profile)
-        self._command(target, positions, period)
+        self._command(self._rules.step(fsm, target, positions, period))
 
     def _reason_against(self, snapshot: Snapshot, ended_by: str, refusal: str) -> str:
         reason = (snapshot.problems[0] if snapshot.problems else "") or self._robot.against()
         return reason or ended_by or self._against() or self._other_commanders() or refusal
 
-    def _against_beginning(self, positions: dict[str, np.ndarray]) -> str:
-        if time.monotonic() - self._halted_s < PAUSE_S:
-            return "pausing after a stop"
-        for side, position in positions.items():
-            limits = self._profile.arms[side].limits()
-            outside = np.maximum(limits[:, 0] - position, position - limits[:, 1])
-            if outside.max() > OUTSIDE_RAD:
-                joint = self._profile.arms[side].joints[int(outside.argmax())]
-                return f"{joint} is {outside.max():.2f} rad outside its range: move the arm by hand"
-        return ""
+    def _heeded(self, against: Against) -> str:
+        if against.for_good:
+            self._end_commanding(against.reason)
+        return against.reason
 
-    def _against_going_on(self, positions: dict[str, np.ndarray]) -> str:
-        # The robot goes PAUSE, SLOW_START, READY by itself; back only if somebody wants it to.
-        if self._robot.fsm < self._highest_fsm:
-            return self._end_commanding(PAUSED)
-        if text := blocked(self._last, positions, self._profile, self._settings.max_tracking_error):
-            return self._end_commanding(f"{text} {AGAIN}")
-        return ""
-
-    def _end_commanding(self, reason: str) -> str:
+    def _end_commanding(self, reason: str) -> None:
         with self._lock:
             self._ended_by = reason
-        return reason
 
     def _other_commanders(self) -> str:
         now = time.monotonic()
@@ -258,23 +208,11 @@ class CommandExecutor:
                 return f"{count} nodes publish {topic}: only one arm_relay_node may, stop the others"
         return ""
 
-    def _command(self, target: np.ndarray | None, positions: dict[str, np.ndarray], period: float) -> None:
-        fsm = self._robot.fsm
-        if fsm == PAUSE:
-            # The pose the arms have is commanded until the robot follows: slow start then moves nothing.
-            self._last = inside(positions, self._profile)
-        self._highest_fsm = max(self._highest_fsm, fsm)
-        if fsm != READY:
-            self._say(f"waiting for the robot to be READY, it is in {FSM_NAMES[fsm]}")
-        elif target is None:
-            self._say("the chunk has ended: holding its last target")
-        else:
-            self._say("")
-            speed = self._settings.max_joint_speed
-            self._last, grippers = next_commands(target, self._last, self._profile, speed, period)
-            for side, command in grippers.items():
-                self._publishers.grippers[side].publish(Float32(data=command))
-        self._publish_arms(self._last)
+    def _command(self, step: Step) -> None:
+        self._say(step.waits_for)
+        for side, command in step.grippers.items():
+            self._publishers.grippers[side].publish(Float32(data=command))
+        self._publish_arms(step.arms)
         if time.monotonic() - self._enabled_s >= ENABLE_PERIOD_S:
             self._enabled_s = time.monotonic()
             self._publishers.enable.publish(Float32(data=1.0))
@@ -290,8 +228,8 @@ class CommandExecutor:
         """Stop at once: the pose the arms have becomes their target, and the robot is paused. Grippers keep theirs."""
         with self._lock:
             self._timeline.clear()
-        if self._commanding:
-            self._commanding, self._halted_s, self._last = False, time.monotonic(), {}
+        if self._rules.commanding:
+            self._rules.stop(time.monotonic())
             try:
                 self._publish_arms(_positions(snapshot, self._profile))
             except MessageError as error:  # the pause below holds the arms all the same

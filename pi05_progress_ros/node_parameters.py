@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 
 from rclpy.node import Node
 
-from .commands import CommandSettings
+from .command_rules import CommandSettings
 from .inputs import Limits
 from .parameters import declare, refuse_unknown
 

@@ -10,7 +10,7 @@ from pi05_progress.observation import PolicyOutput
 from pi05_progress.robots.profile import SIDES, RobotProfile
 from pi05_progress.robots.teleavatar import gripper_effort_from_command
 from pi05_progress.transforms import state_to_model
-from pi05_progress_ros.commands import CommandSettings
+from pi05_progress_ros.command_rules import CommandSettings
 from pi05_progress_ros.sim import evaluate
 from pi05_progress_ros.sim.closed_loop import ClosedLoop, ClosedLoopError, DrivenEpisode, LoopSettings
 from pi05_progress_ros.sim.expert import Expert, apply

@@ -1,9 +1,10 @@
 """A policy drives the simulated robot in simulated time: no DDS, no clock on the wall, the same every time.
 
 The way of the numbers is the node's: the robot's own messages become a frame (``robot_frame``), the policy's chunks are
-walked as the command thread walks them (``chunks.py``: blending, joint ranges, speed, tracking), arms that follow
-velocities get them by the relay's rule, and the robot follows by its own state machine, slow start included. What a
-lockstep has no use for is left out: ages of messages, other publishers, the operator's mode.
+walked by the rules of the node's command thread (``command_rules.py``: blending, joint ranges, speed, tracking, when to
+stop and when to go on), arms that follow velocities get them by the relay's rule, and the robot follows by its own
+state machine, slow start included. What a lockstep has no use for is left out: ages of messages, other publishers, the
+operator's mode.
 """
 
 from __future__ import annotations
@@ -22,13 +23,12 @@ from pi05_progress.progress_status import Status
 from pi05_progress.robots.messages import part_names, robot_frame
 from pi05_progress.robots.profile import IMAGE_TYPE, SIDES, RobotProfile
 
-from ..chunks import Chunk, Timeline, blocked, inside, next_commands
-from ..commands import ENABLE_PERIOD_S, HOLD_S, CommandSettings
+from ..chunks import Chunk, Timeline
+from ..command_rules import ENABLE_PERIOD_S, Against, CommandRules, CommandSettings
 from ..inference import output_problem
 from ..relay import relay_velocity
 from .cameras import CameraRig, scaled_sizes
 from .robot import STATE_HZ, Robot
-from .robot_api import State
 from .states import API, StatePublisher, to_time
 from .world import World
 
@@ -199,44 +199,48 @@ class ClosedLoop:
 
 
 class _Commander:
-    """The command thread's part, at its rate of simulated time: see ``commands.py``, whose rules these are."""
+    """The command thread's part, at its rate of simulated time, by the same rules."""
 
     def __init__(self, robot: Robot, profile: RobotProfile, settings: CommandSettings) -> None:
-        self._robot, self._profile, self._settings = robot, profile, settings
+        self._robot, self._profile = robot, profile
+        self._rules = CommandRules(profile, settings)
         self.timeline = Timeline(settings.blend_s)
         self.stopped = ""
-        self._last: dict[str, np.ndarray] = {}  # per arm what was commanded last; empty before the first chunk
-        self._enabled_s, self._target_s = -np.inf, 0.0
+        self._ended, self._enabled_s = False, -np.inf
 
     def tick(self, period_s: float) -> None:
         """Command what is due."""
-        now = self._robot.now_s
+        if self._ended:
+            return
+        now, fsm = self._robot.now_s, int(self._robot.machine.state)
         target = self.timeline.target(now)
-        if self.stopped or (target is None and not self._last):
-            return  # not commanded any more, or no chunk yet
-        self._target_s = now if target is not None else self._target_s
         positions = {side: self._robot.world.arm_state(side).position for side in SIDES}
-        if self._last:
-            self.stopped = blocked(self._last, positions, self._profile, self._settings.max_tracking_error)
-            if now - self._target_s > HOLD_S:
-                self.stopped = f"no new actions for {HOLD_S:g} s"
-            if self.stopped:
-                self._robot.machine.enable(0.0, now)
-                return
-        state = self._robot.machine.state
-        if not self._last or state == State.PAUSE:
-            self._last = inside(positions, self._profile)
-        if state == State.READY and target is not None:
-            speed = self._settings.max_joint_speed
-            self._last, grippers = next_commands(target, self._last, self._profile, speed, period_s)
-            for side, command in grippers.items():
-                opening = command if self._profile.gripper_closed == 0 else 1 - command
-                self._robot.command_gripper(side, opening)
-        for side, command in self._last.items():
-            velocity = None
-            if self._profile.relay is not None and self._profile.arm_command == "relay":
-                velocity = relay_velocity(self._profile.relay, command, positions[side])
-            self._robot.command_arm(side, command, velocity)
+        against = self._rules.against(fsm, target, positions, now)
+        if against.reason:
+            self._halt(against, positions, now)
+            return
+        step = self._rules.step(fsm, target, positions, period_s)
+        self.stopped = ""
+        for side, command in step.grippers.items():
+            opening = command if self._profile.gripper_closed == 0 else 1 - command
+            self._robot.command_gripper(side, opening)
+        self._command_arms(step.arms, positions)
         if now - self._enabled_s >= ENABLE_PERIOD_S - 1e-9:
             self._enabled_s = now
             self._robot.machine.enable(1.0, now)
+
+    def _halt(self, against: Against, positions: Mapping[str, np.ndarray], now: float) -> None:
+        self.timeline.clear()
+        self._ended = against.for_good
+        if not self._rules.commanding:
+            return
+        self._rules.stop(now)
+        self.stopped = against.reason
+        self._command_arms(positions, positions)
+        self._robot.machine.enable(0.0, now)
+
+    def _command_arms(self, targets: Mapping[str, np.ndarray], positions: Mapping[str, np.ndarray]) -> None:
+        relay = self._profile.relay if self._profile.arm_command == "relay" else None
+        for side, target in targets.items():
+            velocity = None if relay is None else relay_velocity(relay, target, positions[side])
+            self._robot.command_arm(side, target, velocity)
