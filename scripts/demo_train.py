@@ -4,42 +4,30 @@
     .venv/bin/python scripts/with_ros.py .venv/bin/python scripts/demo_train.py --out out/demo-train
 
 Every step is one of the project's own commands, printed before it runs, and can be stopped: started again, the same
-command goes on where it was. On two cores it takes about three hours, one of them training. --list prints the commands
-and runs none. models/tiny_demo/README.md says what came of them.
+command goes on where it was. What is made from something that has changed is made anew; recordings and a training run,
+which take long, are never replaced. On two cores it takes about three hours, one of them training. --list prints the
+commands and runs none. models/tiny_demo/README.md says what came of them.
 """
 
 from __future__ import annotations
 
 import argparse
 import shlex
-import shutil
-import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
+
+from steps import Step, StepError, carry_out, copied, shown
 
 ROOT = Path(__file__).resolve().parent.parent
 TASKS = ("stack_cubes", "place_in_basket")
 FPS, SIZE, SCALE = "30", "70x112", "0.15"
 # Faults that are mended (a missed grasp, a drop, a step undone), a pause, and giving up, each in a share of episodes.
+# An episode has the picks 0 and 1, and a pick 2 only where one had to be repeated, as after a missed grasp: drops,
+# undone steps and giving up at pick 2 hardly ever happen, whatever their share. They stay, because this says what the
+# shipped checkpoint was made from.
 FAULTS = ("missed_grasp:0", "long_pause:1", "gives_up:1", "dropped_object:2", "gives_up:2", "undone_step:2")
 LIVE_FAULTS = ("gives_up:1", "long_pause:1", "missed_grasp:0")
-RUN = "shipped"
-
-
-@dataclass(frozen=True)
-class Step:
-    """A command, and what is there when it is done."""
-
-    name: str
-    arguments: tuple[str, ...]
-    result: Path
-    resumes: bool = False  # whether the command itself keeps what is there, so that running it again is right
-
-    @property
-    def command(self) -> list[str]:
-        """As it is run."""
-        return [sys.executable, "-m", *self.arguments]
+RUN, RECIPE = "shipped", ROOT / "training" / "recipes" / "tiny_demo.py"
 
 
 def faults(kinds: tuple[str, ...], share: str) -> tuple[str, ...]:
@@ -58,12 +46,12 @@ def recordings(bags: Path) -> list[Step]:
         ):
             out = bags / f"{name}_{task}"
             where = ("--task", task, "--episodes", count, "--seed", seed, "--out", str(out), "--image-scale", SCALE)
-            arguments = ("pi05_progress_ros.sim.generate", *where, *faults(FAULTS, share))
-            steps.append(Step(f"generate {out.name}", arguments, out / "episodes.json", resumes=True))
+            arguments = ("-m", "pi05_progress_ros.sim.generate", *where, *faults(FAULTS, share))
+            steps.append(Step(f"generate {out.name}", arguments, out))
         out = bags / f"live_{task}"
         where = ("--task", task, "--episodes", "8", "--seed", "300", "--out", str(out))
-        arguments = ("pi05_progress_ros.sim.record_live", *where, *faults(LIVE_FAULTS, "0.2"))
-        steps.append(Step(f"record {out.name}", arguments, out / "episodes.json", resumes=True))
+        arguments = ("-m", "pi05_progress_ros.sim.record_live", *where, *faults(LIVE_FAULTS, "0.2"))
+        steps.append(Step(f"record {out.name}", arguments, out))
     return steps
 
 
@@ -73,31 +61,39 @@ def data_sets(bags: Path, data: Path) -> list[Step]:
     for task in TASKS:
         for name, sources in ((task, ("train", "live")), (f"heldout_{task}", ("heldout", "heldout_faults"))):
             plain, labelled = data / name, data / f"{name}_labelled"
-            inputs = [str(bags / f"{source}_{task}") for source in sources]
-            into = ("--output", str(plain), "--fps", FPS, "--image-size", SIZE, "--resume")
-            steps.append(Step(f"convert {name}", ("training.convert_rosbags", "--input", *inputs, *into), plain))
-            arguments = ("--input_dataset", str(plain), "--output_dataset", str(labelled), "--method", "milestone")
-            arguments = ("training.add_progress_labels", *arguments, "--failures", "last-milestone")
-            steps.append(Step(f"label {name}", arguments, labelled))
+            inputs = tuple(bags / f"{source}_{task}" for source in sources)
+            arguments = ("-m", "training.convert_rosbags", "--input", *map(str, inputs), "--output", str(plain),
+                         "--fps", FPS, "--image-size", SIZE)  # fmt: skip
+            go_on, again = ("--resume",), ("--overwrite",)
+            steps.append(Step(f"convert {name}", arguments, plain, inputs, resume=go_on, redo=again))
+            arguments = ("-m", "training.add_progress_labels", "--input_dataset", str(plain), "--output_dataset",
+                         str(labelled), "--method", "milestone", "--failures", "last-milestone")  # fmt: skip
+            steps.append(Step(f"label {name}", arguments, labelled, (plain,), resume=again, redo=again))
     return steps
 
 
 def training(data: Path, runs: Path) -> Step:
     """One hour of two cores."""
-    sets = ",".join(str(data / f"{task}_labelled") for task in TASKS)
-    arguments = ("training.train", "--config=tiny_demo", f"--exp_name={RUN}", f"--output={runs}", "--resume",
-                 f"--data.repo_id={sets}", f"--data.cache={data / 'cache'}")  # fmt: skip
-    return Step("train", arguments, runs / "tiny_demo" / RUN / "last", resumes=True)
+    sets = tuple(data / f"{task}_labelled" for task in TASKS)
+    arguments = ("-m", "training.train", "--config=tiny_demo", f"--exp_name={RUN}", f"--output={runs}",
+                 f"--data.repo_id={','.join(map(str, sets))}", f"--data.cache={data / 'cache'}")  # fmt: skip
+    return Step("train", arguments, runs / "tiny_demo" / RUN, (RECIPE, *sets), resume=("--resume",))
 
 
-def ship(step: Path, checkpoint: Path) -> None:
-    """The checkpoint of a training step without what only resuming needs; beside it first, then moved into place."""
-    beside = checkpoint.with_name(checkpoint.name + ".partial")
-    shutil.rmtree(beside, ignore_errors=True)
-    shutil.copytree(step, beside, ignore=shutil.ignore_patterns("train_state", "position.bin", "run.json"))
-    if checkpoint.exists():
-        shutil.rmtree(checkpoint)
-    beside.rename(checkpoint)
+def ship(run: Path, checkpoint: Path) -> None:
+    """The best checkpoint of a run without what only resuming needs.
+
+    Raises:
+        StepError: it cannot be copied, or something else is there.
+    """
+    from pi05_progress.checkpoint import MARKERS
+    from pi05_progress.output_folder import OutputFolderError
+
+    try:
+        new = copied(run / "best", checkpoint, MARKERS, ("train_state", "position.bin", "run.json"))
+    except (OutputFolderError, OSError) as error:
+        raise StepError(f"ship: {error}") from error
+    print(f"--- ship: {checkpoint} is {'made from' if new else 'still'} the best of {run}", flush=True)
 
 
 def figures(checkpoint: Path, data: Path, out: Path) -> list[Step]:
@@ -105,53 +101,53 @@ def figures(checkpoint: Path, data: Path, out: Path) -> list[Step]:
     steps = []
     for task in TASKS:
         page = out / f"{task}.html"
-        arguments = ("training.evaluate_progress", "--checkpoint", str(checkpoint),
+        arguments = ("-m", "training.evaluate_progress", "--checkpoint", str(checkpoint),
                      "--dataset", str(data / f"heldout_{task}_labelled"),
                      "--train_dataset", str(data / f"{task}_labelled"),
                      "--html", str(page), "--json", str(page.with_suffix(".json")), "--overwrite")  # fmt: skip
-        steps.append(Step(f"evaluate {task}", arguments, page))
+        steps.append(Step(f"evaluate {task}", arguments, page, always=True))  # its answers are kept by itself
     driven = out / "driven.json"
-    arguments = ("--checkpoint", str(checkpoint), "--episodes", "50", "--json", str(driven), "--overwrite")
-    return [*steps, Step("drive", ("pi05_progress_ros.sim.evaluate", *arguments), driven)]
+    arguments = ("-m", "pi05_progress_ros.sim.evaluate", "--checkpoint", str(checkpoint), "--episodes", "50",
+                 "--json", str(driven), "--overwrite")  # fmt: skip
+    return [*steps, Step("drive", arguments, driven, (checkpoint,), redo=())]
 
 
-def carry_out(step: Step, only_list: bool) -> None:
-    """Run a step unless its result is there.
-
-    Raises:
-        SystemExit: it failed; its own words are above.
-    """
-    words = shlex.join(step.arguments)
-    if only_list:
-        print(f"python -m {words}")
-        return
-    if step.result.exists() and not step.resumes:
-        print(f"--- {step.name}: {step.result} is there", flush=True)
-        return
-    print(f"--- {step.name}: python -m {words}", flush=True)
-    status = subprocess.call(step.command, cwd=ROOT)
-    if status:
-        raise SystemExit(f"{step.name} ended with exit status {status}; mended, the same command goes on from here")
-
-
-def main() -> None:
-    """Entry point."""
+def main() -> int:
+    """Entry point; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "demo-train", help="folder for everything")
     parser.add_argument("--list", action="store_true", help="print the commands, run none")
     args = parser.parse_args()
     out = args.out.resolve()
-    bags, data, runs, checkpoint = out / "bags", out / "data", out / "runs", out / "checkpoint"
-    train = training(data, runs)
-    for step in [*recordings(bags), *data_sets(bags, data), train]:
-        carry_out(step, args.list)
-    if not args.list:
-        ship(train.result.parent / "best", checkpoint)
-    for step in figures(checkpoint, data, out):
-        carry_out(step, args.list)
-    if not args.list:
-        print(f"the checkpoint: {checkpoint}\nlook at {out}/*.html; see it at work: CHECKPOINT={checkpoint} make demo")
+    bags, data, checkpoint = out / "bags", out / "data", out / "checkpoint"
+    train = training(data, out / "runs")
+    before, after = [*recordings(bags), *data_sets(bags, data), train], figures(checkpoint, data, out)
+    if args.list:
+        ship_it = (
+            f"# then the best of {shown([str(train.result)], out).removeprefix('python ')} becomes $OUT/checkpoint"
+        )
+        print(f"OUT={shlex.quote(str(out))}")
+        print(*(shown(step.arguments, out) for step in before), ship_it, sep="\n")
+        print(*(shown(step.arguments, out) for step in after), sep="\n")
+        return 0
+    try:
+        for step in before:
+            carry_out(step, out, ROOT)
+        ship(train.result, checkpoint)
+        for step in after:
+            carry_out(step, out, ROOT)
+    except StepError as error:
+        print(error, file=sys.stderr)
+        return error.status
+    except KeyboardInterrupt:  # between two commands
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    except OSError as error:
+        print(f"{error.filename or out}: {error.strerror or error}", file=sys.stderr)
+        return 1
+    print(f"the checkpoint: {checkpoint}\nlook at {out}/*.html; see it at work: CHECKPOINT={checkpoint} make demo")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
