@@ -4,9 +4,10 @@ BOOT := $(shell command -v python3 || command -v python)
 
 MODULE := $(PYTHON) scripts/with_ros.py $(PYTHON) -m
 DATA_FAULTS := --fault gives_up:1 --fault missed_grasp:0 --fault-share 0.3
-DATA ?= out/demo-data
-EPISODES ?= 10
-OUT ?= out/demo-train
+# Given on make's command line only: in an environment, names as common as these may mean anything.
+DATA := out/demo-data
+EPISODES := 10
+OUT := out/demo-train
 
 .PHONY: setup demo demo-data demo-train test test-all test-torch lint bench lock clean
 
@@ -19,19 +20,19 @@ demo:  ## the simulated robot at work, its progress in this terminal; TASK=, FAU
 
 demo-data:  ## record, convert, label and look at episodes of the simulated robot; DATA=, EPISODES= (docs/data_quick_start.md)
 	@$(BOOT) scripts/bootstrap.py --extras ros,sim,data
-	$(MODULE) pi05_progress_ros.sim.record_live --task stack_cubes --episodes $(EPISODES) --out $(DATA)/recorded $(DATA_FAULTS)
-	$(MODULE) pi05_progress_ros.sim.generate --task stack_cubes --episodes 20 --seed 100 --out $(DATA)/generated $(DATA_FAULTS)
-	$(MODULE) training.convert_rosbags --input $(DATA)/recorded $(DATA)/generated --output $(DATA)/stack --fps 30 \
+	$(MODULE) pi05_progress_ros.sim.record_live --task stack_cubes --episodes $(EPISODES) --out "$(DATA)/recorded" $(DATA_FAULTS)
+	$(MODULE) pi05_progress_ros.sim.generate --task stack_cubes --episodes 20 --seed 100 --out "$(DATA)/generated" $(DATA_FAULTS)
+	$(MODULE) training.convert_rosbags --input "$(DATA)/recorded" "$(DATA)/generated" --output "$(DATA)/stack" --fps 30 \
 	    --image-size 224x224 --overwrite
-	$(MODULE) training.add_progress_labels --input_dataset $(DATA)/stack --output_dataset $(DATA)/stack_labelled \
+	$(MODULE) training.add_progress_labels --input_dataset "$(DATA)/stack" --output_dataset "$(DATA)/stack_labelled" \
 	    --method milestone --overwrite
-	$(MODULE) training.compute_norm_stats $(DATA)/stack_labelled --overwrite
-	$(MODULE) training.inspect_dataset $(DATA)/stack_labelled --output $(DATA)/inspect_stack.html --overwrite
+	$(MODULE) training.compute_norm_stats "$(DATA)/stack_labelled" --overwrite
+	$(MODULE) training.inspect_dataset "$(DATA)/stack_labelled" --output "$(DATA)/inspect_stack.html" --overwrite
 	@echo "look at $(DATA)/inspect_stack.html and $(DATA)/stack/conversion_report.html"
 
 demo-train:  ## make the demo's checkpoint anew, from recording to figures, in about three hours; OUT= (models/tiny_demo/README.md)
 	@$(BOOT) scripts/bootstrap.py --extras ros,sim,data,train
-	@$(PYTHON) scripts/with_ros.py $(PYTHON) scripts/demo_train.py --out $(OUT)
+	@$(PYTHON) scripts/with_ros.py $(PYTHON) scripts/demo_train.py --out "$(OUT)"
 
 test: setup  ## the tests of a change: a few minutes
 	@$(PYTHON) scripts/with_ros.py $(PYTHON) scripts/run_tests.py
