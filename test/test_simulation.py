@@ -114,13 +114,29 @@ def test_the_expert_solves_the_task(task, seed):
     assert times == sorted(times)
 
 
-@pytest.mark.parametrize("kind", sorted({*FAULTS} - {"gives_up"}))
+FAILURES = {"gives_up", "leaves_object", "freezes_holding"}
+
+
+@pytest.mark.parametrize("kind", sorted({*FAULTS} - FAILURES))
 def test_faults_cost_time_and_the_expert_recovers(kind):
     plain, faulty = World("stack_cubes", 1), World("stack_cubes", 1)
     run_episode(plain, Expert(plain, 1))
     run_episode(faulty, Expert(faulty, 1, [Fault(kind)]))
     assert faulty.task_status().outcome == "success", faulty.task_status()
     assert faulty.time_s > plain.time_s + 2.0
+
+
+@pytest.mark.parametrize("kind", sorted(FAILURES))
+def test_who_gives_up_leaves_the_task_where_it_is(kind):
+    world = World("stack_cubes", 1)
+    expert = Expert(world, 1, [Fault(kind, 1), Fault("missed_grasp", 5)])
+    run_episode(world, expert)
+    status = world.task_status()
+    assert (status.outcome, expert.finished) == ("unknown", True)
+    reached = 2 if kind == "gives_up" else 3  # it was lifted
+    assert len(status.milestones) == reached
+    assert status.progress == (0.75 if kind == "freezes_holding" else 0.5)
+    assert expert.taken == [f"{kind}:1"]
 
 
 def test_an_undone_step_lowers_the_true_progress():

@@ -63,6 +63,8 @@ class Expert:
         self._gripper = 1.0
         self._path = self._episode()
         self._due_s = world.time_s
+        self._gave_up = False
+        self.taken: list[str] = []  # faults that happened so far: those of later picks may never come
         self.finished = False
 
     def command(self) -> OperatorCommand:
@@ -100,9 +102,11 @@ class Expert:
             if fault and fault.kind == "gives_up":
                 break
             yield from self._pick_and_place(pick, fault)
+            if self._gave_up:
+                break
             if self._rng.random() < self._pause_chance:
                 yield from self._wait(self._rng.uniform(0.5, 2.0))
-        yield from self._line(self._here + [0, 0, 0.06], 1.0)
+        yield from self._line(self._here + [0, 0, 0.06], self._gripper if self._gave_up else 1.0)
         yield from self._wait(0.6)
 
     def _picks(self) -> list[Pick]:
@@ -112,6 +116,7 @@ class Expert:
         found = next((fault for fault in self._faults if fault.pick == pick), None)
         if found:
             self._faults.remove(found)
+            self.taken.append(str(found))
         return found
 
     def _pick_and_place(self, pick: Pick, fault: Fault | None) -> Iterator[_Waypoint]:
@@ -130,9 +135,13 @@ class Expert:
         if not fingers_touch(self._world.model, self._world.data, self._side, pick.name):
             yield from self._wait(self._rng.uniform(0.2, 0.6), 1.0)
             return  # the episode looks again and retries
-        if kind == "dropped_object":
+        if kind in ("dropped_object", "leaves_object"):
             yield from self._line(self._here + [0, 0.0, -0.04], 0.0)
             yield from self._wait(0.5, 1.0)
+        if kind == "freezes_holding":
+            yield from self._wait(fault.duration_s, 0.0)
+        if kind in ("dropped_object", "leaves_object", "freezes_holding"):
+            self._gave_up = kind != "dropped_object"
             return
         goal = pick.target + [0, 0, GRASP_HEIGHT + pick.release_height]
         yield from self._travel(goal + up * 0.7, 0.0)

@@ -8,7 +8,15 @@ from typing import Literal, get_args
 
 import numpy as np
 
-FaultKind = Literal["dropped_object", "missed_grasp", "long_pause", "undone_step", "gives_up"]
+FaultKind = Literal[
+    "dropped_object",  # lets go on the way up, and takes it again
+    "missed_grasp",  # closes above the object, and tries again
+    "long_pause",  # stands still before the pick
+    "undone_step",  # takes away again what it has placed, then does it anew
+    "gives_up",  # does nothing from this pick on
+    "leaves_object",  # lets go on the way up, and does nothing more
+    "freezes_holding",  # holds it on the way up, and does nothing more
+]
 FAULTS: tuple[FaultKind, ...] = get_args(FaultKind)
 
 
@@ -18,7 +26,10 @@ class Fault:
 
     kind: FaultKind
     pick: int = 0
-    duration_s: float = 5.0  # of a long pause
+    duration_s: float = 5.0  # of a long pause, or of holding still
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.pick}"
 
     def __post_init__(self) -> None:
         if self.kind not in FAULTS:

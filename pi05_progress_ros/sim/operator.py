@@ -55,9 +55,14 @@ class Operator:
     def new_episode(self) -> None:
         """Begin with the episode the world has just been reset to."""
         seed = self._world.seed
-        self.faults = episode_faults(seed, self._faults, self._fault_share)
-        self._expert = Expert(self._world, seed, [parse_fault(text) for text in self.faults])
+        faults = episode_faults(seed, self._faults, self._fault_share)
+        self._expert = Expert(self._world, seed, [parse_fault(text) for text in faults])
         self._finished_s: float | None = None
+
+    @property
+    def faults(self) -> list[str]:
+        """What has gone wrong in this episode so far, each as ``KIND:PICK``."""
+        return self._expert.taken
 
     @property
     def gave_up(self) -> bool:
