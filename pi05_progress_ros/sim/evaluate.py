@@ -3,54 +3,41 @@
     python -m pi05_progress_ros.sim.evaluate --checkpoint C --episodes 50 --json driven.json
 
 Simulated time only: nothing depends on how fast this machine is, so a slow one gives the same figures. Seeds are far
-from those that data are usually made of; give others if they are not.
+from those that data are usually made of; give others if they are not. Finished episodes are kept in FILE.episodes.jsonl
+beside --json FILE until that is written: a run that was stopped goes on where it was.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from statistics import NormalDist, mean
+from statistics import mean
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from pi05_progress.checkpoint import read_info
-from pi05_progress.policy import UNTRAINED, Policy, make_policy
-from pi05_progress.robots.profile import RobotProfile
+from pi05_progress.checkpoint import code_version
+from pi05_progress.shares import wilson
 
 from ..commands import CommandSettings
 from .cameras import scaled_sizes
-from .closed_loop import ClosedLoop, ClosedLoopError, DrivenEpisode, LoopSettings
+from .closed_loop import ClosedLoopError, DrivenEpisode, LoopSettings
+from .drivers import Drivers, Driving, drivers
+from .episode_log import SUFFIX, EpisodeLog, files_fingerprint
 from .gl import NoOpenGLError, require_backend
 from .tasks import TASKS
 
 FIRST_SEED = 900_000
 PREMATURE_S = 1.0  # declared so long before the physics decided is premature
-CONFIDENCE = 0.95
-
-
-def wilson(count: int, total: int) -> tuple[float, float]:
-    """Ends of the 95 % interval of a share, by Wilson's score ("Probable inference ...", JASA 1927).
-
-    Args:
-        count: of ``total``, which is at least 1.
-        total: of all.
-    """
-    z = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
-    share, spread = count / total, z * z / total
-    middle = share + spread / 2
-    reach = z * math.sqrt(share * (1 - share) / total + spread / (4 * total))
-    return max(0.0, (middle - reach) / (1 + spread)), min(1.0, (middle + reach) / (1 + spread))
 
 
 def summarise(episodes: Sequence[DrivenEpisode]) -> dict[str, Any]:
@@ -151,11 +138,15 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--image-scale", type=float, default=loop.image_scale, help=text)
     parser.add_argument("--num-steps", type=int, default=10, help="denoising steps (default: %(default)s)")
     parser.add_argument("--tokenizer", default="", help="path of PaliGemma's tokenizer, for checkpoints that use it")
+    text = "processes that drive, each with a policy of its own; figures are the same (default: %(default)s, this one)"
+    parser.add_argument("--workers", type=int, default=1, help=text)
     parser.add_argument("--json", type=Path, help="write figures and every episode to this file")
-    parser.add_argument("--overwrite", action="store_true", help="replace that file")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace that file, and kept episodes of other settings"
+    )
     args = parser.parse_args(arguments)
     limits = (("episodes", 1, 10**5), ("seed", 0, 2**31 - 10**5), ("rate", 0.5, 100), ("latency", 0, 5),
-              ("num_steps", 1, 100), ("max_joint_speed", 0.01, 3))  # fmt: skip
+              ("num_steps", 1, 100), ("workers", 1, 512), ("max_joint_speed", 0.01, 3))  # fmt: skip
     for name, low, high in limits:
         if not low <= getattr(args, name) <= high:
             parser.error(f"--{name.replace('_', '-')} {getattr(args, name)}: expected {low} to {high}")
@@ -173,74 +164,103 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def _policy(args: argparse.Namespace) -> tuple[Policy, RobotProfile]:
-    info = read_info(Path(args.checkpoint)) if args.checkpoint else None
-    profile = RobotProfile.load(args.profile or (info.robot if info else "teleavatar"))
-    policy = make_policy(
-        profile, policy=args.policy, checkpoint=args.checkpoint, tokenizer=args.tokenizer, num_steps=args.num_steps
-    )
-    if policy.model_id == UNTRAINED:
-        raise ClosedLoopError("the model is untrained by its own account, its actions mean nothing: give another")
-    policy.warm_up()
-    return policy, profile
-
-
-def drive(args: argparse.Namespace, policy: Policy, profile: RobotProfile) -> list[DrivenEpisode]:
-    """All episodes of all tasks, one after the other.
-
-    Raises:
-        ClosedLoopError: the policy's answer cannot be used, or the robot cannot be simulated.
-    """
-    tasks = list(dict.fromkeys(args.task or TASKS))
+def _driving(args: argparse.Namespace) -> Driving:
     settings = LoopSettings(
         args.rate, args.latency, args.image_scale, commands=CommandSettings(max_joint_speed=args.max_joint_speed)
     )
-    episodes: list[DrivenEpisode] = []
+    return Driving(args.policy, args.checkpoint, args.profile, args.tokenizer, args.num_steps, settings)
+
+
+def _log(args: argparse.Namespace, driving: Driving) -> EpisodeLog | nullcontext[None]:
+    """Where episodes are kept; nowhere without --json."""
+    if args.json is None:
+        return nullcontext()
+    settings = {
+        **asdict(driving), "checkpoint": str(Path(args.checkpoint).resolve()) if args.checkpoint else "",
+        "checkpoint_files": files_fingerprint(Path(args.checkpoint)) if args.checkpoint else "",
+        "code_version": code_version(),
+    }  # fmt: skip
+    return EpisodeLog(args.json.with_name(args.json.name + SUFFIX), settings, overwrite=args.overwrite)
+
+
+def drive(args: argparse.Namespace, at_the_wheel: Drivers, log: EpisodeLog | None) -> list[DrivenEpisode]:
+    """All episodes of all tasks, in order; those that are kept already are not driven again.
+
+    Raises:
+        ClosedLoopError: the policy's answer cannot be used, or the robot cannot be simulated.
+        OSError: an episode cannot be kept.
+    """
+    wanted = [(task, args.seed + n) for task in dict.fromkeys(args.task or TASKS) for n in range(args.episodes)]
+    found = {(e.task, e.seed): e for e in (log.episodes if log is not None else ())}
+    done = {which: found[which] for which in wanted if which in found}
+    if done:
+        print(f"{len(done)} of {len(wanted)} episodes were driven before and are kept", flush=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("driving", total=args.episodes * len(tasks))
-        for task in tasks:
-            loop = ClosedLoop(policy, profile, task, settings)
-            try:
-                for seed in range(args.seed, args.seed + args.episodes):
-                    episodes.append(loop.run(seed))
-                    won = sum(e.outcome == "success" for e in episodes)
-                    progress.update(bar, advance=1, description=f"{task}, {won} of {len(episodes)} done")
-            finally:
-                loop.close()
-    return episodes
+        bar = progress.add_task("driving", total=len(wanted), completed=len(done))
+        for episode in at_the_wheel.run([which for which in wanted if which not in done]):
+            if log is not None:
+                log.add(episode)
+            done[episode.task, episode.seed] = episode
+            won = sum(e.outcome == "success" for e in done.values())
+            progress.update(bar, advance=1, description=f"{episode.task}, {won} of {len(done)} done")
+    return [done[which] for which in wanted]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     args = parse(arguments)
-    started = time.monotonic()
+    driving, log = _driving(args), None
     try:
-        policy, profile = _policy(args)
-        episodes = drive(args, policy, profile)
+        with _log(args, driving) as log, drivers(driving, args.workers) as at_the_wheel:
+            started = time.monotonic()
+            episodes, who = drive(args, at_the_wheel, log), at_the_wheel.who
+            figures = _figures(episodes)
+            Console(width=None if sys.stdout.isatty() else 130).print(table(figures))
+            inferences, seconds = sum(e.inferences for e in episodes), time.monotonic() - started
+            print(f"{len(episodes)} episodes, {inferences} inferences in {seconds:.0f} s; model {who.model_id}")
+            if log is not None:
+                left_out = ("json", "overwrite", "workers")
+                run = {key: value for key, value in vars(args).items() if key not in left_out}
+                data = {"version": 1, "run": run | asdict(who), "figures": figures,
+                        "episodes": [asdict(e) for e in episodes]}  # fmt: skip
+                _write(args.json, json.dumps(data, indent=1) + "\n")
+                log.remove()
+                print(f"written: {args.json}")
     except (ValueError, ClosedLoopError) as error:  # CheckpointError, ConfigError and their like are ValueErrors
-        print(f"evaluate: {error}", file=sys.stderr)
+        print(f"evaluate: {error}{_kept(log)}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"evaluate: {error.filename or args.json}: {error.strerror or error}{_kept(log)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("stopped; nothing was written", file=sys.stderr)
+        print(f"stopped{_kept(log) or '; nothing was written'}", file=sys.stderr)
         return 130
+    return 0
+
+
+def _figures(episodes: Sequence[DrivenEpisode]) -> dict[str, dict[str, Any]]:
     by_task = {
         task: summarise([e for e in episodes if e.task == task]) for task in dict.fromkeys(e.task for e in episodes)
     }
-    figures = by_task | ({"total": summarise(episodes)} if len(by_task) > 1 else {})
-    Console(width=None if sys.stdout.isatty() else 130).print(table(figures))
-    inferences, seconds = sum(e.inferences for e in episodes), time.monotonic() - started
-    print(f"{len(episodes)} episodes, {inferences} inferences in {seconds:.0f} s; model {policy.model_id}")
-    if args.json is not None:
-        run = {key: value for key, value in vars(args).items() if key not in ("json", "overwrite")}
-        data = {"version": 1, "run": run | {"model_id": policy.model_id, "robot": profile.name}, "figures": figures,
-                "episodes": [asdict(e) for e in episodes]}  # fmt: skip
-        partial = args.json.with_name(args.json.name + ".partial")
-        partial.write_text(json.dumps(data, indent=1) + "\n")
-        os.replace(partial, args.json)
-        print(f"written: {args.json}")
-    return 0
+    return by_task | ({"total": summarise(episodes)} if len(by_task) > 1 else {})
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_text(text)
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def _kept(log: EpisodeLog | None) -> str:
+    if log is None or not log.episodes:
+        return ""
+    return f"; {len(log.episodes)} finished episodes are in {log.path}, the same command goes on with what is missing"
 
 
 if __name__ == "__main__":
