@@ -29,7 +29,7 @@ def meta(outcome="SUCCESS", **marks):
     return EpisodeMeta(Outcome(outcome), tuple(Milestone(name, frame) for name, frame in marks.items()))
 
 
-def figures_of(predict, known=None, *, length=LENGTH, stages=None, median_s=20.0, std=None, perturbed=True):
+def figures_of(predict, known=None, *, length=LENGTH, stages=None, median_s=20.0, std=None, perturbed=True, still=()):
     """Of an episode whose raw progress is ``predict(frames, times, playback)``; with bins if ``std`` is given."""
     names = playbacks.PERTURBATIONS if perturbed else ()
     shown = playbacks.all_playbacks(
@@ -41,7 +41,7 @@ def figures_of(predict, known=None, *, length=LENGTH, stages=None, median_s=20.0
         bins = None if std is None else bins_around(raw, std)
         answers = Answers(raw.astype(float), bins, np.full(len(raw), 5.0))
         tracks[playback.name] = track(playback, answers, EstimatorConfig(), LEVELS if playback.name == PLAIN else ())
-    return episode_figures(tracks, episode_truth(length, known or meta(), stages), FPS, median_s)
+    return episode_figures(tracks, episode_truth(length, known or meta(), stages), FPS, median_s, still)
 
 
 class MadeUp:
@@ -65,6 +65,11 @@ class MadeUp:
 def rising(_profile):
     """For ``--policy made_up_predictions:rising``."""
     return MadeUp()
+
+
+def stacking(_profile):
+    """Reads the instruction: anything but stacking is hardly begun."""
+    return MadeUp(lambda time_s, prompt: min(1.0, 0.2 + time_s / 3) if prompt.startswith("stack") else 0.1)
 
 
 def without_head(_profile):

@@ -24,10 +24,11 @@ from training.datasets.progress_meta import Labels, ProgressMeta, Stage, load_pr
 from training.datasets.reader import DatasetError, open_dataset
 from training.datasets.thumbnails import PictureError
 from training.evaluate_progress import Arguments, main, run
+from training.evaluation.cache import OWN, code_digest
 from training.evaluation.frames import pictures, robot_frames
 from training.evaluation.playbacks import PICTURE_NOISE, all_playbacks
 from training.evaluation.predictions import Answers, EvaluationError, ask, track
-from training.evaluation.truth import DURATIONS
+from training.evaluation.truth import DURATIONS, training_of
 from training.output_file import OutputFileError
 
 PROFILE = RobotProfile.load("teleavatar")
@@ -114,7 +115,7 @@ def test_playbacks_show_what_they_say():
     assert half.frames[:5].tolist() == [0, 1, 3, 4, 6] and half.time_s[-1] == pytest.approx(5.8)
     assert double.frames.tolist() == [0, 6, 12, 18, 24, 29] and double.time_s[-1] == pytest.approx(1.45)
     end = shown["held"]
-    assert end.frames.tolist() == [*plain.frames, *[29] * 10] and end.time_s[-1] == pytest.approx(2.9 + 3.0)
+    assert end.frames.tolist() == [*plain.frames, *[29] * 20] and end.time_s[-1] == pytest.approx(2.9 + 6.0)
     assert all((view.noise is None) == (i < 11) for i, view in enumerate(end.views))
     for playback in shown.values():
         assert (np.diff(playback.time_s) > 0).all() and playback.time_s[0] == 0, playback.name
@@ -270,25 +271,82 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(checkpoint, small_policy, d
         dataset, checkpoint, cache=tmp_path / "cache", num_steps=1, perturbations=("reversed",), episodes=(1, 3),
         resamples=100,
     )  # fmt: skip
-    stop_at = 40  # within the second episode
+    stop_at = 55  # within the second episode
     with pytest.raises(KeyboardInterrupt):
         run(args)
     stop_at, calls = None, calls[:0]
     resumed = run(args)
-    assert len(calls) == 11 + 15  # of the second episode, and of its end held
+    assert len(calls) == 11 + 30  # of the second episode, and of its end held
     calls.clear()
     known = run(args)
     assert calls == [] and known.total == resumed.total
     faster = run(dataclasses.replace(args, rate=10.0))  # other frames: not those answers
-    assert len(calls) == 30 + 21 + 2 * 30 and faster.total != known.total
+    assert len(calls) == 30 + 21 + 2 * 60 and faster.total != known.total
     (cached,) = {path.parent for path in (tmp_path / "cache").rglob("*.npz")}
     damaged = cached / "episode_000001.npz"
     damaged.write_bytes(damaged.read_bytes()[:100])
     calls.clear()
     again = run(dataclasses.replace(args, rate=10.0))
-    assert len(calls) == 30 + 30
+    assert len(calls) == 30 + 60
     assert again.total["voc.raw"] == faster.total["voc.raw"] and again.total["crps.raw"] == faster.total["crps.raw"]
     assert not list(cached.glob("*.partial"))
+
+
+def test_answers_are_kept_apart_by_robot_profile(checkpoint, small_policy, dataset, tmp_path, monkeypatch):
+    """Two files of one name: the second one's first camera has another rate."""
+    monkeypatch.setattr("training.evaluate_progress.make_policy", lambda *_, **__: small_policy)
+    text = (ROOT / "config/teleavatar.yaml").read_text()
+    profiles = [tmp_path / name / "teleavatar.yaml" for name in ("first", "second")]
+    for path, content in zip(profiles, (text, text.replace("rate_hz: 30", "rate_hz: 29", 1)), strict=True):
+        path.parent.mkdir()
+        path.write_text(content)
+    calls, infer = [], Pi05Policy.infer
+    monkeypatch.setattr(Pi05Policy, "infer", lambda *args: (calls.append(0), infer(*args))[1])
+    args = Arguments(
+        dataset, checkpoint, cache=tmp_path / "cache", num_steps=1, perturbations=(), episodes=(3,), resamples=100,
+        rate=1.0,
+    )  # fmt: skip
+    counts = []
+    for path in (profiles[0], profiles[0], profiles[1], profiles[1]):
+        calls.clear()
+        run(dataclasses.replace(args, robot=str(path)))
+        counts.append(len(calls))
+    assert counts[0] == counts[2] > 0 and counts[1] == counts[3] == 0
+
+
+def test_other_code_makes_other_answers(tmp_path):
+    package, own = tmp_path / "package", tmp_path / "own"
+    for path in (package / "models/pi05.py", package / "serving/server.py", *(own / name for name in OWN)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("first")
+    first = code_digest(package, own)
+    (package / "serving/server.py").write_text("second")
+    assert code_digest(package, own) == first
+    for path in (package / "models/pi05.py", own / "playbacks.py"):
+        path.write_text("second")
+        assert code_digest(package, own) != first, path
+        path.write_text("first")
+    assert code_digest(package, own) == first and len(code_digest()) == 64
+
+
+def test_the_wrong_instruction_is_said_by_task_and_may_be_one_the_checkpoint_was_trained_on(dataset, tmp_path):
+    """Predictions that rise with time if they are asked to stack; 0.1 for anything else."""
+    page, figures = tmp_path / "page.html", tmp_path / "figures.json"
+    options = {"perturbations": ("wrong",), "policy": "made_up_predictions:stacking", "overwrite": True}
+    run(made_up(dataset, html=page, json=figures, **options))
+    basket, stack = "put the block into the basket", "stack the cubes"
+    written = json.loads(figures.read_text())
+    assert written["wrong_instructions"] == {basket: stack, stack: basket}
+    assert written["by_task"][stack]["wrong_end.raw"]["value"] == pytest.approx(0.1)
+    assert written["by_task"][basket]["wrong_end.raw"]["value"] > 0.1  # it was asked to stack
+    assert f"wrong instruction: {basket}" in page.read_text()
+    run(made_up(dataset, json=figures, wrong="fold a shirt", **options))
+    written = json.loads(figures.read_text())
+    assert set(written["wrong_instructions"].values()) == {"fold a shirt"}
+    assert written["total"]["wrong_end.raw"]["value"] == pytest.approx(0.1)
+    trained = {DURATIONS: {"zip the bag": 3.0}, "stages": {"wipe the table": []}}
+    known = training_of((TWO_TASKS,), trained, "c", dataset, [0]).tasks
+    assert known == {basket, stack, "zip the bag", "wipe the table"}
 
 
 def test_durations_of_the_checkpoint_are_used_and_tasks_it_never_saw_have_no_clock(checkpoint, dataset, tmp_path):
@@ -375,6 +433,7 @@ def test_an_episode_of_one_frame_does_no_harm(dataset):
         ({"train_dataset": ()}, "give the data with --train_dataset"),
         ({"rate": 0.1}, "--rate 0.1: expected at least 0.5"),
         ({"black": "tail"}, "--black tail: robot teleavatar has head_camera"),
+        ({"wrong": "Stack the cubes."}, "is the right instruction of a task"),
         ({"html": Path("/")}, "/ is a folder; name a file in it"),
     ],
 )

@@ -9,7 +9,10 @@ from made_up_predictions import FPS, LENGTH, STAGES, figures_of, meta
 from scipy.stats import norm
 
 from training.evaluation import bootstrap, metrics
+from training.evaluation.predictions import EvaluationError
+from training.evaluation.standstills import standstills
 from training.evaluation.summary import MEASURES, SOURCES, summarise
+from training.evaluation.wrong_instruction import wrong_instruction
 
 DOCS = (Path(__file__).parent.parent / "docs/evaluation.md").read_text()
 LAST = LENGTH - 1
@@ -117,6 +120,19 @@ def test_declarations_are_premature_late_or_missing(start, declared, premature, 
         assert np.isnan(found["delay.filtered"])
 
 
+def test_a_success_that_is_seen_long_after_the_end_is_late_and_not_missed():
+    """Done at the last frame, 20 s; sure of it 3.2 s later, while the end is held."""
+
+    def sure(from_s):
+        return figures_of(lambda _f, times, _p: np.where(times < from_s, 0.8, 1.0), perturbed=False)
+
+    late = sure(23.2)
+    assert (late["late.filtered"], late["missed.filtered"]) == (1, 0) and late["delay.filtered"] > 3
+    soon = sure(20.5)
+    assert (soon["late.filtered"], soon["missed.filtered"]) == (0, 0)
+    assert (sure(99)["late.filtered"], sure(99)["missed.filtered"]) == (0, 1)
+
+
 def test_a_recording_that_ends_when_the_task_is_done_does_not_hide_that_it_is_seen():
     """Above 0.95 for the last second only, as in linear labels: sure of it half a second after the end."""
     found = figures_of(linear, perturbed=False)
@@ -179,6 +195,7 @@ def test_time_remaining_of_a_steady_course_is_right():
     assert found["remaining_covered_50.filtered"] == 1
     assert found["remaining_50.clock"] == pytest.approx(0)
     still = figures_of(lambda *_: 0.5, perturbed=False)
+    assert "remaining_50.clock" not in still  # the clock is compared where both say something
     assert still["remaining_told.filtered"] == 0 and np.isnan(still["remaining_50.filtered"])
     assert "remaining_covered_50.filtered" not in still
 
@@ -190,6 +207,54 @@ def test_a_pause_shows_what_is_not_seen_in_the_pictures():
     drifting = figures_of(lambda f, times, playback: f / LAST + 0.02 * (playback.name == "pause") * times)
     assert drifting["pause_drift.raw"] == pytest.approx(0.1, abs=1e-6)
     assert drifting["pause_drift.filtered"] == pytest.approx(0.1, abs=0.03)
+
+
+def test_a_pause_in_which_progress_goes_up_and_comes_back_is_not_standing_still():
+    """From 10 s to 15 s: a bump of 0.3 in its middle, or a dent; start and end are the same."""
+    for height in (0.3, -0.3):
+
+        def bump(frames, times, playback, height=height):
+            return 0.5 + height * ((playback.name == "pause") & (times > 11.9) & (times < 13.1))
+
+        found = figures_of(bump)
+        assert found["pause_drift.raw"] == pytest.approx(0.3)
+        assert found["pause_drift.filtered"] > 0.05
+
+
+def test_progress_that_moves_while_the_recorded_robot_stands_still_is_seen():
+    """Frames 40 to 80 and 120 to 160 are standstills; progress moves by 0.1 and back in the second one."""
+    still = ((40, 80), (120, 160))
+    found = figures_of(lambda f, *_: 0.4 + 0.1 * ((f > 130) & (f < 150)), still=still, perturbed=False)
+    assert found["standstill_drift.raw"] == pytest.approx(0.1)
+    assert 0.02 < found["standstill_drift.filtered"] <= 0.1
+    at_rest = figures_of(lambda f, *_: 0.4 + 0.1 * (f > 90), meta("FAILURE"), still=((40, 80),), perturbed=False)
+    assert at_rest["standstill_drift.raw"] == 0 and at_rest["standstill_drift.filtered"] < 1e-3
+    assert "standstill_drift.raw" not in figures_of(linear, perturbed=False)
+
+
+def test_standstills_are_where_no_joint_moves_for_three_seconds_before_the_task_is_done():
+    """At 10 frames/s: still for 4 s, moving for 2 s, still for 2 s only, moving, and still for 5 s; joint 9 moves."""
+    step = np.repeat([0, 0.1, 0, 0.1, 0], [40, 20, 20, 10, 50])
+    states = np.zeros((len(step) + 1, 48), np.float32)
+    states[1:, 9] = np.cumsum(step)
+    assert standstills(states, 10, len(step)) == ((0, 40), (90, 140))
+    assert standstills(states, 10, 100) == ((0, 40),)  # done before the last one has lasted
+    states[:, 30] = np.random.default_rng(0).normal(0, 1, len(states))  # a velocity is no position
+    assert standstills(states, 10, len(step)) == ((0, 40), (90, 140))
+    states[1:, 15] = 0.003 * np.arange(1, len(states))  # a gripper that creeps at 0.03 a second
+    assert standstills(states, 10, len(step)) == ()
+
+
+def test_a_wrong_instruction_is_another_tasks_and_no_other_order_of_the_same_words():
+    first, second = "put the red and then the blue block away", "Put the blue and then the red block away."
+    assert wrong_instruction(first, {first, second, "stack the blocks"}) == "stack the blocks"
+    assert wrong_instruction("stack the blocks", {first, second, "stack the blocks"}) in (first, second)
+    assert wrong_instruction(first, {first, second}) == "water the plants"
+    assert wrong_instruction("b", {"a", "b", "c"}) == "c" and wrong_instruction("c", {"a", "b", "c"}) == "a"
+    assert wrong_instruction(first, {first, "stack the blocks"}, "fold a shirt") == "fold a shirt"
+    assert wrong_instruction(first, {first}, second) == second  # who asks for it gets it
+    with pytest.raises(EvaluationError, match="is the right instruction"):
+        wrong_instruction(first, {first}, first)
 
 
 def test_a_wrong_instruction_and_a_black_camera_are_compared_with_what_was_said_before():
@@ -210,9 +275,10 @@ def test_failures_are_judged_by_how_far_they_seem_to_have_come():
     assert found["rank"] == 1
     assert found["failure_high.raw"] == pytest.approx(0.95)
     assert found["failure_excess.raw"] == pytest.approx(0.95 - 0.25, abs=0.02)
-    assert found["failure_above.raw"] == pytest.approx(
-        (LAST - 182) / FPS
-    )  # 0.9 is reached at frame 180, above from 182
+    # 0.9 is reached at frame 180, above from 182, through the 6 s for which the end is held and one interval
+    assert found["failure_above.raw"] == pytest.approx((LAST - 182) / FPS + 6 + 0.2)
+    last_moment = figures_of(lambda f, *_: 0.3 + 0.65 * (f == LAST), stuck, stages=STAGES, perturbed=False)
+    assert last_moment["failure_above.raw"] == pytest.approx(6.2)
     assert not {"voc.raw", "mae_linear.raw", "premature.filtered", "crps.raw"} & found.keys()
     nothing = figures_of(lambda *_: 0.0, meta("FAILURE"), perturbed=False)  # without labels of any kind
     assert nothing["rank"] == 0 and nothing["failure_end.raw"] == 0 and "failure_excess.raw" not in nothing
@@ -240,8 +306,18 @@ def test_f1_of_declarations_is_that_of_the_formula():
     assert found["success_f1.filtered"].value == pytest.approx(2 * 2 / (2 * 2 + 1 + 1))
 
 
-def test_failures_too_high_are_those_that_stay_above_for_longer_than_a_second():
-    seconds = [0.0, 0.8, 1.4, 3.0]
+def test_values_hold_until_the_next_one():
+    time_s = np.array([0, 0.2, 0.4, 0.6, 0.8, 0.9])
+    assert metrics.longest_above(time_s, np.array([0, 1, 1, 0, 0, 0]), 0.9) == pytest.approx(0.4)
+    assert metrics.longest_above(time_s, np.array([1, 0, 0, 0, 1, 1]), 0.9) == pytest.approx(0.2)
+    assert metrics.longest_above(time_s, np.array([0.9] * 6), 0.9) == 0
+    assert metrics.longest_above(time_s[:1], np.ones(1), 0.9) == 0
+
+
+def test_failures_too_high_are_those_that_stay_above_for_a_second():
+    # five values 0.2 s apart last one second, by floating point 0.9999999999999998 s
+    five = metrics.longest_above(np.arange(9) * 0.2, np.array([0, 0, 1, 1, 1, 1, 1, 0, 0]), 0.9)
+    seconds = [0.0, 0.8, five, 3.0]
     found = summarise([{"rank": 0.0, "failure_above.filtered": s} for s in seconds], ["a"] * 4)
     assert found["failure_too_high.filtered"].value == 0.5
 
@@ -261,6 +337,24 @@ def test_the_bootstrap_gives_the_interval_that_theory_gives():
     assert (found.low, found.high) == pytest.approx((found.value - 1.96 * error, found.value + 1.96 * error), abs=2e-3)
 
 
+@pytest.mark.parametrize("key", ["false_alarm", "missed", "premature", "late"])
+def test_shares_of_none_or_all_have_an_interval_all_the_same(key):
+    """Wilson's interval of 0 of 9 is [0, z^2 / (9 + z^2)] with z = 1.96."""
+    z2 = norm.ppf(0.975) ** 2
+    found = summarise([{"rank": 0.0, f"{key}.filtered": 0.0}] * 9, ["a"] * 9)[f"{key}.filtered"]
+    assert (found.value, found.low, found.high) == pytest.approx((0, 0, z2 / (9 + z2)))
+    every = summarise([{"rank": 0.0, f"{key}.filtered": 1.0}] * 9, ["a"] * 9)[f"{key}.filtered"]
+    assert (every.value, every.low, every.high) == pytest.approx((1, 9 / (9 + z2), 1))
+
+
+def test_a_share_counts_the_episodes_that_have_it():
+    """Tables give [0.1078, 0.6032] for 3 of 10."""
+    above = [{"rank": 0.0, "failure_above.raw": s} for s in [2.0] * 3 + [0.5] * 7]
+    found = summarise([*above, {"rank": 2.0}], ["a"] * 11)["failure_too_high.raw"]
+    assert (found.value, found.episodes) == (0.3, 10)
+    assert (found.low, found.high) == pytest.approx((0.1078, 0.6032), abs=1e-4)
+
+
 def test_one_episode_has_figures_but_no_intervals():
     found = summarise([figures_of(linear)], ["a"])
     assert (found["voc.raw"].value, found["voc.raw"].low, found["voc.raw"].episodes) == (pytest.approx(1), None, 1)
@@ -274,7 +368,7 @@ def test_the_bootstrap_is_the_same_every_time_and_another_with_another_seed():
 
 
 def test_every_measure_has_a_source_that_some_episode_gives():
-    good = figures_of(by_milestones, meta(**MARKS), stages=STAGES, std=0.05)
+    good = figures_of(by_milestones, meta(**MARKS), stages=STAGES, std=0.05, still=((40, 80),))
     partial = figures_of(lambda *_: 0.3, meta("FAILURE", grasped=100), stages=STAGES, std=0.05)
     failed = figures_of(lambda *_: 0.1, meta("FAILURE"), stages=STAGES, std=0.05)
     found = summarise([good, partial, failed], ["a"] * 3)

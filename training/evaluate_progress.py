@@ -33,10 +33,10 @@ from .datasets import layout
 from .datasets.progress_meta import ProgressMetaError, load_progress_meta
 from .datasets.reader import Dataset, DatasetError, open_dataset
 from .datasets.thumbnails import PictureError, Thumbnail, thumbnails
-from .evaluation.cache import FOLDER, AnswerCache, fingerprint
+from .evaluation.cache import FOLDER, AnswerCache, code_digest, fingerprint
 from .evaluation.evaluation import Evaluation, Settings, evaluate, head_camera
-from .evaluation.page import HEADINGS, number, page
-from .evaluation.playbacks import PERTURBATIONS
+from .evaluation.page import HEADINGS, counts, number, page
+from .evaluation.playbacks import HELD_S, PERTURBATIONS, PICTURE_NOISE, STATE_NOISE
 from .evaluation.predictions import EvaluationError
 from .evaluation.record import record
 from .evaluation.summary import MEASURES, SOURCES
@@ -76,6 +76,9 @@ class Arguments:
     """Which perturbations of successful episodes are made; give none to leave all out."""
     black: str = ""
     """Camera that is covered in one of them; the head's if not given."""
+    wrong: str = ""
+    """The wrong instruction in one of them; if not given another task's that the checkpoint was trained on or the data
+    set has, of other words, else "water the plants"."""
     robot: str = ""
     """Robot profile: a name, or a YAML file; the checkpoint's if not given."""
     policy: str = "pi05"
@@ -118,9 +121,9 @@ def run(args: Arguments) -> Evaluation:
         raise EvaluationError(f"--black {args.black}: robot {profile.name} has {', '.join(profile.cameras)}")
     name = str(args.checkpoint or f"policy {args.policy}")
     training = training_of(args.train_dataset, info.labels if info else {}, name, args.dataset, wanted)
-    settings = Settings(args.rate, tuple(args.perturbations), args.black, args.resamples, args.seed)
+    settings = Settings(args.rate, tuple(args.perturbations), args.black, args.wrong, args.resamples, args.seed)
     policy = _policy(args, profile)
-    cache = AnswerCache(_cache_folder(args))
+    cache = AnswerCache(_cache_folder(args, profile))
     with progress_bar("evaluating", len(wanted), "episodes") as advance:
         evaluation = evaluate(
             policy, profile, dataset, meta, training, wanted, settings, cache=cache, advance=advance
@@ -209,11 +212,14 @@ def _policy(args: Arguments, profile: RobotProfile) -> Policy:
     return policy
 
 
-def _cache_folder(args: Arguments) -> Path | None:
-    """Answers of other code are not kept: it cannot be told whether it has changed."""
+def _cache_folder(args: Arguments, profile: RobotProfile) -> Path | None:
+    """Answers of a policy of other code are not kept: it cannot be told whether that has changed."""
     if not args.cached or args.policy != "pi05" or args.checkpoint is None:
         return None
-    settings = {"num_steps": args.num_steps, "tokenizer": args.tokenizer, "code": code_version()}
+    settings = {
+        "num_steps": args.num_steps, "tokenizer": args.tokenizer, "code": code_digest(), "held_s": HELD_S,
+        "robot": profile.model_dump(mode="json"), "noise": [PICTURE_NOISE, STATE_NOISE],
+    }  # fmt: skip
     return args.cache.expanduser() / fingerprint([args.checkpoint, args.dataset], settings)
 
 
@@ -246,6 +252,7 @@ def print_table(evaluation: Evaluation, console: Console) -> None:
     table.add_column("")
     for source in SOURCES:
         table.add_column(HEADINGS[source], justify="right")
+    table.add_column("episodes", justify="right")
     section = ""
     for measure in MEASURES:
         found: dict[str, Any] = {s: evaluation.total.get(f"{measure.key}.{s}") for s in SOURCES}
@@ -257,7 +264,7 @@ def print_table(evaluation: Evaluation, console: Console) -> None:
             table.add_row(f"[bold]{section}")
         shown = [("", "") if figure is None else number(figure, measure.unit) for figure in found.values()]
         cells = [f"{value} \\{interval}" if interval else value for value, interval in shown]
-        table.add_row(measure.title, *cells)
+        table.add_row(measure.title, *cells, counts({s: figure.episodes for s, figure in found.items() if figure}))
     console.print(table)
     for note in evaluation.notes:
         console.print(f"note: {note}", highlight=False)

@@ -2,6 +2,7 @@
 
 Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13. A statistic is a function of how often each
 episode counts, so that one matrix of counts gives every figure, and figures of one table are resampled together.
+Shares of episodes that are yes or no have Wilson's interval instead.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from pi05_progress.shares import CONFIDENCE, wilson
+
 Statistic = Callable[[Float[np.ndarray, "r n"]], Float[np.ndarray, " r"]]
-CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,20 @@ def figure(statistic: Statistic, used: Float[np.ndarray, " n"], samples: Float[n
         return Figure(value, None, None, n)
     low, high = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Figure(value, float(low), float(high), n)
+
+
+def share(values: Float[np.ndarray, " n"]) -> Figure:
+    """The share of episodes that have a property (1, 0, or NaN where it is not known), with Wilson's interval.
+
+    Where all or none have it every sample of the bootstrap does, too, and its interval would have no width.
+    """
+    known = values[np.isfinite(values)]
+    if not len(known):
+        return Figure(None, None, None, 0)
+    value = float(known.mean())
+    if len(known) == 1:
+        return Figure(value, None, None, 1)
+    return Figure(value, *wilson(int(known.sum()), len(known)), len(known))
 
 
 def _share(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:

@@ -12,11 +12,29 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+import pi05_progress
+
 from .playbacks import Playback
 from .predictions import Answers
 
 VERSION = 1  # of the files, and of what decides an answer
 FOLDER = Path("~/.cache/pi05_progress/evaluation")
+UNUSED = ("serving", "interchange")  # parts of the package that answer nothing here
+OWN = ("frames.py", "playbacks.py", "predictions.py")  # what the policy is shown, and how
+
+
+def code_digest(package: Path = Path(pi05_progress.__file__).parent, own: Path = Path(__file__).parent) -> str:
+    """A hash of all code that decides an answer: another model, transform or noise must not meet kept answers.
+
+    Args:
+        package: folder of ``pi05_progress``.
+        own: folder of this package.
+    """
+    files = [p for p in sorted(package.rglob("*.py")) if p.relative_to(package).parts[0] not in UNUSED]
+    digest = hashlib.sha256()
+    for path in (*files, *(own / name for name in OWN)):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
 
 
 def fingerprint(folders: Sequence[Path], settings: Mapping[str, object]) -> str:

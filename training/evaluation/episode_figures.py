@@ -6,11 +6,12 @@ the node publishes), ``clock`` (somebody who only looks at the clock).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from . import metrics, playbacks
+from .playbacks import LATE_S
 from .predictions import LEVELS, Track
 from .truth import Truth
 
@@ -18,11 +19,16 @@ KINDS = ("raw", "filtered")
 HIGH = 0.9  # a failed episode must not stay above
 END_S = 1.0  # progress at the end is the mean over so long
 PREMATURE_S = 1.0  # declared so long before it was done is premature
-LATE_S = 3.0  # declared so long after it was done is late
 MOMENTS = (0.25, 0.5, 0.75)  # of an episode's duration, at which time remaining is looked at
 
 
-def episode_figures(tracks: Mapping[str, Track], truth: Truth, fps: float, median_s: float | None) -> dict[str, float]:
+def episode_figures(
+    tracks: Mapping[str, Track],
+    truth: Truth,
+    fps: float,
+    median_s: float | None,
+    standstills: Sequence[tuple[int, int]] = (),
+) -> dict[str, float]:
     """All figures of an episode.
 
     Args:
@@ -30,11 +36,14 @@ def episode_figures(tracks: Mapping[str, Track], truth: Truth, fps: float, media
         truth: of the episode.
         fps: of the recording.
         median_s: median duration of its task in training; None if training had no such task.
+        standstills: first and last frame of each stretch in which the recorded robot stood still.
     """
     track = tracks[playbacks.PLAIN]
     by_clock = np.full(len(track.time_s), np.nan) if median_s is None else metrics.clock(track.time_s, median_s)
     found: dict[str, float] = {"rank": float(truth.rank)}
-    found |= _reached(track, truth) | _declared(tracks[playbacks.HELD], truth, fps) | _latency(track)
+    held = tracks[playbacks.HELD]
+    found |= _reached(track, held, truth) | _declared(held, truth, fps) | _standing(track, standstills)
+    found |= _latency(track)
     if truth.success:
         found |= _order_and_error(track, truth, fps, by_clock)
         found |= _belief(track, truth) | _remaining(track, median_s) | _perturbed(tracks, truth)
@@ -63,8 +72,8 @@ def boundary_errors(track: Track, values: np.ndarray, truth: Truth, fps: float) 
     return {name: float(v - at) for (name, _, at), v in zip(truth.boundaries, seen, strict=True)}
 
 
-def _reached(track: Track, truth: Truth) -> dict[str, float]:
-    """How far it went, of failures above all."""
+def _reached(track: Track, held: Track, truth: Truth) -> dict[str, float]:
+    """How far it went, of failures above all; a failure that ends high stays high, so its end is held."""
     found = {}
     last = track.time_s >= track.time_s[-1] - END_S
     for kind in KINDS:
@@ -73,9 +82,20 @@ def _reached(track: Track, truth: Truth) -> dict[str, float]:
         found[f"end.{kind}"] = end
         if not truth.success:
             found[f"failure_end.{kind}"], found[f"failure_high.{kind}"] = end, high
-            found[f"failure_above.{kind}"] = metrics.longest_above(track.time_s, values, HIGH)
+            found[f"failure_above.{kind}"] = metrics.longest_above(held.time_s, held.values(kind), HIGH)
             if truth.milestone is not None:
                 found[f"failure_excess.{kind}"] = end - float(truth.milestone[-1])
+    return found
+
+
+def _standing(track: Track, standstills: Sequence[tuple[int, int]]) -> dict[str, float]:
+    """How far progress went from where it was when a recorded standstill began; of several the farthest."""
+    found = {}
+    for kind in KINDS:
+        inside = [(first <= track.frames) & (track.frames <= last) for first, last in standstills]
+        drifts = [metrics.excursion(track.values(kind)[during]) for during in inside if during.sum() > 1]
+        if drifts:
+            found[f"standstill_drift.{kind}"] = max(drifts)
     return found
 
 
@@ -111,7 +131,10 @@ def _belief(track: Track, truth: Truth) -> dict[str, float]:
 
 
 def _remaining(track: Track, median_s: float | None) -> dict[str, float]:
-    """Time remaining at a quarter, half and three quarters of the episode; its last frame is the end."""
+    """Time remaining at a quarter, half and three quarters of the episode; its last frame is the end.
+
+    The clock always tells one; it is compared at the moments only at which the estimator tells one, too.
+    """
     found, end = {}, float(track.time_s[-1])
     told: list[float] = []
     for moment in MOMENTS:
@@ -123,7 +146,7 @@ def _remaining(track: Track, median_s: float | None) -> dict[str, float]:
         told.append(float(np.isfinite(expected)))
         if np.isfinite(expected):
             found[f"remaining_covered_{name}.filtered"] = float(low - 1e-9 <= true_s <= high + 1e-9)
-        if median_s is not None:
+        if np.isfinite(expected) and median_s is not None:
             found[f"remaining_{name}.clock"] = abs(max(0.0, median_s - float(track.time_s[index])) - true_s)
     found["remaining_told.filtered"] = float(np.mean(told))
     return found
@@ -140,7 +163,7 @@ def _perturbed(tracks: Mapping[str, Track], truth: Truth) -> dict[str, float]:
                 case playbacks.PAUSE:
                     first = int(np.flatnonzero(np.diff(track.frames) == 0)[0])
                     during = values[first : first + int((np.diff(track.frames) == 0).sum()) + 1]
-                    found[f"pause_drift.{kind}"] = abs(float(during[-1] - during[0]))
+                    found[f"pause_drift.{kind}"] = metrics.excursion(during)
                 case playbacks.REVERSED:
                     found[f"reversed_voc.{kind}"] = metrics.spearman(values, track.time_s)
                 case playbacks.HALF | playbacks.DOUBLE | playbacks.BLACK:

@@ -19,12 +19,12 @@ from .bootstrap import Figure
 from .cache import AnswerCache
 from .episode_figures import boundary_errors, episode_figures
 from .frames import check_robot, robot_frames
-from .playbacks import PERTURBATIONS, PLAIN, Playback
+from .playbacks import PERTURBATIONS, PLAIN, WRONG, Playback
 from .predictions import LEVELS, Track, ask, track
+from .standstills import standstills
 from .summary import summarise
 from .truth import Training, Truth, episode_truth, task_stages
-
-FOREIGN_PROMPT = "water the plants"  # the wrong instruction where the data set has a single task
+from .wrong_instruction import wrong_instruction
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Settings:
         rate_hz: inferences per second of an episode.
         perturbations: which are made.
         black: the camera that is covered in one of them; empty takes the head's.
+        wrong: the instruction for something else in one of them; empty takes another task's.
         resamples: of the bootstrap.
         seed: of the bootstrap.
         estimator: turns beliefs into progress and status.
@@ -43,6 +44,7 @@ class Settings:
     rate_hz: float = 5.0
     perturbations: tuple[str, ...] = PERTURBATIONS
     black: str = ""
+    wrong: str = ""
     resamples: int = 2000
     seed: int = 0
     estimator: EstimatorConfig = field(default_factory=EstimatorConfig)
@@ -82,6 +84,7 @@ class Evaluation:
         by_task: the same by task.
         milestones: by task and milestone: mean signed error of raw and filtered progress, and how many episodes.
         stages_from: by task where its stages are from.
+        wrong: by task the wrong instruction its episodes were shown with; empty if they were not.
         notes: what somebody should know.
     """
 
@@ -90,6 +93,7 @@ class Evaluation:
     by_task: Mapping[str, Mapping[str, Figure]]
     milestones: Mapping[str, Mapping[str, Mapping[str, float]]]
     stages_from: Mapping[str, str]
+    wrong: Mapping[str, str]
     notes: Sequence[str]
 
 
@@ -119,16 +123,20 @@ def evaluate(
         advance: called with 1 after every episode.
 
     Raises:
-        EvaluationError: the policy gives no progress.
+        EvaluationError: the policy gives no progress, or the wrong instruction is a right one.
         DatasetError, PictureError: the data set is of another robot, or damaged.
     """
     check_robot(dataset, profile)
     cache = cache or AnswerCache(None)
     stages, stages_from = task_stages(dataset, meta, training.stages)
+    known = {episode.task for episode in dataset.episodes}
+    tasks = list(dict.fromkeys(e.task for e in dataset.episodes if e.index in set(wanted)))
+    wrong = {task: wrong_instruction(task, {*known, *training.tasks}, settings.wrong) for task in tasks}
     results = []
     for episode, columns in dataset.frames([layout.STATE], set(wanted)):
         failed = meta.episode(episode.index).unsuccessful
-        shown = episode_playbacks(dataset, episode, profile, settings, () if failed else settings.perturbations)
+        names = () if failed else settings.perturbations
+        shown = episode_playbacks(dataset, episode, profile, settings, names, wrong[episode.task])
         answers = cache.load(episode.index, shown)
         if answers is None:
             states = columns[layout.STATE]
@@ -138,11 +146,11 @@ def evaluate(
             p.name: track(p, answers[p.name], settings.estimator, LEVELS if p.name == PLAIN else ()) for p in shown
         }
         truth = episode_truth(episode.length, meta.episode(episode.index), stages[episode.task])
-        figures = episode_figures(tracks, truth, dataset.fps, training.durations_s.get(episode.task))
+        still = standstills(columns[layout.STATE], dataset.fps, truth.done_frame)
+        figures = episode_figures(tracks, truth, dataset.fps, training.durations_s.get(episode.task), still)
         results.append(EpisodeResult(episode, meta.episode(episode.index), truth, tracks, figures))
         advance(1)
     results.sort(key=lambda result: result.episode.index)
-    tasks = list(dict.fromkeys(r.episode.task for r in results))
     options = {"resamples": settings.resamples, "seed": settings.seed}
     by_task = {}
     for task in tasks:
@@ -151,11 +159,17 @@ def evaluate(
     total = summarise([r.figures for r in results], [r.episode.task for r in results], **options)
     milestones = {task: _at_milestones([r for r in results if r.episode.task == task], dataset.fps) for task in tasks}
     notes = _notes(results, training, stages_from, settings.stride(dataset.fps), dataset.fps)
-    return Evaluation(tuple(results), total, by_task, milestones, stages_from, notes)
+    used = {task: wrong[task] for task in dict.fromkeys(r.episode.task for r in results if WRONG in r.tracks)}
+    return Evaluation(tuple(results), total, by_task, milestones, stages_from, used, notes)
 
 
 def episode_playbacks(
-    dataset: Dataset, episode: Episode, profile: RobotProfile, settings: Settings, perturbations: Sequence[str]
+    dataset: Dataset,
+    episode: Episode,
+    profile: RobotProfile,
+    settings: Settings,
+    perturbations: Sequence[str],
+    wrong_prompt: str,
 ) -> list[Playback]:
     """What the policy is shown of an episode: as it was, its end held, and perturbed if it has more than one frame."""
     return playbacks.all_playbacks(
@@ -163,17 +177,11 @@ def episode_playbacks(
         dataset.fps,
         settings.stride(dataset.fps),
         episode.task,
-        wrong_prompt=wrong_prompt(dataset, episode.task),
+        wrong_prompt=wrong_prompt,
         black=settings.black or head_camera(profile),
         seed=episode.index,
         names=perturbations if episode.length > 1 else (),
     )
-
-
-def wrong_prompt(dataset: Dataset, prompt: str) -> str:
-    """Another instruction of the data set, the next one in alphabetical order; a foreign one if there is none."""
-    tasks = sorted({episode.task for episode in dataset.episodes})
-    return tasks[(tasks.index(prompt) + 1) % len(tasks)] if len(tasks) > 1 else FOREIGN_PROMPT
 
 
 def head_camera(profile: RobotProfile) -> str:

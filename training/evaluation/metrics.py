@@ -52,6 +52,12 @@ def sum_of_drops(prediction: Float[np.ndarray, " n"]) -> float:
     return float(np.maximum(-np.diff(known), 0).sum()) if len(known) else np.nan
 
 
+def excursion(prediction: Float[np.ndarray, " n"]) -> float:
+    """How far the prediction went from its first value, in either direction, whether or not it came back."""
+    known = prediction[np.isfinite(prediction)]
+    return float(np.abs(known - known[0]).max()) if len(known) else np.nan
+
+
 def last_before(
     time_s: Float[np.ndarray, " n"], values: Float[np.ndarray, " n"], moments_s: Float[np.ndarray, " m"]
 ) -> Float[np.ndarray, " m"]:
@@ -61,10 +67,13 @@ def last_before(
 
 
 def longest_above(time_s: Float[np.ndarray, " n"], values: Float[np.ndarray, " n"], threshold: float) -> float:
-    """The longest time in s for which values stay above a threshold, from the first of them to the last."""
+    """The longest time in s for which values stay above a threshold. A value holds until the next one; the last one
+    for as long as the one before it."""
+    time_s = np.asarray(time_s, float)
+    until = np.append(time_s[1:], time_s[-1:] + np.diff(time_s)[-1:].sum())
     above = np.asarray(values) > threshold  # False for NaN
     edges = np.flatnonzero(np.diff(np.concatenate([[False], above, [False]]).astype(np.int8))).reshape(-1, 2)
-    return max((float(time_s[stop - 1] - time_s[start]) for start, stop in edges), default=0.0)
+    return max((float(until[stop - 1] - time_s[start]) for start, stop in edges), default=0.0)
 
 
 def clock(time_s: Float[np.ndarray, " n"], median_s: float) -> Float[np.ndarray, " n"]:

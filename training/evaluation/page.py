@@ -69,12 +69,14 @@ def page(
         f"<title>{title}</title><style>{STYLE}{MORE_STYLE}</style><body><h1>{title}</h1>",
         _facts(evaluation, facts),
         "<p class='soft'>Figures are means over episodes unless they say otherwise; in brackets the 95 % interval of a "
-        "bootstrap over episodes. Definitions and sources: docs/evaluation.md of the code.</p>",
+        "bootstrap over episodes, of shares Wilson's. Definitions and sources: docs/evaluation.md of the code.</p>",
         "<h2>All tasks</h2>",
         _table(evaluation.total),
     ]
     for task, figures in evaluation.by_task.items():
         parts.append(f"<h2>{html.escape(task)}</h2>")
+        if task in evaluation.wrong:
+            parts.append(f"<p class='soft'>wrong instruction: {html.escape(evaluation.wrong[task])}</p>")
         parts.append(_milestones(evaluation.milestones.get(task, {})))
         parts.append(f"<details><summary>figures of this task</summary>{_table(figures)}</details>")
     parts += [_episodes(evaluation, pictures, fps), "</body></html>\n"]
@@ -104,12 +106,19 @@ def _table(figures: Mapping[str, Figure]) -> str:
             head = "".join(f"<th>{HEADINGS[source]}</th>" for source in SOURCES)
             rows.append(f"<tr><th><b>{section}</b></th><th>better</th>{head}<th>episodes</th></tr>")
         cells = "".join(f"<td class='figure'>{_cell(measure, of[source])}</td>" for source in SOURCES)
-        count = max(figure.episodes for figure in of.values() if figure)
+        count = counts({source: figure.episodes for source, figure in of.items() if figure})
         rows.append(
             f"<tr><td>{html.escape(measure.title)}</td><td class='soft'>{measure.better}</td>{cells}"
             f"<td class='number'>{count}</td></tr>"
         )
     return f"<div class='scroll'><table>{''.join(rows)}</table></div>"
+
+
+def counts(by_source: Mapping[str, int]) -> str:
+    """Of how many episodes a row is; of each column where they differ."""
+    if len(set(by_source.values())) == 1:
+        return str(next(iter(by_source.values())))
+    return ", ".join(f"{source} {count}" for source, count in by_source.items())
 
 
 def _cell(measure: Measure, figure: Figure | None) -> str:

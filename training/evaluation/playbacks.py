@@ -13,7 +13,8 @@ PLAIN, HELD = "plain", "held"
 PAUSE, REVERSED, HALF, DOUBLE, WRONG, BLACK = "pause", "reversed", "half_speed", "double_speed", "wrong", "black"
 PERTURBATIONS = (PAUSE, REVERSED, HALF, DOUBLE, WRONG, BLACK)
 PAUSE_S = 5.0
-HELD_S = 3.0  # how long the end of a recording is held: a robot that is done stays, its recording ends
+LATE_S = 3.0  # declared so long after it was done is late
+HELD_S = LATE_S + 3.0  # how long the end of a recording is held (a robot that is done stays): late is not never
 PICTURE_NOISE = 3.0  # standard deviation of a paused picture's noise, of 255
 STATE_NOISE = 5e-4  # of a paused robot's state, rad and so on
 
@@ -85,7 +86,7 @@ def paused(original: Playback, fps: float, stride: int, seed: int) -> Playback:
 
 
 def held(original: Playback, fps: float, stride: int, seed: int) -> Playback:
-    """After the last frame nothing happens for three seconds but the sensors' noise."""
+    """After the last frame nothing happens for ``HELD_S`` but the sensors' noise."""
     after = _standstill(original.views[-1], HELD_S, fps, stride, 1000 * seed + 500)
     times = original.time_s[-1] + (1 + np.arange(len(after))) * stride / fps
     return Playback(HELD, np.concatenate([original.time_s, times]), (*original.views, *after))

@@ -30,6 +30,7 @@ def record(evaluation: Evaluation, facts: Mapping[str, Any]) -> dict[str, Any]:
         "measures": {m.key: {"title": m.title, "unit": m.unit, "better": m.better} for m in MEASURES},
         "notes": list(evaluation.notes),
         "stages_from": dict(evaluation.stages_from),
+        "wrong_instructions": dict(evaluation.wrong),
         "total": _figures(evaluation.total),
         "by_task": {task: _figures(of) for task, of in evaluation.by_task.items()},
         "at_milestones": {

@@ -11,10 +11,11 @@ from . import bootstrap
 from .bootstrap import Figure, Statistic
 from .episode_figures import HIGH, LATE_S, MOMENTS, PREMATURE_S
 from .predictions import LEVELS
+from .standstills import SECONDS
 from .truth import SUCCESSFUL
 
 SOURCES = ("raw", "filtered", "clock")
-EXCESSIVE_S = 1.0  # longer than this above HIGH is too long for a failure
+EXCESSIVE_S = 1.0  # so long above HIGH is too long for a failure
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Measure:
 
 
 ORDER, ERROR = "Successful episodes: order", "Successful episodes: error"
+STILL = "Recorded standstills, all episodes"
 OUTCOMES, PERTURBED = "Outcomes", "Perturbations of successful episodes"
 BELIEF, REMAINING, LATENCY = "Interval", "Time remaining", "Latency"
 MEASURES: tuple[Measure, ...] = (
@@ -61,7 +63,8 @@ MEASURES: tuple[Measure, ...] = (
     Measure("failure_end", "failures: progress at the end", OUTCOMES),
     Measure("failure_high", "failures: highest progress", OUTCOMES, better="lower"),
     Measure("failure_excess", "failures: progress at the end beyond the last milestone", OUTCOMES, better="near 0"),
-    Measure("failure_too_high", f"failures above {HIGH:g} for more than {EXCESSIVE_S:g} s", OUTCOMES, better="lower"),
+    Measure("failure_too_high", f"failures above {HIGH:g} for {EXCESSIVE_S:g} s or longer", OUTCOMES, better="lower"),
+    Measure("standstill_drift", f"drift while the robot stood still for {SECONDS:g} s or more", STILL, better="lower"),
     Measure("pause_drift", "drift in a pause of 5 s", PERTURBED, better="lower"),
     Measure("reversed_voc", "reversed: value-order correlation", PERTURBED, better="near -1"),
     Measure("half_speed_mae", "half speed: mean error", PERTURBED, better="lower"),
@@ -83,6 +86,11 @@ MEASURES: tuple[Measure, ...] = (
     Measure("remaining_told", "share of these moments at which it is told", REMAINING, better="higher"),
     Measure("latency_median", "median of an episode", LATENCY, "ms", "lower"),
     Measure("latency_p95", "95 % of an episode", LATENCY, "ms", "lower"),
+)
+# yes or no of an episode: their intervals are Wilson's, since the bootstrap of 0 of 9 is [0, 0]
+SHARES = frozenset(
+    {"premature", "late", "missed", "false_alarm", "failure_too_high"}
+    | {f"remaining_covered_{100 * p:.0f}" for p in MOMENTS}
 )
 _PAIRS = {
     "ranking": (0, 1, 2), "ranking_failed_successful": (0, 2), "ranking_partial_successful": (1, 2),
@@ -109,7 +117,10 @@ def summarise(
             if made is None:
                 continue
             statistic, used = made
-            figure = bootstrap.figure(statistic, used, samples)
+            if measure.key in SHARES:
+                figure = bootstrap.share(_values(measure.key, source, episodes))
+            else:
+                figure = bootstrap.figure(statistic, used, samples)
             if figure.value is not None:
                 found[f"{measure.key}.{source}"] = figure
     return found
@@ -137,9 +148,13 @@ def _statistic(
         name = key.removeprefix("skill_")
         error, baseline = (_column(episodes, f"mae_{name}.{s}") for s in (source, "clock"))
         return bootstrap.skill(error, baseline), np.isfinite(error) & np.isfinite(baseline)
-    if key == "failure_too_high":
-        seconds = _column(episodes, f"failure_above.{source}")
-        values = np.where(np.isfinite(seconds), seconds > EXCESSIVE_S, np.nan)
-    else:
-        values = _column(episodes, f"{key}.{source}")
+    values = _values(key, source, episodes)
     return bootstrap.mean(values), np.isfinite(values)
+
+
+def _values(key: str, source: str, episodes: Sequence[Mapping[str, float]]) -> np.ndarray:
+    """Of each episode, NaN where it has none."""
+    if key != "failure_too_high":
+        return _column(episodes, f"{key}.{source}")
+    seconds = _column(episodes, f"failure_above.{source}")
+    return np.where(np.isfinite(seconds), seconds > EXCESSIVE_S - 1e-9, np.nan)

@@ -122,11 +122,13 @@ class Training:
         durations_s: median duration of the successful episodes of each task, s.
         stages: of each task, where its labels had any.
         source: where this was read.
+        tasks: all instructions the model is known to have been trained on, whatever the source of the others says.
     """
 
     durations_s: Mapping[str, float]
     stages: Mapping[str, tuple[Stage, ...]]
     source: str
+    tasks: frozenset[str] = frozenset()
 
 
 def training_of(
@@ -150,10 +152,12 @@ def training_of(
     """
     if not train_datasets:
         return _from_checkpoint(labels, checkpoint)
+    tasks = {task for key in (DURATIONS, STAGES) if isinstance(of := labels.get(key), Mapping) for task in of}
     seconds: dict[str, list[float]] = {}
     stages: dict[str, tuple[Stage, ...]] = {}
     for root in train_datasets:
         dataset, meta = open_dataset(root), load_progress_meta(root)
+        tasks |= {episode.task for episode in dataset.episodes}
         left_out = set(held_out) if root.resolve() == evaluated.resolve() else set()
         for episode in dataset.episodes:
             if episode.index not in left_out and not meta.episode(episode.index).unsuccessful:
@@ -166,7 +170,7 @@ def training_of(
             "evaluate fewer, or name the data the model was trained on"
         )
     medians = {task: float(np.median(of)) for task, of in seconds.items()}
-    return Training(medians, stages, ", ".join(map(str, train_datasets)))
+    return Training(medians, stages, ", ".join(map(str, train_datasets)), frozenset(tasks))
 
 
 def duration_s(episode: Episode, fps: float) -> float:
@@ -183,7 +187,8 @@ def _from_checkpoint(labels: Mapping[str, Any], checkpoint: str) -> Training:
         )
     try:
         stages = {t: tuple(Stage(str(s["name"]), float(s["share"])) for s in of) for t, of in named.items()}
-        return Training({task: float(value) for task, value in durations.items()}, stages, "checkpoint")
+        medians = {task: float(value) for task, value in durations.items()}
+        return Training(medians, stages, "checkpoint", frozenset(medians) | frozenset(stages))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise EvaluationError(
             f"{checkpoint}: config.json, labels: {DURATIONS} or {STAGES} are wrong: {error!r}"
