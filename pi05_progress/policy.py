@@ -123,6 +123,10 @@ class ModelPolicy:
         """(height, width) of the pictures that the model reads."""
         return self._info.model.image_size
 
+    def restart_noise(self, seed: int) -> None:
+        """From here on the noise is that of a policy made with this seed, so an episode does not depend on others."""
+        self._key = jax.random.key(seed)
+
     def observe(self, frame: RobotFrame, prompt: str) -> Observation:
         """The model's input for a frame, a batch of one, on the host.
 
