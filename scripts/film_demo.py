@@ -5,7 +5,7 @@
     ROS_DOMAIN_ID=N .venv/bin/python scripts/with_ros.py .venv/bin/python scripts/film_demo.py --out demo.gif
 
 It begins with the first progress of an episode, and ends --after seconds behind the first SUCCEEDED, or at --seconds.
-Needs Pillow and matplotlib (extra train).
+The film plays at double speed. Needs Pillow and matplotlib (extra train).
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from __future__ import annotations
 import argparse
 import io
 import math
+import os
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,7 +96,7 @@ def curve(shots: list[Shot], count: int, height: int) -> np.ndarray:
     message = seen[-1][1]
     value = "-" if math.isnan(message.progress) else f"{100 * message.progress:.0f} %"
     axes.set_title(f"{value}   {STATUS[message.status]}", fontsize=10, loc="left", fontfamily="monospace")
-    axes.set_xlim(0, shots[-1].time_s - start)
+    axes.set_xlim(0, max(shots[-1].time_s - start, 0.1))
     axes.set_ylim(-0.02, 1.02)
     axes.set_xlabel("s", fontsize=8)
     axes.tick_params(labelsize=7)
@@ -104,7 +106,11 @@ def curve(shots: list[Shot], count: int, height: int) -> np.ndarray:
 
 
 def film(shots: list[Shot]) -> bytes:
-    """An animated GIF."""
+    """An animated GIF, ``FAST`` times as fast as it was; it rests on the last picture.
+
+    Args:
+        shots: at least one, in order of time.
+    """
     frames = []
     for count in range(1, len(shots) + 1):
         pictures = shots[count - 1].pictures
@@ -121,15 +127,44 @@ def film(shots: list[Shot]) -> bytes:
     return out.getvalue()
 
 
-def main() -> int:
-    """Entry point; returns the exit status."""
+def write(path: Path, data: bytes) -> None:
+    """Write a file that appears complete or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_bytes(data)
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="GIF file to write; replaced if it is there")
-    parser.add_argument("--seconds", type=float, default=60.0, help="longest film, s (default: %(default)s)")
+    text = "longest time that is filmed, s; the film takes half of it (default: %(default)s)"
+    parser.add_argument("--seconds", type=float, default=60.0, help=text)
     parser.add_argument("--after", type=float, default=2.0, help="s to go on once it is done (default: %(default)s)")
     parser.add_argument("--period", type=float, default=0.4, help="s between two pictures (default: %(default)s)")
     parser.add_argument("--robot", default="teleavatar", help="robot profile (default: %(default)s)")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
+    folder = args.out.absolute().parent
+    if not folder.is_dir():
+        parser.error(f"--out {args.out}: there is no folder {folder}; make it first")
+    if args.out.is_dir():
+        parser.error(f"--out {args.out}: is a folder; name a file in it")
+    if not os.access(folder, os.W_OK):
+        parser.error(f"--out {args.out}: nothing can be written in {folder}")
+    return args
+
+
+def main() -> int:
+    """Entry point; returns the exit status."""
+    args = parse()
     use_image_transport()
     import rclpy
 
@@ -155,9 +190,14 @@ def main() -> int:
     finally:
         node.destroy_node()
         rclpy.try_shutdown()
-    partial = args.out.with_name(args.out.name + ".partial")
-    partial.write_bytes(film(camera.shots))
-    partial.replace(args.out)
+    try:
+        write(args.out, film(camera.shots))
+    except KeyboardInterrupt:
+        print("film_demo: stopped; nothing was written", file=sys.stderr)
+        return 130
+    except OSError as error:
+        print(f"film_demo: {args.out}: {error.strerror or error}", file=sys.stderr)
+        return 1
     print(f"{args.out}: {len(camera.shots)} pictures, {args.out.stat().st_size / 1e6:.1f} MB")
     return 0
 
