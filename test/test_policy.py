@@ -93,6 +93,16 @@ def test_the_instruction_and_the_state_and_the_pictures_matter():
     assert len(set(told)) == 3
 
 
+def test_noise_that_is_restarted_is_that_of_a_new_policy():
+    one = policy(small())  # its seed is 0
+    first, second = (one.infer(frame(), "stack").actions for _ in range(2))
+    assert np.abs(first - second).max() > 1e-3
+    one.restart_noise(0)
+    np.testing.assert_array_equal(one.infer(frame(), "stack").actions, first)
+    one.restart_noise(1)
+    assert np.abs(one.infer(frame(), "stack").actions - first).max() > 1e-3
+
+
 def test_a_saved_checkpoint_answers_as_before_and_for_its_own_robot_only(tmp_path):
     saved = checkpoint(small("categorical"), stats(0.5), model_id="small", action_dt_s=0.05)
     save_checkpoint(tmp_path / "small", saved)
