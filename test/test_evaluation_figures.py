@@ -9,6 +9,7 @@ from made_up_predictions import FPS, LENGTH, STAGES, figures_of, meta
 from scipy.stats import norm
 
 from training.evaluation import bootstrap, metrics
+from training.evaluation.page import counts
 from training.evaluation.predictions import EvaluationError
 from training.evaluation.standstills import standstills
 from training.evaluation.summary import MEASURES, SOURCES, summarise
@@ -198,6 +199,14 @@ def test_time_remaining_of_a_steady_course_is_right():
     assert "remaining_50.clock" not in still  # the clock is compared where both say something
     assert still["remaining_told.filtered"] == 0 and np.isnan(still["remaining_50.filtered"])
     assert "remaining_covered_50.filtered" not in still
+
+
+def test_the_clock_is_compared_with_time_remaining_where_it_is_told_and_counts_say_of_how_many_episodes():
+    told, untold = figures_of(linear, perturbed=False), figures_of(lambda *_: 0.5, median_s=90.0, perturbed=False)
+    found = summarise([told, untold], ["a"] * 2)
+    assert found["remaining_50.clock"].value == pytest.approx(0)  # the other episode's 70 s are not in it
+    assert found["remaining_50.clock"].episodes == found["remaining_50.filtered"].episodes == 1
+    assert counts({"filtered": 5, "clock": 3}) == "filtered 5, clock 3" and counts({"raw": 4, "filtered": 4}) == "4"
 
 
 def test_a_pause_shows_what_is_not_seen_in_the_pictures():
