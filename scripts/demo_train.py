@@ -26,6 +26,12 @@ FPS, SIZE, SCALE = "30", "70x112", "0.15"
 # undone steps and giving up at pick 2 hardly ever happen, whatever their share. They stay, because this says what the
 # shipped checkpoint was made from.
 FAULTS = ("missed_grasp:0", "long_pause:1", "gives_up:1", "dropped_object:2", "gives_up:2", "undone_step:2")
+HARD_FAULTS = (
+    "leaves_object:1",
+    "freezes_holding:1",
+    "dropped_object:1",
+    "undone_step:0",
+)  # nothing like it was learnt
 LIVE_FAULTS = ("gives_up:1", "long_pause:1", "missed_grasp:0")
 RUN, RECIPE = "shipped", ROOT / "training" / "recipes" / "tiny_demo.py"
 
@@ -36,17 +42,18 @@ def faults(kinds: tuple[str, ...], share: str) -> tuple[str, ...]:
 
 
 def recordings(bags: Path) -> list[Step]:
-    """Episodes per task: 110 generated and 8 live to learn from, 45 and 20 with more faults to judge by."""
+    """Episodes per task: 110 generated and 8 live to learn from; 45, 20 with more faults and 25 hard ones to judge by."""
     steps = []
     for task in TASKS:
-        for name, count, seed, share in (
-            ("train", "110", "100", "0.15"),
-            ("heldout", "45", "5000", "0.15"),
-            ("heldout_faults", "20", "6000", "0.4"),
+        for name, count, seed, kinds, share in (
+            ("train", "110", "100", FAULTS, "0.15"),
+            ("heldout", "45", "5000", FAULTS, "0.15"),
+            ("heldout_faults", "20", "6000", FAULTS, "0.4"),
+            ("heldout_hard", "25", "7000", HARD_FAULTS, "0.4"),
         ):
             out = bags / f"{name}_{task}"
             where = ("--task", task, "--episodes", count, "--seed", seed, "--out", str(out), "--image-scale", SCALE)
-            arguments = ("-m", "pi05_progress_ros.sim.generate", *where, *faults(FAULTS, share))
+            arguments = ("-m", "pi05_progress_ros.sim.generate", *where, *faults(kinds, share))
             steps.append(Step(f"generate {out.name}", arguments, out))
         out = bags / f"live_{task}"
         where = ("--task", task, "--episodes", "8", "--seed", "300", "--out", str(out))
@@ -59,7 +66,11 @@ def data_sets(bags: Path, data: Path) -> list[Step]:
     """Bags to labelled data sets, one to learn from and one to judge by per task."""
     steps = []
     for task in TASKS:
-        for name, sources in ((task, ("train", "live")), (f"heldout_{task}", ("heldout", "heldout_faults"))):
+        for name, sources in (
+            (task, ("train", "live")),
+            (f"heldout_{task}", ("heldout", "heldout_faults")),
+            (f"heldout_hard_{task}", ("heldout_hard",)),
+        ):
             plain, labelled = data / name, data / f"{name}_labelled"
             inputs = tuple(bags / f"{source}_{task}" for source in sources)
             arguments = ("-m", "training.convert_rosbags", "--input", *map(str, inputs), "--output", str(plain),
@@ -99,13 +110,13 @@ def ship(run: Path, checkpoint: Path) -> None:
 def figures(checkpoint: Path, data: Path, out: Path) -> list[Step]:
     """Progress on held-out episodes, and the policy at the wheel."""
     steps = []
-    for task in TASKS:
-        page = out / f"{task}.html"
+    for name, task in ((f"{kind}_{task}", task) for kind in ("heldout", "heldout_hard") for task in TASKS):
+        page = out / f"{name}.html"
         arguments = ("-m", "training.evaluate_progress", "--checkpoint", str(checkpoint),
-                     "--dataset", str(data / f"heldout_{task}_labelled"),
+                     "--dataset", str(data / f"{name}_labelled"),
                      "--train_dataset", str(data / f"{task}_labelled"),
                      "--html", str(page), "--json", str(page.with_suffix(".json")), "--overwrite")  # fmt: skip
-        steps.append(Step(f"evaluate {task}", arguments, page, always=True))  # its answers are kept by itself
+        steps.append(Step(f"evaluate {name}", arguments, page, always=True))  # its answers are kept by itself
     driven = out / "driven.json"
     arguments = ("-m", "pi05_progress_ros.sim.evaluate", "--checkpoint", str(checkpoint), "--episodes", "50",
                  "--json", str(driven), "--overwrite")  # fmt: skip
