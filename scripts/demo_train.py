@@ -26,12 +26,8 @@ FPS, SIZE, SCALE = "30", "70x112", "0.15"
 # undone steps and giving up at pick 2 hardly ever happen, whatever their share. They stay, because this says what the
 # shipped checkpoint was made from.
 FAULTS = ("missed_grasp:0", "long_pause:1", "gives_up:1", "dropped_object:2", "gives_up:2", "undone_step:2")
-HARD_FAULTS = (
-    "leaves_object:1",
-    "freezes_holding:1",
-    "dropped_object:1",
-    "undone_step:0",
-)  # nothing like it was learnt
+# Failures that come close, and work that is undone: nothing like it is in what was learnt.
+HARD_FAULTS = ("leaves_object:1", "freezes_holding:1", "dropped_object:1", "undone_step:0")
 LIVE_FAULTS = ("gives_up:1", "long_pause:1", "missed_grasp:0")
 RUN, RECIPE = "shipped", ROOT / "training" / "recipes" / "tiny_demo.py"
 
@@ -42,7 +38,7 @@ def faults(kinds: tuple[str, ...], share: str) -> tuple[str, ...]:
 
 
 def recordings(bags: Path) -> list[Step]:
-    """Episodes per task: 110 generated and 8 live to learn from; 45, 20 with more faults and 25 hard ones to judge by."""
+    """Episodes per task: 110 generated and 8 live to learn from; 45, 20 with more faults and 25 hard to judge by."""
     steps = []
     for task in TASKS:
         for name, count, seed, kinds, share in (
