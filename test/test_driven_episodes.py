@@ -124,8 +124,16 @@ def test_ctrl_c_keeps_finished_episodes_and_leaves_no_process(tmp_path, workers)
     _, said = child.communicate(timeout=30)
     assert child.returncode == 130 and "finished episodes are in" in said and "Traceback" not in said
     assert log.read_bytes().endswith(b"\n") and not path.exists()
-    with pytest.raises(ProcessLookupError):
-        os.killpg(child.pid, 0)
+    wait_for(lambda: not alive(child.pid), 10, what="the end of all processes")
+
+
+def alive(group):
+    """Whether a process of a group is left."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def test_a_file_that_cannot_be_written_is_one_line(tmp_path, monkeypatch, capsys):
