@@ -1,7 +1,8 @@
 """The simulated robot at work, the policy beside it, and its progress in this terminal: ``make demo``.
 
-Environment: TASK (task of the simulation), CHECKPOINT (folder; without it the model is untrained), DEMO_SECONDS (end so
-long after the policy node is up, and exit 0 only if progress was published from fresh images). Ctrl-C ends everything.
+Environment: TASK (task of the simulation), FAULTS (what goes wrong in it; the expert pauses before its second object),
+CHECKPOINT (folder; without it the shipped model, ``none`` for an untrained one), DEMO_SECONDS (end so long after the
+policy node is up, and exit 0 only if progress was published from fresh images). Ctrl-C ends everything.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pi05_progress.config_files import shipped_checkpoint
+
 from .bringup import BRINGUP
 from .demo_check import ProgressCheck
 from .launch_arguments import DISCOVERY, transport
@@ -23,6 +26,8 @@ from .supervisor import Child, Supervisor, on_end_signals, session_environment
 from .transport import VARIABLE as TRANSPORT
 
 IMAGE_SCALE = "0.25"  # of the real cameras' size: the small model looks at less, and a laptop renders that in real time
+FAULTS = "long_pause:1"  # in every episode: progress has to stand still, which a clock would not
+NONE = "none"
 DOMAINS = range(40, 100)  # none of the robots', and ports that no system hands out by itself
 ROBOT_DOMAINS = ("0", "29")
 INTERRUPTED = 130
@@ -37,7 +42,7 @@ class Settings:
     Attributes:
         given: arguments of the bringup.
         seconds: end so long after the policy node is up; None for no end.
-        checkpoint: folder, or empty.
+        checkpoint: folder, or empty for an untrained model.
     """
 
     given: dict[str, str]
@@ -59,7 +64,17 @@ def settings(environment: Mapping[str, str]) -> Settings:
     if seconds is not None and not 0 < seconds < float("inf"):
         raise LaunchError(f"DEMO_SECONDS={text}: expected a number of seconds above 0")
     checkpoint = environment.get("CHECKPOINT", "")
-    given = {"sim": "true", "sim_image_scale": IMAGE_SCALE, "checkpoint": checkpoint}
+    if not checkpoint:
+        try:
+            checkpoint = str(shipped_checkpoint())
+        except FileNotFoundError as error:
+            raise LaunchError(
+                f"{error}; give another by CHECKPOINT=, or CHECKPOINT={NONE} for an untrained one"
+            ) from None
+    elif checkpoint == NONE:
+        checkpoint = ""
+    faults = environment.get("FAULTS", FAULTS)
+    given = {"sim": "true", "sim_image_scale": IMAGE_SCALE, "checkpoint": checkpoint, "sim_faults": faults}
     if task := environment.get("TASK", ""):
         given["sim_task"] = task
     return Settings(given, seconds, checkpoint)
@@ -88,12 +103,13 @@ def greeting(chosen: Settings, variables: Mapping[str, str], log_folder: Path) -
     task = chosen.given.get("sim_task", "stack_cubes")
     model = f"checkpoint {chosen.checkpoint}"
     if not chosen.checkpoint:
-        model = "no checkpoint, so a small UNTRAINED model: its raw progress means nothing, the status stays UNKNOWN"
+        model = "a small UNTRAINED model: its raw progress means nothing, the status stays UNKNOWN"
     ending = f"it ends after {chosen.seconds:g} s" if chosen.seconds else "Ctrl-C ends it"
     exports = " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items())
     return "\n".join(
         [
             f"simulated robot: {task}, a scripted expert at work, one episode after another",
+            f"what goes wrong: {chosen.given['sim_faults'] or 'nothing'}",
             f"policy: {model}",
             "to look from another terminal:",
             f"  export {exports}",
@@ -228,7 +244,7 @@ def main() -> int:
 
 def in_variables(text: str) -> str:
     """An error about launch arguments in the words of this program's environment variables."""
-    for argument, variable in (("sim_task:=", "TASK="), ("checkpoint:=", "CHECKPOINT=")):
+    for argument, variable in (("sim_task:=", "TASK="), ("checkpoint:=", "CHECKPOINT="), ("sim_faults:=", "FAULTS=")):
         text = text.replace(argument, variable)
     return text
 

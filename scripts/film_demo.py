@@ -35,6 +35,7 @@ HEAD, WRISTS = "head_camera", ("left_color", "right_color")
 STATUS = {getattr(TaskProgress, n): n for n in ("UNKNOWN", "ADVANCING", "STALLED", "REGRESSING", "SUCCEEDED", "FAILED")}
 START = 0.15  # a film begins with progress below this, so not in the middle of an episode
 WIDTH = 480  # of the film, pixels
+COLOURS = 96  # of a frame
 FAST = 2  # times as fast as it was
 
 
@@ -117,7 +118,9 @@ def film(shots: list[Shot]) -> bytes:
         head = fitted(pictures[HEAD], WIDTH, WIDTH * 9 // 16)
         wrists = [fitted(pictures[key], WIDTH // 2, WIDTH * 9 // 32) for key in WRISTS]
         rows = [head, np.concatenate(wrists, axis=1), curve(shots, count, 170)]
-        frames.append(Image.fromarray(np.concatenate(rows)).quantize(64, dither=Image.Dither.NONE))
+        picture = Image.fromarray(np.concatenate(rows))
+        # The other methods let small things of strong colours, as the cubes are, go down in the table's browns.
+        frames.append(picture.quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE))
     times = np.diff([s.time_s for s in shots], append=shots[-1].time_s + 2.0 * FAST)
     durations = [max(20, round(1000 * t / FAST)) for t in times]
     out = io.BytesIO()

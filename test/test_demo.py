@@ -134,6 +134,14 @@ def test_progress_that_stopped_before_the_end_is_no_success():
     [
         ({"TASK": "juggle"}, "demo: TASK=juggle: expected stack_cubes or place_in_basket"),
         ({"CHECKPOINT": "/nowhere"}, "demo: CHECKPOINT=/nowhere: no such folder; a checkpoint is a folder with"),
+        (
+            {"FAULTS": "naps:1"},
+            "demo: FAULTS=naps:1: unknown fault 'naps'; known faults: ",
+        ),
+        (
+            {"FAULTS": "long_pause:x"},
+            "demo: FAULTS=long_pause:x: fault 'long_pause:x': 'x' is not the number of a pick",
+        ),
         ({"DEMO_SECONDS": "soon"}, "demo: DEMO_SECONDS=soon: expected a number of seconds above 0"),
         ({"DEMO_SECONDS": "nan"}, "demo: DEMO_SECONDS=nan: expected a number"),
     ],
@@ -234,7 +242,7 @@ def test_the_last_words_of_a_program_are_kept(tmp_path):
 
 
 def test_the_demo_ends_by_itself_and_succeeds_with_progress_from_fresh_images(run, tmp_path):
-    started = demo(run, DEMO_SECONDS="6", TASK="place_in_basket", ROS_DOMAIN_ID=None)
+    started = demo(run, DEMO_SECONDS="6", TASK="place_in_basket", CHECKPOINT="none", ROS_DOMAIN_ID=None)
     assert started.popen.wait(280) == 0, started.text()
     text = started.text()
     assert left_running(started.mark) == []
