@@ -116,7 +116,7 @@ def test_statistics_and_metadata_are_complete(source, tmp_path):
 def test_how_labels_were_made_is_recorded(source, tmp_path):
     out = labelled(source, tmp_path / "out", method="milestone", column="progress")
     meta = load_progress_meta(out)
-    assert meta.labels.method == "milestone" and meta.labels.arguments == {"failures": "unlabelled"}
+    assert meta.labels.method == "milestone" and meta.labels.arguments == {"failures": "unlabelled", "finish": "stage"}
     assert meta.labels.columns["progress"] == "progress"
     assert [s.name for s in meta.labels.stages["put the block into the basket"]] == ["grasped", "placed", "finish"]
     assert sum(s.share for s in meta.labels.stages["stack the cubes"]) == pytest.approx(1)

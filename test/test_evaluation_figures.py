@@ -14,6 +14,7 @@ from training.evaluation.predictions import EvaluationError
 from training.evaluation.standstills import standstills
 from training.evaluation.summary import MEASURES, SOURCES, summarise
 from training.evaluation.wrong_instruction import wrong_instruction
+from training.labels.milestones import Stages
 
 DOCS = (Path(__file__).parent.parent / "docs/evaluation.md").read_text()
 LAST = LENGTH - 1
@@ -39,6 +40,16 @@ def test_perfect_predictions_have_perfect_figures():
     for name in ("half_speed", "double_speed", "black"):
         assert found[f"{name}_mae.raw"] == pytest.approx(0, abs=1e-12), name
     assert found["voc.filtered"] > 0.999 and found["mae_milestone.filtered"] < 0.03
+
+
+def test_what_comes_after_a_last_milestone_that_ends_the_task_is_done():
+    ends = Stages(("grasped", "placed"), np.array([0.25, 1.0]))
+    found = figures_of(lambda frames, *_: np.interp(frames, [0, 100, 150], [0, 0.25, 1]), meta(**MARKS), stages=ends)
+    assert found["mae_milestone.raw"] == pytest.approx(0, abs=1e-12)
+    by_time = figures_of(lambda frames, *_: np.minimum(frames / 150, 1), meta(**MARKS), stages=ends)
+    assert by_time["mae_linear.raw"] == pytest.approx(0, abs=1e-12)
+    assert by_time["remaining_told.filtered"] == 1 and by_time["remaining_50.filtered"] < 1.5  # of the time until done
+    assert figures_of(linear, meta(**MARKS), stages=STAGES)["mae_linear.raw"] == pytest.approx(0, abs=1e-12)
 
 
 def test_constant_predictions_order_nothing_and_do_not_crash():

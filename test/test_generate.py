@@ -17,6 +17,7 @@ from rosbags.highlevel import AnyReader
 from pi05_progress.robots.messages import decode_image, robot_frame
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress_ros.sim import generate
+from pi05_progress_ros.sim.truth import STOP_AFTER_S
 
 PROFILE = RobotProfile.load("teleavatar")
 COMMAND = [sys.executable, "-m", "pi05_progress_ros.sim.generate"]
@@ -97,6 +98,7 @@ def test_events_are_start_milestones_in_order_and_a_successful_stop(stacked):
     assert {e.episode_id for e in events} == {"stack_cubes_000003"}
     stamps = [e.header.stamp.sec + e.header.stamp.nanosec * 1e-9 for e in events]
     assert stamps == sorted(stamps)
+    assert stamps[-1] - stamps[-2] == pytest.approx(STOP_AFTER_S, abs=0.1)  # what "done" looks like is recorded, too
 
 
 def test_the_operator_presses_x_at_the_start_and_y_at_the_end(stacked):

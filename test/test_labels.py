@@ -93,6 +93,20 @@ def test_milestone_is_linear_within_stages_of_mean_share(tmp_path):
     assert labels.episodes[1].stage.tolist() == [0, 0, 0, 2, 2]
 
 
+def test_a_task_that_is_done_at_its_last_milestone_has_progress_1_from_there_on(tmp_path):
+    labels = labelled(milestone_set(tmp_path / "d"), "milestone", finish="done")  # 1/2 in episode 0; all in episode 1
+    assert labels.stages == {"do it": (Stage("grasped", 0.75), Stage("lifted", 0.25))}
+    assert progress(labels, 0) == [0, 0.375, 0.75, 0.875, 1, 1, 1, 1, 1]
+    assert labels.episodes[0].stage.tolist() == [0, 0, 0, 1, 1, 1, 1, 1, 1]
+    left = [0.4, 0.3, 0.2, 0.1, 0, 0, 0, 0, 0]
+    assert labels.episodes[0].seconds_remaining.tolist() == pytest.approx(left)
+    assert progress(labels, 4) == [0, 0.5, 1, 1, 1]
+    failure = labelled(tmp_path / "d", "milestone", finish="done", failures="last-milestone").episodes[2]
+    assert failure.progress.max() == 0.75 and (failure.seconds_remaining == -1).all()
+    with pytest.raises(LabelError, match="--finish done goes with --method milestone only, not with linear"):
+        labelled(tmp_path / "d", "linear", finish="done")
+
+
 def test_a_milestone_that_was_not_marked_is_crossed_in_a_line_and_its_stages_are_unknown(tmp_path):
     labels = labelled(milestone_set(tmp_path / "d"), "milestone")
     assert progress(labels, 4) == [0, 0.25, 0.5, 0.75, 1]

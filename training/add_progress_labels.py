@@ -30,7 +30,7 @@ from .datasets.progress_meta import (
 from .datasets.reader import Dataset, DatasetError, open_dataset
 from .labels.labelling import Failures, LabelError, LabelSet, Options, checked_facts, label, with_marks
 from .labels.methods import Method
-from .labels.milestones import MilestoneError, read_csv
+from .labels.milestones import Finish, MilestoneError, read_csv
 from .labels.writing import former_columns, label_columns, write_labelled
 from .progress_bar import progress_bar
 
@@ -49,6 +49,9 @@ class Arguments:
     standstill."""
     failures: Failures = "unlabelled"
     """Episodes known to have failed: leave them unlabelled, or let their progress end at the last milestone reached."""
+    finish: Finish = "stage"
+    """Of milestone. stage: the time after the last milestone is one more stage, and progress is 1 at its end. done: the
+    task is done at its last milestone, and progress is 1 from there on."""
     failed: tuple[int, ...] = ()
     """Indices of episodes that failed, besides those that meta/progress.json knows of."""
     milestones: Path | None = None
@@ -90,7 +93,8 @@ def add_progress_labels(args: Arguments) -> tuple[Dataset, LabelSet]:
             raise LabelError(f"--failed {index}: the data set has the episodes 0 to {len(dataset.episodes) - 1}")
         facts[index] = replace(facts.get(index, EpisodeMeta()), outcome=Outcome.FAILURE)
     complete = checked_facts(dataset, facts, source)
-    options = Options(args.method, args.failures, args.standstill_speed, args.standstill_s, args.label_cut_off)
+    options = Options(args.method, args.failures, args.standstill_speed, args.standstill_s, args.label_cut_off,
+                      args.finish)  # fmt: skip
     labels = label(dataset, complete, options)
     if missing := dataset.missing_videos():
         note = f"{len(missing)} videos are missing in the input, as {missing[0]}; the labelled data set lacks them, too"

@@ -13,6 +13,9 @@ from .robot import Robot
 from .states import Outlet, to_time
 from .tasks.base import Outcome
 
+STOP_AFTER_S = (
+    2.0  # from the decision to the episode's end, as people take a moment, too: what "done" looks like is in it
+)
 TASK_EVERY = 30  # calls, which is a second: for those who start listening later
 OUTCOMES = {"unknown": EpisodeEvent.UNKNOWN, "success": EpisodeEvent.SUCCESS, "failure": EpisodeEvent.FAILURE}
 
@@ -36,12 +39,13 @@ class Truth:
         self._poses = outlet.create_publisher(PoseArray, "/sim/object_poses", 10)
         self._open = False
         self._reported = self._calls = 0
+        self._decided_s: float | None = None
 
     def publish(self) -> None:
         """Progress and poses as they are now, and the events that happened since the last call."""
         status, now = self._world.task_status(), self._world.time_s
         if not self._open and self._reported == 0:
-            self._open, self._calls = True, 0
+            self._open, self._calls, self._decided_s = True, 0, None
             self._event(EpisodeEvent.START, now, progress=0.0)
         if self._calls % TASK_EVERY == 0:
             self._task.publish(String(data=self._world.instruction))
@@ -56,12 +60,14 @@ class Truth:
             milestone = status.milestones[index]
             self._event(EpisodeEvent.MILESTONE, milestone.time_s, milestone.name, progress=(index + 1) / count)
         self._reported = max(self._reported, len(status.milestones))
-        if self._open and status.outcome != "unknown":
+        if status.outcome != "unknown" and self._decided_s is None:
+            self._decided_s = now
+        if self._open and self._decided_s is not None and now >= self._decided_s + STOP_AFTER_S:
             self._stop(now)
 
     def give_up(self) -> None:
         """The operator has ended the work: a task that is not done by now has failed."""
-        if self._open:
+        if self._open and self._world.task_status().outcome == "unknown":
             self._stop(self._world.time_s, "failure", "given up")
 
     def end_episode(self, undecided: Outcome = "unknown", reason: str = "") -> None:

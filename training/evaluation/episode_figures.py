@@ -46,7 +46,7 @@ def episode_figures(
     found |= _latency(track)
     if truth.success:
         found |= _order_and_error(track, truth, fps, by_clock)
-        found |= _belief(track, truth) | _remaining(track, median_s) | _perturbed(tracks, truth)
+        found |= _belief(track, truth) | _remaining(track, truth.end_frame / fps, median_s) | _perturbed(tracks, truth)
     return found
 
 
@@ -130,12 +130,12 @@ def _belief(track: Track, truth: Truth) -> dict[str, float]:
     return found
 
 
-def _remaining(track: Track, median_s: float | None) -> dict[str, float]:
-    """Time remaining at a quarter, half and three quarters of the episode; its last frame is the end.
+def _remaining(track: Track, end: float, median_s: float | None) -> dict[str, float]:
+    """Time remaining at a quarter, half and three quarters of the time until ``end``, s, when progress is 1.
 
     The clock always tells one; it is compared at the moments only at which the estimator tells one, too.
     """
-    found, end = {}, float(track.time_s[-1])
+    found: dict[str, float] = {}
     told: list[float] = []
     for moment in MOMENTS:
         index = int(np.searchsorted(track.time_s, moment * end + 1e-9, side="right")) - 1

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..datasets.progress_meta import EpisodeMeta, ProgressMeta, Stage, load_progress_meta
-from ..datasets.reader import Dataset, Episode, open_dataset
+from ..datasets.reader import Dataset, open_dataset
 from ..labels import methods, milestones
 from ..labels.milestones import FINISH, MilestoneError, Stages
 from .predictions import EvaluationError
@@ -27,11 +27,13 @@ class Truth:
     Attributes:
         rank: FAILED (no milestone was reached), PARTIAL (a failure that reached some), SUCCESSFUL (anything that is
             not known to have failed).
-        linear: progress by time, float64 (frames,); None for failures, which do not come to 1.
+        linear: progress by time, float64 (frames,), 1 from ``end_frame`` on; None for failures, which do not come to 1.
         milestone: progress by milestones, float64 (frames,); None where the task or the episode has none. A failure
             stays at its last milestone.
         boundaries: milestones that were reached: name, frame, progress.
         done_frame: from which on a success is done: its task's last milestone, or the last frame if that is not known.
+        end_frame: from which on its progress is 1: ``done_frame`` where the task ends with its last milestone, else the
+            last frame.
     """
 
     rank: int
@@ -39,6 +41,7 @@ class Truth:
     milestone: np.ndarray | None
     boundaries: tuple[tuple[str, int, float], ...]
     done_frame: int
+    end_frame: int
 
     @property
     def reference(self) -> np.ndarray | None:
@@ -59,11 +62,11 @@ def episode_truth(length: int, meta: EpisodeMeta, stages: Stages | None) -> Trut
         meta: its outcome and milestones.
         stages: of its task; None if they are not known.
     """
-    failed = meta.unsuccessful
-    linear = None if failed else methods.linear(length)
+    failed, end = meta.unsuccessful, end_frame(length, meta, stages)
+    linear = None if failed else np.append(methods.linear(end + 1), np.ones(length - 1 - end))
     if stages is None:
         rank = (PARTIAL if meta.milestones else FAILED) if failed else SUCCESSFUL
-        return Truth(rank, linear, None, (), length - 1)
+        return Truth(rank, linear, None, (), length - 1, end)
     frames = milestones.reached(milestones.with_names(meta.milestones), stages.labels)
     rank = (PARTIAL if frames else FAILED) if failed else SUCCESSFUL
     progress = dict(zip(stages.labels, stages.boundaries.tolist(), strict=True))
@@ -71,7 +74,16 @@ def episode_truth(length: int, meta: EpisodeMeta, stages: Stages | None) -> Trut
     by_milestones = None
     if frames or failed:
         by_milestones = np.interp(np.arange(length), *milestones.anchors(length, frames, stages, finished=not failed))
-    return Truth(rank, linear, by_milestones, boundaries, frames.get(stages.labels[-1], length - 1))
+    return Truth(rank, linear, by_milestones, boundaries, frames.get(stages.labels[-1], length - 1), end)
+
+
+def end_frame(length: int, meta: EpisodeMeta, stages: Stages | None) -> int:
+    """The frame from which on a success has progress 1; arguments as of ``episode_truth``."""
+    if stages is None:
+        return length - 1
+    return milestones.done_frame(
+        length, milestones.reached(milestones.with_names(meta.milestones), stages.labels), stages
+    )
 
 
 def task_stages(
@@ -159,9 +171,8 @@ def training_of(
         dataset, meta = open_dataset(root), load_progress_meta(root)
         tasks |= {episode.task for episode in dataset.episodes}
         left_out = set(held_out) if root.resolve() == evaluated.resolve() else set()
-        for episode in dataset.episodes:
-            if episode.index not in left_out and not meta.episode(episode.index).unsuccessful:
-                seconds.setdefault(episode.task, []).append(duration_s(episode, dataset.fps))
+        for task, durations in durations_s(dataset, meta, left_out).items():
+            seconds.setdefault(task, []).extend(durations)
         if meta.labels is not None:
             stages |= meta.labels.stages
     if not seconds:
@@ -173,9 +184,22 @@ def training_of(
     return Training(medians, stages, ", ".join(map(str, train_datasets)), frozenset(tasks))
 
 
-def duration_s(episode: Episode, fps: float) -> float:
-    """From the first frame to the last, s."""
-    return (episode.length - 1) / fps
+def durations_s(dataset: Dataset, meta: ProgressMeta, left_out: Collection[int]) -> dict[str, list[float]]:
+    """How long the successful episodes of each task took, s: from the first frame until progress is 1.
+
+    Args:
+        dataset: whose episodes.
+        meta: its ``meta/progress.json``; stages are those of its labels.
+        left_out: indices of episodes that do not count.
+    """
+    stages = {task: _from_named(of) for task, of in (meta.labels.stages if meta.labels else {}).items()}
+    seconds: dict[str, list[float]] = {}
+    for episode in dataset.episodes:
+        of = meta.episode(episode.index)
+        if episode.index not in left_out and not of.unsuccessful:
+            end = end_frame(episode.length, of, stages.get(episode.task))
+            seconds.setdefault(episode.task, []).append(end / dataset.fps)
+    return seconds
 
 
 def _from_checkpoint(labels: Mapping[str, Any], checkpoint: str) -> Training:

@@ -15,7 +15,7 @@ from ..datasets.progress_meta import EpisodeMeta, Milestone, Outcome, Stage
 from ..datasets.reader import Dataset, Episode
 from . import methods, milestones, motion
 from .methods import Method
-from .milestones import MilestoneError, Stages
+from .milestones import Finish, MilestoneError, Stages
 
 Failures = Literal["unlabelled", "last-milestone"]
 
@@ -35,6 +35,7 @@ class Options:
         standstill_s: of ``activity``: shorter standstills count as motion.
         label_cut_off: whether episodes whose recording was cut off or aborted count as if they had been done; otherwise
             they are labelled as failures are.
+        finish: of ``milestone``: the time after the last milestone is one more stage, or the task is done by then.
     """
 
     method: Method = "linear"
@@ -42,12 +43,15 @@ class Options:
     standstill_speed: float = 0.02
     standstill_s: float = 0.5
     label_cut_off: bool = False
+    finish: Finish = "stage"
 
     def arguments(self) -> dict[str, str | float | bool]:
         """Those that matter to the method, for the record."""
         kept: dict[str, str | float | bool] = {"failures": self.failures}
         if self.method == "activity":
             kept |= {"standstill_speed": self.standstill_speed, "standstill_s": self.standstill_s}
+        if self.method == "milestone":
+            kept["finish"] = self.finish
         return kept | ({"label_cut_off": True} if self.label_cut_off else {})
 
 
@@ -58,7 +62,7 @@ class EpisodeLabels:
     Attributes:
         progress: in [0, 1]; 0 where unlabelled.
         valid: whether ``progress`` is a label.
-        seconds_remaining: until the last frame; -1 where unknown.
+        seconds_remaining: until the task is done, which is at the last frame or what ``finish`` says; -1 where unknown.
         stage: index; -1 where unknown. None where the method has no stages.
     """
 
@@ -137,6 +141,8 @@ def label(dataset: Dataset, facts: Mapping[int, EpisodeMeta], options: Options) 
         value = getattr(options, name)
         if not (np.isfinite(value) and value >= 0):
             raise LabelError(f"--{name} is {value}, expected a number of at least 0")
+    if options.finish != "stage" and options.method != "milestone":
+        raise LabelError(f"--finish {options.finish} goes with --method milestone only, not with {options.method}")
     if options.failures == "last-milestone" and options.method == "remaining":
         raise LabelError(
             "the time that a failed episode would still have needed is not known, so --failures last-milestone does "
@@ -199,7 +205,8 @@ class _Labelling:
         if self._options.method != "milestone" and self._options.failures != "last-milestone":
             return None
         try:
-            stages = milestones.task_stages({e.index: (e.length, self._marks[e.index]) for e in done})
+            own = {e.index: (e.length, self._marks[e.index]) for e in done}
+            stages = milestones.task_stages(own, self._options.finish)
         except MilestoneError as error:
             if self._options.method != "milestone":
                 self._notes.append(f"task {task!r}: {error}; its failures stay unlabelled")
@@ -288,11 +295,12 @@ class _Labelling:
         if progress is None:
             return self._unlabelled(episode)
         n = episode.length
-        left = np.arange(n - 1, -1, -1) / self._dataset.fps if finished else np.full(n, -1.0)
-        stage = None
+        end, stage = n - 1, None
         if self._options.method == "milestone" and stages is not None:
             frames = milestones.reached(self._marks[episode.index], stages.labels)
             stage = milestones.stage_indices(n, frames, stages, finished)
+            end = milestones.done_frame(n, frames, stages)
+        left = np.maximum(end - np.arange(n), 0) / self._dataset.fps if finished else np.full(n, -1.0)
         return EpisodeLabels(progress.astype(np.float32), np.ones(n, bool), left.astype(np.float32), stage)
 
     def _unlabelled(self, episode: Episode) -> EpisodeLabels:

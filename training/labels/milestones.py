@@ -8,12 +8,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from ..datasets.progress_meta import Milestone, Stage
 
+Finish = Literal["stage", "done"]  # the time after the last milestone is one more stage, or the task is done by then
 FINISH = "finish"  # the stage after the last milestone
 
 
@@ -32,6 +34,11 @@ class Stages:
 
     labels: tuple[str, ...]
     boundaries: np.ndarray
+
+    @property
+    def end_the_task(self) -> bool:
+        """Whether the task is done at its last milestone: nothing of it comes after that."""
+        return bool(np.isclose(self.boundaries[-1], 1.0, rtol=0, atol=1e-9))
 
     def named(self) -> tuple[Stage, ...]:
         """Names and shares; the part after the last milestone is a stage, too, if it takes any time."""
@@ -62,13 +69,14 @@ def reached(milestones: Sequence[Milestone], labels: Sequence[str]) -> dict[str,
     return {label: frames[label] for label in labels if label in frames}
 
 
-def task_stages(episodes: Mapping[int, tuple[int, Sequence[Milestone]]]) -> Stages:
+def task_stages(episodes: Mapping[int, tuple[int, Sequence[Milestone]]], finish: Finish = "stage") -> Stages:
     """Stages of one task from its successful episodes.
 
     The order of milestones is the one most episodes have; boundaries are means over the episodes that have them all.
 
     Args:
         episodes: by index, the number of frames and the milestones (see ``with_names``).
+        finish: what the time after the last milestone is.
 
     Raises:
         MilestoneError: no episode has a milestone.
@@ -82,10 +90,12 @@ def task_stages(episodes: Mapping[int, tuple[int, Sequence[Milestone]]]) -> Stag
     shares = []
     for length, milestones in episodes.values():
         frames = reached(milestones, labels)
-        if len(frames) == len(labels) and length > 1:
-            shares.append([frames[label] / (length - 1) for label in labels])
-    if not shares:  # the order is some episode's own: only one of a single frame has no shares
-        raise MilestoneError(f"the only episodes with milestones, of {sorted(episodes)}, have a single frame")
+        if len(frames) == len(labels):
+            whole = frames[labels[-1]] if finish == "done" else length - 1
+            if whole > 0:
+                shares.append([frames[label] / whole for label in labels])
+    if not shares:  # the order is some episode's own: only one that takes no time has no shares
+        raise MilestoneError(f"the only episodes with milestones, of {sorted(episodes)}, end in their first frame")
     return Stages(labels, np.mean(shares, axis=0))
 
 
@@ -107,6 +117,11 @@ def anchors(
     if finished:
         points[length - 1] = 1.0
     return np.array(list(points), float), np.array(list(points.values()))
+
+
+def done_frame(length: int, frames: Mapping[str, int], stages: Stages) -> int:
+    """The frame from which on an episode that was done has progress 1; see ``anchors`` for the arguments."""
+    return frames.get(stages.labels[-1], length - 1) if stages.end_the_task else length - 1
 
 
 def stage_indices(length: int, frames: Mapping[str, int], stages: Stages, finished: bool) -> Int[np.ndarray, " n"]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..evaluation.truth import DURATIONS, STAGES, duration_s
+from ..evaluation.truth import DURATIONS, STAGES, durations_s
 from ..loading.loader import TrainLoader
 
 
@@ -22,9 +22,8 @@ def label_description(loader: TrainLoader) -> dict[str, Any]:
     stages: dict[str, list[dict[str, Any]]] = {}
     methods: dict[str, dict[str, Any]] = {}
     for dataset, meta, held_out in zip(loader.datasets, loader.progress_meta, loader.held_out, strict=True):
-        for episode in dataset.episodes:
-            if episode.index not in held_out and not meta.episode(episode.index).unsuccessful:
-                seconds.setdefault(episode.task, []).append(duration_s(episode, dataset.fps))
+        for task, durations in durations_s(dataset, meta, held_out).items():
+            seconds.setdefault(task, []).extend(durations)
         if meta.labels is not None:
             methods[dataset.root.name] = {"method": meta.labels.method, "arguments": dict(meta.labels.arguments)}
             stages |= {
