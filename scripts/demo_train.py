@@ -21,14 +21,12 @@ from steps import Step, StepError, carry_out, copied, shown
 ROOT = Path(__file__).resolve().parent.parent
 TASKS = ("stack_cubes", "place_in_basket")
 FPS, SIZE, SCALE = "30", "70x112", "0.15"
-# Faults that are mended (a missed grasp, a drop, a step undone), a pause, and giving up, each in a share of episodes.
-# An episode has the picks 0 and 1, and a pick 2 only where one had to be repeated, as after a missed grasp: drops,
-# undone steps and giving up at pick 2 hardly ever happen, whatever their share. They stay, because this says what the
-# shipped checkpoint was made from.
-FAULTS = ("missed_grasp:0", "long_pause:1", "gives_up:1", "dropped_object:2", "gives_up:2", "undone_step:2")
-# Failures that come close, and work that is undone: nothing like it is in what was learnt.
-HARD_FAULTS = ("leaves_object:1", "freezes_holding:1", "dropped_object:1", "undone_step:0")
+# What is mended (a missed grasp, a drop, a step undone), a pause, giving up, and failures that come close. An episode
+# has the picks 0 and 1; of several faults at one pick the first happens.
+FAULTS = ("missed_grasp:0", "undone_step:0", "long_pause:1", "dropped_object:1", "gives_up:1", "leaves_object:1",
+          "freezes_holding:1")  # fmt: skip
 LIVE_FAULTS = ("gives_up:1", "long_pause:1", "missed_grasp:0")
+LABELS = ("--method", "milestone", "--finish", "done", "--failures", "last-milestone")
 RUN, RECIPE = "shipped", ROOT / "training" / "recipes" / "tiny_demo.py"
 
 
@@ -38,21 +36,20 @@ def faults(kinds: tuple[str, ...], share: str) -> tuple[str, ...]:
 
 
 def recordings(bags: Path) -> list[Step]:
-    """Episodes per task: 110 generated and 8 live to learn from; 45, 20 with more faults and 25 hard to judge by."""
+    """Episodes per task: 100 generated and 6 live to learn from; 40, and 25 with more faults, to judge by."""
     steps = []
     for task in TASKS:
-        for name, count, seed, kinds, share in (
-            ("train", "110", "100", FAULTS, "0.15"),
-            ("heldout", "45", "5000", FAULTS, "0.15"),
-            ("heldout_faults", "20", "6000", FAULTS, "0.4"),
-            ("heldout_hard", "25", "7000", HARD_FAULTS, "0.4"),
+        for name, count, seed, share in (
+            ("train", "100", "100", "0.12"),
+            ("heldout", "40", "5000", "0.12"),
+            ("heldout_faults", "25", "6000", "0.4"),
         ):
             out = bags / f"{name}_{task}"
             where = ("--task", task, "--episodes", count, "--seed", seed, "--out", str(out), "--image-scale", SCALE)
-            arguments = ("-m", "pi05_progress_ros.sim.generate", *where, *faults(kinds, share))
+            arguments = ("-m", "pi05_progress_ros.sim.generate", *where, *faults(FAULTS, share))
             steps.append(Step(f"generate {out.name}", arguments, out))
         out = bags / f"live_{task}"
-        where = ("--task", task, "--episodes", "8", "--seed", "300", "--out", str(out))
+        where = ("--task", task, "--episodes", "6", "--seed", "300", "--out", str(out))
         arguments = ("-m", "pi05_progress_ros.sim.record_live", *where, *faults(LIVE_FAULTS, "0.2"))
         steps.append(Step(f"record {out.name}", arguments, out))
     return steps
@@ -65,7 +62,6 @@ def data_sets(bags: Path, data: Path) -> list[Step]:
         for name, sources in (
             (task, ("train", "live")),
             (f"heldout_{task}", ("heldout", "heldout_faults")),
-            (f"heldout_hard_{task}", ("heldout_hard",)),
         ):
             plain, labelled = data / name, data / f"{name}_labelled"
             inputs = tuple(bags / f"{source}_{task}" for source in sources)
@@ -74,7 +70,7 @@ def data_sets(bags: Path, data: Path) -> list[Step]:
             go_on, again = ("--resume",), ("--overwrite",)
             steps.append(Step(f"convert {name}", arguments, plain, inputs, resume=go_on, redo=again))
             arguments = ("-m", "training.add_progress_labels", "--input_dataset", str(plain), "--output_dataset",
-                         str(labelled), "--method", "milestone", "--failures", "last-milestone")  # fmt: skip
+                         str(labelled), *LABELS)  # fmt: skip
             steps.append(Step(f"label {name}", arguments, labelled, (plain,), resume=again, redo=again))
     return steps
 
@@ -106,7 +102,8 @@ def ship(run: Path, checkpoint: Path) -> None:
 def figures(checkpoint: Path, data: Path, out: Path) -> list[Step]:
     """Progress on held-out episodes, and the policy at the wheel."""
     steps = []
-    for name, task in ((f"{kind}_{task}", task) for kind in ("heldout", "heldout_hard") for task in TASKS):
+    for task in TASKS:
+        name = f"heldout_{task}"
         page = out / f"{name}.html"
         arguments = ("-m", "training.evaluate_progress", "--checkpoint", str(checkpoint),
                      "--dataset", str(data / f"{name}_labelled"),

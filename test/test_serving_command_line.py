@@ -115,9 +115,9 @@ def test_a_checkpoint_is_served_recorded_and_replayed_with_the_noise_of_a_local_
             np.testing.assert_allclose(reply["actions"], output.actions, atol=1e-4)
             assert reply["progress"] == pytest.approx(output.progress, abs=1e-5)
         assert client.estimate.progress is None, "untrained"
-    assert len(re.findall(r"INFO Task progress: \d+\.\d%", server.log())) == 3
     server.send_signal(signal.SIGTERM)
     assert server.wait(15) == 0
+    assert len(re.findall(r"INFO Task progress: \d+\.\d%", server.log())) == 3
     assert "recorded to" in server.log()
     assert "Traceback" not in server.log()
     assert main([*model, "--replay", str(tmp_path / "recordings")]) == 0

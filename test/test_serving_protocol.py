@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import ssl
 import subprocess
 import threading
@@ -102,6 +103,18 @@ def test_a_device_that_hangs_is_told_by_healthz(monkeypatch):
             get(server, "/healthz")
         connection.recv(10)
         assert get(server, "/healthz")[0] == 200
+
+
+def test_every_answer_logs_its_progress(caplog):
+    caplog.set_level(logging.INFO)
+    with serving(stub()) as server, open_connection(server) as connection:
+        connection.recv(10)
+        for sent in (request(state=np.full(48, 0.423)), request("no progress"), request("again")):
+            ask(connection, sent)
+    assert [m for m in caplog.messages if m.startswith("Task progress")] == [
+        "Task progress: 42.3%", "Task progress: 25.0%"
+    ]  # fmt: skip
+    assert next(r for r in caplog.records if r.msg.startswith("Task progress")).levelno == logging.INFO
 
 
 def test_metrics_count_requests_by_outcome():

@@ -132,16 +132,6 @@ def answer(responder, prompt):
     return responder.answer([responder.prepare(request(prompt))])[0]
 
 
-def test_every_inference_logs_its_progress(caplog):
-    caplog.set_level(logging.INFO)
-    responder = stub()
-    responder.answer([responder.prepare(request(state=np.full(48, 0.423)))])
-    assert "Task progress: 42.3%" in caplog.messages
-    assert caplog.records[-1].levelno == logging.INFO
-    answer(responder, "again")
-    assert "Task progress: 25.0%" in caplog.messages
-
-
 @pytest.mark.parametrize(
     ("prompt", "why"),
     [("no progress", "the model has no progress head"), ("nan progress", "the model's progress is nan")],

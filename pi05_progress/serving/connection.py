@@ -23,6 +23,7 @@ from .batching import Answer, InferenceEndedError, InferenceQueue, QueueFullErro
 from .core import AnswerError, RequestError, Responder
 from .metrics import Metrics, Outcome
 from .recording import Exchange, Recorder
+from .server_facts import is_number
 from .wire import WireError, pack, unpack
 
 FAILED, BUSY, GOING_AWAY, TOO_BIG = 1011, 1013, 1001, 1009
@@ -124,8 +125,12 @@ class ConnectionHandler:
                 connection.transport.abort()
                 raise Vanished from None
             self.busy.discard(connection)
+            # Only now: writing a line takes longer than anything else that is done for a reply.
             self._metrics.count("ok")
-            if answer.reply.get("progress") is None:
+            progress = answer.reply.get("progress")
+            if is_number(progress):
+                log.info("Task progress: %.1f%%", 100 * progress)
+            elif progress is None:
                 self._metrics.without_progress.inc()
             self._metrics.seconds.observe(time.monotonic() - arrived)
             if self._recorder and not self._recorder.add(Exchange(answer.index, time.time(), bytes(message), data)):

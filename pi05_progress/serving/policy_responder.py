@@ -83,7 +83,7 @@ class PolicyResponder:
             raise RequestError(str(error)) from error
 
     def _reply(self, output: PolicyOutput) -> dict[str, Any] | AnswerError:
-        """The reply, its progress nil if it cannot be used; each is logged."""
+        """The reply, its progress nil if it cannot be used; why is logged once."""
         expected = (self._policy.horizon, 16)
         if output.actions.shape != expected or not np.isfinite(output.actions).all():
             found = f"{output.actions.dtype}{list(output.actions.shape)}"
@@ -95,8 +95,6 @@ class PolicyResponder:
             kind = "outside [0, 1]" if all(map(math.isfinite, numbers)) else "not finite"
             self._say(kind, f"the model's progress is {output.progress}, interval {output.progress_interval}")
             output = replace(output, progress=None, progress_interval=None)
-        else:
-            log.info("Task progress: %.1f%%", 100 * output.progress)
         return make_reply(output)
 
     def _say(self, kind: str, why: str) -> None:
