@@ -1,12 +1,11 @@
 """Bags made from the simulation without DDS: real readers open them, and they hold what a recording would hold."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
 from collections import defaultdict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -181,8 +180,10 @@ def test_a_killed_run_leaves_nothing_that_looks_finished_and_can_go_on(tmp_path)
     partial = tmp_path / ".partial" / "stack_cubes_000000"
     wait_for(lambda: any(partial.glob("*.mcap")), 60, what="a bag half written")
     time.sleep(0.2)
-    os.killpg(process.pid, signal.SIGKILL)
+    workers = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    process.kill()  # it alone: its workers notice
     process.wait()
+    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), 30, what="the workers' end")
     assert not (tmp_path / "stack_cubes_000000").exists()
     assert run(*arguments).returncode == 0
     assert read(tmp_path / "stack_cubes_000000")["/episode_event"][-1][1].outcome == 2

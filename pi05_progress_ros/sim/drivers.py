@@ -7,9 +7,7 @@ policy of other code that remembers anything from one episode to the next is not
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
-import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -20,6 +18,7 @@ from pathlib import Path
 from pi05_progress.checkpoint import read_info
 from pi05_progress.policy import UNTRAINED, make_policy
 from pi05_progress.robots.profile import RobotProfile
+from pi05_progress.worker_process import end_with_parent
 
 from .closed_loop import ClosedLoop, ClosedLoopError, DrivenEpisode, LoopSettings
 
@@ -159,13 +158,8 @@ _own: Driver | None = None  # made at first use, so that what is wrong is told a
 def _start(driving: Driving) -> None:
     global _driving
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business, which ends its workers
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     _driving = driving
-
-
-def _end_with_parent() -> None:
-    multiprocessing.parent_process().join()
-    os._exit(1)  # killed, it could end nobody
 
 
 def _ready() -> Driver:

@@ -31,6 +31,7 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from pi05_progress.robots.profile import IMAGE_TYPE, SIDES, RobotProfile
 from pi05_progress.robots.yaml_lines import ConfigError
+from pi05_progress.worker_process import end_with_parent
 
 from ..bag_writer import message_store
 from .cameras import CameraRig, scaled_sizes
@@ -158,6 +159,7 @@ _recorder: Recorder | None = None  # one per worker process
 def _start_worker(options: Options) -> None:
     global _recorder
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business; episodes begun are finished
+    end_with_parent()
     os.environ.setdefault("LP_NUM_THREADS", "1")  # software rendering: the cores are shared by episodes, not pixels
     cv2.setNumThreads(1)
     _recorder = Recorder(options)

@@ -6,7 +6,6 @@ at all. A conversion that was killed goes on with what is missing.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import multiprocessing
 import os
@@ -23,6 +22,7 @@ from typing import Any
 
 from pi05_progress.output_folder import OutputFolderError, Pending, check_target, finish, hold
 from pi05_progress.robots.profile import RobotProfile
+from pi05_progress.worker_process import end_with_parent
 from training.datasets import layout
 from training.datasets.video import VideoError
 
@@ -190,7 +190,7 @@ def _start_worker(shared: _Shared, frames: Any) -> None:
     import cv2
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: a worker does not outlive its parent
+    end_with_parent()
     cv2.setNumThreads(1)
     _share(shared, frames)
 
