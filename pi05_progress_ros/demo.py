@@ -29,7 +29,7 @@ IMAGE_SCALE = "0.25"  # of the real cameras' size: the small model looks at less
 FAULTS = "long_pause:1"  # in every episode: progress has to stand still, which a clock would not
 NONE = "none"
 DOMAINS = range(40, 100)  # none of the robots', and ports that no system hands out by itself
-ROBOT_DOMAINS = ("0", "29")
+ROBOT_DOMAINS = (0, 29)
 INTERRUPTED = 130
 START_LIMIT_S = 300.0  # for loading and compiling a model, on a slow and busy machine, too
 WAITING_PERIOD_S = 5.0  # how often waiting is reported
@@ -82,11 +82,24 @@ def settings(environment: Mapping[str, str]) -> Settings:
 
 def own_variables(environment: Mapping[str, str]) -> dict[str, str]:
     """Variables that keep the demo to itself: a ROS domain, unless one that is no robot's is set, and this machine."""
-    domain = environment.get("ROS_DOMAIN_ID", "")
-    if domain in ("", *ROBOT_DOMAINS):
-        domain = str(random.SystemRandom().choice(DOMAINS))
+    domain = asked_domain(environment)
+    if domain is None or domain in ROBOT_DOMAINS:
+        domain = random.SystemRandom().choice(DOMAINS)
     found = {name: environment.get(name, "") for name in (DISCOVERY, TRANSPORT)}
-    return {"ROS_DOMAIN_ID": domain, **found, **transport(environment, sim=True)}
+    return {"ROS_DOMAIN_ID": str(domain), **found, **transport(environment, sim=True)}
+
+
+def asked_domain(environment: Mapping[str, str]) -> int | None:
+    """The ROS domain that is set; None if none is.
+
+    Raises:
+        LaunchError: it is no number.
+    """
+    text = environment.get("ROS_DOMAIN_ID", "")
+    try:
+        return int(text) if text else None
+    except ValueError:
+        raise LaunchError(f"ROS_DOMAIN_ID={text}: expected a number") from None
 
 
 def make_log_folder(environment: Mapping[str, str]) -> Path:
@@ -228,8 +241,7 @@ def main() -> int:
     try:
         chosen = settings(os.environ)
         variables = own_variables(os.environ)
-        asked = os.environ.get("ROS_DOMAIN_ID", "")
-        if asked in ROBOT_DOMAINS:
+        if (asked := asked_domain(os.environ)) in ROBOT_DOMAINS:
             print(f"ROS_DOMAIN_ID={asked} is where robots live: the demo takes {variables['ROS_DOMAIN_ID']} instead")
         os.environ.update(variables)
         processes = BRINGUP.processes(chosen.given, os.environ)

@@ -1,6 +1,7 @@
 """The demo and what it is made of: judging, starting, ending; and that nothing is left running."""
 
 import contextlib
+import itertools
 import math
 import os
 import signal
@@ -10,10 +11,16 @@ import time
 import uuid
 from pathlib import Path
 
+import numpy as np
 import pytest
+import rclpy
 from conftest import wait_for
+from rclpy.qos import qos_profile_sensor_data
+from sensor_msgs.msg import JointState
 
-from pi05_progress_msgs.msg import TaskProgress
+from pi05_progress.robots.profile import RobotProfile
+from pi05_progress_msgs.msg import EpisodeEvent, TaskProgress
+from pi05_progress_ros.demo import own_variables
 from pi05_progress_ros.demo_check import MIN_MESSAGES, ProgressCheck
 from pi05_progress_ros.processes import Process
 from pi05_progress_ros.run import supervise
@@ -143,6 +150,7 @@ def test_progress_that_stopped_before_the_end_is_no_success():
             "demo: FAULTS=long_pause:x: fault 'long_pause:x': 'x' is not the number of a pick",
         ),
         ({"DEMO_SECONDS": "soon"}, "demo: DEMO_SECONDS=soon: expected a number of seconds above 0"),
+        ({"ROS_DOMAIN_ID": "home"}, "demo: ROS_DOMAIN_ID=home: expected a number"),
         ({"DEMO_SECONDS": "nan"}, "demo: DEMO_SECONDS=nan: expected a number"),
     ],
     ids=str,
@@ -153,6 +161,12 @@ def test_wrong_settings_are_refused_before_anything_starts(run, tmp_path, env, t
     assert started.text().startswith(text)
     assert "Traceback" not in started.text()
     assert not (tmp_path / "logs").exists()
+
+
+@pytest.mark.parametrize("asked", ["", "0", "00", "29", "029"])
+def test_the_demo_keeps_out_of_domains_where_robots_live(asked):
+    assert own_variables({"ROS_DOMAIN_ID": asked})["ROS_DOMAIN_ID"] not in ("", "0", "29", asked)
+    assert own_variables({"ROS_DOMAIN_ID": "42"})["ROS_DOMAIN_ID"] == "42"
 
 
 # --- starting and ending, with small programs in the place of nodes ---
@@ -299,6 +313,48 @@ def test_a_policy_that_dies_ends_the_demo_with_its_name(run):
     assert started.popen.wait(30) == 1
     assert "policy_node has ended by itself, signal SIGKILL" in started.text()
     assert left_running(started.mark) == []
+
+
+@pytest.mark.long
+def test_what_the_shipped_checkpoint_says_rises_stands_still_in_the_pause_and_sees_the_end(run, ros):
+    """One whole episode of ``make demo``, as it is shipped: the expert pauses for 5 s before its second object."""
+    started = demo(run)
+    node, profile = ros.create_node("watcher"), RobotProfile.load("teleavatar")
+    told, speeds, starts = [], [], []
+
+    def on_event(message):
+        if message.event == EpisodeEvent.START:
+            starts.append(time.monotonic())
+
+    node.create_subscription(TaskProgress, "/task_progress", lambda m: told.append((time.monotonic(), m)), 50)
+    node.create_subscription(EpisodeEvent, "/sim/events", on_event, 50)
+    for arm in profile.arms.values():
+        node.create_subscription(
+            JointState, arm.state_topic,
+            lambda m: speeds.append((time.monotonic(), max(map(abs, m.velocity)))), qos_profile_sensor_data,
+        )  # fmt: skip
+
+    def episode():
+        """What was said from the start of the first episode that was seen from its start until its success."""
+        begun = next((s for s in starts if told and told[0][0] < s), None)
+        said = [(t, m) for t, m in told if begun is not None and t >= begun + 0.5]
+        done = next((i for i, (_, m) in enumerate(said) if m.status == TaskProgress.SUCCEEDED), None)
+        return said[: done + 1] if done is not None else []
+
+    try:
+        wait_for(episode, 420, lambda: rclpy.spin_once(node, timeout_sec=0.1), "SUCCEEDED in a whole episode")
+    finally:
+        started.popen.terminate()
+    said = episode()
+    moves = [said[0][0], *(t for t, speed in speeds if speed > 0.02 and said[0][0] < t < said[-1][0])]
+    pause = max(itertools.pairwise(moves), key=lambda pair: pair[1] - pair[0])
+    assert 4 < pause[1] - pause[0] < 6.5
+    progress = [m.progress for _, m in said]
+    during = [m for t, m in said if pause[0] + 1.5 < t < pause[1]]  # it takes a moment to see that nothing moves
+    assert min(progress[:20]) < 0.15 and progress[-1] > 0.9
+    assert np.ptp([m.progress for m in during]) < 0.05
+    assert TaskProgress.STALLED in {m.status for m in during}
+    assert 0.3 < during[0].progress < 0.7  # one of two objects is done
 
 
 def _pids(mark, module):
