@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import types
 
 import av
 import numpy as np
@@ -21,6 +22,7 @@ from training.compute_norm_stats import compute
 from training.datasets.progress_meta import CUT_OFF, EpisodeMeta, Outcome, ProgressMeta, save_progress_meta
 from training.datasets.reader import open_dataset
 from training.loading.config import DataConfigError
+from training.loading.negatives import Negatives
 
 PROFILE = RobotProfile.load("teleavatar")
 ARMS = np.r_[0:7, 8:15]
@@ -303,6 +305,14 @@ def test_cameras_that_are_left_out_are_masked(load):
     for key, image in batch.observation.images.items():
         assert batch.observation.image_masks[key].tolist() == [key == "base_0_rgb"] * 8
         assert key == "base_0_rgb" or not image.any()
+
+
+def test_the_same_words_in_another_order_are_no_wrong_instruction():
+    one, other, third = "the red, then the blue block", "the blue, then the red block", "stack the cubes"
+    rows = types.SimpleNamespace(valid=None, episode=lambda row: 0)
+    of = Negatives(0.9, 0.0, 0, (one, other, third), ((True,),))
+    assert {of.change(n, 0, 5, rows, one).prompt for n in range(50)} == {None, third}
+    assert {of.change(n, 0, 5, rows, third).prompt for n in range(50)} == {None, one, other}
 
 
 def test_a_wrong_instruction_has_no_progress_and_its_actions_do_not_count(data, load):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
+from ..instructions import same_words, words
 from .predictions import EvaluationError
 
 FOREIGN = "water the plants"  # where no other task is known
@@ -13,8 +13,7 @@ FOREIGN = "water the plants"  # where no other task is known
 def wrong_instruction(task: str, known: Iterable[str], wanted: str = "") -> str:
     """An instruction for something else.
 
-    Another order of the same words ("the red and then the blue block" and the other way round) may ask for what looks
-    the same in the end, so it is not taken for another task.
+    Another order of the same words is not taken for another task (see ``same_words``).
 
     Args:
         task: the right instruction.
@@ -26,15 +25,11 @@ def wrong_instruction(task: str, known: Iterable[str], wanted: str = "") -> str:
         EvaluationError: the wanted one is the right one.
     """
     if wanted:
-        if _words(wanted) == _words(task):
+        if words(wanted) == words(task):
             raise EvaluationError(
                 f"--wrong {wanted!r}: is the right instruction of a task; give one for something else"
             )
         return wanted
-    others = sorted({other for other in known if sorted(_words(other)) != sorted(_words(task))})
+    others = sorted({other for other in known if not same_words(other, task)})
     later = [other for other in others if other > task]
     return (later or others or [FOREIGN])[0]
-
-
-def _words(instruction: str) -> list[str]:
-    return re.findall(r"\w+", instruction.lower())

@@ -2,7 +2,7 @@
 
 *Wrong instruction*: the picture of one task under the instruction of another. Nothing of that other task is done, so
 its progress is 0. Needs tasks that exclude each other: two wordings of one task would be told apart where nothing is
-different.
+different. Instructions of the same words in another order are never taken for each other's wrong one.
 
 *Reversed clip*: a successful episode as if it ran backwards: at time ``t`` it shows the frame that is ``t`` before the
 end, and progress falls. Pi0.5 reads the pictures of a single moment, in which no direction shows. Any label but that
@@ -21,6 +21,7 @@ import numpy as np
 from pi05_progress.tokenizer import clean
 
 from ..datasets.progress_meta import ProgressMeta
+from ..instructions import same_words
 from .config import DataConfig, DataConfigError
 from .rows import Rows
 
@@ -66,8 +67,8 @@ class Negatives:
             return Change(row)
         rng = np.random.default_rng([self.seed, number])
         if rng.random() < self.wrong:
-            others = [other for other in self.prompts if clean(other) != clean(prompt)]
-            return Change(row, others[rng.integers(len(others))], is_negative=True)
+            others = [other for other in self.prompts if not same_words(other, prompt)]
+            return Change(row, others[rng.integers(len(others))], is_negative=True) if others else Change(row)
         episode = rows.episode(row)
         counts = rows.valid is not None and rows.valid[row] and self.successful[data_set][episode]
         if counts and rng.random() < self.reversed:
@@ -101,10 +102,10 @@ def negatives(
             )
     used = [names[index] for names, of in zip(tasks, rows, strict=True) for index in np.unique(of.task)]
     prompts = tuple({clean(prompt): prompt for prompt in used}.values())
-    if config.wrong_instruction and len(prompts) < 2:
+    if config.wrong_instruction and all(same_words(prompt, prompts[0]) for prompt in prompts):
         raise DataConfigError(
-            f"wrong_instruction is {config.wrong_instruction}, but all episodes have one instruction, {prompts[0]!r}; "
-            "add a data set of another task"
+            f"wrong_instruction is {config.wrong_instruction}, but all episodes have one instruction, {prompts[0]!r}, "
+            "or its words in another order; add a data set of another task"
         )
     successful = tuple(
         tuple(not meta.episode(index).unsuccessful for index in range(len(of.starts) - 1))
