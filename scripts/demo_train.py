@@ -27,6 +27,7 @@ FAULTS = ("missed_grasp:0", "undone_step:0", "long_pause:1", "dropped_object:1",
           "freezes_holding:1")  # fmt: skip
 LIVE_FAULTS = ("gives_up:1", "long_pause:1", "missed_grasp:0")
 LABELS = ("--method", "milestone", "--finish", "done", "--failures", "last-milestone")
+WRONG = "0.05"  # share of samples under another task's instruction
 RUN, RECIPE = "shipped", ROOT / "training" / "recipes" / "tiny_demo.py"
 
 
@@ -79,7 +80,8 @@ def training(data: Path, runs: Path) -> Step:
     """One hour of two cores."""
     sets = tuple(data / f"{task}_labelled" for task in TASKS)
     arguments = ("-m", "training.train", "--config=tiny_demo", f"--exp_name={RUN}", f"--output={runs}",
-                 f"--data.repo_id={','.join(map(str, sets))}", f"--data.cache={data / 'cache'}")  # fmt: skip
+                 f"--data.repo_id={','.join(map(str, sets))}", f"--data.cache={data / 'cache'}",
+                 f"--data.wrong_instruction={WRONG}")  # fmt: skip
     return Step("train", arguments, runs / "tiny_demo" / RUN, (RECIPE, *sets), resume=("--resume",))
 
 
