@@ -34,13 +34,15 @@ def processes(folder):
     running = []
 
     def run(module: str, *arguments: str, before=None, **env: str) -> subprocess.Popen:
-        log = open(folder / f"{len(running)}_{module}.log", "w+")  # noqa: SIM115 (read by the test through the process)
+        log = folder / f"{len(running)}_{module}.log"
         command = [sys.executable, "-m", module, *arguments]
         env = {**os.environ, **env}
-        process = subprocess.Popen(
-            command, env=env, stdout=log, stderr=subprocess.STDOUT, text=True, preexec_fn=before
-        )  # fmt: skip
-        process.log = lambda: (log.flush(), log.seek(0), log.read())[2]
+        with log.open("w") as file:
+            process = subprocess.Popen(
+                command, env=env, stdout=file, stderr=subprocess.STDOUT, text=True, preexec_fn=before
+            )
+        # Read through a file of its own: the position in the one that is written to is the process's, too.
+        process.log = lambda: log.read_text(errors="replace")
         running.append(process)
         return process
 

@@ -166,7 +166,11 @@ class FakeRobot:
             assert self.process is None or self.process.poll() is None, self.process.log()
             return condition()
 
-        wait_for(met, timeout_s, self.spin, what)
+        try:
+            wait_for(met, timeout_s, self.spin, what)
+        except AssertionError as error:
+            said = self.process.log() if self.process else ""
+            raise AssertionError(f"{error}; the node's last words:\n{said[-3000:]}") from None
 
     def set_task(self, task):
         self.until(self.task_pub.get_subscription_count, "a listener for the task")

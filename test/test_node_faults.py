@@ -258,7 +258,7 @@ def test_reordered_joints_and_other_resolutions_are_no_fault(bench):
     robot.run(1.5)
     assert len(robot.progress) > 5
     assert all(math.isfinite(m.progress_raw) for m in robot.progress)
-    assert robot.moved()
+    robot.until(robot.moved, "motion", 10)  # at the turn of its swing it stands for a moment
 
 
 def test_deactivated_it_holds_and_active_again_it_goes_on(bench):

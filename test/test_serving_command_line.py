@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import json
+import logging
 import re
 import signal
 import socket
@@ -45,6 +46,16 @@ WRONG = {
 
 
 NOT_LOADED = ("port", "message", "no message", "limit", "endless", "tolerance", "replay", "record", "host", "both")
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before():
+    """The program's handler writes to what is stderr in one test; later tests must not log there."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 @pytest.mark.parametrize("name", WRONG)
