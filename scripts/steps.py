@@ -157,7 +157,8 @@ def run(command: Sequence[str], cwd: Path) -> tuple[int, int]:
     """Run a command and wait for it, however long it takes to end in order after a signal.
 
     Ctrl-C reaches the command through the terminal. SIGTERM and SIGHUP come to this process alone and are passed on as
-    SIGINT, at which all of the project's programs keep what is done, and those with workers end them, too.
+    SIGINT, at which all of the project's programs keep what is done, and those with workers end them, too; or as they
+    came where SIGINT is ignored, as in a script's background job.
 
     Returns:
         Its exit status, 128 + the number if a signal ended it; and the first signal that came here, 0 if none did.
@@ -177,7 +178,7 @@ def run(command: Sequence[str], cwd: Path) -> tuple[int, int]:
         while child.poll() is None:
             for number in received[passed_on:]:
                 if number != signal.SIGINT:
-                    child.send_signal(signal.SIGINT)
+                    child.send_signal(signal.SIGINT if signal.SIGINT in mine else number)
                 passed_on += 1
             with suppress(subprocess.TimeoutExpired):
                 child.wait(LOOK_S)

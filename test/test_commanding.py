@@ -62,7 +62,7 @@ class Watch:
         return worst
 
 
-@pytest.mark.parametrize("style", ["relay", "direct"])
+@pytest.mark.parametrize("style", ["relay", pytest.param("direct", marks=pytest.mark.long)])
 def test_the_arms_follow_within_a_twentieth_of_a_radian_and_stop_when_told(start, ros, tmp_path, style):
     robot = "teleavatar"
     if style == "direct":

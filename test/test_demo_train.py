@@ -149,15 +149,27 @@ def test_a_folder_of_everything_may_be_moved(step, tmp_path):
     assert (folder / "runs").read_text().splitlines() == ["first --overwrite"]
 
 
-@pytest.mark.parametrize(("number", "to_all"), [(signal.SIGINT, True), (signal.SIGTERM, False), (signal.SIGHUP, False)])
-def test_a_signal_lets_the_command_end_in_order_and_one_line_says_how_to_go_on(tmp_path, number, to_all):
+@pytest.mark.parametrize(
+    ("number", "to_all", "interrupts", "arrives"),
+    [
+        (signal.SIGINT, True, signal.SIG_DFL, signal.SIGINT),
+        (signal.SIGTERM, False, signal.SIG_DFL, signal.SIGINT),
+        (signal.SIGHUP, False, signal.SIG_DFL, signal.SIGINT),
+        (signal.SIGTERM, False, signal.SIG_IGN, signal.SIGTERM),  # a script's background job ignores Ctrl-C
+    ],
+    ids=["Ctrl-C", "SIGTERM", "SIGHUP", "in the background"],
+)
+def test_a_signal_lets_the_command_end_in_order_and_one_line_says_how_to_go_on(
+    tmp_path, number, to_all, interrupts, arrives
+):
     program = PARENT.format(scripts=str(ROOT / "scripts"), program=WAIT)
     child = subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path, start_new_session=True,
+                             preexec_fn=lambda: signal.signal(signal.SIGINT, interrupts),
                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
     wait_for((tmp_path / "ready").exists, what="the command's start")
     (os.killpg if to_all else os.kill)(child.pid, number)  # Ctrl-C goes to all of a terminal's processes
     _, said = child.communicate(timeout=20)
-    assert (tmp_path / "saved").read_text() == str(int(signal.SIGINT))
+    assert (tmp_path / "saved").read_text() == str(int(arrives))
     assert said == "wait: stopped; the same command goes on from here\n"
     assert child.returncode == 40
 

@@ -102,12 +102,7 @@ def test_a_clock_that_jumps_back_starts_anew(start, ros):
 
 
 WRONG_PARAMETERS = [
-    ({"robot": "nobody"}, "unknown robot profile 'nobody'"),
-    ({"robot": "teleavatar_v2"}, "cameras of teleavatar_v2 arrive as rtp: not supported yet"),
     ({"checkpoint": "/nowhere"}, "/nowhere: no such folder; a checkpoint is a folder with config.json"),
-    ({"model": "huge"}, "unknown model configuration 'huge'; known: pi05, pi05_lora, tiny, mid"),
-    ({"policy": "nothing"}, "policy 'nothing': expected pi05, websocket or module:function"),
-    ({"policy": "websocket"}, "server_uri is empty; policy websocket needs it, such as ws://"),
     (
         {"policy": "websocket", "server_uri": "ws://127.0.0.1:9"},
         "cannot configure: no policy server at ws://127.0.0.1:9: Connection refused; is it running",
@@ -115,10 +110,20 @@ WRONG_PARAMETERS = [
     ({"max_joint_speed": 99.0}, "max_joint_speed: 99.0 is refused, expected float between 0.01 and 3"),
     ({"promt": "stack"}, "unknown parameter promt; known: autostart, "),
 ]
+WRONG_NAMES = [
+    ({"robot": "nobody"}, "unknown robot profile 'nobody'"),
+    ({"robot": "teleavatar_v2"}, "cameras of teleavatar_v2 arrive as rtp: not supported yet"),
+    ({"model": "huge"}, "unknown model configuration 'huge'; known: pi05, pi05_lora, tiny, mid"),
+    ({"policy": "nothing"}, "policy 'nothing': expected pi05, websocket or module:function"),
+    ({"policy": "websocket"}, "server_uri is empty; policy websocket needs it, such as ws://"),
+]
 
 
-def test_wrong_parameters_are_refused_with_the_reason(start):
-    nodes = [(start(NODE, *parameters(**values)), text) for values, text in WRONG_PARAMETERS]
+@pytest.mark.parametrize(
+    "wrong", [WRONG_PARAMETERS, pytest.param(WRONG_NAMES, marks=pytest.mark.long)], ids=["values", "names"]
+)
+def test_wrong_parameters_are_refused_with_the_reason(start, wrong):
+    nodes = [(start(NODE, *parameters(**values)), text) for values, text in wrong]
     for node, text in nodes:
         assert node.wait(120) == 1
         assert text in node.log()

@@ -65,7 +65,7 @@ class ApiClient:
         self.targets = {side: self.position(side) for side in SIDES}
 
 
-@pytest.mark.parametrize("style", ["position", "velocity"])
+@pytest.mark.parametrize("style", ["position", pytest.param("velocity", marks=pytest.mark.long)])
 def test_a_client_that_knows_only_the_api_moves_two_joints_and_back(start, ros, style):
     start(MODULE, "--ros-args", "-p", "images:=false", "-p", f"arm_command:={style}")
     client = ApiClient(ros, velocity_style=style == "velocity")

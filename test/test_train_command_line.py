@@ -168,6 +168,7 @@ def test_the_plan_says_per_mesh_what_a_device_needs_and_whether_it_fits():
     assert "does not fit 80 GiB" in rows["1 x 1"] and "  fits 80 GiB" in rows["8 x 8"]
 
 
+@pytest.mark.long
 def test_adapters_fit_a_gpu_of_24_gib():
     config = parse(["--config=pi05_teleavatar_lora", "--plan", "--plan_devices", "1", "--plan_gib=24"])
     assert "does not" not in plan(config) and "fits 24 GiB" in plan(config)
