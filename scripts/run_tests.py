@@ -27,6 +27,7 @@ def main() -> int:
         arguments.remove("--all")
         short = ""
     pytest = [sys.executable, "-m", "pytest", *arguments]
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # hundreds of processes would compile the project anew
     with tempfile.TemporaryFile() as said:
         others = subprocess.Popen(
             [*pytest, "-n", "2", "--dist", "worksteal", "-m", f"{short}not live"],
