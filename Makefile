@@ -30,7 +30,7 @@ demo-data:  ## record, convert, label and look at episodes of the simulated robo
 	$(MODULE) training.inspect_dataset "$(DATA)/stack_labelled" --output "$(DATA)/inspect_stack.html" --overwrite
 	@echo "look at $(DATA)/inspect_stack.html and $(DATA)/stack/conversion_report.html"
 
-demo-train:  ## make the demo's checkpoint anew, from recording to figures, in about two and a half hours; OUT= (models/tiny_demo/README.md)
+demo-train:  ## make the demo's checkpoint anew, from recording to figures, in two and a quarter hours; OUT= (models/tiny_demo/README.md)
 	@$(BOOT) scripts/bootstrap.py --extras ros,sim,data,train
 	@$(PYTHON) scripts/with_ros.py $(PYTHON) scripts/demo_train.py --out "$(OUT)"
 

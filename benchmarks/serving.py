@@ -141,12 +141,14 @@ def sample(command: list[str], port: int) -> Sample:
     """Have the clients ask a server, and ask for its health meanwhile."""
     asking = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     health: list[float] = []
+    assert asking.stdout is not None
     with ThreadPoolExecutor(1) as pool:
+        until = float(asking.stdout.readline())  # by the monotonic clock, which all processes share
         output = pool.submit(asking.communicate)  # all the time: it is more than a pipe holds
-        while not output.done():
+        while time.monotonic() < until:
             health.append(health_ms(port))
             time.sleep(1 / HEALTH_HZ)
-    found = json.loads(output.result()[0])
+        found = json.loads(output.result()[0])
     return Sample(found["round_trips_ms"], found["overheads_ms"], health, found["in_time"], found["lost"])
 
 
@@ -181,7 +183,14 @@ def ask(port: int, clients: int, seconds: float) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     pictures = {f"observation/images/{k}": rng.integers(0, 256, (224, 224, 3), np.uint8) for k in PROFILE.cameras}
     request = {"observation/state": np.zeros(48, np.float32), **pictures, "prompt": "stack the cubes"}
-    began = threading.Barrier(clients)
+    until = 0.0
+
+    def begin() -> None:
+        nonlocal until
+        until = time.monotonic() + seconds
+        print(until, flush=True)
+
+    began = threading.Barrier(clients, begin)
     trips: list[float] = []
     overheads: list[float] = []
     in_time: list[bool] = []
@@ -194,7 +203,6 @@ def ask(port: int, clients: int, seconds: float) -> dict[str, Any]:
                 connection.send(pack(request))
                 connection.recv()
             began.wait()
-            until = time.monotonic() + seconds
             while time.monotonic() < until:
                 start = time.perf_counter()
                 connection.send(pack(request))

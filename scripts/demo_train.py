@@ -5,7 +5,7 @@
 
 Every step is one of the project's own commands, printed before it runs, and can be stopped: started again, the same
 command goes on where it was. What is made from something that has changed is made anew; recordings and a training run,
-which take long, are never replaced. On two cores it takes about two and a half hours, one of them training. --list
+which take long, are never replaced. On two cores it takes two and a quarter hours, a third of it training. --list
 prints the commands and runs none. models/tiny_demo/README.md says what came of them.
 """
 

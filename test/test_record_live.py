@@ -42,7 +42,6 @@ def test_live_episodes_with_milestones_and_outcomes_become_a_data_set(tmp_path):
         assert milestone["frame"] / 30 == pytest.approx(seconds, abs=0.7)
 
 
-@pytest.mark.long
 def test_stopped_in_an_episode_it_completes_the_bag_and_counts_the_episode_as_missing(tmp_path):
     out = tmp_path / "bags"
     command = [*map(str, [*RECORD, "--episodes", "2", "--out", out])]

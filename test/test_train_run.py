@@ -298,8 +298,7 @@ def test_a_second_signal_ends_at_once():
     assert done.stdout == "SIGINT\n" and done.returncode == -signal.SIGINT
 
 
-@pytest.mark.long
-@pytest.mark.parametrize(("kills", "count"), [(1, 9), (3, 30)])
+@pytest.mark.parametrize(("kills", "count"), [(1, 9), pytest.param(3, 30, marks=pytest.mark.long)])
 def test_a_run_that_is_killed_at_any_step_goes_on_to_the_same_curve(data, tmp_path, kills, count):
     steps = {"num_train_steps": count, "save_interval": 3}
     whole, _ = run(data, tmp_path / "whole", **steps)

@@ -1,4 +1,4 @@
-"""A small model from scratch, on a CPU: the whole way from recordings to a running robot in under an hour.
+"""A small model from scratch, trained on a CPU in under an hour.
 
 What makes it fit into that hour is many small steps: 12 large patches per picture, which are enough to see what a hand
 holds and where, a prompt of one token per word and per value of the state, half of ``tiny``'s attention heads, and
