@@ -143,7 +143,11 @@ def sample(command: list[str], port: int) -> Sample:
     health: list[float] = []
     assert asking.stdout is not None
     with ThreadPoolExecutor(1) as pool:
-        until = float(asking.stdout.readline())  # by the monotonic clock, which all processes share
+        began = asking.stdout.readline()
+        try:
+            until = float(began)  # by the monotonic clock, which all processes share
+        except ValueError:
+            raise SystemExit(f"not all clients could connect, see above; {began.strip()}") from None
         output = pool.submit(asking.communicate)  # all the time: it is more than a pipe holds
         while time.monotonic() < until:
             health.append(health_ms(port))

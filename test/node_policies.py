@@ -57,8 +57,8 @@ class ByTask:
                 progress = 1.5
             case "short chunk":
                 shape = (3, 16)
-            case "six seconds" if self.calls == 1:
-                time.sleep(6)
+            case "ten seconds" if self.calls == 1:
+                time.sleep(10)
             case "swing slowly":
                 time.sleep(1.2)
                 arms = course(self.home, times)

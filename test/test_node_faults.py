@@ -109,9 +109,9 @@ def test_a_failing_policy_stops_the_robot_and_is_named(bench, task, text):
     robot.until(lambda: robot.good() and robot.moved(), "recovery", 10)
 
 
-def test_a_policy_that_takes_six_seconds_holds_when_its_chunk_has_ended(bench):
+def test_a_policy_that_takes_ten_seconds_holds_when_its_chunk_has_ended(bench):
     node, robot = bench
-    robot.set_task("six seconds")
+    robot.set_task("ten seconds")
     robot.until(lambda: "holding still: the chunk has ended: holding its last target" in node.said(), "the end", 5)
     robot.run(1.2)
     assert len({tuple(p) for _, side, p in robot.targets if side == "left"}) == 1
