@@ -24,13 +24,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pi05_progress.checkpoint import CheckpointInfo, load_checkpoint, load_model, parameter_shapes, write_description
-from pi05_progress.interchange.importing import ImportOptions, plan_import
-from pi05_progress.interchange.lerobot import export_lerobot
+from pi05_progress.checkpoints.checkpoint import (
+    CheckpointInfo,
+    load_checkpoint,
+    load_model,
+    parameter_shapes,
+    write_description,
+)
+from pi05_progress.checkpoints.foreign.importing import ImportOptions, plan_import
+from pi05_progress.checkpoints.foreign.lerobot import export_lerobot
+from pi05_progress.checkpoints.orbax_files import VALUE, write_orbax
+from pi05_progress.checkpoints.parameter_source import Index, ParameterSource, aligned_empty, shape_of, size_in_bytes
 from pi05_progress.models.config import CONFIGS, named_config
 from pi05_progress.models.parameters import parameter_paths
-from pi05_progress.orbax_files import VALUE, write_orbax
-from pi05_progress.parameter_source import Index, ParameterSource, aligned_empty, shape_of, size_in_bytes
 
 FORMATS = {"native": "bfloat16", "openpi": "float32", "lerobot": "bfloat16"}  # and what they are stored in
 BLOCK = 2**24  # numbers drawn at once

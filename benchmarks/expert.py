@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from pi05_progress_ros.sim.expert import Expert, run_episode
-from pi05_progress_ros.sim.tasks import TASKS
-from pi05_progress_ros.sim.world import World
+from pi05_progress_ros.sim.expert.expert import Expert, run_episode
+from pi05_progress_ros.sim.physics.tasks import TASKS
+from pi05_progress_ros.sim.physics.world import World
 
 
 def episode(job: tuple[str, int]) -> dict[str, object]:

@@ -26,13 +26,13 @@ from common.subjects import full_expert, noise, observation, prefix_of, random_m
 from flax import nnx
 from jax.experimental.compilation_cache import compilation_cache
 
-from pi05_progress.checkpoint import Checkpoint, CheckpointInfo
+from pi05_progress.checkpoints.checkpoint import Checkpoint, CheckpointInfo
 from pi05_progress.models.config import named_config
 from pi05_progress.models.costs import Cost, argument_bytes, program_cost, size_in_bytes
 from pi05_progress.models.parameters import parameter_paths
 from pi05_progress.models.pi05 import Pi05, PrefixPass, Sample
+from pi05_progress.policies.sampler import ALL_ON, InferenceOptions, Sampler
 from pi05_progress.policy import Pi05Policy
-from pi05_progress.sampler import ALL_ON, InferenceOptions, Sampler
 
 PROMPT = "stack the red cube"  # 20 tokens: 18 bytes, one for the beginning, one for the end
 TOKENS, SHORT, LONG = 20, 32, 200

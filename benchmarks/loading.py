@@ -33,7 +33,7 @@ from labels import has_lerobot, pictures, size  # noqa: E402
 
 from pi05_progress.models.config import mid  # noqa: E402
 from pi05_progress.robots.profile import RobotProfile  # noqa: E402
-from pi05_progress.tokenizer import ByteEncoder  # noqa: E402
+from pi05_progress.units.tokenizer import ByteEncoder  # noqa: E402
 from training.datasets import layout  # noqa: E402
 from training.datasets.progress_meta import EpisodeMeta  # noqa: E402
 from training.datasets.statistics import picture_stats  # noqa: E402

@@ -1,8 +1,8 @@
-"""The policy beside a robot or the simulated one; described in ``pi05_progress_ros/bringup.py``."""
+"""The policy beside a robot or the simulated one; described in ``pi05_progress_ros/starting/bringup.py``."""
 
 from launch import LaunchDescription
-from pi05_progress_ros.bringup import BRINGUP
-from pi05_progress_ros.launch_actions import launch_description
+from pi05_progress_ros.starting.bringup import BRINGUP
+from pi05_progress_ros.starting.launch_actions import launch_description
 
 
 def generate_launch_description() -> LaunchDescription:

@@ -1,8 +1,8 @@
-"""The simulated robot alone; described in ``pi05_progress_ros/bringup.py``."""
+"""The simulated robot alone; described in ``pi05_progress_ros/starting/bringup.py``."""
 
 from launch import LaunchDescription
-from pi05_progress_ros.bringup import SIMULATION
-from pi05_progress_ros.launch_actions import launch_description
+from pi05_progress_ros.starting.bringup import SIMULATION
+from pi05_progress_ros.starting.launch_actions import launch_description
 
 
 def generate_launch_description() -> LaunchDescription:

@@ -23,17 +23,17 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from .checkpoint import MARKERS, UNTRAINED, CheckpointInfo, read_stats
-from .interchange.config_fields import parse_fields, unknown_fields
-from .interchange.exporting import LAYOUTS, export_checkpoint, open_native
-from .interchange.exporting import MARKERS as EXPORTED
-from .interchange.hub import resolve
-from .interchange.importing import ImportOptions, carry_out, is_native, open_foreign, plan_import
+from .checkpoints.checkpoint import MARKERS, UNTRAINED, CheckpointInfo, read_stats
+from .checkpoints.foreign.config_fields import parse_fields, unknown_fields
+from .checkpoints.foreign.exporting import LAYOUTS, export_checkpoint, open_native
+from .checkpoints.foreign.exporting import MARKERS as EXPORTED
+from .checkpoints.foreign.hub import resolve
+from .checkpoints.foreign.importing import ImportOptions, carry_out, is_native, open_foreign, plan_import
+from .checkpoints.parameter_source import CheckpointError, ParameterSource, Progress, size_in_bytes
+from .files.output_folder import OutputFolderError, check_target
 from .models.config import CONFIGS, ModelConfigError
-from .normalize import NormStats
-from .output_folder import OutputFolderError, check_target
-from .parameter_source import CheckpointError, ParameterSource, Progress, size_in_bytes
-from .tokenizer import TokenizerName
+from .units.normalize import NormStats
+from .units.tokenizer import TokenizerName
 
 IMPORT_EXAMPLES = """examples:
   a step of openpi's training, 32 action dimensions, horizon 50:

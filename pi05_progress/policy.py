@@ -14,20 +14,20 @@ from typing import Protocol
 import jax
 import numpy as np
 
-from .backend import Choice, choose_backend, require_torch
-from .checkpoint import Checkpoint, CheckpointError, CheckpointInfo, load_checkpoint, read_info, untrained
+from .checkpoints.checkpoint import Checkpoint, CheckpointError, CheckpointInfo, load_checkpoint, read_info, untrained
 from .image_keys import IMAGE_KEYS
 from .models.config import Pi05Config, named_config
 from .models.input_checks import check_observation
 from .models.noise import next_noise
 from .models.pi05 import Sample
-from .normalize import NormStats, NormStatsError, normalize, unnormalize
 from .observation import Observation, ObservationError, PolicyOutput, RobotFrame
+from .policies.backend import Choice, choose_backend, require_torch
+from .policies.sampler import ALL_ON, Dtype, InferenceOptions, Sampler, for_inference, inference_dtype
 from .robots.profile import RobotProfile
 from .robots.teleavatar import ACTION_INDEX, STATE_INDEX, absolute_actions
-from .sampler import ALL_ON, Dtype, InferenceOptions, Sampler, for_inference, inference_dtype
-from .tokenizer import PromptError, PromptTokenizer, clean, make_encoder
-from .transforms import actions_from_model, pad_to, resize_with_pad, state_to_model
+from .units.normalize import NormStats, NormStatsError, normalize, unnormalize
+from .units.tokenizer import PromptError, PromptTokenizer, clean, make_encoder
+from .units.transforms import actions_from_model, pad_to, resize_with_pad, state_to_model
 
 UNTRAINED = "untrained"
 CONFIDENCE = 0.9
@@ -396,7 +396,7 @@ def make_policy(
     path = Path(tokenizer) if tokenizer else None
     if choose_backend(checkpoint, backend) == "torch":
         require_torch()
-        from .torch_policy import load_torch_policy  # users of JAX need not have PyTorch
+        from .policies.torch_policy import load_torch_policy  # users of JAX need not have PyTorch
 
         return load_torch_policy(
             Path(checkpoint), profile, tokenizer_path=path, num_steps=num_steps, seed=seed, options=options,

@@ -19,8 +19,8 @@ from pi05_progress.robots.joints import MessageError, clipped, joint_values, ord
 from pi05_progress.robots.profile import SIDES, ArmProfile, RobotProfile
 from pi05_progress.robots.yaml_lines import ConfigError
 
+from .commanding.relay import relay_velocity
 from .parameters import ParameterError, declare, refuse_unknown
-from .relay import relay_velocity
 from .transport import use_image_transport
 
 WATCH_PERIOD_S = 0.5  # how often other publishers of the robot's command topics are looked for

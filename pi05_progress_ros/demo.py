@@ -16,13 +16,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pi05_progress.config_files import shipped_checkpoint
+from pi05_progress.files.config_files import shipped_checkpoint
 
-from .bringup import BRINGUP
-from .demo_check import ProgressCheck
-from .launch_arguments import DISCOVERY, transport
-from .processes import LaunchError, Process
-from .supervisor import Child, Supervisor, on_end_signals, session_environment
+from .starting.bringup import BRINGUP
+from .starting.demo_check import ProgressCheck
+from .starting.launch_arguments import DISCOVERY, transport
+from .starting.processes import LaunchError, Process
+from .starting.supervisor import Child, Supervisor, on_end_signals, session_environment
 from .transport import VARIABLE as TRANSPORT
 
 IMAGE_SCALE = "0.25"  # of the real cameras' size: the small model looks at less, and a laptop renders that in real time

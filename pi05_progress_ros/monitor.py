@@ -31,10 +31,10 @@ from rich.live import Live
 
 from pi05_progress_msgs.msg import TaskProgress
 
-from .message_yaml import message_yaml
-from .monitor_state import HISTORY_STEP_S, Seen
-from .monitor_terminal import Keys, can_draw, pick_charset, save_svg
-from .monitor_view import line, no_messages, view
+from .monitoring.message_yaml import message_yaml
+from .monitoring.state import HISTORY_STEP_S, Seen
+from .monitoring.terminal import Keys, can_draw, pick_charset, save_svg
+from .monitoring.view import line, no_messages, view
 from .transport import use_image_transport
 
 SCREEN_RATE_HZ, LOG_RATE_HZ = 4.0, 1.0

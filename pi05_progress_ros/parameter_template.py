@@ -11,7 +11,7 @@ from typing import Any
 
 from rcl_interfaces.msg import ParameterDescriptor
 
-from .node_parameters import declare_parameters
+from .node.node_parameters import declare_parameters
 
 HEAD = """\
 # Parameters of the policy node at their defaults; copy this file, keep what you change and give it to

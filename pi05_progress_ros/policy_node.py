@@ -26,21 +26,21 @@ from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Float32, Int32, String
 from std_srvs.srv import Trigger
 
-from pi05_progress.estimator import Estimate, ProgressEstimator, Status
+from pi05_progress.estimate.estimator import Estimate, ProgressEstimator, Status
 from pi05_progress.policy import UNTRAINED, Policy, PolicyUnavailableError, make_policy, use_compilation_cache
 from pi05_progress.robots.messages import image_backend
 from pi05_progress.robots.profile import IMAGE_TYPE, SIDES, RobotProfile
 from pi05_progress_msgs.msg import ActionChunk, TaskProgress
 
-from .chunks import Chunk
-from .commands import CommandExecutor
-from .diagnostics import commands_status, inference_status, input_statuses, same_kind
-from .inference import InferenceLoop, Result
-from .inputs import Inputs, Snapshot
-from .node_parameters import declare_parameters, read_parameters
-from .outputs import chunk_message, progress_message
+from .commanding.chunks import Chunk
+from .commanding.commands import CommandExecutor
+from .commanding.robot_state import RobotState
+from .node.diagnostics import commands_status, inference_status, input_statuses, same_kind
+from .node.inference import InferenceLoop, Result
+from .node.inputs import Inputs, Snapshot
+from .node.node_parameters import declare_parameters, read_parameters
+from .node.outputs import chunk_message, progress_message
 from .parameters import ParameterError
-from .robot_state import RobotState
 from .transport import use_image_transport
 
 WATCH_HZ = 20.0  # how often staleness is looked for

@@ -36,8 +36,8 @@ from pi05_progress.robots.yaml_lines import ConfigError
 from pi05_progress_msgs.msg import ActionChunk, EpisodeEvent, TaskProgress
 from pi05_progress_msgs.srv import MarkMilestone, StartEpisode, StopEpisode
 
-from .bag_writer import PARTIAL, BagWriter, UnknownTypeError, learn_type, message_store, type_name
 from .parameters import ParameterError, declare, refuse_unknown
+from .recording.bag_writer import PARTIAL, BagWriter, UnknownTypeError, learn_type, message_store, type_name
 from .transport import use_image_transport
 
 WATCH_S = 1.0  # between looks at rates and at the disk

@@ -11,10 +11,10 @@ import textwrap
 import threading
 from collections.abc import Sequence
 
-from .bringup import BRINGUP, SIMULATION
-from .processes import Launch, LaunchError, Process
-from .recording import RECORD
-from .supervisor import Supervisor, on_end_signals, session_environment
+from .starting.bringup import BRINGUP, SIMULATION
+from .starting.processes import Launch, LaunchError, Process
+from .starting.rosbag import RECORD
+from .starting.supervisor import Supervisor, on_end_signals, session_environment
 
 LAUNCHES = {launch.name: launch for launch in (BRINGUP, SIMULATION, RECORD)}
 WATCH_PERIOD_S = 0.2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from pi05_progress.config_files import config_file
+from pi05_progress.files.config_files import config_file
 
 VARIABLE = "FASTRTPS_DEFAULT_PROFILES_FILE"
 

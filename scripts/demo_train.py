@@ -91,8 +91,8 @@ def ship(run: Path, checkpoint: Path) -> None:
     Raises:
         StepError: it cannot be copied, or something else is there.
     """
-    from pi05_progress.checkpoint import MARKERS
-    from pi05_progress.output_folder import OutputFolderError
+    from pi05_progress.checkpoints.checkpoint import MARKERS
+    from pi05_progress.files.output_folder import OutputFolderError
 
     try:
         new = copied(run / "best", checkpoint, MARKERS, ("train_state", "position.bin", "run.json"))

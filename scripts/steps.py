@@ -205,7 +205,7 @@ def copied(source: Path, target: Path, markers: Sequence[str], left_out: Sequenc
         OutputFolderError: something else is there, or nothing can be written.
         OSError: reading failed.
     """
-    from pi05_progress.output_folder import output_folder
+    from pi05_progress.files.output_folder import output_folder
 
     real = source.resolve(strict=True)
     wanted = {"arguments": real.name, "inputs": fingerprint([real])}

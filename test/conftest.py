@@ -14,17 +14,10 @@ os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randrange(100, 230))
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 
 
-LIVE = {
-    "arm_relay", "bringup", "commanding", "demo", "launch_sim", "monitor", "node_faults", "policy_node", "record_live",
-    "recorder", "robot_node", "run", "serving_client", "serving_command_line", "serving_faults", "serving_node",
-    "serving_recording", "simulation",
-}  # fmt: skip
-
-
 def pytest_collection_modifyitems(items):
-    """Mark what keeps time: it would fail beside other work."""
+    """Mark what lies in a folder ``live``: it keeps time and would fail beside other work."""
     for item in items:
-        if item.path.stem.removeprefix("test_") in LIVE:
+        if item.path.parent.name == "live":
             item.add_marker(pytest.mark.live)
 
 

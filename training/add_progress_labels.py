@@ -17,7 +17,8 @@ from typing import Annotated
 
 import tyro
 
-from pi05_progress.output_folder import OutputFolderError, check_target, output_folder, refuse_overlap
+from pi05_progress.files.output_folder import OutputFolderError, check_target, output_folder, refuse_overlap
+from pi05_progress.files.progress_bar import progress_bar
 
 from .datasets import layout
 from .datasets.progress_meta import (
@@ -32,7 +33,6 @@ from .labels.labelling import Failures, LabelError, LabelSet, Options, checked_f
 from .labels.methods import Method
 from .labels.milestones import Finish, MilestoneError, read_csv
 from .labels.writing import former_columns, label_columns, write_labelled
-from .progress_bar import progress_bar
 
 
 @dataclass(frozen=True)

@@ -21,17 +21,17 @@ from jaxtyping import Float, Float32
 from rich.console import Console
 from rich.table import Table
 
-from pi05_progress.normalize import NormStats, save_norm_stats
+from pi05_progress.files.output_file import OutputFileError, check_output
+from pi05_progress.files.progress_bar import progress_bar
 from pi05_progress.robots.profile import SIDES, RobotProfile
 from pi05_progress.robots.teleavatar import LayoutError, delta_actions
 from pi05_progress.robots.yaml_lines import ConfigError
-from pi05_progress.transforms import actions_to_model, state_to_model
+from pi05_progress.units.normalize import NormStats, save_norm_stats
+from pi05_progress.units.transforms import actions_to_model, state_to_model
 
 from .datasets import layout
 from .datasets.pooled import Extent, Spread
 from .datasets.reader import Dataset, DatasetError, Episode, open_dataset
-from .output_file import OutputFileError, check_output
-from .progress_bar import progress_bar
 
 BLOCK = 1024  # frames whose chunks are in memory at a time
 STATE_SIZE, ACTION_SIZE = 14, 16

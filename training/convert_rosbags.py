@@ -23,7 +23,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from pi05_progress.output_folder import OutputFolderError, refuse_overlap
+from pi05_progress.files.output_folder import OutputFolderError, refuse_overlap
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.robots.yaml_lines import ConfigError
 from training.bags.convert import Converted, ConvertOptions

@@ -24,7 +24,9 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from pi05_progress.checkpoint import CheckpointError, CheckpointInfo, code_version, read_info
+from pi05_progress.checkpoints.checkpoint import CheckpointError, CheckpointInfo, code_version, read_info
+from pi05_progress.files.output_file import OutputFileError, check_output, output_file
+from pi05_progress.files.progress_bar import progress_bar
 from pi05_progress.policy import UNTRAINED, Policy, make_policy
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.robots.yaml_lines import ConfigError
@@ -41,8 +43,6 @@ from .evaluation.predictions import EvaluationError
 from .evaluation.record import record
 from .evaluation.summary import MEASURES, SOURCES
 from .evaluation.truth import training_of
-from .output_file import OutputFileError, check_output, output_file
-from .progress_bar import progress_bar
 
 PICTURE_HEIGHT = 90
 

@@ -19,6 +19,8 @@ from pathlib import Path
 import numpy as np
 import tyro
 
+from pi05_progress.files.output_file import OutputFileError, check_output, output_file
+from pi05_progress.files.progress_bar import progress_bar
 from pi05_progress.robots.profile import SIDES, RobotProfile
 from pi05_progress.robots.teleavatar import GRIPPER_ACTION, STATE_INDEX, VECTOR_SIZES
 from pi05_progress.robots.yaml_lines import ConfigError
@@ -29,8 +31,6 @@ from .datasets.progress_meta import ProgressMeta, ProgressMetaError, load_progre
 from .datasets.reader import Dataset, DatasetError, open_dataset
 from .datasets.thumbnails import PictureError, Thumbnail, thumbnails
 from .labels.motion import POSITIONS
-from .output_file import OutputFileError, check_output, output_file
-from .progress_bar import progress_bar
 from .report import rerun_file
 from .report.charts import Range
 from .report.page import PageEpisode, page

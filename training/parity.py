@@ -21,11 +21,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pi05_progress.checkpoints.parameter_source import ParameterSource
 from pi05_progress.models.config import Pi05Config
 from pi05_progress.models.lora import Trained, has_adapters, is_trained
 from pi05_progress.models.parity import Check, Kind, Tolerance, compare, main, npz_names, read_json, read_npz, skip
 from pi05_progress.models.parity_model import FORWARD, NO_GRADIENT, config_of, observation_of
-from pi05_progress.parameter_source import ParameterSource
 
 from .engine.loss import LossConfig
 from .engine.optimizer import OptimizerConfig, learning_rate

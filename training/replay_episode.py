@@ -20,6 +20,8 @@ import numpy as np
 import tyro
 from jaxtyping import Float
 
+from pi05_progress.files.output_file import check_output, output_file
+from pi05_progress.files.progress_bar import progress_bar
 from pi05_progress.observation import RobotFrame
 from pi05_progress.policy import PolicyUnavailableError
 from pi05_progress.serving.client import PolicyClient
@@ -30,8 +32,6 @@ from .datasets.frames import FrameReader
 from .datasets.progress_meta import ProgressMetaError, load_progress_meta
 from .datasets.reader import Dataset, DatasetError, Episode, open_dataset
 from .datasets.thumbnails import PictureError
-from .output_file import check_output, output_file
-from .progress_bar import progress_bar
 from .report import charts
 from .report.charts import Curve
 from .report.page import STYLE

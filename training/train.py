@@ -18,12 +18,12 @@ from collections.abc import Sequence
 
 import jax
 
+from pi05_progress.checkpoints.parameter_source import CheckpointError
 from pi05_progress.models.config import ModelConfigError
-from pi05_progress.normalize import NormStatsError
-from pi05_progress.parameter_source import CheckpointError
 from pi05_progress.policy import use_compilation_cache
 from pi05_progress.robots.yaml_lines import ConfigError
-from pi05_progress.tokenizer import TokenizerError
+from pi05_progress.units.normalize import NormStatsError
+from pi05_progress.units.tokenizer import TokenizerError
 
 from .datasets.progress_meta import ProgressMetaError
 from .datasets.reader import DatasetError

@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..checkpoint import load_model
+from ..checkpoints.checkpoint import load_model
+from ..checkpoints.foreign.torch_names import EMBEDDING, TRUNK_LM_HEAD, is_unused, leaf_source, torch_parts
 from ..image_keys import IMAGE_KEYS
-from ..interchange.torch_names import EMBEDDING, TRUNK_LM_HEAD, is_unused, leaf_source, torch_parts
 from ..observation import Observation
 from .config import GemmaConfig, Pi05Config, ProgressConfig, SiglipConfig
 from .parity import Check, Tolerance, compare

@@ -18,8 +18,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..delta import absolute_actions, delta_actions
-from ..normalize import (
+from ..serving.wire import WireError, pack, unpack
+from ..units.delta import absolute_actions, delta_actions
+from ..units.normalize import (
     NormStats,
     NormStatsError,
     RunningStats,
@@ -28,10 +29,9 @@ from ..normalize import (
     save_norm_stats,
     unnormalize,
 )
-from ..serving.wire import WireError, pack, unpack
-from ..tokenizer import BOS, PromptTokenizer, discretize
-from ..transforms import pad_to
-from ..transforms import resize_with_pad as resize_before_model
+from ..units.tokenizer import BOS, PromptTokenizer, discretize
+from ..units.transforms import pad_to
+from ..units.transforms import resize_with_pad as resize_before_model
 from .augmentation import augment
 from .images import resize_with_pad, to_unit_range
 from .noise import next_noise

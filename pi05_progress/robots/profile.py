@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ..config_files import config_folder
+from ..files.config_files import config_folder
 from ..image_keys import IMAGE_KEYS
 from .yaml_lines import ConfigError, Document, read_document
 

@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from .. import delta
+from ..units import delta
 
 Side = Literal["left", "right"]
 VECTOR_SIZES = (48, 62)

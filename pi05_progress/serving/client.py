@@ -24,7 +24,7 @@ from typing import Any
 from websockets.exceptions import InvalidHandshake, InvalidStatus, InvalidURI, WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
-from ..estimator import Estimate, ProgressEstimator
+from ..estimate.estimator import Estimate, ProgressEstimator
 from ..policy import CONFIDENCE, UNTRAINED, PolicyUnavailableError
 from .core import RequestError
 from .security import authorization, checked_key, read_key

@@ -21,12 +21,12 @@ from pathlib import Path
 
 import tyro
 
-from ..backend import Choice, choose_backend, has_accelerator
-from ..checkpoint import code_version
+from ..checkpoints.checkpoint import code_version
 from ..models.config import ModelConfigError
+from ..policies.backend import Choice, choose_backend, has_accelerator
+from ..policies.sampler import Dtype
 from ..policy import make_policy
 from ..robots.profile import RobotProfile
-from ..sampler import Dtype
 from .batching import InferenceEndedError
 from .policy_responder import PolicyResponder
 from .recording import Recorder, RecordingError, check_folder, find_session

@@ -16,7 +16,7 @@ import numpy as np
 from ..observation import PolicyOutput, RobotFrame
 from ..robots.profile import RobotProfile
 from ..robots.teleavatar import VECTOR_SIZES
-from ..transforms import resize_with_pad
+from ..units.transforms import resize_with_pad
 from .core import RequestError
 from .server_facts import is_number, shown
 

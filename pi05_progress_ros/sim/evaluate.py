@@ -25,16 +25,16 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from pi05_progress.checkpoint import code_version
+from pi05_progress.checkpoints.checkpoint import code_version
 from pi05_progress.shares import wilson
 
-from ..commands import CommandSettings
-from .cameras import scaled_sizes
-from .closed_loop import ClosedLoopError, DrivenEpisode, LoopSettings
-from .drivers import Drivers, Driving, drivers
-from .episode_log import SUFFIX, EpisodeLog, files_fingerprint
-from .gl import NoOpenGLError, require_backend
-from .tasks import TASKS
+from ..commanding.commands import CommandSettings
+from .driving.closed_loop import ClosedLoopError, DrivenEpisode, LoopSettings
+from .driving.drivers import Drivers, Driving, drivers
+from .driving.episode_log import SUFFIX, EpisodeLog, files_fingerprint
+from .physics.cameras import scaled_sizes
+from .physics.gl import NoOpenGLError, require_backend
+from .physics.tasks import TASKS
 
 FIRST_SEED = 900_000
 PREMATURE_S = 1.0  # declared so long before the physics decided is premature

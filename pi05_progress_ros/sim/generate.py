@@ -29,23 +29,23 @@ from builtin_interfaces.msg import Time
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from sensor_msgs.msg import CompressedImage, Image
 
+from pi05_progress.files.worker_process import end_with_parent
 from pi05_progress.robots.profile import IMAGE_TYPE, SIDES, RobotProfile
 from pi05_progress.robots.yaml_lines import ConfigError
-from pi05_progress.worker_process import end_with_parent
 
-from ..bag_writer import message_store
-from .cameras import CameraRig, scaled_sizes
-from .episode_bag import EpisodeBag
-from .episode_facts import SUMMARY, EpisodeFacts, facts_path, write_facts, write_summary
-from .faults import FAULTS, parse_fault
-from .gl import NoOpenGLError, require_backend
-from .image_publisher import image_message
-from .operator import Operator
-from .robot import Robot
-from .states import TELEOPERATION, StatePublisher, is_image_tick, to_time
-from .tasks import TASKS
-from .truth import Truth
-from .world import World
+from ..recording.bag_writer import message_store
+from .episodes.bag import EpisodeBag
+from .episodes.facts import SUMMARY, EpisodeFacts, facts_path, write_facts, write_summary
+from .expert.faults import FAULTS, parse_fault
+from .expert.operator import Operator
+from .physics.cameras import CameraRig, scaled_sizes
+from .physics.gl import NoOpenGLError, require_backend
+from .physics.tasks import TASKS
+from .physics.world import World
+from .robot.image_publisher import image_message
+from .robot.robot import Robot
+from .robot.states import TELEOPERATION, StatePublisher, is_image_tick, to_time
+from .robot.truth import Truth
 
 SLOT_S = 120  # between the starts of two episodes with neighbouring seeds; longer than any episode
 

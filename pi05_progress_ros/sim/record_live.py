@@ -26,13 +26,13 @@ from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.robots.yaml_lines import ConfigError
 
 from ..demo import make_log_folder, own_variables
-from ..processes import LaunchError, Process
-from ..supervisor import Child, Supervisor, on_end_signals, session_environment
-from .cameras import scaled_sizes
-from .episode_facts import SUMMARY, EpisodeFacts, read_facts, write_facts, write_summary
-from .faults import FAULTS, episode_faults, parse_fault
-from .gl import NoOpenGLError, require_backend
-from .tasks import TASKS
+from ..starting.processes import LaunchError, Process
+from ..starting.supervisor import Child, Supervisor, on_end_signals, session_environment
+from .episodes.facts import SUMMARY, EpisodeFacts, read_facts, write_facts, write_summary
+from .expert.faults import FAULTS, episode_faults, parse_fault
+from .physics.cameras import scaled_sizes
+from .physics.gl import NoOpenGLError, require_backend
+from .physics.tasks import TASKS
 
 START_LIMIT_S = 120.0  # until both are up, on a busy machine
 SILENCE_LIMIT_S = 180.0  # longest time without an event while episodes run; they take less than a minute

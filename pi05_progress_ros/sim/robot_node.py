@@ -33,20 +33,20 @@ from pi05_progress.robots.yaml_lines import ConfigError
 
 from ..parameters import declare, refuse_unknown
 from ..transport import use_image_transport
-from .cameras import scaled_sizes
-from .domain import StartError, check_domain
-from .faults import parse_fault
-from .gl import NoOpenGLError, require_backend
-from .image_publisher import ImagePublisher
-from .robot import STATE_HZ, Robot
-from .robot_api import State
-from .states import API, IMAGE_HZ, TELEOPERATION, StatePublisher, is_image_tick, to_time
-from .tasks import TASKS
-from .truth import Truth
-from .world import World
+from .expert.faults import parse_fault
+from .physics.cameras import scaled_sizes
+from .physics.gl import NoOpenGLError, require_backend
+from .physics.tasks import TASKS
+from .physics.world import World
+from .robot.domain import StartError, check_domain
+from .robot.image_publisher import ImagePublisher
+from .robot.robot import STATE_HZ, Robot
+from .robot.robot_api import State
+from .robot.states import API, IMAGE_HZ, TELEOPERATION, StatePublisher, is_image_tick, to_time
+from .robot.truth import Truth
 
 if TYPE_CHECKING:
-    from .operator import Operator
+    from .expert.operator import Operator
 
 ARM_COMMANDS = ("auto", "position", "velocity")
 BEHIND_S = 0.2  # how far the simulation may lag the clock before it says so
@@ -160,7 +160,7 @@ class RobotNode(Node):
         return "velocity" if self._profile.arm_command == "relay" else "position"
 
     def _make_operator(self) -> Operator:
-        from .operator import Operator  # its solver takes seconds to import; only those who need it wait
+        from .expert.operator import Operator  # its solver takes seconds to import; only those who need it wait
 
         faults = [text for text in self._get("faults") if text]
         for text in faults:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from .cameras import CameraRig, scaled_sizes
-from .expert import Expert, apply
-from .tasks import TASKS
-from .world import World
+from .expert.expert import Expert, apply
+from .physics.cameras import CameraRig, scaled_sizes
+from .physics.tasks import TASKS
+from .physics.world import World
 
 
 def main() -> None:

@@ -20,9 +20,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pi05_progress.output_folder import OutputFolderError, Pending, check_target, finish, hold
+from pi05_progress.files.output_folder import OutputFolderError, Pending, check_target, finish, hold
+from pi05_progress.files.worker_process import end_with_parent
 from pi05_progress.robots.profile import RobotProfile
-from pi05_progress.worker_process import end_with_parent
 from training.datasets import layout
 from training.datasets.video import VideoError
 

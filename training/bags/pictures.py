@@ -11,7 +11,7 @@ from pi05_progress.robots.joints import MessageError
 from pi05_progress.robots.messages import decode_image, prepare_image
 from pi05_progress.robots.packets import PacketDecoder, frame_to_rgb
 from pi05_progress.robots.profile import CameraProfile
-from pi05_progress.transforms import resize_with_pad
+from pi05_progress.units.transforms import resize_with_pad
 
 from .faults import BagError
 from .inputs import Source

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
-from pi05_progress.normalize import BINS, NormStats
+from pi05_progress.units.normalize import BINS, NormStats
 
 Values = Float[np.ndarray, "n d"]
 Weights = Float[np.ndarray, " n"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pi05_progress.estimator import EstimatorConfig
+from pi05_progress.estimate.estimator import EstimatorConfig
 from pi05_progress.policy import Policy
 from pi05_progress.robots.profile import RobotProfile
 

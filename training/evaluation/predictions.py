@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pi05_progress.estimator import EstimatorConfig, ProgressEstimator
+from pi05_progress.estimate.estimator import EstimatorConfig, ProgressEstimator
+from pi05_progress.estimate.status import Status
 from pi05_progress.observation import ObservationError, PolicyOutput, RobotFrame
 from pi05_progress.policy import ModelPolicy, Policy
-from pi05_progress.progress_status import Status
 from pi05_progress.robots.teleavatar import LayoutError
 
 from .playbacks import Playback, View

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..instructions import same_words, words
+from ..datasets.instructions import same_words, words
 from .predictions import EvaluationError
 
 FOREIGN = "water the plants"  # where no other task is known

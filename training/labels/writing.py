@@ -75,7 +75,7 @@ def write_labelled(
 
     Args:
         dataset: the input; its files are only read.
-        folder: where to write; see ``pi05_progress.output_folder``.
+        folder: where to write; see ``pi05_progress.files.output_folder``.
         labels: of every episode.
         facts: outcomes and milestones of every episode, kept in ``meta/progress.json``.
         record: method, arguments and columns, kept there, too.

@@ -27,10 +27,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from pi05_progress.output_folder import OutputFolderError, output_folder
+from pi05_progress.files.output_folder import OutputFolderError, output_folder
+from pi05_progress.files.progress_bar import progress_bar
 
 from ..datasets.reader import Dataset
-from ..progress_bar import progress_bar
 from .config import DataConfigError
 from .pictures import DecodedPictures
 

@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Int64
 
 from pi05_progress.models.config import Pi05Config
-from pi05_progress.normalize import NormStats
 from pi05_progress.robots.profile import RobotProfile
+from pi05_progress.units.normalize import NormStats
 
 from ..datasets import layout
 from ..datasets.progress_meta import ProgressMeta, load_progress_meta

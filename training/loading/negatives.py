@@ -18,10 +18,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pi05_progress.tokenizer import clean
+from pi05_progress.units.tokenizer import clean
 
+from ..datasets.instructions import same_words
 from ..datasets.progress_meta import ProgressMeta
-from ..instructions import same_words
 from .config import DataConfig, DataConfigError
 from .rows import Rows
 

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from pi05_progress.robots.profile import RobotProfile
-from pi05_progress.transforms import resize_with_pad
+from pi05_progress.units.transforms import resize_with_pad
 
 from ..datasets import layout
 from ..datasets.frames import FrameReader

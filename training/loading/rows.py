@@ -12,8 +12,8 @@ from jaxtyping import Bool, Float32, Int32, Int64
 
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.robots.teleavatar import ACTION_INDEX, STATE_INDEX, LayoutError
-from pi05_progress.tokenizer import clean
-from pi05_progress.transforms import actions_to_model, state_to_model
+from pi05_progress.units.tokenizer import clean
+from pi05_progress.units.transforms import actions_to_model, state_to_model
 
 from ..datasets import layout
 from ..datasets.reader import Dataset

@@ -13,11 +13,11 @@ import numpy as np
 
 from pi05_progress.image_keys import IMAGE_KEYS
 from pi05_progress.models.config import Pi05Config
-from pi05_progress.normalize import NormStats, normalize
 from pi05_progress.observation import Observation
 from pi05_progress.robots.teleavatar import delta_actions
-from pi05_progress.tokenizer import Encoder, PromptError, PromptTokenizer
-from pi05_progress.transforms import pad_to
+from pi05_progress.units.normalize import NormStats, normalize
+from pi05_progress.units.tokenizer import Encoder, PromptError, PromptTokenizer
+from pi05_progress.units.transforms import pad_to
 
 from .batch import Batch
 from .config import DataConfigError

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from pi05_progress.normalize import BINS, NormStats, NormStatsError, load_norm_stats
+from pi05_progress.files.progress_bar import progress_bar
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.robots.teleavatar import ACTION_INDEX, STATE_INDEX, delta_actions
+from pi05_progress.units.normalize import BINS, NormStats, NormStatsError, load_norm_stats
 
 from ..compute_norm_stats import compute
 from ..datasets import layout
 from ..datasets.reader import Dataset
-from ..progress_bar import progress_bar
 from .config import DataConfig, DataConfigError
 from .rows import Rows
 

@@ -29,7 +29,7 @@ import tyro
 
 from pi05_progress.models.config import Pi05Config
 from pi05_progress.models.lora import Trained
-from pi05_progress.tokenizer import TokenizerName
+from pi05_progress.units.tokenizer import TokenizerName
 
 from ..engine.loss import LossConfig
 from ..engine.optimizer import OptimizerConfig

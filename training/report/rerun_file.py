@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from pi05_progress.files.output_file import output_file
+from pi05_progress.files.progress_bar import progress_bar
+
 from ..datasets import layout
 from ..datasets.progress_meta import ProgressMeta
 from ..datasets.reader import Dataset, Episode
-from ..output_file import output_file
-from ..progress_bar import progress_bar
 
 TIME = "time in the episode"
 

@@ -20,11 +20,11 @@ from typing import Any
 
 import jax
 
-from pi05_progress.checkpoint import PARAMS, Checkpoint, CheckpointError, CheckpointSaver
+from pi05_progress.checkpoints.checkpoint import PARAMS, Checkpoint, CheckpointError, CheckpointSaver
+from pi05_progress.checkpoints.orbax_files import open_orbax
+from pi05_progress.checkpoints.parameter_source import ParameterSource, load_arrays
+from pi05_progress.files.output_folder import PARTIAL, partial_of
 from pi05_progress.models.parameters import ParameterMismatchError, check_parameters
-from pi05_progress.orbax_files import open_orbax
-from pi05_progress.output_folder import PARTIAL, partial_of
-from pi05_progress.parameter_source import ParameterSource, load_arrays
 
 from ..engine.state import TrainState
 from .run_folder import BEST, LAST, RunFolder

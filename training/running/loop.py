@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from pi05_progress.checkpoint import Checkpoint
+from pi05_progress.checkpoints.checkpoint import Checkpoint
 from pi05_progress.robots.teleavatar import ACTION_INDEX
 
 from ..engine.sharding import put_batch

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pi05_progress.checkpoint import abstract_model
+from pi05_progress.checkpoints.checkpoint import abstract_model
 from pi05_progress.models.lora import count_parameters
 
 from ..engine.errors import TrainingError

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from pi05_progress.checkpoint import CONFIG as DESCRIPTION
-from pi05_progress.output_folder import PARTIAL
+from pi05_progress.checkpoints.checkpoint import CONFIG as DESCRIPTION
+from pi05_progress.files.output_folder import PARTIAL
 
 CONFIG, HELD_OUT, LOCK = "config.json", "held_out.json", ".lock"
 LAST, BEST = "last", "best"

@@ -1,0 +1,1 @@
+"""Checkpoint folders: written, read, and brought in from other programs."""

@@ -1,0 +1,274 @@
+"""A model configuration from what the shapes of parameters tell, and from what a person adds.
+
+Fields are named with dots, as ``paligemma.num_heads``. Shapes do not tell how many rows an action chunk has, how long
+a prompt may be, and a few more: these come from a named configuration or one by one, never from a guess.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ...models.config import CONFIGS, ModelConfigError, Pi05Config, config_from_dict, config_to_dict
+from ...models.parameters import HEAD
+from . import torch_names as torch
+
+Fields = dict[str, Any]
+Shapes = Mapping[str, tuple[int, ...]]
+TORCH_HEADS = 8  # both PyTorch programs have this number of attention heads in their code
+SO400M = (1152, 16)  # width and heads of the vision tower that all released models have
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise ValueError("expected true or false")
+    return text.lower() == "true"
+
+
+def _image_size(text: str) -> list[int]:
+    match = re.fullmatch(r"(\d+)(?:[x,](\d+))?", text.replace(" ", ""))
+    if not match:
+        raise ValueError("expected HEIGHTxWIDTH in pixels, as 224x224")
+    return [int(match[1]), int(match[2] or match[1])]
+
+
+def _choice(*values: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in values:
+            raise ValueError(f"expected {' or '.join(values)}")
+        return text
+
+    return parse
+
+
+_GEMMA = ("width", "depth", "mlp_dim", "num_heads", "num_kv_heads", "head_dim")
+_LORA = {"rank": int, "alpha": float, "rank_stabilised": _boolean}
+PARSERS: dict[str, Callable[[str], Any]] = {
+    **{f"siglip.{name}": int for name in ("width", "depth", "mlp_dim", "num_heads", "patch")},
+    **{f"{expert}.{name}": int for expert in ("paligemma", "expert") for name in _GEMMA},
+    **{
+        f"{expert}.{kind}.{name}": parse
+        for expert in ("paligemma", "expert")
+        for kind in ("lora", "feed_forward_lora")
+        for name, parse in _LORA.items()
+    },
+    "image_size": _image_size,
+    "vocabulary": int,
+    "action_dim": int,
+    "action_horizon": int,
+    "max_token_len": int,
+    "discrete_state": _boolean,
+    "compute_dtype": _choice("float32", "bfloat16"),
+    "progress.hidden": int,
+    "progress.bins": int,
+    "progress.sigma_bins": float,
+}
+MEANING = {
+    "action_horizon": "rows of an action chunk",
+    "max_token_len": "longest prompt in tokens",
+    "discrete_state": "whether the state is part of the prompt",
+    "compute_dtype": "float32 or bfloat16",
+    "siglip.num_heads": "heads of the vision tower",
+    "image_size": "of the pictures the tower reads, as 224x224",
+}
+EXAMPLES = {
+    "action_horizon": 50,
+    "max_token_len": 200,
+    "discrete_state": "true",
+    "compute_dtype": "bfloat16",
+    "alpha": 16.0,
+    "rank_stabilised": "false",
+    "image_size": "224x224",
+}
+OPTIONAL = {"progress.kind", "progress.hidden", "progress.bins", "progress.sigma_bins"}
+# Not seen in shapes, or only guessed from them, so that a person or a configuration file may say otherwise
+SHAPELESS = OPTIONAL | {"action_horizon", "max_token_len", "discrete_state", "compute_dtype", "image_size"}
+
+
+def parse_fields(texts: list[str]) -> Fields:
+    """Fields from ``name=value`` of a command line.
+
+    Raises:
+        ModelConfigError: no such field, or not a value of it.
+    """
+    fields = {}
+    for text in texts:
+        name, separator, value = text.partition("=")
+        if not separator or name not in PARSERS:
+            raise ModelConfigError(f"--set {text}: expected FIELD=VALUE with one of the fields {', '.join(PARSERS)}")
+        try:
+            fields[name] = PARSERS[name](value)
+        except ValueError as error:
+            raise ModelConfigError(f"--set {text}: {error}") from error
+    return fields
+
+
+def fields_of_leaves(shapes: Shapes) -> Fields:
+    """What openpi's leaves tell: everything that decides shapes."""
+    fields: Fields = {}
+
+    def read(path: str, **axes: int) -> None:
+        """Take fields from axes of a leaf, where it has those axes; what is wrong is found when shapes are compared."""
+        shape = shapes.get(path, ())
+        for name, axis in axes.items():
+            if len(shape) > axis:
+                fields[name.replace("__", ".")] = shape[axis]
+
+    block, llm = "PaliGemma/img/Transformer/encoderblock/", "PaliGemma/llm/layers/"
+    read("PaliGemma/img/embedding/kernel", siglip__patch=0, siglip__width=3)
+    query = f"{block}MultiHeadDotProductAttention_0/query/kernel"
+    read(query, siglip__depth=0, siglip__num_heads=2)
+    read(f"{block}MlpBlock_0/Dense_0/kernel", siglip__mlp_dim=2)
+    for expert, mark in (("paligemma", ""), ("expert", "_1")):
+        query, key, mlp = f"attn/q_einsum{mark}/w", f"attn/kv_einsum{mark}/w", f"mlp{mark}/linear"
+        read(f"{llm}{query}", **{f"{expert}__{n}": axis for axis, n in enumerate(("depth", "num_heads", "width"))})
+        read(f"{llm}{query}", **{f"{expert}__head_dim": 3})
+        read(f"{llm}{key}", **{f"{expert}__num_kv_heads": 2})
+        read(f"{llm}{mlp}", **{f"{expert}__mlp_dim": 1})
+        read(f"{llm}attn/q_einsum{mark}/lora_a", **{f"{expert}__lora__rank": 3})
+        read(f"{llm}mlp{mark}/linear_lora_a", **{f"{expert}__feed_forward_lora__rank": 2})
+    read("PaliGemma/llm/embedder/input_embedding", vocabulary=0)
+    read("action_in_proj/kernel", action_dim=0)
+    fields |= _image(shapes.get("PaliGemma/img/pos_embedding", ())[1:2], fields)
+    return fields | _progress(shapes.get(f"{HEAD}output/kernel"), shapes.get(f"{HEAD}hidden/kernel"))
+
+
+def fields_of_tensors(shapes: Shapes) -> Fields:
+    """What PyTorch's tensors tell; names without prefix. Heads are those both PyTorch programs have in their code."""
+    fields: Fields = {}
+    kernel = shapes.get(f"{torch.VISION}embeddings.patch_embedding.weight", ())
+    if len(kernel) == 4:
+        fields |= {"siglip.width": kernel[0], "siglip.patch": kernel[2]}
+    fields |= _layers(shapes, f"{torch.VISION}encoder.layers.", "siglip.depth")
+    if up := shapes.get(f"{torch.VISION}encoder.layers.0.mlp.fc1.weight"):
+        fields["siglip.mlp_dim"] = up[0]
+    if fields.get("siglip.width") == SO400M[0]:
+        fields["siglip.num_heads"] = SO400M[1]
+    for expert, base in (("paligemma", torch.TRUNK), ("expert", torch.EXPERT)):
+        fields |= _layers(shapes, f"{base}layers.", f"{expert}.depth")
+        query, key = (shapes.get(f"{base}layers.0.self_attn.{name}_proj.weight") for name in "qk")
+        if query and key and query[0] % TORCH_HEADS == 0 and key[0] % (query[0] // TORCH_HEADS) == 0:
+            head_dim = query[0] // TORCH_HEADS
+            fields |= {f"{expert}.num_heads": TORCH_HEADS, f"{expert}.head_dim": head_dim}
+            fields |= {f"{expert}.num_kv_heads": key[0] // head_dim, f"{expert}.width": query[1]}
+        if up := shapes.get(f"{base}layers.0.mlp.up_proj.weight"):
+            fields[f"{expert}.mlp_dim"] = up[0]
+    if table := shapes.get(torch.EMBEDDING) or shapes.get(torch.TRUNK_LM_HEAD):
+        fields["vocabulary"] = table[0]
+    if projection := shapes.get("action_in_proj.weight"):
+        fields["action_dim"] = projection[-1]
+    fields |= _image(shapes.get(f"{torch.VISION}embeddings.position_embedding.weight", ())[:1], fields)
+    output, hidden = (shapes.get(f"{torch.TORCH_HEAD}{name}.weight") for name in ("output", "hidden"))
+    return fields | _progress(output and output[::-1], hidden and hidden[::-1])
+
+
+def _layers(shapes: Shapes, start: str, field: str) -> Fields:
+    numbers = {int(m[1]) for key in shapes if (m := re.match(re.escape(start) + r"(\d+)\.", key))}
+    return {field: max(numbers) + 1} if numbers else {}
+
+
+def _image(tokens: tuple[int, ...], fields: Fields) -> Fields:
+    """The size of pictures, if their patches can form a square, as in all that openpi and LeRobot make."""
+    side = math.isqrt(tokens[0]) if tokens else 0
+    if not side or side * side != tokens[0] or "siglip.patch" not in fields:
+        return {}
+    return {"image_size": [side * fields["siglip.patch"]] * 2}
+
+
+def _progress(output: tuple[int, ...] | None, hidden: tuple[int, ...] | None) -> Fields:
+    if output is None or hidden is None or len(output) != 2 or len(hidden) != 2:
+        return {}
+    fields: Fields = {"progress.kind": "scalar" if output[1] == 1 else "categorical", "progress.hidden": hidden[1]}
+    return fields if output[1] == 1 else fields | {"progress.bins": output[1]}
+
+
+def make_config(told: Fields, *, base: Pi05Config | None, given: Fields, where: str) -> Pi05Config:
+    """A configuration.
+
+    Args:
+        told: by the checkpoint itself.
+        base: supplies what is neither told nor given; must not contradict shapes.
+        given: by a person; must not contradict shapes.
+        where: the checkpoint, for messages.
+
+    Raises:
+        ModelConfigError: fields are not known from anywhere, or contradict each other; they are listed.
+    """
+    basis = _flat(config_to_dict(base)) if base else {}
+    ours, theirs = _adapters(basis), _adapters(told)
+    problems = []
+    for origin, fields in ((f"configuration {base.name}" if base else "", basis), ("--set", given)):
+        others = {name: value for name, value in fields.items() if name in told and name not in SHAPELESS}
+        others = {name: value for name, value in others.items() if fields is given or name not in given}
+        if wrong := [f"{name} {told[name]}, not {value}" for name, value in others.items() if told[name] != value]:
+            problems.append(f"{where} does not fit {origin}: it has {', '.join(wrong)}")
+    if base and ours != theirs:
+        problems.append(
+            f"{where} has {_named(theirs)} and configuration {base.name} has {_named(ours)}; "
+            "pi05_lora is pi05 with adapters on both experts"
+        )
+    if problems:
+        raise ModelConfigError("; ".join(problems))
+    guess = {"image_size": told["image_size"]} if "image_size" in told else {}
+    merged = {**guess, **basis, **{name: value for name, value in told.items() if name not in guess}, **given}
+    if unknown := unknown_fields(merged):
+        raise ModelConfigError(_unknown(unknown, where))
+    return _build(merged, base)
+
+
+def unknown_fields(fields: Fields) -> list[str]:
+    """What is still needed for a configuration; for adapters only where there are some."""
+    adapters = _adapters(fields)
+    needed = [name for name in PARSERS if name not in OPTIONAL and ("lora." not in name or _adapter(name) in adapters)]
+    return [name for name in needed if name not in fields]
+
+
+def _adapter(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _adapters(fields: Fields) -> set[str]:
+    return {_adapter(name) for name in fields if name.endswith("lora.rank")}
+
+
+def _named(adapters: set[str]) -> str:
+    return f"adapters ({', '.join(sorted(adapters))})" if adapters else "no adapters"
+
+
+def _unknown(names: list[str], where: str) -> str:
+    described = ", ".join(f"{n} ({MEANING[n]})" if n in MEANING else n for n in names)
+    options = " ".join(f"--set {name}={EXAMPLES.get(name.rpartition('.')[2], '...')}" for name in names)
+    return (
+        f"{where}: these fields of the configuration cannot be told from the parameters: {described}. "
+        f"Take them from a named configuration (--config {' or '.join(CONFIGS)}), or give them, as: {options}"
+    )
+
+
+def _flat(data: Mapping[str, Any], prefix: str = "") -> Fields:
+    fields: Fields = {}
+    for name, value in data.items():
+        if isinstance(value, Mapping):
+            fields |= _flat(value, f"{prefix}{name}.")
+        elif value is not None:
+            fields[f"{prefix}{name}"] = list(value) if isinstance(value, tuple) else value
+    return fields
+
+
+def _build(fields: Fields, base: Pi05Config | None) -> Pi05Config:
+    data: dict[str, Any] = {"progress": {}}
+    for name, value in {**fields, "name": base.name if base else "imported"}.items():
+        *parents, last = name.split(".")
+        node = data
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = value
+    config = config_from_dict(data)
+    if base is None:
+        for make in CONFIGS.values():  # the architecture may be one that has a name
+            known = make()
+            if dataclasses.replace(known, name="imported", progress=config.progress, remat=config.remat) == config:
+                return dataclasses.replace(known, progress=config.progress)
+    return config

@@ -1,0 +1,91 @@
+"""This package's checkpoints into the layouts of openpi and LeRobot."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Literal, get_args
+
+from ...files.output_folder import OutputFolderError, output_folder
+from ...models.config import config_to_dict
+from ...units.normalize import save_norm_stats
+from ..checkpoint import (
+    ASSETS,
+    FORMAT,
+    NORM_STATS,
+    PARAMS,
+    CheckpointInfo,
+    check_fit,
+    read_info,
+    read_stats,
+)
+from ..orbax_files import open_orbax
+from ..parameter_source import CheckpointError, ParameterSource, Progress
+from .foreign import DESCRIPTION
+from .importing import refuse_same
+from .lerobot import export_lerobot
+from .openpi import export_openpi
+
+Layout = Literal["openpi", "lerobot"]
+LAYOUTS = get_args(Layout)
+MARKERS = (DESCRIPTION,)  # what has it is an export, which may be overwritten
+
+
+def open_native(folder: Path) -> tuple[CheckpointInfo, ParameterSource]:
+    """A checkpoint of this package, its parameters not read yet.
+
+    Raises:
+        CheckpointError: missing, incomplete, or parameters do not fit its description.
+    """
+    info = read_info(folder)
+    source = open_orbax(Path(folder) / PARAMS)
+    check_fit(info.model, source)
+    return info, source
+
+
+def export_checkpoint(
+    folder: Path,
+    destination: Path,
+    layout: Layout,
+    *,
+    dtype: Literal["float32", "bfloat16"] | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> list[str]:
+    """Write a checkpoint in another program's layout; returns what a person should know.
+
+    Beside what the other program reads lie the statistics (``assets/<id>/norm_stats.json``) and this checkpoint's
+    description (``pi05_progress.json``), so that importing the export gives the same checkpoint again.
+
+    Args:
+        folder: of the checkpoint.
+        destination: to write; appears when it is complete.
+        layout: whose.
+        dtype: to store parameters in; None keeps what they have. The progress head keeps its own.
+        overwrite: whether to replace an export that is there; other folders never are.
+        progress: called with path and bytes of every leaf.
+
+    Raises:
+        CheckpointError: the checkpoint is incomplete, the layout has no place for it, or it cannot be written.
+    """
+    if layout not in LAYOUTS:
+        raise CheckpointError(f"unknown layout {layout!r}; known: {', '.join(LAYOUTS)}")
+    info, source = open_native(folder)
+    stats = read_stats(folder, info)
+    refuse_same(folder, destination)
+    try:
+        with output_folder(destination, replaces=MARKERS if overwrite else None) as partial:
+            if layout == "openpi":
+                notes = export_openpi(partial, source, info.model, dtype=dtype, progress=progress)
+            else:
+                notes = export_lerobot(partial, source, info, stats, dtype=dtype, progress=progress)
+            if stats:
+                save_norm_stats(partial / ASSETS / info.asset_id / NORM_STATS, stats)
+            described = dataclasses.asdict(info) | {"format": FORMAT, "model": config_to_dict(info.model)}
+            (partial / DESCRIPTION).write_text(json.dumps(described, indent=2) + "\n")
+    except OutputFolderError as error:
+        raise CheckpointError(str(error)) from error
+    if not stats:
+        notes.append("the checkpoint has no normalisation statistics, so the export has none")
+    return notes

@@ -1,0 +1,116 @@
+"""A checkpoint of another program, opened but not read yet."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import jax
+
+from ...models.config import Pi05Config
+from ...units.normalize import NormStats, NormStatsError, load_norm_stats
+from ..checkpoint import ASSETS, NORM_STATS, CheckpointInfo, parse_info
+from ..parameter_source import CheckpointError, ParameterSource
+from .config_fields import Fields
+
+DESCRIPTION = "pi05_progress.json"  # what an export of ours says about itself; other programs pass it over
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """What was found.
+
+    Attributes:
+        kind: ``openpi``, ``openpi-pytorch`` or ``lerobot``.
+        where: folder or file.
+        fields: what it tells of the model's configuration.
+        source: its parameters, by openpi's paths, for a configuration.
+        listing: its arrays under its own names.
+        stats: its statistics; empty if there are none.
+        asset_id: of the statistics.
+        notes: what a person should know about it.
+        description: what this package wrote beside it, if it is an export.
+        quantiles: whether quantiles normalise; None if not known.
+        delta_actions: whether actions are relative; None if not known.
+    """
+
+    kind: str
+    where: Path
+    fields: Fields
+    source: Callable[[Pi05Config], ParameterSource]
+    listing: Mapping[str, jax.ShapeDtypeStruct]
+    stats: Mapping[str, NormStats] = field(default_factory=dict)
+    asset_id: str | None = None
+    notes: tuple[str, ...] = ()
+    description: CheckpointInfo | None = None
+    quantiles: bool | None = None
+    delta_actions: bool | None = None
+
+
+def find_stats(folder: Path, asset_id: str | None) -> tuple[str | None, dict[str, NormStats]]:
+    """Statistics under ``assets/``; asset ids may contain slashes.
+
+    Args:
+        folder: that ``assets`` is in.
+        asset_id: which, if there are several.
+
+    Raises:
+        CheckpointError: there are several and none was named, the one named is missing, or it is damaged.
+    """
+    assets = folder / ASSETS
+    found = {str(path.parent.relative_to(assets)): path for path in sorted(assets.rglob(NORM_STATS))}
+    if not found and asset_id is None:
+        return None, {}
+    if asset_id is None and len(found) > 1:
+        raise CheckpointError(f"{assets} has statistics of {', '.join(found)}; choose one with --asset-id")
+    chosen = next(iter(found)) if asset_id is None else asset_id
+    if chosen not in found:
+        raise CheckpointError(f"{assets} has no statistics {chosen!r}; there are: {', '.join(found) or 'none'}")
+    return chosen, read_stats_file(found[chosen])
+
+
+def read_stats_file(path: Path) -> dict[str, NormStats]:
+    """openpi's ``norm_stats.json``.
+
+    Raises:
+        CheckpointError: missing or damaged.
+    """
+    try:
+        return load_norm_stats(path)
+    except NormStatsError as error:
+        raise CheckpointError(str(error)) from error
+
+
+def find_description(folder: Path) -> CheckpointInfo | None:
+    """What this package wrote beside an export.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    path = folder / DESCRIPTION
+    return parse_info(path) if path.is_file() else None
+
+
+def read_json(path: Path) -> dict:
+    """An object from a JSON file; empty if there is no file.
+
+    Raises:
+        CheckpointError: it is not an object in JSON.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        data = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: not a JSON file: {error}") from error
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{path}: an object was expected")
+    return data
+
+
+def listed(names: list[str], shown: int = 12) -> str:
+    """The first of many names, and how many more there are."""
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return f"{len(names)} ({', '.join(names[:shown])}{more})"

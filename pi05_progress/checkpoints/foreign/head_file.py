@@ -1,0 +1,94 @@
+"""The progress head in PyTorch's layout: ``progress_head.safetensors``, beside the model that LeRobot reads.
+
+    progress_head.hidden.weight  (hidden, trunk width)    progress_head/hidden/kernel, transposed
+    progress_head.hidden.bias    (hidden,)                progress_head/hidden/bias
+    progress_head.output.weight  (1 or bins, hidden)      progress_head/output/kernel, transposed
+    progress_head.output.bias    (1 or bins,)             progress_head/output/bias
+
+One output is a scalar head, several are the bins of a categorical one. After the prefix these are the names of
+``ProgressHead`` in ``torch_policy.py``. LeRobot reads ``model.safetensors`` alone and passes this file over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ...models.config import Pi05Config
+from ..parameter_source import CheckpointError, ParameterSource
+from .safetensors_files import TensorFile, open_safetensors, write_safetensors
+from .torch_names import TORCH_HEAD, head_parts
+
+HEAD_FILE = "progress_head.safetensors"
+NAMES = tuple(f"{TORCH_HEAD}{layer}.{kind}" for layer in ("hidden", "output") for kind in ("weight", "bias"))
+
+
+def to_torch(leaves: Mapping[str, np.ndarray], config: Pi05Config) -> dict[str, np.ndarray]:
+    """A head's tensors out of leaves by openpi's paths; others are passed over, and without a head there are none."""
+    return {part.key: part.to_tensor(np.asarray(leaves[p])) for p, (part,) in head_parts(config).items()}
+
+
+def to_jax(tensors: Mapping[str, np.ndarray], config: Pi05Config) -> dict[str, np.ndarray]:
+    """A head's leaves, by openpi's paths, out of tensors; others are passed over, and without a head there are none."""
+    return {p: np.ascontiguousarray(part.to_leaf(tensors[part.key])) for p, (part,) in head_parts(config).items()}
+
+
+def write_head(folder: Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """Write the file into a folder.
+
+    Args:
+        folder: that the model's file is in, or will be.
+        tensors: all four, by name; their dtypes are kept.
+
+    Raises:
+        CheckpointError: a tensor is missing or unknown, or the file cannot be written.
+    """
+    file = folder / HEAD_FILE
+    _check(str(file), tensors)
+    layout = {name: jax.ShapeDtypeStruct(tensors[name].shape, tensors[name].dtype) for name in NAMES}
+    write_safetensors(file, layout, tensors.items())
+
+
+def export_head(folder: Path, source: ParameterSource, config: Pi05Config) -> None:
+    """Write a checkpoint's head into a folder, in the dtype it has.
+
+    Raises:
+        CheckpointError: it cannot be read or written.
+    """
+    write_head(folder, to_torch({path: source.read(path) for path in head_parts(config)}, config))
+
+
+def open_head(folder: Path) -> TensorFile | None:
+    """The file in a folder, not read yet; None without one.
+
+    Raises:
+        CheckpointError: it is damaged, or is something else.
+    """
+    file = folder / HEAD_FILE
+    if not file.exists():
+        return None
+    found = open_safetensors(file)
+    _check(found.where, found.tensors)
+    shapes = {name: tuple(found.tensors[name].shape) for name in NAMES}
+    hidden, output = (shapes[f"{TORCH_HEAD}{layer}.weight"] for layer in ("hidden", "output"))
+    fit = len(hidden) == len(output) == 2 and output[1] == hidden[0]
+    floats = all(jnp.issubdtype(found.tensors[name].dtype, jnp.floating) for name in NAMES)
+    if not (fit and floats and shapes[NAMES[1]] == hidden[:1] and shapes[NAMES[3]] == output[:1]):
+        told = ", ".join(f"{name} {found.tensors[name].dtype}{list(shape)}" for name, shape in shapes.items())
+        raise CheckpointError(
+            f"{found.where}: not a progress head: {told}; expected are floats [hidden, width], [hidden], "
+            "[1 or bins, hidden], [1 or bins]"
+        )
+    return found
+
+
+def _check(where: str, tensors: Mapping[str, object]) -> None:
+    if different := sorted(set(NAMES).symmetric_difference(tensors)):
+        raise CheckpointError(
+            f"{where}: not a progress head: {', '.join(different[:4])} {'are' if len(different) > 1 else 'is'} missing "
+            f"or unknown; expected are {', '.join(NAMES)}"
+        )

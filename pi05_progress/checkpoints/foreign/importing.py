@@ -1,0 +1,286 @@
+"""Checkpoints of other programs into this package's format."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from ...files.output_folder import OutputFolderError, output_folder
+from ...models.config import (
+    BYTE_VOCABULARY,
+    PALIGEMMA_VOCABULARY,
+    WORD_VOCABULARY,
+    ModelConfigError,
+    Pi05Config,
+    ProgressKind,
+    named_config,
+)
+from ...models.parameters import HEAD, parameter_paths
+from ...models.progress import ProgressHead
+from ...units.normalize import NormStats
+from ...units.tokenizer import TokenizerName
+from ..checkpoint import (
+    CONFIG,
+    MARKERS,
+    PARAMS,
+    UNTRAINED,
+    CheckpointInfo,
+    check_fit,
+    code_version,
+    write_description,
+)
+from ..orbax_files import write_orbax
+from ..parameter_source import CheckpointError, ParameterSource, Progress
+from .config_fields import OPTIONAL, SHAPELESS, Fields, make_config
+from .foreign import Foreign, read_json, read_stats_file
+from .lerobot import open_torch
+from .openpi import is_openpi, open_openpi
+from .safetensors_files import is_safetensors
+
+TOKENIZERS: dict[int, TokenizerName] = {
+    PALIGEMMA_VOCABULARY: "paligemma",
+    BYTE_VOCABULARY: "bytes",
+    WORD_VOCABULARY: "words",
+}
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """What a person adds to what a checkpoint tells; None leaves it to the checkpoint, or to a default that is told.
+
+    Attributes:
+        config: name of a configuration that supplies what cannot be told from parameters.
+        fields: of the configuration, one by one.
+        progress: kind of progress head.
+        robot: name of the robot profile.
+        model_id: under which estimates are published.
+        action_dt_s: time between two actions.
+        delta_actions: whether arm actions are relative to the state.
+        quantiles: whether quantiles normalise.
+        tokenizer: of the prompt.
+        norm_stats: file with statistics.
+        asset_id: which statistics, if there are several.
+        seed: of a progress head that is initialised.
+    """
+
+    config: str | None = None
+    fields: Fields = field(default_factory=dict)
+    progress: ProgressKind | None = None
+    robot: str | None = None
+    model_id: str | None = None
+    action_dt_s: float | None = None
+    delta_actions: bool | None = None
+    quantiles: bool | None = None
+    tokenizer: TokenizerName | None = None
+    norm_stats: Path | None = None
+    asset_id: str | None = None
+    seed: int = 0
+
+
+def open_foreign(path: Path, asset_id: str | None = None) -> Foreign:
+    """Open a checkpoint of openpi or LeRobot, whichever it is.
+
+    Raises:
+        CheckpointError: neither, or incomplete.
+    """
+    if is_native(path):
+        raise CheckpointError(f"{path} is one of this package's checkpoints already; there is nothing to import")
+    if is_safetensors(path):
+        return open_torch(path, asset_id)
+    if is_openpi(path):
+        return open_openpi(path, asset_id)
+    raise CheckpointError(
+        f"{path}: no checkpoint is recognised. Expected a step's folder of openpi (with params/), or a folder with "
+        "model.safetensors of openpi's PyTorch port or of LeRobot's PI05"
+    )
+
+
+def is_native(path: Path) -> bool:
+    """Whether a folder is a checkpoint of this package."""
+    return (path / PARAMS).is_dir() and {"format", "model"} <= read_json(path / CONFIG).keys()
+
+
+@dataclass(frozen=True)
+class Planned:
+    """An import that is ready to be carried out.
+
+    Attributes:
+        foreign: what was found.
+        info: what the checkpoint will say about itself.
+        source: its parameters, the progress head included.
+        notes: what a person should know.
+    """
+
+    foreign: Foreign
+    info: CheckpointInfo
+    source: ParameterSource
+    notes: tuple[str, ...]
+
+
+def plan_import(path: Path, options: ImportOptions, name: str | None = None) -> Planned:
+    """Open a checkpoint and settle everything; no parameters are read.
+
+    Args:
+        path: folder or file.
+        options: what a person adds.
+        name: to remember it by; None takes it from the path.
+
+    Raises:
+        CheckpointError: it is incomplete or does not fit; what is missing, extra or of another shape is listed.
+        ModelConfigError: fields of the configuration are unknown or contradict each other.
+    """
+    foreign = open_foreign(path, None if options.norm_stats else options.asset_id)
+    described = foreign.description
+    base = named_config(options.config) if options.config else described.model if described else None
+    told = foreign.fields
+    if described and not options.config:  # it knows better than a guess, or another program's settings
+        told = {name: value for name, value in told.items() if name not in SHAPELESS or name in OPTIONAL}
+    config = make_config(told, base=base, given=options.fields, where=str(path))
+    notes = list(foreign.notes)
+    source, config, initialised = _with_head(foreign, config, options, notes)
+    check_fit(config, source)
+    stats = _statistics(foreign, options, notes)
+    info = _info(foreign, config, options, name or _name(path), initialised, notes)
+    return Planned(dataclasses.replace(foreign, stats=stats), info, source, tuple(notes))
+
+
+def _with_head(
+    foreign: Foreign, config: Pi05Config, options: ImportOptions, notes: list[str]
+) -> tuple[ParameterSource, Pi05Config, bool]:
+    """Parameters with the progress head that is wanted, the configuration with it, and whether it is a new one."""
+    source = foreign.source(config)
+    there = foreign.fields.get("progress.kind")  # None without a head
+    wanted = options.progress or there or config.progress.kind
+    config = config.with_progress(wanted)
+    if wanted == "none":
+        if there:
+            notes.append(f"the {there} progress head is left out, as asked for")
+        return source.without(HEAD), config, False
+    told = {name.partition(".")[2]: value for name, value in foreign.fields.items() if name.startswith("progress.")}
+    if wanted == there and dataclasses.replace(config.progress, **told) == config.progress:
+        notes.append(f"the {there} progress head is kept")
+        return source, config, False
+    head = _initial_head(config, options.seed)
+    reason = f"instead of the {there} one" if there else "there was none"
+    notes.append(
+        f"a {wanted} progress head is initialised ({reason}; {sum(a.size for a in head.values()):,} parameters, seed "
+        f"{options.seed}): its estimates mean nothing until it is trained"
+    )
+    return source.without(HEAD).with_arrays(head), config, True
+
+
+def _initial_head(config: Pi05Config, seed: int) -> dict[str, np.ndarray]:
+    head = ProgressHead(config.progress, config.paligemma.width, nnx.Rngs(seed))
+    return {f"{HEAD}{path}": np.asarray(value, np.float32) for path, value in parameter_paths(head).items()}
+
+
+def _statistics(foreign: Foreign, options: ImportOptions, notes: list[str]) -> dict[str, NormStats]:
+    stats = dict(foreign.stats) if options.norm_stats is None else read_stats_file(options.norm_stats)
+    if not stats:
+        notes.append("there are no normalisation statistics; add them with --norm-stats before it runs on a robot")
+    without = [key for key, values in stats.items() if values.q01 is None]
+    if without and _normalises_by_quantiles(foreign, options):
+        notes.append(
+            f"the statistics of {' and '.join(without)} have no quantiles, by which this model normalises: compute "
+            "them anew, or give --z-score if mean and deviation normalise"
+        )
+    return stats
+
+
+def _normalises_by_quantiles(foreign: Foreign, options: ImportOptions) -> bool:
+    told = options.quantiles, foreign.quantiles, foreign.description and foreign.description.quantiles
+    return next((value for value in told if value is not None), True)
+
+
+def _name(path: Path) -> str:
+    """A folder's name; for a step of a run, the run's before it."""
+    path = path.resolve()
+    return f"{path.parent.name}/{path.name}" if path.name.isdigit() else path.name
+
+
+def _info(
+    foreign: Foreign, config: Pi05Config, options: ImportOptions, name: str, initialised: bool, notes: list[str]
+) -> CheckpointInfo:
+    """The description; what neither the checkpoint nor a person says is assumed, and the assumption is told."""
+    described = foreign.description
+    known = described or CheckpointInfo(config)
+    assumed = []
+
+    def settle(given: object, told: object, default: object, assumption: str) -> object:
+        if given is not None or told is not None:
+            return given if given is not None else told
+        if described is None:
+            assumed.append(assumption)
+        return default
+
+    tokenizer = TOKENIZERS.get(config.vocabulary)
+    if described:
+        tokenizer = known.tokenizer
+    rate = f"{1 / known.action_dt_s:.3g} actions per second (--fps)"
+    absolute = "absolute actions (--delta-actions)"
+    of_prompts = f"tokenizer {known.tokenizer} (--tokenizer)"
+    stated = {
+        "robot": settle(options.robot, None, known.robot, f"robot {known.robot} (--robot)"),
+        "action_dt_s": settle(options.action_dt_s, None, known.action_dt_s, rate),
+        "delta_actions": settle(options.delta_actions, foreign.delta_actions, known.delta_actions, absolute),
+        "quantiles": settle(options.quantiles, foreign.quantiles, known.quantiles, "quantiles normalise (--z-score)"),
+        "tokenizer": settle(options.tokenizer, tokenizer, known.tokenizer, of_prompts),
+    }
+    if assumed:
+        notes.append(f"assumed, as the checkpoint does not say: {', '.join(assumed)}")
+    if initialised and options.model_id not in (None, UNTRAINED):
+        raise ModelConfigError(
+            f"--model-id {options.model_id}: the progress head is new, so its estimates are published as "
+            f"{UNTRAINED!r}; leave --model-id out, or choose --progress none"
+        )
+    model_id = options.model_id or (described.model_id if described else name)
+    return dataclasses.replace(
+        known,
+        model=config,
+        model_id=UNTRAINED if initialised else model_id,
+        asset_id=options.asset_id or foreign.asset_id or known.asset_id,
+        code_version=code_version(),
+        source={"kind": foreign.kind, "name": name, "notes": list(notes)},
+        **stated,
+    )
+
+
+def carry_out(
+    planned: Planned,
+    destination: Path,
+    *,
+    dtype: str | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> None:
+    """Write what was planned; the folder appears when it is complete, and one leaf at a time is in memory.
+
+    Raises:
+        CheckpointError: parameters are damaged, or the folder is there already or cannot be written.
+    """
+    refuse_same(planned.foreign.where, destination)
+    try:
+        with output_folder(destination, replaces=MARKERS if overwrite else None) as partial:
+            wanted = None if dtype is None else jnp.dtype(dtype)
+            write_orbax(partial / PARAMS, planned.source, dtype=wanted, progress=progress)
+            write_description(partial, planned.info, planned.foreign.stats)
+    except OutputFolderError as error:
+        raise CheckpointError(str(error)) from error
+
+
+def refuse_same(source: Path, destination: Path) -> None:
+    """Raise where writing would replace what is read.
+
+    Raises:
+        CheckpointError: one is in the other.
+    """
+    read, written = source.resolve(), destination.resolve()
+    if read == written or written in read.parents or read in written.parents:
+        raise CheckpointError(
+            f"{destination} would lie in, or replace, what is read from {source}; choose another folder"
+        )

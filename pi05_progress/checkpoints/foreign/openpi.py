@@ -1,0 +1,89 @@
+"""openpi's JAX checkpoints: a step's folder with ``params``, ``assets`` and, from training, ``train_state``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ...models.config import Pi05Config, tiny
+from ...models.parameters import HEAD
+from ..checkpoint import parameter_shapes
+from ..orbax_files import VALUE, open_orbax, write_orbax
+from ..parameter_source import CheckpointError, ParameterSource, Progress
+from .config_fields import fields_of_leaves
+from .foreign import Foreign, find_description, find_stats, listed
+
+PARAMS, TRAIN_STATE, METADATA = "params", "train_state", "_METADATA"
+
+
+def is_openpi(folder: Path) -> bool:
+    """Whether a folder is, or contains, Orbax parameters or steps of a run with them."""
+    return folder.is_dir() and ((folder / METADATA).is_file() or (folder / PARAMS).is_dir() or bool(_steps(folder)))
+
+
+def _steps(folder: Path) -> list[str]:
+    steps = [path.name for path in folder.iterdir() if path.name.isdigit() and (path / PARAMS).is_dir()]
+    return sorted(steps, key=int)
+
+
+def open_openpi(folder: Path, asset_id: str | None = None) -> Foreign:
+    """Open a step's folder, or the ``params`` folder in it.
+
+    Raises:
+        CheckpointError: it holds several steps, or parameters are missing, unknown or damaged.
+    """
+    if not (folder / METADATA).is_file() and not (folder / PARAMS).is_dir() and (steps := _steps(folder)):
+        raise CheckpointError(f"{folder} holds steps {', '.join(steps)}; give one, as {folder / steps[-1]}")
+    parameters = folder if (folder / METADATA).is_file() else folder / PARAMS
+    step = parameters.parent if parameters.name == PARAMS else parameters
+    source = open_orbax(parameters)
+    _check_names(source)
+    found, stats = find_stats(step, asset_id)
+    notes = []
+    if (step / TRAIN_STATE).is_dir():
+        notes.append("train_state is left out: parameters are those of params, averaged if the run averaged them")
+    if any("lora" in path for path in source.leaves):
+        notes.append("it has adapters (LoRA), which are kept as they are")
+    shapes = {path: tuple(leaf.shape) for path, leaf in source.leaves.items()}
+    return Foreign(
+        kind="openpi",
+        where=folder,
+        fields=fields_of_leaves(shapes),
+        source=lambda _: source,
+        listing=source.leaves,
+        stats=stats,
+        asset_id=found,
+        notes=tuple(notes),
+        description=find_description(step),
+    )
+
+
+def _check_names(source: ParameterSource) -> None:
+    """Missing and unknown leaves are told before anything is derived from those that are there."""
+    wanted = parameter_shapes(tiny().with_progress("none"))
+    missing = [path for path in wanted if path not in source.leaves]
+    extra = [path for path in source.leaves if path not in wanted and not path.startswith(HEAD) and "lora" not in path]
+    if not missing and not extra:
+        return
+    told = [f"{what}: {listed(names)}" for what, names in (("missing", missing), ("not known", extra)) if names]
+    hint = ""
+    if any("state_proj" in path for path in extra):
+        hint = "; this looks like pi0, which has another action expert than pi0.5"
+    raise CheckpointError(f"{source.where} is not a complete Pi0.5: {'; '.join(told)}{hint}")
+
+
+def export_openpi(
+    folder: Path, source: ParameterSource, config: Pi05Config, *, dtype: str | None = None, progress: Progress | None
+) -> list[str]:
+    """Write parameters so that openpi restores them; returns what a person should know.
+
+    Args:
+        folder: the step's folder, being written.
+        source: the parameters.
+        config: of the model.
+        dtype: to store in; None keeps what they have.
+        progress: told about each leaf.
+    """
+    write_orbax(folder / PARAMS, source, dtype=dtype, suffix=VALUE, progress=progress)
+    if config.progress.kind == "none":
+        return []
+    return [f"the progress head is kept ({HEAD}*); openpi passes over parameters it does not know"]

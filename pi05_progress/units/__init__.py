@@ -1,0 +1,1 @@
+"""Between the robot's units and the model's: pictures, states, actions, statistics and prompts."""

@@ -1,0 +1,1 @@
+"""What may be commanded, by whom, and how a chunk becomes commands."""

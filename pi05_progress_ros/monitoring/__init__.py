@@ -1,0 +1,1 @@
+"""The monitor: what it has seen, and how a terminal shows it."""

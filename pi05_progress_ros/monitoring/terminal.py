@@ -1,0 +1,110 @@
+"""The terminal the monitor draws on: what it can show, single keys, pictures of it. Imports no ROS."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import select
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TextIO
+
+from rich.cells import cell_len
+from rich.console import CONSOLE_SVG_FORMAT, Console
+from rich.text import Text
+
+from .drawing import ASCII, UNICODE, Charset
+
+try:
+    import termios
+except ImportError:  # no POSIX terminal: no keys
+    termios = None
+
+
+def pick_charset(out: TextIO, environ: Mapping[str, str], force_ascii: bool = False) -> Charset:
+    """What may be written to ``out``.
+
+    Block characters need an output encoding of UTF-8 and a terminal that follows: not TERM=dumb, and not a C locale
+    that was set on purpose (Python would write UTF-8 there all the same).
+    """
+    locale = environ.get("LC_ALL") or environ.get("LC_CTYPE") or environ.get("LANG") or ""
+    utf8 = (out.encoding or "").lower().replace("-", "").replace("_", "") == "utf8"
+    plain = locale in ("C", "POSIX") or environ.get("TERM") == "dumb"
+    return ASCII if force_ascii or plain or not utf8 else UNICODE
+
+
+def can_draw(out: TextIO, environ: Mapping[str, str]) -> bool:
+    """Whether ``out`` is a terminal on which the cursor can be moved."""
+    return out.isatty() and environ.get("TERM", "dumb") not in ("dumb", "unknown", "")
+
+
+class Keys:
+    """Keys pressed on the terminal, without waiting for Enter. A context; the terminal is put back at its end.
+
+    Without a terminal, or in the background, where reading would stop the program, no key is ever pressed.
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = sys.stdin if stream is None else stream
+        self._before: list | None = None
+        self._file = -1
+
+    def __enter__(self) -> Keys:
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            file = self._stream.fileno()
+            if termios and os.isatty(file) and os.tcgetpgrp(file) == os.getpgrp():
+                self._before, self._file = termios.tcgetattr(file), file
+                changed = termios.tcgetattr(file)
+                changed[3] &= ~(termios.ICANON | termios.ECHO)
+                changed[6][termios.VSUSP] = b"\0"  # Ctrl-Z would leave the shell on our screen
+                termios.tcsetattr(file, termios.TCSADRAIN, changed)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is not None:
+            with contextlib.suppress(OSError, termios.error):
+                termios.tcsetattr(self._file, termios.TCSADRAIN, self._before)
+
+    def pressed(self) -> str:
+        """What has been typed since the last call; empty if nothing."""
+        if self._before is None or not select.select([self._file], [], [], 0)[0]:
+            return ""
+        try:
+            typed = os.read(self._file, 64)
+        except OSError:  # the terminal is gone
+            typed = b""
+        if not typed:
+            self._before = None
+        return typed.decode(errors="replace")
+
+
+@contextlib.contextmanager
+def replaced(path: Path) -> Iterator[TextIO]:
+    """A text file written beside ``path`` and moved there when it is complete."""
+    with tempfile.NamedTemporaryFile(
+        "w", dir=path.parent, prefix=path.name, suffix=".part", delete=False, encoding="utf-8"
+    ) as file:
+        try:
+            yield file
+        except BaseException:
+            os.unlink(file.name)
+            raise
+    os.chmod(file.name, 0o644)
+    os.replace(file.name, path)
+
+
+def save_svg(lines: Sequence[Text], path: Path, title: str) -> None:
+    """A picture of the lines as they look on a terminal. It refers to no font on the network."""
+    width = max((cell_len(line.plain) for line in lines), default=1)
+    console = Console(record=True, file=io.StringIO(), width=width, color_system="truecolor", force_terminal=True)
+    for line in (*lines, Text()):  # the last one would be clipped
+        console.print(line, no_wrap=True, overflow="crop", highlight=False)
+    template = re.sub(r"@font-face \{\{.*?\}\}\s*", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
+    template = re.sub(r"\s*<!--.*?-->", "", template, flags=re.DOTALL)
+    template = template.replace("Fira Code, monospace", "monospace").replace("Fira Code", "monospace")
+    with replaced(path) as file:
+        file.write(console.export_svg(title=title, code_format=template, unique_id="monitor") + "\n")

@@ -1,0 +1,1 @@
+"""The parts of the policy node: inputs, inference, outputs, parameters and diagnostics."""

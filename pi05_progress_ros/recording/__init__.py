@@ -1,0 +1,1 @@
+"""Recording episodes into rosbag2 bags."""

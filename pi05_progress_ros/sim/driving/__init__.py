@@ -1,0 +1,1 @@
+"""A policy that drives the simulated robot, without ROS and in simulated time."""

@@ -1,0 +1,246 @@
+"""A policy drives the simulated robot in simulated time: no DDS, no clock on the wall, the same every time.
+
+The way of the numbers is the node's: the robot's own messages become a frame (``robot_frame``), the policy's chunks are
+walked by the rules of the node's command thread (``command_rules.py``: blending, joint ranges, speed, tracking, when to
+stop and when to go on), arms that follow velocities get them by the relay's rule, and the robot follows by its own
+state machine, slow start included. What a lockstep has no use for is left out: ages of messages, other publishers, the
+operator's mode.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from pi05_progress.estimate.estimator import EstimatorConfig, ProgressEstimator
+from pi05_progress.estimate.status import Status
+from pi05_progress.observation import PolicyOutput, RobotFrame
+from pi05_progress.policy import Policy
+from pi05_progress.robots.messages import part_names, robot_frame
+from pi05_progress.robots.profile import IMAGE_TYPE, SIDES, RobotProfile
+
+from ...commanding.chunks import Chunk, Timeline
+from ...commanding.command_rules import ENABLE_PERIOD_S, Against, CommandRules, CommandSettings
+from ...commanding.relay import relay_velocity
+from ...node.inference import output_problem
+from ..physics.cameras import CameraRig, scaled_sizes
+from ..physics.world import World
+from ..robot.robot import STATE_HZ, Robot
+from ..robot.states import API, StatePublisher, to_time
+
+
+class ClosedLoopError(RuntimeError):
+    """The policy cannot drive the robot; the message says what it did."""
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """How a policy drives.
+
+    Attributes:
+        inference_rate_hz: how often it is asked, as the node's parameter.
+        latency_s: how long after a frame its chunk is there, s of simulated time, whatever this machine takes.
+        image_scale: size of the pictures as a share of the real cameras'.
+        tail_s: how long it goes on after the task was decided, so that the status can tell.
+        commands: speed, blending and tracking, as the node's parameters.
+        estimator: turns beliefs into progress and status.
+    """
+
+    inference_rate_hz: float = 10.0
+    latency_s: float = 0.1
+    image_scale: float = 0.25
+    tail_s: float = 4.0
+    commands: CommandSettings = field(default_factory=CommandSettings)
+    estimator: EstimatorConfig = field(default_factory=EstimatorConfig)
+
+
+@dataclass(frozen=True)
+class DrivenEpisode:
+    """What became of one episode. Times are simulated seconds from its start; None means never, or unknown.
+
+    Attributes:
+        task, seed, instruction: which it was.
+        outcome: ``success`` or ``failure``, from physics.
+        reason: for it.
+        decided_s: when the outcome was decided.
+        milestones: those reached, with their times.
+        true_progress: share of milestones that held in the end.
+        progress: the estimator's in the end; None if the model has no head.
+        declared_s: when the status was SUCCEEDED for the first time.
+        stopped: why the robot was commanded no more; empty if it was to the end.
+        inferences: how many there were.
+    """
+
+    task: str
+    seed: int
+    instruction: str
+    outcome: str
+    reason: str
+    decided_s: float
+    milestones: tuple[tuple[str, float], ...]
+    true_progress: float
+    progress: float | None
+    declared_s: float | None
+    stopped: str
+    inferences: int
+
+
+class _Newest:
+    """Keeps the newest message of every topic; looks like a node to those who publish."""
+
+    def __init__(self) -> None:
+        self.messages: dict[str, Any] = {}
+
+    def create_publisher(self, msg_type: type, topic: str, qos_profile: Any) -> _Slot:
+        return _Slot(self.messages, topic)
+
+
+class _Slot:
+    def __init__(self, messages: dict[str, Any], topic: str) -> None:
+        self._messages, self._topic = messages, topic
+
+    def publish(self, message: Any) -> None:
+        self._messages[self._topic] = message
+
+
+class ClosedLoop:
+    """Drives one episode after the other; scene and renderers are made once. Used by one thread.
+
+    Args:
+        policy: asked frame by frame; its ``action_dt_s`` is the time between rows of a chunk.
+        profile: the robot.
+        task: name of the task.
+        settings: how.
+
+    Raises:
+        ClosedLoopError: the simulated robot has not this profile's cameras.
+        NoOpenGLError: nothing can be rendered here.
+    """
+
+    def __init__(self, policy: Policy, profile: RobotProfile, task: str, settings: LoopSettings | None = None) -> None:
+        if kinds := sorted({camera.type for camera in profile.cameras.values()} - {IMAGE_TYPE}):
+            raise ClosedLoopError(
+                f"cameras of {profile.name} arrive as {', '.join(kinds)}; the simulated robot has {IMAGE_TYPE} only"
+            )
+        self._policy, self._profile, self._task = policy, profile, task
+        self._settings = settings or LoopSettings()
+        self._world = World(task, 0, "velocity" if profile.arm_command == "relay" else "position")
+        self._rig = CameraRig(self._world.model, scaled_sizes(self._settings.image_scale))
+
+    def close(self) -> None:
+        """Free the renderers."""
+        self._rig.close()
+
+    def run(self, seed: int) -> DrivenEpisode:
+        """Drive the episode of a seed until its outcome is decided, and a little longer.
+
+        Raises:
+            ClosedLoopError: the policy's answer cannot be used.
+        """
+        world, settings = self._world, self._settings
+        world.reset(seed)
+        robot = Robot(world)
+        commander = _Commander(robot, self._profile, settings.commands)
+        estimator = ProgressEstimator(settings.estimator)
+        outlet = _Newest()
+        states = StatePublisher(outlet, robot, self._profile)
+        control_ticks = max(1, round(STATE_HZ / settings.commands.rate_hz))
+        coming: deque[tuple[float, Chunk]] = deque()
+        asked, tick = 0, 0
+        progress, declared_s, decided_s = None, None, None
+        while decided_s is None or robot.now_s < decided_s + settings.tail_s:
+            robot.advance()
+            now = robot.now_s
+            states.publish(tick, to_time(robot.stamp_ns(world.time_s)), API)
+            if now >= asked / settings.inference_rate_hz - 1e-9:
+                asked += 1
+                output = self._ask(robot, outlet.messages)
+                coming.append(
+                    (now + settings.latency_s, Chunk(now, self._policy.action_dt_s, output.actions.astype(float)))
+                )
+                estimate = estimator.update(now, output, world.instruction)
+                progress = estimate.progress
+                if estimate.status == Status.SUCCEEDED and declared_s is None:
+                    declared_s = now
+            while coming and coming[0][0] <= now + 1e-9:
+                commander.timeline.add(coming.popleft()[1], now)
+            if tick % control_ticks == 0:
+                commander.tick(control_ticks / STATE_HZ)
+            if decided_s is None and world.task_status().outcome != "unknown":
+                decided_s = now
+            tick += 1
+        status = world.task_status()
+        return DrivenEpisode(
+            self._task, seed, world.instruction, status.outcome, status.reason, round(decided_s, 3),
+            tuple((m.name, round(m.time_s, 3)) for m in status.milestones), status.progress, progress, declared_s,
+            commander.stopped, asked,
+        )  # fmt: skip
+
+    def _ask(self, robot: Robot, messages: Mapping[str, Any]) -> PolicyOutput:
+        output = self._policy.infer(self._frame(robot, messages), robot.world.instruction)
+        if problem := output_problem(output, self._policy.horizon):
+            raise ClosedLoopError(f"seed {robot.world.seed}, {robot.now_s:.2f} s: {problem}")
+        return output
+
+    def _frame(self, robot: Robot, messages: Mapping[str, Any]) -> RobotFrame:
+        """What the node would have made of the robot's messages and pictures of this moment."""
+        topics = {"arm": self._profile.arms, "gripper": self._profile.grippers}
+        joints = {}
+        for name in part_names():
+            side, part = name.split("_")
+            joints[name] = messages[topics[part][side].state_topic]
+        frame = robot_frame(self._profile, self._rig.render(robot.world.snapshot()), joints)
+        taken = dict.fromkeys(self._profile.cameras, robot.stamp_ns(robot.world.time_s))
+        return replace(frame, stamps_ns={**frame.stamps_ns, **taken})
+
+
+class _Commander:
+    """The command thread's part, at its rate of simulated time, by the same rules."""
+
+    def __init__(self, robot: Robot, profile: RobotProfile, settings: CommandSettings) -> None:
+        self._robot, self._profile = robot, profile
+        self._rules = CommandRules(profile, settings)
+        self.timeline = Timeline(settings.blend_s)
+        self.stopped = ""
+        self._ended, self._enabled_s = False, -np.inf
+
+    def tick(self, period_s: float) -> None:
+        """Command what is due."""
+        if self._ended:
+            return
+        now, fsm = self._robot.now_s, int(self._robot.machine.state)
+        target = self.timeline.target(now)
+        positions = {side: self._robot.world.arm_state(side).position for side in SIDES}
+        against = self._rules.against(fsm, target, positions, now)
+        if against.reason:
+            self._halt(against, positions, now)
+            return
+        step = self._rules.step(fsm, target, positions, period_s)
+        self.stopped = ""
+        for side, command in step.grippers.items():
+            opening = command if self._profile.gripper_closed == 0 else 1 - command
+            self._robot.command_gripper(side, opening)
+        self._command_arms(step.arms, positions)
+        if now - self._enabled_s >= ENABLE_PERIOD_S - 1e-9:
+            self._enabled_s = now
+            self._robot.machine.enable(1.0, now)
+
+    def _halt(self, against: Against, positions: Mapping[str, np.ndarray], now: float) -> None:
+        self.timeline.clear()
+        self._ended = against.for_good
+        if not self._rules.commanding:
+            return
+        self._rules.stop(now)
+        self.stopped = against.reason
+        self._command_arms(positions, positions)
+        self._robot.machine.enable(0.0, now)
+
+    def _command_arms(self, targets: Mapping[str, np.ndarray], positions: Mapping[str, np.ndarray]) -> None:
+        relay = self._profile.relay if self._profile.arm_command == "relay" else None
+        for side, target in targets.items():
+            velocity = None if relay is None else relay_velocity(relay, target, positions[side])
+            self._robot.command_arm(side, target, velocity)

@@ -1,0 +1,177 @@
+"""Policies at the wheel, in this process or in several: an episode goes the same way wherever and whenever driven.
+
+Every process loads the policy once. Before each episode the policy's noise begins anew, from the episode's seed; a
+policy of other code that remembers anything from one episode to the next is not made to forget it.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pi05_progress.checkpoints.checkpoint import read_info
+from pi05_progress.files.worker_process import end_with_parent
+from pi05_progress.policy import UNTRAINED, make_policy
+from pi05_progress.robots.profile import RobotProfile
+
+from .closed_loop import ClosedLoop, ClosedLoopError, DrivenEpisode, LoopSettings
+
+Which = tuple[str, int]  # task and seed of an episode
+
+
+@dataclass(frozen=True)
+class Driving:
+    """Who drives, and how; what each process needs to know.
+
+    Attributes:
+        policy, checkpoint, tokenizer, num_steps: see ``make_policy``.
+        profile: robot profile; empty takes the checkpoint's.
+        loop: see there.
+    """
+
+    policy: str
+    checkpoint: str
+    profile: str
+    tokenizer: str
+    num_steps: int
+    loop: LoopSettings
+
+
+@dataclass(frozen=True)
+class Who:
+    """What drives what: names of the model and of the robot profile."""
+
+    model_id: str
+    robot: str
+
+
+class Driver:
+    """A policy, and the robot of the task it was asked for last.
+
+    Raises:
+        ClosedLoopError: the model is untrained.
+        ValueError: something cannot be loaded or does not fit (CheckpointError, ConfigError and their like).
+    """
+
+    def __init__(self, driving: Driving) -> None:
+        info = read_info(Path(driving.checkpoint)) if driving.checkpoint else None
+        self._profile = RobotProfile.load(driving.profile or (info.robot if info else "teleavatar"))
+        self._policy = make_policy(
+            self._profile, policy=driving.policy, checkpoint=driving.checkpoint, tokenizer=driving.tokenizer,
+            num_steps=driving.num_steps,
+        )  # fmt: skip
+        if self._policy.model_id == UNTRAINED:
+            raise ClosedLoopError("the model is untrained by its own account, its actions mean nothing: give another")
+        self._policy.warm_up()
+        self._settings, self._task, self._loop = driving.loop, "", None
+        self.who = Who(self._policy.model_id, self._profile.name)
+
+    def run(self, task: str, seed: int) -> DrivenEpisode:
+        """Drive an episode.
+
+        Raises:
+            ClosedLoopError: the policy's answer cannot be used, or the robot cannot be simulated.
+        """
+        if self._loop is None or task != self._task:
+            self.close()
+            self._task, self._loop = task, ClosedLoop(self._policy, self._profile, task, self._settings)
+        if (restart := getattr(self._policy, "restart_noise", None)) is not None:
+            restart(seed)
+        return self._loop.run(seed)
+
+    def close(self) -> None:
+        """Free the renderers."""
+        if self._loop is not None:
+            self._loop.close()
+            self._loop = None
+
+
+class Drivers:
+    """One driver in this process, or several in others; made by ``drivers``."""
+
+    def __init__(self, who: Who, driver: Driver | None, pool: ProcessPoolExecutor | None) -> None:
+        self.who, self._driver, self._pool = who, driver, pool
+
+    def run(self, episodes: Sequence[Which]) -> Iterator[DrivenEpisode]:
+        """Drive episodes; yields each as it is finished, in any order.
+
+        Raises:
+            ClosedLoopError: see ``Driver.run``; or a process has died.
+        """
+        if self._driver is not None:
+            for task, seed in episodes:
+                yield self._driver.run(task, seed)
+            return
+        with _death_told():
+            for future in as_completed([self._pool.submit(_run, *episode) for episode in episodes]):
+                yield future.result()
+
+
+@contextmanager
+def drivers(driving: Driving, workers: int) -> Iterator[Drivers]:
+    """Load the policy, in this process if ``workers`` is 1, else in as many others as needed; all end with the context.
+
+    Raises:
+        ClosedLoopError, ValueError: see ``Driver``.
+    """
+    if workers == 1:
+        driver = Driver(driving)
+        try:
+            yield Drivers(driver.who, driver, None)
+        finally:
+            driver.close()
+        return
+    before = set(multiprocessing.active_children())
+    context = multiprocessing.get_context("spawn")  # OpenGL and threads do not survive a fork
+    pool = ProcessPoolExecutor(workers, context, _start, (driving,))
+    try:
+        with _death_told():
+            who = pool.submit(_who).result()
+        yield Drivers(who, None, pool)
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for child in set(multiprocessing.active_children()) - before:
+            child.terminate()  # an episode takes a minute; it is driven again
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _death_told() -> Iterator[None]:
+    try:
+        yield
+    except BrokenProcessPool as error:
+        raise ClosedLoopError("a worker process died, for want of memory perhaps: try fewer --workers") from error
+
+
+_driving: Driving | None = None  # of a worker process
+_own: Driver | None = None  # made at first use, so that what is wrong is told as an error and not as a death
+
+
+def _start(driving: Driving) -> None:
+    global _driving
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business, which ends its workers
+    end_with_parent()
+    _driving = driving
+
+
+def _ready() -> Driver:
+    global _own
+    if _own is None:
+        _own = Driver(_driving)
+    return _own
+
+
+def _who() -> Who:
+    return _ready().who
+
+
+def _run(task: str, seed: int) -> DrivenEpisode:
+    return _ready().run(task, seed)

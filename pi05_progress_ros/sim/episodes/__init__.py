@@ -1,0 +1,1 @@
+"""Simulated episodes as bags, and the facts about them."""

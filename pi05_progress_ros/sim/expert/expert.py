@@ -1,0 +1,236 @@
+"""A scripted operator who solves the tasks by pick and place, at varying speed, with pauses, retries and faults.
+
+It looks at the truth about objects, as a person would look at the table, and says where the arms should be; whoever
+runs it sends that through the teleoperation commands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from ..physics.tasks.base import CUBE_HALF, Pick, fingers_touch
+from ..physics.world import World
+from .faults import Fault
+from .ik import ArmSolver, grasp_orientation, ready_seed
+
+PERIOD_S = 0.05  # between Cartesian waypoints
+SPEED_M_S = 0.16  # of the hand at speed 1
+GRASP_HEIGHT = 0.002  # m of the grasp point above the object's centre
+HOVER = 0.10  # m above an object before descending and after lifting
+READY_HEIGHT = 0.16  # m above the table
+READY_SPEED_RAD_S = 0.8
+MAX_ATTEMPTS = 4  # picks of one object before giving up
+
+
+class OperatorCommand(NamedTuple):
+    """Joint targets in rad (7,) and the grippers' command numbers (0 closed .. 1 open)."""
+
+    left: np.ndarray
+    right: np.ndarray
+    left_gripper: float
+    right_gripper: float
+
+
+class _Waypoint(NamedTuple):
+    position: np.ndarray  # of the grasp point, m
+    gripper: float  # command number
+    joints: np.ndarray | None = None  # where set, these joint targets are taken instead of the position
+
+
+class Expert:
+    """Solves the world's task. Make a new one after every reset of the world.
+
+    Args:
+        world: the world it looks at; it never touches it.
+        seed: decides speed, pauses and hesitations.
+        faults: what is to go wrong.
+    """
+
+    def __init__(self, world: World, seed: int = 0, faults: Sequence[Fault] = ()) -> None:
+        self._world = world
+        self._rng = np.random.default_rng([seed, 1])
+        self._faults = list(faults)
+        self._side = world.task.side
+        self._solver = ArmSolver(self._side, ready_seed(self._side))
+        self._rotation = grasp_orientation(self._side)
+        self.speed = float(self._rng.uniform(0.75, 1.35))
+        self._pause_chance = float(self._rng.uniform(0.0, 0.15))
+        self._joints = {side: world.home(side) for side in ("left", "right")}
+        self._next_joints = dict(self._joints)
+        self._gripper = 1.0
+        self._path = self._episode()
+        self._due_s = world.time_s
+        self._gave_up = False
+        self.taken: list[str] = []  # faults that happened so far: those of later picks may never come
+        self.finished = False
+
+    def command(self) -> OperatorCommand:
+        """What the operator commands at the world's present time; call it at 50 to 100 Hz of simulated time."""
+        now = self._world.time_s
+        while not self.finished and now >= self._due_s - 1e-9:
+            waypoint = next(self._path, None)
+            if waypoint is None:
+                self.finished = True
+                break
+            self._joints[self._side] = self._next_joints[self._side]
+            solved = waypoint.joints if waypoint.joints is not None else self._solve(waypoint.position)
+            self._next_joints[self._side] = solved
+            self._gripper = waypoint.gripper
+            self._due_s += PERIOD_S
+        share = 1.0 if self.finished else float(np.clip(1 - (self._due_s - now) / PERIOD_S, 0, 1))
+        targets = {s: (1 - share) * self._joints[s] + share * self._next_joints[s] for s in ("left", "right")}
+        grippers = {s: self._gripper if s == self._side else 1.0 for s in ("left", "right")}
+        return OperatorCommand(targets["left"], targets["right"], grippers["left"], grippers["right"])
+
+    # --- the plan: generators that yield one waypoint per period ---
+
+    def _episode(self) -> Iterator[_Waypoint]:
+        attempts: dict[str, int] = {}
+        done = 0
+        yield from self._get_ready()
+        yield from self._wait(self._rng.uniform(0.2, 0.8))
+        while picks := self._picks():
+            pick = picks[0]
+            attempts[pick.name] = attempts.get(pick.name, 0) + 1
+            if attempts[pick.name] > MAX_ATTEMPTS:
+                break
+            fault = self._take_fault(done)
+            done += 1
+            if fault and fault.kind == "gives_up":
+                break
+            yield from self._pick_and_place(pick, fault)
+            if self._gave_up:
+                break
+            if self._rng.random() < self._pause_chance:
+                yield from self._wait(self._rng.uniform(0.5, 2.0))
+        yield from self._line(self._here + [0, 0, 0.06], self._gripper if self._gave_up else 1.0)
+        yield from self._wait(0.6)
+
+    def _picks(self) -> list[Pick]:
+        return self._world.task.picks(self._world.model, self._world.data)
+
+    def _take_fault(self, pick: int) -> Fault | None:
+        found = next((fault for fault in self._faults if fault.pick == pick), None)
+        if found:
+            self._faults.remove(found)
+            self.taken.append(str(found))
+        return found
+
+    def _pick_and_place(self, pick: Pick, fault: Fault | None) -> Iterator[_Waypoint]:
+        kind = fault.kind if fault else None
+        if fault and kind == "long_pause":
+            yield from self._wait(fault.duration_s)
+        start = self._object(pick.name) + [0, 0, GRASP_HEIGHT]
+        if kind == "missed_grasp":
+            start = start + [0, 0, 0.055]  # closes above the object
+        up = np.array([0, 0, HOVER])
+        yield from self._travel(start + up, 1.0)
+        yield from self._line(start, 1.0, slow=0.6)
+        yield from self._wait(0.15, 1.0)
+        yield from self._wait(0.35, 0.0)
+        yield from self._line(start + up, 0.0)
+        if not fingers_touch(self._world.model, self._world.data, self._side, pick.name):
+            yield from self._wait(self._rng.uniform(0.2, 0.6), 1.0)
+            return  # the episode looks again and retries
+        if kind in ("dropped_object", "leaves_object"):
+            yield from self._line(self._here + [0, 0.0, -0.04], 0.0)
+            yield from self._wait(0.5, 1.0)
+        if kind == "freezes_holding":
+            yield from self._wait(fault.duration_s, 0.0)
+        if kind in ("dropped_object", "leaves_object", "freezes_holding"):
+            self._gave_up = kind != "dropped_object"
+            return
+        goal = pick.target + [0, 0, GRASP_HEIGHT + pick.release_height]
+        yield from self._travel(goal + up * 0.7, 0.0)
+        yield from self._line(goal, 0.0, slow=0.5)
+        yield from self._wait(0.25, 0.0)
+        yield from self._wait(0.35, 1.0)
+        yield from self._line(goal + up, 1.0, slow=0.7)
+        if kind == "undone_step":
+            yield from self._undo(pick, goal)
+
+    def _undo(self, pick: Pick, goal: np.ndarray) -> Iterator[_Waypoint]:
+        """Take the object away again and put it back on the table beside where it was."""
+        up = np.array([0, 0, HOVER])
+        grasp = self._object(pick.name) + [0, 0, GRASP_HEIGHT]
+        yield from self._wait(0.6, 1.0)
+        yield from self._line(grasp, 1.0, slow=0.6)
+        yield from self._wait(0.4, 0.0)
+        yield from self._line(grasp + up, 0.0)
+        aside = self._free_place() + [0, 0, GRASP_HEIGHT]
+        yield from self._travel(aside + up, 0.0)
+        yield from self._line(aside + [0, 0, 0.003], 0.0, slow=0.6)
+        yield from self._wait(0.4, 1.0)
+        yield from self._line(aside + up, 1.0)
+
+    def _free_place(self) -> np.ndarray:
+        poses = [pose[:3] for pose in self._world.object_poses().values()]
+        points = [self._world.task.free_point(self._rng) for _ in range(200)]
+        best = max(points, key=lambda p: min(np.linalg.norm((p - q)[:2]) for q in poses))
+        return best + [0, 0, CUBE_HALF]
+
+    def _object(self, name: str) -> np.ndarray:
+        return self._world.object_poses()[name][:3].copy()
+
+    # --- motion ---
+
+    def _solve(self, position: np.ndarray) -> np.ndarray:
+        return self._solver.solve(position, self._rotation)
+
+    def _get_ready(self) -> Iterator[_Waypoint]:
+        """From wherever the arm is to a hand over the middle of its workspace, in joint space."""
+        middle = self._world.task.workspace_middle()
+        self._here = np.array([*middle[:2], middle[2] + READY_HEIGHT])
+        for _ in range(40):
+            ready = self._solve(self._here)
+        start = self._world.arm_state(self._side).position
+        steps = int(np.ceil(1.5 * np.abs(ready - start).max() / (READY_SPEED_RAD_S * self.speed * PERIOD_S)))
+        for index in range(1, steps + 1):
+            t = index / steps
+            yield _Waypoint(self._here, 1.0, start + (ready - start) * (t * t * (3 - 2 * t)))
+
+    def _travel(self, goal: np.ndarray, gripper: float) -> Iterator[_Waypoint]:
+        """Go somewhere by way of a height at which nothing is touched."""
+        height = max(self._here[2], goal[2])
+        if height - self._here[2] > 0.01:
+            yield from self._line(np.array([*self._here[:2], height]), gripper)
+        yield from self._line(np.array([*goal[:2], height]), gripper)
+        yield from self._line(goal, gripper)
+
+    def _line(self, goal: np.ndarray, gripper: float, slow: float = 1.0) -> Iterator[_Waypoint]:
+        """A straight line with a smooth start and stop."""
+        start, distance = self._here.copy(), float(np.linalg.norm(goal - self._here))
+        steps = max(2, int(np.ceil(1.5 * distance / (SPEED_M_S * self.speed * slow * PERIOD_S))))
+        for index in range(1, steps + 1):
+            t = index / steps
+            self._here = start + (goal - start) * (t * t * (3 - 2 * t))
+            yield _Waypoint(self._here, gripper)
+
+    def _wait(self, seconds: float, gripper: float | None = None) -> Iterator[_Waypoint]:
+        value = self._gripper if gripper is None else gripper
+        for _ in range(max(1, round(seconds / PERIOD_S))):
+            yield _Waypoint(self._here, value)
+
+
+def apply(world: World, command: OperatorCommand) -> None:
+    """Let the arms and grippers follow a command directly, without the robot's state machine."""
+    world.set_arm_position("left", command.left)
+    world.set_arm_position("right", command.right)
+    world.set_gripper("left", command.left_gripper)
+    world.set_gripper("right", command.right_gripper)
+
+
+def run_episode(world: World, expert: Expert, period_s: float = 0.01) -> None:
+    """Let the expert drive the world directly until it has finished or the outcome is decided for a second."""
+    steps = round(period_s / world.timestep_s)
+    decided_s: float | None = None
+    while not expert.finished:
+        apply(world, expert.command())
+        world.step(steps)
+        if world.task_status().outcome != "unknown":
+            decided_s = world.time_s if decided_s is None else decided_s
+            if world.time_s - decided_s > 1.0:
+                return

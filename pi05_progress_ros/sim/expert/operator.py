@@ -1,0 +1,108 @@
+"""The scripted expert in the place of a person: teleoperation topics and the buttons that mark an episode."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from builtin_interfaces.msg import Time
+from sensor_msgs.msg import JointState, Joy
+
+from pi05_progress.robots.profile import SIDES, RobotProfile
+from pi05_progress.robots.teleavatar import gripper_effort_from_command
+
+from ..physics.scene import FINGER_TRAVEL
+from ..physics.world import World
+from ..robot.states import Outlet
+from .expert import Expert
+from .faults import episode_faults, parse_fault
+
+PRESS_AT_S = 0.1  # into the episode; not at once, since a press is a rising edge
+PRESS_S = 0.2  # how long a button is held
+DECIDED_S = 0.8  # from the end of the work until what is not done counts as given up; before the press
+REST_S = 1.0  # between the end of the work and the press that ends the episode, and again until the next one
+
+
+class Operator:
+    """Commands at the rate it is called (100 Hz); they come back to the robot through DDS.
+
+    Runs in the physics thread, so it may look at the world without a lock.
+
+    Args:
+        outlet: where messages go.
+        world: the world the expert looks at.
+        profile: topics, gripper curve and buttons.
+        faults: what can go wrong, each as ``KIND`` or ``KIND:PICK``.
+        fault_share: share of the episodes in which each of them happens; which ones, the seed decides.
+    """
+
+    def __init__(
+        self,
+        outlet: Outlet,
+        world: World,
+        profile: RobotProfile,
+        faults: Sequence[str] = (),
+        fault_share: float = 1.0,
+    ) -> None:
+        self._outlet, self._world, self._profile = outlet, world, profile
+        self._faults, self._fault_share = tuple(faults), fault_share
+        self._arms = {s: outlet.create_publisher(JointState, profile.arms[s].teleoperation_topic, 10) for s in SIDES}
+        self._hands = {
+            s: outlet.create_publisher(JointState, profile.grippers[s].teleoperation_topic, 10) for s in SIDES
+        }
+        self._buttons = outlet.create_publisher(Joy, profile.marks.topic, 10)
+        self.new_episode()
+
+    def new_episode(self) -> None:
+        """Begin with the episode the world has just been reset to."""
+        seed = self._world.seed
+        faults = episode_faults(seed, self._faults, self._fault_share)
+        self._expert = Expert(self._world, seed, [parse_fault(text) for text in faults])
+        self._finished_s: float | None = None
+
+    @property
+    def faults(self) -> list[str]:
+        """What has gone wrong in this episode so far, each as ``KIND:PICK``."""
+        return self._expert.taken
+
+    @property
+    def gave_up(self) -> bool:
+        """Whether the work ended long enough ago for the physics to have decided on it."""
+        return self._finished_s is not None and self._world.time_s - self._finished_s >= DECIDED_S
+
+    def publish(self, stamp: Time) -> bool:
+        """Send what the operator commands now; True when the episode is over and marked so.
+
+        The command is kept in ``command`` for who needs it without a detour through messages.
+        """
+        self.command = command = self._expert.command()
+        now = self._world.time_s
+        for side in SIDES:
+            joints, gripper = self._profile.arms[side].joints, self._profile.grippers[side].joint
+            # All fields are filled, as robots do; see episode_bag.py for what empty ones would lead to.
+            message = JointState(name=list(joints), position=getattr(command, side).tolist())
+            message.velocity = message.effort = [0.0] * 7
+            message.header.stamp = stamp
+            self._arms[side].publish(message)
+            opening = getattr(command, f"{side}_gripper")
+            number = opening if self._profile.gripper_closed == 0 else 1 - opening
+            effort = float(gripper_effort_from_command(number, side, self._profile.gripper_curve))
+            message = JointState(name=[gripper], effort=[effort], velocity=[0.0])
+            message.position = [opening * FINGER_TRAVEL]
+            message.header.stamp = stamp
+            self._hands[side].publish(message)
+        if self._expert.finished and self._finished_s is None:
+            self._finished_s = now
+            status = self._world.task_status()
+            text = f"episode {self._world.seed} ended: {status.outcome} {status.reason}"
+            self._outlet.get_logger().info(text.strip())
+        self._publish_buttons(stamp, now)
+        return self._finished_s is not None and now >= self._finished_s + 2 * REST_S
+
+    def _publish_buttons(self, stamp: Time, now: float) -> None:
+        marks = self._profile.marks
+        message = Joy(buttons=[0] * (max(marks.start_button, marks.stop_button) + 1))
+        message.header.stamp = stamp
+        message.buttons[marks.start_button] = int(PRESS_AT_S <= now < PRESS_AT_S + PRESS_S)
+        if self._finished_s is not None:
+            message.buttons[marks.stop_button] = int(REST_S <= now - self._finished_s < REST_S + PRESS_S)
+        self._buttons.publish(message)

@@ -1,0 +1,1 @@
+"""The simulated world: scene, tasks, physics and cameras."""

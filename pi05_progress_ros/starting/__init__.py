@@ -1,0 +1,1 @@
+"""What launch files, ``run`` and the demo start, and how processes are started and ended."""

@@ -1,0 +1,203 @@
+"""What ``bringup`` and ``simulation`` start, with which parameters. See docs/launch.md.
+
+Needs neither ROS nor ``launch``; robot profiles are read only when processes are asked for, so that arguments can be
+listed where this package's Python dependencies are missing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..sim.expert.faults import parse_fault
+from ..sim.robot.domain import StartError, check_domain
+from .launch_arguments import BOOLEANS, DEFAULT_ROBOT, LOG_LEVEL, NAMESPACE, ROBOT, load_profile, number, transport
+from .parameter_files import file_parameters
+from .processes import Argument, Launch, LaunchError, Process, Value, absolute_namespace
+from .rosbag import record_process
+
+SIM_TASKS = ("stack_cubes", "place_in_basket")  # sim/tasks needs MuJoCo to say so
+EITHER = ("", *BOOLEANS)
+# Parameters of the policy node that are launch arguments, too: argument, else parameter file, else default.
+SHARED = ("robot", "checkpoint", "prompt", "publish_commands", "use_sim_time", "autostart")
+
+
+BRINGUP_ARGUMENTS = (
+    Argument("robot", f"{ROBOT}; empty: as params_file says, else {DEFAULT_ROBOT}"),
+    Argument("checkpoint", "checkpoint folder; empty: as params_file says, else an untrained model that says so"),
+    Argument("prompt", "the task's instruction; empty: as params_file says, else with sim the simulated task's own"),
+    Argument("sim", "start the simulated robot, too; it does not leave this machine", "false", BOOLEANS),
+    Argument("sim_task", "what is done in the simulation", SIM_TASKS[0], SIM_TASKS),
+    Argument("sim_faults", "what goes wrong when the scripted expert works: KIND or KIND:PICK, separated by commas"),
+    Argument("sim_image_scale", "size of simulated images as a share of the real cameras', 0.05 to 1", "0.5"),
+    Argument(
+        "publish_commands",
+        "command the robot with the policy's actions, through the arm relay where the robot needs one; without it the "
+        "simulated robot is worked by a scripted expert. Empty: as params_file says, else false",
+        choices=EITHER,
+    ),
+    Argument("record", "record what the robot and the policy publish with rosbag2", "false", BOOLEANS),
+    Argument("params_file", "ROS parameter file for the policy node; config/policy_node.yaml is one to copy"),
+    NAMESPACE,
+    Argument("use_sim_time", "follow /clock; empty: as params_file says, else as sim", choices=EITHER),
+    Argument(
+        "autostart",
+        "configure and activate the policy node; false leaves that to lifecycle commands. Empty: as params_file says, "
+        "else true",
+        choices=EITHER,
+    ),
+    LOG_LEVEL,
+)
+
+SIMULATION_ARGUMENTS = (
+    Argument("robot", f"{ROBOT}; its cameras must be Image topics", DEFAULT_ROBOT),
+    Argument("task", "what lies on the table and is to be done", SIM_TASKS[0], SIM_TASKS),
+    Argument("seed", "decides where objects lie and which arm works", "0"),
+    Argument(
+        "arm_command", "what arms follow on /api; auto: as the profile says", "auto", ("auto", "position", "velocity")
+    ),
+    Argument("image_scale", "size of images as a share of the real cameras', 0.05 to 1", "0.5"),
+    Argument("images", "render and publish camera images", "true", BOOLEANS),
+    Argument("teleoperation", "start in teleoperation instead of API mode", "false", BOOLEANS),
+    Argument("expert", "a scripted operator does the task", "false", BOOLEANS),
+    Argument("expert_episodes", "how many episodes it does, each with the next seed; 0 for no end", "1"),
+    Argument("faults", "what goes wrong in them: KIND or KIND:PICK, several separated by commas"),
+    Argument("lockstep", "step only when /sim/step is called", "false", BOOLEANS),
+    Argument("lockstep_step_s", "simulated time of one such step, s", f"{1 / 30:.6f}"),
+    LOG_LEVEL,
+)
+
+
+def check_checkpoint(folder: str) -> None:
+    """Refuse what is not a checkpoint before anything starts.
+
+    Raises:
+        LaunchError: no such folder, or no checkpoint in it.
+    """
+    if folder and not Path(folder, "config.json").is_file():
+        what = "there is no config.json" if Path(folder).is_dir() else "no such folder"
+        raise LaunchError(f"checkpoint:={folder}: {what}; a checkpoint is a folder with config.json, params and assets")
+
+
+def _faults(given: Mapping[str, str], name: str) -> list[str]:
+    """The simulated robot's parameter ``faults``; ROS needs one text at least to know the list's kind."""
+    faults = [fault.strip() for fault in given[name].split(",")]
+    for fault in filter(None, faults):
+        try:
+            parse_fault(fault)
+        except ValueError as error:
+            raise LaunchError(f"{name}:={given[name]}: {error}") from error
+    return faults
+
+
+def _policy_values(given: Mapping[str, str], params_file: str, full_name: str) -> dict[str, Any]:
+    """The shared parameters of the policy node: the argument, else the parameter file's value, else the default."""
+    defaults = {"robot": DEFAULT_ROBOT, "checkpoint": "", "prompt": "", "publish_commands": False, "autostart": True}
+    values = {**defaults, "use_sim_time": given["sim"] == "true"}
+    for name, value in file_parameters(params_file, full_name, SHARED).items():
+        if type(value) is not type(values[name]):
+            kind = type(values[name]).__name__
+            raise LaunchError(f"params_file:={params_file}: {name}: {value!r} is refused, expected {kind}")
+        values[name] = value
+    for name in SHARED:
+        if given[name]:
+            values[name] = given[name] == "true" if isinstance(values[name], bool) else given[name]
+    values["checkpoint"] = os.path.expanduser(values["checkpoint"])
+    return values
+
+
+def _simulated_robot(parameters: Mapping[str, Value], log_level: str, environment: Mapping[str, str]) -> Process:
+    try:
+        check_domain(number("ROS_DOMAIN_ID", environment.get("ROS_DOMAIN_ID") or "0", int), force=False)
+    except StartError as error:
+        raise LaunchError(str(error)) from error
+    return Process(
+        "simulated_robot",
+        executable="simulated_robot",
+        module="pi05_progress_ros.sim.robot_node",
+        parameters=parameters,
+        log_level=log_level,
+        environment=transport(environment, sim=True),
+    )
+
+
+def _bringup(given: Mapping[str, str], environment: Mapping[str, str]) -> tuple[Process, ...]:
+    namespace, sim, level = absolute_namespace(given["namespace"]), given["sim"] == "true", given["log_level"]
+    policy = Process("policy_node", "policy_node", "pi05_progress_ros.policy_node", namespace=namespace)
+    params_file = os.path.expanduser(given["params_file"])  # shells leave name:=~/x alone
+    values = _policy_values(given, params_file, policy.full_name)
+    profile = load_profile(values["robot"])
+    check_checkpoint(values["checkpoint"])
+    variables = transport(environment, sim)
+    faults = _faults(given, "sim_faults")
+    if any(faults) and (not sim or values["publish_commands"]):
+        why = "publish_commands makes the policy work in its place" if sim else "sim is false"
+        raise LaunchError(f"sim_faults:={given['sim_faults']}: these are the scripted expert's, and {why}")
+    processes = []
+    if sim:
+        parameters: dict[str, Value] = {
+            "profile": values["robot"],
+            "task": given["sim_task"],
+            "image_scale": number("sim_image_scale", given["sim_image_scale"], float),
+            "expert": not values["publish_commands"],
+            "expert_episodes": 0,
+            "faults": faults,
+        }
+        processes.append(_simulated_robot(parameters, level, environment))
+    # The simulated robot says once a second what the present episode asks for; instructions differ between episodes.
+    follows = (("~/set_task", "/sim/task"),) if sim and not values["prompt"] else ()
+    processes.append(
+        Process(
+            policy.name,
+            policy.executable,
+            policy.module,
+            namespace=namespace,
+            parameters=values,
+            params_file=params_file,
+            remappings=follows,
+            log_level=level,
+            environment=variables,
+        )
+    )
+    if values["publish_commands"] and profile.arm_command == "relay":
+        processes.append(
+            Process(
+                "arm_relay",
+                executable="arm_relay_node",
+                module="pi05_progress_ros.arm_relay_node",
+                namespace=namespace,
+                parameters={"robot": values["robot"], "use_sim_time": values["use_sim_time"]},
+                log_level=level,
+                environment=variables,
+            )
+        )
+    if given["record"] == "true":
+        sim_time = values["use_sim_time"]
+        record = record_process(
+            profile, environment, variables, namespace=namespace, sim_time=sim_time, log_level=level
+        )
+        processes.append(record)
+    return tuple(processes)
+
+
+def _simulation(given: Mapping[str, str], environment: Mapping[str, str]) -> tuple[Process, ...]:
+    load_profile(given["robot"])
+    parameters: dict[str, Value] = {
+        "profile": given["robot"],
+        "task": given["task"],
+        "arm_command": given["arm_command"],
+    }
+    for name in ("seed", "expert_episodes"):
+        parameters[name] = number(name, given[name], int)
+    for name in ("image_scale", "lockstep_step_s"):
+        parameters[name] = number(name, given[name], float)
+    for name in ("images", "teleoperation", "expert", "lockstep"):
+        parameters[name] = given[name] == "true"
+    parameters["faults"] = _faults(given, "faults")
+    return (_simulated_robot(parameters, given["log_level"], environment),)
+
+
+BRINGUP = Launch("bringup", "The policy beside a robot, or beside the simulated one.", BRINGUP_ARGUMENTS, _bringup)
+SIMULATION = Launch("simulation", "The simulated robot alone.", SIMULATION_ARGUMENTS, _simulation)

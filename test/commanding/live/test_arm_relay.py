@@ -1,0 +1,130 @@
+"""The velocity relay: its rule, and its behaviour over DDS in front of the simulated robot."""
+
+import time
+
+import numpy as np
+import pytest
+from conftest import wait_for
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Float32, Int32
+
+from pi05_progress.robots.profile import RobotProfile
+from pi05_progress_ros.commanding.relay import relay_velocity
+
+ROBOT, RELAY = "pi05_progress_ros.sim.robot_node", "pi05_progress_ros.arm_relay_node"
+PROFILE = RobotProfile.load("teleavatar")
+
+
+def test_the_rule_is_proportional_up_to_a_share_of_the_largest_speed():
+    small = relay_velocity(PROFILE.relay, np.full(7, 0.1), np.zeros(7))
+    np.testing.assert_allclose(small, np.array([7, 7, 10, 10, 10, 8, 8]) * 0.1)
+    large = relay_velocity(PROFILE.relay, np.full(7, -9.0), np.zeros(7))
+    np.testing.assert_allclose(large, -0.3 * np.array([15, 15, 20, 20, 44, 33, 33]))
+
+
+class Bench:
+    """Plays policy and robot around a relay."""
+
+    def __init__(self, ros):
+        self.ros, self.node = ros, ros.create_node("bench")
+        self.commands = []
+        self.node.create_subscription(JointState, "/api/left_arm/joint_cmd", self.commands.append, 10)
+        self.target = self.node.create_publisher(JointState, "/left_arm/model_joint_cmd", 10)
+        self.state = self.node.create_publisher(JointState, "/left_arm/joint_states", 10)
+        self.names = list(PROFILE.arms["left"].joints)
+
+    def send(self, target=True, state=True, seconds=0.3):
+        """Publish at 50 Hz for a while; returns the commands that came meanwhile."""
+        self.commands.clear()
+        until = time.monotonic() + seconds
+        middle = PROFILE.arms["left"].limits().mean(axis=1)
+        while time.monotonic() < until:
+            if state:
+                self.state.publish(JointState(name=self.names, position=middle.tolist()))
+            if target is True:
+                self.target.publish(JointState(name=self.names[::-1], position=(middle + 0.05)[::-1].tolist()))
+            elif target:
+                self.target.publish(target)
+            self.ros.spin_once(self.node, timeout_sec=0.02)
+        return list(self.commands)
+
+
+def test_it_is_silent_without_fresh_targets_and_states(start, ros):
+    relay, bench = start(RELAY), Bench(ros)
+    wait_for(lambda: bench.send(), 15, lambda: None, "commands")
+    command = bench.commands[-1]
+    np.testing.assert_allclose(command.velocity, np.array(PROFILE.relay.kp) * 0.05, rtol=1e-5)
+    assert list(command.effort) == [0.0] * 7
+    assert command.name == bench.names
+    wait_for(lambda: bench.send(state=False) == [], 5, lambda: None, "silence without states")
+    assert "/left_arm/joint_states older than 0.2 s" in relay.log()
+    wait_for(lambda: bench.send(), 5, lambda: None, "commands again")
+    wait_for(lambda: bench.send(target=False) == [], 5, lambda: None, "silence without targets")
+    assert "/left_arm/model_joint_cmd older than 0.5 s" in relay.log()
+    wait_for(lambda: bench.send(), 5, lambda: None, "commands again")
+    bad = JointState(name=bench.names, position=[float("nan")] * 7)
+    wait_for(lambda: bench.send(target=bad) == [], 5, lambda: None, "silence on targets that are not finite")
+    assert "not finite" in relay.log()
+
+
+def test_about_a_hundred_commands_a_second(start, ros):
+    start(RELAY)
+    bench = Bench(ros)
+    wait_for(lambda: bench.send(), 15, lambda: None, "commands")
+    assert 60 <= len(bench.send(seconds=1.0)) <= 110
+
+
+def test_two_publishers_of_the_robots_commands_silence_it(start, ros):
+    relay, bench = start(RELAY), Bench(ros)
+    wait_for(lambda: bench.send(), 15, lambda: None, "commands")
+    other = bench.node.create_publisher(JointState, "/api/left_arm/joint_cmd", 10)
+    wait_for(lambda: bench.send() == [], 5, lambda: None, "silence beside another publisher")
+    assert "another node publishes the robot's commands" in relay.log()
+    bench.node.destroy_publisher(other)
+    wait_for(lambda: bench.send(), 5, lambda: None, "commands once the other is gone")
+
+
+@pytest.mark.parametrize(
+    ("parameter", "text"),
+    [
+        ("robot:=teleavatar_v2", "teleavatar_v2 follows joint positions directly and needs no relay"),
+        ("robot:=nobody", "unknown robot profile 'nobody'"),
+        ("rate:=3", "unknown parameter rate; known: robot"),
+    ],
+)
+def test_wrong_parameters_are_refused(start, parameter, text):
+    relay = start(RELAY, "--ros-args", "-p", parameter)
+    assert relay.wait(15) == 1
+    assert text in relay.log()
+
+
+def test_a_policy_moves_the_simulated_arms_through_the_relay(start, ros):
+    start(ROBOT, "--ros-args", "-p", "images:=false")  # follows velocities, as its profile says
+    start(RELAY)
+    node = ros.create_node("policy")
+    joints, states = {}, []
+    targets = {s: node.create_publisher(JointState, PROFILE.arms[s].target_topic, 10) for s in ("left", "right")}
+    enable = node.create_publisher(Float32, PROFILE.enable_topic, 10)
+    for side in targets:
+        topic = PROFILE.arms[side].state_topic
+        node.create_subscription(JointState, topic, lambda m, s=side: joints.__setitem__(s, np.array(m.position)), 10)
+    node.create_subscription(Int32, "/fsm_state", lambda m: states.append(m.data), 10)
+    wait_for(lambda: len(joints) == 2, 20, lambda: ros.spin_once(node, timeout_sec=0.05), "joint states")
+    goal = {side: position.copy() for side, position in joints.items()}
+
+    def act():
+        enable.publish(Float32(data=1.0))
+        for side, target in goal.items():
+            names = PROFILE.arms[side].joints
+            targets[side].publish(JointState(name=list(names), position=target.tolist()))
+        ros.spin_once(node, timeout_sec=0.01)
+        time.sleep(0.01)
+
+    wait_for(lambda: states and states[-1] == 2, 20, act, "READY")
+    for side, sign in (("left", 1), ("right", -1)):
+        goal[side][[1, 3]] += 0.12 * sign
+
+    def error():
+        return max(np.abs(joints[side] - goal[side]).max() for side in goal)
+
+    wait_for(lambda: error() < 0.02, 10, act, "arms at the target")

@@ -1,0 +1,131 @@
+"""The policy node drives the simulated arms along a known trajectory, through the relay and directly."""
+
+import functools
+import math
+import time
+
+import numpy as np
+import pytest
+from conftest import wait_for
+from fake_robot import parameters, set_parameter, start_node
+from node_policies import PERIOD_S, course
+from rclpy.qos import QoSProfile
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Int32
+
+from pi05_progress.files.config_files import config_file
+from pi05_progress.robots.profile import SIDES, RobotProfile
+from pi05_progress_msgs.msg import TaskProgress
+from pi05_progress_ros.transport import VARIABLE
+
+ROBOT, RELAY = "pi05_progress_ros.sim.robot_node", "pi05_progress_ros.arm_relay_node"
+READY = 2
+DIRECT = "extends: {base}\nname: direct\narm_command: direct\nrelay: null\n"
+
+
+class Watch:
+    """Collects what the arms do, with the robot's stamps."""
+
+    def __init__(self, ros, profile):
+        self.ros, self.node, self.profile = ros, ros.create_node("watch"), profile
+        self.fsm, self.poses = 0, {side: [] for side in SIDES}
+        qos = QoSProfile(depth=400)
+        for side in SIDES:
+            topic = profile.arms[side].state_topic
+            self.node.create_subscription(JointState, topic, lambda m, s=side: self.store(m, s), qos)
+        self.node.create_subscription(Int32, profile.fsm_topic, lambda m: setattr(self, "fsm", m.data), 10)
+
+    def store(self, message, side):
+        stamp = message.header.stamp.sec + message.header.stamp.nanosec * 1e-9
+        self.poses[side].append((stamp, time.monotonic(), np.array(message.position)))
+
+    def spin(self):
+        self.ros.spin_once(self.node, timeout_sec=0.01)
+
+    def run(self, seconds):
+        for poses in self.poses.values():
+            poses.clear()
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            self.spin()
+
+    def pose(self):
+        return np.concatenate([self.poses[side][-1][2] for side in SIDES])
+
+    def worst_error(self, home):
+        """Largest distance of any joint from the known trajectory, rad."""
+        worst = 0.0
+        for side, columns in (("left", slice(0, 7)), ("right", slice(7, 14))):
+            stamps = np.array([stamp for stamp, _, _ in self.poses[side]])
+            actual = np.array([pose for _, _, pose in self.poses[side]])
+            worst = max(worst, np.abs(actual - course(home, stamps)[:, columns]).max())
+        return worst
+
+
+@pytest.mark.parametrize("style", ["relay", pytest.param("direct", marks=pytest.mark.long)])
+def test_the_arms_follow_within_a_twentieth_of_a_radian_and_stop_when_told(start, ros, tmp_path, style):
+    robot = "teleavatar"
+    if style == "direct":
+        robot = str(tmp_path / "direct.yaml")
+        (tmp_path / "direct.yaml").write_text(DIRECT.format(base=config_file("teleavatar.yaml")))
+    profile = RobotProfile.load(robot)
+    simulation = start(ROBOT, *parameters(image_scale=0.05, profile=robot))
+    if style == "relay":
+        start(RELAY)
+    watch = Watch(ros, profile)
+    wait_for(lambda: all(watch.poses.values()), 60, watch.spin, f"states: {simulation.log()}")
+    home = watch.pose()
+    node = start_node(start, prompt="swing", robot=robot, use_sim_time="true", publish_commands="true")
+    wait_for(lambda: watch.fsm == READY and "commanding the robot" in node.log(), 60, watch.spin, "READY")
+    watch.run(1.5)  # to where the trajectory is by now
+    watch.run(PERIOD_S)
+    assert np.ptp([pose[3] for _, _, pose in watch.poses["left"]]) > 0.1, "it moves"
+    assert watch.worst_error(home) < 0.05
+
+    # Off in the middle of a motion: 0.2 s later the arms are still but for what the servos settle; going on would have
+    # taken them 0.09 rad further.
+    quarter = watch.poses["left"][-1][0] % PERIOD_S
+    watch.run((PERIOD_S / 4 - quarter) % PERIOD_S)
+    moving = np.abs(watch.poses["left"][-1][2] - watch.poses["left"][-20][2]).max()
+    assert moving > 0.004, "fast enough to tell"
+    off = time.monotonic()
+    assert set_parameter(ros, watch.node, "publish_commands", False)
+    watch.run(1.0)
+    later = np.array([pose for _, arrived, pose in watch.poses["left"] if arrived > off + 0.2])
+    assert np.abs(later - later[0]).max() < 0.01
+
+
+def without_shared_memory(folder):
+    """The environment in which a killed process does not keep FastDDS's locks: see docs/troubleshooting.md."""
+    text, line = config_file("fastdds.xml").read_text(), f"{10 * ' '}<transport_id>shared_memory</transport_id>\n"
+    assert text.count(line) == 1
+    (folder / "udp.xml").write_text(text.replace(line, ""))
+    return {VARIABLE: str(folder / "udp.xml")}
+
+
+@pytest.mark.parametrize("shared_memory", [False, pytest.param(True, marks=pytest.mark.long)], ids=["UDP", "default"])
+def test_a_robot_that_is_killed_and_started_again_is_followed_without_a_restart_of_the_node(
+    start, ros, tmp_path, shared_memory
+):
+    start = functools.partial(start, **({} if shared_memory else without_shared_memory(tmp_path)))
+    simulation = start(ROBOT, *parameters(image_scale=0.05))
+    relay = start(RELAY)
+    watch = Watch(ros, RobotProfile.load("teleavatar"))
+    progress = []
+    watch.node.create_subscription(TaskProgress, "/task_progress", progress.append, 10)
+    node = start_node(start, prompt="swing", use_sim_time="true", publish_commands="true")
+    wait_for(lambda: "commanding the robot" in node.log(), 60, watch.spin, "commanding")
+    relayed = len(relay.log())
+    simulation.kill()
+    killed = time.monotonic()
+    wait_for(lambda: progress and math.isnan(progress[-1].progress_raw), 10, watch.spin, "UNKNOWN")
+    assert shared_memory or time.monotonic() - killed < 1.2, "stale after 0.2 s, told within a second"
+    assert progress[-1].status == TaskProgress.UNKNOWN
+    wait_for(lambda: relay.log()[relayed:].count("arm: silent") >= 2, 5, watch.spin, "a silent relay")
+    if shared_memory:
+        return  # whether the new robot is heard is not in the node's hands
+    before = len(node.log())
+    start(ROBOT, *parameters(image_scale=0.05))
+    wait_for(lambda: "commanding the robot" in node.log()[before:], 60, watch.spin, "commanding again")
+    assert "waiting for the robot to be READY, it is in PAUSE" in node.log()[before:]
+    wait_for(lambda: math.isfinite(progress[-1].progress_raw), 10, watch.spin, "progress again")

@@ -1,0 +1,180 @@
+"""Normalisation statistics of data sets against straightforward computations with NumPy."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_datasets import MERGED, TWO_TASKS, make_dataset, tree
+
+from pi05_progress.files.output_file import OutputFileError
+from pi05_progress.robots.profile import RobotProfile
+from pi05_progress.units.normalize import load_norm_stats
+from pi05_progress.units.transforms import actions_to_model, state_to_model
+from training.compute_norm_stats import Arguments, NormStatsToolError, compute_norm_stats
+from training.datasets.pooled import Extent, Spread
+from training.datasets.reader import DatasetError, open_dataset
+
+ROOT = Path(__file__).parent.parent
+ARMS = np.r_[0:7, 8:15]
+
+
+def stats_of(*roots, output, **options):
+    compute_norm_stats(Arguments(tuple(roots), output=output, **options))
+    return load_norm_stats(output)
+
+
+def directly(roots, horizon, relative, robot="teleavatar"):
+    """States and rows of action chunks as openpi's loader makes them, one frame after the other, all in memory."""
+    profile, states, rows = RobotProfile.load(robot), [], []
+    for root in roots:
+        for _, columns in open_dataset(root).frames(["observation.state", "action"]):
+            state = state_to_model(columns["observation.state"])
+            actions = actions_to_model(columns["action"], profile)
+            for frame in range(len(state)):
+                chunk = np.stack([actions[min(frame + k, len(actions) - 1)] for k in range(horizon)])
+                if relative:
+                    chunk[:, ARMS] -= state[frame]
+                states.append(state[frame])
+                rows.append(chunk)
+    return {"state": np.stack(states), "actions": np.concatenate(rows)}
+
+
+def random_set(root, lengths=(40, 3, 1, 25), seed=0, size=48):
+    rng = np.random.default_rng(seed)
+    states = [np.cumsum(rng.normal(0, 0.1, (n, size)), axis=0) for n in lengths]
+    return make_dataset(root, states, actions=[s + rng.normal(0, 0.3, s.shape) for s in states])
+
+
+@pytest.mark.parametrize("relative", [False, True])
+@pytest.mark.parametrize("horizon", [1, 7, 50])
+def test_statistics_are_those_of_all_rows_of_all_chunks(tmp_path, horizon, relative):
+    root = random_set(tmp_path / "d")
+    ours = stats_of(root, output=tmp_path / "s.json", horizon=horizon, delta_actions=relative)
+    for key, values in directly([root], horizon, relative).items():
+        values = values.astype(float)
+        np.testing.assert_allclose(ours[key].mean, values.mean(axis=0), rtol=1e-6, atol=1e-7)
+        np.testing.assert_allclose(ours[key].std, values.std(axis=0), rtol=1e-6, atol=1e-7)
+        # a histogram's quantile lies between the values on both sides of the place, give or take a bin
+        bin_width = np.ptp(values, axis=0) / 5000
+        for name, share in (("q01", 0.01), ("q99", 0.99)):
+            below = np.quantile(values, share, axis=0, method="lower") - 1.01 * bin_width
+            above = np.quantile(values, share, axis=0, method="higher") + 1.01 * bin_width
+            assert (getattr(ours[key], name) >= below).all() and (getattr(ours[key], name) <= above).all()
+
+
+def test_quantiles_of_many_numbers_are_exact_to_a_bin():
+    rng = np.random.default_rng(1)
+    values = np.stack([rng.normal(size=100_000), rng.exponential(size=100_000), np.full(100_000, 3.0)], axis=1)
+    extent = Extent(3)
+    extent.add(values)
+    whole, parts = Spread(extent), Spread(extent)
+    whole.add(values)
+    for part in np.array_split(values[::-1], 77):
+        parts.add(part)
+    for name, share in (("q01", 0.01), ("q99", 0.99)):
+        exact = np.quantile(values, share, axis=0)
+        assert (np.abs(getattr(whole.result(), name) - exact) <= np.ptp(values, axis=0) / 5000).all()
+        np.testing.assert_array_equal(getattr(whole.result(), name), getattr(parts.result(), name))
+
+
+def test_several_data_sets_count_by_their_frames(tmp_path):
+    roots = [random_set(tmp_path / "a"), random_set(tmp_path / "b", (60, 11), seed=3)]
+    ours = stats_of(*roots, output=tmp_path / "s.json", horizon=10)
+    values = directly(roots, 10, False)
+    np.testing.assert_allclose(ours["actions"].mean, values["actions"].mean(axis=0, dtype=float), rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(ours["state"].std, values["state"].std(axis=0, dtype=float), rtol=1e-6)
+
+
+@pytest.mark.parametrize("robot", ["teleavatar", "teleavatar_v2"])
+def test_grippers_are_command_numbers_of_the_robots_curve(tmp_path, robot):
+    root = random_set(tmp_path / "d", size=62 if robot == "teleavatar_v2" else 48)
+    ours = stats_of(root, output=tmp_path / "s.json", horizon=5, robot=robot)
+    expected = directly([root], 5, False, robot)["actions"]
+    assert len(ours["state"].mean) == 14 and len(ours["actions"].mean) == 16
+    for column in (7, 15):
+        assert 0 <= ours["actions"].q01[column] <= ours["actions"].q99[column] <= 1
+    np.testing.assert_allclose(ours["actions"].mean, expected.mean(axis=0, dtype=float), rtol=1e-6, atol=1e-7)
+
+
+def test_the_same_data_gives_the_same_file(tmp_path):
+    root = random_set(tmp_path / "d")
+    for name in ("a.json", "b.json"):
+        stats_of(root, output=tmp_path / name, delta_actions=True)
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+
+
+def test_lerobots_data_set_without_decoding_a_picture(tmp_path):
+    before = tree(TWO_TASKS)
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom training.compute_norm_stats import Arguments, compute_norm_stats\n"
+        f"compute_norm_stats(Arguments((Path({str(TWO_TASKS)!r}),), output=Path({str(tmp_path / 's.json')!r})))\n"
+        "print([m for m in ('av', 'PIL.JpegImagePlugin', 'torch', 'lerobot', 'rclpy', 'jax') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "[]", done.stderr
+    assert tree(TWO_TASKS) == before
+    values = directly([TWO_TASKS], 50, False)
+    np.testing.assert_allclose(
+        load_norm_stats(tmp_path / "s.json")["state"].mean, values["state"].mean(axis=0, dtype=float), rtol=1e-6
+    )
+
+
+def test_the_file_lies_in_the_data_set_and_is_only_replaced_when_asked(tmp_path):
+    root = random_set(tmp_path / "d")
+    path, _, _ = compute_norm_stats(Arguments((root,)))
+    assert path == root / "norm_stats.json"
+    with pytest.raises(OutputFileError, match="already there"):
+        compute_norm_stats(Arguments((root,)))
+    compute_norm_stats(Arguments((root,), overwrite=True))
+    with pytest.raises(OutputFileError, match="is a folder; name a file in it"):
+        compute_norm_stats(Arguments((root,), output=tmp_path, overwrite=True))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["d"]
+    assert not tmp_path.with_name(tmp_path.name + ".partial").exists()
+
+
+def test_no_statistics_are_written_of_a_data_set_that_lacks_a_file(tmp_path):
+    root = random_set(tmp_path / "d")
+    (root / "data/chunk-000/file-001.parquet").unlink()
+    with pytest.raises(DatasetError, match="a file is missing"):
+        compute_norm_stats(Arguments((root,)))
+    assert not (root / "norm_stats.json").exists()
+
+
+def test_what_cannot_be_done_is_said(tmp_path):
+    a, b = random_set(tmp_path / "a"), make_dataset(tmp_path / "b", [np.zeros((5, 48))], fps=30)
+    with pytest.raises(NormStatsToolError, match="--output"):
+        compute_norm_stats(Arguments((a, b)))
+    with pytest.raises(NormStatsToolError, match=r"a: 10, .*b: 30"):
+        compute_norm_stats(Arguments((a, b), output=tmp_path / "s.json"))
+    with pytest.raises(NormStatsToolError, match="has 6 numbers"):
+        compute_norm_stats(Arguments((MERGED,), output=tmp_path / "s.json"))
+    with pytest.raises(NormStatsToolError, match="--horizon is 0"):
+        compute_norm_stats(Arguments((a,), horizon=0))
+    assert not (tmp_path / "s.json").exists()
+
+
+def test_numbers_that_are_not_finite_are_named(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    root = random_set(tmp_path / "d")
+    path = root / "data/chunk-000/file-001.parquet"
+    table = pq.read_table(path)
+    rows = np.stack(table["action"].to_pylist()).astype(np.float32)
+    rows[4, 39] = np.nan  # the left gripper's effort; frame 3 of episode 3
+    spoilt = pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), 48)
+    pq.write_table(table.set_column(table.column_names.index("action"), "action", spoilt), path)
+    with pytest.raises(DatasetError, match="action of episode 3 is not finite in 1 frames, the first is 3"):
+        compute_norm_stats(Arguments((root,)))
+    assert not (root / "norm_stats.json").exists()
+
+
+def test_the_command_line(tmp_path):
+    root = random_set(tmp_path / "d")
+    command = [sys.executable, "-m", "training.compute_norm_stats", str(root)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and "l_joint1" in done.stdout and "norm_stats.json" in done.stdout, done.stderr
+    done = subprocess.run([*command[:-1], str(tmp_path / "no")], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and "no such folder" in done.stderr and "Traceback" not in done.stderr

@@ -1,0 +1,467 @@
+"""Evaluating recorded episodes: what the policy is shown, what is kept, what is written, and what is refused."""
+
+import dataclasses
+import json
+import re
+import shutil
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_up_predictions import MadeUp
+from places import ROOT
+from small_datasets import TWO_TASKS, facts, lerobot_copy, make_dataset, tree
+from small_models import SMALL, random_model
+
+from pi05_progress.checkpoints.checkpoint import Checkpoint, CheckpointInfo, save_checkpoint
+from pi05_progress.estimate.estimator import EstimatorConfig
+from pi05_progress.files.output_file import OutputFileError
+from pi05_progress.policy import Pi05Policy, make_policy
+from pi05_progress.robots.profile import RobotProfile
+from pi05_progress.units.normalize import NormStats
+from training.datasets import layout
+from training.datasets.progress_meta import Labels, ProgressMeta, Stage, load_progress_meta, save_progress_meta
+from training.datasets.reader import DatasetError, open_dataset
+from training.datasets.thumbnails import PictureError
+from training.evaluate_progress import Arguments, main, run
+from training.evaluation.cache import OWN, code_digest
+from training.evaluation.frames import pictures, robot_frames
+from training.evaluation.playbacks import PICTURE_NOISE, all_playbacks
+from training.evaluation.predictions import Answers, EvaluationError, ask, track
+from training.evaluation.truth import DURATIONS, training_of
+
+PROFILE = RobotProfile.load("teleavatar")
+SHOWN = {"wrong_prompt": "fold", "black": "head_camera", "seed": 4}
+
+
+CONFIG = dataclasses.replace(SMALL, action_dim=16, max_token_len=32, discrete_state=False)  # one length of prompts
+
+
+def save_small(folder, kind="categorical", **info):
+    """A checkpoint that says it is trained."""
+    stats = {
+        key: NormStats(mean=np.zeros(n), std=np.ones(n), q01=-np.ones(n), q99=np.ones(n))
+        for key, n in (("state", 14), ("actions", 16))
+    }
+    config = CONFIG.with_progress(kind)
+    made = CheckpointInfo(config, **{"model_id": "small", "action_dt_s": 0.1} | info)
+    save_checkpoint(folder, Checkpoint(made, random_model(config), stats))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A small checkpoint that knows how long its training episodes were."""
+    labels = {"method": "linear", DURATIONS: {"stack the cubes": 2.0}}
+    return save_small(tmp_path_factory.mktemp("checkpoint") / "c", labels=labels)
+
+
+@pytest.fixture(scope="module")
+def small_policy(checkpoint):
+    """Its policy, compiled once."""
+    policy = make_policy(PROFILE, checkpoint=str(checkpoint), num_steps=1)
+    policy.warm_up()
+    return policy
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """LeRobot's small data set: tasks of 12 and 1, and of 30 and 21 frames, 10 frames/s; one episode has failed."""
+    root = lerobot_copy(tmp_path)
+    facts(root, e1=("SUCCESS", {"lifted": 10, "stacked": 25}), e3=("FAILURE", {"lifted": 9}))
+    return root
+
+
+def made_up(root, **options):
+    """Arguments for predictions that rise with time: 1 after 3 s."""
+    options = {"policy": "made_up_predictions:rising", "train_dataset": (TWO_TASKS,), "resamples": 200} | options
+    return Arguments(root, **options)
+
+
+def frames_of(root, index, policy_frames=None):
+    data = open_dataset(root)
+    ((episode, columns),) = data.frames([layout.STATE], {index})
+    return lambda numbers: robot_frames(episode, columns[layout.STATE], PROFILE, data.fps, numbers)
+
+
+# --- what the policy is shown ---
+
+
+def test_frames_are_those_of_the_recording_in_any_choice():
+    data = open_dataset(TWO_TASKS)
+    span = data.episodes[3].videos["observation.images.head_camera"]
+    everything = list(pictures(span, data.fps, range(21)))
+    some = list(pictures(span, data.fps, [0, 7, 20]))
+    assert len(everything) == 21
+    for picture, number in zip(some, (0, 7, 20), strict=True):
+        np.testing.assert_array_equal(picture, everything[number])
+    (frame,) = frames_of(TWO_TASKS, 3)([5])
+    ((_, columns),) = data.frames([layout.STATE], {3})
+    np.testing.assert_array_equal(frame.state, columns[layout.STATE][5])
+    np.testing.assert_array_equal(frame.images["head_camera"], everything[5])
+    assert frame.images.keys() == PROFILE.cameras.keys() and frame.stamps_ns["head_camera"] == 500_000_000
+    with pytest.raises(PictureError, match="no frame 500"):
+        list(pictures(span, data.fps, [3, 500]))
+
+
+def test_playbacks_show_what_they_say():
+    shown = {p.name: p for p in all_playbacks(30, 10, 3, "stack", **SHOWN)}
+    plain = shown["plain"]
+    assert plain.frames.tolist() == [*range(0, 30, 3), 29] and plain.time_s.tolist() == (plain.frames / 10).tolist()
+    assert shown["reversed"].frames.tolist() == plain.frames[::-1].tolist()
+    half, double = shown["half_speed"], shown["double_speed"]
+    assert half.frames[:5].tolist() == [0, 1, 3, 4, 6] and half.time_s[-1] == pytest.approx(5.8)
+    assert double.frames.tolist() == [0, 6, 12, 18, 24, 29] and double.time_s[-1] == pytest.approx(1.45)
+    end = shown["held"]
+    assert end.frames.tolist() == [*plain.frames, *[29] * 20] and end.time_s[-1] == pytest.approx(2.9 + 6.0)
+    assert all((view.noise is None) == (i < 11) for i, view in enumerate(end.views))
+    for playback in shown.values():
+        assert (np.diff(playback.time_s) > 0).all() and playback.time_s[0] == 0, playback.name
+    pause = shown["pause"]
+    assert pause.time_s[-1] == pytest.approx(2.9 + 4.8)  # as many steps as fit into five seconds
+    assert (pause.frames == plain.frames[5]).sum() == 17 and len({v.noise for v in pause.views}) == 17
+    assert {v.prompt for v in shown["wrong"].views} == {"fold"}
+    assert {v.black for v in shown["black"].views} == {"head_camera"}
+
+
+def test_an_episode_shorter_than_the_pause_is_paused_all_the_same():
+    pause = {p.name: p for p in all_playbacks(5, 10, 2, "stack", **SHOWN)}["pause"]
+    assert pause.time_s[-1] == pytest.approx(0.4 + 5.0)
+
+
+def test_a_paused_camera_still_has_noise_and_a_covered_one_is_black():
+    shown = {p.name: p for p in all_playbacks(12, 10, 2, "stack", **SHOWN)}
+    (frame,) = frames_of(TWO_TASKS, 0)([6])
+    first, second = [v for v in shown["pause"].views if v.noise is not None][:2]
+    noisy = first.of(frame)
+    difference = noisy.images["left_color"].astype(float) - frame.images["left_color"]
+    inside = (frame.images["left_color"] > 15) & (frame.images["left_color"] < 240)
+    assert difference[inside].std() == pytest.approx(PICTURE_NOISE, rel=0.15)
+    assert 0 < np.abs(noisy.state - frame.state).max() < 5e-3
+    assert (second.of(frame).images["left_color"] != noisy.images["left_color"]).any()
+    np.testing.assert_array_equal(first.of(frame).images["left_color"], noisy.images["left_color"])  # repeatable
+    covered = shown["black"].views[0].of(frame)
+    assert not covered.images["head_camera"].any() and covered.images["left_color"].any()
+
+
+def test_frames_come_in_order_and_none_before_its_time():
+    policy = MadeUp()
+    shown = all_playbacks(21, 10, 2, "stack", **SHOWN)
+    ask(policy, frames_of(TWO_TASKS, 3), shown)
+    (recorded,) = (columns[layout.STATE] for _, columns in open_dataset(TWO_TASKS).frames([layout.STATE], {3}))
+    asked = iter(policy.asked)
+    for playback in shown:
+        for time_s, view in zip(playback.time_s, playback.views, strict=True):
+            frame, prompt = next(asked)
+            assert prompt == view.prompt and frame.stamps_ns["head_camera"] == round(time_s * 1e9), playback.name
+            np.testing.assert_allclose(frame.state, recorded[view.frame], atol=0 if view.noise is None else 5e-3)
+    assert next(asked, None) is None
+
+
+def test_estimates_do_not_know_what_comes_later():
+    rng = np.random.default_rng(0)
+    playback = all_playbacks(101, 10, 2, "stack", **SHOWN, names=())[0]
+    raw = np.clip(np.linspace(0, 1, 51) + rng.normal(0, 0.05, 51), 0, 1)
+    whole = track(playback, Answers(raw, None, raw), EstimatorConfig())
+    cut = dataclasses.replace(playback, time_s=playback.time_s[:30], views=playback.views[:30])
+    begun = track(cut, Answers(raw[:30], None, raw[:30]), EstimatorConfig())
+    for name in ("filtered", "status", "remaining_s"):
+        np.testing.assert_array_equal(getattr(begun, name), getattr(whole, name)[:30])
+
+
+def test_a_model_without_memory_answers_each_view_once_and_as_if_it_were_shown_in_order(small_policy, monkeypatch):
+    policy = small_policy
+
+    class InOrder:  # not known to be without memory
+        def infer(self, frame, prompt):
+            return policy.infer(frame, prompt)
+
+    shown = all_playbacks(12, 10, 3, "stack", **SHOWN)
+    calls, infer = [], policy.infer
+    monkeypatch.setattr(policy, "infer", lambda frame, prompt: (calls.append(prompt), infer(frame, prompt))[1])
+    assert isinstance(policy, Pi05Policy)
+    once = ask(policy, frames_of(TWO_TASKS, 0), shown)
+    assert len(calls) == len({view for playback in shown for view in playback.views})
+    ordered = ask(InOrder(), frames_of(TWO_TASKS, 0), shown)
+    assert len(calls) > 1.5 * len({view for playback in shown for view in playback.views})
+    for name in once:
+        np.testing.assert_array_equal(once[name].progress, ordered[name].progress)
+        np.testing.assert_array_equal(once[name].bins, ordered[name].bins)
+
+
+# --- a whole run ---
+
+
+class Links(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.found, self.open = [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.found += [value for key, value in attrs if key in ("href", "src") and not value.startswith(("data:", "#"))]
+        if tag not in ("meta", "br", "image", "rect", "line", "polyline", "polygon", "circle"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if self.open and self.open[-1] == tag:
+            self.open.pop()
+
+
+def test_a_run_writes_page_and_figures_and_only_reads_the_data(dataset, tmp_path):
+    before = tree(dataset)
+    html, figures = tmp_path / "page.html", tmp_path / "figures.json"
+    evaluation = run(made_up(dataset, html=html, json=figures))
+    assert tree(dataset) == before
+    written = json.loads(figures.read_text())
+    assert [e["episode_index"] for e in written["episodes"]] == [0, 1, 2, 3]
+    assert written["run"]["checkpoint"] == "policy made_up_predictions:rising"
+    # linear truth of 30 frames is t / 2.9, said was t / 3; the clock's median is that of 30 and 21 frames
+    stacked = written["by_task"]["stack the cubes"]
+    times = np.append(np.arange(0, 30, 2), 29) / 10
+    assert stacked["mae_linear.raw"]["value"] == pytest.approx(np.abs(times / 3 - times / 2.9).mean())
+    assert stacked["mae_linear.clock"]["value"] == pytest.approx(
+        np.abs(np.minimum(times / 2.45, 1) - times / 2.9).mean()
+    )
+    assert stacked["mae_milestone.raw"]["episodes"] == 1
+    assert written["total"]["failure_end.raw"]["episodes"] == 1
+    assert written["at_milestones"]["stack the cubes"]["lifted"]["episodes"] == 1
+    assert written["episodes"][3]["outcome"] == "FAILURE" and "voc.raw" not in written["episodes"][3]["figures"]
+    # a policy that looks at stamps only: the pause goes from 0.6 s to 5.6 s, and turning things round changes nothing
+    first = written["episodes"][0]["figures"]
+    assert (first["pause_drift.raw"], first["reversed_voc.raw"]) == pytest.approx((0.8, 1))
+    assert evaluation.stages_from["put the block into the basket"] == "none"
+    page = html.read_text()
+    links = Links()
+    links.feed(page)
+    assert links.found == [] and "<script" not in page and "prefers-color-scheme: dark" in page
+    assert page.count("<section class='card'") == 4 and page.count("data:image/jpeg") >= 4 * 1
+    assert page.index("<h2>Best</h2>") < page.index("<h2>Worst</h2>")
+    assert "NaN" not in page and "nan" not in re.sub(r"data:image/jpeg;base64,[^\"']*", "", page)
+
+
+def test_the_command_line_says_what_it_did_and_refuses_in_one_line(dataset, tmp_path, monkeypatch, capsys):
+    options = ["--dataset", str(dataset), "--policy", "made_up_predictions:rising", "--train_dataset", str(TWO_TASKS),
+               "--episodes", "1", "3", "--perturbations", "--json", str(tmp_path / "f.json")]  # fmt: skip
+    monkeypatch.setattr(sys, "argv", ["evaluate_progress", *options])
+    main()
+    said = capsys.readouterr().out
+    assert "2 episodes" in said and "value-order correlation" in said and "f.json" in said
+    assert re.search(r"Spearman\) *│ *1\.000 *│ *1\.000", said)  # one success: no interval
+    assert "pause_drift.raw" not in json.loads((tmp_path / "f.json").read_text())["total"]
+    with pytest.raises(SystemExit) as refused:
+        main()
+    assert str(refused.value).startswith("error: ") and "is already there" in str(refused.value)
+
+
+def test_a_run_that_was_stopped_goes_on_where_it_was(checkpoint, small_policy, dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr("training.evaluate_progress.make_policy", lambda *_, **__: small_policy)
+    calls = []
+    infer = Pi05Policy.infer
+
+    def counted(self, frame, prompt):
+        calls.append(prompt)
+        if len(calls) == stop_at:
+            raise KeyboardInterrupt
+        return infer(self, frame, prompt)
+
+    monkeypatch.setattr(Pi05Policy, "infer", counted)
+    args = Arguments(
+        dataset, checkpoint, cache=tmp_path / "cache", num_steps=1, perturbations=("reversed",), episodes=(1, 3),
+        resamples=100,
+    )  # fmt: skip
+    stop_at = 55  # within the second episode
+    with pytest.raises(KeyboardInterrupt):
+        run(args)
+    stop_at, calls = None, calls[:0]
+    resumed = run(args)
+    assert len(calls) == 11 + 30  # of the second episode, and of its end held
+    calls.clear()
+    known = run(args)
+    assert calls == [] and known.total == resumed.total
+    faster = run(dataclasses.replace(args, rate=10.0))  # other frames: not those answers
+    assert len(calls) == 30 + 21 + 2 * 60 and faster.total != known.total
+    (cached,) = {path.parent for path in (tmp_path / "cache").rglob("*.npz")}
+    damaged = cached / "episode_000001.npz"
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    calls.clear()
+    again = run(dataclasses.replace(args, rate=10.0))
+    assert len(calls) == 30 + 60
+    assert again.total["voc.raw"] == faster.total["voc.raw"] and again.total["crps.raw"] == faster.total["crps.raw"]
+    assert not list(cached.glob("*.partial"))
+
+
+def test_answers_are_kept_apart_by_robot_profile(checkpoint, small_policy, dataset, tmp_path, monkeypatch):
+    """Two files of one name: the second one's first camera has another rate."""
+    monkeypatch.setattr("training.evaluate_progress.make_policy", lambda *_, **__: small_policy)
+    text = (ROOT / "config/teleavatar.yaml").read_text()
+    profiles = [tmp_path / name / "teleavatar.yaml" for name in ("first", "second")]
+    for path, content in zip(profiles, (text, text.replace("rate_hz: 30", "rate_hz: 29", 1)), strict=True):
+        path.parent.mkdir()
+        path.write_text(content)
+    calls, infer = [], Pi05Policy.infer
+    monkeypatch.setattr(Pi05Policy, "infer", lambda *args: (calls.append(0), infer(*args))[1])
+    args = Arguments(
+        dataset, checkpoint, cache=tmp_path / "cache", num_steps=1, perturbations=(), episodes=(3,), resamples=100,
+        rate=1.0,
+    )  # fmt: skip
+    counts = []
+    for path in (profiles[0], profiles[0], profiles[1], profiles[1]):
+        calls.clear()
+        run(dataclasses.replace(args, robot=str(path)))
+        counts.append(len(calls))
+    assert counts[0] == counts[2] > 0 and counts[1] == counts[3] == 0
+
+
+def test_other_code_makes_other_answers(tmp_path):
+    package, own = tmp_path / "package", tmp_path / "own"
+    for path in (package / "models/pi05.py", package / "serving/server.py", *(own / name for name in OWN)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("first")
+    first = code_digest(package, own)
+    (package / "serving/server.py").write_text("second")
+    assert code_digest(package, own) == first
+    for path in (package / "models/pi05.py", own / "playbacks.py"):
+        path.write_text("second")
+        assert code_digest(package, own) != first, path
+        path.write_text("first")
+    assert code_digest(package, own) == first and len(code_digest()) == 64
+
+
+def test_the_wrong_instruction_is_said_by_task_and_may_be_one_the_checkpoint_was_trained_on(dataset, tmp_path):
+    """Predictions that rise with time if they are asked to stack; 0.1 for anything else."""
+    page, figures = tmp_path / "page.html", tmp_path / "figures.json"
+    options = {"perturbations": ("wrong",), "policy": "made_up_predictions:stacking", "overwrite": True}
+    run(made_up(dataset, html=page, json=figures, **options))
+    basket, stack = "put the block into the basket", "stack the cubes"
+    written = json.loads(figures.read_text())
+    assert written["wrong_instructions"] == {basket: stack, stack: basket}
+    assert written["by_task"][stack]["wrong_end.raw"]["value"] == pytest.approx(0.1)
+    assert written["by_task"][basket]["wrong_end.raw"]["value"] > 0.1  # it was asked to stack
+    assert f"wrong instruction: {basket}" in page.read_text()
+    run(made_up(dataset, json=figures, wrong="fold a shirt", **options))
+    written = json.loads(figures.read_text())
+    assert set(written["wrong_instructions"].values()) == {"fold a shirt"}
+    assert written["total"]["wrong_end.raw"]["value"] == pytest.approx(0.1)
+    trained = {DURATIONS: {"zip the bag": 3.0}, "stages": {"wipe the table": []}}
+    known = training_of((TWO_TASKS,), trained, "c", dataset, [0]).tasks
+    assert known == {basket, stack, "zip the bag", "wipe the table"}
+
+
+def test_durations_of_the_checkpoint_are_used_and_tasks_it_never_saw_have_no_clock(checkpoint, dataset, tmp_path):
+    args = Arguments(
+        dataset, checkpoint, cache=tmp_path / "cache", num_steps=1, perturbations=(), resamples=100, rate=2.0
+    )
+    evaluation = run(args)
+    assert "skill_linear.raw" in evaluation.by_task["stack the cubes"]
+    assert "skill_linear.raw" not in evaluation.by_task["put the block into the basket"]
+    assert any("no episodes of task 'put the block into the basket'" in note for note in evaluation.notes)
+    assert {"coverage_90.raw", "crps.raw"} <= evaluation.total.keys()
+
+
+def test_stages_of_training_count_before_those_of_the_data(dataset, tmp_path):
+    trained = tmp_path / "trained"
+    shutil.copytree(dataset, trained)
+    stages = (Stage("lifted", 0.2), Stage("stacked", 0.5), Stage("finish", 0.3))
+    known = load_progress_meta(dataset)
+    record = Labels("milestone", {}, {"progress": layout.PROGRESS_COLUMN}, {"stack the cubes": stages})
+    save_progress_meta(trained, ProgressMeta(known.episodes, record))
+    evaluation = run(made_up(dataset, train_dataset=(trained,)))
+    assert evaluation.stages_from["stack the cubes"] == "training"
+    truth = evaluation.episodes[1].truth
+    assert [round(p, 6) for _, _, p in truth.boundaries] == [0.2, 0.7] and truth.done_frame == 25
+    assert evaluation.episodes[3].truth.milestone[-1] == pytest.approx(0.2)  # the failure that was lifted
+
+
+def test_evaluated_episodes_do_not_set_their_own_clock(dataset):
+    evaluation = run(made_up(dataset, train_dataset=(dataset,), episodes=(1,)))  # 3 is a failure
+    assert any("no episodes of task 'stack the cubes'" in note for note in evaluation.notes)
+    with pytest.raises(EvaluationError, match="no successful episode but those evaluated"):
+        run(made_up(dataset, train_dataset=(dataset,)))
+
+
+def test_episodes_that_a_run_held_out_are_evaluated_and_no_others(dataset, tmp_path):
+    path = tmp_path / "held_out.json"
+    path.write_text(json.dumps([{"folder": "/elsewhere", "episodes": [0]},
+                                {"folder": str(dataset.resolve()), "episodes": [3, 1]}]))  # fmt: skip
+    assert [r.episode.index for r in run(made_up(dataset, held_out=path)).episodes] == [1, 3]
+    for text, said in (
+        ('[{"folder": "/elsewhere", "episodes": [0]}]', "has no episodes of .*it is about /elsewhere"),
+        ('{"episodes": [0]}', "not the held_out.json of a run"),
+    ):
+        path.write_text(text)
+        with pytest.raises(EvaluationError, match=said):
+            run(made_up(dataset, held_out=path))
+    with pytest.raises(EvaluationError, match="give one of them"):
+        run(made_up(dataset, held_out=path, episodes=(1,)))
+    with pytest.raises(EvaluationError, match="cannot be read: No such file"):
+        run(made_up(dataset, held_out=tmp_path / "nothing.json"))
+
+
+def test_a_data_set_of_one_episode_has_figures_without_intervals(dataset):
+    evaluation = run(made_up(dataset, episodes=(1,)))
+    assert evaluation.total["voc.raw"].value == pytest.approx(1) and evaluation.total["voc.raw"].low is None
+    assert any("single episode" in note for note in evaluation.notes)
+
+
+def test_failures_alone_are_evaluated_and_nothing_is_made_up_about_success(dataset):
+    evaluation = run(made_up(dataset, episodes=(3,)))
+    assert {"failure_end.raw", "false_alarm.filtered"} <= evaluation.total.keys()
+    assert not {"voc.raw", "skill_linear.raw", "pause_drift.raw", "missed.filtered"} & evaluation.total.keys()
+    assert any("none of the episodes is a success" in note for note in evaluation.notes)
+
+
+def test_an_episode_of_one_frame_does_no_harm(dataset):
+    evaluation = run(made_up(dataset, episodes=(2,)))
+    (result,) = evaluation.episodes
+    assert np.isnan(result.figures["voc.raw"]) and list(result.tracks) == ["plain", "held"]
+
+
+# --- what is refused ---
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"policy": "made_up_predictions:without_head"}, "no progress head"),
+        ({"policy": "made_up_predictions:not_a_number"}, "frame 0: the policy's progress is nan"),
+        ({"policy": "made_up_predictions:picky"}, "frame 0, instruction 'put the block.*has 99 tokens"),
+        ({"policy": "nowhere:nothing"}, "module:function"),
+        ({"policy": "pi05"}, "--checkpoint is missing"),
+        ({"episodes": (9,)}, r"no episode \[9\]; the data set has 0 to 3"),
+        ({"train_dataset": ()}, "give the data with --train_dataset"),
+        ({"rate": 0.1}, "--rate 0.1: expected at least 0.5"),
+        ({"black": "tail"}, "--black tail: robot teleavatar has head_camera"),
+        ({"wrong": "Stack the cubes."}, "is the right instruction of a task"),
+        ({"html": Path("/")}, "/ is a folder; name a file in it"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_said(dataset, options, said):
+    with pytest.raises((EvaluationError, OutputFileError), match=said):
+        run(made_up(dataset, **options))
+
+
+def test_checkpoints_that_cannot_be_evaluated_are_refused_before_anything_is_computed(dataset, tmp_path):
+    def arguments(name, **info):
+        return Arguments(dataset, save_small(tmp_path / name, **info), train_dataset=(TWO_TASKS,))
+
+    with pytest.raises(EvaluationError, match="has no progress head"):
+        run(arguments("headless", kind="none"))
+    with pytest.raises(EvaluationError, match="untrained by its own account"):
+        run(arguments("random", model_id="untrained"))
+    with pytest.raises(EvaluationError, match="how long its training episodes were"):
+        run(dataclasses.replace(arguments("silent"), train_dataset=()))
+    with pytest.raises(EvaluationError, match="median_durations_s or stages are wrong"):
+        run(dataclasses.replace(arguments("odd", labels={DURATIONS: [1, 2]}), train_dataset=()))
+
+
+def test_data_of_another_robot_is_refused(dataset, tmp_path):
+    path = dataset / layout.INFO
+    info = json.loads(path.read_text())
+    path.write_text(json.dumps(info | {"robot_type": "aloha"}))
+    with pytest.raises(DatasetError, match=r"recorded with robot 'aloha'.*the policy is for 'teleavatar'"):
+        run(made_up(dataset))
+    joints = make_dataset(tmp_path / "joints", [np.zeros((5, 6))])
+    with pytest.raises(DatasetError, match=r"no feature observation.images.head_camera"):
+        run(made_up(joints))

@@ -1,0 +1,354 @@
+"""What the loader gives: samples as the policy reads them, in an order that the seed alone decides."""
+
+import dataclasses
+import itertools
+import types
+
+import av
+import numpy as np
+import pytest
+from small_datasets import TWO_TASKS, facts, lerobot_copy
+from small_loading import LENGTHS, arrays, assert_same, change_column, labelled, loader, origins, prompts, take
+from small_models import SMALL, random_model
+
+from pi05_progress.checkpoints.checkpoint import Checkpoint, CheckpointInfo
+from pi05_progress.image_keys import IMAGE_KEYS
+from pi05_progress.models.input_checks import check_actions, check_observation
+from pi05_progress.observation import RobotFrame
+from pi05_progress.policy import Pi05Policy
+from pi05_progress.robots.profile import RobotProfile
+from pi05_progress.units.normalize import save_norm_stats
+from training.compute_norm_stats import compute
+from training.datasets.progress_meta import CUT_OFF, EpisodeMeta, Outcome, ProgressMeta, save_progress_meta
+from training.datasets.reader import open_dataset
+from training.loading.config import DataConfigError
+from training.loading.negatives import Negatives
+
+PROFILE = RobotProfile.load("teleavatar")
+ARMS = np.r_[0:7, 8:15]
+EVERYTHING = {(0, episode, frame) for episode, length in enumerate(LENGTHS) for frame in range(length)}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """The labelled data set, of whose episodes the last is a failure."""
+    folder = tmp_path_factory.mktemp("data")
+    source = lerobot_copy(folder)
+    facts(source, e3=("FAILURE", {}))
+    return labelled(folder / "labelled", source)
+
+
+@pytest.fixture(scope="module")
+def load(data):
+    """Makes loaders of it, or of others, with a cache of pictures."""
+    cache = data.parent / "cache"
+    return lambda *roots, **options: loader(*(roots or (data,)), cache=cache, **options)
+
+
+def raw_columns(root):
+    return {episode.index: columns for episode, columns in open_dataset(root).frames(["observation.state", "action"])}
+
+
+def every_picture(root, episode):
+    """Pictures of an episode by camera, decoded from the file's start, one after the other."""
+    spans = open_dataset(root).episodes[episode].videos
+    found = {}
+    for name, span in spans.items():
+        with av.open(str(span.path)) as container:
+            found[name.removeprefix("observation.images.")] = [
+                f.to_ndarray(format="rgb24") for f in container.decode(video=0)
+            ]
+    return found
+
+
+@pytest.mark.parametrize("discrete_state", [True, False])
+def test_a_row_is_what_the_policy_observes_in_the_same_frame(data, discrete_state):
+    sizes = {"action_dim": 32, "image_size": (28, 42), "max_token_len": 150, "discrete_state": discrete_state}
+    model = dataclasses.replace(SMALL, **sizes)
+    with loader(data, model=model) as batches:
+        batch = next(batches)
+    policy = Pi05Policy(Checkpoint(CheckpointInfo(model), random_model(model), batches.stats), PROFILE)
+    check_observation(model, batch.observation)
+    check_actions(model, "actions", batch.actions, 8)
+    raw, tasks = raw_columns(data), open_dataset(data).tasks
+    for row, (_, episode, frame) in enumerate(batch.origin):
+        images = {camera: frames[frame] for camera, frames in every_picture(data, episode).items()}
+        state = raw[episode]["observation.state"][frame]
+        observed = policy.observe(RobotFrame(images, state), tasks[episode % 2])
+        ours = batch.observation
+        for key in IMAGE_KEYS:
+            np.testing.assert_array_equal(ours.images[key][row], observed.images[key][0])
+            assert ours.image_masks[key][row] and observed.image_masks[key][0]
+        np.testing.assert_array_equal(ours.state[row], observed.state[0])
+        n = observed.tokenized_prompt.shape[1]
+        np.testing.assert_array_equal(ours.tokenized_prompt[row, :n], observed.tokenized_prompt[0])
+        np.testing.assert_array_equal(ours.tokenized_prompt_mask[row, :n], observed.tokenized_prompt_mask[0])
+        assert ours.tokenized_prompt.shape[1] == model.max_token_len and not ours.tokenized_prompt_mask[row, n:].any()
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_actions_are_the_next_rows_of_the_episode_and_repeat_its_last(data, load, relative):
+    with load(delta_actions=relative, validation_fraction=0) as batches:
+        stats, taken = batches.stats["actions"], take(batches, 8)
+        assert batches.action_dt_s == 0.1
+    raw = raw_columns(data)
+    for batch in taken:
+        for row, (_, episode, frame) in enumerate(batch.origin):
+            wanted = frame + np.arange(6)
+            assert batch.action_is_pad[row].tolist() == (wanted >= LENGTHS[episode]).tolist()
+            raw_action = raw[episode]["action"][np.minimum(wanted, LENGTHS[episode] - 1)].astype(float)
+            expected = np.empty((6, 16))
+            expected[:, ARMS] = raw_action[:, ARMS]
+            left, right = raw_action[:, 39], raw_action[:, 47]  # the gripper's command number of an effort
+            expected[:, 7] = np.clip(np.where(left > 0, 0.5 - left / 7, 0.5 - left), 0, 1)
+            expected[:, 15] = np.clip(np.where(right < 0, 0.5 + right / 7, 0.5 + right), 0, 1)
+            if relative:
+                expected[:, ARMS] -= raw[episode]["observation.state"][frame, ARMS]
+            expected = (expected - stats.q01) / (stats.q99 - stats.q01 + 1e-6) * 2 - 1
+            np.testing.assert_allclose(batch.actions[row, :, :16], expected, atol=2e-4)
+            assert not batch.actions[row, :, 16:].any() and batch.action_weight[row] == (episode != 3)
+
+
+def test_the_seed_decides_the_order_and_every_epoch_has_another(load):
+    def order(seed):
+        with load(seed=seed, validation_fraction=0) as batches:
+            return origins(take(batches, 16))
+
+    one = order(0)
+    assert one == order(0) != order(1)
+    for epoch in (one[:64], one[64:]):
+        assert len(set(epoch)) == 64 and set(epoch) == EVERYTHING
+    assert one[:64] != one[64:]
+
+
+def test_processes_share_the_batches_of_one_and_read_episodes_of_their_own(load):
+    with load(validation_fraction=0) as batches:
+        alone = take(batches, 8)
+    for count in (2, 4):
+        shares = []
+        for index in range(count):
+            with load(validation_fraction=0, process=(index, count)) as batches:
+                shares.append(take(batches, 8))
+        for step, batch in enumerate(alone):
+            parts = [arrays(share[step]) for share in shares]
+            for name, array in arrays(batch).items():
+                np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), array, err_msg=name)
+        seen = [set(origins(share)) for share in shares]
+        assert set.union(*seen) == EVERYTHING and sum(map(len, seen)) == 64
+        assert all(len(own) == 64 / count for own in seen)
+        episodes = [{episode for _, episode, _ in own} for own in seen]
+        for before, after in itertools.pairwise(episodes):
+            assert len(before & after) <= 1  # the one that lies across
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.long)])
+def test_it_goes_on_exactly_where_it_was_with_any_number_of_workers(load, workers):
+    with load(wrong_instruction=0.3) as batches:
+        take(batches, 9)
+        state = batches.state()
+        following = take(batches, 5)
+        batches.restore(state)  # back
+        assert_same(next(batches), following[0])
+    with load(wrong_instruction=0.3, workers=workers) as batches:
+        batches.restore(state)
+        assert batches.state() == state
+        for expected in following:
+            assert_same(next(batches), expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [({"batch_size": 4}, "batch_size was 8, is 4"), ({"seed": 1}, "seed was 0"), ({"seed_split": 3}, "held-out")],
+)
+def test_a_position_of_another_run_is_refused(load, change, said):
+    with load() as batches, load(**change) as others:
+        assert batches.fingerprint != others.fingerprint
+        with pytest.raises(DataConfigError, match=said):
+            others.restore(batches.state())
+        with pytest.raises(DataConfigError, match="cannot be read"):
+            batches.restore(b"nonsense")
+
+
+def test_validation_is_every_frame_of_held_out_episodes_in_order_and_training_none(load):
+    with load(validation_fraction=0.5, seed_split=1) as batches:
+        (out,) = batches.held_out
+        assert len(out) == 2
+        trained = origins(take(batches, 12))
+        validation = list(batches.validation_batches(8))
+        every_third = origins(batches.validation_batches(4, stride=3))
+    assert not {episode for _, episode, _ in trained} & set(out)
+    expected = [(0, episode, frame) for episode in out for frame in range(LENGTHS[episode])]
+    fill = -len(expected) % 8
+    assert fill and origins(validation) == expected + fill * [(-1, -1, -1)]
+    last = validation[-1]
+    assert not last.action_weight[-fill:].any() and not last.observation.progress_mask[-fill:].any()
+    assert (last.action_weight[:-fill] == (last.origin[:-fill, 1] != 3)).all() and len(last.actions) == 8
+    assert [o for o in every_third if o[0] == 0] == [o for o in expected if o[2] % 3 == 0]
+
+
+def test_validation_of_processes_is_that_of_one(load):
+    with load(validation_fraction=0.5) as batches:
+        alone = list(batches.validation_batches(8))
+    shares = []
+    for index in range(2):
+        with load(validation_fraction=0.5, process=(index, 2)) as batches:
+            shares.append(list(batches.validation_batches(8)))
+    assert len(shares[0]) == len(shares[1]) == len(alone)
+    for both, batch in zip(zip(*shares, strict=True), alone, strict=True):
+        np.testing.assert_array_equal(np.concatenate([part.origin for part in both]), batch.origin)
+        np.testing.assert_array_equal(np.concatenate([part.actions for part in both]), batch.actions)
+
+
+def test_labels_count_where_they_are_valid(data, load):
+    labels = {e.index: c for e, c in open_dataset(data).frames(["observation.progress", "progress.valid"])}
+    assert not labels[3]["progress.valid"].any()
+    with load(validation_fraction=0) as batches:
+        assert batches.has_labels
+        for batch in take(batches, 8):
+            for row, (_, episode, frame) in enumerate(batch.origin):
+                counts = labels[episode]["progress.valid"][frame]
+                assert batch.observation.progress_mask[row] == counts
+                assert batch.observation.progress[row] == (labels[episode]["observation.progress"][frame] * counts)
+
+
+def test_without_labels_there_is_no_progress(load):
+    with load(TWO_TASKS) as batches:
+        assert not batches.has_labels and any("no progress labels" in note for note in batches.notes)
+        observation = next(batches).observation
+    assert observation.progress is None and observation.progress_mask is None
+    with load(progress_column="") as batches:
+        assert not batches.has_labels and len(batches.notes) == 4
+
+
+@pytest.mark.parametrize("failed_actions", [False, True])
+def test_actions_of_unsuccessful_episodes_count_only_if_asked_for_and_their_labels_always(
+    tmp_path, load, failed_actions
+):
+    source = lerobot_copy(tmp_path)
+    known = {0: (Outcome.SUCCESS, ""), 1: (Outcome.FAILURE, ""), 3: (Outcome.UNKNOWN, CUT_OFF + "no power")}
+    episodes = {index: EpisodeMeta(outcome, note=note) for index, (outcome, note) in known.items()}  # of 2 nothing
+    save_progress_meta(source, ProgressMeta(episodes))
+    root = labelled(tmp_path / "labelled", source)
+    change_column(root, "progress.valid", np.ones_like)
+    with load(root, validation_fraction=0, failed_actions=failed_actions) as batches:
+        taken = take(batches, 8)
+        said = [note for note in batches.notes if "--data.failed_actions" in note]
+    assert {episode for _, episode, _ in origins(taken)} == {0, 1, 2, 3}
+    for batch in taken:
+        counts = failed_actions | ~np.isin(batch.origin[:, 1], [1, 3])
+        np.testing.assert_array_equal(batch.action_weight, counts)
+        assert batch.observation.progress_mask.all()
+    (note,) = said
+    assert note.startswith("2 episodes failed or were cut off: their actions ")
+    assert ("do not count" in note) == (not failed_actions)
+    with load(root, validation_fraction=0.5, seed_split=1, failed_actions=failed_actions) as batches:
+        for batch in batches.validation_batches(8):
+            counts = failed_actions | ~np.isin(batch.origin[:, 1], [1, 3])
+            np.testing.assert_array_equal(batch.action_weight, counts & (batch.origin[:, 0] >= 0))
+
+
+def test_data_without_outcomes_is_imitated_whole_and_nothing_is_said_of_it(load):
+    with load(TWO_TASKS, validation_fraction=0) as batches:
+        assert all(batch.action_weight.all() for batch in take(batches, 8))
+        assert not any("failed" in note for note in batches.notes)
+
+
+def test_a_position_is_refused_once_outcomes_say_otherwise(load):
+    with load() as batches:
+        state = batches.state()
+    with load(failed_actions=True) as others, pytest.raises(DataConfigError, match="actions do not count was"):
+        others.restore(state)
+
+
+def test_labels_in_another_column_are_pointed_out(tmp_path, load):
+    root = labelled(tmp_path / "other", column="progress.label")
+    with load(root) as batches:
+        assert not batches.has_labels
+        assert any(f"{root} are in progress.label" in note for note in batches.notes)
+    with load(root, progress_column="progress.label") as batches:
+        assert batches.has_labels and next(batches).observation.progress.any()
+
+
+def test_data_sets_are_mixed_by_their_weights(data, load):
+    with load(data, TWO_TASKS, weights=(3, 1), batch_size=16) as batches:
+        assert batches.asset_id == "labelled+two_tasks"
+        taken = take(batches, 8)
+        assert batches.has_labels
+    per_batch = [(batch.origin[:, 0] == 0).sum() for batch in taken]
+    assert per_batch == [12] * 8  # not only on average
+    for batch in taken:
+        assert not batch.observation.progress_mask[batch.origin[:, 0] == 1].any()  # that one has no labels
+
+
+def test_without_weights_every_frame_is_seen_once_an_epoch(data, load):
+    with load(data, TWO_TASKS, validation_fraction=0) as batches:
+        assert batches.train_frames == 128
+        seen = origins(take(batches, 16))
+    assert len(set(seen)) == 128
+
+
+def test_the_statistics_of_the_data_set_are_used(load, tmp_path):
+    root = lerobot_copy(tmp_path)
+    save_norm_stats(root / "norm_stats.json", compute([open_dataset(root)], PROFILE, horizon=50, relative=False))
+    with loader(root) as own, load(TWO_TASKS) as computed:
+        assert any("norm_stats.json" in note for note in own.notes)
+        assert any("computed" in note for note in computed.notes)
+        np.testing.assert_allclose(own.stats["state"].q99, computed.stats["state"].q99, atol=1e-6)
+        assert own.stats["actions"].mean[0] != computed.stats["actions"].mean[0]  # another horizon
+        assert own.asset_id == "two_tasks"
+
+
+def test_cameras_that_are_left_out_are_masked(load):
+    with load(cameras=("head_camera",)) as batches, load() as all_cameras:
+        batch, full = next(batches), next(all_cameras)
+    np.testing.assert_array_equal(batch.observation.images["base_0_rgb"], full.observation.images["base_0_rgb"])
+    for key, image in batch.observation.images.items():
+        assert batch.observation.image_masks[key].tolist() == [key == "base_0_rgb"] * 8
+        assert key == "base_0_rgb" or not image.any()
+
+
+def test_the_same_words_in_another_order_are_no_wrong_instruction():
+    one, other, third = "the red, then the blue block", "the blue, then the red block", "stack the cubes"
+    rows = types.SimpleNamespace(valid=None, episode=lambda row: 0)
+    of = Negatives(0.9, 0.0, 0, (one, other, third), ((True,),))
+    assert {of.change(n, 0, 5, rows, one).prompt for n in range(50)} == {None, third}
+    assert {of.change(n, 0, 5, rows, third).prompt for n in range(50)} == {None, one, other}
+
+
+def test_a_wrong_instruction_has_no_progress_and_its_actions_do_not_count(data, load):
+    tasks = open_dataset(data).tasks
+    every = {"validation_fraction": 0, "batch_size": 15}
+    with load(wrong_instruction=0.4, **every) as batches, load(**every) as plain:
+        taken, usual = take(batches, 15), take(plain, 15)
+    negatives = 0
+    for batch, same in zip(taken, usual, strict=True):
+        np.testing.assert_array_equal(batch.origin, same.origin)
+        for row, prompt in enumerate(prompts(batch)):
+            own = tasks[batch.origin[row, 1] % 2]
+            wrong = own not in prompt
+            negatives += wrong
+            assert (tasks[0] in prompt) + (tasks[1] in prompt) == 1
+            assert batch.action_weight[row] == (not wrong and batch.origin[row, 1] != 3)
+            if wrong:
+                assert batch.observation.progress[row] == 0 and batch.observation.progress_mask[row]
+            else:
+                assert batch.observation.progress[row] == same.observation.progress[row]
+    assert 0.3 < negatives / 225 < 0.5
+
+
+def test_a_reversed_clip_keeps_the_label_of_the_frame_shown_and_its_actions_do_not_count(data, load):
+    labels = {e.index: c["observation.progress"] for e, c in open_dataset(data).frames(["observation.progress"])}
+    every = {"validation_fraction": 0, "batch_size": 15}
+    with load(reversed_clip=0.5, **every) as batches, load(**every) as plain:
+        taken, usual = take(batches, 10), take(plain, 10)
+    mirrored = 0
+    for batch, same in zip(taken, usual, strict=True):
+        for row, (_, episode, frame) in enumerate(batch.origin):
+            if batch.action_weight[row] or episode == 3:
+                assert batch.origin[row].tolist() == same.origin[row].tolist()
+                continue
+            mirrored += 1
+            assert episode != 3  # a failure
+            assert same.origin[row].tolist() == [0, episode, LENGTHS[episode] - 1 - frame]
+            assert batch.observation.progress[row] == labels[episode][frame] and batch.observation.progress_mask[row]
+    assert 25 < mirrored < 75

@@ -1,0 +1,119 @@
+"""The policy: a frame of the robot in, actions in the robot's units and a belief about progress out."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from flax import nnx
+
+from pi05_progress.checkpoints.checkpoint import Checkpoint, CheckpointError, CheckpointInfo, save_checkpoint
+from pi05_progress.models.config import tiny
+from pi05_progress.models.pi05 import Pi05
+from pi05_progress.observation import RobotFrame
+from pi05_progress.policy import UNTRAINED, Pi05Policy, make_policy
+from pi05_progress.robots.profile import RobotProfile
+from pi05_progress.robots.teleavatar import gripper_command_from_effort
+from pi05_progress.units.normalize import NormStats
+
+PROFILE = RobotProfile.load("teleavatar")
+
+
+def small(kind="scalar", **changes):
+    config = tiny()
+    one = {part: dataclasses.replace(getattr(config, part), depth=1) for part in ("siglip", "paligemma", "expert")}
+    sizes = {"action_horizon": 4, "max_token_len": 120, "image_size": (28, 28)}
+    return dataclasses.replace(config, **one, **sizes, **changes).with_progress(kind)
+
+
+def stats(scale):
+    low, high = np.full(16, -scale), np.full(16, scale)
+    actions = NormStats(mean=low * 0, std=high, q01=low, q99=high)
+    state = NormStats(mean=np.zeros(14), std=np.ones(14), q01=-np.ones(14), q99=np.ones(14))
+    return {"state": state, "actions": actions}
+
+
+def checkpoint(config, given=None, **info):
+    return Checkpoint(CheckpointInfo(config, **info), Pi05(config, nnx.Rngs(0)), given or {})
+
+
+def frame(seed=0):
+    rng = np.random.default_rng(seed)
+    images = {key: rng.integers(0, 256, (48, 64, 3), np.uint8) for key in PROFILE.cameras}
+    return RobotFrame(images, rng.uniform(-0.5, 0.5, 48).astype(np.float32))
+
+
+def policy(config, given=None, num_steps=2, **info):
+    return Pi05Policy(checkpoint(config, given, **info), PROFILE, num_steps=num_steps)
+
+
+@pytest.mark.parametrize(("kind", "bins"), [("none", None), ("scalar", None), ("categorical", 50)])
+def test_progress_is_none_without_a_head_and_has_an_interval_only_with_bins(kind, bins):
+    output = policy(small(kind)).infer(frame(), "stack")
+    assert (output.actions.shape, output.actions.dtype) == ((4, 16), np.float32)
+    assert np.isfinite(output.actions).all()
+    assert output.timing.keys() == {"transforms", "model"}
+    if kind == "none":
+        assert output.progress is None
+        return
+    assert 0 <= output.progress <= 1
+    assert type(output.progress) is float  # goes on the wire as it is
+    if bins is None:
+        assert output.progress_belief is None
+        assert output.progress_interval is None
+    else:
+        assert output.progress_belief.shape == (bins,)
+        assert output.progress_belief.sum() == pytest.approx(1, abs=1e-5)
+        assert output.progress_interval[0] <= output.progress <= output.progress_interval[1]
+
+
+def test_actions_are_unnormalised_and_gripper_numbers_become_efforts():
+    config = small()
+    plain, wide = (policy(config, stats(scale)).infer(frame(), "stack").actions for scale in (0.5, 1.0))
+    arms = np.r_[0:7, 8:15]
+    np.testing.assert_allclose(wide[:, arms], 2 * plain[:, arms], atol=1e-5)
+    for side, column in (("left", 7), ("right", 15)):
+        command = gripper_command_from_effort(plain[:, column], side)
+        wider = gripper_command_from_effort(wide[:, column], side)
+        np.testing.assert_allclose(wider, np.clip(2 * command, 0, 1), atol=1e-4)
+
+
+def test_delta_actions_are_added_to_the_state():
+    config, given = small(), stats(0.5)
+    absolute = policy(config, given).infer(frame(), "stack").actions
+    delta = policy(config, given, delta_actions=True).infer(frame(), "stack").actions
+    state = frame().state
+    np.testing.assert_allclose(delta[:, :7], absolute[:, :7] + state[:7], atol=1e-5)
+    np.testing.assert_allclose(delta[:, 8:15], absolute[:, 8:15] + state[8:15], atol=1e-5)
+    np.testing.assert_allclose(delta[:, [7, 15]], absolute[:, [7, 15]], atol=1e-5)
+
+
+def test_the_instruction_and_the_state_and_the_pictures_matter():
+    one = policy(small("categorical"))
+    told = [one.infer(frame(seed), prompt).progress for seed, prompt in ((0, "stack"), (0, "unstack"), (1, "stack"))]
+    assert len(set(told)) == 3
+
+
+def test_noise_that_is_restarted_is_that_of_a_new_policy():
+    one = policy(small())  # its seed is 0
+    first, second = (one.infer(frame(), "stack").actions for _ in range(2))
+    assert np.abs(first - second).max() > 1e-3
+    one.restart_noise(0)
+    np.testing.assert_array_equal(one.infer(frame(), "stack").actions, first)
+    one.restart_noise(1)
+    assert np.abs(one.infer(frame(), "stack").actions - first).max() > 1e-3
+
+
+def test_a_saved_checkpoint_answers_as_before_and_for_its_own_robot_only(tmp_path):
+    saved = checkpoint(small("categorical"), stats(0.5), model_id="small", action_dt_s=0.05)
+    save_checkpoint(tmp_path / "small", saved)
+    loaded = make_policy(PROFILE, checkpoint=str(tmp_path / "small"), num_steps=2)
+    assert (loaded.model_id, loaded.horizon, loaded.action_dt_s) == ("small", 4, 0.05)
+    ours, theirs = loaded.infer(frame(), "stack"), Pi05Policy(saved, PROFILE, num_steps=2).infer(frame(), "stack")
+    np.testing.assert_array_equal(ours.actions, theirs.actions)
+    assert ours.progress == theirs.progress
+    with pytest.raises(CheckpointError, match="made for robot teleavatar, the profile is teleavatar_v1"):
+        make_policy(RobotProfile.load("teleavatar_v1"), checkpoint=str(tmp_path / "small"))
+
+
+def test_without_a_checkpoint_it_says_that_it_is_untrained():
+    assert make_policy(PROFILE, num_steps=1).model_id == UNTRAINED

@@ -1,0 +1,365 @@
+"""The demo and what it is made of: judging, starting, ending; and that nothing is left running."""
+
+import contextlib
+import itertools
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rclpy
+from conftest import wait_for
+from places import ROOT
+from rclpy.qos import qos_profile_sensor_data
+from sensor_msgs.msg import JointState
+
+from pi05_progress.robots.profile import RobotProfile
+from pi05_progress_msgs.msg import EpisodeEvent, TaskProgress
+from pi05_progress_ros.demo import own_variables
+from pi05_progress_ros.run import supervise
+from pi05_progress_ros.starting.demo_check import MIN_MESSAGES, ProgressCheck
+from pi05_progress_ros.starting.processes import Process
+from pi05_progress_ros.starting.supervisor import Supervisor
+
+MARK = "PI05_PROGRESS_TEST_RUN"
+
+
+def left_running(mark):
+    """Command lines of the processes that descend from a run, however they are called and whoever their parent is."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            zombie = (folder / "stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+            if not zombie and f"{MARK}={mark}".encode() in (folder / "environ").read_bytes().split(b"\0"):
+                found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode().strip())
+    return found
+
+
+class Run:
+    """A program in a session of its own, marked so that all that descends from it can be found."""
+
+    def __init__(self, folder, *arguments, **env):
+        self.mark, self.folder = uuid.uuid4().hex, folder
+        self.out = open(folder / "out.txt", "w+")  # noqa: SIM115
+        environment = {**os.environ, MARK: self.mark, "ROS_LOG_DIR": str(folder / "logs"), **env}
+        environment = {name: value for name, value in environment.items() if value is not None}
+        self.popen = subprocess.Popen(
+            [sys.executable, *arguments], env=environment, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=self.out,
+            stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+
+    def text(self):
+        self.out.flush()
+        return (self.folder / "out.txt").read_text()
+
+    def until(self, text, timeout_s=90):
+        def there():
+            assert self.popen.poll() is None, self.text()
+            return text in self.text()
+
+        wait_for(there, timeout_s, what=f"the words {text!r}")
+
+    def clear(self):
+        """Whatever a failed test has left."""
+        self.out.close()
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if f"{MARK}={self.mark}".encode() in (folder / "environ").read_bytes().split(b"\0"):
+                    os.kill(int(folder.name), signal.SIGKILL)
+
+
+@pytest.fixture
+def run(tmp_path):
+    runs = []
+
+    def start(*arguments, **env):
+        runs.append(Run(tmp_path, *arguments, **env))
+        return runs[-1]
+
+    yield start
+    for each in runs:
+        each.clear()
+
+
+def demo(run, **env):
+    """The demo as ``make demo`` starts it."""
+    return run("scripts/with_ros.py", sys.executable, "-m", "pi05_progress_ros.demo", **env)
+
+
+# --- judging ---
+
+
+def progress(stamp_s, raw=0.5, age_ms=50.0):
+    message = TaskProgress(progress_raw=raw, observation_age_ms=age_ms, model_id="untrained", task="stack")
+    message.header.stamp.sec, message.header.stamp.nanosec = int(stamp_s), int(stamp_s % 1 * 1e9)
+    return message
+
+
+def judged(messages, now_s=None):
+    check = ProgressCheck()
+    for index, message in enumerate(messages):
+        check.add(message, 0.1 * index)
+    return check.missing(0.1 * len(messages) if now_s is None else now_s)
+
+
+def test_fresh_finite_progress_is_what_success_is():
+    assert judged([progress(10 + 0.1 * i) for i in range(MIN_MESSAGES)]) == []
+
+
+@pytest.mark.parametrize(
+    ("messages", "text"),
+    [
+        ([], "no TaskProgress arrived"),
+        ([progress(i, raw=math.nan) for i in range(30)], "30 times: progress_raw is not a number"),
+        ([progress(i, raw=1.5) for i in range(30)], "30 times: progress_raw is outside of [0, 1]"),
+        ([progress(7.0) for i in range(30)], "29 times: the stamp does not advance: the images are not fresh"),
+        ([progress(i, age_ms=4000.0) for i in range(30)], "30 times: observation_age_ms is not between 0 and 1000"),
+        ([progress(i, age_ms=math.nan) for i in range(30)], "30 times: observation_age_ms"),
+        ([progress(i) for i in range(MIN_MESSAGES - 1)], f"at least {MIN_MESSAGES} are needed"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_anything_less_is_named(messages, text):
+    assert text in "\n".join(judged(messages))
+
+
+def test_progress_that_stopped_before_the_end_is_no_success():
+    assert "the last good TaskProgress came 17.1 s before the end" in judged([progress(i) for i in range(30)], 20.0)
+
+
+# --- what is wrong is said before anything starts ---
+
+
+@pytest.mark.parametrize(
+    ("env", "text"),
+    [
+        ({"TASK": "juggle"}, "demo: TASK=juggle: expected stack_cubes or place_in_basket"),
+        ({"CHECKPOINT": "/nowhere"}, "demo: CHECKPOINT=/nowhere: no such folder; a checkpoint is a folder with"),
+        (
+            {"FAULTS": "naps:1"},
+            "demo: FAULTS=naps:1: unknown fault 'naps'; known faults: ",
+        ),
+        (
+            {"FAULTS": "long_pause:x"},
+            "demo: FAULTS=long_pause:x: fault 'long_pause:x': 'x' is not the number of a pick",
+        ),
+        ({"DEMO_SECONDS": "soon"}, "demo: DEMO_SECONDS=soon: expected a number of seconds above 0"),
+        ({"ROS_DOMAIN_ID": "home"}, "demo: ROS_DOMAIN_ID=home: expected a number"),
+        ({"DEMO_SECONDS": "nan"}, "demo: DEMO_SECONDS=nan: expected a number"),
+    ],
+    ids=str,
+)
+def test_wrong_settings_are_refused_before_anything_starts(run, tmp_path, env, text):
+    started = demo(run, **env)
+    assert started.popen.wait(20) == 1
+    assert started.text().startswith(text)
+    assert "Traceback" not in started.text()
+    assert not (tmp_path / "logs").exists()
+
+
+@pytest.mark.parametrize("asked", ["", "0", "00", "29", "029"])
+def test_the_demo_keeps_out_of_domains_where_robots_live(asked):
+    assert own_variables({"ROS_DOMAIN_ID": asked})["ROS_DOMAIN_ID"] not in ("", "0", "29", asked)
+    assert own_variables({"ROS_DOMAIN_ID": "42"})["ROS_DOMAIN_ID"] == "42"
+
+
+# --- starting and ending, with small programs in the place of nodes ---
+
+STUBBORN = (
+    "import signal, subprocess, sys, time\n"
+    "for s in (signal.SIGINT, signal.SIGTERM): signal.signal(s, signal.SIG_IGN)\n"
+    "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(300)'])\n"
+    "print('up', flush=True)\n"
+    "time.sleep(300)"
+)
+SUPERVISED = """
+import sys
+from pi05_progress_ros.starting.processes import Process
+from pi05_progress_ros.run import supervise
+codes = enumerate(sys.argv[1:])
+sys.exit(supervise([Process(f"p{i}", command=(sys.executable, "-c", code)) for i, code in codes]))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_asked_to_end_it_ends_everything(run, number):
+    started = run(
+        "-c", SUPERVISED, "import time; print('up', flush=True); time.sleep(300)", "import time; time.sleep(300)"
+    )
+    started.until("up")
+    started.popen.send_signal(number)
+    assert started.popen.wait(20) == 0
+    assert left_running(started.mark) == []
+
+
+def test_killed_it_leaves_nothing_running_even_if_that_does_not_listen(run):
+    started = run("-c", SUPERVISED, STUBBORN, "import time; time.sleep(300)")
+    started.until("up")
+    assert len(left_running(started.mark)) == 5, "itself, its watchdog, two programs and the child of one"
+    started.popen.kill()
+    started.popen.wait()
+    wait_for(lambda: left_running(started.mark) == [], 15, what="the end of everything")
+
+
+def test_a_program_that_does_not_listen_is_killed_with_its_children(run):
+    hurried = "import pi05_progress_ros.starting.supervisor as s; s.PATIENCE = ((2, 1), (15, 1), (9, 1))" + SUPERVISED
+    started = run("-c", hurried, STUBBORN)
+    started.until("up")
+    started.popen.send_signal(signal.SIGINT)
+    assert started.popen.wait(30) == 0
+    assert left_running(started.mark) == []
+
+
+def test_the_end_of_a_required_program_ends_the_others_and_is_said(run):
+    started = run("-c", SUPERVISED, "import time; time.sleep(300)", "import sys; sys.exit(3)")
+    assert started.popen.wait(20) == 1
+    assert "p1 has ended with exit status 3" in started.text()
+    assert left_running(started.mark) == []
+
+
+def test_others_go_on_without_a_program_that_is_not_required(run):
+    code = SUPERVISED.replace("code)) for", "code), required=i == 0) for")
+    started = run("-c", code, "import time; time.sleep(2); print('worked on')", "import sys; sys.exit(3)")
+    assert started.popen.wait(20) == 1
+    assert started.text().index("p1 has ended with exit status 3") < started.text().index("worked on")
+
+
+def test_a_program_that_is_not_there_is_named_and_the_others_end(capfd):
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    sleeping = Process("sleeper", command=(sys.executable, "-c", "import time; time.sleep(300)"))
+    try:
+        assert supervise([sleeping, Process("recorder", command=("no_such_program",))]) == 1
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert "recorder cannot be started" in capfd.readouterr().err
+
+
+def test_the_last_words_of_a_program_are_kept(tmp_path):
+    code = "import sys; print('\\n'.join(map(str, range(100)))); sys.exit('no table')"
+    with Supervisor(os.environ, tmp_path) as supervisor:
+        child = supervisor.start(Process("robot", command=(sys.executable, "-c", code)))
+        wait_for(supervisor.ended, 20, what="its end")
+        assert child.how_it_ended() == "exit status 1"
+        assert "98\n    99\n    no table\n" in child.last_words()
+        assert "    80\n" not in child.last_words()
+        assert str(tmp_path / "robot.log") in child.last_words()
+
+
+# --- the demo itself ---
+
+
+def test_the_demo_ends_by_itself_and_succeeds_with_progress_from_fresh_images(run, tmp_path):
+    started = demo(run, DEMO_SECONDS="6", TASK="place_in_basket", CHECKPOINT="none", ROS_DOMAIN_ID=None)
+    assert started.popen.wait(280) == 0, started.text()
+    text = started.text()
+    assert left_running(started.mark) == []
+    assert "UNTRAINED" in text
+    assert "times progress from fresh images, model untrained, task 'put the " in text
+    assert "export ROS_DOMAIN_ID=" in text
+    (folder,) = (tmp_path / "logs").iterdir()
+    assert str(folder) in text
+    assert {"simulated_robot.log", "policy_node.log"} <= {path.name for path in folder.iterdir()}
+
+
+def test_a_robot_that_cannot_start_is_named_with_its_last_words(run, tmp_path):
+    for name in ("libEGL.so.1", "libOSMesa.so.8"):
+        (tmp_path / name).write_text("not a library")
+    path = f"{tmp_path}:{os.environ.get('LD_LIBRARY_PATH', '')}"
+    started = demo(run, DEMO_SECONDS="60", LD_LIBRARY_PATH=path, MUJOCO_GL="")
+    assert started.popen.wait(90) == 1
+    text = started.text()
+    assert "simulated_robot has ended by itself, exit status 1:" in text
+    assert "apt-get install -y --no-install-recommends libegl1" in text
+    assert "simulated_robot.log" in text
+    assert left_running(started.mark) == []
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seconds", [None, "60"])
+def test_ctrl_c_ends_the_whole_demo(run, seconds):
+    started = demo(run, DEMO_SECONDS=seconds)
+    started.until("the policy node is up", 240)
+    time.sleep(2)
+    os.killpg(started.popen.pid, signal.SIGINT)  # as a terminal does
+    assert started.popen.wait(30) == (130 if seconds else 0), started.text()
+    assert left_running(started.mark) == []
+    assert "Traceback" not in started.text()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("when", ["loading and compiling", "the policy node is up"])
+def test_a_demo_that_is_killed_leaves_nothing_running(run, when):
+    started = demo(run)
+    started.until(when, 240)
+    time.sleep(1)
+    started.popen.kill()
+    started.popen.wait()
+    wait_for(lambda: left_running(started.mark) == [], 20, what="the end of everything")
+
+
+@pytest.mark.long
+def test_a_policy_that_dies_ends_the_demo_with_its_name(run):
+    started = demo(run, DEMO_SECONDS="60")
+    started.until("the policy node is up", 240)
+    (policy,) = (pid for pid in _pids(started.mark, "pi05_progress_ros.policy_node"))
+    os.kill(policy, signal.SIGKILL)
+    assert started.popen.wait(30) == 1
+    assert "policy_node has ended by itself, signal SIGKILL" in started.text()
+    assert left_running(started.mark) == []
+
+
+@pytest.mark.long
+def test_what_the_shipped_checkpoint_says_rises_stands_still_in_the_pause_and_sees_the_end(run, ros):
+    """One whole episode of ``make demo``, as it is shipped: the expert pauses for 5 s before its second object."""
+    started = demo(run)
+    node, profile = ros.create_node("watcher"), RobotProfile.load("teleavatar")
+    told, speeds, starts = [], [], []
+
+    def on_event(message):
+        if message.event == EpisodeEvent.START:
+            starts.append(time.monotonic())
+
+    node.create_subscription(TaskProgress, "/task_progress", lambda m: told.append((time.monotonic(), m)), 50)
+    node.create_subscription(EpisodeEvent, "/sim/events", on_event, 50)
+    for arm in profile.arms.values():
+        node.create_subscription(
+            JointState, arm.state_topic,
+            lambda m: speeds.append((time.monotonic(), max(map(abs, m.velocity)))), qos_profile_sensor_data,
+        )  # fmt: skip
+
+    def episode():
+        """What was said from the start of the first episode that was seen from its start until its success."""
+        begun = next((s for s in starts if told and told[0][0] < s), None)
+        said = [(t, m) for t, m in told if begun is not None and t >= begun + 0.5]
+        done = next((i for i, (_, m) in enumerate(said) if m.status == TaskProgress.SUCCEEDED), None)
+        return said[: done + 1] if done is not None else []
+
+    try:
+        wait_for(episode, 420, lambda: rclpy.spin_once(node, timeout_sec=0.1), "SUCCEEDED in a whole episode")
+    finally:
+        started.popen.terminate()
+    said = episode()
+    moves = [said[0][0], *(t for t, speed in speeds if speed > 0.02 and said[0][0] < t < said[-1][0])]
+    pause = max(itertools.pairwise(moves), key=lambda pair: pair[1] - pair[0])
+    assert 4 < pause[1] - pause[0] < 6.5
+    progress = [m.progress for _, m in said]
+    during = [m for t, m in said if pause[0] + 1.5 < t < pause[1]]  # it takes a moment to see that nothing moves
+    assert min(progress[:20]) < 0.15 and progress[-1] > 0.9
+    assert np.ptp([m.progress for m in during]) < 0.05
+    assert TaskProgress.STALLED in {m.status for m in during}
+    assert 0.3 < during[0].progress < 0.7  # one of two objects is done
+
+
+def _pids(mark, module):
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            marked = f"{MARK}={mark}".encode() in (folder / "environ").read_bytes().split(b"\0")
+            if marked and module.encode() in (folder / "cmdline").read_bytes():
+                yield int(folder.name)

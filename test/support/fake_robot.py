@@ -1,0 +1,202 @@
+"""A made-up robot in front of the policy node, that can be given any fault; it follows commands at once."""
+
+import json
+import math
+import os
+import time
+from collections import deque
+
+import numpy as np
+from conftest import wait_for
+from diagnostic_msgs.msg import DiagnosticArray
+from places import SUPPORT
+from rcl_interfaces.srv import SetParameters
+from rclpy.parameter import Parameter
+from rclpy.qos import qos_profile_sensor_data
+from rclpy.time import Time
+from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import Float32, Int32, String
+
+from pi05_progress.robots.profile import SIDES, RobotProfile
+from pi05_progress_msgs.msg import ActionChunk, TaskProgress
+
+NODE = "pi05_progress_ros.policy_node"
+PROFILE = RobotProfile.load("teleavatar")
+PAUSE, READY = 0, 2
+SAG_RAD = 0.02  # by which the arms stay behind their targets
+
+
+def parameters(**values):
+    """As a command line."""
+    return ["--ros-args", *(a for key, value in values.items() for a in ("-p", f"{key}:={value}"))]
+
+
+def start_node(start, *remaps, **values):
+    """A policy node with the policy of node_policies.py unless told otherwise."""
+    path = os.pathsep.join([str(SUPPORT), os.environ.get("PYTHONPATH", "")])
+    given = parameters(**{"policy": "node_policies:by_task", **values})
+    return start(NODE, *given, *(a for remap in remaps for a in ("-r", remap)), PYTHONPATH=path)
+
+
+def set_parameter(ros, node, name, value, spin=None, node_name="policy_node"):
+    """Set a parameter of a node from another one; returns whether it was taken."""
+    spin = spin or (lambda: ros.spin_once(node, timeout_sec=0.01))
+    client = node.create_client(SetParameters, f"/{node_name}/set_parameters")
+    wait_for(client.service_is_ready, 20, spin, "the parameter service")
+    request = SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg()])
+    future = client.call_async(request)
+    wait_for(future.done, 20, spin, "an answer of the parameter service")
+    node.destroy_client(client)
+    return future.result().results[0].successful
+
+
+class FakeRobot:
+    """Publishes whatever its attributes say; the node's answers are collected."""
+
+    def __init__(self, ros, process=None):
+        self.ros, self.process, self.node = ros, process, ros.create_node("fake_robot")
+        create, subscribe = self.node.create_publisher, self.node.create_subscription
+        self.images = {k: create(Image, c.topic, qos_profile_sensor_data) for k, c in PROFILE.cameras.items()}
+        self.arms = {s: create(JointState, PROFILE.arms[s].state_topic, 10) for s in SIDES}
+        self.fsm_pub, self.mode_pub = create(Int32, PROFILE.fsm_topic, 10), create(String, PROFILE.mode_topic, 10)
+        self.enable_pub = create(Float32, PROFILE.enable_topic, 10)
+        self.task_pub = create(String, "/policy_node/set_task", 10)
+        self.relays = []
+        self.progress, self.chunks, self.diagnostics, self.percent = [], [], [], []
+        self.targets, self.grippers, self.enables = [], [], []
+        subscribe(TaskProgress, "/task_progress", self.progress.append, 50)
+        subscribe(Float32, "/task_progress/percent", self.percent.append, 50)
+        subscribe(ActionChunk, "/action_chunk", self.chunks.append, 50)
+        subscribe(DiagnosticArray, "/diagnostics", self.diagnostics.append, 50)
+        for side in SIDES:
+            subscribe(JointState, PROFILE.arms[side].target_topic, lambda m, s=side: self.on_target(m, s), 50)
+            subscribe(
+                Float32, PROFILE.grippers[side].command_topic, lambda m, s=side: self.grippers.append((s, m.data)), 50
+            )
+        subscribe(Float32, PROFILE.enable_topic, self.on_enable, 50)
+        self.measured = {s: deque(maxlen=30) for s in SIDES}  # positions as they were published, 0.3 s
+        self.positions = {s: PROFILE.arms[s].limits().mean(axis=1) for s in SIDES}
+        self.enabled_s, self.last_enable, self.last_is_measured = -math.inf, None, {}
+        self.heal()
+
+    def heal(self):
+        """Without any fault."""
+        self.size, self.encoding, self.offset_s = (64, 48), "rgb8", 0.0
+        self.frozen, self.silent, self.stamps = set(), set(), {}
+        self.change = lambda side, message: message
+        self.meta_mode, self.paused, self.follows, self.fsm_says = 1, False, True, None
+        self.next_image = self.next_joint = self.next_slow = 0.0
+        self.relay(True)
+
+    def relay(self, there):
+        """Whether something publishes what the relay would."""
+        if there and not self.relays:
+            topics = [PROFILE.arms[s].command_topic for s in SIDES]
+            self.relays = [self.node.create_publisher(JointState, topic, 10) for topic in topics]
+        while not there and self.relays:
+            self.node.destroy_publisher(self.relays.pop())
+
+    def on_target(self, message, side):
+        self.targets.append((time.monotonic(), side, list(message.position)))
+        target = np.array(message.position)
+        # Whether this is where the arms were measured lately: to hold them there, and not to go on.
+        self.last_is_measured[side] = min(np.abs(target - p).max() for p in self.measured[side]) < 1e-5
+        if self.follows and self.fsm() == READY and not self.last_is_measured[side]:
+            self.positions[side] = target - SAG_RAD
+
+    def on_enable(self, message):
+        self.enables.append((time.monotonic(), message.data))
+        self.last_enable = message.data
+        self.enabled_s = time.monotonic() if message.data > 0 else -math.inf
+
+    def fsm(self):
+        if self.fsm_says is not None:
+            return self.fsm_says
+        return READY if time.monotonic() - self.enabled_s < 1.0 and not self.paused else PAUSE
+
+    def spin(self, _=None):
+        """Publish what is due and take in what has come."""
+        now = time.monotonic()
+        if now >= self.next_joint:
+            self.next_joint = now + 0.01
+            for side in SIDES:
+                message = JointState(name=list(PROFILE.arms[side].joints), position=list(self.positions[side]))
+                self.measured[side].append(np.array(self.positions[side]))
+                self.send(f"{side}_arm", self.arms[side], message, lambda m, side=side: self.change(side, m))
+        if now >= self.next_image:
+            self.next_image = now + 1 / 30
+            width, height = self.size
+            for key, publisher in self.images.items():
+                message = Image(width=width, height=height, step=3 * width, encoding=self.encoding)
+                message.data = bytes(3 * width * height)
+                self.send(key, publisher, message)
+        if now >= self.next_slow:
+            self.next_slow = now + 0.05
+            if "fsm" not in self.silent:
+                self.fsm_pub.publish(Int32(data=self.fsm()))
+            if "mode" not in self.silent:
+                self.mode_pub.publish(String(data=json.dumps({"meta_mode": self.meta_mode})))
+        self.ros.spin_once(self.node, timeout_sec=0.003)
+
+    def send(self, name, publisher, message, change=lambda message: message):
+        if name in self.silent:
+            return
+        if name not in self.frozen or name not in self.stamps:
+            nanoseconds = self.node.get_clock().now().nanoseconds + round(self.offset_s * 1e9)
+            self.stamps[name] = Time(nanoseconds=nanoseconds).to_msg()
+        message.header.stamp = self.stamps[name]
+        publisher.publish(change(message))
+
+    def run(self, seconds):
+        """Go on for a while and keep only what came meanwhile."""
+        for _ in range(10):  # what was on its way
+            self.spin()
+        collected = (self.progress, self.chunks, self.diagnostics, self.percent)
+        for messages in (*collected, self.targets, self.grippers, self.enables):
+            messages.clear()
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            self.spin()
+
+    def until(self, condition, what, timeout_s=30.0):
+        """Go on until it is so."""
+
+        def met():
+            assert self.process is None or self.process.poll() is None, self.process.log()
+            return condition()
+
+        try:
+            wait_for(met, timeout_s, self.spin, what)
+        except AssertionError as error:
+            said = self.process.log() if self.process else ""
+            raise AssertionError(f"{error}; the node's last words:\n{said[-3000:]}") from None
+
+    def set_task(self, task):
+        self.until(self.task_pub.get_subscription_count, "a listener for the task")
+        self.task_pub.publish(String(data=task))
+
+    def set_parameter(self, name, value):
+        """Whether the node took it."""
+        return set_parameter(self.ros, self.node, name, value, self.spin)
+
+    def good(self):
+        return bool(self.progress) and math.isfinite(self.progress[-1].progress_raw)
+
+    def unknown(self):
+        return bool(self.progress) and math.isnan(self.progress[-1].progress_raw) and self.progress[-1].status == 0
+
+    def moved(self):
+        """Whether arms were commanded beyond holding them, within the last half second."""
+        recent = [p for t, s, p in self.targets if s == "left" and time.monotonic() - t < 0.5]
+        return len(recent) > 20 and max(abs(a - b) for a, b in zip(recent[0], recent[-1], strict=True)) > 1e-3
+
+    def statuses(self):
+        """Texts of the newest diagnostics by the last word of their names."""
+        return {s.name.rpartition(" ")[2]: s.message for array in self.diagnostics for s in array.status}
+
+
+def with_fields(message, **fields):
+    """The message with other values."""
+    for key, value in fields.items():
+        setattr(message, key, value)
+    return message

@@ -1,0 +1,73 @@
+"""Policies with known behaviour for tests of the node; named by its parameter ``policy``."""
+
+import time
+
+import numpy as np
+
+from pi05_progress.observation import PolicyOutput
+from pi05_progress.units.transforms import state_to_model
+
+PERIOD_S, AMPLITUDE = 4.0, 0.15  # of the known trajectory, s and rad
+EFFORTS = (-0.3, 0.2)  # of the grippers, left and right, N m
+HORIZON, DT_S = 30, 1 / 30
+
+
+def course(home, times):
+    """The known trajectory (n, 14): two joints of each arm swing about where they were; clock time decides where."""
+    swing = AMPLITUDE * (1 - np.cos(2 * np.pi * np.asarray(times) / PERIOD_S)) / 2
+    arms = np.repeat(np.asarray(home)[None], len(swing), axis=0)
+    arms[:, [1, 3]] -= swing[:, None]
+    arms[:, [8, 10]] += swing[:, None]
+    return arms
+
+
+class ByTask:
+    """Does what the instruction says; calls are counted from the last change of it."""
+
+    model_id, horizon, action_dt_s = "scripted", HORIZON, DT_S
+
+    def __init__(self):
+        self.home, self.task, self.calls = None, "", 0
+
+    def warm_up(self):
+        pass
+
+    def infer(self, frame, prompt):
+        if self.home is None:
+            self.home = state_to_model(frame.state)
+        self.calls = self.calls + 1 if prompt == self.task else 1
+        self.task = prompt
+        stamp_s = max(ns for key, ns in frame.stamps_ns.items() if "arm" not in key and "gripper" not in key) * 1e-9
+        times = stamp_s + np.arange(HORIZON) * DT_S
+        arms, progress, shape = np.repeat(self.home[None], HORIZON, axis=0), 0.5, (HORIZON, 16)
+        match prompt:
+            case "swing":
+                arms = course(self.home, times)
+            case "go far":
+                arms = arms + 0.9
+            case "rise":
+                progress = min(1.0, self.calls / 60)
+            case "raise":
+                raise RuntimeError("the device is gone")
+            case "nan actions":
+                arms = arms * np.nan
+            case "nan progress":
+                progress = float("nan")
+            case "progress of 1.5":
+                progress = 1.5
+            case "short chunk":
+                shape = (3, 16)
+            case "ten seconds" if self.calls == 1:
+                time.sleep(10)
+            case "swing slowly":
+                time.sleep(1.2)
+                arms = course(self.home, times)
+        actions = np.zeros((HORIZON, 16), np.float32)
+        actions[:, :7], actions[:, 8:15] = arms[:, :7], arms[:, 7:]
+        actions[:, [7, 15]] = EFFORTS
+        return PolicyOutput(actions[: shape[0]], progress, timing={"transforms": 0.0, "model": 0.0})
+
+
+def by_task(_):
+    """See ``ByTask``."""
+    return ByTask()
