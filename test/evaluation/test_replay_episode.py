@@ -4,9 +4,9 @@ import re
 
 import numpy as np
 import pytest
+from labelled_datasets import labelled
 from serving_helpers import PROFILE, StubPolicy, serving, stub
 from small_datasets import MERGED, TWO_TASKS
-from test_add_progress_labels import labelled
 
 from pi05_progress.serving.policy_responder import PolicyResponder
 from training.replay_episode import Arguments, main, replay_episode

@@ -12,11 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from labelled_datasets import labelled
 from places import ROOT
 from small_datasets import MERGED, TWO_TASKS, facts, lerobot_copy, make_dataset, tree
 
 from pi05_progress.files.output_folder import OutputFolderError
-from training.add_progress_labels import Arguments, add_progress_labels
 from training.datasets import layout
 from training.datasets.progress_meta import (
     EpisodeMeta,
@@ -36,11 +36,6 @@ def run(*arguments, before=(), **options):
     """The tool as a process of its own."""
     command = [*before, sys.executable, "-m", "training.add_progress_labels", *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, **options)
-
-
-def labelled(source, target, **options):
-    add_progress_labels(Arguments(source, target, **options))
-    return target
 
 
 def columns(root, *names):

@@ -3,8 +3,8 @@
 import jax
 import numpy as np
 import pytest
+from compilations import compilations
 from serving_helpers import frame, small_policy
-from test_inference_options import compilations
 
 PROMPTS = ("stack the red cube", "stack the red cube on the green cube", "up")  # of two lengths
 TOLERANCE = 2e-5

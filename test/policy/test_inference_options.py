@@ -5,12 +5,12 @@ import functools
 import json
 import subprocess
 import sys
-from contextlib import contextmanager
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compilations import compilations
 from flax import nnx
 from jax.experimental.compilation_cache import compilation_cache
 from places import ROOT
@@ -77,17 +77,6 @@ def shared(*off):
 def answer(policy, given=None, prompt=PROMPT, noise=NOISE):
     sample = jax.device_get(policy.sampler(policy.observe(given or frame(), prompt), noise))
     return np.concatenate([sample.actions.astype(np.float32).ravel(), sample.progress.mean])
-
-
-@contextmanager
-def compilations():
-    """What is compiled meanwhile, an entry per program."""
-    found, on = [], [True]
-    jax.monitoring.register_event_duration_secs_listener(
-        lambda event, _, **about: found.append(event) if on[0] and event.endswith("backend_compile_duration") else None
-    )
-    yield found
-    on[0] = False
 
 
 @pytest.mark.parametrize("off", [*[(name,) for name in SWITCHES[:5]], tuple(SWITCHES)], ids=",".join)

@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import functools
+import socket
 import threading
 import time
 import urllib.error
@@ -25,6 +26,12 @@ from pi05_progress.serving.wire import pack, unpack
 PROFILE = RobotProfile.load("teleavatar")
 CONFIG = dataclasses.replace(SMALL, action_dim=32, action_horizon=5, max_token_len=48, discrete_state=False)
 CONFIG = CONFIG.with_progress("categorical")
+
+
+def free_port():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
 
 
 class StubPolicy:

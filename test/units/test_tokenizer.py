@@ -5,8 +5,8 @@ import hashlib
 import json
 
 import numpy as np
-import places
 import pytest
+from places import GOLDEN
 
 from pi05_progress.units.tokenizer import (
     PALIGEMMA,
@@ -19,8 +19,8 @@ from pi05_progress.units.tokenizer import (
     make_encoder,
 )
 
-GOLDEN = places.GOLDEN / "transforms"
-CASES = json.loads((places.GOLDEN / "tokenizer_cases.json").read_text())
+TRANSFORMS = GOLDEN / "transforms"
+CASES = json.loads((TRANSFORMS / "tokenizer_cases.json").read_text())
 
 
 class Recorder:
@@ -47,7 +47,7 @@ def test_prompts_as_openpi_writes_them(case):
 
 
 def test_state_bins_as_openpi():
-    recorded = dict(np.load(places.GOLDEN / "transforms.npz"))
+    recorded = dict(np.load(TRANSFORMS / "transforms.npz"))
     np.testing.assert_array_equal(discretize(recorded["binning/x"]), recorded["binning/bin"])
 
 

@@ -19,7 +19,7 @@ import pytest
 import yaml
 from conftest import wait_for
 from diagnostic_msgs.msg import DiagnosticArray
-from test_monitor_view import BAD, GOOD, UNKNOWN, progress, words
+from monitor_messages import BAD, GOOD, UNKNOWN, progress, words
 
 from pi05_progress_msgs.msg import TaskProgress
 from pi05_progress_ros.monitor import Monitor, main, show

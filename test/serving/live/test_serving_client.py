@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from serving_helpers import PROFILE, StubPolicy, frame, function, request, serving, stub
+from serving_helpers import PROFILE, StubPolicy, frame, free_port, function, request, serving, stub
 from websockets.server import ServerProtocol
 from websockets.sync.server import serve
 
@@ -29,12 +29,6 @@ FACTS = {"model_id": "m", "robot": "teleavatar", "action_horizon": 5, "action_dt
 
 def remote(server, **options):
     return WebsocketPolicy(server.uri, PROFILE, **options)
-
-
-def free_port():
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
 
 
 def test_the_client_keeps_the_estimate_on_its_side():

@@ -12,8 +12,7 @@ import threading
 import numpy as np
 import pytest
 from conftest import wait_for
-from serving_helpers import CONFIG, PROFILE, ask, checkpoint, frame, request
-from test_serving_client import free_port
+from serving_helpers import CONFIG, PROFILE, ask, checkpoint, frame, free_port, request
 from websockets.sync.client import connect
 
 from pi05_progress.checkpoints.checkpoint import CheckpointInfo, save_checkpoint

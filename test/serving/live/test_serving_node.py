@@ -9,10 +9,11 @@ import time
 import numpy as np
 import pytest
 from conftest import wait_for
-from fake_robot import HERE, PROFILE, FakeRobot, start_node
+from fake_robot import PROFILE, FakeRobot, start_node
 from node_policies import DT_S, HORIZON
+from places import SUPPORT
+from serving_helpers import free_port
 from serving_policies import Swing
-from test_serving_client import free_port
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.server import serve
 
@@ -25,7 +26,7 @@ FAR_RAD = 0.5  # what the first joint, which swings not at all, would do after a
 
 
 def start_server(start, port, *arguments):
-    path = os.pathsep.join([HERE, os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(SUPPORT), os.environ.get("PYTHONPATH", "")])
     given = ["--policy", "serving_policies:swing", "--port", str(port), *arguments]
     server = start("pi05_progress.serving", *given, PYTHONPATH=path)
     wait_for(lambda: "listening on" in server.log(), 60, what=f"a server: {server.log()}")
