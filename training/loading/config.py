@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import tyro
-
 from ..datasets import layout
+from ..flags import ALSO_CACHE
 
 
 class DataConfigError(ValueError):
@@ -50,7 +49,7 @@ class DataConfig:
     """Name that the statistics have in checkpoints; empty: the data sets' folder names."""
     delta_actions: bool = False
     """Arm targets relative to the present state."""
-    cache: Annotated[Path | None, tyro.conf.arg(aliases=["--cache"])] = None
+    cache: Annotated[Path | None, ALSO_CACHE] = None
     """Folder for pictures at the size the model reads, decoded once and kept; none: decoded whenever they are used."""
     workers: int = 0
     """Processes that load beside this one; 0: threads of this one, which is best with a cache."""

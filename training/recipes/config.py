@@ -25,8 +25,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-import tyro
-
 from pi05_progress.models.config import Pi05Config
 from pi05_progress.models.lora import Trained
 from pi05_progress.units.tokenizer import TokenizerName
@@ -34,6 +32,7 @@ from pi05_progress.units.tokenizer import TokenizerName
 from ..engine.loss import LossConfig
 from ..engine.optimizer import OptimizerConfig
 from ..engine.sharding import MeshConfig
+from ..flags import ALWAYS_THERE, NO_FLAG, NOT_SHOWN
 from ..loading.config import DataConfig
 from ..running.logs import LogConfig
 
@@ -42,9 +41,9 @@ from ..running.logs import LogConfig
 class TrainConfig:
     """A training run; a recipe is one of these, and every field is a flag."""
 
-    name: tyro.conf.SuppressFixed[tyro.conf.Fixed[str]]
+    name: Annotated[str, NO_FLAG, NOT_SHOWN]
     """Of the recipe."""
-    model: Annotated[Pi05Config, tyro.conf.AvoidSubcommands]
+    model: Annotated[Pi05Config, ALWAYS_THERE]
     """Sizes of the model, its progress head and its prompt."""
     exp_name: str = ""
     """Name of the run: its folder is <output>/<recipe>/<exp_name>."""
