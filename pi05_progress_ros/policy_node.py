@@ -7,6 +7,7 @@ inference thread, the table of inputs has its own lock, instruction and flags ar
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -27,6 +28,8 @@ from std_msgs.msg import Float32, Int32, String
 from std_srvs.srv import Trigger
 
 from pi05_progress.estimate.estimator import Estimate, ProgressEstimator, Status
+from pi05_progress.policies import device_memory
+from pi05_progress.policies.backend import choose_backend
 from pi05_progress.policy import UNTRAINED, Policy, PolicyUnavailableError, make_policy, use_compilation_cache
 from pi05_progress.robots.messages import image_backend
 from pi05_progress.robots.profile import IMAGE_TYPE, SIDES, RobotProfile
@@ -82,6 +85,7 @@ class PolicyNode(LifecycleNode):
         if kinds := sorted({c.type for c in self._profile.cameras.values()} - {IMAGE_TYPE}):
             raise ValueError(f"cameras of {self._profile.name} arrive as {', '.join(kinds)}: not supported yet")
         use_compilation_cache()
+        claim = device_memory.claim(p.gpu_memory_gb, os.environ)
         started = time.monotonic()
         self._policy = make_policy(
             self._profile, policy=p.policy, checkpoint=p.checkpoint, backend=p.backend, model=p.model,
@@ -89,6 +93,8 @@ class PolicyNode(LifecycleNode):
             server_timeout_s=p.server_timeout_s,
         )  # fmt: skip
         self._policy.warm_up()
+        computed_by = choose_backend(p.checkpoint, p.backend) if p.policy == "pi05" else f"policy {p.policy}"
+        self.get_logger().info(device_memory.describe(claim, computed_by))
         backend = image_backend()
         self._trained = self._policy.model_id != UNTRAINED
         self._progress_pub = self.create_publisher(TaskProgress, "task_progress", 10)

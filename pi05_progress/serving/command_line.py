@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ import tyro
 
 from ..checkpoints.checkpoint import code_version
 from ..models.config import ModelConfigError
+from ..policies import device_memory
 from ..policies.backend import Choice, choose_backend, has_accelerator
 from ..policies.sampler import Dtype
 from ..policy import make_policy
@@ -89,6 +91,8 @@ class Arguments:
     """Of random parameters and of the noise that actions start from; openpi's is 0."""
     dtype: Dtype | None = None
     """What to compute in; None takes what the checkpoint says."""
+    gpu_memory_gb: float = 0.0
+    """Share of a GPU's memory that JAX takes, GB; 0: all but 4, which a video decoder and a viewer need."""
     debug: bool = False
     """Tell clients errors with a traceback, as openpi's server does, and log more."""
 
@@ -96,7 +100,7 @@ class Arguments:
 RANGES = {  # of options: least and most
     "port": (0, 65535), "max-batch": (0, math.inf), "max-waiting": (1, math.inf), "max-connections": (1, math.inf),
     "max-message-mb": (0.01, math.inf), "record-limit-gb": (0.001, math.inf), "tolerance": (0, math.inf),
-    "num-steps": (1, math.inf),
+    "num-steps": (1, math.inf), "gpu-memory-gb": (0, math.inf),
 }  # fmt: skip
 
 
@@ -124,6 +128,7 @@ def serve_policy(args: Arguments) -> int:
         raise ArgumentsError("--policy websocket: a server cannot ask another server; serve a checkpoint")
     began = time.monotonic()
     backend = choose_backend(args.checkpoint, args.backend)
+    claim = device_memory.claim(args.gpu_memory_gb, os.environ)
     max_batch = args.max_batch or (4 if has_accelerator(backend) else 1)
     policy = make_policy(
         profile, policy=args.policy, checkpoint=args.checkpoint, backend=args.backend, model=args.model,
@@ -134,6 +139,7 @@ def serve_policy(args: Arguments) -> int:
     log.info("model %s for %s loaded in %.1f s; compiling", policy.model_id, profile.name, time.monotonic() - began)
     began = time.monotonic()
     responder.warm_up()
+    log.info("%s", device_memory.describe(claim, backend if args.policy == "pi05" else f"policy {args.policy}"))
     seconds, sizes = time.monotonic() - began, ", ".join(map(str, responder.batch_sizes))
     log.info("compiled and warmed up in %.1f s; requests are computed in batches of %s", seconds, sizes)
     session = responder.metadata | {

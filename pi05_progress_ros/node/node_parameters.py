@@ -25,6 +25,7 @@ class NodeParameters:
     tokenizer: str
     num_steps: int
     seed: int
+    gpu_memory_gb: float
     prompt: str
     publish_commands: bool
     inference_rate_hz: float
@@ -79,6 +80,8 @@ def declare_parameters(node: Node) -> None:
     declare(node, "tokenizer", "", "path of PaliGemma's tokenizer, for checkpoints that use it")
     declare(node, "num_steps", 10, "denoising steps of one inference", between=(1, 100))
     declare(node, "seed", 0, "of random parameters and of the noise actions start from", between=(0, 2**31 - 1))
+    text = "share of a GPU's memory that JAX takes, GB; 0: all but 4, which a video decoder and a viewer need"
+    declare(node, "gpu_memory_gb", 0.0, text, between=(0.0, 1000.0))
     text = "the task's instruction; changed while running by this parameter or by ~/set_task"
     declare(node, "prompt", "", text, read_only=False)
     text = "command the robot with the policy's actions; can be switched while running"

@@ -26,6 +26,7 @@ from pi05_progress.models.costs import size_in_bytes
 from pi05_progress.models.lora import Trained, is_trained
 from pi05_progress.models.pi05 import Drawn
 from pi05_progress.observation import Observation
+from pi05_progress.policies.device_memory import VARIABLES, is_set
 
 from .errors import TrainingError
 from .loss import Part, Shares, total_loss
@@ -46,8 +47,8 @@ def claim_memory(environment: MutableMapping[str, str]) -> None:
 
     What the user has set stays.
     """
-    if not any(name in environment for name in ("XLA_PYTHON_CLIENT_MEM_FRACTION", "XLA_CLIENT_MEM_FRACTION")):
-        environment["XLA_PYTHON_CLIENT_MEM_FRACTION"] = str(USABLE)
+    if not is_set(environment):
+        environment[VARIABLES[0]] = str(USABLE)
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ WRONG = {
     "policy": (["--policy", "nothing"], "error: policy 'nothing': expected pi05, websocket or module:function"),
     "chain": (["--policy", "websocket"], "error: --policy websocket: a server cannot ask another server"),
     "batch": (["--max-batch", "-1"], "error: --max-batch: expected at least 0"),
+    "memory": (["--gpu-memory-gb", "-1"], "error: --gpu-memory-gb: expected at least 0, got -1"),
     "port": (["--port", "70000"], "error: --port: expected 0 to 65535, got 70000"),
     "message": (["--max-message-mb", "nan"], "error: --max-message-mb: expected at least 0.01, got nan"),
     "no message": (["--max-message-mb", "0"], "error: --max-message-mb: expected at least 0.01, got 0"),
@@ -44,7 +45,9 @@ WRONG = {
 }
 
 
-NOT_LOADED = ("port", "message", "no message", "limit", "endless", "tolerance", "replay", "record", "host", "both")
+NOT_LOADED = (
+    "memory", "port", "message", "no message", "limit", "endless", "tolerance", "replay", "record", "host", "both",
+)  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
