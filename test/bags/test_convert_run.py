@@ -11,6 +11,7 @@ import time
 
 import numpy as np
 import pytest
+from conftest import PATIENCE_S
 from convert_recordings import IMAGE, START, event, recording, write_bag
 from convert_results import convert
 
@@ -94,7 +95,7 @@ def test_a_full_disk_stops_the_conversion_and_it_goes_on_when_there_is_room(tmp_
 
     result = subprocess.run(
         command(output, tmp_path / "bags", workers=1, gop=1, crf=0),
-        preexec_fn=limited, capture_output=True, text=True, timeout=60,
+        preexec_fn=limited, capture_output=True, text=True, timeout=PATIENCE_S,
     )  # fmt: skip
     assert result.returncode == 1
     assert "make room" in result.stderr and "--resume" in result.stderr, result.stderr

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from checkpoint_cases import SMALL, STATS, arrays, assert_same, random_model, save_ours
+from conftest import PATIENCE_S
 from flax import nnx
 from places import SUPPORT
 
@@ -97,7 +98,7 @@ def test_each_leaf_goes_where_its_sharding_says(saved, checkpoint):
 
 def run(script, *arguments, **env):
     command = [sys.executable, "-c", textwrap.dedent(script), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **env}, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **env}, timeout=PATIENCE_S)
 
 
 def test_a_background_save_holds_the_parameters_as_they_were_when_it_was_called(tmp_path):

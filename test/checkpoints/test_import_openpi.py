@@ -12,6 +12,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 from checkpoint_cases import GOLDEN, SETS, TOLD, arrays, assert_same, imported, orbax_restore, unpack_openpi
+from conftest import PATIENCE_S
 
 from pi05_progress.checkpoints.checkpoint import CheckpointError, load_checkpoint, parameter_shapes
 from pi05_progress.checkpoints.foreign.config_fields import fields_of_leaves, make_config
@@ -273,7 +274,7 @@ def test_an_import_that_is_killed_leaves_nothing_that_looks_finished(tarball, tm
     main(sys.argv[1:])
     """
     command = [sys.executable, "-c", textwrap.dedent(script), "import", tarball / "6", tmp_path / "x", *SETS]
-    assert subprocess.run(command, timeout=120, capture_output=True).returncode == -signal.SIGKILL
+    assert subprocess.run(command, timeout=PATIENCE_S, capture_output=True).returncode == -signal.SIGKILL
     assert not (tmp_path / "x").exists()
     assert list(tmp_path.iterdir())
     for left in tmp_path.iterdir():

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import PATIENCE_S
 from small_datasets import MERGED, TWO_TASKS, facts, lerobot_copy, make_dataset, tree
 
 from pi05_progress.files.output_file import OutputFileError
@@ -319,7 +320,9 @@ def test_a_recording_for_rerun(labelled, tmp_path):
 
 def test_the_command_line(tmp_path):
     command = [sys.executable, "-m", "training.inspect_dataset", str(MERGED), "--output", str(tmp_path / "p.html")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0 and "episodes are worth a look" in done.stdout, done.stderr
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)  # the page is there now
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S
+    )  # the page is there now
     assert done.returncode == 1 and done.stderr.startswith("error: ") and "Traceback" not in done.stderr

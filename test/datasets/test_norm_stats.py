@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import PATIENCE_S
 from small_datasets import MERGED, TWO_TASKS, make_dataset, tree
 
 from pi05_progress.files.output_file import OutputFileError
@@ -112,7 +113,7 @@ def test_lerobots_data_set_without_decoding_a_picture(tmp_path):
         f"compute_norm_stats(Arguments((Path({str(TWO_TASKS)!r}),), output=Path({str(tmp_path / 's.json')!r})))\n"
         "print([m for m in ('av', 'PIL.JpegImagePlugin', 'torch', 'lerobot', 'rclpy', 'jax') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.stdout.strip() == "[]", done.stderr
     assert tree(TWO_TASKS) == before
     values = directly([TWO_TASKS], 50, False)
@@ -174,7 +175,9 @@ def test_numbers_that_are_not_finite_are_named(tmp_path):
 def test_the_command_line(tmp_path):
     root = random_set(tmp_path / "d")
     command = [sys.executable, "-m", "training.compute_norm_stats", str(root)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0 and "l_joint1" in done.stdout and "norm_stats.json" in done.stdout, done.stderr
-    done = subprocess.run([*command[:-1], str(tmp_path / "no")], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [*command[:-1], str(tmp_path / "no")], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S
+    )
     assert done.returncode == 1 and "no such folder" in done.stderr and "Traceback" not in done.stderr

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import PATIENCE_S
 from places import ROOT
 
 from pi05_progress.files import output_folder as subject
@@ -184,7 +185,7 @@ with subject.output_folder(Path(sys.argv[1]), replaces=("is_ours",)) as partial:
 def test_a_process_killed_while_it_replaces_leaves_both_and_is_no_obstacle(tmp_path, moves, left):
     write(tmp_path / "x", "old")
     command = [sys.executable, "-c", KILLED, str(tmp_path / "x"), str(moves)]
-    done = subprocess.run(command, cwd=ROOT, timeout=60)
+    done = subprocess.run(command, cwd=ROOT, timeout=PATIENCE_S)
     assert done.returncode == -signal.SIGKILL
     assert names(tmp_path) == left and (tmp_path / left[0] / "text").read_text() == "old"
     write(tmp_path / "x", replaces=MARKER)

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import PATIENCE_S
 from labelled_datasets import labelled
 from places import ROOT
 from small_datasets import MERGED, TWO_TASKS, facts, lerobot_copy, make_dataset, tree
@@ -35,7 +36,7 @@ from training.labels.milestones import MilestoneError
 def run(*arguments, before=(), **options):
     """The tool as a process of its own."""
     command = [*before, sys.executable, "-m", "training.add_progress_labels", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, **options)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S, **options)
 
 
 def columns(root, *names):
@@ -307,7 +308,7 @@ def test_a_second_labelling_into_the_same_place_is_refused_while_the_first_is_at
         for options in ({}, {"overwrite": True}):
             with pytest.raises(OutputFolderError, match="another process is writing there"):
                 labelled(source, out, method="activity", **options)
-        first.communicate("go on\n", timeout=60)
+        first.communicate("go on\n", timeout=PATIENCE_S)
     finally:
         first.kill()
         first.wait()
@@ -339,7 +340,9 @@ tool.add_progress_labels(tool.Arguments(Path(sys.argv[2]), Path(sys.argv[3])))
 @pytest.mark.parametrize("step", ["_sarm", "save_progress_meta"])
 def test_a_killed_process_leaves_nothing_that_looks_finished(source, tmp_path, step):
     out = tmp_path / "out"
-    done = subprocess.run([sys.executable, "-c", KILLED, step, source, out], cwd=ROOT, capture_output=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, step, source, out], cwd=ROOT, capture_output=True, timeout=PATIENCE_S
+    )
     assert done.returncode == -9 and not out.exists()
     labelled(source, out)
     assert len(open_dataset(out).episodes) == 4 and not out.with_name("out.partial").exists()

@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+from conftest import PATIENCE_S
 from places import ROOT
 from small_datasets import TWO_TASKS, lerobot_copy, tree
 from small_loading import MODEL, assert_same, labelled, loader, take
@@ -111,7 +112,7 @@ def test_a_build_that_is_killed_leaves_nothing_that_looks_finished(tmp_path):
 def test_processes_that_need_it_at_once_make_it_once(tmp_path):
     log, folder = tmp_path / "log", tmp_path / "cache"
     processes = [build(folder, log) for _ in range(2)]
-    assert [process.wait(60) for process in processes] == [0, 0]
+    assert [process.wait(PATIENCE_S) for process in processes] == [0, 0]
     assert log.stat().st_size == 3 * 64 and len(caches(folder)) == 1
 
 

@@ -91,7 +91,7 @@ def topics(start, ros):
         assert process.poll() is None, process.log()
         return named <= {name for name, _ in node.get_topic_names_and_types()}
 
-    wait_for(there, 60, what=f"the topics {sorted(named)}")
+    wait_for(there, what=f"the topics {sorted(named)}")
     yield {name: types[0] for name, types in node.get_topic_names_and_types()}
     node.destroy_node()
 

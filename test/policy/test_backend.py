@@ -8,6 +8,7 @@ import types
 
 import pytest
 from checkpoint_cases import LEROBOT, random_model
+from conftest import PATIENCE_S
 from places import ROOT
 from serving_helpers import CONFIG, PROFILE
 
@@ -116,7 +117,7 @@ def test_users_of_jax_never_import_pytorch_even_where_it_could_be_imported(nativ
     path = os.pathsep.join([str(tmp_path), str(ROOT), os.environ.get("PYTHONPATH", "")])
     env = {**os.environ, "PYTHONPATH": path}
     found = subprocess.run(
-        [sys.executable, "-c", JAX_USER, native], env=env, capture_output=True, text=True, timeout=250
+        [sys.executable, "-c", JAX_USER, native], env=env, capture_output=True, text=True, timeout=2 * PATIENCE_S
     )
     assert found.returncode == 0, found.stderr
     assert found.stdout.strip().endswith("imported: []")

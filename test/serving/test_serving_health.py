@@ -4,7 +4,7 @@ import threading
 
 import pytest
 import websockets
-from conftest import wait_for
+from conftest import PATIENCE_S, wait_for
 from serving_helpers import (
     ask,
     asking,
@@ -29,10 +29,10 @@ def test_a_mistake_of_the_servers_is_logged_counted_and_told(caplog):
 
     with serving(no_dictionary) as server:
         with open_connection(server) as connection:
-            connection.recv(20)
+            connection.recv(PATIENCE_S)
             assert ask(connection, {"x": 1}) == "the server failed; its log says why"
             with pytest.raises(websockets.ConnectionClosedError):
-                connection.recv(20)
+                connection.recv(PATIENCE_S)
             assert connection.close_code == 1011
         assert metric(server, 'pi05_progress_requests_total{outcome="failed"}') == "1.0"
     assert "the server failed" in caplog.text
@@ -42,7 +42,7 @@ def test_a_mistake_of_the_servers_is_logged_counted_and_told(caplog):
 def test_a_policy_that_always_fails_is_told_by_healthz_until_it_works_again():
     def answer(prompt):
         with open_connection(server) as connection:
-            connection.recv(20)
+            connection.recv(PATIENCE_S)
             return ask(connection, request(prompt))
 
     with serving(stub()) as server:
@@ -68,7 +68,7 @@ def test_a_request_that_the_policy_cannot_use_is_the_requests_fault():
     with serving(responder) as server:
         for _ in range(6):
             with open_connection(server) as connection:
-                connection.recv(20)
+                connection.recv(PATIENCE_S)
                 assert ask(connection, request()) == "the prompt is too long"
         assert health(server)[0] == 200
         assert metric(server, 'pi05_progress_requests_total{outcome="bad_request"}') == "6.0"
@@ -82,7 +82,7 @@ def test_a_policy_that_gives_too_few_replies_fails_these_requests_and_no_others(
     responder.answer = lambda prepared: answer(prepared)[: -1 if prepared[0][1] == "less" else None]
     with serving(responder) as server:
         with open_connection(server) as connection:
-            connection.recv(20)
+            connection.recv(PATIENCE_S)
             assert ask(connection, request("less")) == "the policy failed: RuntimeError: 0 replies to 1 requests"
         assert works(server)
 
@@ -91,15 +91,15 @@ def test_when_the_inference_thread_ends_all_who_wait_are_told_and_healthz_too():
     responder, gate = stub(), threading.Event()
 
     def leave(*_):
-        gate.wait(20)
+        gate.wait(PATIENCE_S)
         raise SystemExit("the driver gave up")
 
     responder._policy.infer = leave
     with serving(responder) as server:
         connections = [asking(server) for _ in range(3)]
-        wait_for(lambda: queue_length(server) == 2, 20, what="two that wait")
+        wait_for(lambda: queue_length(server) == 2, what="two that wait")
         gate.set()
         why = "the inference thread has ended: SystemExit: the driver gave up"
-        assert [connection.recv(20) for connection in connections] == [why] * 3
-        wait_for(lambda: health(server) == (503, "the inference thread has ended\n"), 10, what="bad health")
+        assert [connection.recv(PATIENCE_S) for connection in connections] == [why] * 3
+        wait_for(lambda: health(server) == (503, "the inference thread has ended\n"), what="bad health")
         assert server.broken.is_set()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import PATIENCE_S
 from places import SUPPORT
 from serving_helpers import serving, stub, works
 
@@ -29,7 +30,7 @@ def openpi_python():
     shutil.rmtree(folder, ignore_errors=True)
     uv = [sys.executable, "-m", "uv"]
     for command in (["venv", "--python", sys.executable, folder], ["pip", "install", "--python", python, *PACKAGES]):
-        result = subprocess.run([*uv, *map(str, command)], capture_output=True, text=True, timeout=240)
+        result = subprocess.run([*uv, *map(str, command)], capture_output=True, text=True, timeout=2 * PATIENCE_S)
         if result.returncode:
             if any(text in result.stderr.lower() for text in NO_NETWORK):
                 pytest.skip("no network, from which openpi-client is installed")
@@ -40,7 +41,7 @@ def openpi_python():
 
 def session(python, *arguments):
     command = [str(python), str(SESSION), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, env={"PATH": os.environ["PATH"]})
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, env={"PATH": os.environ["PATH"]})
 
 
 def test_openpis_client_with_its_chunk_broker_runs_200_steps_and_finds_progress(openpi_python):

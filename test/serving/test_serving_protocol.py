@@ -13,6 +13,7 @@ import urllib.request
 import numpy as np
 import pytest
 import websockets
+from conftest import PATIENCE_S
 from places import GOLDEN
 from serving_helpers import StubPolicy, ask, function, open_connection, request, serving, stub, works
 from websockets.sync.client import connect
@@ -38,7 +39,9 @@ def without_times(frame):
 def get(server, path, scheme="http", context=None, **headers):
     """Status, headers and text of a plain request."""
     url = f"{scheme}://127.0.0.1:{server.port}{path}"
-    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=10, context=context) as reply:
+    with urllib.request.urlopen(
+        urllib.request.Request(url, headers=headers), timeout=PATIENCE_S, context=context
+    ) as reply:
         return reply.status, dict(reply.headers), reply.read().decode()
 
 
@@ -52,13 +55,13 @@ def test_a_recorded_session_of_openpis_server_is_reproduced_frame_by_frame():
         return {"state": np.zeros(3, np.float32), "actions": actions, "policy_timing": {"infer_ms": 1.0}}
 
     with serving(policy) as server, open_connection(server) as connection:
-        got = [connection.recv(10)]
+        got = [connection.recv(PATIENCE_S)]
         for frame in SESSION[1:]:
             if frame["dir"].startswith("client"):
                 connection.send(bytes.fromhex(frame["hex"]))
                 got.append(bytes.fromhex(frame["hex"]))
             else:
-                got.append(connection.recv(10))
+                got.append(connection.recv(PATIENCE_S))
     assert [type(frame) for frame in got] == [bytes] * len(frames)
     assert [without_times(frame) for frame in got] == [without_times(frame) for frame in frames]
     first, second = (unpack(got[i])["server_timing"] for i in (2, 4))
@@ -68,7 +71,7 @@ def test_a_recorded_session_of_openpis_server_is_reproduced_frame_by_frame():
 
 def test_metadata_tells_what_a_client_needs_and_progress_is_a_plain_number():
     with serving(stub()) as server, open_connection(server) as connection:
-        metadata = unpack(connection.recv(10))
+        metadata = unpack(connection.recv(PATIENCE_S))
         assert (metadata["model_id"], metadata["robot"]) == ("stub", "teleavatar")
         assert (metadata["action_horizon"], metadata["action_dt_s"]) == (5, 1 / 30)
         reply = ask(connection, request())
@@ -84,31 +87,31 @@ def test_metadata_tells_what_a_client_needs_and_progress_is_a_plain_number():
 
 def test_health_is_told_in_openpis_words_also_while_the_policy_computes():
     with serving(stub(wait_s=1.0)) as server, open_connection(server) as connection:
-        connection.recv(10)
+        connection.recv(PATIENCE_S)
         connection.send(pack(request()))
         time.sleep(0.2)
         before = time.monotonic()
         assert get(server, "/healthz")[::2] == (200, "OK\n")
         assert time.monotonic() - before < 0.5
-        assert unpack(connection.recv(10))["progress"] == 0.25
+        assert unpack(connection.recv(PATIENCE_S))["progress"] == 0.25
 
 
 def test_a_device_that_hangs_is_told_by_healthz(monkeypatch):
     monkeypatch.setattr("pi05_progress.serving.server.STUCK_S", 0.05)
     with serving(stub(wait_s=0.5)) as server, open_connection(server) as connection:
-        connection.recv(10)
+        connection.recv(PATIENCE_S)
         connection.send(pack(request()))
         time.sleep(0.2)
         with pytest.raises(urllib.error.HTTPError, match="503"):
             get(server, "/healthz")
-        connection.recv(10)
+        connection.recv(PATIENCE_S)
         assert get(server, "/healthz")[0] == 200
 
 
 def test_every_answer_logs_its_progress(caplog):
     caplog.set_level(logging.INFO)
     with serving(stub()) as server, open_connection(server) as connection:
-        connection.recv(10)
+        connection.recv(PATIENCE_S)
         for sent in (request(state=np.full(48, 0.423)), request("no progress"), request("again")):
             ask(connection, sent)
     assert [m for m in caplog.messages if m.startswith("Task progress")] == [
@@ -124,7 +127,7 @@ def test_metrics_count_requests_by_outcome():
             assert f'pi05_progress_requests_total{{outcome="{outcome}"}} 0.0' in started.splitlines()
         for sent in (request(), request("no progress"), request("raise"), {"x": 1}):
             with open_connection(server) as connection:
-                connection.recv(10)
+                connection.recv(PATIENCE_S)
                 ask(connection, sent)
         _, headers, text = get(server, "/metrics")
     assert headers["Content-Type"].startswith("text/plain; version=0.0.4")
@@ -151,13 +154,13 @@ def test_metrics_count_requests_by_outcome():
 def test_an_error_is_a_text_frame_and_then_close_1011(debug, text, reason):
     with serving(stub(), debug=debug) as server:
         with open_connection(server) as connection:
-            connection.recv(10)
+            connection.recv(PATIENCE_S)
             answer = ask(connection, request("raise"))
             assert answer.startswith(text)
             assert "the device is gone" in answer
             assert debug == ("\n" in answer)
             with pytest.raises(websockets.ConnectionClosedError):
-                connection.recv(10)
+                connection.recv(PATIENCE_S)
             assert connection.close_code == 1011
             assert connection.close_reason.startswith(reason)
         assert works(server)
@@ -167,15 +170,15 @@ def test_more_requests_than_may_wait_are_refused_at_once_and_the_others_answered
     with serving(stub(wait_s=0.3), max_waiting=2) as server, contextlib.ExitStack() as stack:
         connections = [stack.enter_context(open_connection(server)) for _ in range(6)]
         for connection in connections:
-            connection.recv(10)
+            connection.recv(PATIENCE_S)
             connection.send(pack(request()))
             time.sleep(0.03)
-        answers = [connection.recv(10) for connection in connections]
+        answers = [connection.recv(PATIENCE_S) for connection in connections]
         refused = [answer for answer in answers if isinstance(answer, str)]
         assert refused == ["the server is busy: 2 requests are waiting already; try again later"] * 3
         assert all(isinstance(answer, bytes) for answer in answers[:3])
         with pytest.raises(websockets.ConnectionClosed):
-            connections[-1].recv(10)
+            connections[-1].recv(PATIENCE_S)
         assert connections[-1].close_code == 1013
         assert works(server)
 
@@ -193,7 +196,7 @@ def test_more_clients_than_may_connect_are_refused():
 def test_a_message_above_the_limit_ends_the_connection_with_1009():
     with serving(stub(), max_message_bytes=100_000) as server:
         with open_connection(server) as connection:
-            connection.recv(10)
+            connection.recv(PATIENCE_S)
             with pytest.raises(websockets.ConnectionClosed):
                 ask(connection, b"\0" * 200_000)
             assert connection.close_code == 1009
@@ -217,7 +220,7 @@ def test_a_wrong_or_missing_key_is_refused_before_a_connection_is_made(given):
             get(server, "/metrics")
         assert get(server, "/healthz")[0] == 200, "for load balancers, which have no key"
         with open_connection(server, **headers(f"Api-Key {KEY}")) as connection:
-            connection.recv(10)
+            connection.recv(PATIENCE_S)
             assert ask(connection, request())["progress"] == 0.25
         assert get(server, "/metrics", Authorization=f"Api-Key {KEY}")[0] == 200
 
@@ -266,7 +269,7 @@ def test_tls_encrypts_web_sockets_and_http(tmp_path):
     with serving(stub(), tls=server_tls(certificate, key)) as server:
         uri = server.uri.replace("ws:", "wss:")
         with connect(uri, ssl=trusting, compression=None) as connection:
-            connection.recv(10)
+            connection.recv(PATIENCE_S)
             assert ask(connection, request())["progress"] == 0.25
         assert get(server, "/healthz", "https", trusting)[0] == 200
         with pytest.raises(ssl.SSLCertVerificationError):
@@ -282,16 +285,16 @@ def test_tls_encrypts_web_sockets_and_http(tmp_path):
 def test_told_to_end_it_answers_what_is_being_computed_and_takes_nothing_more():
     with serving(stub(wait_s=0.6)) as server, open_connection(server) as busy, open_connection(server) as idle:
         for connection in (busy, idle):
-            connection.recv(10)
+            connection.recv(PATIENCE_S)
         busy.send(pack(request()))
         time.sleep(0.2)
         server.end()
-        assert unpack(busy.recv(10))["progress"] == 0.25
+        assert unpack(busy.recv(PATIENCE_S))["progress"] == 0.25
         for connection in (busy, idle):
             with pytest.raises(websockets.ConnectionClosedOK):
-                connection.recv(10)
+                connection.recv(PATIENCE_S)
             assert (connection.close_code, connection.close_reason) == (1001, "the server is shutting down")
-        server.thread.join(10)
+        server.thread.join(PATIENCE_S)
         assert not server.thread.is_alive()
         with pytest.raises(ConnectionRefusedError):
             open_connection(server)
@@ -304,9 +307,9 @@ def test_a_server_whose_device_hangs_ends_all_the_same(monkeypatch):
     responder = stub()
     responder._policy = policy
     with serving(responder) as server, open_connection(server) as connection:
-        connection.recv(10)
+        connection.recv(PATIENCE_S)
         connection.send(pack(request()))
         time.sleep(0.1)
         server.end()
-        server.thread.join(5)
+        server.thread.join(PATIENCE_S)
         assert not server.thread.is_alive()

@@ -8,7 +8,7 @@ import sys
 from dataclasses import replace
 
 import pytest
-from conftest import wait_for
+from conftest import PATIENCE_S, wait_for
 from places import ROOT
 
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -167,7 +167,7 @@ def test_a_signal_lets_the_command_end_in_order_and_one_line_says_how_to_go_on(
                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
     wait_for((tmp_path / "ready").exists, what="the command's start")
     (os.killpg if to_all else os.kill)(child.pid, number)  # Ctrl-C goes to all of a terminal's processes
-    _, said = child.communicate(timeout=20)
+    _, said = child.communicate(timeout=PATIENCE_S)
     assert (tmp_path / "saved").read_text() == str(int(arrives))
     assert said == "wait: stopped; the same command goes on from here\n"
     assert child.returncode == 40

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import wait_for
+from conftest import PATIENCE_S, wait_for
 from places import SUPPORT
 
 from pi05_progress.observation import PolicyOutput
@@ -120,12 +120,12 @@ def test_ctrl_c_keeps_finished_episodes_and_leaves_no_process(tmp_path, workers)
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(SUPPORT), os.environ.get("PYTHONPATH", "")])}
     child = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True, start_new_session=True)
     log = tmp_path / "driven.json.episodes.jsonl"
-    wait_for(lambda: log.exists() and log.read_bytes().count(b"\n") > 2, 120, what="two finished episodes")
+    wait_for(lambda: log.exists() and log.read_bytes().count(b"\n") > 2, what="two finished episodes")
     os.killpg(child.pid, signal.SIGINT)
-    _, said = child.communicate(timeout=30)
+    _, said = child.communicate(timeout=PATIENCE_S)
     assert child.returncode == 130 and "finished episodes are in" in said and "Traceback" not in said
     assert log.read_bytes().endswith(b"\n") and not path.exists()
-    wait_for(lambda: not alive(child.pid), 10, what="the end of all processes")
+    wait_for(lambda: not alive(child.pid), what="the end of all processes")
 
 
 def alive(group):

@@ -180,12 +180,12 @@ def test_a_killed_run_leaves_nothing_that_looks_finished_and_can_go_on(tmp_path)
     arguments += ["--fault", "gives_up:0"]
     process = subprocess.Popen([*COMMAND, *arguments], start_new_session=True)
     partial = tmp_path / ".partial" / "stack_cubes_000000"
-    wait_for(lambda: any(partial.glob("*.mcap")), 60, what="a bag half written")
+    wait_for(lambda: any(partial.glob("*.mcap")), what="a bag half written")
     time.sleep(0.2)
     workers = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
     process.kill()  # it alone: its workers notice
     process.wait()
-    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), 30, what="the workers' end")
+    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers), what="the workers' end")
     assert not (tmp_path / "stack_cubes_000000").exists()
     assert run(*arguments).returncode == 0
     assert read(tmp_path / "stack_cubes_000000")["/episode_event"][-1][1].outcome == 2

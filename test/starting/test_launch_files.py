@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 from ament_prefix import ROOT, make_prefix
-from conftest import wait_for
+from conftest import PATIENCE_S, wait_for
 
 pytest.importorskip("launch.actions")  # not "launch": that is a folder of this checkout, too
 pytest.importorskip("launch_ros.actions")
@@ -66,7 +66,7 @@ class Started:
         """Ctrl-C."""
         if self.popen.poll() is None:
             os.killpg(self.popen.pid, signal.SIGINT)
-        return self.popen.wait(30)
+        return self.popen.wait(PATIENCE_S)
 
 
 def options(words, files):
@@ -163,7 +163,7 @@ def test_what_the_user_has_set_is_left_alone(tmp_path):
 )
 def test_wrong_arguments_end_the_launch_with_the_reason(tmp_path, given, message):
     started = Started(tmp_path, "bringup", given, environment(make_prefix(tmp_path / "prefix")))
-    assert started.popen.wait(30) == 1
+    assert started.popen.wait(PATIENCE_S) == 1
     assert message in started.log.read_text()
     assert "process started" not in started.log.read_text()
 
@@ -171,7 +171,7 @@ def test_wrong_arguments_end_the_launch_with_the_reason(tmp_path, given, message
 def test_a_simulation_in_the_production_robots_domain_is_refused(tmp_path):
     env = environment(make_prefix(tmp_path / "prefix"), ROS_DOMAIN_ID="29")
     started = Started(tmp_path, "simulation", {}, env)
-    assert started.popen.wait(30) == 1
+    assert started.popen.wait(PATIENCE_S) == 1
     assert "production robot's" in started.log.read_text()
     with pytest.raises(LaunchError):
         LAUNCHES["simulation"].processes({}, env)
@@ -180,7 +180,7 @@ def test_a_simulation_in_the_production_robots_domain_is_refused(tmp_path):
 def test_a_simulation_that_cannot_start_ends_the_policy_too(tmp_path):
     env = environment(make_prefix(tmp_path / "prefix"))
     started = Started(tmp_path, "bringup", {"sim": "true", "sim_image_scale": "7"}, env)
-    assert started.popen.wait(60) == 0
+    assert started.popen.wait(PATIENCE_S) == 0
     text = started.log.read_text()
     assert "image_scale: 7.0 is refused" in text
     assert re.search(r"process has died.*exit code 1", text)

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import time
 from collections import deque
 
@@ -24,6 +25,7 @@ NODE = "pi05_progress_ros.policy_node"
 PROFILE = RobotProfile.load("teleavatar")
 PAUSE, READY = 0, 2
 SAG_RAD = 0.02  # by which the arms stay behind their targets
+QUIET_SPINS = 50  # without a command: those that were on their way have come
 
 
 def parameters(**values):
@@ -38,14 +40,25 @@ def start_node(start, *remaps, **values):
     return start(NODE, *given, *(a for remap in remaps for a in ("-r", remap)), PYTHONPATH=path)
 
 
+def said_s(log, text):
+    """When the first line with this text was logged, s since the epoch: by the stamp of the node that said it."""
+    line = next(line for line in log.splitlines() if text in line)
+    return float(re.search(r"\[(\d+\.\d+)\]", line)[1])
+
+
+def stamp_s(message):
+    """Of its header, s since the epoch."""
+    return message.header.stamp.sec + message.header.stamp.nanosec * 1e-9
+
+
 def set_parameter(ros, node, name, value, spin=None, node_name="policy_node"):
     """Set a parameter of a node from another one; returns whether it was taken."""
     spin = spin or (lambda: ros.spin_once(node, timeout_sec=0.01))
     client = node.create_client(SetParameters, f"/{node_name}/set_parameters")
-    wait_for(client.service_is_ready, 20, spin, "the parameter service")
+    wait_for(client.service_is_ready, spin, "the parameter service")
     request = SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg()])
     future = client.call_async(request)
-    wait_for(future.done, 20, spin, "an answer of the parameter service")
+    wait_for(future.done, spin, "an answer of the parameter service")
     node.destroy_client(client)
     return future.result().results[0].successful
 
@@ -63,20 +76,20 @@ class FakeRobot:
         self.task_pub = create(String, "/policy_node/set_task", 10)
         self.relays = []
         self.progress, self.chunks, self.diagnostics, self.percent = [], [], [], []
-        self.targets, self.grippers, self.enables = [], [], []
+        self.targets, self.grippers, self.enables = [], [], []  # arms' with stamp and side, grippers' with side
         subscribe(TaskProgress, "/task_progress", self.progress.append, 50)
         subscribe(Float32, "/task_progress/percent", self.percent.append, 50)
         subscribe(ActionChunk, "/action_chunk", self.chunks.append, 50)
         subscribe(DiagnosticArray, "/diagnostics", self.diagnostics.append, 50)
         for side in SIDES:
             subscribe(JointState, PROFILE.arms[side].target_topic, lambda m, s=side: self.on_target(m, s), 50)
-            subscribe(
-                Float32, PROFILE.grippers[side].command_topic, lambda m, s=side: self.grippers.append((s, m.data)), 50
-            )
+            subscribe(Float32, PROFILE.grippers[side].command_topic, lambda m, s=side: self.on_gripper(m, s), 50)
         subscribe(Float32, PROFILE.enable_topic, self.on_enable, 50)
-        self.measured = {s: deque(maxlen=30) for s in SIDES}  # positions as they were published, 0.3 s
+        self.measured = {s: deque(maxlen=300) for s in SIDES}  # positions as they were published
+        self.sent = Counter()  # messages by topic
         self.positions = {s: PROFILE.arms[s].limits().mean(axis=1) for s in SIDES}
         self.enabled_s, self.last_enable, self.last_is_measured = -math.inf, None, {}
+        self.spins_since_command = 0
         self.heal()
 
     def heal(self):
@@ -97,26 +110,35 @@ class FakeRobot:
             self.node.destroy_publisher(self.relays.pop())
 
     def on_target(self, message, side):
-        self.targets.append((time.monotonic(), side, list(message.position)))
+        self.targets.append((stamp_s(message), side, list(message.position)))
+        self.spins_since_command = 0
         target = np.array(message.position)
         # Whether this is where the arms were measured lately: to hold them there, and not to go on.
         self.last_is_measured[side] = min(np.abs(target - p).max() for p in self.measured[side]) < 1e-5
         if self.follows and self.fsm() == READY and not self.last_is_measured[side]:
             self.positions[side] = target - SAG_RAD
 
+    def on_gripper(self, message, side):
+        self.grippers.append((side, message.data))
+        self.spins_since_command = 0
+
     def on_enable(self, message):
-        self.enables.append((time.monotonic(), message.data))
+        self.enables.append(message.data)
         self.last_enable = message.data
         self.enabled_s = time.monotonic() if message.data > 0 else -math.inf
+        if message.data > 0:
+            self.spins_since_command = 0
 
     def fsm(self):
         if self.fsm_says is not None:
             return self.fsm_says
-        return READY if time.monotonic() - self.enabled_s < 1.0 and not self.paused else PAUSE
+        # A robot's patience is 1 s; here a slow machine is none of the faults.
+        return READY if time.monotonic() - self.enabled_s < 5.0 and not self.paused else PAUSE
 
     def spin(self, _=None):
         """Publish what is due and take in what has come."""
         now = time.monotonic()
+        self.spins_since_command += 1
         if now >= self.next_joint:
             self.next_joint = now + 0.01
             for side in SIDES:
@@ -146,19 +168,24 @@ class FakeRobot:
             self.stamps[name] = Time(nanoseconds=nanoseconds).to_msg()
         message.header.stamp = self.stamps[name]
         publisher.publish(change(message))
+        self.sent[publisher.topic_name] += 1
 
-    def run(self, seconds):
-        """Go on for a while and keep only what came meanwhile."""
+    def forget(self):
+        """Keep only what comes from now on."""
         for _ in range(10):  # what was on its way
             self.spin()
         collected = (self.progress, self.chunks, self.diagnostics, self.percent)
         for messages in (*collected, self.targets, self.grippers, self.enables):
             messages.clear()
+
+    def run(self, seconds):
+        """Go on for a while, for what must not happen meanwhile; ``until`` is for what must."""
+        self.forget()
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             self.spin()
 
-    def until(self, condition, what, timeout_s=30.0):
+    def until(self, condition, what):
         """Go on until it is so."""
 
         def met():
@@ -166,7 +193,7 @@ class FakeRobot:
             return condition()
 
         try:
-            wait_for(met, timeout_s, self.spin, what)
+            wait_for(met, self.spin, what)
         except AssertionError as error:
             said = self.process.log() if self.process else ""
             raise AssertionError(f"{error}; the node's last words:\n{said[-3000:]}") from None
@@ -186,9 +213,19 @@ class FakeRobot:
         return bool(self.progress) and math.isnan(self.progress[-1].progress_raw) and self.progress[-1].status == 0
 
     def moved(self):
-        """Whether arms were commanded beyond holding them, within the last half second."""
-        recent = [p for t, s, p in self.targets if s == "left" and time.monotonic() - t < 0.5]
-        return len(recent) > 20 and max(abs(a - b) for a, b in zip(recent[0], recent[-1], strict=True)) > 1e-3
+        """Whether arms were commanded beyond holding them, within the last second by the stamps."""
+        since_s = time.time() - 1.0
+        recent = [p for _, s, p in takewhile(lambda target: target[0] > since_s, reversed(self.targets)) if s == "left"]
+        return len(recent) > 1 and np.ptp(recent, axis=0).max() > 1e-3
+
+    def held(self, seconds=1.0, pose=True):
+        """Go on: the robot is paused where it was measured (if that is known), and nothing is commanded after that."""
+        self.until(lambda: self.last_enable == 0.0 and self.spins_since_command > QUIET_SPINS, "the pause")
+        assert not pose or self.last_is_measured == {"left": True, "right": True}
+        self.run(seconds)
+        assert self.targets == []
+        assert self.grippers == []
+        assert [value for value in self.enables if value > 0] == []
 
     def statuses(self):
         """Texts of the newest diagnostics by the last word of their names."""

@@ -1,6 +1,7 @@
 """Policies with known behaviour for tests of the node; named by its parameter ``policy``."""
 
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from pi05_progress.units.transforms import state_to_model
 PERIOD_S, AMPLITUDE = 4.0, 0.15  # of the known trajectory, s and rad
 EFFORTS = (-0.3, 0.2)  # of the grippers, left and right, N m
 HORIZON, DT_S = 30, 1 / 30
+WAIT_FOR = "wait for the file "  # the instruction to answer, far away, once there is the file
 
 
 def course(home, times):
@@ -57,11 +59,14 @@ class ByTask:
                 progress = 1.5
             case "short chunk":
                 shape = (3, 16)
-            case "ten seconds" if self.calls == 1:
-                time.sleep(10)
             case "swing slowly":
                 time.sleep(1.2)
                 arms = course(self.home, times)
+        if prompt.startswith(WAIT_FOR):
+            gate = Path(prompt.removeprefix(WAIT_FOR))
+            while not gate.exists():
+                time.sleep(0.02)
+            arms = arms + 0.9
         actions = np.zeros((HORIZON, 16), np.float32)
         actions[:, :7], actions[:, 8:15] = arms[:, :7], arms[:, 7:]
         actions[:, [7, 15]] = EFFORTS

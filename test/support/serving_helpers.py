@@ -11,6 +11,7 @@ import urllib.request
 from contextlib import contextmanager
 
 import numpy as np
+from conftest import PATIENCE_S
 from small_models import SMALL, random_model
 from websockets.sync.client import connect
 
@@ -118,7 +119,7 @@ def serving(responder, recorder=None, **settings):
 
     thread = threading.Thread(target=lambda: asyncio.run(main()))
     thread.start()
-    assert ready.wait(20)
+    assert ready.wait(PATIENCE_S)
     server = found["server"]
     server.end, server.thread = found["end"], thread
     try:
@@ -126,7 +127,7 @@ def serving(responder, recorder=None, **settings):
     finally:
         if thread.is_alive():
             server.end()
-        thread.join(30)
+        thread.join(PATIENCE_S)
         assert not thread.is_alive(), "the server did not end"
 
 
@@ -138,14 +139,14 @@ def open_connection(server, **options):
 def ask(connection, value):
     """The reply: a dictionary, or text that is an error."""
     connection.send(value if isinstance(value, bytes | str) else pack(value))
-    answer = connection.recv(20)
+    answer = connection.recv(PATIENCE_S)
     return answer if isinstance(answer, str) else unpack(answer)
 
 
 def works(server):
     """Whether a new client gets a good answer."""
     with open_connection(server) as connection:
-        connection.recv(20)
+        connection.recv(PATIENCE_S)
         reply = ask(connection, request())
         return isinstance(reply, dict) and reply["actions"].shape == (5, 16)
 
@@ -154,14 +155,14 @@ def gated():
     """A responder whose policy answers only once the gate is open."""
     gate, responder = threading.Event(), stub()
     infer = responder._policy.infer
-    responder._policy.infer = lambda *given: (gate.wait(20), infer(*given))[1]
+    responder._policy.infer = lambda *given: (gate.wait(PATIENCE_S), infer(*given))[1]
     return gate, responder
 
 
 def asking(server, value=None):
     """A connection whose request has arrived."""
     connection = open_connection(server).__enter__()
-    connection.recv(20)
+    connection.recv(PATIENCE_S)
     connection.send(pack(request()) if value is None else value)
     return connection
 
@@ -169,7 +170,7 @@ def asking(server, value=None):
 def health(server):
     """Status and text of /healthz."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/healthz", timeout=10) as reply:
+        with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/healthz", timeout=PATIENCE_S) as reply:
             return reply.status, reply.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
@@ -177,7 +178,7 @@ def health(server):
 
 def metric(server, name):
     """A value of /metrics, as its text."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/metrics", timeout=10) as reply:
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/metrics", timeout=PATIENCE_S) as reply:
         [line] = [line for line in reply.read().decode().splitlines() if line.startswith(name + " ")]
     return line.removeprefix(name + " ")
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import PATIENCE_S
 from places import ROOT
 
 from training import train
@@ -143,7 +144,7 @@ def test_a_scheduler_can_tell_a_run_that_was_stopped_from_one_that_is_done(stopp
 
 def test_the_program_refuses_in_one_line_what_is_missing(tmp_path):
     command = [sys.executable, "-m", "training.train", "--config=tiny_demo", "--exp_name=x", f"--output={tmp_path}"]
-    done = subprocess.run([*command, "--data.repo_id=/nowhere"], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*command, "--data.repo_id=/nowhere"], capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 1 and done.stderr.strip().splitlines()[-1].startswith("error: /nowhere: no such folder")
     assert not list(tmp_path.iterdir())
 

@@ -6,6 +6,7 @@ import signal
 import socket
 
 import pytest
+from conftest import PATIENCE_S
 from small_loading import labelled
 from training_runs import NAME, configuration, in_its_own_process, quick_programs, rows, run
 
@@ -39,7 +40,7 @@ def two_processes(config):
 
 
 def ended(processes, statuses=(0, 0)):
-    said = [process.communicate(timeout=300) for process in processes]
+    said = [process.communicate(timeout=2 * PATIENCE_S) for process in processes]
     assert [process.returncode for process in processes] == list(statuses), said
     return said
 
@@ -81,6 +82,6 @@ def test_processes_that_do_not_see_the_same_are_refused(data, tmp_path):
         config = configuration(data, tmp_path, num_train_steps=3, seed=index)
         mesh = dataclasses.replace(config.mesh, distributed=True, coordinator=address, processes=2, process_index=index)
         started.append(in_its_own_process(dataclasses.replace(config, mesh=mesh), env=env))
-    said = [process.communicate(timeout=300) for process in started]
+    said = [process.communicate(timeout=2 * PATIENCE_S) for process in started]
     assert all(process.returncode for process in started)
     assert all("the processes differ in command lines" in text for text in map(str, said))

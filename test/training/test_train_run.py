@@ -15,6 +15,7 @@ import sys
 
 import numpy as np
 import pytest
+from conftest import PATIENCE_S
 from small_datasets import TWO_TASKS, facts, lerobot_copy, tree
 from small_loading import labelled
 from training_runs import NAME, configuration, in_its_own_process, quick_programs, rows, run
@@ -294,7 +295,7 @@ def test_a_second_signal_ends_at_once():
         "    os.kill(os.getpid(), signal.SIGINT)\n    print(stop.name, flush=True)\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n    print('still here', flush=True)\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.stdout == "SIGINT\n" and done.returncode == -signal.SIGINT
 
 
@@ -330,6 +331,6 @@ def test_the_program_says_how_to_go_on_after_ctrl_c(data, tmp_path):
     while not log.exists():
         assert process.poll() is None, process.communicate()
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130, err
     assert "stopped by SIGINT" in out and "--resume" in out and "once more ends at once" in err

@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 import pytest
-from conftest import wait_for
+from conftest import PATIENCE_S, wait_for
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float32, Int32
 
@@ -51,37 +51,37 @@ class Bench:
 
 def test_it_is_silent_without_fresh_targets_and_states(start, ros):
     relay, bench = start(RELAY), Bench(ros)
-    wait_for(lambda: bench.send(), 15, lambda: None, "commands")
+    wait_for(lambda: bench.send(), lambda: None, "commands")
     command = bench.commands[-1]
     np.testing.assert_allclose(command.velocity, np.array(PROFILE.relay.kp) * 0.05, rtol=1e-5)
     assert list(command.effort) == [0.0] * 7
     assert command.name == bench.names
-    wait_for(lambda: bench.send(state=False) == [], 5, lambda: None, "silence without states")
+    wait_for(lambda: bench.send(state=False) == [], lambda: None, "silence without states")
     assert "/left_arm/joint_states older than 0.2 s" in relay.log()
-    wait_for(lambda: bench.send(), 5, lambda: None, "commands again")
-    wait_for(lambda: bench.send(target=False) == [], 5, lambda: None, "silence without targets")
+    wait_for(lambda: bench.send(), lambda: None, "commands again")
+    wait_for(lambda: bench.send(target=False) == [], lambda: None, "silence without targets")
     assert "/left_arm/model_joint_cmd older than 0.5 s" in relay.log()
-    wait_for(lambda: bench.send(), 5, lambda: None, "commands again")
+    wait_for(lambda: bench.send(), lambda: None, "commands again")
     bad = JointState(name=bench.names, position=[float("nan")] * 7)
-    wait_for(lambda: bench.send(target=bad) == [], 5, lambda: None, "silence on targets that are not finite")
+    wait_for(lambda: bench.send(target=bad) == [], lambda: None, "silence on targets that are not finite")
     assert "not finite" in relay.log()
 
 
 def test_about_a_hundred_commands_a_second(start, ros):
     start(RELAY)
     bench = Bench(ros)
-    wait_for(lambda: bench.send(), 15, lambda: None, "commands")
+    wait_for(lambda: bench.send(), lambda: None, "commands")
     assert 60 <= len(bench.send(seconds=1.0)) <= 110
 
 
 def test_two_publishers_of_the_robots_commands_silence_it(start, ros):
     relay, bench = start(RELAY), Bench(ros)
-    wait_for(lambda: bench.send(), 15, lambda: None, "commands")
+    wait_for(lambda: bench.send(), lambda: None, "commands")
     other = bench.node.create_publisher(JointState, "/api/left_arm/joint_cmd", 10)
-    wait_for(lambda: bench.send() == [], 5, lambda: None, "silence beside another publisher")
+    wait_for(lambda: bench.send() == [], lambda: None, "silence beside another publisher")
     assert "another node publishes the robot's commands" in relay.log()
     bench.node.destroy_publisher(other)
-    wait_for(lambda: bench.send(), 5, lambda: None, "commands once the other is gone")
+    wait_for(lambda: bench.send(), lambda: None, "commands once the other is gone")
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_two_publishers_of_the_robots_commands_silence_it(start, ros):
 )
 def test_wrong_parameters_are_refused(start, parameter, text):
     relay = start(RELAY, "--ros-args", "-p", parameter)
-    assert relay.wait(15) == 1
+    assert relay.wait(PATIENCE_S) == 1
     assert text in relay.log()
 
 
@@ -109,7 +109,7 @@ def test_a_policy_moves_the_simulated_arms_through_the_relay(start, ros):
         topic = PROFILE.arms[side].state_topic
         node.create_subscription(JointState, topic, lambda m, s=side: joints.__setitem__(s, np.array(m.position)), 10)
     node.create_subscription(Int32, "/fsm_state", lambda m: states.append(m.data), 10)
-    wait_for(lambda: len(joints) == 2, 20, lambda: ros.spin_once(node, timeout_sec=0.05), "joint states")
+    wait_for(lambda: len(joints) == 2, lambda: ros.spin_once(node, timeout_sec=0.05), "joint states")
     goal = {side: position.copy() for side, position in joints.items()}
 
     def act():
@@ -120,11 +120,11 @@ def test_a_policy_moves_the_simulated_arms_through_the_relay(start, ros):
         ros.spin_once(node, timeout_sec=0.01)
         time.sleep(0.01)
 
-    wait_for(lambda: states and states[-1] == 2, 20, act, "READY")
+    wait_for(lambda: states and states[-1] == 2, act, "READY")
     for side, sign in (("left", 1), ("right", -1)):
         goal[side][[1, 3]] += 0.12 * sign
 
     def error():
         return max(np.abs(joints[side] - goal[side]).max() for side in goal)
 
-    wait_for(lambda: error() < 0.02, 10, act, "arms at the target")
+    wait_for(lambda: error() < 0.02, act, "arms at the target")

@@ -17,7 +17,7 @@ import time
 import numpy as np
 import pytest
 import yaml
-from conftest import wait_for
+from conftest import PATIENCE_S, wait_for
 from diagnostic_msgs.msg import DiagnosticArray
 from monitor_messages import BAD, GOOD, UNKNOWN, progress, words
 
@@ -114,7 +114,7 @@ class Terminal:
 
     def end(self):
         """Wait for the program; how the terminal was left must be how it was found."""
-        status = self.process.wait(20)
+        status = self.process.wait(PATIENCE_S)
         time.sleep(0.1)
         assert termios.tcgetattr(self.slave) == self.before
         assert self.output.count(ENTER) == self.output.count(LEAVE)
@@ -248,7 +248,7 @@ def test_piped_it_prints_a_line_a_second_and_ends_with_ctrl_c(node, start):
     process = start(MODULE)
     wait_for(lambda: process.log().count("ADVANCING 42.0 %") >= 3, 30, what="three lines")
     process.send_signal(signal.SIGINT)
-    assert process.wait(20) == 0
+    assert process.wait(PATIENCE_S) == 0
     assert "Traceback" not in process.log()
     assert "\x1b" not in process.log()
 
@@ -259,7 +259,7 @@ def test_a_closed_pipe_is_no_error(node):
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout.readline()
     process.stdout.close()
-    assert process.wait(20) == 0
+    assert process.wait(PATIENCE_S) == 0
     assert process.stderr.read() == b""
 
 
@@ -273,7 +273,7 @@ def test_the_screen_follows_the_node_and_is_put_back_by_q(node, terminal):
     fake.message, fake.statuses = progress(status=0, **UNKNOWN), BAD
     window.until("status UNKNOWN heartbeat, no estimate: head_camera (/head/image_raw): nothing for more than 0.5 s")
     window.resize(40, 12)
-    wait_for(lambda: len(window.screen()) == 12, 10, what="a smaller picture")
+    wait_for(lambda: len(window.screen()) == 12, what="a smaller picture")
     assert max(map(len, window.screen())) <= 40
     fake.silent.set()
     window.until("LOST (was UNKNOWN)")
@@ -294,7 +294,7 @@ def test_ctrl_c_in_a_terminal_puts_it_back(node, terminal):
 def test_a_dumb_terminal_gets_lines(node, terminal):
     node()
     window = terminal("--rate", "5", TERM="dumb")
-    wait_for(lambda: "ADVANCING 42.0 % | 90 % interval" in window.output, 30, what="a line")
+    wait_for(lambda: "ADVANCING 42.0 % | 90 % interval" in window.output, what="a line")
     window.key("q")
     assert window.end() == 0
     assert "\x1b" not in window.output

@@ -5,7 +5,7 @@ import resource
 import time
 
 import pytest
-from conftest import wait_for
+from conftest import PATIENCE_S, wait_for
 from fake_robot import PROFILE, FakeRobot, parameters, set_parameter
 from mcap.reader import make_reader
 from mcap.records import Channel, Message, Schema
@@ -117,7 +117,7 @@ def test_buttons_start_and_stop_on_their_rising_edges(bench):
     recorder, robot, folder = bench()
     marks = PROFILE.marks
     robot.press(marks.start_button)
-    robot.until(lambda: "the start button has no effect: no task" in recorder.log(), "the reason", 10)
+    robot.until(lambda: "the start button has no effect: no task" in recorder.log(), "the reason")
     assert set_parameter(robot.ros, robot.node, "task", "stack", robot.spin, node_name="recorder")
     robot.press(marks.start_button)
     robot.run(0.5)
@@ -150,11 +150,11 @@ def test_it_warns_of_silent_and_slow_topics_and_completes_the_episode_at_its_end
     recorder, robot, folder = bench()
     robot.silent = {"head_camera"}
     name = robot.call("start_episode", task="stack").episode_id
-    robot.until(lambda: "/head/image_raw is silent" in recorder.log(), "the warning", 10)
+    robot.until(lambda: "/head/image_raw is silent" in recorder.log(), "the warning")
     robot.silent = set()
-    robot.until(lambda: "/head/image_raw is at" in recorder.log(), "the good news", 10)
+    robot.until(lambda: "/head/image_raw is at" in recorder.log(), "the good news")
     recorder.terminate()
-    assert recorder.wait(10) == 0
+    assert recorder.wait(PATIENCE_S) == 0
     assert read(folder / name)[1][-1] == (1, 0, "aborted: the recorder was stopped", "stack")
 
 
@@ -167,7 +167,7 @@ def test_it_says_which_commands_are_silent_and_which_topic_has_two_senders(bench
     assert "WARNING: nothing comes on" in begun.message
     assert all(topic in begun.message for topic in silent)
     assert PROFILE.arms["left"].state_topic not in begun.message
-    robot.until(lambda: f"{silent[0]} is silent" in recorder.log(), "the warning", 10)
+    robot.until(lambda: f"{silent[0]} is silent" in recorder.log(), "the warning")
     head, publisher = robot.images["head_camera"], robot.node.create_publisher(Image, "/head/image_raw", 10)
     until = time.monotonic() + 10
     while "is there a second sender?" not in recorder.log() and time.monotonic() < until:
@@ -207,8 +207,8 @@ def test_it_does_not_fill_the_disk(bench):
     name = robot.call("start_episode", task="stack").episode_id
     robot.run(1.0)
     assert set_parameter(robot.ros, robot.node, "min_free_gb", 10_000.0, robot.spin, node_name="recorder")
-    robot.until(lambda: "the episode is ended before the disk is full: only " in recorder.log(), "the reason", 10)
-    robot.until((folder / name).exists, "the complete bag", 10)
+    robot.until(lambda: "the episode is ended before the disk is full: only " in recorder.log(), "the reason")
+    robot.until((folder / name).exists, "the complete bag")
     assert read(folder / name)[1][-1][:2] == (1, 0), "of unknown outcome"
     answer = robot.call("start_episode", task="stack")
     assert not answer.accepted
@@ -222,7 +222,7 @@ def test_a_write_that_fails_ends_the_episode_and_keeps_what_there_is(ros, start,
     robot.until(robot.listened_to, "a listening recorder")
     robot.size = (320, 240)
     name = robot.call("start_episode", task="stack").episode_id
-    robot.until(lambda: "ended: writing failed: [Errno 27] File too large" in recorder.log(), "the reason", 20)
+    robot.until(lambda: "ended: writing failed: [Errno 27] File too large" in recorder.log(), "the reason")
     assert (tmp_path / PARTIAL / name).exists()
     assert not (tmp_path / name).exists()
     robot.until(lambda: robot.events and robot.events[-1].event == EpisodeEvent.STOP, "the event")

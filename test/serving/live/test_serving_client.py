@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+from conftest import PATIENCE_S
 from serving_helpers import PROFILE, StubPolicy, frame, free_port, function, request, serving, stub
 from websockets.server import ServerProtocol
 from websockets.sync.server import serve
@@ -188,7 +189,7 @@ def deaf(tls=None):
         accepted.append(connection)
         protocol = ServerProtocol(max_size=None)
         while not (events := protocol.events_received()):
-            protocol.receive_data(connection.recv(4096))
+            protocol.receive_data(connection.recv(PATIENCE_S))
         protocol.send_response(protocol.accept(events[0]))
         protocol.send_binary(pack(FACTS))
         connection.sendall(b"".join(protocol.data_to_send()))
@@ -240,7 +241,7 @@ def test_closing_from_another_thread_ends_a_request_at_once(given):
         time.sleep(0.5)
         began = time.monotonic()
         client.close()
-        thread.join(20)
+        thread.join(PATIENCE_S)
         assert failed and failed[0] - began < 2
 
 

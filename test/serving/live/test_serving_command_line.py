@@ -11,7 +11,7 @@ import threading
 
 import numpy as np
 import pytest
-from conftest import wait_for
+from conftest import PATIENCE_S, wait_for
 from serving_helpers import CONFIG, PROFILE, ask, checkpoint, frame, free_port, request
 from websockets.sync.client import connect
 
@@ -92,15 +92,15 @@ def test_a_process_whose_inference_thread_ends_tells_its_clients_and_ends_with_s
     port, answers = free_port(), []
 
     def client():
-        wait_for(lambda: can_connect(port), 60, what="a server")
+        wait_for(lambda: can_connect(port), what="a server")
         with connect(f"ws://127.0.0.1:{port}", compression=None) as connection:
-            connection.recv(20)
+            connection.recv(PATIENCE_S)
             answers.append(ask(connection, request()))
 
     thread = threading.Thread(target=client)
     thread.start()
     assert main(["--policy", "serving_policies:leaving", "--port", str(port)]) == 1
-    thread.join(20)
+    thread.join(PATIENCE_S)
     assert answers == ["the inference thread has ended: SystemExit: the driver gave up"]
     assert "error: the inference thread has ended: SystemExit: the driver gave up" in capsys.readouterr().err
 
@@ -119,7 +119,7 @@ def test_a_checkpoint_is_served_recorded_and_replayed_with_the_noise_of_a_local_
     local = make_policy(PROFILE, checkpoint=str(folder), num_steps=2)
     frames = [frame(seed) for seed in range(3)]
     expected = [local.infer(given, "stack") for given in frames]
-    wait_for(lambda: "listening on ws://127.0.0.1:" in server.log(), 120, what="a server")
+    wait_for(lambda: "listening on ws://127.0.0.1:" in server.log(), what="a server")
     assert server.log().index("compiled and warmed up") < server.log().index("listening")
     with PolicyClient(f"ws://127.0.0.1:{port}") as client:
         assert client.connect()["model_id"] == "untrained"
@@ -129,7 +129,7 @@ def test_a_checkpoint_is_served_recorded_and_replayed_with_the_noise_of_a_local_
             assert reply["progress"] == pytest.approx(output.progress, abs=1e-5)
         assert client.estimate.progress is None, "untrained"
     server.send_signal(signal.SIGTERM)
-    assert server.wait(15) == 0
+    assert server.wait(PATIENCE_S) == 0
     assert len(re.findall(r"INFO Task progress: \d+\.\d%", server.log())) == 3
     assert "recorded to" in server.log()
     assert "Traceback" not in server.log()

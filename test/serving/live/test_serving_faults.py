@@ -11,7 +11,7 @@ import msgpack
 import numpy as np
 import pytest
 import websockets
-from conftest import wait_for
+from conftest import PATIENCE_S, wait_for
 from serving_helpers import ask, asking, gated, open_connection, queue_length, request, serving, stub, works
 
 from pi05_progress.serving.core import RequestError
@@ -54,7 +54,7 @@ def survives(server, count, seed):
     for frame in broken_frames(count, seed):
         if connection is None:
             connection = open_connection(server).__enter__()
-            connection.recv(20)
+            connection.recv(PATIENCE_S)
         answer = ask(connection, frame)
         if isinstance(answer, str):
             assert answer
@@ -86,7 +86,7 @@ def test_what_is_no_websocket_at_all_is_survived(server):
         with socket.create_connection(("127.0.0.1", server.port)) as raw:
             raw.sendall(rng.bytes(rng.integers(1, 3000)))
         connection = open_connection(server).__enter__()
-        connection.recv(20)
+        connection.recv(PATIENCE_S)
         connection.socket.sendall(rng.bytes(rng.integers(1, 3000)))
         connection.close_socket()
     assert works(server)
@@ -136,13 +136,13 @@ HOSTILE = {
 def test_hostile_requests_are_refused_and_named(server, name):
     frame, text = HOSTILE[name]
     with open_connection(server) as connection:
-        connection.recv(20)
+        connection.recv(PATIENCE_S)
         answer = ask(connection, frame)
         assert isinstance(answer, str)
         assert text in answer
         assert "\n" not in answer
         with pytest.raises(websockets.ConnectionClosedError):
-            connection.recv(20)
+            connection.recv(PATIENCE_S)
     assert works(server)
 
 
@@ -163,7 +163,7 @@ LONG_OR_FORGED = {
 def test_no_request_fills_or_forges_the_log(server, name, caplog):
     caplog.set_level(logging.INFO)
     with open_connection(server) as connection:
-        connection.recv(20)
+        connection.recv(PATIENCE_S)
         answer = ask(connection, LONG_OR_FORGED[name])
     assert isinstance(answer, str)
     for text in (answer, *caplog.messages):
@@ -227,7 +227,7 @@ def test_slow_clients_keep_nobody_waiting(server):
         dripping = stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
         dripping.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n")
         slow = stack.enter_context(open_connection(server))
-        slow.recv(20)
+        slow.recv(PATIENCE_S)
         raw = slow.socket
         frame = pack(request())
         header = struct.pack("!BBQ4x", 0x82, 0x80 | 127, len(frame))  # a mask of zeros
@@ -239,7 +239,7 @@ def test_slow_clients_keep_nobody_waiting(server):
         assert works(server)
         assert time.monotonic() - started < 2
         raw.sendall(frame[len(frame) // 2 :])
-        assert isinstance(slow.recv(20), bytes)
+        assert isinstance(slow.recv(PATIENCE_S), bytes)
         slow.close_socket()
         deaf.close_socket()
 
@@ -253,16 +253,16 @@ def test_clients_that_vanish_cost_nothing_that_has_not_begun_and_keep_no_place_i
     gate, responder = gated()
     with serving(responder, max_waiting=4) as server:
         vanishing = [asking(server)]
-        wait_for(lambda: server._inference.busy_s > 0, 20, what="the first to begin")
+        wait_for(lambda: server._inference.busy_s > 0, what="the first to begin")
         vanishing += [asking(server) for _ in range(4)]
-        wait_for(lambda: queue_length(server) == 4, 20, what="four that wait")
+        wait_for(lambda: queue_length(server) == 4, what="four that wait")
         for connection in vanishing:
             vanish(connection)
-        wait_for(lambda: queue_length(server) == 0, 20, what="their places to be free")
+        wait_for(lambda: queue_length(server) == 0, what="their places to be free")
         patient = [asking(server) for _ in range(4)]
-        wait_for(lambda: queue_length(server) == 4, 20, what="four others that wait")
+        wait_for(lambda: queue_length(server) == 4, what="four others that wait")
         gate.set()
-        assert [type(connection.recv(20)) for connection in patient] == [bytes] * 4
+        assert [type(connection.recv(PATIENCE_S)) for connection in patient] == [bytes] * 4
         for connection in patient:
             connection.close()
         assert responder._policy.calls == 1 + 4
@@ -274,7 +274,7 @@ def test_sixty_four_clients_at_once_are_all_answered(server):
     def client(seed):
         try:
             with open_connection(server) as connection:
-                connection.recv(30)
+                connection.recv(PATIENCE_S)
                 for _ in range(3):
                     given = request(seed=seed, state=np.full(48, seed / 64))
                     assert ask(connection, given)["progress"] == pytest.approx(seed / 64), "its own answer"
@@ -285,7 +285,7 @@ def test_sixty_four_clients_at_once_are_all_answered(server):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(PATIENCE_S)
     assert failures == []
 
 
@@ -295,9 +295,9 @@ def test_one_bad_request_in_a_batch_does_not_spoil_the_others():
     with serving(responder) as server, contextlib.ExitStack() as stack:
         connections = [stack.enter_context(open_connection(server)) for _ in range(4)]
         for connection, prompt in zip(connections, ("x", "y", "raise", "z"), strict=True):
-            connection.recv(20)
+            connection.recv(PATIENCE_S)
             connection.send(pack(request(prompt)))
             time.sleep(0.02)
-        answers = [connection.recv(20) for connection in connections]
+        answers = [connection.recv(PATIENCE_S) for connection in connections]
     assert [isinstance(answer, bytes) for answer in answers] == [True, True, False, True]
     assert answers[2] == "the policy failed: RuntimeError: the device is gone"

@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from conftest import wait_for
+from conftest import PATIENCE_S, wait_for
 from fake_robot import PROFILE, FakeRobot, start_node
 from node_policies import DT_S, HORIZON
 from places import SUPPORT
@@ -21,7 +21,7 @@ from pi05_progress.serving.teleavatar import make_reply, read_request
 from pi05_progress.serving.wire import pack, unpack
 from pi05_progress_msgs.msg import TaskProgress
 
-TIMEOUT_S = 1.0  # of the node
+TIMEOUT_S = 2.0  # of the node
 FAR_RAD = 0.5  # what the first joint, which swings not at all, would do after an answer that is not to be used
 
 
@@ -29,7 +29,7 @@ def start_server(start, port, *arguments):
     path = os.pathsep.join([str(SUPPORT), os.environ.get("PYTHONPATH", "")])
     given = ["--policy", "serving_policies:swing", "--port", str(port), *arguments]
     server = start("pi05_progress.serving", *given, PYTHONPATH=path)
-    wait_for(lambda: "listening on" in server.log(), 60, what=f"a server: {server.log()}")
+    wait_for(lambda: "listening on" in server.log(), what=f"a server: {server.log()}")
     return server
 
 
@@ -39,34 +39,31 @@ def test_a_killed_server_means_unknown_and_nothing_commanded_until_it_is_back(st
     uri = f"ws://127.0.0.1:{port}"
     node = start_node(start, prompt="swing", publish_commands="true", policy="websocket", server_uri=uri)
     robot = FakeRobot(ros, node)
-    robot.until(lambda: robot.good() and robot.moved(), "progress and motion over the network", 60)
+    robot.until(lambda: robot.good() and robot.moved(), "progress and motion over the network")
     message = robot.progress[-1]
     assert (message.model_id, round(message.progress_raw, 3)) == ("scripted", 0.5)
     assert message.lower < message.progress < message.upper
-    assert message.inference_ms < 500
+    assert message.inference_ms > 0
     assert "Task progress: 50.0%" in server.log()
 
     server.kill()
-    killed = time.monotonic()
-    robot.until(robot.unknown, "UNKNOWN", 5)
-    assert time.monotonic() - killed < 1.5
-    robot.run(0.3)
-    assert robot.last_enable == 0.0, "the robot is paused"
-    robot.run(1.5)
-    assert (robot.targets, robot.grippers) == ([], [])
-    assert [value for _, value in robot.enables if value > 0] == []
-    assert robot.progress
+    killed_s, known = time.time(), len(node.log())
+    robot.until(robot.unknown, "UNKNOWN")
+    assert said_s(node.log()[known:], "progress unknown: ") - killed_s < 1.5
+    robot.held(1.5)
+    robot.until(lambda: robot.progress, "a heartbeat")
     assert all(m.status == TaskProgress.UNKNOWN for m in robot.progress)
-    assert f"no policy server at {uri}: Connection refused" in node.log()
+    refused = f"no policy server at {uri}"
+    robot.until(lambda: f"{refused}: Connection refused" in node.log(), "the reason")
     assert "Traceback" not in node.log()
-    assert robot.statuses()["inference"].startswith(f"no policy server at {uri}")
+    robot.until(lambda: robot.statuses().get("inference", "").startswith(refused), "the reason in the diagnostics")
 
     server = start_server(start, port)
-    robot.until(lambda: robot.good() and robot.moved(), "recovery", 15)
+    robot.until(lambda: robot.good() and robot.moved(), "recovery")
     node.send_signal(signal.SIGTERM)
-    assert node.wait(10) == 0
+    assert node.wait(PATIENCE_S) == 0
     server.send_signal(signal.SIGTERM)
-    assert server.wait(10) == 0
+    assert server.wait(PATIENCE_S) == 0
 
 
 class FakeServer:
@@ -121,7 +118,7 @@ class FakeServer:
 
 
 LASTING = {
-    "frozen": "did not answer within 1 s",
+    "frozen": "did not answer within 2 s",
     "short chunk": "the policy's actions are (3, 16), expected (30, 16)",
     "actions not finite": "the policy's actions are not finite",
     "progress of 1.7": "the server's reply has progress 1.7; expected a number in [0, 1]",
@@ -130,7 +127,7 @@ LASTING = {
 }
 PASSING = {
     "surplus answer": "sent something that nobody asked for",
-    "late answer": "did not answer within 1 s",
+    "late answer": "did not answer within 2 s",
 }
 
 
@@ -152,24 +149,21 @@ def test_a_server_that_answers_wrongly_or_not_means_unknown_and_nothing_commande
             server_timeout_s=TIMEOUT_S,
         )  # fmt: skip
         robot = FakeRobot(ros, node)
-        robot.until(lambda: robot.good() and robot.moved(), "progress and motion over the network", 60)
+        robot.until(lambda: robot.good() and robot.moved(), "progress and motion over the network")
         first_joint = robot.targets[-1][2][0]
         for fault in faults:
-            robot.run(0)
+            robot.forget()
             server.fault = fault
-            robot.until(robot.unknown, f"UNKNOWN after: {fault}", 5)
-            robot.until(lambda fault=fault: (LASTING | PASSING)[fault] in node.log(), f"a word about: {fault}", 5)
+            robot.until(robot.unknown, f"UNKNOWN after: {fault}")
+            robot.until(lambda fault=fault: (LASTING | PASSING)[fault] in node.log(), f"a word about: {fault}")
             if fault in LASTING:
-                robot.run(0.3)
-                assert robot.last_enable == 0.0, "the robot is paused"
-                robot.run(1.2)
-                assert (robot.targets, robot.grippers) == ([], []), fault
-                assert [value for _, value in robot.enables if value > 0] == []
-                assert robot.progress and all(m.status == TaskProgress.UNKNOWN for m in robot.progress), fault
+                robot.held(1.2)
+                robot.until(lambda: robot.progress, "a heartbeat")
+                assert all(m.status == TaskProgress.UNKNOWN for m in robot.progress), fault
             server.fault = None
-            robot.until(lambda: robot.good() and robot.moved(), f"recovery from: {fault}", 15)
+            robot.until(lambda: robot.good() and robot.moved(), f"recovery from: {fault}")
             far = [p[0] for _, side, p in robot.targets if side == "left" and abs(p[0] - first_joint) > FAR_RAD / 10]
             assert not far, f"commanded after: {fault}"
         assert "Traceback" not in node.log()
         node.send_signal(signal.SIGTERM)
-        assert node.wait(10) == 0
+        assert node.wait(PATIENCE_S) == 0

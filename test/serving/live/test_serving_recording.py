@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 import pytest
-from conftest import wait_for
+from conftest import PATIENCE_S, wait_for
 from serving_helpers import PROFILE, StubPolicy, ask, open_connection, request, serving, stub
 
 from pi05_progress.observation import PolicyOutput
@@ -42,7 +42,7 @@ def recorded(folder, prompts=("a", "b", "c"), clients=1, limit=10**9):
 
     def client():
         with open_connection(server) as connection:
-            connection.recv(20)
+            connection.recv(PATIENCE_S)
             for seed, prompt in enumerate(prompts):
                 if isinstance(ask(connection, request(prompt, seed)), str):
                     return
@@ -52,7 +52,7 @@ def recorded(folder, prompts=("a", "b", "c"), clients=1, limit=10**9):
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(60)
+            thread.join(PATIENCE_S)
     recorder.close()
     return recorder
 
@@ -112,7 +112,7 @@ def test_failed_requests_are_counted_but_not_recorded(tmp_path):
     with serving(noisy(), recorder) as server:
         for prompt in ("a", "nan actions", "b"):
             with open_connection(server) as connection:
-                connection.recv(20)
+                connection.recv(PATIENCE_S)
                 ask(connection, request(prompt))
     recorder.close()
     assert [e.index for e in read_exchanges(recorder.folder)] == [0, 2]
@@ -132,7 +132,7 @@ def test_a_disk_that_cannot_be_written_ends_the_recording_not_the_server(tmp_pat
         path.unlink()
     recorder.folder.rmdir()
     with serving(stub(), recorder) as server, open_connection(server) as connection:
-        connection.recv(20)
+        connection.recv(PATIENCE_S)
         assert all(isinstance(ask(connection, request()), dict) for _ in range(3))
     recorder.close()
     assert "recording has ended: cannot write to" in caplog.text

@@ -7,6 +7,7 @@ import sys
 import time
 
 import pytest
+from conftest import PATIENCE_S
 
 from training.datasets.reader import open_dataset
 
@@ -14,7 +15,7 @@ RECORD = [sys.executable, "-m", "pi05_progress_ros.sim.record_live", "--task", "
 
 
 def run(*arguments, **options):
-    return subprocess.run([*map(str, arguments)], capture_output=True, text=True, timeout=200, **options)
+    return subprocess.run([*map(str, arguments)], capture_output=True, text=True, timeout=2 * PATIENCE_S, **options)
 
 
 @pytest.mark.long
@@ -51,7 +52,7 @@ def test_stopped_in_an_episode_it_completes_the_bag_and_counts_the_episode_as_mi
         time.sleep(0.2)
     time.sleep(1.0)
     process.send_signal(signal.SIGINT)
-    text = process.communicate(timeout=60)[0]
+    text = process.communicate(timeout=PATIENCE_S)[0]
     assert process.returncode == 130, text
     assert "goes on with what is missing" in text
     assert json.loads((out / "episodes.json").read_text()) == []

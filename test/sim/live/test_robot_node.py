@@ -5,7 +5,7 @@ import signal
 
 import numpy as np
 import pytest
-from conftest import wait_for
+from conftest import PATIENCE_S, wait_for
 from geometry_msgs.msg import PoseArray
 from rclpy.qos import qos_profile_sensor_data
 from rosgraph_msgs.msg import Clock
@@ -138,7 +138,7 @@ def test_a_silent_heartbeat_pauses_and_holds(start, ros):
     client.enable_value = 1.0
     client.until(lambda: client.states[-1] == 2, "READY")
     client.enable_value = None
-    client.until(lambda: client.states[-1] == 0, "PAUSE", 3.0)
+    client.until(lambda: client.states[-1] == 0, "PAUSE")
     held = client.position("right")
     for side in SIDES:
         client.targets[side] = client.targets[side] + 0.1
@@ -154,7 +154,7 @@ def test_images_arrive_at_half_the_real_size(start, ros):
 
     for topic in ("/left/color/image_raw", "/right/color/image_raw", "/head/image_raw"):
         node.create_subscription(Image, topic, lambda m, t=topic: seen.__setitem__(t, m), qos_profile_sensor_data)
-    wait_for(lambda: len(seen) == 3, 30, lambda: ros.spin_once(node, timeout_sec=0.05), "images of three cameras")
+    wait_for(lambda: len(seen) == 3, lambda: ros.spin_once(node, timeout_sec=0.05), "images of three cameras")
     sizes = {topic: (m.width, m.height, m.encoding, len(m.data)) for topic, m in seen.items()}
     assert sizes["/left/color/image_raw"] == (424, 240, "rgb8", 424 * 240 * 3)
     assert sizes["/head/image_raw"] == (960, 540, "rgb8", 960 * 540 * 3)
@@ -177,7 +177,7 @@ def test_images_arrive_at_half_the_real_size(start, ros):
 )
 def test_wrong_parameters_and_the_robots_domain_are_refused(start, arguments, env, text):
     robot = start(MODULE, "--ros-args", "-p", "images:=false", *arguments, **env)
-    assert robot.wait(20) == 1
+    assert robot.wait(PATIENCE_S) == 1
     assert text in robot.log()
     assert "Traceback" not in robot.log()
 
@@ -187,12 +187,12 @@ def test_it_ends_cleanly_on_signals_and_starts_again_after_a_kill(start, ros):
     client = ApiClient(ros)
     client.connect()
     first.send_signal(signal.SIGKILL)
-    first.wait(5)
+    first.wait(PATIENCE_S)
     client.joints.clear()
     second = start(MODULE, "--ros-args", "-p", "image_scale:=0.1")
     client.until(lambda: len(client.joints) == 2, "joint states after the restart")
     second.send_signal(signal.SIGTERM)
-    assert second.wait(10) == 0, second.log()
+    assert second.wait(PATIENCE_S) == 0, second.log()
     assert "Traceback" not in second.log()
 
 
@@ -219,8 +219,8 @@ def test_teleoperation_follows_the_operator_and_ignores_the_api(start, ros):
         hand.publish(JointState(name=["l_joint8"], effort=[3.5]))
         client.spin()
 
-    wait_for(lambda: client.states[-1] == 2, 20, operate, "READY by the operator's commands")
-    wait_for(lambda: grippers["left"].position[0] < 0.002, 10, operate, "the gripper closing on 3.5 N m")
+    wait_for(lambda: client.states[-1] == 2, operate, "READY by the operator's commands")
+    wait_for(lambda: grippers["left"].position[0] < 0.002, operate, "the gripper closing on 3.5 N m")
     assert np.abs(client.position("left") - client.targets["left"]).max() < 0.1
 
 
@@ -231,11 +231,11 @@ def test_the_expert_does_the_task_through_the_teleoperation_topics(start, ros):
     node.create_subscription(Float32, "/sim/progress", lambda m: progress.append(m.data), 10)
     node.create_subscription(EpisodeEvent, "/sim/events", events.append, 50)
     node.create_subscription(Joy, "/xr/left_hand_inputs", lambda m: m.buttons[3] and stops.append(m), 10)
-    wait_for(lambda: progress and progress[-1] == 1.0, 60, lambda: ros.spin_once(node, timeout_sec=0.1), "success")
+    wait_for(lambda: progress and progress[-1] == 1.0, lambda: ros.spin_once(node, timeout_sec=0.1), "success")
     assert progress[0] == 0.0
     assert {0.25, 0.5, 0.75} <= set(progress)
-    wait_for(lambda: "episode 1 ended: success" in robot.log(), 20, what="the report")
-    wait_for(lambda: stops, 10, lambda: ros.spin_once(node, timeout_sec=0.1), "the press of Y")
+    wait_for(lambda: "episode 1 ended: success" in robot.log(), what="the report")
+    wait_for(lambda: stops, lambda: ros.spin_once(node, timeout_sec=0.1), "the press of Y")
     kinds = [event.event for event in events]
     assert kinds == [EpisodeEvent.START] + [EpisodeEvent.MILESTONE] * 4 + [EpisodeEvent.STOP]
     assert [event.progress for event in events[1:]] == [0.25, 0.5, 0.75, 1.0, 1.0]
@@ -246,7 +246,7 @@ def test_a_second_robot_in_the_same_domain_is_refused(start, ros):
     start(MODULE, "--ros-args", "-p", "images:=false")
     ApiClient(ros).connect()
     second = start(MODULE, "--ros-args", "-p", "images:=false", "-p", "seed:=5")
-    assert second.wait(20) == 1
+    assert second.wait(PATIENCE_S) == 1
     assert "/left_arm/joint_states is already published by simulated_robot in ROS domain" in second.log()
 
 
@@ -255,7 +255,7 @@ def test_without_a_library_for_rendering_it_says_what_to_install(start, tmp_path
         (tmp_path / name).write_text("not a library")
     path = f"{tmp_path}:{os.environ.get('LD_LIBRARY_PATH', '')}"
     robot = start(MODULE, LD_LIBRARY_PATH=path, MUJOCO_GL="")
-    assert robot.wait(20) == 1
+    assert robot.wait(PATIENCE_S) == 1
     assert "apt-get install -y --no-install-recommends libegl1" in robot.log()
     assert "Traceback" not in robot.log()
 
@@ -277,8 +277,8 @@ def test_lockstep_steps_only_when_told_and_completely(start, ros):
         reply = call(ros, node, Trigger, "/sim/step")
         assert reply.success
         assert float(reply.message) == pytest.approx(0.1 * step, abs=0.002)
-    wait_for(lambda: len(stamps) == 60, 5, lambda: ros.spin_once(node, timeout_sec=0.05), "60 states of 0.3 s")
-    wait_for(lambda: len(images) == 9, 5, lambda: ros.spin_once(node, timeout_sec=0.05), "9 images of 0.3 s")
+    wait_for(lambda: len(stamps) == 60, lambda: ros.spin_once(node, timeout_sec=0.05), "60 states of 0.3 s")
+    wait_for(lambda: len(images) == 9, lambda: ros.spin_once(node, timeout_sec=0.05), "9 images of 0.3 s")
     for _ in range(20):
         ros.spin_once(node, timeout_sec=0.02)
     assert (len(stamps), len(images)) == (60, 9)
@@ -318,7 +318,7 @@ def test_the_operator_marks_the_episode_with_x_and_tells_no_truth_elsewhere(star
     node, presses, poses = ros.create_node("listener"), [], []
     node.create_subscription(Joy, "/xr/left_hand_inputs", lambda m: presses.append(m.buttons[2]), 10)
     node.create_subscription(PoseArray, "/sim/object_poses", poses.append, 10)
-    wait_for(lambda: len(poses) > 20, 20, lambda: ros.spin_once(node, timeout_sec=0.05), "poses")
+    wait_for(lambda: len(poses) > 20, lambda: ros.spin_once(node, timeout_sec=0.05), "poses")
     assert len(poses[0].poses) == 3
     assert poses[0].poses[0].position.z == pytest.approx(-0.45, abs=0.005)
     assert presses[-1] == 0

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rclpy
-from conftest import wait_for
+from conftest import PATIENCE_S, wait_for
 from places import ROOT
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import JointState
@@ -58,12 +58,12 @@ class Run:
         self.out.flush()
         return (self.folder / "out.txt").read_text()
 
-    def until(self, text, timeout_s=90):
+    def until(self, text):
         def there():
             assert self.popen.poll() is None, self.text()
             return text in self.text()
 
-        wait_for(there, timeout_s, what=f"the words {text!r}")
+        wait_for(there, what=f"the words {text!r}", timeout_s=2 * PATIENCE_S)
 
     def clear(self):
         """Whatever a failed test has left."""
@@ -157,7 +157,7 @@ def test_progress_that_stopped_before_the_end_is_no_success():
 )
 def test_wrong_settings_are_refused_before_anything_starts(run, tmp_path, env, text):
     started = demo(run, **env)
-    assert started.popen.wait(20) == 1
+    assert started.popen.wait(PATIENCE_S) == 1
     assert started.text().startswith(text)
     assert "Traceback" not in started.text()
     assert not (tmp_path / "logs").exists()
@@ -194,7 +194,7 @@ def test_asked_to_end_it_ends_everything(run, number):
     )
     started.until("up")
     started.popen.send_signal(number)
-    assert started.popen.wait(20) == 0
+    assert started.popen.wait(PATIENCE_S) == 0
     assert left_running(started.mark) == []
 
 
@@ -212,13 +212,13 @@ def test_a_program_that_does_not_listen_is_killed_with_its_children(run):
     started = run("-c", hurried, STUBBORN)
     started.until("up")
     started.popen.send_signal(signal.SIGINT)
-    assert started.popen.wait(30) == 0
+    assert started.popen.wait(PATIENCE_S) == 0
     assert left_running(started.mark) == []
 
 
 def test_the_end_of_a_required_program_ends_the_others_and_is_said(run):
     started = run("-c", SUPERVISED, "import time; time.sleep(300)", "import sys; sys.exit(3)")
-    assert started.popen.wait(20) == 1
+    assert started.popen.wait(PATIENCE_S) == 1
     assert "p1 has ended with exit status 3" in started.text()
     assert left_running(started.mark) == []
 
@@ -226,7 +226,7 @@ def test_the_end_of_a_required_program_ends_the_others_and_is_said(run):
 def test_others_go_on_without_a_program_that_is_not_required(run):
     code = SUPERVISED.replace("code)) for", "code), required=i == 0) for")
     started = run("-c", code, "import time; time.sleep(2); print('worked on')", "import sys; sys.exit(3)")
-    assert started.popen.wait(20) == 1
+    assert started.popen.wait(PATIENCE_S) == 1
     assert started.text().index("p1 has ended with exit status 3") < started.text().index("worked on")
 
 
@@ -245,7 +245,7 @@ def test_the_last_words_of_a_program_are_kept(tmp_path):
     code = "import sys; print('\\n'.join(map(str, range(100)))); sys.exit('no table')"
     with Supervisor(os.environ, tmp_path) as supervisor:
         child = supervisor.start(Process("robot", command=(sys.executable, "-c", code)))
-        wait_for(supervisor.ended, 20, what="its end")
+        wait_for(supervisor.ended, what="its end")
         assert child.how_it_ended() == "exit status 1"
         assert "98\n    99\n    no table\n" in child.last_words()
         assert "    80\n" not in child.last_words()
@@ -257,7 +257,7 @@ def test_the_last_words_of_a_program_are_kept(tmp_path):
 
 def test_the_demo_ends_by_itself_and_succeeds_with_progress_from_fresh_images(run, tmp_path):
     started = demo(run, DEMO_SECONDS="6", TASK="place_in_basket", CHECKPOINT="none", ROS_DOMAIN_ID=None)
-    assert started.popen.wait(280) == 0, started.text()
+    assert started.popen.wait(2 * PATIENCE_S) == 0, started.text()
     text = started.text()
     assert left_running(started.mark) == []
     assert "UNTRAINED" in text
@@ -273,7 +273,7 @@ def test_a_robot_that_cannot_start_is_named_with_its_last_words(run, tmp_path):
         (tmp_path / name).write_text("not a library")
     path = f"{tmp_path}:{os.environ.get('LD_LIBRARY_PATH', '')}"
     started = demo(run, DEMO_SECONDS="60", LD_LIBRARY_PATH=path, MUJOCO_GL="")
-    assert started.popen.wait(90) == 1
+    assert started.popen.wait(PATIENCE_S) == 1
     text = started.text()
     assert "simulated_robot has ended by itself, exit status 1:" in text
     assert "apt-get install -y --no-install-recommends libegl1" in text
@@ -285,10 +285,10 @@ def test_a_robot_that_cannot_start_is_named_with_its_last_words(run, tmp_path):
 @pytest.mark.parametrize("seconds", [None, "60"])
 def test_ctrl_c_ends_the_whole_demo(run, seconds):
     started = demo(run, DEMO_SECONDS=seconds)
-    started.until("the policy node is up", 240)
+    started.until("the policy node is up")
     time.sleep(2)
     os.killpg(started.popen.pid, signal.SIGINT)  # as a terminal does
-    assert started.popen.wait(30) == (130 if seconds else 0), started.text()
+    assert started.popen.wait(PATIENCE_S) == (130 if seconds else 0), started.text()
     assert left_running(started.mark) == []
     assert "Traceback" not in started.text()
 
@@ -301,16 +301,16 @@ def test_a_demo_that_is_killed_leaves_nothing_running(run, when):
     time.sleep(1)
     started.popen.kill()
     started.popen.wait()
-    wait_for(lambda: left_running(started.mark) == [], 20, what="the end of everything")
+    wait_for(lambda: left_running(started.mark) == [], what="the end of everything")
 
 
 @pytest.mark.long
 def test_a_policy_that_dies_ends_the_demo_with_its_name(run):
     started = demo(run, DEMO_SECONDS="60")
-    started.until("the policy node is up", 240)
+    started.until("the policy node is up")
     (policy,) = (pid for pid in _pids(started.mark, "pi05_progress_ros.policy_node"))
     os.kill(policy, signal.SIGKILL)
-    assert started.popen.wait(30) == 1
+    assert started.popen.wait(PATIENCE_S) == 1
     assert "policy_node has ended by itself, signal SIGKILL" in started.text()
     assert left_running(started.mark) == []
 
@@ -342,7 +342,9 @@ def test_what_the_shipped_checkpoint_says_rises_stands_still_in_the_pause_and_se
         return said[: done + 1] if done is not None else []
 
     try:
-        wait_for(episode, 420, lambda: rclpy.spin_once(node, timeout_sec=0.1), "SUCCEEDED in a whole episode")
+        wait_for(
+            episode, lambda: rclpy.spin_once(node, timeout_sec=0.1), "SUCCEEDED in a whole episode", 4 * PATIENCE_S
+        )
     finally:
         started.popen.terminate()
     said = episode()

@@ -5,7 +5,7 @@ import signal
 
 import numpy as np
 import pytest
-from conftest import wait_for
+from conftest import PATIENCE_S, wait_for
 from places import SUPPORT
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Int32
@@ -28,17 +28,17 @@ def test_bringup_with_commands_moves_the_simulated_arms_and_ends_in_order(start,
         assert program.poll() is None, program.log()
         ros.spin_once(node, timeout_sec=0.05)
 
-    wait_for(lambda: states and states[-1] == READY, 120, spin, "READY")
+    wait_for(lambda: states and states[-1] == READY, spin, "READY")
     positions.clear()
-    wait_for(lambda: len(positions) > 10 and np.ptp(positions, axis=0).max() > 0.1, 60, spin, "motion")
+    wait_for(lambda: len(positions) > 10 and np.ptp(positions, axis=0).max() > 0.1, spin, "motion")
     assert {"arm_relay", "policy_node", "simulated_robot"} <= set(node.get_node_names())
     program.send_signal(signal.SIGINT)
-    assert program.wait(30) == 0
+    assert program.wait(PATIENCE_S) == 0
     assert "Traceback" not in program.log()
 
 
 def test_what_is_wrong_is_said_in_one_line(start):
     program = start("pi05_progress_ros.run", "bringup", "sim:=true", ROS_DOMAIN_ID="29")
-    assert program.wait(30) == 1
+    assert program.wait(PATIENCE_S) == 1
     assert program.log().startswith("bringup: ROS_DOMAIN_ID=29 is the production robot's")
     assert len(program.log().splitlines()) == 1
