@@ -102,7 +102,7 @@ def build(folder, log, dies_at=0):
 
 def test_a_build_that_is_killed_leaves_nothing_that_looks_finished(tmp_path):
     folder = tmp_path / "cache"
-    assert build(folder, tmp_path / "log", dies_at=40).wait(60) == -signal.SIGKILL
+    assert build(folder, tmp_path / "log", dies_at=40).wait(PATIENCE_S) == -signal.SIGKILL
     assert all(name.endswith(".partial") for name in caches(folder)) and caches(folder)
     with loader(TWO_TASKS) as decoded, loader(TWO_TASKS, cache=folder) as cached:
         assert_same(next(decoded), next(cached))

@@ -13,6 +13,7 @@ from importlib import import_module
 
 import pytest
 import yaml
+from conftest import PATIENCE_S
 from places import ROOT
 
 from pi05_progress.robots.profile import RobotProfile
@@ -157,7 +158,7 @@ def test_make_knows_the_target_and_its_variables(target):
 def test_the_demo_reads_its_variables(name):
     done = subprocess.run(
         [sys.executable, "-m", "pi05_progress_ros.demo"], cwd=ROOT, env={**os.environ, name: "/no/such"},
-        capture_output=True, text=True, timeout=60,
+        capture_output=True, text=True, timeout=PATIENCE_S,
     )  # fmt: skip
     assert done.returncode == 1
     assert "/no/such" in done.stderr

@@ -36,9 +36,9 @@ def make(profile):
 def call(ros, node, kind, service, **request):
     """Ask a service and wait for its answer."""
     client = node.create_client(kind, service)
-    wait_for(client.service_is_ready, 60, lambda: ros.spin_once(node, timeout_sec=0.05), f"{service}")
+    wait_for(client.service_is_ready, lambda: ros.spin_once(node, timeout_sec=0.05), f"{service}")
     future = client.call_async(kind.Request(**request))
-    wait_for(future.done, 60, lambda: ros.spin_once(node, timeout_sec=0.05), f"an answer of {service}")
+    wait_for(future.done, lambda: ros.spin_once(node, timeout_sec=0.05), f"an answer of {service}")
     return future.result()
 
 
@@ -83,7 +83,7 @@ def test_a_node_has_every_parameter_topic_and_service_that_it_had(start, ros, tm
         return not any(missing.values())
 
     try:
-        wait_for(complete, 120, lambda: ros.spin_once(node, timeout_sec=0.1), "every topic and service")
+        wait_for(complete, lambda: ros.spin_once(node, timeout_sec=0.1), "every topic and service")
     except AssertionError as error:
         raise AssertionError(f"{error}; missing, or of another type: {missing}\n{process.log()}") from None
     found = parameters(ros, node, name)
