@@ -1,0 +1,39 @@
+"""ROS for a program of this package: its transport, and signals that only ask for the end.
+
+rclpy's own handlers would end the context at once; here it stays valid until the program has said its last.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import rclpy
+from rclpy.signals import SignalHandlerOptions
+
+from .transport import use_image_transport
+
+END_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def ros_session(
+    arguments: Sequence[str] | None = None, signals: Sequence[signal.Signals] = END_SIGNALS
+) -> Iterator[threading.Event]:
+    """rclpy, initialised within the context; yields an event that the given signals set. For the main thread.
+
+    Args:
+        arguments: of the program, with its name; those of the process by default.
+        signals: that ask for the end.
+    """
+    use_image_transport()
+    rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
+    stop = threading.Event()
+    for number in signals:
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        yield stop
+    finally:
+        rclpy.try_shutdown()

@@ -1,0 +1,153 @@
+"""The thread that steps the physics at 200 Hz, in real time or when told, and publishes what the robot says of itself.
+
+It owns the operator, the truth and the ticks; the robot and the mode it shares with the callbacks under a lock.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from threading import Event, Lock
+from typing import Protocol
+
+from builtin_interfaces.msg import Time
+from rclpy.node import Node
+from rclpy.qos import qos_profile_sensor_data
+from rosgraph_msgs.msg import Clock
+
+from .command_listener import CommandListener
+from .image_publisher import ImagePublisher
+from .requests import RENDER_TIMEOUT_S, Requests
+from .robot import STATE_HZ, Robot
+from .robot_parameters import RobotParameters
+from .states import StatePublisher, is_image_tick, to_time
+from .truth import Truth
+
+BEHIND_S = 0.2  # how far the simulation may lag the clock before it says so
+WARNING_PERIOD_S = 5.0  # at least, between two times it says so
+
+
+class Worker(Protocol):
+    """Somebody who works in the simulation, called every other tick: the scripted operator."""
+
+    @property
+    def gave_up(self) -> bool:
+        """Whether the work ended without the task being done."""
+
+    def publish(self, stamp: Time) -> bool:
+        """Command what is due; whether the episode is over."""
+
+    def new_episode(self) -> None:
+        """The world has been reset."""
+
+
+class PhysicsLoop:
+    """See the module's docstring.
+
+    Args:
+        node: whose publishers and logger are used.
+        robot: what is stepped.
+        lock: guards the robot.
+        parameters: the node's.
+        listener: knows the mode.
+        requests: resets and steps that are asked for.
+        images: renders and publishes pictures; None for none.
+        worker: who works; None if commands come from elsewhere.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        robot: Robot,
+        lock: Lock,
+        parameters: RobotParameters,
+        *,
+        listener: CommandListener,
+        requests: Requests,
+        images: ImagePublisher | None,
+        worker: Worker | None,
+    ) -> None:
+        self._node, self._robot, self._lock, self._step_s = node, robot, lock, parameters.lockstep_step_s
+        self._listener, self._requests, self._images, self._worker = listener, requests, images, worker
+        self._episodes_left = parameters.expert_episodes or math.inf
+        self._clock = node.create_publisher(Clock, "/clock", qos_profile_sensor_data)
+        self._states = StatePublisher(node, robot, parameters.profile)
+        self._truth = Truth(node, robot)
+
+    def run(self, stop: Event) -> None:
+        """Step until ``stop`` is set, then close the episode and end the camera thread."""
+        try:
+            if self._images:
+                self._images.start()
+            if self._step_s is None:
+                self._run_real_time(stop)
+            else:
+                self._run_lockstep(stop, self._step_s)
+        finally:
+            stop.set()
+            self._truth.end_episode()
+            if self._images:
+                self._images.stop()
+
+    def _run_real_time(self, stop: Event) -> None:
+        started, tick, warned = time.monotonic(), 0, 0.0
+        while not stop.is_set():
+            self._serve_reset()
+            self._tick(tick)
+            tick += 1
+            delay = started + tick / STATE_HZ - time.monotonic()
+            if delay > 0:
+                time.sleep(delay)
+            elif delay < -BEHIND_S:
+                if time.monotonic() - warned > WARNING_PERIOD_S:
+                    self._node.get_logger().warning("the simulation cannot keep up with real time; lower image_scale")
+                    warned = time.monotonic()
+                started -= delay  # let simulated time lag rather than race to catch up
+
+    def _run_lockstep(self, stop: Event, step_s: float) -> None:
+        tick, until_s = 0, 0.0
+        while not stop.is_set():
+            if not self._requests.wait(0.2):
+                continue
+            stepping = self._requests.step_asked
+            self._serve_reset()
+            if not stepping:
+                continue
+            until_s += step_s
+            while (tick + 1) / STATE_HZ <= until_s + 1e-9 and not stop.is_set():
+                self._tick(tick)
+                tick += 1
+                if self._images and not self._images.wait_idle(RENDER_TIMEOUT_S):
+                    self._node.get_logger().error("the cameras did not finish; images of this step are missing")
+            self._requests.step_done()
+
+    def _serve_reset(self) -> None:
+        if self._requests.reset_asked:
+            self._reset(self._node.get_parameter("seed").value)
+            self._requests.reset_done()
+
+    def _reset(self, seed: int) -> None:
+        self._truth.end_episode()
+        with self._lock:
+            self._robot.reset(seed)
+        if self._worker:
+            self._worker.new_episode()
+
+    def _tick(self, tick: int) -> None:
+        with self._lock:
+            self._robot.advance()
+        world = self._robot.world
+        stamp = to_time(self._robot.stamp_ns(world.time_s))
+        self._clock.publish(Clock(clock=stamp))
+        self._states.publish(tick, stamp, self._listener.mode)
+        if is_image_tick(tick):
+            self._truth.publish()
+            if self._images:
+                self._images.offer(stamp, world.snapshot())
+        if self._worker and tick % 2 == 0:
+            over = self._worker.publish(stamp)
+            if self._worker.gave_up:
+                self._truth.give_up()
+            if over and self._episodes_left > 1:
+                self._episodes_left -= 1
+                self._reset(world.seed + 1)
