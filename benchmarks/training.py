@@ -28,11 +28,11 @@ from common.rounds import Row, measure
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # training/ is not installed
 
-from pi05_progress.image_keys import IMAGE_KEYS
 from pi05_progress.models.config import Pi05Config, named_config, pi05_lora
 from pi05_progress.models.costs import Cost, program_cost
+from pi05_progress.models.observation import Observation
 from pi05_progress.models.pi05 import Drawn, Sample
-from pi05_progress.observation import Observation
+from pi05_progress.observation import IMAGE_KEYS
 from training.engine.loss import LossConfig, Part, shares, total_loss
 from training.engine.memory import GIB, H100, MemoryPlan, plan_memory, table
 from training.engine.optimizer import OptimizerConfig, make_optimizer, moving_average

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from .checkpoints.checkpoint import MARKERS, UNTRAINED, CheckpointInfo, read_stats
+from .checkpoints.checkpoint import MARKERS, CheckpointInfo, read_stats
 from .checkpoints.foreign.config_fields import parse_fields, unknown_fields
 from .checkpoints.foreign.exporting import LAYOUTS, export_checkpoint, open_native
 from .checkpoints.foreign.exporting import MARKERS as EXPORTED
@@ -32,6 +32,7 @@ from .checkpoints.foreign.importing import ImportOptions, carry_out, is_native, 
 from .checkpoints.parameter_source import CheckpointError, ParameterSource, Progress, size_in_bytes
 from .files.output_folder import OutputFolderError, check_target
 from .models.config import CONFIGS, ModelConfigError
+from .observation import UNTRAINED
 from .units.normalize import NormStats
 from .units.tokenizer import TokenizerName
 

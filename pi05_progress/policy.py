@@ -15,12 +15,12 @@ import jax
 import numpy as np
 
 from .checkpoints.checkpoint import Checkpoint, CheckpointError, CheckpointInfo, load_checkpoint, read_info, untrained
-from .image_keys import IMAGE_KEYS
 from .models.config import Pi05Config, named_config
 from .models.input_checks import check_observation
 from .models.noise import next_noise
+from .models.observation import Observation
 from .models.pi05 import Sample
-from .observation import Observation, ObservationError, PolicyOutput, RobotFrame
+from .observation import CONFIDENCE_LEVEL, IMAGE_KEYS, ObservationError, PolicyOutput, RobotFrame
 from .policies.backend import Choice, choose_backend, require_torch
 from .policies.sampler import ALL_ON, Dtype, InferenceOptions, Sampler, for_inference, inference_dtype
 from .robots.profile import RobotProfile
@@ -29,8 +29,6 @@ from .units.normalize import NormStats, NormStatsError, normalize, unnormalize
 from .units.tokenizer import PromptError, PromptTokenizer, clean, make_encoder
 from .units.transforms import actions_from_model, pad_to, resize_with_pad, state_to_model
 
-UNTRAINED = "untrained"
-CONFIDENCE = 0.9
 SampleFunction = Callable[[Observation, np.ndarray | jax.Array], Sample]  # noise (b, horizon, action dimensions)
 
 
@@ -225,7 +223,7 @@ class ModelPolicy:
             progress=None if belief is None else float(belief.mean[row]),
             progress_interval=interval,
             progress_belief=bins,
-            confidence_level=CONFIDENCE,
+            confidence_level=CONFIDENCE_LEVEL,
         )
 
     def warm_up(self) -> None:

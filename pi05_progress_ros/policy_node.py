@@ -28,9 +28,10 @@ from std_msgs.msg import Float32, Int32, String
 from std_srvs.srv import Trigger
 
 from pi05_progress.estimate.estimator import Estimate, ProgressEstimator, Status
+from pi05_progress.observation import UNTRAINED
 from pi05_progress.policies import device_memory
 from pi05_progress.policies.backend import choose_backend
-from pi05_progress.policy import UNTRAINED, Policy, PolicyUnavailableError, make_policy, use_compilation_cache
+from pi05_progress.policy import Policy, PolicyUnavailableError, make_policy, use_compilation_cache
 from pi05_progress.robots.messages import image_backend
 from pi05_progress.robots.profile import IMAGE_TYPE, SIDES, RobotProfile
 from pi05_progress_msgs.msg import ActionChunk, TaskProgress

@@ -27,7 +27,8 @@ from rich.table import Table
 from pi05_progress.checkpoints.checkpoint import CheckpointError, CheckpointInfo, code_version, read_info
 from pi05_progress.files.output_file import OutputFileError, check_output, output_file
 from pi05_progress.files.progress_bar import progress_bar
-from pi05_progress.policy import UNTRAINED, Policy, make_policy
+from pi05_progress.observation import UNTRAINED
+from pi05_progress.policy import Policy, make_policy
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.robots.yaml_lines import ConfigError
 

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from pi05_progress.image_keys import IMAGE_KEYS
 from pi05_progress.models.config import Pi05Config, SiglipConfig, pi05
 from pi05_progress.models.gemma import KVCache
+from pi05_progress.models.observation import Observation
 from pi05_progress.models.parameters import HEAD, load_parameters, parameter_paths
 from pi05_progress.models.pi05 import Pi05, PrefixPass
-from pi05_progress.observation import Observation, RobotFrame
+from pi05_progress.observation import IMAGE_KEYS, RobotFrame
 from pi05_progress.robots.profile import RobotProfile
 
 CHUNK = 2**24  # random numbers at a time

@@ -28,13 +28,13 @@ from ..files import output_folder
 from ..models.config import Pi05Config, config_from_dict, config_to_dict
 from ..models.parameters import ParameterMismatchError, check_parameters, load_parameters, parameter_paths
 from ..models.pi05 import Pi05
+from ..observation import UNTRAINED
 from ..units.normalize import NormStats, NormStatsError, load_norm_stats, save_norm_stats
 from .parameter_source import CheckpointError, ParameterSource, Progress, Shardings, load_arrays
 
 FORMAT = 1
 CONFIG, PARAMS, ASSETS, NORM_STATS = "config.json", "params", "assets", "norm_stats.json"
 MARKERS = (CONFIG, PARAMS)  # what has them is a checkpoint, which may be overwritten
-UNTRAINED = "untrained"
 _NONE: Mapping[str, Any] = MappingProxyType({})
 TIMEOUT_S = 4 * 3600  # of a save in the background; a full-size model on a slow disk takes minutes
 

@@ -14,7 +14,7 @@ from statistics import NormalDist, median
 
 import numpy as np
 
-from ..observation import PolicyOutput
+from ..observation import CONFIDENCE_LEVEL, PolicyOutput
 from .status import Status, StatusConfig, StatusTracker
 
 WINDOW_MIN = 5  # beliefs that are looked at together even if they come slowly
@@ -46,7 +46,7 @@ class EstimatorConfig:
     correlation_s: float = 0.5
     acceleration_std: float = 0.02
     initial_rate_std: float = 0.05
-    confidence_level: float = 0.9
+    confidence_level: float = CONFIDENCE_LEVEL
     window_s: float = 1.0
     restart_jump: float = 0.4
     min_rate: float = 0.002

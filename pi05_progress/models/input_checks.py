@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..image_keys import IMAGE_KEYS
-from ..observation import Observation, ObservationError
+from ..observation import IMAGE_KEYS, ObservationError
 from .config import Pi05Config
+from .observation import Observation
 
 SLACK = 1e-3  # how far float pictures may leave [-1, 1], by rounding
 

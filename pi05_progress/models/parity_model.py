@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ..image_keys import IMAGE_KEYS
-from ..observation import Observation
+from ..observation import IMAGE_KEYS
 from .config import GemmaConfig, LoraConfig, Pi05Config, ProgressConfig, SiglipConfig
 from .input_checks import check_actions, check_observation
+from .observation import Observation
 from .parameters import load_parameters
 from .parity import Check, Tolerance, compare, read_json, read_npz, skip
 from .pi05 import Pi05, attention_mask

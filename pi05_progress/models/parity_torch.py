@@ -16,9 +16,9 @@ import numpy as np
 
 from ..checkpoints.checkpoint import load_model
 from ..checkpoints.foreign.torch_names import EMBEDDING, TRUNK_LM_HEAD, is_unused, leaf_source, torch_parts
-from ..image_keys import IMAGE_KEYS
-from ..observation import Observation
+from ..observation import IMAGE_KEYS
 from .config import GemmaConfig, Pi05Config, ProgressConfig, SiglipConfig
+from .observation import Observation
 from .parity import Check, Tolerance, compare
 from .parity_model import EXACT, FORWARD, outputs
 from .pi05 import PERIODS, Pi05, attention_mask, time_embedding

@@ -15,14 +15,14 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from ..image_keys import IMAGE_KEYS
-from ..observation import Observation
+from ..observation import IMAGE_KEYS
 from .augmentation import augment
 from .config import ModelConfigError, Pi05Config
 from .gemma import Gemma, KVCache, Modulation
 from .images import resize_with_pad, to_unit_range
 from .input_checks import check_actions, check_observation, check_time
 from .layers import Linear
+from .observation import Observation
 from .progress import Belief, ProgressHead
 from .siglip import Siglip
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
+from ..observation import CONFIDENCE_LEVEL
 from .config import ProgressConfig
 from .layers import Linear
 
@@ -50,7 +51,7 @@ class ProgressHead(nnx.Module):
         """One logit, or one per bin."""
         return self.output(jax.nn.swish(self.hidden(pool(tokens, mask))))
 
-    def belief(self, logits: Float[Array, "b n"], confidence: float = 0.9) -> Belief:
+    def belief(self, logits: Float[Array, "b n"], confidence: float = CONFIDENCE_LEVEL) -> Belief:
         """The belief in [0, 1] that logits stand for; the interval is between equal tails."""
         if self._config.kind == "scalar":
             return Belief(jax.nn.sigmoid(logits[:, 0]))

@@ -17,9 +17,9 @@ from jaxtyping import Array, Float
 
 from ..models.config import ModelConfigError, Pi05Config
 from ..models.gemma import Modulation
+from ..models.observation import Observation
 from ..models.parameters import cast, load_parameters, parameter_paths
 from ..models.pi05 import Pi05, PrefixPass, Sample, time_steps
-from ..observation import Observation
 
 Dtype = Literal["float32", "bfloat16"]
 

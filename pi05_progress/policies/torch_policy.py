@@ -23,7 +23,7 @@ from lerobot.policies.pi05.configuration_pi05 import PI05Config
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from ..checkpoints.checkpoint import ASSETS, UNTRAINED
+from ..checkpoints.checkpoint import ASSETS
 from ..checkpoints.foreign.foreign import listed, read_json
 from ..checkpoints.foreign.head_file import NAMES, to_torch, write_head
 from ..checkpoints.foreign.importing import ImportOptions, open_foreign, plan_import
@@ -31,12 +31,12 @@ from ..checkpoints.foreign.lerobot import CONFIG, PREFIX, camera_names
 from ..checkpoints.foreign.safetensors_files import TensorFile, open_safetensors
 from ..checkpoints.foreign.torch_names import EMBEDDING, TORCH_HEAD, TRUNK_LM_HEAD, head_parts, is_unused
 from ..checkpoints.parameter_source import CheckpointError, ParameterSource
-from ..image_keys import IMAGE_KEYS
 from ..models.config import Pi05Config, ProgressConfig
+from ..models.observation import Observation
 from ..models.pi05 import Sample
 from ..models.progress import Belief
-from ..observation import Observation
-from ..policy import CONFIDENCE, ModelPolicy
+from ..observation import CONFIDENCE_LEVEL, IMAGE_KEYS, UNTRAINED
+from ..policy import ModelPolicy
 from ..robots.profile import RobotProfile
 from ..robots.teleavatar import ACTION_INDEX, STATE_INDEX
 from .sampler import ALL_ON, Dtype, InferenceOptions, inference_dtype
@@ -66,7 +66,7 @@ class ProgressHead(nn.Module):
         pooled = total / mask.sum(dim=1, keepdim=True).clamp(min=1)
         return self.output(nn.functional.silu(self.hidden(pooled)))
 
-    def belief(self, logits: Float[Tensor, "b n"], confidence: float = CONFIDENCE) -> Belief:
+    def belief(self, logits: Float[Tensor, "b n"], confidence: float = CONFIDENCE_LEVEL) -> Belief:
         """The belief in [0, 1] that logits stand for, as tensors; the interval is between equal tails."""
         if self.config.kind == "scalar":
             return Belief(torch.sigmoid(logits[:, 0]))

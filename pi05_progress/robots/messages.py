@@ -10,16 +10,14 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from ..observation import RobotFrame
 from .joints import MessageError, joint_values
 from .profile import SIDES, CameraProfile, RobotProfile
 from .teleavatar import crop, one_eye, turned
-
-if TYPE_CHECKING:
-    from ..observation import RobotFrame
 
 # Index of a joint in a block of the state vector: left arm 0-6, left gripper 7, right arm 8-14, right gripper 15.
 BLOCK = 16
@@ -181,8 +179,6 @@ def robot_frame(profile: RobotProfile, images: Mapping[str, Any], joints: Mappin
     Raises:
         MessageError: an input is missing or wrong; it is named.
     """
-    from ..observation import RobotFrame  # it brings JAX along, which the bag converter's processes do without
-
     if missing := [key for key in profile.cameras if images.get(key) is None]:
         raise MessageError(f"no image of {', '.join(missing)}")
     pictures, stamps = {}, {}

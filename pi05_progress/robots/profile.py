@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..files.config_files import config_folder
-from ..image_keys import IMAGE_KEYS
+from ..observation import IMAGE_KEYS
 from .yaml_lines import ConfigError, Document, read_document
 
 Side = Literal["left", "right"]

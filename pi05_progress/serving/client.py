@@ -25,7 +25,8 @@ from websockets.exceptions import InvalidHandshake, InvalidStatus, InvalidURI, W
 from websockets.sync.client import ClientConnection, connect
 
 from ..estimate.estimator import Estimate, ProgressEstimator
-from ..policy import CONFIDENCE, UNTRAINED, PolicyUnavailableError
+from ..observation import CONFIDENCE_LEVEL, UNTRAINED
+from ..policy import PolicyUnavailableError
 from .core import RequestError
 from .security import authorization, checked_key, read_key
 from .server_facts import confidence_level
@@ -132,7 +133,7 @@ class PolicyClient:
             self.reset()
             return reply
         try:
-            output = read_reply(reply, confidence_level(self.metadata, CONFIDENCE))
+            output = read_reply(reply, confidence_level(self.metadata, CONFIDENCE_LEVEL))
         except RequestError as error:
             self.reset()
             raise PolicyUnavailableError(f"{self.uri}: {error}") from error

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ..observation import ObservationError, PolicyOutput, RobotFrame
-from ..policy import CONFIDENCE, UNTRAINED, ModelPolicy, Policy
+from ..observation import CONFIDENCE_LEVEL, UNTRAINED, ObservationError, PolicyOutput, RobotFrame
+from ..policy import ModelPolicy, Policy
 from ..robots.profile import RobotProfile
 from ..robots.teleavatar import LayoutError
 from .core import AnswerError, RequestError
@@ -50,7 +50,7 @@ class PolicyResponder:
             "action_horizon": policy.horizon,
             "action_dt_s": policy.action_dt_s,
             "image_size": list(self._batched.image_size) if self._batched else None,
-            "confidence_level": CONFIDENCE,
+            "confidence_level": CONFIDENCE_LEVEL,
             **(extra_metadata or {}),
         }
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from ..observation import PolicyOutput, RobotFrame
-from ..policy import CONFIDENCE, PolicyUnavailableError
+from ..observation import CONFIDENCE_LEVEL, PolicyOutput, RobotFrame
+from ..policy import PolicyUnavailableError
 from ..robots.profile import RobotProfile
 from .client import PolicyClient
 from .core import RequestError
@@ -36,7 +36,7 @@ class WebsocketPolicy:
         self._client = PolicyClient(uri, api_key=api_key, timeout_s=timeout_s, connect_timeout_s=timeout_s)
         metadata = self._client.connect()
         try:
-            self._facts = read_facts(metadata, CONFIDENCE)
+            self._facts = read_facts(metadata, CONFIDENCE_LEVEL)
         except RequestError as error:
             self.close()
             raise ValueError(f"{uri}: {error}") from error
@@ -65,7 +65,7 @@ class WebsocketPolicy:
 
     def _check_same(self, metadata: Mapping[str, Any]) -> None:
         try:
-            now = asdict(read_facts(metadata, CONFIDENCE))
+            now = asdict(read_facts(metadata, CONFIDENCE_LEVEL))
         except RequestError as error:
             self.close()
             raise PolicyUnavailableError(f"{self._client.uri}: {error}") from error

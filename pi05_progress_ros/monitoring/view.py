@@ -6,11 +6,12 @@ from collections.abc import Iterable
 
 from rich.text import Text
 
+from pi05_progress.observation import UNTRAINED
+
 from .drawing import Charset, bar, columns, cut, duration, flow, known, percent, plot, wrapped
 from .state import ERROR, HISTORY_S, OK, Report, Seen
 
 LABEL = 10  # cells
-UNTRAINED = "untrained"  # model_id of random parameters, as in TaskProgress.msg
 UNTRAINED_TEXT = "untrained: progress_raw means nothing"
 STATUSES = {  # of TaskProgress: name, words, style
     0: ("UNKNOWN", "no estimate", "bold yellow"),

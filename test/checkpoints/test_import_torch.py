@@ -26,9 +26,9 @@ from checkpoint_cases import (
 from pi05_progress.checkpoints.checkpoint import CheckpointError
 from pi05_progress.checkpoints.foreign import torch_names
 from pi05_progress.checkpoints.foreign.importing import ImportOptions, plan_import
-from pi05_progress.image_keys import IMAGE_KEYS
 from pi05_progress.models import parity, parity_torch
 from pi05_progress.models.config import ModelConfigError
+from pi05_progress.observation import IMAGE_KEYS
 
 
 def test_a_lerobot_checkpoint_gives_lerobots_velocities_and_samples(tmp_path):

@@ -11,9 +11,7 @@ from monitor_messages import BAD, GOOD, NAN, STALE, UNKNOWN, diagnostic, progres
 from rich.cells import cell_len
 from rich.console import Console
 
-from pi05_progress.policy import UNTRAINED
 from pi05_progress_msgs.msg import ActionChunk, TaskProgress
-from pi05_progress_ros.monitoring import view as monitor_view
 from pi05_progress_ros.monitoring.drawing import ASCII, UNICODE, bar, columns, duration, plot
 from pi05_progress_ros.monitoring.message_yaml import message_yaml
 from pi05_progress_ros.monitoring.state import HISTORY_S, Seen
@@ -89,7 +87,6 @@ def test_any_numbers_in_a_message_can_be_drawn():
 def test_the_statuses_are_those_of_the_message():
     constants = {getattr(TaskProgress, name): name for name, _, _ in STATUSES.values()}
     assert constants == {number: name for number, (name, _, _) in STATUSES.items()}
-    assert monitor_view.UNTRAINED == UNTRAINED
 
 
 def test_unknown_numbers_are_dashes_and_never_nan():

@@ -11,11 +11,11 @@ from flax import nnx
 from small_models import ADAPTED, SMALL, random_actions, random_model, random_observation
 
 from pi05_progress.checkpoints.checkpoint import Checkpoint, CheckpointError, CheckpointInfo
-from pi05_progress.image_keys import IMAGE_KEYS
 from pi05_progress.models.config import ModelConfigError, config_from_dict, config_to_dict, named_config
 from pi05_progress.models.input_checks import check_observation
+from pi05_progress.models.observation import Observation
 from pi05_progress.models.pi05 import Pi05
-from pi05_progress.observation import Observation, ObservationError, RobotFrame
+from pi05_progress.observation import IMAGE_KEYS, ObservationError, RobotFrame
 from pi05_progress.policy import Pi05Policy, make_policy
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.robots.teleavatar import LayoutError

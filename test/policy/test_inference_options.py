@@ -16,11 +16,10 @@ from jax.experimental.compilation_cache import compilation_cache
 from places import ROOT
 
 from pi05_progress.checkpoints.checkpoint import Checkpoint, CheckpointInfo, save_checkpoint
-from pi05_progress.image_keys import IMAGE_KEYS
 from pi05_progress.models.config import ModelConfigError, SiglipConfig, tiny
 from pi05_progress.models.parameters import HEAD, load_parameters, parameter_paths
 from pi05_progress.models.pi05 import Pi05
-from pi05_progress.observation import RobotFrame
+from pi05_progress.observation import IMAGE_KEYS, RobotFrame
 from pi05_progress.policies.sampler import ALL_ON, InferenceOptions, for_inference
 from pi05_progress.policy import Pi05Policy, make_policy
 from pi05_progress.robots.profile import RobotProfile

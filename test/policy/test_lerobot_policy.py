@@ -11,8 +11,8 @@ from lerobot_sizes import lerobot_of_size
 
 from pi05_progress.checkpoints.checkpoint import Checkpoint, CheckpointInfo, load_checkpoint, save_checkpoint
 from pi05_progress.convert_checkpoint import main
-from pi05_progress.image_keys import IMAGE_KEYS
-from pi05_progress.observation import Observation
+from pi05_progress.models.observation import Observation
+from pi05_progress.observation import IMAGE_KEYS
 
 CONFIG = dataclasses.replace(SMALL.with_progress("none"), action_dim=32)
 TOLERANCE = {"atol": 1e-4, "rtol": 1e-4}

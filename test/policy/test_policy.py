@@ -9,8 +9,8 @@ from flax import nnx
 from pi05_progress.checkpoints.checkpoint import Checkpoint, CheckpointError, CheckpointInfo, save_checkpoint
 from pi05_progress.models.config import tiny
 from pi05_progress.models.pi05 import Pi05
-from pi05_progress.observation import RobotFrame
-from pi05_progress.policy import UNTRAINED, Pi05Policy, make_policy
+from pi05_progress.observation import UNTRAINED, RobotFrame
+from pi05_progress.policy import Pi05Policy, make_policy
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.robots.teleavatar import gripper_command_from_effort
 from pi05_progress.units.normalize import NormStats

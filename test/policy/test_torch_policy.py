@@ -39,9 +39,8 @@ from pi05_progress.checkpoints.checkpoint import (
 from pi05_progress.checkpoints.foreign.exporting import export_checkpoint
 from pi05_progress.checkpoints.foreign.head_file import to_torch, write_head
 from pi05_progress.checkpoints.foreign.importing import open_foreign
-from pi05_progress.image_keys import IMAGE_KEYS
 from pi05_progress.models import parity_torch, pi05
-from pi05_progress.observation import RobotFrame
+from pi05_progress.observation import IMAGE_KEYS, RobotFrame
 from pi05_progress.policy import ModelPolicy, Pi05Policy, make_policy
 from pi05_progress.serving.policy_responder import PolicyResponder
 from pi05_progress.serving.wire import pack, unpack

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from pi05_progress.image_keys import IMAGE_KEYS
 from pi05_progress.models.config import GemmaConfig, LoraConfig, Pi05Config, ProgressConfig, SiglipConfig
+from pi05_progress.models.observation import Observation
 from pi05_progress.models.parameters import load_parameters, parameter_paths
 from pi05_progress.models.pi05 import Pi05
-from pi05_progress.observation import Observation
+from pi05_progress.observation import IMAGE_KEYS
 
 EXPERT = GemmaConfig(width=8, depth=2, mlp_dim=12, num_heads=2, num_kv_heads=1, head_dim=8)
 SMALL = Pi05Config(

@@ -10,9 +10,9 @@ import numpy as np
 from small_models import SMALL, random_model
 
 from pi05_progress.checkpoints.parameter_source import ParameterSource
-from pi05_progress.image_keys import IMAGE_KEYS
+from pi05_progress.models.observation import Observation
 from pi05_progress.models.parameters import parameter_paths
-from pi05_progress.observation import Observation
+from pi05_progress.observation import IMAGE_KEYS
 from training.engine.loss import LossConfig
 from training.engine.optimizer import OptimizerConfig
 from training.engine.sharding import MeshConfig, make_mesh, put_batch

@@ -19,13 +19,13 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh, AxisType
 
 from pi05_progress.checkpoints.checkpoint import parameter_shapes
-from pi05_progress.image_keys import IMAGE_KEYS
 from pi05_progress.models.activations import BATCH_AXES
 from pi05_progress.models.config import Pi05Config
 from pi05_progress.models.costs import size_in_bytes
 from pi05_progress.models.lora import Trained, is_trained
+from pi05_progress.models.observation import Observation
 from pi05_progress.models.pi05 import Drawn
-from pi05_progress.observation import Observation
+from pi05_progress.observation import IMAGE_KEYS
 from pi05_progress.policies.device_memory import VARIABLES, is_set
 
 from .errors import TrainingError

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import jax
 from jaxtyping import Array, Bool, Float32, Int32
 
-from pi05_progress.observation import Observation
+from pi05_progress.models.observation import Observation
 
 
 @jax.tree_util.register_dataclass

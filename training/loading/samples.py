@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from pi05_progress.image_keys import IMAGE_KEYS
 from pi05_progress.models.config import Pi05Config
-from pi05_progress.observation import Observation
+from pi05_progress.models.observation import Observation
+from pi05_progress.observation import IMAGE_KEYS
 from pi05_progress.robots.teleavatar import delta_actions
 from pi05_progress.units.normalize import NormStats, normalize
 from pi05_progress.units.tokenizer import Encoder, PromptError, PromptTokenizer

@@ -22,18 +22,10 @@ from ...models.config import (
 )
 from ...models.parameters import HEAD, parameter_paths
 from ...models.progress import ProgressHead
+from ...observation import UNTRAINED
 from ...units.normalize import NormStats
 from ...units.tokenizer import TokenizerName
-from ..checkpoint import (
-    CONFIG,
-    MARKERS,
-    PARAMS,
-    UNTRAINED,
-    CheckpointInfo,
-    check_fit,
-    code_version,
-    write_description,
-)
+from ..checkpoint import CONFIG, MARKERS, PARAMS, CheckpointInfo, check_fit, code_version, write_description
 from ..orbax_files import write_orbax
 from ..parameter_source import CheckpointError, ParameterSource, Progress
 from .config_fields import OPTIONAL, SHAPELESS, Fields, make_config

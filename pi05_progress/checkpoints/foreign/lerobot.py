@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ...image_keys import IMAGE_KEYS
 from ...models.config import Pi05Config, ProgressConfig, pi05, tiny
 from ...models.pi05 import PERIODS
+from ...observation import IMAGE_KEYS
 from ...units.normalize import NormStats
 from ..checkpoint import CheckpointInfo
 from ..parameter_source import CheckpointError, ParameterSource, Progress

@@ -17,7 +17,8 @@ from pathlib import Path
 
 from pi05_progress.checkpoints.checkpoint import read_info
 from pi05_progress.files.worker_process import end_with_parent
-from pi05_progress.policy import UNTRAINED, make_policy
+from pi05_progress.observation import UNTRAINED
+from pi05_progress.policy import make_policy
 from pi05_progress.robots.profile import RobotProfile
 
 from .closed_loop import ClosedLoop, ClosedLoopError, DrivenEpisode, LoopSettings
