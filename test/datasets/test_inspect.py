@@ -7,13 +7,13 @@ import sys
 from html.parser import HTMLParser
 from importlib.util import find_spec
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import PATIENCE_S
+from places import ROOT
 from small_datasets import MERGED, TWO_TASKS, facts, lerobot_copy, make_dataset, tree
 
 from pi05_progress.files.output_file import OutputFileError
@@ -27,7 +27,6 @@ from training.report import charts
 from training.report.rerun_file import RerunError
 from training.report.summary import picture_findings
 
-ROOT = Path(__file__).parent.parent
 FPS = 10
 # both arms well within their limits, grippers still
 HOME = np.array([0.4, 1.1, -0.5, 0.9, 0.2, -0.1, 0.5, 0, -0.5, -0.9, 0.5, -1.3, 0.3, 0.5, -0.5, 0])

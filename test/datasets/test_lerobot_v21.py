@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from places import ROOT
 from small_datasets import TWO_TASKS, tree
 
 from pi05_progress.units.normalize import load_norm_stats
@@ -103,7 +104,7 @@ def test_every_tool_refuses_it_with_the_command_that_converts_it(tmp_path):
             call()
         command = re.search(COMMAND, str(refused.value))
         as_documented = command[0].replace("local/my_set", "local/NAME").replace(shlex.quote(str(root)), "FOLDER")
-        assert as_documented in (Path(__file__).parent.parent / "docs/convert.md").read_text()
+        assert as_documented in (ROOT / "docs/convert.md").read_text()
         assert set(shlex.split(command[0])) >= {"--repo-id=local/my_set", f"--root={root}"}
     assert tree(root) == before and [path.name for path in tmp_path.iterdir()] == ["my set"]
 

@@ -30,7 +30,8 @@ from training.evaluation.cache import OWN, code_digest
 from training.evaluation.frames import pictures, robot_frames
 from training.evaluation.playbacks import PICTURE_NOISE, all_playbacks
 from training.evaluation.predictions import Answers, EvaluationError, ask, track
-from training.evaluation.truth import DURATIONS, training_of
+from training.evaluation.truth import training_of
+from training.labels.durations import DURATIONS
 
 PROFILE = RobotProfile.load("teleavatar")
 SHOWN = {"wrong_prompt": "fold", "black": "head_camera", "seed": 4}

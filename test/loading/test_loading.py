@@ -17,7 +17,7 @@ from pi05_progress.observation import IMAGE_KEYS, RobotFrame
 from pi05_progress.policy import Pi05Policy
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.units.normalize import save_norm_stats
-from training.compute_norm_stats import compute
+from training.datasets.norm_stats import compute
 from training.datasets.progress_meta import CUT_OFF, EpisodeMeta, Outcome, ProgressMeta, save_progress_meta
 from training.datasets.reader import open_dataset
 from training.loading.config import DataConfigError

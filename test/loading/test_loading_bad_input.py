@@ -12,7 +12,7 @@ from small_loading import MODEL, change_column, labelled, loader
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.robots.yaml_lines import ConfigError
 from pi05_progress.units.normalize import NormStats, load_norm_stats, save_norm_stats
-from training.compute_norm_stats import compute
+from training.datasets.norm_stats import compute
 from training.datasets.reader import DatasetError, open_dataset
 from training.datasets.thumbnails import PictureError
 from training.loading.config import DataConfig, DataConfigError

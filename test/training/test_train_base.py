@@ -14,7 +14,7 @@ from pi05_progress.models.lora import is_adapter
 from pi05_progress.models.parameters import HEAD, parameter_paths
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.units.normalize import save_norm_stats
-from training.compute_norm_stats import compute
+from training.datasets.norm_stats import compute
 from training.datasets.reader import open_dataset
 from training.engine.optimizer import OptimizerConfig
 from training.running.base import SetupError

@@ -21,10 +21,11 @@ from pi05_progress.models.parameters import parameter_paths
 from pi05_progress.robots.profile import RobotProfile
 from training.engine.loss import LossConfig
 from training.engine.state import with_parameters
+from training.recipes.config import LogConfig
 from training.running import bad_batch
 from training.running.base import SetupError, effective_model, open_base
 from training.running.checkpoints import Best, to_remove
-from training.running.logs import CsvLog, LogConfig, LogError, Logs
+from training.running.logs import CsvLog, LogError, Logs
 from training.running.metrics import Arrived, InFlight, mean
 from training.running.run_folder import RunFolder, RunFolderError, take
 from training.running.validation import draws, make_validation_step, spearman, validate

@@ -12,11 +12,10 @@ import numpy as np
 from ..datasets.progress_meta import EpisodeMeta, ProgressMeta, Stage, load_progress_meta
 from ..datasets.reader import Dataset, open_dataset
 from ..labels import methods, milestones
-from ..labels.milestones import FINISH, MilestoneError, Stages
+from ..labels.durations import DURATIONS, STAGES, durations_s, end_frame
+from ..labels.milestones import MilestoneError, Stages
 from .predictions import EvaluationError
 
-DURATIONS = "median_durations_s"  # where a checkpoint's `labels` keep the median duration of each task, s
-STAGES = "stages"  # and where the stages of each task: lists of {"name": ..., "share": ...}
 FAILED, PARTIAL, SUCCESSFUL = 0, 1, 2
 
 
@@ -77,15 +76,6 @@ def episode_truth(length: int, meta: EpisodeMeta, stages: Stages | None) -> Trut
     return Truth(rank, linear, by_milestones, boundaries, frames.get(stages.labels[-1], length - 1), end)
 
 
-def end_frame(length: int, meta: EpisodeMeta, stages: Stages | None) -> int:
-    """The frame from which on a success has progress 1; arguments as of ``episode_truth``."""
-    if stages is None:
-        return length - 1
-    return milestones.done_frame(
-        length, milestones.reached(milestones.with_names(meta.milestones), stages.labels), stages
-    )
-
-
 def task_stages(
     dataset: Dataset, meta: ProgressMeta, trained: Mapping[str, Sequence[Stage]]
 ) -> tuple[dict[str, Stages | None], dict[str, str]]:
@@ -104,9 +94,9 @@ def task_stages(
     source: dict[str, str] = {}
     for task in dict.fromkeys(episode.task for episode in dataset.episodes):
         if trained.get(task):
-            found[task], source[task] = _from_named(trained[task]), "training"
+            found[task], source[task] = Stages.of(trained[task]), "training"
         elif labelled.get(task):
-            found[task], source[task] = _from_named(labelled[task]), "labels of the data set"
+            found[task], source[task] = Stages.of(labelled[task]), "labels of the data set"
         else:
             own = {
                 e.index: (e.length, milestones.with_names(meta.episode(e.index).milestones))
@@ -118,12 +108,6 @@ def task_stages(
             except MilestoneError:
                 found[task], source[task] = None, "none"
     return found, source
-
-
-def _from_named(stages: Sequence[Stage]) -> Stages:
-    """The inverse of ``Stages.named``."""
-    kept = stages[:-1] if stages[-1].name == FINISH and len(stages) > 1 else stages
-    return Stages(tuple(stage.name for stage in kept), np.cumsum([stage.share for stage in kept]))
 
 
 @dataclass(frozen=True)
@@ -182,24 +166,6 @@ def training_of(
         )
     medians = {task: float(np.median(of)) for task, of in seconds.items()}
     return Training(medians, stages, ", ".join(map(str, train_datasets)), frozenset(tasks))
-
-
-def durations_s(dataset: Dataset, meta: ProgressMeta, left_out: Collection[int]) -> dict[str, list[float]]:
-    """How long the successful episodes of each task took, s: from the first frame until progress is 1.
-
-    Args:
-        dataset: whose episodes.
-        meta: its ``meta/progress.json``; stages are those of its labels.
-        left_out: indices of episodes that do not count.
-    """
-    stages = {task: _from_named(of) for task, of in (meta.labels.stages if meta.labels else {}).items()}
-    seconds: dict[str, list[float]] = {}
-    for episode in dataset.episodes:
-        of = meta.episode(episode.index)
-        if episode.index not in left_out and not of.unsuccessful:
-            end = end_frame(episode.length, of, stages.get(episode.task))
-            seconds.setdefault(episode.task, []).append(end / dataset.fps)
-    return seconds
 
 
 def _from_checkpoint(labels: Mapping[str, Any], checkpoint: str) -> Training:

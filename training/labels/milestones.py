@@ -47,6 +47,12 @@ class Stages:
         stages = [Stage(name, float(share)) for name, share in zip(names, shares, strict=True)]
         return tuple(stages if stages[-1].share > 0 else stages[:-1])
 
+    @classmethod
+    def of(cls, named: Sequence[Stage]) -> Stages:
+        """The stages that ``named`` gave these names and shares."""
+        kept = named[:-1] if named[-1].name == FINISH and len(named) > 1 else named
+        return cls(tuple(stage.name for stage in kept), np.cumsum([stage.share for stage in kept]))
+
 
 def with_names(milestones: Sequence[Milestone]) -> list[Milestone]:
     """Milestones in the order of their frames; those without a label get their number as a name."""

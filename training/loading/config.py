@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from ..datasets import layout
-from ..flags import ALSO_CACHE
+from .flags import ALSO_CACHE
 
 
 class DataConfigError(ValueError):

@@ -13,8 +13,8 @@ from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.robots.teleavatar import ACTION_INDEX, STATE_INDEX, delta_actions
 from pi05_progress.units.normalize import BINS, NormStats, NormStatsError, load_norm_stats
 
-from ..compute_norm_stats import compute
 from ..datasets import layout
+from ..datasets.norm_stats import compute
 from ..datasets.reader import Dataset
 from .config import DataConfig, DataConfigError
 from .rows import Rows

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pi05_progress.models.config import Pi05Config
 from pi05_progress.models.lora import Trained
@@ -32,9 +32,18 @@ from pi05_progress.units.tokenizer import TokenizerName
 from ..engine.loss import LossConfig
 from ..engine.optimizer import OptimizerConfig
 from ..engine.sharding import MeshConfig
-from ..flags import ALWAYS_THERE, NO_FLAG, NOT_SHOWN
 from ..loading.config import DataConfig
-from ..running.logs import LogConfig
+from ..loading.flags import ALWAYS_THERE, NO_FLAG, NOT_SHOWN
+
+
+@dataclass(frozen=True)
+class LogConfig:
+    """Logs beside CSV and TensorBoard, which are always written."""
+
+    wandb: Literal["off", "offline", "online"] = "off"
+    """Weights & Biases. offline writes files only, for `wandb sync` later; online needs `wandb login`."""
+    project: str = "pi05_progress"
+    """Of Weights & Biases."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..evaluation.truth import DURATIONS, STAGES, durations_s
+from ..labels.durations import DURATIONS, STAGES, durations_s
 from ..loading.loader import TrainLoader
 
 

@@ -7,7 +7,6 @@ import math
 import os
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -15,18 +14,10 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import UInt8
 
+from ..recipes.config import LogConfig
+
 METRICS, VALIDATION = "metrics.csv", "validation.csv"
 INIT_S = 60  # to wait for Weights & Biases
-
-
-@dataclass(frozen=True)
-class LogConfig:
-    """Logs beside CSV and TensorBoard, which are always written."""
-
-    wandb: Literal["off", "offline", "online"] = "off"
-    """Weights & Biases. offline writes files only, for `wandb sync` later; online needs `wandb login`."""
-    project: str = "pi05_progress"
-    """Of Weights & Biases."""
 
 
 class LogError(ValueError):

@@ -1,0 +1,46 @@
+"""How long episodes took until their task was done, and how a checkpoint tells that and the stages of its labels."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from ..datasets.progress_meta import EpisodeMeta, ProgressMeta
+from ..datasets.reader import Dataset
+from . import milestones
+from .milestones import Stages
+
+DURATIONS = "median_durations_s"  # where a checkpoint's `labels` keep the median duration of each task, s
+STAGES = "stages"  # and where the stages of each task: lists of {"name": ..., "share": ...}
+
+
+def end_frame(length: int, meta: EpisodeMeta, stages: Stages | None) -> int:
+    """The frame from which on a success has progress 1; without stages that is the last one.
+
+    Args:
+        length: frames of the episode.
+        meta: its milestones.
+        stages: of its task; None if they are not known.
+    """
+    if stages is None:
+        return length - 1
+    return milestones.done_frame(
+        length, milestones.reached(milestones.with_names(meta.milestones), stages.labels), stages
+    )
+
+
+def durations_s(dataset: Dataset, meta: ProgressMeta, left_out: Collection[int]) -> dict[str, list[float]]:
+    """How long the successful episodes of each task took, s: from the first frame until progress is 1.
+
+    Args:
+        dataset: whose episodes.
+        meta: its ``meta/progress.json``; stages are those of its labels.
+        left_out: indices of episodes that do not count.
+    """
+    stages = {task: Stages.of(of) for task, of in (meta.labels.stages if meta.labels else {}).items()}
+    seconds: dict[str, list[float]] = {}
+    for episode in dataset.episodes:
+        of = meta.episode(episode.index)
+        if episode.index not in left_out and not of.unsuccessful:
+            end = end_frame(episode.length, of, stages.get(episode.task))
+            seconds.setdefault(episode.task, []).append(end / dataset.fps)
+    return seconds
