@@ -5,7 +5,8 @@ import math
 import os
 import re
 import time
-from collections import deque
+from collections import Counter, deque
+from itertools import takewhile
 
 import numpy as np
 from conftest import wait_for
