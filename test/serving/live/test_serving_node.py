@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 from conftest import PATIENCE_S, wait_for
-from fake_robot import PROFILE, FakeRobot, start_node
+from fake_robot import PROFILE, FakeRobot, said_s, start_node
 from node_policies import DT_S, HORIZON
 from places import SUPPORT
 from serving_helpers import free_port
