@@ -42,7 +42,7 @@ from .running.console import Console
 from .running.logs import LogError, Logs
 from .running.loop import Ended, Loop, owes_validation
 from .running.planning import plan
-from .running.resolved import ChangedError, to_json
+from .running.resolved import ChangedError
 from .running.run_folder import RunFolderError
 from .running.setup import open_folder, prepare
 from .running.signals import SIGNALS, StopRequest
@@ -84,10 +84,10 @@ def train(config: TrainConfig) -> Ended:
     with Console(config.num_train_steps) as console:
         run = prepare(config, console.say)
         with run.loader, open_folder(run), RunCheckpoints(run.folder, config.keep_period) as checkpoints:
-            owed = owes_validation(config, run.begin)
+            owed = owes_validation(run.begin, config.validation_interval)
             if run.begin.step >= config.num_train_steps and not owed:
                 return Ended(run.begin.step, "")
-            about = {"name": f"{config.name}/{config.exp_name}", "resolved": to_json(config), "step": run.begin.step}
+            about = {"name": f"{config.name}/{config.exp_name}", "resolved": run.resolved, "step": run.begin.step}
             logs = Logs(run.folder.root, config.logs, **about, validates=owed) if _first() else None
             try:
                 with StopRequest() as stop:

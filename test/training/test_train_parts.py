@@ -23,7 +23,7 @@ from training.engine.loss import LossConfig
 from training.engine.state import with_parameters
 from training.recipes.config import LogConfig
 from training.running import bad_batch
-from training.running.base import SetupError, effective_model, open_base
+from training.running.base import SetupError, check_acts_alike, check_labels, effective_model, open_base
 from training.running.checkpoints import Best, to_remove
 from training.running.logs import CsvLog, LogError, Logs
 from training.running.metrics import Arrived, InFlight, mean
@@ -257,30 +257,29 @@ def base(tmp_path_factory):
 
 
 def test_a_head_that_nothing_teaches_is_left_out(base):
-    config = configuration("data", "out", checkpoint=base)
-    model, said = effective_model(config, open_base(config, PROFILE), has_labels=False)
+    model, said = effective_model(MODEL, "everything", 0.1, open_base(base), has_labels=False)
     assert model.progress.kind == "none" and "left out" in said
-    model, said = effective_model(config, open_base(config, PROFILE), has_labels=True)
+    model, said = effective_model(MODEL, "everything", 0.1, open_base(base), has_labels=True)
     assert model.progress.kind == "scalar" and "actions and progress" in said
 
 
 def test_labels_without_a_head_are_passed_over_and_that_is_said():
-    config = configuration("data", "out", model=MODEL.with_progress("none"))
-    model, said = effective_model(config, None, has_labels=True)
+    model, said = effective_model(MODEL.with_progress("none"), "everything", 0.1, None, has_labels=True)
     assert model.progress.kind == "none" and "has progress labels, but the model has no progress head" in said
 
 
 def test_the_head_alone_needs_labels_and_a_model_around_it_that_stays_the_same(base):
     config = configuration("data", "out", checkpoint=base, trained="head")
     with pytest.raises(SetupError, match="add_progress_labels"):
-        effective_model(config, open_base(config, PROFILE), has_labels=False)
-    other = dataclasses.replace(config, model=dataclasses.replace(MODEL, action_horizon=5))
+        check_labels("head", config.data, has_labels=False)
+    own = (open_base(base), MODEL, config.data, PROFILE, config.tokenizer)
+    check_acts_alike(*own)
     with pytest.raises(SetupError, match=r"model\.action_horizon is 5, there 4"):
-        open_base(other, PROFILE)
+        check_acts_alike(own[0], dataclasses.replace(MODEL, action_horizon=5), *own[2:])
     with pytest.raises(SetupError, match=r"data\.robot is teleavatar_v2, there teleavatar"):
-        open_base(config, RobotProfile.load("teleavatar_v2"))
+        check_acts_alike(*own[:3], RobotProfile.load("teleavatar_v2"), own[4])
 
 
 def test_a_missing_checkpoint_is_told_with_what_one_is(tmp_path):
     with pytest.raises(CheckpointError, match=r"nothing: no such folder; a checkpoint is a folder"):
-        open_base(configuration("data", "out", checkpoint=tmp_path / "nothing"), PROFILE)
+        open_base(tmp_path / "nothing")

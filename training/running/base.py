@@ -10,12 +10,13 @@ from pi05_progress.checkpoints.checkpoint import ASSETS, NORM_STATS, PARAMS, Che
 from pi05_progress.checkpoints.orbax_files import open_orbax
 from pi05_progress.checkpoints.parameter_source import ParameterSource
 from pi05_progress.models.config import Pi05Config
+from pi05_progress.models.lora import Trained
 from pi05_progress.models.parameters import HEAD
 from pi05_progress.observation import UNTRAINED
 from pi05_progress.robots.profile import RobotProfile
+from pi05_progress.units.tokenizer import TokenizerName
 
 from ..loading.config import DataConfig
-from ..recipes.config import TrainConfig
 
 
 class SetupError(ValueError):
@@ -42,71 +43,95 @@ class Base:
         return path if path.exists() else None
 
 
-def open_base(config: TrainConfig, profile: RobotProfile) -> Base | None:
-    """The checkpoint to start from; its parameters are compared, not read.
+def open_base(checkpoint: Path | None) -> Base | None:
+    """The checkpoint to start from, if one is given; its parameters are not read yet.
 
     Raises:
-        CheckpointError: there is none, or its parameters are of another model.
-        SetupError: the head alone is to be trained on a model that would act otherwise then.
+        CheckpointError: it is missing or damaged.
     """
-    if config.checkpoint is None:
+    if checkpoint is None:
         return None
-    folder = config.checkpoint.expanduser()
-    info = read_info(folder)
-    base = Base(folder, info, open_orbax(folder / PARAMS))
-    if config.trained == "head":
-        _check_acts_alike(config, info, profile)
-    return base
+    folder = checkpoint.expanduser()
+    return Base(folder, read_info(folder), open_orbax(folder / PARAMS))
 
 
-def _check_acts_alike(config: TrainConfig, info: CheckpointInfo, profile: RobotProfile) -> None:
-    names = ("image_size", "action_dim", "action_horizon", "max_token_len", "discrete_state")
+def check_acts_alike(
+    base: Base, model: Pi05Config, data: DataConfig, profile: RobotProfile, tokenizer: TokenizerName
+) -> None:
+    """Refuse to train the head alone on a model that would act otherwise then.
+
+    Args:
+        base: whose actions must stay as they are.
+        model, data, profile, tokenizer: of the run.
+
+    Raises:
+        SetupError: something that decides the actions differs; the message names it.
+    """
+    info, names = base.info, ("image_size", "action_dim", "action_horizon", "max_token_len", "discrete_state")
     theirs = {f"model.{name}": getattr(info.model, name) for name in names}
-    ours = {f"model.{name}": getattr(config.model, name) for name in names}
+    ours = {f"model.{name}": getattr(model, name) for name in names}
     theirs |= {"data.robot": info.robot, "tokenizer": info.tokenizer, "data.delta_actions": info.delta_actions}
-    ours |= {"data.robot": profile.name, "tokenizer": config.tokenizer, "data.delta_actions": config.data.delta_actions}
-    theirs["data.quantiles"], ours["data.quantiles"] = info.quantiles, config.data.quantiles
+    ours |= {"data.robot": profile.name, "tokenizer": tokenizer, "data.delta_actions": data.delta_actions}
+    theirs["data.quantiles"], ours["data.quantiles"] = info.quantiles, data.quantiles
     if different := [f"{name} is {ours[name]}, there {theirs[name]}" for name in ours if ours[name] != theirs[name]]:
         raise SetupError(
-            f"--trained=head leaves the actions of {config.checkpoint} as they are, so everything around it must stay, "
+            f"--trained=head leaves the actions of {base.folder} as they are, so everything around it must stay, "
             f"too: {'; '.join(different)}"
         )
 
 
-def data_config(config: TrainConfig, base: Base | None, last: Path | None) -> DataConfig:
-    """What is loaded: with the statistics of the checkpoint where its actions are to stay as they are."""
-    if config.trained != "head" or config.data.norm_stats is not None:
-        return config.data
+def with_statistics(data: DataConfig, base: Base | None, last: Path | None) -> DataConfig:
+    """What is loaded where the actions are to stay as they are: with the statistics they were learnt with.
+
+    Args:
+        data: as it was asked for; statistics that it names stay.
+        base: the checkpoint that the run starts from.
+        last: the run's own last checkpoint, if it goes on.
+    """
+    if data.norm_stats is not None:
+        return data
     stats = base.stats if base is not None else None
     if last is not None:  # the checkpoint that the run started from may be gone
         info = read_info(last)
         stats = last / ASSETS / info.asset_id / NORM_STATS
     if stats is None:
-        return config.data
-    return dataclasses.replace(config.data, norm_stats=stats, foreign_norm_stats=True)
+        return data
+    return dataclasses.replace(data, norm_stats=stats, foreign_norm_stats=True)
 
 
-def effective_model(config: TrainConfig, base: Base | None, has_labels: bool) -> tuple[Pi05Config, str]:
+def check_labels(trained: Trained, data: DataConfig, has_labels: bool) -> None:
+    """Refuse to train the progress head alone on data that say nothing about progress.
+
+    Raises:
+        SetupError: there are no labels; the message says how to make them.
+    """
+    if trained == "head" and not has_labels:
+        raise SetupError(
+            f"--trained=head, but there are no progress labels ({data.progress_column}) in {data.repo_id}; make them: "
+            "python -m training.add_progress_labels"
+        )
+
+
+def effective_model(
+    model: Pi05Config, trained: Trained, progress_weight: float, base: Base | None, has_labels: bool
+) -> tuple[Pi05Config, str]:
     """The model to train, and a sentence on what is learnt.
 
     A head that nothing teaches is left out: it would publish numbers that mean nothing.
 
-    Raises:
-        SetupError: the head alone is to be trained, without labels.
+    Args:
+        model: as it was asked for.
+        trained: what is trained; the head alone only with labels (see ``check_labels``).
+        progress_weight: of the progress loss.
+        base: the checkpoint that the run starts from.
+        has_labels: whether the data has progress labels.
     """
-    model = config.model
     if has_labels and model.progress.kind != "none":
-        weight = config.loss.progress_weight
-        if config.trained == "head":
+        if trained == "head":
             return model, f"learns progress alone ({model.progress.kind} head); everything else stays as it is"
-        return model, f"learns actions and progress ({model.progress.kind} head, weight {weight:g})"
+        return model, f"learns actions and progress ({model.progress.kind} head, weight {progress_weight:g})"
     if has_labels:
         return model, "learns actions alone: the data has progress labels, but the model has no progress head"
-    if config.trained == "head":
-        raise SetupError(
-            f"--trained=head, but there are no progress labels ({config.data.progress_column}) in "
-            f"{config.data.repo_id}; make them: python -m training.add_progress_labels"
-        )
     if model.progress.kind == "none":
         return model, "learns actions alone: the data has no progress labels, and the model has no progress head"
     if base is not None and base.has_trained_head:

@@ -16,7 +16,6 @@ from pi05_progress.robots.teleavatar import ACTION_INDEX
 from ..engine.sharding import put_batch
 from ..engine.state import model_of
 from ..engine.step import make_train_step
-from ..recipes.config import TrainConfig
 from . import bad_batch, pictures
 from .checkpoints import Best, RunCheckpoints, RunState, beside_parameters
 from .console import Console
@@ -36,9 +35,9 @@ class Ended(NamedTuple):
     stopped_by: str  # name of the signal, or "another process"; empty if nothing is left to do
 
 
-def owes_validation(config: TrainConfig, begin: RunState) -> bool:
-    """Whether a run that goes on there has to validate before its first step."""
-    return begin.validation_owed and config.validation_interval > 0
+def owes_validation(begin: RunState, validation_interval: int) -> bool:
+    """Whether a run that goes on there has to validate before its first step; an interval of 0 validates never."""
+    return begin.validation_owed and validation_interval > 0
 
 
 class Loop:
@@ -79,7 +78,7 @@ class Loop:
             CheckpointError, LogError: something cannot be written.
         """
         total = self._config.num_train_steps
-        if owes_validation(self._config, self._run.begin):
+        if owes_validation(self._run.begin, self._config.validation_interval):
             self._validate(saving=True)
             self._checkpoints.validated(self._run_state(owed=False))
         first = True

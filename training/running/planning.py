@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from pi05_progress.checkpoints.checkpoint import abstract_model
 from pi05_progress.models.lora import count_parameters
 
@@ -10,11 +12,11 @@ from ..engine.memory import GIB, MemoryPlan, plan_memory, table
 from ..recipes.config import TrainConfig
 
 
-def meshes(config: TrainConfig) -> list[tuple[int, int]]:
-    """Numbers of devices, and of those that share one copy: none, what the configuration says, all."""
+def meshes(numbers: Iterable[int], fsdp_devices: int) -> list[tuple[int, int]]:
+    """Numbers of devices, and of those that share one copy of the parameters: one, ``fsdp_devices``, all."""
     found = []
-    for devices in config.plan_devices:
-        found += [(devices, fsdp) for fsdp in sorted({1, config.mesh.fsdp_devices, devices}) if devices % fsdp == 0]
+    for devices in numbers:
+        found += [(devices, fsdp) for fsdp in sorted({1, fsdp_devices, devices}) if devices % fsdp == 0]
     return found
 
 
@@ -27,7 +29,7 @@ def plan(config: TrainConfig) -> str:
     """
     plans: dict[str, MemoryPlan] = {}
     refused: list[str] = []
-    for devices, fsdp in meshes(config):
+    for devices, fsdp in meshes(config.plan_devices, config.mesh.fsdp_devices):
         try:
             plans[f"{devices} x {fsdp}"] = plan_memory(
                 config.model,

@@ -40,14 +40,14 @@ class ChangedError(ValueError):
 
 
 def to_json(config: TrainConfig) -> dict[str, Any]:
-    """Plain values, nested as the dataclasses are."""
+    """The configuration as plain values, nested as the dataclasses are."""
     return json.loads(json.dumps(dataclasses.asdict(config), default=str))
 
 
-def save(path: Path, config: TrainConfig, extra: Mapping[str, Any]) -> None:
-    """Write a configuration and what else is to be known of the run, complete or not at all."""
+def save(path: Path, resolved: Mapping[str, Any], extra: Mapping[str, Any]) -> None:
+    """Write a configuration (see ``to_json``) and what else is to be known of the run, complete or not at all."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps({"config": to_json(config), **extra}, indent=2) + "\n")
+    partial.write_text(json.dumps({"config": dict(resolved), **extra}, indent=2) + "\n")
     os.replace(partial, path)
 
 
@@ -75,8 +75,11 @@ def _shown(values: Mapping[str, Any], name: str) -> str:
     return json.dumps(values[name]) if name in values else "(not there)"
 
 
-def check_unchanged(path: Path, config: TrainConfig) -> dict[str, Any]:
-    """Compare with what was saved; returns all that was.
+def check_unchanged(path: Path, resolved: Mapping[str, Any]) -> dict[str, Any]:
+    """Compare a configuration (see ``to_json``) with what was saved.
+
+    Returns:
+        All that was saved: the configuration and ``extra``.
 
     Raises:
         ChangedError: something else than what may be changed differs, or the file is damaged.
@@ -86,7 +89,7 @@ def check_unchanged(path: Path, config: TrainConfig) -> dict[str, Any]:
         before = saved["config"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ChangedError(f"{path}: cannot be read, so the run cannot go on: {error}") from error
-    if different := changes(before, to_json(config)):
+    if different := changes(before, resolved):
         listed = "\n  ".join(different)
         raise ChangedError(
             f"the run was started with another configuration ({path}):\n  {listed}\nGo on with the former values, or "

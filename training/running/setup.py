@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jaxtyping import Array, Key
@@ -20,20 +19,20 @@ from pi05_progress.models.config import Pi05Config, config_from_dict, config_to_
 from pi05_progress.models.lora import count_parameters
 from pi05_progress.observation import UNTRAINED
 from pi05_progress.robots.profile import RobotProfile
-from pi05_progress.units.tokenizer import Encoder, make_encoder
+from pi05_progress.units.tokenizer import Encoder, TokenizerName, make_encoder
 
 from ..engine.sharding import make_mesh
-from ..engine.state import TrainState, abstract_state, start_state
-from ..engine.step import training_keys
+from ..engine.state import TrainState
 from ..loading.loader import TrainLoader
 from ..recipes.config import TrainConfig
 from . import resolved, run_folder
 from .agreement import check_same
-from .base import Base, SetupError, data_config, effective_model, open_base
-from .checkpoints import POSITION, RUN, RunState, restore_state
+from .base import SetupError, check_acts_alike, check_labels, effective_model, open_base, with_statistics
+from .checkpoints import POSITION, RunState
 from .label_description import label_description
 from .resolved import to_json
 from .run_folder import RunFolder
+from .start import fresh, restored, start_notes
 
 Say = Callable[[str], None]
 
@@ -44,6 +43,7 @@ class Run:
 
     Attributes:
         config: as it was asked for.
+        resolved: the same as plain values.
         model: what is trained; without a progress head if nothing would teach it.
         folder: where everything goes.
         mesh: of devices.
@@ -55,6 +55,7 @@ class Run:
     """
 
     config: TrainConfig
+    resolved: dict[str, Any]
     model: Pi05Config
     folder: RunFolder
     mesh: Mesh
@@ -63,12 +64,6 @@ class Run:
     key: Key[Array, ""]
     begin: RunState
     info: CheckpointInfo
-    saved: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def learns_progress(self) -> bool:
-        """Whether there is a head, and something that teaches it."""
-        return self.model.progress.kind != "none" and self.loader.has_labels
 
 
 def check_config(config: TrainConfig) -> None:
@@ -95,20 +90,23 @@ def check_config(config: TrainConfig) -> None:
         raise SetupError("--trained=head needs a model that acts already: give its folder with --checkpoint")
 
 
-def fitting_encoder(config: TrainConfig) -> Encoder:
+def fitting_encoder(name: TokenizerName, path: Path | None, vocabulary: int) -> Encoder:
     """The tokenizer.
+
+    Args:
+        name: which.
+        path: of PaliGemma's file, which that one needs.
+        vocabulary: tokens that the model knows.
 
     Raises:
         SetupError: it does not fit the model, or no path is given.
         TokenizerError: it cannot be loaded.
     """
-    if config.tokenizer == "paligemma" and config.tokenizer_path is None:
+    if name == "paligemma" and path is None:
         raise SetupError("--tokenizer_path is missing: the file of PaliGemma's tokenizer (docs/training.md says where)")
-    encoder = make_encoder(config.tokenizer, config.tokenizer_path)
-    if encoder.vocabulary > config.model.vocabulary:
-        raise SetupError(
-            f"the tokenizer has {encoder.vocabulary} tokens, --model.vocabulary is {config.model.vocabulary}"
-        )
+    encoder = make_encoder(name, path)
+    if encoder.vocabulary > vocabulary:
+        raise SetupError(f"the tokenizer has {encoder.vocabulary} tokens, --model.vocabulary is {vocabulary}")
     return encoder
 
 
@@ -123,20 +121,26 @@ def prepare(config: TrainConfig, say: Say) -> Run:
         ValueError: something is wrong; each kind's message says what to do.
     """
     check_config(config)
+    values = to_json(config)
     folder = RunFolder(config.output.expanduser() / config.name / config.exp_name)
     run_folder.check(folder.root, resume=config.resume, overwrite=config.overwrite)
     steps = folder.steps() if config.resume else []
-    saved = resolved.check_unchanged(folder.root / run_folder.CONFIG, config) if steps else None
+    saved = resolved.check_unchanged(folder.root / run_folder.CONFIG, values) if steps else None
     last = folder.step(steps[-1]) if steps else None
     if config.resume and last is None:
         say(f"there is no checkpoint in {folder.root} to go on from: starts anew")
     mesh = make_mesh(config.mesh)
-    _check_batch(config, mesh)
+    _check_batch(config.batch_size, config.optimizer.accumulation_steps, mesh)
     profile = RobotProfile.load(config.data.robot)
-    encoder = fitting_encoder(config)
-    base = None if last is not None else open_base(config, profile)
+    encoder = fitting_encoder(config.tokenizer, config.tokenizer_path, config.model.vocabulary)
+    base = None if last is not None else open_base(config.checkpoint)
+    data = config.data
+    if config.trained == "head":
+        if base is not None:
+            check_acts_alike(base, config.model, data, profile, config.tokenizer)
+        data = with_statistics(data, base, last)
     loader = TrainLoader(
-        data_config(config, base, last),
+        data,
         config.model,
         encoder,
         batch_size=config.batch_size,
@@ -147,100 +151,64 @@ def prepare(config: TrainConfig, say: Say) -> Run:
     try:
         check_same(
             {
-                "command lines": _without_place(config),
+                "command lines": _without_place(values),
                 "checkpoints to go on from": str(steps[-1] if steps else None),
                 "data": loader.fingerprint,
             }
         )
-        return _prepared(config, say, folder, saved, last, mesh, profile, base, loader)
+        check_labels(config.trained, data, loader.has_labels)
+        model, learns = effective_model(
+            config.model, config.trained, config.loss.progress_weight, base, loader.has_labels
+        )
+        if saved is not None:
+            model = config_from_dict(saved["model"])
+        for note in (*loader.notes, learns):
+            say(note)
+        if last is not None and saved is not None:
+            start = restored(last, saved["source"], model, mesh, config.trained, config.optimizer)
+            loader.restore((last / POSITION).read_bytes())
+            say(f"goes on from {last}")
+        else:
+            start = fresh(model, mesh, config.trained, config.optimizer, config.seed, base)
+            for note in start_notes(start, base, profile.name):
+                say(note)
+        counts = count_parameters(abstract_model(model), model, config.trained)
+        say(
+            f"model: {model.name}, {counts.total:,} parameters, {counts.trained:,} of them trained, on {mesh.size} "
+            "devices"
+        )
+        info = CheckpointInfo(
+            model=model,
+            robot=profile.name,
+            model_id=UNTRAINED,
+            action_dt_s=loader.action_dt_s,
+            asset_id=loader.asset_id,
+            tokenizer=config.tokenizer,
+            delta_actions=data.delta_actions,
+            quantiles=data.quantiles,
+            labels=label_description(loader) if loader.has_labels else {},
+            code_version=code_version(),
+            source=start.source,
+        )
+        return Run(config, values, model, folder, mesh, loader, start.state, start.key, start.begin, info)
     except BaseException:
         loader.close()
         raise
 
 
-def _without_place(config: TrainConfig) -> str:
+def _without_place(values: Mapping[str, Any]) -> str:
     """A configuration as text, but for which process it is of."""
-    values = to_json(config)
-    values["mesh"].pop("process_index")
-    return json.dumps(values)
+    mesh = {name: value for name, value in values["mesh"].items() if name != "process_index"}
+    return json.dumps({**values, "mesh": mesh})
 
 
-def _check_batch(config: TrainConfig, mesh: Mesh) -> None:
-    pieces = mesh.size * config.optimizer.accumulation_steps
-    if config.batch_size % pieces:
+def _check_batch(batch_size: int, accumulation_steps: int, mesh: Mesh) -> None:
+    pieces = mesh.size * accumulation_steps
+    if batch_size % pieces:
         raise SetupError(
-            f"--batch_size is {config.batch_size}; expected a multiple of {pieces} ({mesh.size} devices x "
-            f"{config.optimizer.accumulation_steps} --optimizer.accumulation_steps)"
+            f"--batch_size is {batch_size}; expected a multiple of {pieces} ({mesh.size} devices x "
+            f"{accumulation_steps} --optimizer.accumulation_steps)"
         )
-
-
-def _prepared(
-    config: TrainConfig,
-    say: Say,
-    folder: RunFolder,
-    saved: dict[str, Any] | None,
-    last: Path | None,
-    mesh: Mesh,
-    profile: RobotProfile,
-    base: Base | None,
-    loader: TrainLoader,
-) -> Run:
-    model, learns = effective_model(config, base, loader.has_labels)
-    if last is not None and saved is not None:
-        model = config_from_dict(saved["model"])
-    for note in loader.notes:
-        say(note)
-    say(learns)
-    train_key, init_key = training_keys(config.seed)
-    source: dict[str, Any] = dict(saved["source"]) if saved is not None and last is not None else {}
-    if last is None:
-        started = start_state(
-            model, mesh, config.trained, config.optimizer, init_key, None if base is None else base.source
-        )
-        state = started.state
-        begin = RunState(0, _key_data(train_key), None)
-        if base is not None:
-            source = {"base": str(base.folder.resolve()), "base_model_id": base.info.model_id}
-            say(f"starts from {base.folder} ({base.info.model_id}, robot {base.info.robot})")
-            if base.info.robot != profile.name:
-                say(f"note: that checkpoint is of robot {base.info.robot}, the data of {profile.name}")
-            if started.initialised:
-                source["initialised"] = started.initialised
-                say(f"not in the checkpoint, so they keep their initial values: {_brief(started.initialised)}")
-            if started.unused:
-                say(f"in the checkpoint, but not in the model: {_brief(started.unused)}")
-    else:
-        begin = RunState.read(last / RUN)
-        state = restore_state(last, abstract_state(model, mesh, config.trained, config.optimizer))
-        loader.restore((last / POSITION).read_bytes())
-        train_key = jax.random.wrap_key_data(jnp.asarray(begin.key, jnp.uint32))
-        say(f"goes on from {last}")
-    counts = count_parameters(abstract_model(model), model, config.trained)
-    say(f"model: {model.name}, {counts.total:,} parameters, {counts.trained:,} of them trained, on {mesh.size} devices")
-    info = CheckpointInfo(
-        model=model,
-        robot=profile.name,
-        model_id=UNTRAINED,
-        action_dt_s=loader.action_dt_s,
-        asset_id=loader.asset_id,
-        tokenizer=config.tokenizer,
-        delta_actions=config.data.delta_actions,
-        quantiles=config.data.quantiles,
-        labels=label_description(loader) if loader.has_labels else {},
-        code_version=code_version(),
-        source=source,
-    )
-    record = {"model": config_to_dict(model), "source": source, "code_version": code_version(), "jax": jax.__version__}
-    return Run(config, model, folder, mesh, loader, state, train_key, begin, info, record)
-
-
-def _key_data(key: Key[Array, ""]) -> list[int]:
-    return [int(word) for word in jax.device_get(jax.random.key_data(key)).ravel()]
-
-
-def _brief(paths: list[str], most: int = 4) -> str:
-    more = f" and {len(paths) - most} more" if len(paths) > most else ""
-    return f"{', '.join(paths[:most])}{more}"
 
 
 @contextmanager
@@ -253,7 +221,13 @@ def open_folder(run: Run) -> Iterator[None]:
     lock = None
     if jax.process_index() == 0:
         lock = run_folder.take(run.folder.root, overwrite=run.config.overwrite)
-        resolved.save(run.folder.root / run_folder.CONFIG, run.config, run.saved)
+        extra = {
+            "model": config_to_dict(run.model),
+            "source": run.info.source,
+            "code_version": run.info.code_version,
+            "jax": jax.__version__,
+        }
+        resolved.save(run.folder.root / run_folder.CONFIG, run.resolved, extra)
         held_out = [
             {"folder": str(dataset.root.resolve()), "episodes": episodes}
             for dataset, episodes in zip(run.loader.datasets, run.loader.held_out, strict=True)
