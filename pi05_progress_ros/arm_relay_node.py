@@ -19,6 +19,7 @@ from pi05_progress.robots.joints import MessageError, clipped, joint_values, ord
 from pi05_progress.robots.profile import SIDES, ArmProfile, RobotProfile
 from pi05_progress.robots.yaml_lines import ConfigError
 
+from .commanding.graph import other_publishers
 from .commanding.relay import relay_velocity
 from .parameters import ParameterError, declare, refuse_unknown
 from .transport import use_image_transport
@@ -70,8 +71,7 @@ class ArmRelay:
 
     def others(self) -> list[str]:
         """Names of other nodes that publish this arm's commands."""
-        infos = self._node.get_publishers_info_by_topic(self._arm.command_topic)
-        return sorted(info.node_name for info in infos)[1:] if len(infos) > 1 else []
+        return other_publishers(self._node, self._arm.command_topic)
 
     def tick(self, hold: str) -> None:
         """Publish a command, unless there is a reason not to; a change of reason is logged.
@@ -131,7 +131,7 @@ class ArmRelayNode(Node):
         others = sorted({name for arm in self._arms for name in arm.others()})
         hold = "another node publishes the robot's commands, too; stop one of the two" if others else ""
         if hold and hold != self._hold:
-            self.get_logger().error(f"{hold} (publishers beside the first: {', '.join(others)})")
+            self.get_logger().error(f"{hold} (besides this relay: {', '.join(others)})")
         self._hold = hold
 
 

@@ -20,7 +20,6 @@ from typing import Any
 
 import rclpy
 from builtin_interfaces.msg import Time
-from geometry_msgs.msg import Pose
 from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
@@ -28,22 +27,21 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.serialization import serialize_message
 from rclpy.signals import SignalHandlerOptions
 from rosbags.interfaces import Connection
-from sensor_msgs.msg import CompressedImage, Image, JointState, Joy
-from std_msgs.msg import Float32, Int32, String
+from sensor_msgs.msg import Joy
 
-from pi05_progress.robots.profile import IMAGE_TYPE, RobotProfile
+from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.robots.yaml_lines import ConfigError
-from pi05_progress_msgs.msg import ActionChunk, EpisodeEvent, TaskProgress
+from pi05_progress_msgs.msg import EpisodeEvent
 from pi05_progress_msgs.srv import MarkMilestone, StartEpisode, StopEpisode
 
 from .parameters import ParameterError, declare, refuse_unknown
 from .recording.bag_writer import PARTIAL, BagWriter, UnknownTypeError, learn_type, message_store, type_name
+from .recording.topics import EVENTS, recorded_topics
 from .transport import use_image_transport
 
 WATCH_S = 1.0  # between looks at rates and at the disk
 SLOW_SHARE = 0.7  # a rate below this share of the profile's is reported
 FAST_SHARE = 1.5  # and one above this share, too: two senders, probably
-JOINT_HZ = (100.0, 200.0)  # the robots' joint states come at such rates
 COMMANDS = ("teleoperation", "policy", "none")
 ABORTED = "aborted: "  # begins the note of an episode that was not ended on purpose
 
@@ -93,42 +91,6 @@ class Episode:
     began_s: float  # monotonic
 
 
-def recorded_topics(profile: RobotProfile, images: str, namespace: str, commands: str = "teleoperation") -> list[Topic]:
-    """What is recorded of a robot and its policy, with types.
-
-    Args:
-        profile: the robot.
-        images: ``raw`` or ``compressed``.
-        namespace: of the policy's topics, absolute.
-        commands: whose commands are required, beside cameras, arms and grippers; one of ``COMMANDS``.
-    """
-    operator, policy = commands == "teleoperation", commands == "policy"
-    topics = []
-    for camera in profile.cameras.values():
-        rate = (camera.rate_hz, camera.rate_hz)
-        if camera.type == IMAGE_TYPE and images == "compressed":
-            topics.append(Topic(camera.compressed_topic, CompressedImage, True, rate))
-        elif camera.type == IMAGE_TYPE:
-            topics.append(Topic(camera.topic, Image, True, rate))
-        elif camera.topic:
-            topics.append(Topic(camera.topic, message_class(camera.type), True, rate))
-    for arm in profile.arms.values():
-        topics.append(Topic(arm.state_topic, JointState, True, JOINT_HZ))
-        topics.append(Topic(arm.teleoperation_topic, JointState, operator))
-        target = arm.target_topic if profile.arm_command == "relay" else arm.command_topic
-        topics += [Topic(t, JointState, policy and t == target) for t in (arm.target_topic, arm.command_topic)]
-        topics += [Topic(t, Pose) for t in (arm.state_pose_topic, arm.target_pose_topic)]
-    for gripper in profile.grippers.values():
-        topics.append(Topic(gripper.state_topic, JointState, True, JOINT_HZ))
-        topics.append(Topic(gripper.teleoperation_topic, JointState, operator))
-        topics.append(Topic(gripper.command_topic, Float32, policy))
-    topics += [Topic(profile.enable_topic, Float32), Topic(profile.fsm_topic, Int32), Topic(profile.mode_topic, String)]
-    topics.append(Topic(profile.marks.topic, Joy))
-    prefix = namespace.rstrip("/")
-    topics += [Topic(f"{prefix}/task_progress", TaskProgress), Topic(f"{prefix}/action_chunk", ActionChunk)]
-    return list({topic.name: topic for topic in topics}.values())
-
-
 def message_class(name: str) -> type:
     """The class of a message type ``package/msg/Name``.
 
@@ -166,14 +128,19 @@ class RecorderNode(Node):
             raise ParameterError(f"parameter commands: {self._get('commands')!r} is refused, expected one of {known}")
         self._output = Path(self._get("output")).expanduser()
         self._store = message_store()
-        self._topics = recorded_topics(self._profile, self._get("images"), self.get_namespace(), self._get("commands"))
+        images, commands, events = self._get("images"), self._get("commands"), self.resolve_topic_name(EVENTS)
+        self._topics = [
+            Topic(topic.name, message_class(topic.type), topic.required, topic.expected_hz)
+            for topic in recorded_topics(self._profile, self.get_namespace(), images, commands)
+            if topic.name != events  # what this node publishes it writes itself
+        ]
         self._topics += [further_topic(text) for text in self._get("topics") if text]
         for topic in self._topics:  # now, not when its first message comes in the middle of an episode
             learn_type(self._store, type_name(topic.kind))
         self._episode: Episode | None = None
         self._count, self._pressed, self._watched_s = 0, {}, time.monotonic()
         self._report_leftovers()
-        self._events = self.create_publisher(EpisodeEvent, "episode_event", 50)
+        self._events = self.create_publisher(EpisodeEvent, EVENTS, 50)
         self._event_topic = Topic(self._events.topic_name, EpisodeEvent)
         self._subscribe()
         self.create_service(StartEpisode, "~/start_episode", self._on_start)

@@ -60,14 +60,16 @@ class Drawn(NamedTuple):
 
 
 class Losses(NamedTuple):
-    """Per-sample losses.
+    """Per-sample losses, and the belief about progress from the same pass.
 
-    ``progress`` is 0 where ``progress_mask`` is False; both are None without a head or without labels.
+    ``progress`` is 0 where ``progress_mask`` is False; both are None without a head or without labels, and ``belief``
+    is None without a head.
     """
 
     action: Float[Array, "b a"]
-    progress: Float[Array, " b"] | None
-    progress_mask: Bool[Array, " b"] | None
+    progress: Float[Array, " b"] | None = None
+    progress_mask: Bool[Array, " b"] | None = None
+    belief: Belief | None = None
 
 
 def attention_mask(valid: Bool[Array, "b t"], starts_block: Bool[Array, " t"]) -> Bool[Array, "b t t"]:
@@ -286,13 +288,17 @@ class Pi05(nnx.Module):
         t = time[:, None, None]
         out, mask, velocity = self.joint_pass(observation, t * noise + (1 - t) * actions, time)
         action = jnp.square(velocity - (noise - actions))[..., :action_size].mean(axis=-1)
-        if not self.has_progress or observation.progress is None:
-            return Losses(action, None, None)
+        if not self.has_progress:
+            return Losses(action)
+        logits = self.progress_head.logits(out, mask)
+        belief = self.progress_head.belief(logits)
+        if observation.progress is None:
+            return Losses(action, belief=belief)
         labelled = observation.progress_mask
         # A label that does not count may be anything, even NaN, which would spoil the gradient behind the second where.
         target = jnp.where(labelled, observation.progress, 0.0)
-        loss = self.progress_head.loss(self.progress_head.logits(out, mask), target)
-        return Losses(action, jnp.where(labelled, loss, 0.0), labelled)
+        loss = self.progress_head.loss(logits, target)
+        return Losses(action, jnp.where(labelled, loss, 0.0), labelled, belief)
 
     def compute_loss(
         self, rng: Array, observation: Observation, actions: Float[Array, "b a d"], **draws: Array | bool

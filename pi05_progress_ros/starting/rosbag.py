@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..recording.topics import recorded_topics
 from .launch_arguments import (
     BOOLEANS,
     DEFAULT_ROBOT,
@@ -26,36 +27,7 @@ if TYPE_CHECKING:
 
 IMAGE_FORMS = ("raw", "compressed", "none")
 COMPRESSIONS = ("none", "zstd_fast", "zstd_small")
-POLICY_TOPICS = ("task_progress", "task_progress/percent", "action_chunk", "episode_event")
-SIM_TOPICS = ("/clock", "/sim/progress", "/sim/task", "/sim/events", "/sim/object_poses")
 PACKAGES = ("ros2bag", "rosbag2_storage_mcap")
-
-
-def recorded_topics(profile: RobotProfile, namespace: str = "/", images: str = "raw", sim: bool = False) -> list[str]:
-    """Everything worth keeping: cameras, states, poses, the operator's and the policy's commands, events, modes.
-
-    Args:
-        profile: whose topics.
-        namespace: of the policy node, absolute.
-        images: one of ``IMAGE_FORMS``; packets of a video codec are recorded as they are.
-        sim: whether to add what only a simulation publishes.
-    """
-    from pi05_progress.robots.profile import IMAGE_TYPE
-
-    topics: list[str] = []
-    for camera in profile.cameras.values():
-        if camera.topic and images != "none":
-            compressed = images == "compressed" and camera.type == IMAGE_TYPE
-            topics.append(camera.compressed_topic if compressed else camera.topic)
-    for arm in profile.arms.values():
-        topics += [arm.state_topic, arm.state_pose_topic, arm.target_pose_topic, arm.teleoperation_topic]
-        topics += [arm.target_topic, arm.command_topic]
-    for gripper in profile.grippers.values():
-        topics += [gripper.state_topic, gripper.teleoperation_topic, gripper.command_topic]
-    topics += [profile.enable_topic, profile.fsm_topic, profile.mode_topic, profile.marks.topic]
-    topics += [f"{namespace.rstrip('/')}/{name}" for name in POLICY_TOPICS]
-    topics += ["/diagnostics", *(SIM_TOPICS if sim else ())]
-    return list(dict.fromkeys(topics))  # a profile may use a topic twice
 
 
 def check_rosbag2(environment: Mapping[str, str]) -> None:
@@ -134,7 +106,8 @@ def record_process(
     if sim_time:
         command.append("--use-sim-time")
     # rosbag2 takes the QoS that publishers offer, so best-effort images need no override.
-    command += ["--topics", *dict.fromkeys([*recorded_topics(profile, namespace, images, sim_time), *more])]
+    topics = recorded_topics(profile, namespace, images, sim=sim_time)
+    command += ["--topics", *dict.fromkeys([*(topic.name for topic in topics), *more])]
     streams = [key for key, camera in profile.cameras.items() if camera.topic is None]
     note = f"recording into {output}"
     if streams and images != "none":

@@ -30,6 +30,16 @@ class LossConfig:
             raise TrainingError(f"loss.progress_weight is {self.progress_weight}; expected at least 0")
 
 
+def counted_steps(config: LossConfig, action_is_pad: Bool[Array, "b a"]) -> Bool[Array, "b a"]:
+    """Which rows of action chunks count; the first row of a chunk always does."""
+    return ~action_is_pad if config.ignore_padded_steps else jnp.ones_like(action_is_pad)
+
+
+def combined[Loss: (float, Array)](action: Loss, progress: Loss, progress_weight: float) -> Loss:
+    """What is minimised, and what decides which checkpoint is the best."""
+    return action + progress_weight * progress
+
+
 class Shares(NamedTuple):
     """What every loss of a batch weighs in the batch's mean: each array sums to 1, or to 0 if nothing counts.
 
@@ -55,8 +65,7 @@ def shares(
         action_is_pad: which steps are repeated ones.
         progress_mask: which frames have labels; None if there are none at all.
     """
-    steps = ~action_is_pad if config.ignore_padded_steps else jnp.ones_like(action_is_pad)
-    action = _normalised(steps * action_weight[:, None])
+    action = _normalised(counted_steps(config, action_is_pad) * action_weight[:, None])
     return Shares(action, None if progress_mask is None else _normalised(progress_mask.astype(jnp.float32)))
 
 
@@ -100,7 +109,7 @@ def total_loss(
     if losses.progress is None or part.shares.progress is None:
         return action, Parts(action, None)
     progress = (losses.progress * part.shares.progress).sum()
-    return action + progress_weight * progress, Parts(action, progress)
+    return combined(action, progress, progress_weight), Parts(action, progress)
 
 
 def pieces[Tree](batch: Tree, count: int) -> Tree:

@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from pi05_progress.models.config import Pi05Config
+from pi05_progress.units.normalize import NormStats
 from pi05_progress.units.tokenizer import Encoder
 
 from ..datasets.progress_meta import ProgressMeta

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int32, Key
 from pi05_progress.models.config import Pi05Config
 from pi05_progress.models.pi05 import Pi05
 
-from ..engine.loss import LossConfig
+from ..engine.loss import LossConfig, combined, counted_steps
 from ..engine.sharding import put_batch, replicated
 from ..engine.state import TrainState, with_parameters
 from ..loading.batch import Batch
@@ -64,7 +64,7 @@ class Validation:
 
     @property
     def loss(self) -> float:
-        """What decides which checkpoint is the best: action loss + weight * progress loss."""
+        """What decides which checkpoint is the best."""
         return self.numbers["loss"]
 
 
@@ -87,7 +87,7 @@ def draws(
 
 
 def per_sample(model: Pi05, key: Key[Array, ""], batch: Batch, loss: LossConfig, action_size: int) -> PerSample:
-    """Both losses and the model's belief, from one pass; the formulas are those of ``Pi05.losses``.
+    """Both losses and the model's belief, from one pass.
 
     Args:
         model: with its parameters.
@@ -97,23 +97,17 @@ def per_sample(model: Pi05, key: Key[Array, ""], batch: Batch, loss: LossConfig,
         action_size: numbers of an action before padding.
     """
     noise, time = draws(key, batch.origin, batch.actions.shape[1:])
-    t = time[:, None, None]
-    noisy = t * noise + (1 - t) * batch.actions
-    out, mask, velocity = model.joint_pass(batch.observation, noisy, time)
     counted = action_size if loss.ignore_padded_dims else None
-    per_step = jnp.square(velocity - (noise - batch.actions))[..., :counted].mean(axis=-1)
-    steps = ~batch.action_is_pad if loss.ignore_padded_steps else jnp.ones_like(batch.action_is_pad)
-    action = jnp.where(steps, per_step, 0.0).sum(axis=-1) / steps.sum(axis=-1)  # the first step always counts
+    losses = model.losses(batch.observation, batch.actions, noise, time, counted)
+    steps = counted_steps(loss, batch.action_is_pad)
+    action = jnp.where(steps, losses.action, 0.0).sum(axis=-1) / steps.sum(axis=-1)
     counts = batch.action_weight > 0
-    if not model.has_progress:
+    if losses.belief is None:
         return PerSample(batch.origin, action, counts)
-    logits = model.progress_head.logits(out, mask)
-    progress = model.progress_head.belief(logits).mean
-    given, mask = batch.observation.progress, batch.observation.progress_mask
-    if given is None:
-        return PerSample(batch.origin, action, counts, progress)
-    progress_loss = model.progress_head.loss(logits, jnp.where(mask, given, 0.0))
-    return PerSample(batch.origin, action, counts, progress, progress_loss, jnp.where(mask, given, jnp.nan))
+    if losses.progress is None:
+        return PerSample(batch.origin, action, counts, losses.belief.mean)
+    label = jnp.where(losses.progress_mask, batch.observation.progress, jnp.nan)
+    return PerSample(batch.origin, action, counts, losses.belief.mean, losses.progress, label)
 
 
 def make_validation_step(config: Pi05Config, mesh: Mesh, loss: LossConfig, action_size: int, seed: int) -> Step:
@@ -159,7 +153,8 @@ def validate(
         errors = np.abs(rows.progress - rows.label)[labelled]
         numbers["progress_loss"] = _mean(rows.progress_loss[labelled])
         numbers["progress_mae"] = _mean(errors)
-        numbers["loss"] += progress_weight * numbers["progress_loss"] if len(errors) else 0.0
+        if len(errors):
+            numbers["loss"] = combined(numbers["loss"], numbers["progress_loss"], progress_weight)
     numbers["spearman"] = mean_spearman(traces, successful)
     return Validation(numbers, traces)
 

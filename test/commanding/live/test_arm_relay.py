@@ -86,10 +86,12 @@ def test_about_a_hundred_commands_a_second(start, ros):
 def test_two_publishers_of_the_robots_commands_silence_it(start, ros):
     relay, bench = start(RELAY), Bench(ros)
     wait_for(lambda: bench.send(), lambda: None, "commands")
-    other = bench.node.create_publisher(JointState, "/api/left_arm/joint_cmd", 10)
+    another = ros.create_node("another")  # by name before the relay, which once took itself for the intruder then
+    other = another.create_publisher(JointState, "/api/left_arm/joint_cmd", 10)
     text = "another node publishes the robot's commands"
     wait_for(lambda: bench.send() == [] and text in relay.log(), lambda: None, "silence beside another publisher")
-    bench.node.destroy_publisher(other)
+    assert "(besides this relay: /another)" in relay.log()
+    another.destroy_publisher(other)
     wait_for(lambda: bench.send(), lambda: None, "commands once the other is gone")
 
 
