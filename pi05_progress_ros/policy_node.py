@@ -39,9 +39,9 @@ from pi05_progress_msgs.msg import ActionChunk, TaskProgress
 from .commanding.chunks import Chunk
 from .commanding.commands import CommandExecutor
 from .commanding.robot_state import RobotState
-from .node.diagnostics import commands_status, inference_status, input_statuses, same_kind
+from .inputs import Inputs, Snapshot, same_kind
+from .node.diagnostics import commands_status, inference_status, input_statuses
 from .node.inference import InferenceLoop, Result
-from .node.inputs import Inputs, Snapshot
 from .node.node_parameters import declare_parameters, read_parameters
 from .node.outputs import chunk_message, progress_message
 from .parameters import ParameterError

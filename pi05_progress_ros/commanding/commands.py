@@ -3,9 +3,10 @@
 Nothing is sent unless it is wanted and every check of the tick has passed; publishers exist only while it is wanted.
 What ends commanding for good, until it is asked for anew: somebody else paused the robot, an arm does not follow.
 
-Threads: ``offer``, ``refuse``, ``forget``, ``hear_enable``, ``set_wanted``, ``reason`` and ``broken`` are called by
-others, all else belongs to the executor's own thread; `_lock` guards what both sides write: the timeline and the flags
-beside it.
+Threads: ``start``, ``stop``, ``offer``, ``refuse``, ``forget``, ``hear_enable``, ``set_wanted``, ``reason`` and
+``broken`` are called by others, all else belongs to the executor's own thread. What both sides write is in the plan,
+which has a lock of its own; ``reason``, ``broken`` and the rules' ``commanding`` are single values that only this
+thread replaces.
 """
 
 from __future__ import annotations
@@ -15,24 +16,18 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-from rclpy.duration import Duration
 from rclpy.node import Node
-from sensor_msgs.msg import JointState
-from std_msgs.msg import Float32
 
 from pi05_progress.robots.joints import MessageError, joint_values
 from pi05_progress.robots.profile import SIDES, RobotProfile
 
-from ..node.diagnostics import same_kind
-from ..node.inputs import Snapshot
-from .chunks import Chunk, Timeline
-from .command_rules import ENABLE_PERIOD_S, PAUSED, Against, CommandRules, CommandSettings, Step
-from .graph import other_publishers
+from ..inputs import Snapshot, same_kind
+from .chunks import Chunk
+from .command_rules import PAUSED, CommandRules, CommandSettings
+from .graph import OtherCommanders
+from .plan import Plan, Request
+from .publishers import CommandPublishers
 from .robot_state import RobotState
-
-WATCH_PERIOD_S = 0.25  # how often other publishers of the robot's commands are looked for
-DISCOVERY_S = 0.5  # how long they are looked for before the first command
-ACKNOWLEDGED_S = 0.2  # how long the last commands may take to arrive
 
 
 class CommandExecutor:
@@ -58,18 +53,12 @@ class CommandExecutor:
     ) -> None:
         self._node, self._profile, self._settings, self._robot = node, profile, settings, robot
         self._snapshot, self._against = snapshot, against
-        self._relayed = profile.arm_command == "relay"
-        self._topics = {s: a.target_topic if self._relayed else a.command_topic for s, a in profile.arms.items()}
-        self._lock = threading.Lock()
-        self._timeline = Timeline(settings.blend_s)
-        self._wanted = False
-        self._refusal = ""
-        self._ended_by = ""  # what ended commanding until it is asked for anew
+        self._plan = Plan(settings.blend_s)
         self._reason, self._broken = "commands were not asked for", False
         # From here on the thread's own:
-        self._publishers: _Publishers | None = None
+        self._publishers: CommandPublishers | None = None
+        self._others: OtherCommanders | None = None
         self._rules = CommandRules(profile, settings)
-        self._others, self._watched_s, self._enabled_s = "", 0.0, 0.0
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="commands")
 
@@ -87,35 +76,24 @@ class CommandExecutor:
 
     def set_wanted(self, wanted: bool) -> None:
         """Whether commands are asked for."""
-        with self._lock:
-            self._wanted, self._ended_by = wanted, ""
-            self._timeline.clear()  # what was planned while nothing was commanded is not to be carried out
+        self._plan.set_wanted(wanted)
 
     def offer(self, chunk: Chunk, now_s: float) -> None:
         """A newer chunk, rad and N m (h, 16), all of it finite."""
-        with self._lock:
-            self._refusal = ""
-            if chunk.end_s > now_s:
-                self._timeline.add(chunk, now_s)
-            elif not self._rules.commanding:
-                late, length = now_s - chunk.start_s, chunk.end_s - chunk.start_s
-                self._refusal = f"the policy is too slow: actions came after {late:.1f} s, a chunk lasts {length:.2f} s"
+        self._plan.offer(chunk, now_s, self._rules.commanding)
 
     def forget(self) -> None:
         """Drop what is planned; the pose commanded last is held until the next chunk."""
-        with self._lock:
-            self._timeline.clear()
+        self._plan.forget()
 
     def hear_enable(self, value: float) -> None:
         """What somebody published to the robot's heartbeat; this node itself sends nothing but 1 while it commands."""
         if self._rules.commanding and not value > 0:
-            self._end_commanding(PAUSED)
+            self._plan.end(PAUSED)
 
     def refuse(self, reason: str) -> None:
         """Hold still until the next chunk is offered."""
-        with self._lock:
-            self._refusal = reason
-            self._timeline.clear()
+        self._plan.refuse(reason)
 
     @property
     def reason(self) -> str:
@@ -152,100 +130,54 @@ class CommandExecutor:
 
     def _tick(self, period: float) -> None:
         snapshot = self._snapshot()
-        now_s = self._node.get_clock().now().nanoseconds * 1e-9
-        with self._lock:
-            wanted, refusal, ended_by = self._wanted, self._refusal, self._ended_by
-            target = self._timeline.target(now_s)
-        if not wanted:
+        request = self._plan.request(self._node.get_clock().now().nanoseconds * 1e-9)
+        if not request.wanted:
             self._halt(snapshot, "commands were not asked for")
             self._close()
             return
         self._open()
-        reason, positions, fsm = self._reason_against(snapshot, ended_by, refusal), {}, self._robot.fsm
+        reason, positions, fsm = self._reason_against(snapshot, request), {}, self._robot.fsm
         if not reason:
             try:
                 positions = _positions(snapshot, self._profile)
-                reason = self._heeded(self._rules.against(fsm, target, positions, time.monotonic()))
+                reason, for_good = self._rules.against(fsm, request.target, positions, time.monotonic())
+                if for_good:
+                    self._plan.end(reason)
             except MessageError as error:
                 reason = str(error)
         if reason:
             self._halt(snapshot, reason)
             return
-        self._command(self._rules.step(fsm, target, positions, period))
-
-    def _reason_against(self, snapshot: Snapshot, ended_by: str, refusal: str) -> str:
-        reason = (snapshot.problems[0] if snapshot.problems else "") or self._robot.against()
-        return reason or ended_by or self._against() or self._other_commanders() or refusal
-
-    def _heeded(self, against: Against) -> str:
-        if against.for_good:
-            self._end_commanding(against.reason)
-        return against.reason
-
-    def _end_commanding(self, reason: str) -> None:
-        with self._lock:
-            self._ended_by = reason
-
-    def _other_commanders(self) -> str:
-        now = time.monotonic()
-        if now - self._watched_s > WATCH_PERIOD_S:
-            self._watched_s = now
-            self._others = self._look_for_others()
-        if not self._others and now - self._publishers.opened_s < DISCOVERY_S:
-            return "looking for other nodes that command the robot"
-        return self._others
-
-    def _look_for_others(self) -> str:
-        grippers = [self._profile.grippers[side].command_topic for side in SIDES]
-        for topic in (*self._topics.values(), *grippers):
-            if others := other_publishers(self._node, topic):
-                return f"{', '.join(others)} publishes {topic}, too: stop one of the two"
-        for topic in (arm.command_topic for arm in self._profile.arms.values() if self._relayed):
-            count = self._node.count_publishers(topic)
-            if count == 0:
-                return f"nothing publishes {topic}: start arm_relay_node"
-            if count > 1:
-                return f"{count} nodes publish {topic}: only one arm_relay_node may, stop the others"
-        return ""
-
-    def _command(self, step: Step) -> None:
+        step = self._rules.step(fsm, request.target, positions, period)
         self._say(step.waits_for)
-        for side, command in step.grippers.items():
-            self._publishers.grippers[side].publish(Float32(data=command))
-        self._publish_arms(step.arms)
-        if time.monotonic() - self._enabled_s >= ENABLE_PERIOD_S:
-            self._enabled_s = time.monotonic()
-            self._publishers.enable.publish(Float32(data=1.0))
+        self._publishers.send(step)
 
-    def _publish_arms(self, positions: dict[str, np.ndarray]) -> None:
-        stamp = self._node.get_clock().now().to_msg()
-        for side, position in positions.items():
-            message = JointState(name=list(self._profile.arms[side].joints), position=position.tolist())
-            message.header.stamp = stamp
-            self._publishers.arms[side].publish(message)
+    def _reason_against(self, snapshot: Snapshot, request: Request) -> str:
+        reason = (snapshot.problems[0] if snapshot.problems else "") or self._robot.against()
+        return reason or request.ended_by or self._against() or self._others.against() or request.refusal
 
     def _halt(self, snapshot: Snapshot, reason: str) -> None:
         """Stop at once: the pose the arms have becomes their target, and the robot is paused. Grippers keep theirs."""
-        with self._lock:
-            self._timeline.clear()
+        self._plan.forget()
         if self._rules.commanding:
             self._rules.stop(time.monotonic())
             try:
-                self._publish_arms(_positions(snapshot, self._profile))
+                self._publishers.send_arms(_positions(snapshot, self._profile))
             except MessageError as error:  # the pause below holds the arms all the same
                 self._node.get_logger().warning(f"the present pose is not known: {error}")
             finally:
-                self._publishers.enable.publish(Float32(data=0.0))
+                self._publishers.pause()
         self._say(reason)
 
     def _open(self) -> None:
         if self._publishers is None:
-            self._publishers, self._watched_s = _Publishers(self._node, self._profile, self._topics), 0.0
+            self._publishers = CommandPublishers(self._node, self._profile)
+            self._others = OtherCommanders(self._node, self._profile)
 
     def _close(self) -> None:
         if self._publishers is not None:
             self._publishers.destroy()
-            self._publishers = None
+            self._publishers = self._others = None
 
     def _say(self, reason: str) -> None:
         known, self._reason = self._reason, reason
@@ -254,26 +186,10 @@ class CommandExecutor:
         logger = self._node.get_logger()
         if not reason:
             logger.info("commanding the robot")
-        elif self._wanted:
+        elif self._plan.wanted:
             logger.warning(f"holding still: {reason}")
         else:
             logger.info(f"not commanding: {reason}")
-
-
-class _Publishers:
-    """Of arm targets, grippers and the enabling heartbeat."""
-
-    def __init__(self, node: Node, profile: RobotProfile, topics: dict[str, str]) -> None:
-        self._node, self.opened_s = node, time.monotonic()
-        self.arms = {s: node.create_publisher(JointState, topic, 10) for s, topic in topics.items()}
-        self.grippers = {s: node.create_publisher(Float32, profile.grippers[s].command_topic, 10) for s in SIDES}
-        self.enable = node.create_publisher(Float32, profile.enable_topic, 10)
-
-    def destroy(self) -> None:
-        """Let go of them when what was sent has arrived."""
-        for publisher in (*self.arms.values(), *self.grippers.values(), self.enable):
-            publisher.wait_for_all_acked(Duration(seconds=ACKNOWLEDGED_S))
-            self._node.destroy_publisher(publisher)
 
 
 def _positions(snapshot: Snapshot, profile: RobotProfile) -> dict[str, np.ndarray]:

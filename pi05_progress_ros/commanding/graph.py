@@ -1,8 +1,17 @@
-"""Who else publishes a topic: what is looked at before a robot is commanded."""
+"""Who else commands the robot, by what ROS's graph says; looked at before and while a robot is commanded."""
 
 from __future__ import annotations
 
+import time
+
 from rclpy.node import Node
+
+from pi05_progress.robots.profile import SIDES, RobotProfile
+
+from .publishers import arm_topics
+
+WATCH_PERIOD_S = 0.25  # how often other publishers of the robot's commands are looked for
+DISCOVERY_S = 0.5  # how long they are looked for before the first command
 
 
 def other_publishers(node: Node, topic: str) -> list[str]:
@@ -13,3 +22,39 @@ def other_publishers(node: Node, topic: str) -> list[str]:
     if own in names:
         names.remove(own)
     return names
+
+
+class OtherCommanders:
+    """Watches for others that command the robot, from when this node's own publishers were made.
+
+    Args:
+        node: who looks, and has a publisher of its own on every topic of arm targets and gripper numbers.
+        profile: the robot's topics.
+    """
+
+    def __init__(self, node: Node, profile: RobotProfile) -> None:
+        self._node, self._profile = node, profile
+        self._made_s, self._looked_s, self._found = time.monotonic(), 0.0, ""
+
+    def against(self) -> str:
+        """What speaks against commanding; empty if nothing does."""
+        now = time.monotonic()
+        if now - self._looked_s > WATCH_PERIOD_S:
+            self._looked_s, self._found = now, self._look()
+        if not self._found and now - self._made_s < DISCOVERY_S:
+            return "looking for other nodes that command the robot"
+        return self._found
+
+    def _look(self) -> str:
+        grippers = [self._profile.grippers[side].command_topic for side in SIDES]
+        for topic in (*arm_topics(self._profile).values(), *grippers):
+            if others := other_publishers(self._node, topic):
+                return f"{', '.join(others)} publishes {topic}, too: stop one of the two"
+        relayed = self._profile.arm_command == "relay"
+        for topic in (arm.command_topic for arm in self._profile.arms.values() if relayed):
+            count = self._node.count_publishers(topic)
+            if count == 0:
+                return f"nothing publishes {topic}: start arm_relay_node"
+            if count > 1:
+                return f"{count} nodes publish {topic}: only one arm_relay_node may, stop the others"
+        return ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -11,11 +10,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
-from .inputs import Input
+from ..inputs import Input
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 SLOW_S = 1.0  # an inference that runs longer, and thrice as long as usual, is reported while it runs
-_NUMBER = re.compile(r"-?\d+(\.\d+)?")
 
 
 @dataclass
@@ -38,11 +36,6 @@ class InferenceStats:
         if since is None or time.monotonic() - since <= limit_s:
             return ""
         return f"the policy has been busy for more than {limit_s:.3g} s"
-
-
-def same_kind(one: str, other: str) -> bool:
-    """Whether two texts say the same but for the numbers in them."""
-    return _NUMBER.sub("#", one) == _NUMBER.sub("#", other)
 
 
 def _status(name: str, level: bytes, message: str, values: dict[str, object]) -> DiagnosticStatus:

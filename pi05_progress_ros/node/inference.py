@@ -22,8 +22,8 @@ from pi05_progress.robots.joints import MessageError
 from pi05_progress.robots.messages import robot_frame
 from pi05_progress.robots.profile import RobotProfile
 
+from ..inputs import Snapshot
 from .diagnostics import InferenceStats
-from .inputs import Snapshot
 
 ERROR_PAUSE_S = 0.5  # after a failed inference
 FRESHER_S = 0.04  # how long a frame newer than one that had to wait is waited for; cameras come at 30 Hz

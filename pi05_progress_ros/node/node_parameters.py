@@ -7,8 +7,8 @@ from dataclasses import dataclass, fields
 from rclpy.node import Node
 
 from ..commanding.command_rules import CommandSettings
+from ..inputs import Limits
 from ..parameters import declare, refuse_unknown
-from .inputs import Limits
 
 
 @dataclass(frozen=True)

@@ -55,8 +55,8 @@ def live_frames(messages):
     from rclpy.serialization import deserialize_message
     from sensor_msgs.msg import Image, JointState
 
+    from pi05_progress_ros.inputs import Inputs, Limits
     from pi05_progress_ros.node.inference import InferenceLoop
-    from pi05_progress_ros.node.inputs import Inputs, Limits
 
     assert rclpy
     inputs = Inputs(Limits(image_age_s=60, joint_age_s=60, skew_s=1, past_s=60, future_s=60))

@@ -9,8 +9,8 @@ from places import ROOT
 
 from pi05_progress.files.config_files import config_file
 from pi05_progress.robots.profile import SIDES, RobotProfile
+from pi05_progress_ros.inputs import Input
 from pi05_progress_ros.node.diagnostics import InferenceStats, commands_status, inference_status, input_statuses
-from pi05_progress_ros.node.inputs import Input
 
 NODE = (ROOT / "docs/node.md").read_text()
 

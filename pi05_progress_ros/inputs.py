@@ -6,6 +6,7 @@ jump of the ROS clock cannot make old messages look fresh; stamps are judged apa
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections import deque
@@ -16,6 +17,7 @@ from typing import Any
 from pi05_progress.robots.messages import stamp_ns
 
 RATE_WINDOW = 50  # messages over which a rate is measured
+_NUMBER = re.compile(r"-?\d+(\.\d+)?")
 
 
 @dataclass(frozen=True)
@@ -149,3 +151,8 @@ class Inputs:
         if -ahead > self._limits.past_s:
             return f"{where}: stamp lies {-ahead:.1f} s in the past; are the clocks in step (use_sim_time)?"
         return ""
+
+
+def same_kind(one: str, other: str) -> bool:
+    """Whether two texts about a problem say the same but for the numbers in them."""
+    return _NUMBER.sub("#", one) == _NUMBER.sub("#", other)

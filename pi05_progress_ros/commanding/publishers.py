@@ -1,0 +1,66 @@
+"""What is sent to the robot: arm targets, gripper numbers and the heartbeat that keeps it enabled."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+import numpy as np
+from rclpy.duration import Duration
+from rclpy.node import Node
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Float32
+
+from pi05_progress.robots.profile import SIDES, RobotProfile
+
+from .command_rules import ENABLE_PERIOD_S, Step
+
+ACKNOWLEDGED_S = 0.2  # how long the last commands may take to arrive
+
+
+def arm_topics(profile: RobotProfile) -> dict[str, str]:
+    """Per side the topic of arm targets: the relay's where one turns them into velocities, else the robot's own."""
+    relayed = profile.arm_command == "relay"
+    return {side: arm.target_topic if relayed else arm.command_topic for side, arm in profile.arms.items()}
+
+
+class CommandPublishers:
+    """Publishers of everything that commands a robot; used by the commands' thread only.
+
+    Args:
+        node: whose publishers they are.
+        profile: topics and names of joints.
+    """
+
+    def __init__(self, node: Node, profile: RobotProfile) -> None:
+        self._node, self._profile, self._enabled_s = node, profile, 0.0
+        self._arms = {side: node.create_publisher(JointState, topic, 10) for side, topic in arm_topics(profile).items()}
+        self._grippers = {s: node.create_publisher(Float32, profile.grippers[s].command_topic, 10) for s in SIDES}
+        self._enable = node.create_publisher(Float32, profile.enable_topic, 10)
+
+    def send(self, step: Step) -> None:
+        """Command grippers and arms, and keep the robot enabled."""
+        for side, command in step.grippers.items():
+            self._grippers[side].publish(Float32(data=command))
+        self.send_arms(step.arms)
+        if time.monotonic() - self._enabled_s >= ENABLE_PERIOD_S:
+            self._enabled_s = time.monotonic()
+            self._enable.publish(Float32(data=1.0))
+
+    def send_arms(self, positions: Mapping[str, np.ndarray]) -> None:
+        """Command arm positions, per side rad (7,)."""
+        stamp = self._node.get_clock().now().to_msg()
+        for side, position in positions.items():
+            message = JointState(name=list(self._profile.arms[side].joints), position=position.tolist())
+            message.header.stamp = stamp
+            self._arms[side].publish(message)
+
+    def pause(self) -> None:
+        """Have the robot pause at once."""
+        self._enable.publish(Float32(data=0.0))
+
+    def destroy(self) -> None:
+        """Let go of the publishers when what was sent has arrived."""
+        for publisher in (*self._arms.values(), *self._grippers.values(), self._enable):
+            publisher.wait_for_all_acked(Duration(seconds=ACKNOWLEDGED_S))
+            self._node.destroy_publisher(publisher)
