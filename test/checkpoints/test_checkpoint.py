@@ -134,7 +134,7 @@ def test_an_overwriting_that_is_killed_leaves_the_former_checkpoint(saved, tmp_p
     script = """
     import os, signal, sys
     from pathlib import Path
-    from pi05_progress import output_folder
+    from pi05_progress.files import output_folder
     from pi05_progress.checkpoints.checkpoint import load_checkpoint, save_checkpoint
     output_folder.finish = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
     save_checkpoint(Path(sys.argv[2]), load_checkpoint(Path(sys.argv[1])), overwrite=True)
@@ -150,7 +150,7 @@ def test_a_save_killed_while_parameters_are_written_leaves_nothing_to_load(saved
     script = """
     import os, signal, sys
     from pathlib import Path
-    from pi05_progress import checkpoint
+    from pi05_progress.checkpoints import checkpoint
     checkpoint.write_description = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
     checkpoint.save_checkpoint(Path(sys.argv[2]), checkpoint.load_checkpoint(Path(sys.argv[1])))
     """

@@ -165,7 +165,7 @@ def test_what_appears_meanwhile_is_not_replaced_and_what_was_written_is_kept(tmp
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from pi05_progress import output_folder as subject
+from pi05_progress.files import output_folder as subject
 moves = int(sys.argv[2])
 replace = os.replace
 def dying(*paths):

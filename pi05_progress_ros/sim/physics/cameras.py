@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import mujoco
 import numpy as np
 
-from .gl import choose_backend, require_backend
-
-choose_backend()  # before MuJoCo is imported
-
-import mujoco  # noqa: E402
+from .gl import require_backend
 
 REAL_SIZES: dict[str, tuple[int, int]] = {  # (width, height) in pixels of profile `teleavatar`
     "left_color": (848, 480),
