@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from conftest import PATIENCE_S
 from convert_recordings import IMAGE, PROFILE, START, TOPICS, joints, numbered, pictures, serialised, write_bag
 from convert_results import convert
 
@@ -83,7 +84,7 @@ def live_frames(messages):
                 inputs.store(names[m.topic], deserialize_message(bytes(serialised(m)), kind), stamp)
             clock.now = stamp
             if any(m.type == IMAGE for m in group):
-                wanted, deadline = len(policy.frames) + 1, time.monotonic() + 10
+                wanted, deadline = len(policy.frames) + 1, time.monotonic() + PATIENCE_S
                 while len(policy.frames) < wanted:  # the loop passes over what arrives while it paces itself
                     assert time.monotonic() < deadline, (count, said)
                     loop.frame_arrived()

@@ -46,7 +46,7 @@ def test_a_conversion_that_is_killed_goes_on_and_ends_as_an_undisturbed_one(tmp_
     process = subprocess.Popen(
         command(output, long, workers=2, **options), stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_S
     while not list(work.glob("*/result.json")):
         assert process.poll() is None and time.monotonic() < deadline, process.stdout and process.stdout.read()
         time.sleep(0.01)

@@ -92,7 +92,7 @@ def as_the_launch_starts_it(folder, name, given, count, pushed=""):
     variables = environment(prefix, RECORDS=str(records))
     started = Started(folder, name, given, variables, pushed)
     try:
-        wait_for(lambda: len(list(records.glob("*.json"))) == count or started.popen.poll() is not None, 30)
+        wait_for(lambda: len(list(records.glob("*.json"))) == count or started.popen.poll() is not None)
     finally:
         status = started.end()
     found = {path.stem: json.loads(path.read_text()) for path in records.glob("*.json")}

@@ -54,11 +54,15 @@ class ApiClient:
     def position(self, side):
         return np.array(self.joints[side].position)
 
+    def error(self, side):
+        """Largest distance of a joint from its target, rad."""
+        return np.abs(self.position(side) - self.targets[side]).max()
+
     def spin(self):
         self.ros.spin_once(self.node, timeout_sec=0.05)
 
-    def until(self, condition, what, timeout_s=20.0):
-        wait_for(condition, timeout_s, self.spin, what)
+    def until(self, condition, what):
+        wait_for(condition, self.spin, what)
 
     def connect(self):
         self.until(lambda: len(self.joints) == 2 and self.states, "joint states and /fsm_state")
@@ -81,10 +85,8 @@ def test_a_client_that_knows_only_the_api_moves_two_joints_and_back(start, ros, 
                 want[[1, 3]] += goal * np.sign(home[side][[1, 3]])
                 client.targets[side] = ramp[side] + share * (want - ramp[side])
             client.spin()
-        for _ in range(60):
-            client.spin()
+        client.until(lambda: max(map(client.error, SIDES)) < 0.05, "arms at their targets")
         for side in SIDES:
-            assert np.abs(client.position(side) - client.targets[side]).max() < 0.1
             if goal:
                 moved = np.abs(client.position(side) - home[side])
                 assert (moved[[1, 3]] > 0.05).all()
@@ -114,7 +116,7 @@ def test_bad_commands_are_rejected_with_a_warning_and_move_nothing(start, ros):
             client.commands["left"].publish(message)
             client.spin()
 
-        wait_for(lambda text=text: text in robot.log(), 10, send, f"the warning {text!r}")
+        wait_for(lambda text=text: text in robot.log(), send, f"the warning {text!r}")
     np.testing.assert_allclose(client.position("left"), before, atol=0.01)
     client.targets = {**targets, "left": targets["left"] + [0, 0, 0, 0, 0, 0, 2.0]}
     client.until(lambda: "clipped to the joint range: l_joint7" in robot.log(), "the clipping warning")
@@ -161,25 +163,26 @@ def test_images_arrive_at_half_the_real_size(start, ros):
     assert np.frombuffer(seen["/head/image_raw"].data, np.uint8).std() > 10
 
 
-@pytest.mark.parametrize(
-    ("arguments", "env", "text"),
-    [
-        (["-p", "task:=juggle"], {}, "unknown task 'juggle'; known: stack_cubes"),
-        (["-p", "arm_command:=force"], {}, "unknown arm_command 'force'; known: auto, position, velocity"),
-        (["-p", "profile:=telavatar"], {}, "unknown robot profile 'telavatar'; known profiles: teleavatar, "),
-        (["-p", "profile:=teleavatar_v2"], {}, "cameras of teleavatar_v2 arrive as rtp"),
-        (["-p", "expert:=true", "-p", "faults:=['tripped']"], {}, "unknown fault 'tripped'; known faults: dropped_"),
-        (["-p", "image_scale:=7.0"], {}, "image_scale: 7.0 is refused, expected float between 0.05 and 1"),
-        (["-p", "seed:=first"], {}, "seed: 'first' is refused, expected int"),
-        (["-p", "tsak:=stack_cubes"], {}, "unknown parameter tsak; known: arm_command, "),
-        ([], {"ROS_DOMAIN_ID": "29"}, "production robot's"),
-    ],
-)
-def test_wrong_parameters_and_the_robots_domain_are_refused(start, arguments, env, text):
-    robot = start(MODULE, "--ros-args", "-p", "images:=false", *arguments, **env)
-    assert robot.wait(PATIENCE_S) == 1
-    assert text in robot.log()
-    assert "Traceback" not in robot.log()
+WRONG = [
+    (["-p", "task:=juggle"], {}, "unknown task 'juggle'; known: stack_cubes"),
+    (["-p", "arm_command:=force"], {}, "unknown arm_command 'force'; known: auto, position, velocity"),
+    (["-p", "profile:=telavatar"], {}, "unknown robot profile 'telavatar'; known profiles: teleavatar, "),
+    (["-p", "profile:=teleavatar_v2"], {}, "cameras of teleavatar_v2 arrive as rtp"),
+    (["-p", "expert:=true", "-p", "faults:=['tripped']"], {}, "unknown fault 'tripped'; known faults: dropped_"),
+    (["-p", "image_scale:=7.0"], {}, "image_scale: 7.0 is refused, expected float between 0.05 and 1"),
+    (["-p", "seed:=first"], {}, "seed: 'first' is refused, expected int"),
+    (["-p", "tsak:=stack_cubes"], {}, "unknown parameter tsak; known: arm_command, "),
+    ([], {"ROS_DOMAIN_ID": "29"}, "production robot's"),
+]
+
+
+def test_wrong_parameters_and_the_robots_domain_are_refused(start):
+    common = ("--ros-args", "-p", "images:=false")
+    robots = [(start(MODULE, *common, *arguments, **env), text) for arguments, env, text in WRONG]
+    for robot, text in robots:
+        assert robot.wait(PATIENCE_S) == 1
+        assert text in robot.log()
+        assert "Traceback" not in robot.log()
 
 
 def test_it_ends_cleanly_on_signals_and_starts_again_after_a_kill(start, ros):
@@ -221,7 +224,7 @@ def test_teleoperation_follows_the_operator_and_ignores_the_api(start, ros):
 
     wait_for(lambda: client.states[-1] == 2, operate, "READY by the operator's commands")
     wait_for(lambda: grippers["left"].position[0] < 0.002, operate, "the gripper closing on 3.5 N m")
-    assert np.abs(client.position("left") - client.targets["left"]).max() < 0.1
+    wait_for(lambda: client.error("left") < 0.1, operate, "the arm at the operator's command")
 
 
 @pytest.mark.long
@@ -262,9 +265,9 @@ def test_without_a_library_for_rendering_it_says_what_to_install(start, tmp_path
 
 def call(ros, node, kind, name):
     client = node.create_client(kind, name)
-    assert client.wait_for_service(10)
+    assert client.wait_for_service(PATIENCE_S)
     future = client.call_async(kind.Request())
-    ros.spin_until_future_complete(node, future, timeout_sec=20)
+    ros.spin_until_future_complete(node, future, timeout_sec=PATIENCE_S)
     return future.result()
 
 

@@ -79,7 +79,9 @@ def run(tmp_path):
     runs = []
 
     def start(*arguments, **env):
-        runs.append(Run(tmp_path, *arguments, **env))
+        folder = tmp_path / f"run_{len(runs)}"
+        folder.mkdir()
+        runs.append(Run(folder, *arguments, **env))
         return runs[-1]
 
     yield start
@@ -136,31 +138,29 @@ def test_progress_that_stopped_before_the_end_is_no_success():
 # --- what is wrong is said before anything starts ---
 
 
-@pytest.mark.parametrize(
-    ("env", "text"),
-    [
-        ({"TASK": "juggle"}, "demo: TASK=juggle: expected stack_cubes or place_in_basket"),
-        ({"CHECKPOINT": "/nowhere"}, "demo: CHECKPOINT=/nowhere: no such folder; a checkpoint is a folder with"),
-        (
-            {"FAULTS": "naps:1"},
-            "demo: FAULTS=naps:1: unknown fault 'naps'; known faults: ",
-        ),
-        (
-            {"FAULTS": "long_pause:x"},
-            "demo: FAULTS=long_pause:x: fault 'long_pause:x': 'x' is not the number of a pick",
-        ),
-        ({"DEMO_SECONDS": "soon"}, "demo: DEMO_SECONDS=soon: expected a number of seconds above 0"),
-        ({"ROS_DOMAIN_ID": "home"}, "demo: ROS_DOMAIN_ID=home: expected a number"),
-        ({"DEMO_SECONDS": "nan"}, "demo: DEMO_SECONDS=nan: expected a number"),
-    ],
-    ids=str,
-)
-def test_wrong_settings_are_refused_before_anything_starts(run, tmp_path, env, text):
-    started = demo(run, **env)
-    assert started.popen.wait(PATIENCE_S) == 1
-    assert started.text().startswith(text)
-    assert "Traceback" not in started.text()
-    assert not (tmp_path / "logs").exists()
+WRONG = [
+    ({"TASK": "juggle"}, "demo: TASK=juggle: expected stack_cubes or place_in_basket"),
+    ({"CHECKPOINT": "/nowhere"}, "demo: CHECKPOINT=/nowhere: no such folder; a checkpoint is a folder with"),
+    (
+        {"FAULTS": "naps:1"},
+        "demo: FAULTS=naps:1: unknown fault 'naps'; known faults: ",
+    ),
+    (
+        {"FAULTS": "long_pause:x"},
+        "demo: FAULTS=long_pause:x: fault 'long_pause:x': 'x' is not the number of a pick",
+    ),
+    ({"DEMO_SECONDS": "soon"}, "demo: DEMO_SECONDS=soon: expected a number of seconds above 0"),
+    ({"ROS_DOMAIN_ID": "home"}, "demo: ROS_DOMAIN_ID=home: expected a number"),
+    ({"DEMO_SECONDS": "nan"}, "demo: DEMO_SECONDS=nan: expected a number"),
+]
+
+
+def test_wrong_settings_are_refused_before_anything_starts(run, tmp_path):
+    for started, text in [(demo(run, **env), text) for env, text in WRONG]:
+        assert started.popen.wait(PATIENCE_S) == 1
+        assert started.text().startswith(text)
+        assert "Traceback" not in started.text()
+    assert not list(tmp_path.glob("*/logs"))
 
 
 @pytest.mark.parametrize("asked", ["", "0", "00", "29", "029"])
@@ -204,7 +204,7 @@ def test_killed_it_leaves_nothing_running_even_if_that_does_not_listen(run):
     assert len(left_running(started.mark)) == 5, "itself, its watchdog, two programs and the child of one"
     started.popen.kill()
     started.popen.wait()
-    wait_for(lambda: left_running(started.mark) == [], 15, what="the end of everything")
+    wait_for(lambda: left_running(started.mark) == [], what="the end of everything")
 
 
 def test_a_program_that_does_not_listen_is_killed_with_its_children(run):
@@ -223,11 +223,14 @@ def test_the_end_of_a_required_program_ends_the_others_and_is_said(run):
     assert left_running(started.mark) == []
 
 
-def test_others_go_on_without_a_program_that_is_not_required(run):
+def test_others_go_on_without_a_program_that_is_not_required(run, tmp_path):
     code = SUPERVISED.replace("code)) for", "code), required=i == 0) for")
-    started = run("-c", code, "import time; time.sleep(2); print('worked on')", "import sys; sys.exit(3)")
+    working = f"import pathlib, time\nwhile not pathlib.Path({str(tmp_path / 'go on')!r}).exists(): time.sleep(0.02)"
+    started = run("-c", code, f"{working}\nprint('worked on')", "import sys; sys.exit(3)")
+    started.until("p1 has ended with exit status 3")
+    (tmp_path / "go on").touch()
     assert started.popen.wait(PATIENCE_S) == 1
-    assert started.text().index("p1 has ended with exit status 3") < started.text().index("worked on")
+    assert "worked on" in started.text()
 
 
 def test_a_program_that_is_not_there_is_named_and_the_others_end(capfd):
@@ -256,14 +259,17 @@ def test_the_last_words_of_a_program_are_kept(tmp_path):
 
 
 def test_the_demo_ends_by_itself_and_succeeds_with_progress_from_fresh_images(run, tmp_path):
-    started = demo(run, DEMO_SECONDS="6", TASK="place_in_basket", CHECKPOINT="none", ROS_DOMAIN_ID=None)
-    assert started.popen.wait(2 * PATIENCE_S) == 0, started.text()
+    for seconds in ("6", "60"):  # on a busy machine it takes longer to see enough
+        started = demo(run, DEMO_SECONDS=seconds, TASK="place_in_basket", CHECKPOINT="none", ROS_DOMAIN_ID=None)
+        if started.popen.wait(2 * PATIENCE_S) == 0:
+            break
     text = started.text()
+    assert started.popen.returncode == 0, text
     assert left_running(started.mark) == []
     assert "UNTRAINED" in text
     assert "times progress from fresh images, model untrained, task 'put the " in text
     assert "export ROS_DOMAIN_ID=" in text
-    (folder,) = (tmp_path / "logs").iterdir()
+    (folder,) = (started.folder / "logs").iterdir()
     assert str(folder) in text
     assert {"simulated_robot.log", "policy_node.log"} <= {path.name for path in folder.iterdir()}
 
@@ -297,7 +303,7 @@ def test_ctrl_c_ends_the_whole_demo(run, seconds):
 @pytest.mark.parametrize("when", ["loading and compiling", "the policy node is up"])
 def test_a_demo_that_is_killed_leaves_nothing_running(run, when):
     started = demo(run)
-    started.until(when, 240)
+    started.until(when)
     time.sleep(1)
     started.popen.kill()
     started.popen.wait()
