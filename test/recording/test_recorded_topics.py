@@ -3,8 +3,8 @@
 import pytest
 
 from pi05_progress.robots.profile import RobotProfile
-from pi05_progress_ros.recorder_node import message_class
 from pi05_progress_ros.recording.topics import recorded_topics
+from pi05_progress_ros.recording.traffic import message_class
 from pi05_progress_ros.starting.rosbag import RECORD
 
 

@@ -1,0 +1,143 @@
+"""What comes on the recorded topics: counted per episode, and judged by its rate. Used by one thread."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from rosbags.interfaces import Connection
+
+from ..parameters import ParameterError
+
+SLOW_SHARE = 0.7  # a rate below this share of the profile's is reported
+FAST_SHARE = 1.5  # and one above this share, too: two senders, probably
+
+
+@dataclass
+class Topic:
+    """One recorded topic; counters of the present episode and of the present watch period.
+
+    Attributes:
+        required: whether an episode without it is of no use.
+        expected_hz: lowest and highest usual rate; 0 and infinity where nothing is known.
+        connection: of the episode's bag; None until its first message.
+        total: messages of the present episode.
+        recent, rate_hz: messages since the last look, and the rate of then; also between episodes.
+        lost: messages that the middleware says it lost.
+        warned: what was wrong with its rate at the last look.
+    """
+
+    name: str
+    kind: type
+    required: bool = False
+    expected_hz: tuple[float, float] = (0.0, math.inf)
+    connection: Connection | None = None
+    total: int = 0
+    recent: int = 0
+    rate_hz: float = 0.0
+    lost: int = 0
+    warned: str = ""
+
+    def begin_episode(self) -> None:
+        """Count anew, for another bag."""
+        self.connection, self.total, self.lost, self.warned = None, 0, 0, ""
+
+    def rate_problem(self) -> str:
+        """What is wrong with the rate at the last look; empty if nothing is."""
+        low, high = self.expected_hz
+        if not self.rate_hz:
+            return "silent"
+        if self.rate_hz < SLOW_SHARE * low:
+            return f"at {self.rate_hz:.0f} Hz, expected {low:g} Hz or more"
+        if self.rate_hz > FAST_SHARE * high:
+            return f"at {self.rate_hz:.0f} Hz, expected {high:g} Hz or less: is there a second sender?"
+        return ""
+
+
+class Change(NamedTuple):
+    """What is new about a topic's rate, for people; ``good`` if it is as expected again."""
+
+    good: bool
+    text: str
+
+
+class Traffic:
+    """All recorded topics together.
+
+    Args:
+        topics: the topics.
+    """
+
+    def __init__(self, topics: Iterable[Topic]) -> None:
+        self.topics: Sequence[Topic] = list(topics)
+        self._looked_s = time.monotonic()
+
+    def begin_episode(self) -> None:
+        """Count messages of another episode."""
+        for topic in self.topics:
+            topic.begin_episode()
+
+    @property
+    def messages(self) -> int:
+        """How many came in the present episode."""
+        return sum(topic.total for topic in self.topics)
+
+    def silent(self) -> list[str]:
+        """Names of required topics on which nothing came lately."""
+        return [topic.name for topic in self.topics if topic.required and not topic.recent and not topic.rate_hz]
+
+    def absent(self) -> list[str]:
+        """Names of required topics on which nothing came in the present episode."""
+        return [topic.name for topic in self.topics if topic.required and not topic.total]
+
+    def lost(self) -> dict[str, int]:
+        """How many messages the middleware lost in the present episode, by topic."""
+        return {topic.name: topic.lost for topic in self.topics if topic.lost}
+
+    def look(self) -> None:
+        """Measure rates since the last look."""
+        now = time.monotonic()
+        since, self._looked_s = now - self._looked_s, now
+        for topic in self.topics:
+            topic.rate_hz, topic.recent = topic.recent / since, 0
+
+    def changes(self) -> list[Change]:
+        """What the last look says about required topics that was not said before."""
+        found = []
+        for topic in self.topics:
+            problem = topic.rate_problem() if topic.required else ""
+            if problem and (not topic.warned or (not topic.rate_hz and topic.warned != problem)):
+                found.append(Change(False, f"{topic.name} is {problem}"))
+            elif topic.warned and not problem:
+                found.append(Change(True, f"{topic.name} is at {topic.rate_hz:.0f} Hz again"))
+            topic.warned = problem
+        return found
+
+
+def message_class(name: str) -> type:
+    """The class of a message type ``package/msg/Name``.
+
+    Raises:
+        ParameterError: no such type is installed.
+    """
+    try:
+        package, kind, message = name.split("/")
+        return getattr(importlib.import_module(f"{package}.{kind}"), message)
+    except (ValueError, ImportError, AttributeError) as error:
+        raise ParameterError(f"message type {name!r} is not installed or no type: {error}") from error
+
+
+def further_topic(text: str) -> Topic:
+    """A topic given as ``NAME:PACKAGE/msg/TYPE``.
+
+    Raises:
+        ParameterError: it is none, or the type is not installed.
+    """
+    name, _, kind = text.rpartition(":")
+    if not name.startswith("/"):
+        raise ParameterError(f"parameter topics: {text!r} is refused, expected /NAME:PACKAGE/msg/TYPE")
+    return Topic(name, message_class(kind))
