@@ -8,8 +8,9 @@ DATA_FAULTS := --fault gives_up:1 --fault missed_grasp:0 --fault-share 0.3
 DATA := out/demo-data
 EPISODES := 10
 OUT := out/demo-train
+RUNS := 3
 
-.PHONY: setup demo demo-data demo-train test test-all test-torch lint bench lock clean
+.PHONY: setup demo demo-data demo-train test test-all test-stress test-torch lint bench lock clean
 
 setup:  ## install everything that tests and the simulation need into .venv
 	@$(BOOT) scripts/bootstrap.py --extras ros,sim,data,train,dev
@@ -39,6 +40,9 @@ test: setup  ## the tests of a change: seven to eight minutes on two cores
 
 test-all: setup  ## every test, faults, fuzz and soak included
 	@$(PYTHON) scripts/with_ros.py $(PYTHON) scripts/run_tests.py --all
+
+test-stress: setup  ## the tests of live processes on busy cores, RUNS rounds; passes per test are added up (README.md)
+	@$(PYTHON) scripts/with_ros.py $(PYTHON) scripts/stress_tests.py --rounds "$(RUNS)"
 
 test-torch: setup  ## the tests that need PyTorch, in an environment of their own of several GB; a test that is skipped fails there
 	@.venv/bin/uv venv --quiet --allow-existing --python $(PYTHON) .venv-torch
