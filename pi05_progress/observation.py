@@ -25,7 +25,7 @@ class RobotFrame:
 
     Attributes:
         images: per camera key (e.g. ``head_camera``) uint8 (h, w, 3) RGB, already cropped and turned.
-        state: float32 (48,): 16 positions, 16 velocities, 16 efforts, see ``robots/teleavatar.py``.
+        state: float32 (v,): positions, velocities and efforts of all joints, see ``robots/layout.py``.
         stamps_ns: per input (camera keys, ``left_arm``, ...) when it was taken, ns of
             the sender's clock since its epoch.
         absent: inputs that the robot does not have; their entries of ``state`` are 0.
@@ -54,7 +54,8 @@ class PolicyOutput:
     """What the policy believes and would do, for one observation.
 
     Attributes:
-        actions: float32 (horizon, 16): arm joint targets in rad, gripper efforts in N m, absolute.
+        actions: float32 (horizon, n), absolute, in the robot's units: of a Teleavatar 16 numbers, arm joint targets in
+            rad and gripper efforts in N m.
         progress: the model's raw belief in [0, 1], or None without a head. Test with ``is None``: 0.0 is a value.
         progress_interval: (lower, upper) of the belief at ``confidence_level``, or None.
         progress_belief: float32 (bins,) probabilities over equal bins of [0, 1], or None if the head has no bins.

@@ -23,11 +23,11 @@ from .models.pi05 import Sample
 from .observation import CONFIDENCE_LEVEL, IMAGE_KEYS, ObservationError, PolicyOutput, RobotFrame
 from .policies.backend import Choice, choose_backend, require_torch
 from .policies.sampler import ALL_ON, Dtype, InferenceOptions, Sampler, for_inference, inference_dtype
+from .robots.layout import Layout
 from .robots.profile import RobotProfile
-from .robots.teleavatar import ACTION_INDEX, STATE_INDEX, absolute_actions
 from .units.normalize import NormStats, NormStatsError, normalize, unnormalize
 from .units.tokenizer import PromptError, PromptTokenizer, clean, make_encoder
-from .units.transforms import actions_from_model, pad_to, resize_with_pad, state_to_model
+from .units.transforms import absolute_actions, actions_from_model, pad_to, resize_with_pad, state_to_model
 
 SampleFunction = Callable[[Observation, np.ndarray | jax.Array], Sample]  # noise (b, horizon, action dimensions)
 
@@ -56,7 +56,7 @@ class Prepared:
 
     Attributes:
         observation: a batch of one, on the host.
-        state: float32 (14,) arm positions of the frame, rad.
+        state: float32 (s,) what the model reads of the frame's state, in the robot's units.
         preparing_ms: what it took.
     """
 
@@ -105,8 +105,8 @@ class ModelPolicy:
         if info.robot != profile.name:
             raise CheckpointError(f"the checkpoint was made for robot {info.robot}, the profile is {profile.name}")
         self.model_id, self.action_dt_s, self.horizon = info.model_id, info.action_dt_s, info.model.action_horizon
-        _check_sizes(info.model, stats, info.quantiles)
-        self._info, self._stats, self._profile = info, stats, profile
+        _check_sizes(info.model, stats, info.quantiles, profile.layout)
+        self._info, self._stats, self._profile, self._layout = info, stats, profile, profile.layout
         encoder = make_encoder(info.tokenizer, tokenizer_path)
         if encoder.vocabulary > info.model.vocabulary:
             raise CheckpointError(f"the tokenizer has {encoder.vocabulary} tokens, the model {info.model.vocabulary}")
@@ -149,7 +149,7 @@ class ModelPolicy:
             if key in frame.images
         }
         encoded = present if self._encoded is None else self._encoded
-        state = state_to_model(frame.state)
+        state = state_to_model(frame.state, self._layout)
         if self._stats:
             state = normalize(state, self._stats["state"], self._info.quantiles).astype(np.float32)
         try:
@@ -173,7 +173,7 @@ class ModelPolicy:
     def prepare(self, frame: RobotFrame, prompt: str) -> Prepared:
         """The part that needs no device: see ``observe``. Several threads may call it at once."""
         started = time.perf_counter()
-        observation, state = self.observe(frame, prompt), state_to_model(frame.state)
+        observation, state = self.observe(frame, prompt), state_to_model(frame.state, self._layout)
         return Prepared(observation, state, 1e3 * (time.perf_counter() - started))
 
     def infer_prepared(self, frames: Sequence[Prepared]) -> list[PolicyOutput]:
@@ -211,15 +211,15 @@ class ModelPolicy:
         actions = sample.actions[row]
         if self._stats:
             actions = unnormalize(actions, self._stats["actions"], self._info.quantiles)
-        actions = actions[..., :16]
+        actions = actions[..., : self._layout.action_size]
         if self._info.delta_actions:
-            actions = absolute_actions(actions, state)
+            actions = absolute_actions(actions, state, self._layout)
         belief = sample.progress
         interval = bins = None
         if belief is not None and belief.bins is not None:
             interval, bins = (float(belief.lower[row]), float(belief.upper[row])), belief.bins[row]
         return PolicyOutput(
-            actions=actions_from_model(actions, self._profile),
+            actions=actions_from_model(actions, self._layout),
             progress=None if belief is None else float(belief.mean[row]),
             progress_interval=interval,
             progress_belief=bins,
@@ -308,9 +308,9 @@ def _batch(observations: Sequence[Observation]) -> Observation:
     return jax.tree.map(lambda *rows: np.concatenate(rows), *observations)
 
 
-def _check_sizes(model: Pi05Config, stats: Mapping[str, NormStats], quantiles: bool) -> None:
+def _check_sizes(model: Pi05Config, stats: Mapping[str, NormStats], quantiles: bool, layout: Layout) -> None:
     """Refuse a model or statistics that the robot's numbers do not fit, before the first frame finds out."""
-    state, actions = len(STATE_INDEX), len(ACTION_INDEX)
+    state, actions = layout.state_size, layout.action_size
     if model.action_dim < actions:
         raise CheckpointError(f"the model has {model.action_dim} action dimensions, the robot needs {actions}")
     if not stats:

@@ -20,7 +20,7 @@ from rich.table import Table
 
 from pi05_progress.files.output_file import OutputFileError, check_output
 from pi05_progress.files.progress_bar import progress_bar
-from pi05_progress.robots.profile import SIDES, RobotProfile
+from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.robots.yaml_lines import ConfigError
 from pi05_progress.units.normalize import NormStats, save_norm_stats
 
@@ -77,11 +77,9 @@ def compute_norm_stats(args: Arguments) -> tuple[Path, dict[str, NormStats], Rob
 
 def report(stats: dict[str, NormStats], profile: RobotProfile) -> tuple[Table, list[str]]:
     """A table of the statistics, and dimensions that never change: they would be scaled up a million times."""
-    joints = profile.joint_names()
-    arms = [name for name in joints if name not in {profile.grippers[side].joint for side in SIDES}]
     table, constant = Table("", "", "mean", "std", "q01", "q99"), []
     for key, of in stats.items():
-        names = arms if key == "state" else joints
+        names = profile.layout.state_names if key == "state" else profile.layout.joints
         for row in zip(names, of.mean, of.std, of.q01, of.q99, strict=True):
             table.add_row(key, row[0], *(f"{value:.4f}" for value in row[1:]))
             if row[3] == row[4]:

@@ -96,7 +96,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     text = "topic of a camera in place of the profile's; may be repeated"
     add("--camera", action="append", default=[], type=_camera, metavar="KEY=TOPIC", help=text)
     add("--namespace", default="", help="put before the profile's topics, as /robot1")
-    add("--vector-size", type=int, choices=(48, 62), help="numbers of state and action in place of the profile's")
+    text = "numbers of state and action in place of the profile's; of a Teleavatar 48, with end effector poses 62"
+    add("--vector-size", type=int, metavar="N", help=text)
     add(
         "--workers",
         type=int,
@@ -164,7 +165,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(stderr=True)
     try:
         profile = RobotProfile.load(args.robot)
-        if args.vector_size:
+        if args.vector_size is not None:
+            if args.vector_size not in (sizes := profile.layout.vector_sizes):
+                known = " or ".join(map(str, sizes))
+                raise ConfigError(f"--vector-size {args.vector_size}: expected {known} for {profile.name}")
             profile = profile.model_copy(update={"vector_size": args.vector_size})
         bags = find_bags(args.input)
     except (ConfigError, BagError) as error:

@@ -21,16 +21,16 @@ import tyro
 
 from pi05_progress.files.output_file import OutputFileError, check_output, output_file
 from pi05_progress.files.progress_bar import progress_bar
-from pi05_progress.robots.profile import SIDES, RobotProfile
-from pi05_progress.robots.teleavatar import GRIPPER_ACTION, STATE_INDEX, VECTOR_SIZES
+from pi05_progress.robots.layout import EFFORT, Layout
+from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.robots.yaml_lines import ConfigError
 
 from .datasets import layout
 from .datasets.pooled import Extent, Spread
+from .datasets.positions import position_columns
 from .datasets.progress_meta import ProgressMeta, ProgressMetaError, load_progress_meta
 from .datasets.reader import Dataset, DatasetError, open_dataset
 from .datasets.thumbnails import PictureError, Thumbnail, thumbnails
-from .labels.motion import POSITIONS
 from .report import rerun_file
 from .report.charts import Range
 from .report.page import PageEpisode, page
@@ -46,7 +46,7 @@ from .report.summary import (
     with_usual_ones_marked,
 )
 
-EFFORTS = {side: 32 + column for side, column in GRIPPER_ACTION.items()}  # columns of the grippers' efforts
+MOST_NUMBERS = 16  # that are charted of a robot whose layout is not known
 PICTURE_HEIGHT = 130
 
 
@@ -79,10 +79,11 @@ class InspectError(ValueError):
 def known_joints(dataset: Dataset, profile: RobotProfile) -> Joints | None:
     """The arm joints, if the data set has the robot's layout."""
     sizes = [dataset.features[name]["shape"][0] for name in (layout.STATE, layout.ACTION) if name in dataset.features]
-    if not sizes or any(size not in VECTOR_SIZES for size in sizes):
+    robot = profile.layout
+    if not sizes or any(size not in robot.vector_sizes for size in sizes):
         return None
-    names = tuple(name for side in SIDES for name in profile.arms[side].joints)
-    return Joints(names, STATE_INDEX, np.concatenate([profile.arms[side].limits() for side in SIDES]))
+    columns = np.concatenate([np.arange(len(robot.joints))[at] for at in robot.arms.values()])
+    return Joints(tuple(robot.joints[column] for column in columns), columns, robot.limits[columns])
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class Look:
     extents: dict[str, Extent]
 
 
-def look(dataset: Dataset, meta: ProgressMeta, joints: Joints | None, wanted: set[int] | None) -> Look:
+def look(dataset: Dataset, meta: ProgressMeta, robot: Layout, joints: Joints | None, wanted: set[int] | None) -> Look:
     """Read the tables once and summarise every episode.
 
     Raises:
@@ -101,14 +102,16 @@ def look(dataset: Dataset, meta: ProgressMeta, joints: Joints | None, wanted: se
     """
     names = _columns(dataset, meta)
     limits, found, extents = Thresholds(), [], {}
+    positions = {s: position_columns(dataset, names[s], robot) for s in ("state", "action") if s in names}
     with progress_bar("reading", dataset.frame_count, "frames") as advance:
         for episode, columns in dataset.frames(list(names.values()), wanted):
             named = {short: columns[name] for short, name in names.items()}
-            named |= {short: np.atleast_2d(named[short].T).T for short in ("state", "action") if short in named}
+            vectors = {short: np.atleast_2d(named[short].T).T for short in positions}
+            named |= {short: vector[:, positions[short]] for short, vector in vectors.items()}
             found.append(summarise(episode, meta.episode(episode.index), named, dataset.fps, joints, limits))
-            for short in ("state", "action"):
-                if short in named and np.isfinite(named[short]).all():
-                    extents.setdefault(short, Extent(named[short].shape[1])).add(named[short])
+            for short, vector in vectors.items():
+                if np.isfinite(vector).all():
+                    extents.setdefault(short, Extent(vector.shape[1])).add(vector)
             advance(episode.length)
     more = duration_findings(found, limits)
     told = [s.with_findings(more.get(s.episode.index, ())) for s in found]
@@ -129,7 +132,7 @@ def _columns(dataset: Dataset, meta: ProgressMeta) -> dict[str, str]:
 
 
 def ranges(
-    dataset: Dataset, extents: dict[str, Extent], joints: Joints | None, wanted: set[int] | None
+    dataset: Dataset, extents: dict[str, Extent], robot: Layout, joints: Joints | None, wanted: set[int] | None
 ) -> tuple[list[Range], list[Range]]:
     """Rows for the charts of joint positions and of gripper efforts; reads the tables a second time."""
     spreads = {short: Spread(extent) for short, extent in extents.items()}
@@ -156,13 +159,14 @@ def ranges(
             row(name, int(column), (float(low), float(high)), both)
             for name, column, (low, high) in zip(joints.names, joints.columns, joints.limits, strict=True)
         ]
-        return arms, [row(f"{side} gripper", EFFORTS[side], None, both) for side in SIDES]
+        efforts = {gripper: robot.column(joint, EFFORT) for gripper, joint in robot.grippers.items()}
+        return arms, [row(f"{gripper} gripper", column, None, both) for gripper, column in efforts.items()]
     size = max((len(extent.low) for extent in extents.values()), default=0)
     described = dataset.features.get(layout.STATE, {}).get("names")
     known = (
         described if isinstance(described, list) and len(described) >= size else [f"number {i}" for i in range(size)]
     )
-    return [row(str(known[i]), i, None, both) for i in range(min(size, POSITIONS))], []
+    return [row(str(known[i]), i, None, both) for i in range(min(size, MOST_NUMBERS))], []
 
 
 def _with_pictures(dataset: Dataset, summary: EpisodeSummary, count: int) -> PageEpisode:
@@ -220,8 +224,8 @@ def inspect_dataset(args: Arguments) -> tuple[Path, list[EpisodeSummary]]:
         )
     wanted = set(args.episodes) or None
     meta, joints = load_progress_meta(dataset.root), known_joints(dataset, profile)
-    seen = look(dataset, meta, joints, wanted)
-    arms, grippers = ranges(dataset, seen.extents, joints, wanted) if seen.extents else ([], [])
+    seen = look(dataset, meta, profile.layout, joints, wanted)
+    arms, grippers = ranges(dataset, seen.extents, profile.layout, joints, wanted) if seen.extents else ([], [])
     ordered = sorted(seen.summaries, key=lambda s: (-s.severity, s.episode.index))
     shown = add_pictures(dataset, ordered[: args.max_episodes], args.pictures)
     shown.sort(key=lambda e: (-e.summary.severity, e.summary.episode.index))  # pictures may have told more

@@ -37,8 +37,8 @@ from ..models.pi05 import Sample
 from ..models.progress import Belief
 from ..observation import CONFIDENCE_LEVEL, IMAGE_KEYS, UNTRAINED
 from ..policy import ModelPolicy
+from ..robots.layout import Layout
 from ..robots.profile import RobotProfile
-from ..robots.teleavatar import ACTION_INDEX, STATE_INDEX
 from .sampler import ALL_ON, Dtype, InferenceOptions, inference_dtype
 
 log = logging.getLogger(__name__)
@@ -212,7 +212,7 @@ def load_torch_policy(
             "preprocessor): a robot's actions would be wrong"
         )
     if not described:
-        _check_features(folder, {key: len(s.mean) for key, s in stats.items()})
+        _check_features(folder, {key: len(s.mean) for key, s in stats.items()}, profile.layout)
     cameras = camera_order(folder, settings, profile)
     variants = tuple(settings.get(name, getattr(PI05Config, name)) for name in VARIANTS)
     _check_sizes(folder, info.model, variants)
@@ -250,13 +250,13 @@ def camera_order(folder: Path, settings: Mapping[str, Any], profile: RobotProfil
     return order
 
 
-def _check_features(folder: Path, sizes: Mapping[str, int]) -> None:
+def _check_features(folder: Path, sizes: Mapping[str, int], layout: Layout) -> None:
     """Refuse LeRobot's checkpoints of data whose columns are not what this package's transforms give."""
-    wanted = {"state": len(STATE_INDEX), "actions": len(ACTION_INDEX)}
+    wanted = {"state": layout.state_size, "actions": layout.action_size}
     if wrong := [f"{key} of {sizes.get(key)} numbers, not {n}" for key, n in wanted.items() if sizes.get(key) != n]:
         raise CheckpointError(
-            f"{folder}: was trained on {' and '.join(wrong)}. This package gives a model the arms' positions and takes "
-            "arm targets and gripper efforts (docs/checkpoints.md)"
+            f"{folder}: was trained on {' and '.join(wrong)}. This package gives a model the numbers of the state that "
+            "model_columns names in the robot's profile, and takes those of the action (docs/checkpoints.md)"
         )
 
 

@@ -16,13 +16,9 @@ import numpy as np
 
 from ..observation import RobotFrame
 from .joints import MessageError, joint_values
-from .profile import SIDES, CameraProfile, RobotProfile
+from .layout import QUANTITIES
+from .profile import CameraProfile, RobotProfile
 from .teleavatar import crop, one_eye, turned
-
-# Index of a joint in a block of the state vector: left arm 0-6, left gripper 7, right arm 8-14, right gripper 15.
-BLOCK = 16
-ARM_START = {"left": 0, "right": 8}
-GRIPPER_INDEX = {"left": 7, "right": 15}
 
 # Run in a process of its own: a cv_bridge built for another NumPy may crash the interpreter instead of raising.
 _CV_BRIDGE_TRIAL = """
@@ -43,34 +39,30 @@ def stamp_ns(message: Any) -> int:
 
 
 def joint_vector(profile: RobotProfile, joints: Mapping[str, Any | None]) -> np.ndarray:
-    """The 48 numbers of a state or action, float32, from messages by part.
+    """A state or action vector of ``profile.layout``, float32 and without poses, from messages by part.
 
     Args:
         profile: the robot.
-        joints: ``JointState`` messages under ``left_arm``, ``right_arm``, ``left_gripper``, ``right_gripper``; a
-            gripper that is None or left out is 0. A gripper's command may hold only an effort.
+        joints: ``JointState`` messages by the names of ``Layout.parts``, as ``left_arm``; a gripper that is None or
+            left out is 0. A gripper's command may hold only an effort.
 
     Raises:
         MessageError: an arm is missing, or a message is wrong.
     """
-    vector = np.zeros((3, BLOCK), np.float32)
-    for side in SIDES:
-        arm = joints.get(f"{side}_arm")
+    layout = profile.layout
+    vector = np.zeros((len(QUANTITIES), len(layout.joints)), np.float32)
+    for name, columns in layout.arms.items():
+        arm = joints.get(f"{name}_arm")
         if arm is None:
-            raise MessageError(f"{side}_arm: no joint message; the arms are always needed")
-        start = ARM_START[side]
-        vector[:, start : start + 7] = joint_values(arm, profile.arms[side].joints, f"{side}_arm")
-        gripper = joints.get(f"{side}_gripper")
+            raise MessageError(f"{name}_arm: no joint message; the arms are always needed")
+        vector[:, columns] = joint_values(arm, profile.arms[name].joints, f"{name}_arm")
+    for name, column in layout.grippers.items():
+        gripper = joints.get(f"{name}_gripper")
         if gripper is not None:
             required = "position" if len(gripper.position) else "effort"
-            values = joint_values(gripper, [profile.grippers[side].joint], f"{side}_gripper", required)
-            vector[:, GRIPPER_INDEX[side]] = np.concatenate(values)
+            values = joint_values(gripper, [profile.grippers[name].joint], f"{name}_gripper", required)
+            vector[:, column] = np.concatenate(values)
     return vector.reshape(-1)
-
-
-def part_names() -> list[str]:
-    """Names of the inputs that are joints."""
-    return [f"{side}_{part}" for side in SIDES for part in ("arm", "gripper")]
 
 
 def prepare_image(image: np.ndarray, camera: CameraProfile) -> np.ndarray:
@@ -189,7 +181,7 @@ def robot_frame(profile: RobotProfile, images: Mapping[str, Any], joints: Mappin
             source = decode_image(source, key)
         pictures[key] = prepare_image(source, camera)
     state = joint_vector(profile, joints)
-    present = {part: joints.get(part) for part in part_names()}
+    present = {part: joints.get(part) for part in profile.layout.parts()}
     stamps |= {part: stamp_ns(message) for part, message in present.items() if message is not None}
     absent = tuple(part for part, message in present.items() if message is None)
     return RobotFrame(pictures, state, stamps, absent)

@@ -1,18 +1,22 @@
 """Everything that differs between robots, read from ``config/<profile>.yaml`` into one frozen value.
 
-The file's comments explain each field; units are in the names or there. Nothing else in the code knows a topic.
+The file's comments explain each field; units are in the names or there. Nothing else in the code knows a topic, and
+nothing but ``profile.layout`` says how many arms and joints there are.
 """
 
 from __future__ import annotations
 
+import functools
+import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..files.config_files import config_folder
 from ..observation import IMAGE_KEYS
+from .layout import QUANTITIES, GripperCurve, Layout
 from .yaml_lines import ConfigError, Document, read_document
 
 Side = Literal["left", "right"]
@@ -22,10 +26,14 @@ PACKET_TYPE = "ffmpeg_image_transport_msgs/msg/FFMPEGPacket"
 
 Topic = Annotated[str, Field(pattern=r"^/?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*$")]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9]*$")]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Size = tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
-Seven = Annotated[tuple[Positive, ...], Field(min_length=7, max_length=7)]
+Quantity = Literal[QUANTITIES]
+Kind = Literal["arms", "grippers"]
+DEFAULT = "teleavatar"  # also says what a complete profile of one's own, written before these keys, does not:
+LATER_KEYS = ("gripper_curves", "model_columns", "units")
 
 
 class _Section(BaseModel):
@@ -65,8 +73,8 @@ class StreamProfile(_Section):
 class ArmProfile(_Section):
     """Joints and topics of one arm."""
 
-    joints: Annotated[tuple[str, ...], Field(min_length=7, max_length=7)]
-    ranges: Annotated[tuple[tuple[Finite, Finite], ...], Field(min_length=7, max_length=7)]
+    joints: Annotated[tuple[str, ...], Field(min_length=1)]
+    ranges: tuple[tuple[Finite, Finite], ...]
     state_topic: Topic
     target_topic: Topic
     command_topic: Topic
@@ -76,15 +84,15 @@ class ArmProfile(_Section):
 
     @model_validator(mode="after")
     def _check(self) -> ArmProfile:
-        if len(set(self.joints)) != 7:
-            raise ValueError("joints: seven different names are needed")
+        if len(self.ranges) != len(self.joints):
+            raise ValueError(f"ranges: {len(self.ranges)} ranges for {len(self.joints)} joints; each joint needs one")
         for joint, (lower, upper) in zip(self.joints, self.ranges, strict=True):
             if lower >= upper:
                 raise ValueError(f"ranges: {joint} has lower {lower} not below upper {upper}")
         return self
 
     def limits(self) -> np.ndarray:
-        """(7, 2) lower and upper joint limits, rad."""
+        """(n, 2) lower and upper joint limits, rad."""
         return np.array(self.ranges)
 
 
@@ -101,11 +109,38 @@ class RelayProfile(_Section):
     """The proportional relay of robots that follow velocities."""
 
     rate_hz: Positive
-    kp: Seven
-    v_max: Seven
+    kp: tuple[Positive, ...]
+    v_max: tuple[Positive, ...]
     speed_share: Annotated[float, Field(gt=0, le=1)]
     target_timeout_s: Positive
     state_timeout_s: Positive
+
+
+class Columns(_Section):
+    """Which of a joint's numbers counts; None for joints that are left out."""
+
+    arms: Quantity | None
+    grippers: Quantity | None
+
+
+class ModelColumns(_Section):
+    """What of the robot's numbers the model reads and answers."""
+
+    state: Columns
+    action: Columns
+    relative: tuple[Kind, ...]
+
+    @model_validator(mode="after")
+    def _check(self) -> ModelColumns:
+        if self.action.arms is None or self.action.grippers is None:
+            raise ValueError("action: every joint needs a number, null is for state only")
+        for kind in self.relative:
+            if getattr(self.action, kind) != getattr(self.state, kind):
+                raise ValueError(f"relative: {kind} cannot be relative to what state does not have of them")
+        return self
+
+
+Points = Annotated[tuple[tuple[Finite, Fraction], ...], Field(min_length=2)]  # effort, command number
 
 
 class MarksProfile(_Section):
@@ -122,13 +157,16 @@ class RobotProfile(_Section):
     name: str
     description: str
     production_domain: Annotated[int, Field(ge=0, le=232)] | None
-    vector_size: Literal[48, 62]
+    vector_size: int
     cameras: dict[str, CameraProfile]
     stream: StreamProfile | None
-    arms: dict[Side, ArmProfile]
-    grippers: dict[Side, GripperProfile]
-    gripper_curve: Literal["teleavatar", "teleavatar_v2"]
+    arms: Annotated[dict[Name, ArmProfile], Field(min_length=1)]
+    grippers: dict[str, GripperProfile]
+    gripper_curve: str
+    gripper_curves: dict[str, dict[str, Points]]
     gripper_closed: Literal[0, 1]
+    model_columns: ModelColumns
+    units: dict[Quantity, str]
     arm_command: Literal["relay", "direct"]
     relay: RelayProfile | None
     enable_topic: Topic
@@ -139,12 +177,13 @@ class RobotProfile(_Section):
 
     @model_validator(mode="after")
     def _check(self) -> RobotProfile:
-        for what, found in (("arms", self.arms), ("grippers", self.grippers)):
-            if missing := set(SIDES) - set(found):
-                raise ValueError(f"{what}: {', '.join(sorted(missing))} is missing")
-        inputs = sorted(camera.model_input for camera in self.cameras.values())
-        if inputs != sorted(IMAGE_KEYS):
-            raise ValueError(f"cameras: model inputs are {inputs}; each of {', '.join(IMAGE_KEYS)} is needed once")
+        self._check_numbers()
+        inputs = [camera.model_input for camera in self.cameras.values()]
+        if not inputs or len(set(inputs)) != len(inputs):
+            raise ValueError(
+                f"cameras: model inputs are {sorted(inputs)}; at least one of {', '.join(IMAGE_KEYS)} is needed, "
+                "and none twice"
+            )
         for key, camera in self.cameras.items():
             if (camera.type == "rtp") != (camera.topic is None):
                 raise ValueError(f"cameras.{key}: a topic is needed for messages, and none for rtp")
@@ -153,6 +192,79 @@ class RobotProfile(_Section):
         if self.arm_command == "relay" and self.relay is None:
             raise ValueError("relay: needed because arm_command is relay")
         return self
+
+    def _check_numbers(self) -> None:
+        if strange := set(self.grippers) - set(self.arms):
+            raise ValueError(
+                f"grippers: {', '.join(sorted(strange))}: no arm of that name; a gripper belongs to an arm"
+            )
+        joints = [joint for arm in self.arms for joint in self._joints(arm)]
+        if twice := sorted({joint for joint in joints if joints.count(joint) > 1}):
+            raise ValueError(f"arms and grippers: joints {', '.join(twice)} are named more than once")
+        if self.gripper_curve not in self.gripper_curves:
+            known = ", ".join(self.gripper_curves)
+            raise ValueError(f"gripper_curve: {self.gripper_curve!r} is not among gripper_curves, which are {known}")
+        for gripper in self.grippers:
+            if (points := self.gripper_curves[self.gripper_curve].get(gripper)) is None:
+                raise ValueError(f"gripper_curves.{self.gripper_curve}: gripper {gripper} is missing")
+            steps = np.diff(points, axis=0)
+            if (steps[:, 0] <= 0).any() or not ((steps[:, 1] > 0).all() or (steps[:, 1] < 0).all()):
+                raise ValueError(
+                    f"gripper_curves.{self.gripper_curve}: {gripper}: efforts must rise from point to point, and "
+                    "command numbers rise or fall"
+                )
+        if missing := set(QUANTITIES) - set(self.units):
+            raise ValueError(f"units: {', '.join(sorted(missing))} is missing")
+        if self.vector_size not in self.layout.vector_sizes:
+            sizes = " or ".join(map(str, self.layout.vector_sizes))
+            raise ValueError(f"vector_size: {self.vector_size}, vectors of these joints have {sizes} numbers")
+        for name, arm in self.arms.items():
+            for key in ("kp", "v_max"):
+                if self.relay and (count := len(getattr(self.relay, key))) != len(arm.joints):
+                    raise ValueError(f"relay: {count} numbers of {key}, arm {name} has {len(arm.joints)} joints")
+
+    def _joints(self, arm: str) -> list[str]:
+        """Names of an arm's joints, its gripper's at the end."""
+        return [*self.arms[arm].joints, *([self.grippers[arm].joint] if arm in self.grippers else [])]
+
+    def model_copy(self, **options: Any) -> RobotProfile:
+        """See pydantic; the layout is that of the changed values."""
+        copy = super().model_copy(**options)
+        copy.__dict__.pop("layout", None)
+        return copy
+
+    @functools.cached_property
+    def layout(self) -> Layout:
+        """Names, order, units and limits of the robot's numbers, and which of them the model reads and answers."""
+        arms, grippers, joints, limits, kinds = {}, {}, [], [], []
+        for name, arm in self.arms.items():
+            arms[name] = slice(len(joints), len(joints) + len(arm.joints))
+            limits += arm.ranges
+            kinds += ["arms"] * len(arm.joints)
+            if name in self.grippers:
+                grippers[name] = arms[name].stop
+                limits.append((-np.inf, np.inf))
+                kinds.append("grippers")
+            joints += self._joints(name)
+
+        def columns(of: Columns) -> np.ndarray:
+            wanted = [getattr(of, kind) for kind in kinds]
+            return np.array([QUANTITIES.index(q) * len(joints) + at for at, q in enumerate(wanted) if q], int)
+
+        model = self.model_columns
+        curves = self.gripper_curves[self.gripper_curve]
+        return Layout(
+            joints=tuple(joints),
+            arms=arms,
+            grippers=grippers,
+            limits=np.array(limits, float),
+            state_columns=columns(model.state),
+            action_columns=columns(model.action),
+            action_units=tuple(self.units[getattr(model.action, kind)] for kind in kinds),
+            relative=np.isin(kinds, model.relative),
+            curves={name: GripperCurve(*zip(*curves[name], strict=True)) for name in grippers},
+            cameras={key: camera.model_input for key, camera in self.cameras.items()},
+        )
 
     @classmethod
     def load(cls, name: str | Path) -> RobotProfile:
@@ -170,20 +282,16 @@ class RobotProfile(_Section):
                     "or give the path of a YAML file"
                 )
         document = read_document(path)
+        base = read_document(config_folder() / f"{DEFAULT}.yaml").data
         try:
-            return cls.model_validate(document.data)
+            return cls.model_validate({key: base[key] for key in LATER_KEYS} | document.data)
         except ValidationError as error:
             raise ConfigError("\n".join(_problem(document, e) for e in error.errors())) from None
 
-    def joint_names(self) -> list[str]:
-        """Names of the 16 action columns: left arm, left gripper, right arm, right gripper."""
-        return [name for side in SIDES for name in (*self.arms[side].joints, self.grippers[side].joint)]
-
 
 def known_profiles() -> list[str]:
-    """Names of the profiles in ``config/``."""
-    names = (path.stem for path in config_folder().glob("teleavatar*.yaml"))
-    return sorted(name for name in names if name != "teleavatar_arms")
+    """Names of the profiles in ``config/``: other files there have no ``name``."""
+    return sorted(path.stem for path in config_folder().glob("*.yaml") if re.search(r"(?m)^name:", path.read_text()))
 
 
 def _problem(document: Document, error: dict) -> str:

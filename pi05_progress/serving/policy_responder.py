@@ -1,4 +1,4 @@
-"""A policy of the Teleavatar as the server's core. It keeps no estimate: filtering is its clients' business."""
+"""A robot's policy as the server's core. It keeps no estimate: filtering is its clients' business."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy as np
 
 from ..observation import CONFIDENCE_LEVEL, UNTRAINED, ObservationError, PolicyOutput, RobotFrame
 from ..policy import ModelPolicy, Policy
+from ..robots.layout import LayoutError
 from ..robots.profile import RobotProfile
-from ..robots.teleavatar import LayoutError
 from .core import AnswerError, RequestError
 from .teleavatar import make_reply, read_request
 
@@ -65,7 +65,7 @@ class PolicyResponder:
             raise RequestError(str(error)) from error
 
     def answer(self, prepared: Sequence[Any]) -> list[dict[str, Any] | AnswerError]:
-        """See ``Responder``; an error stands for actions that are not finite or not (horizon, 16).
+        """See ``Responder``; an error stands for actions that are not finite or not (horizon, n).
 
         Raises:
             RequestError: the policy cannot use what a request holds; a ``ModelPolicy`` finds out in ``prepare``.
@@ -84,7 +84,7 @@ class PolicyResponder:
 
     def _reply(self, output: PolicyOutput) -> dict[str, Any] | AnswerError:
         """The reply, its progress nil if it cannot be used; why is logged once."""
-        expected = (self._policy.horizon, 16)
+        expected = (self._policy.horizon, self._profile.layout.action_size)
         if output.actions.shape != expected or not np.isfinite(output.actions).all():
             found = f"{output.actions.dtype}{list(output.actions.shape)}"
             return AnswerError(f"the policy's actions are {found}; expected finite numbers {list(expected)}")
@@ -109,4 +109,4 @@ class PolicyResponder:
             log.warning("the model is untrained: progress and actions in its replies mean nothing; give --checkpoint")
         if self._batched:  # once through everything, also what is not the model's
             blank = {key: np.zeros((*self._batched.image_size, 3), np.uint8) for key in self._profile.cameras}
-            self._batched.prepare(RobotFrame(blank, np.zeros(48, np.float32)), "warm up")
+            self._batched.prepare(RobotFrame(blank, np.zeros(self._profile.vector_size, np.float32)), "warm up")

@@ -1,9 +1,9 @@
-"""The Teleavatar's requests and replies, from both sides: openpi's keys, this package's data types.
+"""A robot's requests and replies, from both sides: openpi's keys for the Teleavatar, this package's data types.
 
-A request holds ``observation/state`` (48 or 62 numbers), ``observation/images/<camera>`` (uint8 (h, w, 3) RGB, cropped
-and turned as in data sets) and ``prompt``. A reply holds ``actions`` float32 (horizon, 16), ``progress``,
-``progress_lower`` and ``progress_upper`` (numbers or nil, never arrays: openpi's clients cut every array into steps)
-and ``policy_timing``. Other keys of a request are ignored, as openpi ignores them.
+A request holds ``observation/state`` (of a Teleavatar 48 or 62 numbers), ``observation/images/<camera>`` (uint8
+(h, w, 3) RGB, cropped and turned as in data sets) and ``prompt``. A reply holds ``actions`` float32 (horizon, n; of a
+Teleavatar n is 16), ``progress``, ``progress_lower`` and ``progress_upper`` (numbers or nil, never arrays: openpi's
+clients cut every array into steps) and ``policy_timing``. Other keys of a request are ignored, as openpi ignores them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import numpy as np
 
 from ..observation import PolicyOutput, RobotFrame
 from ..robots.profile import RobotProfile
-from ..robots.teleavatar import VECTOR_SIZES
 from ..units.transforms import resize_with_pad
 from .core import RequestError
 from .server_facts import is_number, shown
@@ -39,7 +38,7 @@ def read_request(request: Mapping[str, Any], profile: RobotProfile, default_prom
         found = found or "nothing"
         raise RequestError(f"{', '.join(missing)}: missing; the request has {found}; {profile.name} needs them all")
     images = {camera: _picture(IMAGES + camera, request[IMAGES + camera]) for camera in profile.cameras}
-    return RobotFrame(images, _state(request[STATE])), _prompt(request, default_prompt)
+    return RobotFrame(images, _state(request[STATE], profile.layout.vector_sizes)), _prompt(request, default_prompt)
 
 
 def _prompt(request: Mapping[str, Any], default: str) -> str:
@@ -55,15 +54,15 @@ def _prompt(request: Mapping[str, Any], default: str) -> str:
     return prompt
 
 
-def _state(value: Any) -> np.ndarray:
-    expected = f"expected {' or '.join(map(str, VECTOR_SIZES))} numbers"
+def _state(value: Any, sizes: Sequence[int]) -> np.ndarray:
+    expected = f"expected {' or '.join(map(str, sizes))} numbers"
     # Of other lists NumPy makes arrays far larger than they are: all texts as long as the longest.
     if isinstance(value, list | tuple) and not all(isinstance(item, float | int | np.number) for item in value):
         raise RequestError(f"{STATE} is a list of {_kinds(value)}; {expected}")
     if not isinstance(value, list | tuple | np.ndarray):
         raise RequestError(f"{STATE} is {_form(value)}; {expected}")
     state = np.asarray(value)
-    if state.dtype.kind not in "fiu" or state.ndim != 1 or state.shape[0] not in VECTOR_SIZES:
+    if state.dtype.kind not in "fiu" or state.ndim != 1 or state.shape[0] not in sizes:
         raise RequestError(f"{STATE} is {_form(state)}; {expected}")
     state = state.astype(np.float32)
     if not np.isfinite(state).all():

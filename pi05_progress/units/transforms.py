@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+from jaxtyping import Float, Float32
 from PIL import Image
 
-from ..robots.profile import SIDES, RobotProfile
-from ..robots.teleavatar import (
-    GRIPPER_ACTION,
-    LayoutError,
-    gripper_command_from_effort,
-    gripper_effort_from_command,
-    model_action,
-    model_state,
-)
+from ..robots.layout import Layout, LayoutError
+from . import delta
 
 
 def resize_with_pad(image: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -44,27 +38,44 @@ def pad_to(x: np.ndarray, size: int) -> np.ndarray:
     return np.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, size - x.shape[-1])])
 
 
-def state_to_model(vector: np.ndarray) -> np.ndarray:
-    """Arm positions float32 (..., 14) of a state vector (..., 48 or 62), rad; not normalised yet."""
-    return model_state(vector).astype(np.float32)
+def state_to_model(vector: Float[np.ndarray, "*b v"], layout: Layout) -> Float32[np.ndarray, "*b s"]:
+    """What the model reads of a state vector, in the robot's units; not normalised yet.
 
-
-def actions_to_model(vector: np.ndarray, profile: RobotProfile) -> np.ndarray:
-    """The 16 numbers the model learns (..., 16) from a data set's action (..., 48 or 62).
-
-    Arm positions stay rad, gripper efforts become the robot's command numbers.
+    Raises:
+        LayoutError: the vector has another number of values than the robot's.
     """
-    actions = np.array(model_action(vector), np.float32)
-    for side in SIDES:
-        column = GRIPPER_ACTION[side]
-        actions[..., column] = gripper_command_from_effort(actions[..., column], side, profile.gripper_curve)
+    return layout.model_state(vector).astype(np.float32)
+
+
+def actions_to_model(vector: Float[np.ndarray, "*b v"], layout: Layout) -> Float32[np.ndarray, "*b n"]:
+    """The rows that the model learns from action vectors: arms stay, grippers become the robot's command numbers.
+
+    Raises:
+        LayoutError: the vector has another number of values than the robot's.
+    """
+    actions = np.array(layout.model_action(vector), np.float32)
+    for gripper, column in layout.grippers.items():
+        actions[..., column] = layout.curves[gripper].command(actions[..., column])
     return actions
 
 
-def actions_from_model(actions: np.ndarray, profile: RobotProfile) -> np.ndarray:
-    """The inverse of ``actions_to_model`` for (..., 16 or more): rad and N m, float32 (..., 16)."""
-    actions = np.array(actions[..., :16], np.float32)
-    for side in SIDES:
-        column = GRIPPER_ACTION[side]
-        actions[..., column] = gripper_effort_from_command(actions[..., column], side, profile.gripper_curve)
+def actions_from_model(actions: Float[np.ndarray, "*b w"], layout: Layout) -> Float32[np.ndarray, "*b n"]:
+    """The inverse of ``actions_to_model``; columns beyond the robot's are left out."""
+    actions = np.array(actions[..., : layout.action_size], np.float32)
+    for gripper, column in layout.grippers.items():
+        actions[..., column] = layout.curves[gripper].effort(actions[..., column])
     return actions
+
+
+def delta_actions(
+    actions: Float[np.ndarray, "*b h n"], state: Float[np.ndarray, "*b s"], layout: Layout
+) -> Float[np.ndarray, "*b h n"]:
+    """Rows of actions relative to the model's state, in the columns that the layout says."""
+    return delta.delta_actions(actions, layout.state_in_actions(state), layout.relative)
+
+
+def absolute_actions(
+    actions: Float[np.ndarray, "*b h n"], state: Float[np.ndarray, "*b s"], layout: Layout
+) -> Float[np.ndarray, "*b h n"]:
+    """The inverse of ``delta_actions``."""
+    return delta.absolute_actions(actions, layout.state_in_actions(state), layout.relative)

@@ -12,8 +12,6 @@ from pi05_progress.observation import PolicyOutput
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress_msgs.msg import ActionChunk, TaskProgress
 
-UNITS = (["rad"] * 7 + ["N m"]) * 2
-
 
 def to_time(nanoseconds: int) -> Time:
     """A stamp from ns."""
@@ -65,7 +63,8 @@ def chunk_message(
 ) -> ActionChunk:
     """The policy's actions as a message."""
     horizon, _ = output.actions.shape
-    message = ActionChunk(chunk_id=chunk_id, names=profile.joint_names(), units=UNITS, dt=dt_s, horizon=horizon)
+    message = ActionChunk(chunk_id=chunk_id, dt=dt_s, horizon=horizon)
+    message.names, message.units = list(profile.layout.joints), list(profile.layout.action_units)
     message.header.stamp = to_time(stamp_ns)
     message.values = np.ascontiguousarray(output.actions, np.float32).reshape(-1).tolist()
     message.executed_from = int(np.clip(math.ceil((now_ns - stamp_ns) * 1e-9 / dt_s), 0, horizon))

@@ -12,7 +12,6 @@ from convert_recordings import IMAGE, PROFILE, START, TOPICS, joints, numbered, 
 from convert_results import convert
 
 from pi05_progress.observation import PolicyOutput
-from pi05_progress.robots.messages import part_names
 from pi05_progress.robots.profile import SIDES
 
 SECONDS = 1.0
@@ -115,7 +114,7 @@ def test_the_live_nodes_path_and_the_converter_make_the_same_frames(tmp_path, me
         assert all(np.array_equal(a.images[camera], b) for a, b in zip(live, encoded[camera], strict=True)), camera
         stamps = [frame.stamps_ns[camera] for frame in live]
         assert stamps == [START + round(i * 1e9 / 30) for i in range(30)]
-    assert set(part_names()) <= set(live[0].stamps_ns)
+    assert set(PROFILE.layout.parts()) <= set(live[0].stamps_ns)
 
 
 @pytest.fixture(scope="module")

@@ -30,8 +30,8 @@ def directly(roots, horizon, relative, robot="teleavatar"):
     profile, states, rows = RobotProfile.load(robot), [], []
     for root in roots:
         for _, columns in open_dataset(root).frames(["observation.state", "action"]):
-            state = state_to_model(columns["observation.state"])
-            actions = actions_to_model(columns["action"], profile)
+            state = state_to_model(columns["observation.state"], profile.layout)
+            actions = actions_to_model(columns["action"], profile.layout)
             for frame in range(len(state)):
                 chunk = np.stack([actions[min(frame + k, len(actions) - 1)] for k in range(horizon)])
                 if relative:

@@ -8,6 +8,7 @@ from made_up_predictions import FPS, LENGTH, STAGES, figures_of, meta
 from places import ROOT
 from scipy.stats import norm
 
+from pi05_progress.robots.profile import RobotProfile
 from training.evaluation import bootstrap, metrics
 from training.evaluation.page import counts
 from training.evaluation.predictions import EvaluationError
@@ -15,6 +16,8 @@ from training.evaluation.standstills import standstills
 from training.evaluation.summary import MEASURES, SOURCES, summarise
 from training.evaluation.wrong_instruction import wrong_instruction
 from training.labels.milestones import Stages
+
+LAYOUT = RobotProfile.load("teleavatar").layout
 
 DOCS = (ROOT / "docs/evaluation.md").read_text()
 LAST = LENGTH - 1
@@ -257,12 +260,12 @@ def test_standstills_are_where_no_joint_moves_for_three_seconds_before_the_task_
     step = np.repeat([0, 0.1, 0, 0.1, 0], [40, 20, 20, 10, 50])
     states = np.zeros((len(step) + 1, 48), np.float32)
     states[1:, 9] = np.cumsum(step)
-    assert standstills(states, 10, len(step)) == ((0, 40), (90, 140))
-    assert standstills(states, 10, 100) == ((0, 40),)  # done before the last one has lasted
+    assert standstills(states, LAYOUT, 10, len(step)) == ((0, 40), (90, 140))
+    assert standstills(states, LAYOUT, 10, 100) == ((0, 40),)  # done before the last one has lasted
     states[:, 30] = np.random.default_rng(0).normal(0, 1, len(states))  # a velocity is no position
-    assert standstills(states, 10, len(step)) == ((0, 40), (90, 140))
+    assert standstills(states, LAYOUT, 10, len(step)) == ((0, 40), (90, 140))
     states[1:, 15] = 0.003 * np.arange(1, len(states))  # a gripper that creeps at 0.03 a second
-    assert standstills(states, 10, len(step)) == ()
+    assert standstills(states, LAYOUT, 10, len(step)) == ()
 
 
 def test_a_wrong_instruction_is_another_tasks_and_no_other_order_of_the_same_words():

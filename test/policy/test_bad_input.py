@@ -17,8 +17,8 @@ from pi05_progress.models.observation import Observation
 from pi05_progress.models.pi05 import Pi05
 from pi05_progress.observation import IMAGE_KEYS, ObservationError, RobotFrame
 from pi05_progress.policy import Pi05Policy, make_policy
+from pi05_progress.robots.layout import LayoutError
 from pi05_progress.robots.profile import RobotProfile
-from pi05_progress.robots.teleavatar import LayoutError
 from pi05_progress.units.normalize import NormStats
 from pi05_progress.units.tokenizer import ByteEncoder, PromptError, PromptTokenizer
 

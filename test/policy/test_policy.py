@@ -12,7 +12,6 @@ from pi05_progress.models.pi05 import Pi05
 from pi05_progress.observation import UNTRAINED, RobotFrame
 from pi05_progress.policy import Pi05Policy, make_policy
 from pi05_progress.robots.profile import RobotProfile
-from pi05_progress.robots.teleavatar import gripper_command_from_effort
 from pi05_progress.units.normalize import NormStats
 
 PROFILE = RobotProfile.load("teleavatar")
@@ -72,8 +71,8 @@ def test_actions_are_unnormalised_and_gripper_numbers_become_efforts():
     arms = np.r_[0:7, 8:15]
     np.testing.assert_allclose(wide[:, arms], 2 * plain[:, arms], atol=1e-5)
     for side, column in (("left", 7), ("right", 15)):
-        command = gripper_command_from_effort(plain[:, column], side)
-        wider = gripper_command_from_effort(wide[:, column], side)
+        curve = PROFILE.layout.curves[side]
+        command, wider = curve.command(plain[:, column]), curve.command(wide[:, column])
         np.testing.assert_allclose(wider, np.clip(2 * command, 0, 1), atol=1e-4)
 
 

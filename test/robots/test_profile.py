@@ -1,11 +1,13 @@
 """Robot profiles against the numbers of the robot's API document, and what a wrong file is told."""
 
+import re
+
 import numpy as np
 import pytest
 
 from pi05_progress.files.config_files import config_file
 from pi05_progress.robots.messages import prepare_image, split_stream
-from pi05_progress.robots.profile import SIDES, RobotProfile, known_profiles
+from pi05_progress.robots.profile import RobotProfile, known_profiles
 from pi05_progress.robots.yaml_lines import ConfigError
 from pi05_progress_ros.sim.physics.scene import arm_table
 
@@ -21,8 +23,8 @@ def test_the_three_profiles_are_known():
 def test_what_all_robots_have_in_common(name):
     profile = RobotProfile.load(name)
     assert profile.name == name
-    assert profile.joint_names() == [f"{s}_joint{i}" for s in "lr" for i in range(1, 9)]
-    for side in SIDES:
+    assert list(profile.arms) == list(profile.grippers) == ["left", "right"]
+    for side in profile.arms:
         arm, gripper = profile.arms[side], profile.grippers[side]
         assert arm.state_topic == f"/{side}_arm/joint_states"
         assert arm.command_topic == f"/api/{side}_arm/joint_cmd"
@@ -33,7 +35,7 @@ def test_what_all_robots_have_in_common(name):
         assert gripper.command_topic == f"/api/{side}_gripper/cmd"
         assert gripper.teleoperation_topic == f"/{side}_gripper/joint_cmd"
         np.testing.assert_array_equal(arm.limits(), [link["range"] for link in arm_table().links[side]])
-    left, right = ([list(r) for r in profile.arms[side].ranges] for side in SIDES)
+    left, right = ([list(r) for r in arm.ranges] for arm in profile.arms.values())
     assert left == [[-1.8, 1.8], [0, 1.8], [-2.6, 1.3], [0.25, 2.2], [-1.8, 1.8], [-1.4, 1.4], [-0.68, 0.68]]
     assert right == [[-1.8, 1.8], [-1.8, 0], [-1.3, 2.6], [-2.2, -0.25], [-1.8, 1.8], [-1.4, 1.4], [-0.68, 0.68]]
     assert (profile.enable_topic, profile.enable_timeout_s) == ("/api/fsm/enable", 1.0)
@@ -96,8 +98,8 @@ def test_command_styles_and_what_goes_with_them():
         assert relay.v_max == (15, 15, 20, 20, 44, 33, 33)
         assert (relay.speed_share, relay.rate_hz) == (0.3, 100)
         assert (relay.target_timeout_s, relay.state_timeout_s) == (0.5, 0.2)
-        for side in SIDES:
-            assert profile.arms[side].target_topic == f"/{side}_arm/model_joint_cmd"
+        for side, arm in profile.arms.items():
+            assert arm.target_topic == f"/{side}_arm/model_joint_cmd"
     stream = second.stream
     assert (stream.port, stream.payload_type, stream.clock_rate_hz, stream.codec) == (8890, 96, 90000, "hevc")
     assert (stream.size, stream.rate_hz) == ((1280, 2720), 45)
@@ -161,12 +163,22 @@ def test_unknown_profiles_are_refused_with_a_list():
         (("fsm_topic: /fsm_state", "fsm_topc: /fsm_state"), r"mine\.yaml:1?\d*: fsm_topic: is missing"),
         (("fsm_topic: /fsm_state", "fsm_topc: /fsm_state"), r"mine\.yaml:\d+: fsm_topc: unknown key"),
         (("[-0.68, 0.68]]", "[0.68, -0.68]]"), r"mine\.yaml:\d+: arms\.left: ranges: l_joint7 has lower"),
-        (("l_joint6, l_joint7]", "l_joint6]"), r"mine\.yaml:\d+: arms\.left\.joints: .*7 items"),
+        (("l_joint6, l_joint7]", "l_joint6]"), r"mine\.yaml:\d+: arms\.left: ranges: 7 ranges for 6 joints"),
         (("topic: /head/image_raw", "topic: '/head image'"), r"mine\.yaml:\d+: cameras\.head_camera\.topic"),
         (("topic: /head/image_raw", "topic: null"), r"cameras\.head_camera: a topic is needed"),
         (("kp: [7, 7, 10", "kp: [7, .nan, 10"), r"mine\.yaml:\d+: relay\.kp\.1"),
-        (("model_input: base_0_rgb", "model_input: left_wrist_0_rgb"), "each of base_0_rgb, .* is needed once"),
+        (
+            ("model_input: base_0_rgb", "model_input: left_wrist_0_rgb"),
+            "at least one of base_0_rgb, .* is needed, and none twice",
+        ),
         (("name: teleavatar", "name: [teleavatar"), r"mine\.yaml:\d+: not valid YAML"),
+        (("vector_size: 48", "vector_size: 50"), r"vector_size: 50, vectors of these joints have 48 or 62 numbers"),
+        (("gripper_curve: teleavatar", "gripper_curve: v3"), "gripper_curve: 'v3' is not among gripper_curves"),
+        (("[3.5, 0]]", "[-3.5, 0]]"), "gripper_curves.teleavatar: left: efforts must rise"),
+        (("left: [[-0.5, 1], [0, 0.5], [3.5, 0]]", "middle: [[0, 0], [1, 1]]"), "gripper left is missing"),
+        (("joint: r_joint8", "joint: r_joint7"), "joints r_joint7 are named more than once"),
+        (("kp: [7, 7,", "kp: [7,"), "relay: 6 numbers of kp, arm left has 7 joints"),
+        (("relative: [arms]", "relative: [grippers]"), r"mine\.yaml:\d+: model_columns: relative: grippers cannot be"),
         (("vector_size: 48", "vector_size: 48\nvector_size: 62"), r"mine\.yaml:\d+: vector_size: given twice"),
         (("name: teleavatar", "extends: mine.yaml\nname: x"), "extends itself"),
         (("name: teleavatar", "extends: other.yaml\nname: x"), r"other\.yaml: cannot be read"),
@@ -191,6 +203,15 @@ def test_the_line_named_is_the_one_in_the_file_that_says_it(tmp_path):
         RobotProfile.load(mine)
     assert f"{base}:{line}: relay.rate_hz" in str(error.value)
     assert f"{mine}:3: gripper_closed" in str(error.value)
+
+
+def test_a_complete_profile_of_before_the_model_columns_goes_on_to_work(tmp_path):
+    text = config_file("teleavatar.yaml").read_text()
+    for key in ("gripper_curves", "model_columns", "units"):
+        text = re.sub(rf"(?m)^{key}:.*\n(  .*\n)*", "", text)
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    assert "model_columns" not in text and RobotProfile.load(path) == RobotProfile.load("teleavatar")
 
 
 def test_a_profile_of_ones_own_extends_a_shipped_one(tmp_path):

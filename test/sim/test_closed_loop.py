@@ -8,7 +8,6 @@ import pytest
 
 from pi05_progress.observation import PolicyOutput
 from pi05_progress.robots.profile import SIDES, RobotProfile
-from pi05_progress.robots.teleavatar import gripper_effort_from_command
 from pi05_progress.units.transforms import state_to_model
 from pi05_progress_ros.commanding.command_rules import CommandSettings
 from pi05_progress_ros.sim import evaluate
@@ -34,7 +33,7 @@ def expert_course(task, seed):
             for column, side in zip((0, 8), SIDES, strict=True):
                 row[column : column + 7] = getattr(command, side)
                 opening = getattr(command, f"{side}_gripper")
-                row[column + 7] = gripper_effort_from_command(opening, side, PROFILE.gripper_curve)
+                row[column + 7] = PROFILE.layout.curves[side].effort(opening)
             rows.append(row)
         world.step(5)
     assert world.task_status().outcome == "success"
@@ -72,7 +71,7 @@ class Still:
         pass
 
     def infer(self, frame, prompt):
-        arms = state_to_model(frame.state)
+        arms = state_to_model(frame.state, PROFILE.layout)
         actions = np.zeros((HORIZON, 16), np.float32)
         actions[:, :7], actions[:, 8:15] = arms[:7], arms[7:]
         return PolicyOutput(actions, self.progress)

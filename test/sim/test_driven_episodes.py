@@ -13,6 +13,7 @@ from conftest import PATIENCE_S, wait_for
 from places import SUPPORT
 
 from pi05_progress.observation import PolicyOutput
+from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.units.transforms import state_to_model
 from pi05_progress_ros.sim import evaluate
 from pi05_progress_ros.sim.driving.closed_loop import DrivenEpisode
@@ -39,7 +40,7 @@ class Noisy:
         self.episodes, self.rng = self.episodes + 1, np.random.default_rng(seed)
 
     def infer(self, frame, prompt):
-        arms = state_to_model(frame.state)
+        arms = state_to_model(frame.state, RobotProfile.load("teleavatar").layout)
         actions = np.zeros((HORIZON - (self.episodes == self.breaks), 16), np.float32)
         actions[:, :7], actions[:, 8:15] = arms[:7], arms[7:]
         return PolicyOutput(actions, float(self.rng.random()))

@@ -6,8 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from pi05_progress.observation import PolicyOutput
+from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.units.transforms import state_to_model
 
+LAYOUT = RobotProfile.load("teleavatar").layout
 PERIOD_S, AMPLITUDE = 4.0, 0.15  # of the known trajectory, s and rad
 EFFORTS = (-0.3, 0.2)  # of the grippers, left and right, N m
 HORIZON, DT_S = 30, 1 / 30
@@ -36,7 +38,7 @@ class ByTask:
 
     def infer(self, frame, prompt):
         if self.home is None:
-            self.home = state_to_model(frame.state)
+            self.home = state_to_model(frame.state, LAYOUT)
         self.calls = self.calls + 1 if prompt == self.task else 1
         self.task = prompt
         stamp_s = max(ns for key, ns in frame.stamps_ns.items() if "arm" not in key and "gripper" not in key) * 1e-9

@@ -3,7 +3,7 @@
 import time
 
 import numpy as np
-from node_policies import DT_S, EFFORTS, HORIZON, course
+from node_policies import DT_S, EFFORTS, HORIZON, LAYOUT, course
 
 from pi05_progress.observation import PolicyOutput
 from pi05_progress.units.transforms import state_to_model
@@ -22,7 +22,7 @@ class Swing:
 
     def infer(self, frame, prompt):
         if self.home is None:
-            self.home = state_to_model(frame.state)
+            self.home = state_to_model(frame.state, LAYOUT)
         arms = course(self.home, time.time() + np.arange(HORIZON) * DT_S)
         actions = np.zeros((HORIZON, 16), np.float32)
         actions[:, :7], actions[:, 8:15] = arms[:, :7], arms[:, 7:]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pi05_progress.robots.profile import IMAGE_TYPE, PACKET_TYPE, SIDES, RobotProfile
+from pi05_progress.robots.profile import IMAGE_TYPE, PACKET_TYPE, RobotProfile
 
 from .faults import BagError
 from .message_types import EVENT_TYPE
@@ -140,9 +140,10 @@ class _Choice:
             )
         for key in self._profile.cameras:
             self._camera(key)
-        for side in SIDES:
-            self._arm(side)
-            self._gripper(side)
+        for arm in self._profile.arms:
+            self._arm(arm)
+            if arm in self._profile.grippers:
+                self._gripper(arm)
         if self._problems:
             hints = f" {' '.join(sorted(self._hints))}" if self._hints else ""
             raise BagError(f"{'; '.join(self._problems)}.{hints}")
@@ -188,12 +189,13 @@ class _Choice:
         self._needed(f"action {part}", part, command, "action")
         if self._named(command) not in self._topics and self._named(other) in self._topics:
             self._hints.add(f"Commands are there on {self._named(other)}: --actions {instead} takes those.")
-        if self._profile.vector_size == 62:
+        without_poses, with_poses = self._profile.layout.vector_sizes
+        if self._profile.vector_size == with_poses:
             pose = f"{side}_pose"
             self._needed(pose, pose, arm.state_pose_topic, "state")
             self._needed(f"action {pose}", pose, arm.target_pose_topic, "action")
             if self._named(arm.target_pose_topic) not in self._topics:
-                self._hints.add("Without end effector poses: --vector-size 48.")
+                self._hints.add(f"Without end effector poses: --vector-size {without_poses}.")
 
     def _gripper(self, side: str) -> None:
         gripper, part = self._profile.grippers[side], f"{side}_gripper"

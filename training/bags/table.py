@@ -12,8 +12,7 @@ import numpy as np
 
 from pi05_progress.robots.joints import MessageError, joint_values
 from pi05_progress.robots.messages import joint_vector
-from pi05_progress.robots.profile import SIDES, RobotProfile
-from pi05_progress.robots.teleavatar import gripper_effort_from_command
+from pi05_progress.robots.profile import RobotProfile
 
 from .faults import BagError
 from .inputs import Role, Source
@@ -65,7 +64,7 @@ class Table:
         sources: all inputs; cameras are passed over.
         changes: per source that may pause, (stamp, number) where it changed.
         grid: times of the rows.
-        write: called with state and action of each row, float32 (48,) or (62,).
+        write: called with state and action of each row, float32 (v,) as the profile's layout says.
         deserialize: of the recording.
         max_gap_ns: silence over which nothing is interpolated and no command is held.
         slack_ns: see ``Track``.
@@ -133,7 +132,7 @@ class Table:
     def _vector(self, role: Role, time_ns: int) -> np.ndarray:
         parts = {s.part: self._at(s, time_ns) for s in self._sources.values() if s.role == role}
         vector = joint_vector(self._profile, {part: value for part, value in parts.items() if "pose" not in part})
-        poses = [parts[f"{side}_pose"].values for side in SIDES if f"{side}_pose" in parts]
+        poses = [parts[f"{arm}_pose"].values for arm in self._profile.arms if f"{arm}_pose" in parts]
         return np.concatenate([vector, *poses]).astype(np.float32) if poses else vector
 
     def _at(self, source: Source, time_ns: int) -> Any:
@@ -167,9 +166,9 @@ class Table:
         index = bisect.bisect_right(changes, time_ns, key=lambda change: change[0]) - 1
         if index < 0:
             raise GapError(source.name, None, changes[0][0] if changes else None)
-        side = "left" if source.part.startswith("left") else "right"
-        effort = gripper_effort_from_command(changes[index][1], side, self._profile.gripper_curve)
-        joint = self._profile.grippers[side].joint
+        gripper = source.part.partition("_")[0]
+        effort = self._profile.layout.curves[gripper].effort(changes[index][1])
+        joint = self._profile.grippers[gripper].joint
         return SimpleNamespace(name=(joint,), position=(), velocity=(), effort=(float(effort),))
 
     def _parser(self, source: Source) -> Callable[[Stored], Any]:

@@ -7,17 +7,16 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from jaxtyping import Float, Float32
 
+from pi05_progress.robots.layout import Layout, LayoutError
 from pi05_progress.robots.profile import RobotProfile
-from pi05_progress.robots.teleavatar import LayoutError, delta_actions
 from pi05_progress.units.normalize import NormStats
-from pi05_progress.units.transforms import actions_to_model, state_to_model
+from pi05_progress.units.transforms import actions_to_model, delta_actions, state_to_model
 
 from . import layout
 from .pooled import Extent, Spread
 from .reader import Dataset, DatasetError, Episode
 
 BLOCK = 1024  # frames whose chunks are in memory at a time
-STATE_SIZE, ACTION_SIZE = 14, 16
 
 
 def last_row_repeats(length: int, horizon: int) -> Float[np.ndarray, " n"]:
@@ -29,14 +28,15 @@ def last_row_repeats(length: int, horizon: int) -> Float[np.ndarray, " n"]:
 
 
 def delta_chunks(
-    state: Float32[np.ndarray, "n s"], actions: Float32[np.ndarray, "n a"], horizon: int
+    state: Float32[np.ndarray, "n s"], actions: Float32[np.ndarray, "n a"], robot: Layout, horizon: int
 ) -> Iterator[Float32[np.ndarray, "m a"]]:
-    """All rows of all chunks of an episode, arms relative to the state at the chunk's start; a block at a time."""
+    """All rows of all chunks of an episode, relative to the state at its start where the layout says
+    so; a block at a time."""
     n = len(actions)
     for start in range(0, n, BLOCK):
         frames = np.arange(start, min(start + BLOCK, n))
         rows = np.minimum(frames[:, None] + np.arange(horizon), n - 1)
-        yield delta_actions(actions[rows], state[frames]).reshape(-1, actions.shape[1])
+        yield delta_actions(actions[rows], state[frames], robot).reshape(-1, actions.shape[1])
 
 
 def compute(
@@ -47,11 +47,11 @@ def compute(
     relative: bool,
     progress: Callable[[int], None] = lambda frames: None,
 ) -> dict[str, NormStats]:
-    """Statistics of ``state`` (14) and ``actions`` (16) over data sets, which are read twice.
+    """Statistics of ``state`` and ``actions``, as the model takes them, over data sets, which are read twice.
 
     Args:
         datasets: opened.
-        profile: whose gripper curve turns efforts into command numbers.
+        profile: of the robot.
         horizon: rows of a chunk.
         relative: arms relative to the state.
         progress: called with the number of frames after every episode, in both passes.
@@ -63,7 +63,7 @@ def compute(
     if len({dataset.fps for dataset in datasets}) > 1:
         rates = ", ".join(f"{dataset.root}: {dataset.fps}" for dataset in datasets)
         raise DatasetError(f"action chunks would last for different times, frames per second are {rates}")
-    extents = {"state": Extent(STATE_SIZE), "actions": Extent(ACTION_SIZE)}
+    extents = {"state": Extent(profile.layout.state_size), "actions": Extent(profile.layout.action_size)}
     _pass(extents, datasets, profile, horizon, relative, progress)
     spreads = {name: Spread(extent) for name, extent in extents.items()}
     _pass(spreads, datasets, profile, horizon, relative, progress)
@@ -83,7 +83,7 @@ def _pass(
             state, actions = _to_model(dataset, episode, columns, profile)
             into["state"].add(state)
             if relative:
-                for rows in delta_chunks(state, actions, horizon):
+                for rows in delta_chunks(state, actions, profile.layout, horizon):
                     into["actions"].add(rows)
             else:
                 into["actions"].add(actions, last_row_repeats(len(actions), horizon))
@@ -94,7 +94,8 @@ def _to_model(
     dataset: Dataset, episode: Episode, columns: dict[str, np.ndarray], profile: RobotProfile
 ) -> tuple[Float32[np.ndarray, "n s"], Float32[np.ndarray, "n a"]]:
     try:
-        state, actions = state_to_model(columns[layout.STATE]), actions_to_model(columns[layout.ACTION], profile)
+        state = state_to_model(columns[layout.STATE], profile.layout)
+        actions = actions_to_model(columns[layout.ACTION], profile.layout)
     except LayoutError as error:
         raise DatasetError(f"{dataset.root}: {error}") from error
     for name, values in ((layout.STATE, state), (layout.ACTION, actions)):

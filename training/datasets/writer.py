@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pi05_progress.robots.profile import SIDES, RobotProfile
+from pi05_progress.robots.profile import RobotProfile
 
 from . import layout
 from .progress_meta import EpisodeMeta, Outcome, ProgressMeta, save_progress_meta
@@ -23,9 +23,7 @@ from .video import VideoOptions, check_count, join, video_info
 MEGABYTE = 2**20
 ROWS = 2048  # of a row group at most: what is held while writing does not grow with an episode
 EPISODES_PER_FILE = 1000  # rows of one file of meta/episodes
-BLOCKS = ("position", "velocity", "effort")
 VECTOR_FILES = {layout.STATE: "state.f32", layout.ACTION: "action.f32"}
-POSE = ("x", "y", "z", "qx", "qy", "qz", "qw")
 
 
 @dataclass(frozen=True)
@@ -47,14 +45,6 @@ class Episode:
     picture_stats: Mapping[str, Stats]
 
 
-def vector_names(profile: RobotProfile) -> list[str]:
-    """Names of the numbers of state and action: ``l_joint1.position``, ..., ``right_ee.qw``."""
-    names = [f"{joint}.{block}" for block in BLOCKS for joint in profile.joint_names()]
-    if profile.vector_size == 62:
-        names += [f"{side}_ee.{axis}" for side in SIDES for axis in POSE]
-    return names
-
-
 def features_of(profile: RobotProfile, sizes: Mapping[str, tuple[int, int]]) -> dict[str, layout.Feature]:
     """Features of a data set of one robot, without the default ones.
 
@@ -62,7 +52,7 @@ def features_of(profile: RobotProfile, sizes: Mapping[str, tuple[int, int]]) -> 
         profile: the robot.
         sizes: (height, width) of each camera's pictures.
     """
-    vector = layout.vector(vector_names(profile))
+    vector = layout.vector(profile.layout.vector_names(profile.vector_size))
     features = {layout.STATE: vector, layout.ACTION: dict(vector)}
     for camera, (height, width) in sizes.items():
         names = ["height", "width", "channels"]

@@ -146,7 +146,7 @@ def evaluate(
             p.name: track(p, answers[p.name], settings.estimator, LEVELS if p.name == PLAIN else ()) for p in shown
         }
         truth = episode_truth(episode.length, meta.episode(episode.index), stages[episode.task])
-        still = standstills(columns[layout.STATE], dataset.fps, truth.done_frame)
+        still = standstills(columns[layout.STATE], profile.layout, dataset.fps, truth.done_frame)
         figures = episode_figures(tracks, truth, dataset.fps, training.durations_s.get(episode.task), still)
         results.append(EpisodeResult(episode, meta.episode(episode.index), truth, tracks, figures))
         advance(1)

@@ -10,7 +10,6 @@ from jaxtyping import Float32
 
 from pi05_progress.observation import RobotFrame
 from pi05_progress.robots.profile import RobotProfile
-from pi05_progress.robots.teleavatar import VECTOR_SIZES
 
 from ..datasets import layout
 from ..datasets.reader import Dataset, DatasetError, Episode, VideoSpan
@@ -31,10 +30,10 @@ def check_robot(dataset: Dataset, profile: RobotProfile) -> None:
         )
     dataset.require([layout.STATE, *(layout.IMAGES + key for key in profile.cameras)])
     size = dataset.features[layout.STATE]["shape"][0]
-    if size not in VECTOR_SIZES:
+    if size not in profile.layout.vector_sizes:
         raise DatasetError(
             f"{dataset.root}: {layout.STATE} has {size} numbers, robot {profile.name} has "
-            f"{' or '.join(map(str, VECTOR_SIZES))}; evaluate on data of that robot"
+            f"{' or '.join(map(str, profile.layout.vector_sizes))}; evaluate on data of that robot"
         )
 
 

@@ -12,7 +12,7 @@ from pi05_progress.estimate.estimator import EstimatorConfig, ProgressEstimator
 from pi05_progress.estimate.status import Status
 from pi05_progress.observation import ObservationError, PolicyOutput, RobotFrame
 from pi05_progress.policy import ModelPolicy, Policy
-from pi05_progress.robots.teleavatar import LayoutError
+from pi05_progress.robots.layout import LayoutError
 
 from .playbacks import Playback, View
 
@@ -168,4 +168,4 @@ def track(playback: Playback, answers: Answers, config: EstimatorConfig, levels:
 
 def _output(answers: Answers, index: int) -> PolicyOutput:
     bins = None if answers.bins is None else answers.bins[index]
-    return PolicyOutput(np.zeros((0, 16), np.float32), float(answers.progress[index]), progress_belief=bins)
+    return PolicyOutput(np.zeros((0, 0), np.float32), float(answers.progress[index]), progress_belief=bins)

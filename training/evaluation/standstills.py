@@ -5,21 +5,26 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
+from pi05_progress.robots.layout import Layout
+
 from ..labels import motion
 
 SPEED = 0.02  # rad/s: slower than this a joint stands still
 SECONDS = 3.0  # a standstill lasts at least this long
 
 
-def standstills(states: Float[np.ndarray, "n d"], fps: float, done_frame: int) -> tuple[tuple[int, int], ...]:
+def standstills(
+    states: Float[np.ndarray, "n d"], robot: Layout, fps: float, done_frame: int
+) -> tuple[tuple[int, int], ...]:
     """First and last frame of every stretch in which no joint or gripper moves; none after ``done_frame``.
 
     Args:
         states: of all frames of an episode.
+        robot: layout of a state.
         fps: of the recording.
         done_frame: from which on the task is done, and standing still says nothing.
     """
-    positions = motion.positions_of(states[: done_frame + 1])
+    positions = robot.positions(states[: done_frame + 1])
     still = motion.speeds(positions, fps) < SPEED
     # a step leads to its frame: n still steps are n + 1 frames at rest
     return tuple(

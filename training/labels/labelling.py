@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int64
 
 from ..datasets import layout
+from ..datasets.positions import position_columns
 from ..datasets.progress_meta import EpisodeMeta, Milestone, Outcome, Stage
 from ..datasets.reader import Dataset, Episode
 from . import methods, milestones, motion
@@ -190,9 +191,9 @@ class _Labelling:
         return LabelSet(dict(sorted(labels.items())), named, outcomes, self._cut_off, tuple(self._notes))
 
     def _activity(self) -> dict[int, Float[np.ndarray, " n"] | None]:
-        clocks = {}
+        clocks, wanted = {}, position_columns(self._dataset, layout.STATE)
         for episode, columns in self._dataset.frames([layout.STATE]):
-            positions = motion.positions_of(np.atleast_2d(columns[layout.STATE].T).T)
+            positions = np.atleast_2d(columns[layout.STATE].T).T[:, wanted]
             if not np.isfinite(positions).all():
                 raise LabelError(f"episode {episode.index}: {layout.STATE} holds numbers that are not finite")
             speed = motion.speeds(positions, self._dataset.fps)

@@ -5,15 +5,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Bool, Float
 
-from pi05_progress.robots.teleavatar import VECTOR_SIZES
-
-POSITIONS = 16  # of both arms and grippers, the first block of the Teleavatar's state vector
 SMOOTHING_S = 0.2  # speeds are taken over this time, so that sensor noise is no motion
-
-
-def positions_of(state: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n p"]:
-    """The positions within a state: the first 16 numbers of the Teleavatar's layouts, everything of other robots'."""
-    return state[:, :POSITIONS] if state.shape[1] in VECTOR_SIZES else state
 
 
 def speeds(positions: Float[np.ndarray, "n p"], fps: float) -> Float[np.ndarray, " n"]:

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from pi05_progress.models.config import Pi05Config
+from pi05_progress.robots.layout import Layout
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.units.normalize import NormStats
 
@@ -28,6 +29,7 @@ class Data:
     """What is known once data sets are opened; lists have an entry per data set.
 
     Attributes:
+        robot: layout of its numbers.
         datasets: opened.
         metas: outcomes and milestones of episodes, and how labels were made.
         features: the data set's feature for each of the model's cameras that is used.
@@ -40,6 +42,7 @@ class Data:
         stats_from: where they are from.
     """
 
+    robot: Layout
     datasets: list[Dataset]
     metas: list[ProgressMeta]
     features: list[dict[str, str]]
@@ -105,6 +108,7 @@ def read_data(config: DataConfig, model: Pi05Config) -> Data:
     _check_imitated(datasets, imitated, out)
     is_out = [_rows_of(of.starts, episodes) for of, episodes in zip(rows, out, strict=True)]
     return Data(
+        robot=profile.layout,
         datasets=datasets,
         metas=metas,
         features=features,

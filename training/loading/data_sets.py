@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pi05_progress.robots.profile import RobotProfile, known_profiles
-from pi05_progress.robots.teleavatar import VECTOR_SIZES
 
 from ..datasets import layout
 from ..datasets.reader import Dataset, DatasetError, open_dataset
@@ -70,13 +69,14 @@ def _check_robot(dataset: Dataset, profile: RobotProfile) -> None:
     dataset.require([layout.STATE, layout.ACTION, "task_index"])
     for name in (layout.STATE, layout.ACTION):
         shape = list(dataset.features[name]["shape"])
-        if len(shape) != 1 or shape[0] not in VECTOR_SIZES:
+        if len(shape) != 1 or shape[0] not in (sizes := profile.layout.vector_sizes):
             raise DataConfigError(
-                f"{path}: {name} has shape {shape}, vectors of a Teleavatar have 48 or 62 numbers; this is another "
-                "robot's data"
+                f"{path}: {name} has shape {shape}, vectors of {profile.name} have {' or '.join(map(str, sizes))} "
+                "numbers; this is another robot's data"
             )
         if shape[0] > profile.vector_size:
+            fitting = [known for known in known_profiles() if RobotProfile.load(known).vector_size == shape[0]]
             raise DataConfigError(
                 f"{path}: {name} has {shape[0]} numbers, robot {profile.name} has {profile.vector_size}; choose the "
-                "profile of the robot that recorded it: --data.robot teleavatar_v2"
+                f"profile of the robot that recorded it: --data.robot {' or '.join(fitting)}"
             )

@@ -63,6 +63,7 @@ class TrainLoader:
         has_labels: whether any data set has progress labels.
         stats: statistics of ``state`` and ``actions`` that are used.
         asset_id: their name in checkpoints.
+        action_size: numbers of a row of actions, before padding.
         action_dt_s: time between two rows of a chunk.
         train_frames: frames that are trained on; ``validation_frames`` those that are held out.
         fingerprint: of everything that decides what batches hold, pictures' contents aside.
@@ -95,7 +96,7 @@ class TrainLoader:
         shards = shard_count(batch_size, process_count, len(data.datasets))
         counts = stripes_per_period([len(of) for of in data.training], config.weights, shards)
         self.datasets, self.progress_meta, self.held_out = data.datasets, data.metas, data.held_out
-        self.has_labels, self.stats = data.has_labels, data.stats
+        self.has_labels, self.stats, self.action_size = data.has_labels, data.stats, data.robot.action_size
         self.asset_id, self.action_dt_s = asset_name(config, data.datasets), 1 / data.datasets[0].fps
         self.train_frames, self.validation_frames = (sum(map(len, of)) for of in (data.training, data.validation))
         self.notes = data.notes(config)
@@ -131,6 +132,7 @@ class TrainLoader:
             encoder,
             data.stats,
             quantiles=self._config.quantiles,
+            robot=data.robot,
             relative=self._config.delta_actions,
             negatives=changes,
         )

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, Int64
 
+from pi05_progress.robots.layout import LayoutError
 from pi05_progress.robots.profile import RobotProfile
-from pi05_progress.robots.teleavatar import ACTION_INDEX, STATE_INDEX, LayoutError
 from pi05_progress.units.tokenizer import clean
 from pi05_progress.units.transforms import actions_to_model, state_to_model
 
@@ -25,7 +25,7 @@ class Rows:
     """All frames of a data set, episode after episode. Pickled by name if it lies in a folder (``moved_to``).
 
     Attributes:
-        state: arm positions, rad.
+        state: what the model reads of it (of a Teleavatar: arm positions, rad).
         actions: arm targets in rad and gripper command numbers, absolute.
         task: index of the instruction.
         starts: row of each episode's first frame, and the number of rows at the end.
@@ -34,8 +34,8 @@ class Rows:
         folder: where the arrays lie, if they were moved out of memory.
     """
 
-    state: Float32[np.ndarray, "n 14"]
-    actions: Float32[np.ndarray, "n 16"]
+    state: Float32[np.ndarray, "n s"]
+    actions: Float32[np.ndarray, "n a"]
     task: Int32[np.ndarray, " n"]
     starts: Int64[np.ndarray, " e"]
     progress: Float32[np.ndarray, " n"] | None
@@ -86,7 +86,7 @@ def load_rows(dataset: Dataset, profile: RobotProfile, progress_column: str) -> 
 
     Args:
         dataset: opened.
-        profile: whose gripper curve turns efforts into command numbers.
+        profile: of the robot.
         progress_column: feature with labels; a data set without it has none. ``progress.valid`` says which of them
             count; without that feature all do.
 
@@ -102,8 +102,8 @@ def load_rows(dataset: Dataset, profile: RobotProfile, progress_column: str) -> 
     n = dataset.frame_count
     starts = np.cumsum([0, *(episode.length for episode in dataset.episodes)])
     rows = Rows(
-        state=np.empty((n, len(STATE_INDEX)), np.float32),
-        actions=np.empty((n, len(ACTION_INDEX)), np.float32),
+        state=np.empty((n, profile.layout.state_size), np.float32),
+        actions=np.empty((n, profile.layout.action_size), np.float32),
         task=np.empty(n, np.int32),
         starts=starts,
         progress=np.zeros(n, np.float32) if labelled else None,
@@ -115,8 +115,8 @@ def load_rows(dataset: Dataset, profile: RobotProfile, progress_column: str) -> 
         here = slice(starts[episode.index], starts[episode.index + 1])
         try:
             rows.state[here], rows.actions[here] = (
-                state_to_model(of[layout.STATE]),
-                actions_to_model(of[layout.ACTION], profile),
+                state_to_model(of[layout.STATE], profile.layout),
+                actions_to_model(of[layout.ACTION], profile.layout),
             )
         except LayoutError as error:
             raise DataConfigError(f"{where}: {error}; this is another robot's data") from error

@@ -14,10 +14,10 @@ import numpy as np
 from pi05_progress.models.config import Pi05Config
 from pi05_progress.models.observation import Observation
 from pi05_progress.observation import IMAGE_KEYS
-from pi05_progress.robots.teleavatar import delta_actions
+from pi05_progress.robots.layout import Layout
 from pi05_progress.units.normalize import NormStats, normalize
 from pi05_progress.units.tokenizer import Encoder, PromptError, PromptTokenizer
-from pi05_progress.units.transforms import pad_to
+from pi05_progress.units.transforms import delta_actions, pad_to
 
 from .batch import Batch
 from .config import DataConfigError
@@ -54,7 +54,8 @@ class SampleMaker:
         encoder: the model's tokenizer.
         stats: of ``state`` and ``actions``.
         quantiles: whether quantiles normalise.
-        relative: whether arm actions are relative to the state.
+        robot: layout of its numbers.
+        relative: whether actions are relative to the state where that layout says so.
         negatives: which draws become negatives.
     """
 
@@ -66,11 +67,12 @@ class SampleMaker:
         stats: Mapping[str, NormStats],
         *,
         quantiles: bool,
+        robot: Layout,
         relative: bool,
         negatives: Negatives,
     ) -> None:
         self.sources, self._model, self._stats = tuple(sources), model, dict(stats)
-        self._quantiles, self._relative, self._negatives = quantiles, relative, negatives
+        self._quantiles, self._robot, self._relative, self._negatives = quantiles, robot, relative, negatives
         self._tokenize = PromptTokenizer(encoder, model.max_token_len, bucketed=False, cut=False)
         self._has_labels = any(source.rows.progress is not None for source in sources)
         self._no_picture = np.zeros((*model.image_size, 3), np.uint8)
@@ -115,7 +117,7 @@ class SampleMaker:
         wanted = row + np.arange(model.action_horizon)
         actions = rows.actions[np.minimum(wanted, last)]
         if self._relative:
-            actions = delta_actions(actions, raw_state)
+            actions = delta_actions(actions, raw_state, self._robot)
         actions = normalize(actions, self._stats["actions"], self._quantiles).astype(np.float32)
         pictures = source.pictures.read(episode, int(frame))
         sample = {key: pictures.get(key, self._no_picture) for key in IMAGE_KEYS}

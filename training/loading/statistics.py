@@ -9,9 +9,10 @@ import numpy as np
 from jaxtyping import Float
 
 from pi05_progress.files.progress_bar import progress_bar
+from pi05_progress.robots.layout import Layout
 from pi05_progress.robots.profile import RobotProfile
-from pi05_progress.robots.teleavatar import ACTION_INDEX, STATE_INDEX, delta_actions
 from pi05_progress.units.normalize import BINS, NormStats, NormStatsError, load_norm_stats
+from pi05_progress.units.transforms import delta_actions
 
 from ..datasets import layout
 from ..datasets.norm_stats import compute
@@ -19,7 +20,6 @@ from ..datasets.reader import Dataset
 from .config import DataConfig, DataConfigError
 from .rows import Rows
 
-SIZES = {"state": len(STATE_INDEX), "actions": len(ACTION_INDEX)}
 CHUNKS = 4096  # whose rows actions are compared with
 # How far statistics may be from the data's, in standard deviations and as a ratio of them. Actions' depend on the
 # horizon they were computed for (the last action is repeated), which the file does not say.
@@ -53,7 +53,7 @@ def statistics(
     if path is None and len(datasets) == 1 and (datasets[0].root / layout.NORM_STATS).exists():
         path = datasets[0].root / layout.NORM_STATS
     if path is not None:
-        return _read(Path(path).expanduser(), config, rows, horizon), str(path)
+        return _read(Path(path).expanduser(), config, rows, profile.layout, horizon), str(path)
     if not config.compute_norm_stats:
         where = ", ".join(str(dataset.root) for dataset in datasets)
         raise DataConfigError(
@@ -66,7 +66,7 @@ def statistics(
     return stats, f"computed over {len(datasets)} data set{'s' * (len(datasets) > 1)}"
 
 
-def _read(path: Path, config: DataConfig, rows: Sequence[Rows], horizon: int) -> dict[str, NormStats]:
+def _read(path: Path, config: DataConfig, rows: Sequence[Rows], robot: Layout, horizon: int) -> dict[str, NormStats]:
     remedy = (
         "compute them anew: python -m training.compute_norm_stats --overwrite"
         f"{' --delta-actions' * config.delta_actions}"
@@ -75,7 +75,7 @@ def _read(path: Path, config: DataConfig, rows: Sequence[Rows], horizon: int) ->
         stats = load_norm_stats(path)
     except NormStatsError as error:
         raise DataConfigError(f"{error}; {remedy}") from error
-    for key, size in SIZES.items():
+    for key, size in (("state", robot.state_size), ("actions", robot.action_size)):
         if key not in stats:
             raise DataConfigError(f"{path}: no statistics of {key}, only of {', '.join(stats)}; {remedy}")
         if (found := len(stats[key].mean)) < size:
@@ -84,20 +84,26 @@ def _read(path: Path, config: DataConfig, rows: Sequence[Rows], horizon: int) ->
             raise DataConfigError(f"{path}: {key} has no quantiles (q01, q99), which normalise; {remedy}")
         _check_ordered(path, key, stats[key], remedy)
     if not config.foreign_norm_stats:
-        _check_own(path, stats, config, rows, horizon, remedy)
+        _check_own(path, stats, config, rows, robot, horizon, remedy)
     return stats
 
 
 def _check_own(
-    path: Path, stats: Mapping[str, NormStats], config: DataConfig, rows: Sequence[Rows], horizon: int, remedy: str
+    path: Path,
+    stats: Mapping[str, NormStats],
+    config: DataConfig,
+    rows: Sequence[Rows],
+    robot: Layout,
+    horizon: int,
+    remedy: str,
 ) -> None:
     """Refuse statistics that are not those of the data."""
     state = np.concatenate([of.state for of in rows])
-    data = {"state": state, "actions": _some_actions(rows, horizon, config.delta_actions)}
+    data = {"state": state, "actions": _some_actions(rows, robot, horizon, config.delta_actions)}
     for key, values in data.items():
         if (column := _differs(stats[key], values, *NEAR[key])) is None:
             continue
-        other = _some_actions(rows, horizon, not config.delta_actions)
+        other = _some_actions(rows, robot, horizon, not config.delta_actions)
         if key == "actions" and _differs(stats[key], other, *NEAR[key]) is None:
             kinds = ("absolute", "relative to the state")[:: -1 if config.delta_actions else 1]
             raise DataConfigError(
@@ -156,7 +162,7 @@ def _differs(stats: NormStats, values: Float[np.ndarray, "n d"], means: float, r
     return int(np.flatnonzero(far)[0]) if far.any() else None
 
 
-def _some_actions(rows: Sequence[Rows], horizon: int, relative: bool) -> Float[np.ndarray, "n 16"]:
+def _some_actions(rows: Sequence[Rows], robot: Layout, horizon: int, relative: bool) -> Float[np.ndarray, "n a"]:
     """Rows of the chunks of frames evenly spread over all data."""
     total = sum(len(of.state) for of in rows)
     found = []
@@ -166,6 +172,6 @@ def _some_actions(rows: Sequence[Rows], horizon: int, relative: bool) -> Float[n
         )
         last = of.starts[np.searchsorted(of.starts, frames, side="right")] - 1
         chunks = of.actions[np.minimum(frames[:, None] + np.arange(horizon), last[:, None])]
-        chunks = delta_actions(chunks, of.state[frames]) if relative else chunks
+        chunks = delta_actions(chunks, of.state[frames], robot) if relative else chunks
         found.append(chunks.reshape(-1, chunks.shape[-1]))
     return np.concatenate(found)

@@ -119,8 +119,8 @@ def summarise(
     Args:
         episode: which one.
         meta: what is known of it.
-        columns: ``state`` and ``action`` (n, d) where the data set has them, ``timestamp`` (n,); with labels
-            ``progress`` and ``valid`` (n,).
+        columns: joint positions of ``state`` and ``action`` (n, p) where the data set has them, ``timestamp`` (n,);
+            with labels ``progress`` and ``valid`` (n,).
         fps: frames per second.
         joints: the arm joints, if the state has the robot's layout.
         limits: what is worth a look.
@@ -129,7 +129,7 @@ def summarise(
     findings: list[Finding] = []
     standstills: tuple[tuple[float, float], ...] = ()
     jumps: tuple[float, ...] = ()
-    vectors = {name: motion.positions_of(columns[name]) for name in ("state", "action") if name in columns}
+    vectors = {name: columns[name] for name in ("state", "action") if name in columns}
     for name, positions in vectors.items():
         if not np.isfinite(positions).all():
             bad = int((~np.isfinite(positions)).any(axis=1).sum())

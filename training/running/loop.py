@@ -11,7 +11,6 @@ import jax
 import numpy as np
 
 from pi05_progress.checkpoints.checkpoint import Checkpoint
-from pi05_progress.robots.teleavatar import ACTION_INDEX
 
 from ..engine.sharding import put_batch
 from ..engine.state import model_of
@@ -58,10 +57,17 @@ class Loop:
         self._run, self._config, self._logs, self._console = run, config, logs, console
         self._checkpoints, self._stop = checkpoints, stop
         self._train_step = make_train_step(
-            run.model, run.mesh, config.optimizer, config.loss, trained=config.trained, action_size=len(ACTION_INDEX)
+            run.model,
+            run.mesh,
+            config.optimizer,
+            config.loss,
+            trained=config.trained,
+            action_size=run.loader.action_size,
         )
         self._validates = config.validation_interval > 0 and any(run.loader.held_out)
-        self._validation_step = make_validation_step(run.model, run.mesh, config.loss, len(ACTION_INDEX), config.seed)
+        self._validation_step = make_validation_step(
+            run.model, run.mesh, config.loss, run.loader.action_size, config.seed
+        )
         self._agreement = Agreement(run.mesh)
         self._state, self._step = run.state, run.begin.step
         self._in_flight = InFlight()

@@ -20,7 +20,7 @@ from pi05_progress.estimate.estimator import EstimatorConfig, ProgressEstimator
 from pi05_progress.estimate.status import Status
 from pi05_progress.observation import PolicyOutput, RobotFrame
 from pi05_progress.policy import Policy
-from pi05_progress.robots.messages import part_names, robot_frame
+from pi05_progress.robots.messages import robot_frame
 from pi05_progress.robots.profile import IMAGE_TYPE, SIDES, RobotProfile
 
 from ...commanding.chunks import Chunk, Timeline
@@ -190,7 +190,7 @@ class ClosedLoop:
         """What the node would have made of the robot's messages and pictures of this moment."""
         topics = {"arm": self._profile.arms, "gripper": self._profile.grippers}
         joints = {}
-        for name in part_names():
+        for name in self._profile.layout.parts():
             side, part = name.split("_")
             joints[name] = messages[topics[part][side].state_topic]
         frame = robot_frame(self._profile, self._rig.render(robot.world.snapshot()), joints)

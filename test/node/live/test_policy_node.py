@@ -36,7 +36,7 @@ def test_the_tiny_model_publishes_raw_progress_marked_untrained_and_commands_not
     assert (message.status, message.model_id, message.task) == (TaskProgress.UNKNOWN, "untrained", "stack the cubes")
     assert message.inference_ms > 0
     chunk = robot.chunks[-1]
-    assert chunk.names == PROFILE.joint_names()
+    assert chunk.names == list(PROFILE.layout.joints)
     assert (chunk.horizon, len(chunk.values), chunk.units[7]) == (30, 480, "N m")
     assert np.isfinite(chunk.values).all()
     robot.until(lambda: "holding still: the model is untrained" in node.log(), "the reason")
