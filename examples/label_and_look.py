@@ -1,0 +1,20 @@
+"""Label every frame of a LeRobot data set with its progress, and make a page to look at it. The input stays as it is.
+
+python examples/label_and_look.py DATASET OUTPUT
+"""
+
+import sys
+from pathlib import Path
+
+from training.add_progress_labels import Arguments as LabelArguments
+from training.add_progress_labels import add_progress_labels
+from training.inspect_dataset import Arguments as PageArguments
+from training.inspect_dataset import inspect_dataset
+
+if len(sys.argv) != 3:
+    sys.exit(__doc__)
+source, target = map(Path, sys.argv[1:])
+
+dataset, labels = add_progress_labels(LabelArguments(source, target, method="linear"))
+page, episodes = inspect_dataset(PageArguments(target, output=target.with_suffix(".html")))
+print(f"{dataset.frame_count} frames of {len(episodes)} episodes labelled in {target}; look at {page}")
