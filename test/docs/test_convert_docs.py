@@ -21,7 +21,7 @@ def test_every_option_is_documented_with_its_default(capsys):
         parse(["--help"])
     except SystemExit:
         usage = capsys.readouterr().out
-    offered = set(re.findall(r"^  (--[a-z-]+)", usage, re.MULTILINE))
+    offered = set(re.findall(r"^[│| ] (--[a-z-]+)", usage, re.MULTILINE))
     table = documented()
     assert set(table) == offered
     defaults = vars(parse(["--input", "x", "--output", "y", "--fps", "30"]))

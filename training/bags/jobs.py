@@ -11,18 +11,16 @@ import multiprocessing
 import os
 import shutil
 import signal
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pi05_progress.files.output_folder import OutputFolderError, Pending, check_target, finish, hold
 from pi05_progress.files.worker_process import end_with_parent
-from pi05_progress.robots.profile import RobotProfile
 from training.datasets import layout
 from training.datasets.video import VideoError
 
@@ -348,27 +346,3 @@ def _explained(error: Exception) -> ConversionError:
     where = f"{error.filename}: " if getattr(error, "filename", None) else ""
     text = getattr(error, "strerror", None) or str(error)
     return ConversionError(f"{where}{text}; {KEPT}")
-
-
-def common_sizes(scans: Sequence[Scan], profile: RobotProfile) -> dict[str, tuple[int, int]]:
-    """Each camera's (height, width) in most of the recordings."""
-    sizes = {}
-    for camera in profile.cameras:
-        counts = Counter(scan.sizes[camera] for scan in scans if camera in scan.sizes)
-        if counts:
-            sizes[camera] = tuple(counts.most_common(1)[0][0])
-    return sizes
-
-
-@dataclass
-class Fate:
-    """What became of one episode of one recording, for the report."""
-
-    bag: str
-    name: str
-    task: str
-    outcome: str
-    reasons: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    parts: list[Part] = field(default_factory=list)
-    first_index: int | None = None  # in the data set

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .episodes import Found
-from .jobs import Fate
+from .planning import Fate
 from .scan import Scan
 
 WITHOUT = ".report"  # of the folder beside a data set that did not come to be
