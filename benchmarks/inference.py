@@ -21,8 +21,9 @@ from typing import Any
 
 import jax
 import numpy as np
+from common.robots import robot
 from common.rounds import Row, measure
-from common.subjects import full_expert, noise, observation, prefix_of, random_model, robot, step_weights
+from common.subjects import full_expert, noise, observation, prefix_of, random_model, step_weights
 from flax import nnx
 from jax.experimental.compilation_cache import compilation_cache
 

@@ -22,24 +22,22 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import optax
-from common.rounds import Row, measure
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # training/ is not installed
 
+from common.batches import made_up_batch
+from common.rounds import Row, measure, reserved_bytes
+
 from pi05_progress.models.config import Pi05Config, named_config, pi05_lora
 from pi05_progress.models.costs import Cost, program_cost
-from pi05_progress.models.observation import Observation
 from pi05_progress.models.pi05 import Drawn, Sample
-from pi05_progress.observation import IMAGE_KEYS
 from training.engine.loss import LossConfig, Part, shares, total_loss
 from training.engine.memory import GIB, H100, MemoryPlan, plan_memory, table
 from training.engine.optimizer import OptimizerConfig, make_optimizer, moving_average
 from training.engine.sharding import MeshConfig, make_mesh, put_batch
 from training.engine.state import TrainState, start_state, with_parameters
 from training.engine.step import make_train_step, training_keys
-from training.loading.batch import Batch
 
 ROUNDS = {"tiny": 20, "mid": 24, "pi05": 5}
 BATCH = {"tiny": 8, "mid": 2, "pi05": 8}
@@ -78,27 +76,6 @@ def main() -> None:
         args.json.write_text(json.dumps(figures, indent=1) + "\n")
 
 
-def made_up_batch(config: Pi05Config, rows: int) -> Batch:
-    """Random samples, all labelled, with prompts of the longest length."""
-    rng = np.random.default_rng(0)
-    length = config.max_token_len
-    return Batch(
-        observation=Observation(
-            images={key: rng.integers(0, 256, (rows, *config.image_size, 3), np.uint8) for key in IMAGE_KEYS},
-            image_masks={key: np.ones(rows, bool) for key in IMAGE_KEYS},
-            state=np.zeros((rows, config.action_dim), np.float32),
-            tokenized_prompt=rng.integers(3, 259, (rows, length)).astype(np.int32),
-            tokenized_prompt_mask=np.ones((rows, length), bool),
-            progress=rng.uniform(0, 1, rows).astype(np.float32),
-            progress_mask=np.ones(rows, bool),
-        ),
-        actions=rng.standard_normal((rows, config.action_horizon, config.action_dim), np.float32),
-        action_is_pad=np.zeros((rows, config.action_horizon), bool),
-        action_weight=np.ones(rows, np.float32),
-        origin=np.zeros((rows, 3), np.int32),
-    )
-
-
 class Stepper:
     """A run on one device; calling it takes a step."""
 
@@ -115,12 +92,6 @@ class Stepper:
         """The step's metrics; the state is kept for the next."""
         self.state, metrics = self.step(self.state, self.rng, self.batch)
         return metrics
-
-    def reserved(self) -> int:
-        """Bytes that the compiled step reserves, arguments included."""
-        found = self.step.memory_analysis()
-        outputs = found.output_size_in_bytes - found.alias_size_in_bytes
-        return found.argument_size_in_bytes + found.temp_size_in_bytes + outputs
 
     def cost(self) -> Cost:
         """Of loss, gradient and update."""
@@ -150,7 +121,7 @@ def step_table(config: Pi05Config, rows: int, rounds: int) -> dict[str, dict[str
     table_rows = {name: Row(stepper, stepper.cost(), lambda _: nothing) for name, stepper in steppers.items()}
     found = measure("a training step", table_rows, rounds)
     for name, stepper in steppers.items():
-        found[name]["reserved_bytes"] = stepper.reserved()
+        found[name]["reserved_bytes"] = reserved_bytes(stepper.step)
         found[name]["loss"] = float(stepper()["loss"])
     return found
 

@@ -71,6 +71,13 @@ def measure(
     return table
 
 
+def reserved_bytes(compiled: Any) -> int:
+    """Bytes that a compiled program reserves on its device, arguments included."""
+    found = compiled.memory_analysis()
+    outputs = found.output_size_in_bytes - found.alias_size_in_bytes
+    return found.argument_size_in_bytes + found.temp_size_in_bytes + outputs
+
+
 def _mean(sample: Sample) -> jax.Array | None:
     return None if sample.progress is None else sample.progress.mean
 

@@ -13,8 +13,7 @@ from pi05_progress.models.gemma import KVCache
 from pi05_progress.models.observation import Observation
 from pi05_progress.models.parameters import HEAD, load_parameters, parameter_paths
 from pi05_progress.models.pi05 import Pi05, PrefixPass
-from pi05_progress.observation import IMAGE_KEYS, RobotFrame
-from pi05_progress.robots.profile import RobotProfile
+from pi05_progress.observation import IMAGE_KEYS
 
 CHUNK = 2**24  # random numbers at a time
 
@@ -69,15 +68,6 @@ def prefix_of(config: Pi05Config, length: int) -> PrefixPass:
 def noise(config: Pi05Config) -> np.ndarray:
     """Where denoising starts, float32."""
     return np.random.default_rng(2).standard_normal((1, config.action_horizon, config.action_dim), np.float32)
-
-
-def robot(cameras: int) -> tuple[RobotProfile, RobotFrame]:
-    """A robot with so many of the three cameras, and what it sees."""
-    profile = RobotProfile.load("teleavatar")
-    profile = profile.model_copy(update={"cameras": dict(list(profile.cameras.items())[:cameras])})
-    rng = np.random.default_rng(3)
-    pictures = {key: rng.integers(0, 256, (*c.size[::-1], 3), np.uint8) for key, c in profile.cameras.items()}
-    return profile, RobotFrame(pictures, np.zeros(48, np.float32))
 
 
 def step_weights(model: Pi05) -> tuple[int, int]:

@@ -1,0 +1,31 @@
+"""Made-up samples for training. Whoever imports this has put the checkout on the path: training/ is not installed."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pi05_progress.models.config import Pi05Config
+from pi05_progress.models.observation import Observation
+from pi05_progress.observation import IMAGE_KEYS
+from training.loading.batch import Batch
+
+
+def made_up_batch(config: Pi05Config, rows: int) -> Batch:
+    """Random samples, all labelled, with prompts of the longest length."""
+    rng = np.random.default_rng(0)
+    length = config.max_token_len
+    return Batch(
+        observation=Observation(
+            images={key: rng.integers(0, 256, (rows, *config.image_size, 3), np.uint8) for key in IMAGE_KEYS},
+            image_masks={key: np.ones(rows, bool) for key in IMAGE_KEYS},
+            state=np.zeros((rows, config.action_dim), np.float32),
+            tokenized_prompt=rng.integers(3, 259, (rows, length)).astype(np.int32),
+            tokenized_prompt_mask=np.ones((rows, length), bool),
+            progress=rng.uniform(0, 1, rows).astype(np.float32),
+            progress_mask=np.ones(rows, bool),
+        ),
+        actions=rng.standard_normal((rows, config.action_horizon, config.action_dim), np.float32),
+        action_is_pad=np.zeros((rows, config.action_horizon), bool),
+        action_weight=np.ones(rows, np.float32),
+        origin=np.zeros((rows, 3), np.int32),
+    )

@@ -1,0 +1,160 @@
+"""Inference as the node does it: one program from pictures on the host to actions and progress on the device.
+
+In order of worth: three cameras and a short prompt, with progress and without, beside openpi's plain way; then larger
+batches, longer prompts and fewer cameras (of ``tiny`` a few of them). Every prompt is padded as the node pads it. All
+programs of a table take turns.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from common.rounds import reserved_bytes
+from common.subjects import noise
+from flax import nnx
+
+from pi05_progress.models.config import Pi05Config
+from pi05_progress.models.costs import size_in_bytes
+from pi05_progress.models.parameters import parameter_paths
+from pi05_progress.models.pi05 import Sample
+
+from .context import Context
+from .roofline import inference_work
+from .subjects import STEPS, device_model, inference_config, padded, seen
+from .timing import Program, measure_programs
+
+NODE_LIMIT_GB = 10
+LONG = 200  # what openpi pads every prompt to
+WITH, WITHOUT, PLAIN = "with progress", "actions only", f"openpi's plain way: text padded to {LONG}, no modulations"
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is asked: so many cameras, tokens of the prompt and rows of a batch, and in which ways."""
+
+    cameras: int
+    tokens: int
+    rows: int
+    ways: tuple[str, ...]
+
+    def __str__(self) -> str:
+        batch = f", batch {self.rows}" if self.rows > 1 else ""
+        return f"{self.cameras} camera{'s' * (self.cameras > 1)}, {self.tokens} tokens{batch}"
+
+
+FIRST = Case(3, 20, 1, (WITH, WITHOUT, PLAIN))
+LONG_PROMPT = 150
+BOTH = (WITH, WITHOUT)
+REST = {
+    "pi05": [
+        *(Case(3, 20, rows, (WITH,)) for rows in (4, 16, 32)),
+        Case(3, LONG_PROMPT, 1, BOTH),
+        *(Case(cameras, tokens, 1, BOTH) for cameras in (2, 1) for tokens in (20, LONG_PROMPT)),
+    ],
+    "tiny": [Case(3, 20, 4, (WITH,)), Case(3, LONG_PROMPT, 1, BOTH), Case(1, 20, 1, BOTH)],
+}
+
+
+def main(context: Context) -> None:
+    """All cases; at full size on a CPU one inference with three cameras, which is all that it can do in minutes."""
+    inference = Inference(context, inference_config(context.variant))
+    if context.on_cpu and context.variant == "pi05":
+        inference.measure([Case(3, 20, 1, (WITH,))], rounds=1)
+        return
+    inference.measure([FIRST])
+    inference.measure(REST[context.variant])
+
+
+class Inference:
+    """A model with random parameters on the device, and the programs that ask it.
+
+    Args:
+        context: of the part.
+        config: of the model.
+    """
+
+    def __init__(self, context: Context, config: Pi05Config) -> None:
+        began = time.perf_counter()
+        self._context, self._config = context, config
+        self._model = device_model(config)
+        self._graph, self._parameters = nnx.split(self._model)
+        graph = self._graph
+        self._modulations = jax.jit(lambda p: nnx.merge(graph, p).step_modulations(STEPS))(self._parameters)
+        jax.block_until_ready((self._parameters, self._modulations))
+        print(f"parameters made in {time.perf_counter() - began:.1f} s", flush=True)
+
+    def measure(self, cases: list[Case], rounds: int | None = None) -> None:
+        """Compile all cases at once, one in every two cores, then measure them one after the other."""
+        pool = ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // 2))
+        compiled = {case: [pool.submit(self._compile, case, way) for way in case.ways] for case in cases}
+        for case, programs in compiled.items():
+            self._context.attempt(str(case), lambda case=case, programs=programs: self._measure(case, programs, rounds))
+        pool.shutdown(wait=False, cancel_futures=True)
+
+    def _measure(self, case: Case, compiled: list[Future], rounds: int | None) -> None:
+        try:
+            programs = [one.result(timeout=max(0.0, self._context.left_s())) for one in compiled]
+        except TimeoutError:
+            self._context.row(str(case), left_out="time")
+            return
+        rows = {f"{case}, {way}": program for way, program in zip(case.ways, programs, strict=True)}
+        measure_programs(self._context, str(case), rows, rounds)
+        if case.cameras == 3 and case.tokens == 20 and case.rows == 1:
+            self._say_limit(programs[0])
+
+    def _compile(self, case: Case, way: str) -> Program:
+        config, graph = self._config, self._graph
+        length = LONG if way == PLAIN else padded(case.tokens)
+        observation = seen(config, case.cameras, case.tokens, min(length, config.max_token_len), case.rows)
+        start = np.repeat(noise(config), case.rows, axis=0)
+        modulations = None if way == PLAIN else self._modulations
+
+        def sample(p: nnx.State, modulations: Any, observation: Any, start: Any) -> Sample:
+            given = {"noise": start, "num_steps": STEPS, "modulations": modulations}
+            found = nnx.merge(graph, p).sample(observation, **given)
+            return found if way == WITH else Sample(found.actions, None)
+
+        given = (self._parameters, modulations, observation, start)
+        began = time.perf_counter()
+        compiled = jax.jit(sample, donate_argnums=3).lower(*given).compile()
+        took = time.perf_counter() - began
+        work = inference_work(self._model, observation, start, modulations, STEPS)
+        peak = self._context.peak if config.compute_dtype == "bfloat16" else None
+        return Program(
+            run=_runner(compiled, given),
+            reserved=reserved_bytes(compiled),
+            cost=work.total,
+            floor_s=None if peak is None else work.floor_s(peak),
+            progress=way == WITH,
+            about={"cameras": case.cameras, "tokens": case.tokens, "padded_to": observation.tokenized_prompt.shape[1],
+                   "batch": case.rows, "way": way, "dtype": config.compute_dtype, "compile_s": round(took, 2)},
+        )  # fmt: skip
+
+    def _say_limit(self, program: Program) -> None:
+        parameters = size_in_bytes(parameter_paths(self._model))
+        modulations = size_in_bytes(self._modulations)
+        takes = {
+            "parameters": parameters,
+            "modulations": modulations,
+            "numbers between layers, inputs and outputs": program.reserved - parameters - modulations,
+        }
+        self._context.say(
+            limit={
+                "name": "the node's inference, as the compiler reserves it",
+                "limit_gb": NODE_LIMIT_GB,
+                "found_gb": program.reserved / 1e9,
+                "met": program.reserved < NODE_LIMIT_GB * 1e9,
+                "takes_bytes": takes,
+            }
+        )
+
+
+def _runner(compiled: Any, given: tuple) -> Callable[[], Any]:
+    return lambda: compiled(*given)

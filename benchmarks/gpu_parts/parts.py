@@ -1,0 +1,124 @@
+"""All parts in order of worth, and running them within a budget of time."""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .processes import ProcessError, Task, messages
+from .record import Record
+
+GRACE = 0.08  # of all the time: what a part has to come to an end after its share, before it is killed
+LEAST_S = 5.0  # left to begin a part at all
+CACHE = "JAX_COMPILATION_CACHE_DIR"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part.
+
+    Attributes:
+        name: on the command line and in the file.
+        function: see ``Task``.
+        share: of all the time that it may take at most, if the parts before it leave as much.
+        settings: for the function.
+        flags: for XLA, in this part alone.
+        only_gpu: whether it means nothing on a CPU.
+    """
+
+    name: str
+    function: str
+    share: float
+    settings: Mapping[str, Any] | None = None
+    flags: str = ""
+    only_gpu: bool = False
+
+
+PARTS = (
+    Part("correctness", "gpu_parts.correctness:small_models", 0.15),
+    Part("inference", "gpu_parts.inference:main", 0.40),
+    Part("kernels", "gpu_parts.kernels:main", 0.20),
+    # Command buffers launch many kernels at once; without them every single one is seen.
+    Part("kernels_single", "gpu_parts.kernels:main", 0.20, flags="--xla_gpu_enable_command_buffer=", only_gpu=True),
+    Part("start", "gpu_parts.start:main", 0.20),
+    Part("training_lora", "gpu_parts.training:main", 0.30, {"recipe": "pi05_teleavatar_lora"}),
+    Part("training_head", "gpu_parts.training:main", 0.25, {"recipe": "pi05_teleavatar_progress_only"}),
+    Part("training_full", "gpu_parts.training:main", 0.30, {"recipe": "pi05_teleavatar"}),
+    Part("small_model", "gpu_parts.small:main", 0.20),
+    Part("golden", "gpu_parts.correctness:golden", 0.40),
+)
+
+
+class Ended(BaseException):
+    """The program was told to end."""
+
+
+def run_parts(
+    parts: Sequence[Part], record: Record, *, variant: str, minutes: float, begun: float, environment: Mapping[str, str]
+) -> None:
+    """Run them one after the other; what they find is in the file as soon as it is there.
+
+    Args:
+        parts: in order.
+        record: of the results.
+        variant: of the model.
+        minutes: for all of it.
+        begun: when that time began (``time.time()``).
+        environment: of the processes.
+    """
+    end, cpu = begun + 60 * minutes, record.data["platform"] == "cpu"
+    with tempfile.TemporaryDirectory(prefix="gpu_benchmark_") as cache:
+        for part in parts:
+            record.begin(part.name)
+            left = end - time.time()
+            if part.only_gpu and cpu:
+                record.end("left out", "it means nothing on a CPU")
+            elif left < LEAST_S:
+                record.end("left out", "time")
+            else:
+                until = min(time.time() + part.share * 60 * minutes, end - GRACE * left)
+                killed_at = min(until + GRACE * 60 * minutes, end)
+                flags = " ".join(filter(None, (environment.get("XLA_FLAGS", ""), part.flags)))
+                own = {**environment, CACHE: cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+                run_part(part, record, variant, until, killed_at, own | ({"XLA_FLAGS": flags} if flags else {}))
+
+
+def run_part(
+    part: Part, record: Record, variant: str, until: float, killed_at: float, environment: Mapping[str, str]
+) -> None:
+    """One part, to its end or to that of its time."""
+    print(f"\n=== {part.name}", flush=True)
+    task = Task(part.function, variant, until, settings=part.settings or {})
+    problem = ""
+    try:
+        for message in messages(task, killed_at, environment):
+            problem = message.get("error", problem)
+            record.add(message)
+    except ProcessError as error:
+        problem = problem or str(error)
+    except Ended:
+        record.end("failed", "the program was told to end")
+        raise
+    record.end("failed" if problem else "done", problem)
+    if problem:
+        print(f"{part.name} failed: {problem}", flush=True)
+
+
+def end_when_told() -> None:
+    """Have SIGTERM, SIGINT and SIGHUP raise ``Ended``: the running part is killed, and the file says so."""
+
+    def told(number: int, _: Any) -> None:
+        raise Ended(signal.Signals(number).name)
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, told)
+
+
+def child_environment() -> dict[str, str]:
+    """The environment for processes that measure."""
+    return {**os.environ, "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "2")}

@@ -1,0 +1,65 @@
+"""From the start of a process to its first answer: with nothing compiled, and with what an earlier process compiled."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+
+import jax
+from common.subjects import noise
+
+from pi05_progress.policies.sampler import Sampler
+
+from .context import Context
+from .inference import NODE_LIMIT_GB
+from .parts import CACHE
+from .processes import Task, messages
+from .subjects import STEPS, device_model, inference_config, padded, seen
+
+TOKENS = 20
+
+
+def main(context: Context) -> None:
+    """Two processes, one after the other, with a compilation cache of their own; this one leaves the device alone."""
+    with tempfile.TemporaryDirectory() as cache:
+        environment = {**os.environ, CACHE: cache}
+        for name in ("nothing compiled yet", "compiled by an earlier process"):
+            context.attempt(name, lambda name=name: _one(context, name, environment))
+
+
+def _one(context: Context, name: str, environment: dict[str, str]) -> None:
+    task = Task("gpu_parts.start:first_answer", context.variant, context.until)
+    for message in messages(task, context.until, environment):
+        if "error" in message:
+            raise RuntimeError(message["error"])
+        found = message["found"]
+        context.row(f"first answer, {name}", median_ms=found["first_answer_ms"], progress=True, **found)
+        peak = found["peak_bytes"]
+        if peak is not None:
+            context.say(
+                limit={"name": f"the node's inference, a whole process, {name}", "limit_gb": NODE_LIMIT_GB,
+                       "found_gb": peak / 1e9, "met": peak < NODE_LIMIT_GB * 1e9}
+            )  # fmt: skip
+
+
+def first_answer(context: Context) -> None:
+    """In the process that is timed: random parameters stand for a checkpoint."""
+    times = {"imported": time.time()}
+    jax.devices()
+    times["devices there"] = time.time()
+    config = inference_config(context.variant)
+    model = device_model(config)
+    jax.block_until_ready(jax.tree.leaves(model))
+    times["parameters there"] = time.time()
+    sampler = Sampler(model, STEPS)
+    given = (seen(config, 3, TOKENS, padded(TOKENS)), noise(config))
+    jax.block_until_ready(sampler(*given))
+    times["first answer"] = time.time()
+    jax.block_until_ready(sampler(*given))
+    times["second answer"] = time.time()
+    steps, before = {}, context.started
+    for name, at in times.items():
+        steps[name], before = round(1e3 * (at - before), 1), at
+    first = 1e3 * (times["first answer"] - context.started)
+    context.say(found={"first_answer_ms": first, "steps_ms": steps, "peak_bytes": context.high_water()})
