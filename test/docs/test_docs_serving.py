@@ -54,7 +54,7 @@ def test_only_what_the_package_is_made_of_gets_into_the_container():
     assert everything == "*"
     assert not any("*" in name or "/" in name for name in let_in)
     packages = {"pi05_progress", "pi05_progress_ros"}
-    read_by_setup = {"pyproject.toml", "setup.py", "setup.cfg", "README.md"}
+    read_by_setup = {"pyproject.toml", "setup.py", "setup.cfg", "README.md", "requirements.lock"}
     installed = {"package.xml", "config", "launch", "resource"}
     assert (
         packages | read_by_setup | installed <= let_in <= packages | read_by_setup | installed | {"models", "LICENSE"}
@@ -65,4 +65,5 @@ def test_the_containers_key_is_neither_on_a_command_line_nor_in_the_image():
     recipe = PAGE[PAGE.index("A container, built") : PAGE.index("## How it works")]
     assert "API_KEY" not in recipe and "--api-key-file /run/key" in recipe and "/run/key:ro" in recipe
     assert recipe.index("chown policy /cache") < recipe.index("USER policy"), "a volume belongs to who has its folder"
+    assert "--constraints requirements.lock" in recipe, "an image of next year has the versions that were tested"
     assert "docker run --init " in recipe
