@@ -8,7 +8,6 @@ policy node is up, and exit 0 only if progress was published from fresh images).
 from __future__ import annotations
 
 import os
-import random
 import shlex
 import sys
 import time
@@ -20,16 +19,13 @@ from pi05_progress.files.config_files import shipped_checkpoint
 
 from .starting.bringup import BRINGUP
 from .starting.demo_check import ProgressCheck
-from .starting.launch_arguments import DISCOVERY, transport
+from .starting.own_domain import ROBOT_DOMAINS, asked_domain, make_log_folder, own_variables
 from .starting.processes import LaunchError, Process
 from .starting.supervisor import Child, Supervisor, on_end_signals, session_environment
-from .transport import VARIABLE as TRANSPORT
 
 IMAGE_SCALE = "0.25"  # of the real cameras' size: the small model looks at less, and a laptop renders that in real time
 FAULTS = "long_pause:1"  # in every episode: progress has to stand still, which a clock would not
 NONE = "none"
-DOMAINS = range(40, 100)  # none of the robots', and ports that no system hands out by itself
-ROBOT_DOMAINS = (0, 29)
 INTERRUPTED = 130
 START_LIMIT_S = 300.0  # for loading and compiling a model, on a slow and busy machine, too
 WAITING_PERIOD_S = 5.0  # how often waiting is reported
@@ -78,37 +74,6 @@ def settings(environment: Mapping[str, str]) -> Settings:
     if task := environment.get("TASK", ""):
         given["sim_task"] = task
     return Settings(given, seconds, checkpoint)
-
-
-def own_variables(environment: Mapping[str, str]) -> dict[str, str]:
-    """Variables that keep the demo to itself: a ROS domain, unless one that is no robot's is set, and this machine."""
-    domain = asked_domain(environment)
-    if domain is None or domain in ROBOT_DOMAINS:
-        domain = random.SystemRandom().choice(DOMAINS)
-    found = {name: environment.get(name, "") for name in (DISCOVERY, TRANSPORT)}
-    return {"ROS_DOMAIN_ID": str(domain), **found, **transport(environment, sim=True)}
-
-
-def asked_domain(environment: Mapping[str, str]) -> int | None:
-    """The ROS domain that is set; None if none is.
-
-    Raises:
-        LaunchError: it is no number.
-    """
-    text = environment.get("ROS_DOMAIN_ID", "")
-    try:
-        return int(text) if text else None
-    except ValueError:
-        raise LaunchError(f"ROS_DOMAIN_ID={text}: expected a number") from None
-
-
-def make_log_folder(environment: Mapping[str, str]) -> Path:
-    """A new folder among ROS's logs."""
-    home = environment.get("ROS_HOME") or str(Path("~/.ros").expanduser())
-    parent = Path(environment.get("ROS_LOG_DIR") or Path(home, "log"))
-    folder = parent / f"pi05_progress_demo_{time.strftime('%Y-%m-%d-%H-%M-%S')}_{os.getpid()}"
-    folder.mkdir(parents=True)
-    return folder
 
 
 def greeting(chosen: Settings, variables: Mapping[str, str], log_folder: Path) -> str:
@@ -166,7 +131,8 @@ class Demo:
 
         from pi05_progress_msgs.msg import TaskProgress
 
-        from .monitor import Monitor, show
+        from .monitoring.monitor import Monitor
+        from .monitoring.show import show
 
         rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
         node = rclpy.create_node("demo", enable_rosout=False, start_parameter_services=False)

@@ -1,11 +1,12 @@
-"""Task progress in the terminal, over ssh, too: ``python -m pi05_progress_ros.monitor``.
+"""Task progress in the terminal, over ssh, too; q or Ctrl-C ends it.
 
-Everything happens in the thread that calls ``show`` (or spins): callbacks fill one ``Seen``, between them it is drawn.
+    python -m pi05_progress_ros.monitor
+
+ROS arguments follow --ros-args, such as: --ros-args -r __ns:=/robot1
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import sys
@@ -13,176 +14,57 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
 
 import rclpy
-from diagnostic_msgs.msg import DiagnosticArray
-from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.exceptions import NameValidationException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.qos import QoSProfile, ReliabilityPolicy
-from rclpy.serialization import deserialize_message
 from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
-from rich.console import Console, Group
-from rich.live import Live
 
-from pi05_progress_msgs.msg import TaskProgress
-
+from .command_line import OptionError, read_options
 from .monitoring.message_yaml import message_yaml
-from .monitoring.state import HISTORY_STEP_S, Seen
-from .monitoring.terminal import Keys, can_draw, pick_charset, save_svg
-from .monitoring.view import line, no_messages, view
+from .monitoring.monitor import Monitor
+from .monitoring.show import KEY_PERIOD_S, show
+from .monitoring.terminal import pick_charset, save_svg
+from .monitoring.view import no_messages, view
 from .transport import use_image_transport
 
-SCREEN_RATE_HZ, LOG_RATE_HZ = 4.0, 1.0
-KEY_PERIOD_S = 0.1  # how long a key may wait
-# Best effort takes messages of reliable publishers, too, and can never make the policy node send anything twice.
-QOS = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
+MODULE = "pi05_progress_ros.monitor"
+PICTURE = (100, 40)  # columns and lines of the one that is saved
 
 
-class Monitor:
-    """Subscribes and keeps what a view needs in ``seen``.
+@dataclass(frozen=True)
+class Options:
+    """Command line."""
 
-    Messages are counted as they come, but only the newest is unpacked when somebody looks, which costs less CPU time.
-
-    Args:
-        node: whose subscriptions these are; whoever spins it feeds the monitor, and must be who draws it.
-        topic: of the ``TaskProgress``, relative to the node's namespace unless it starts with a slash.
-    """
-
-    def __init__(self, node: Node, topic: str = "task_progress") -> None:
-        self._node = node
-        context = node.context
-        quiet = SubscriptionEventCallbacks(use_default_callbacks=False)  # less to wait for
-        subscription = node.create_subscription(
-            TaskProgress, topic, self._on_progress, QOS, event_callbacks=quiet, raw=True
-        )
-        self._newest: tuple[bytes, float] | None = None
-        self._seen = Seen(
-            topic=subscription.topic_name,
-            domain=context.get_domain_id(),
-            discovery=os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE", ""),
-            started_s=time.monotonic(),
-        )
-        node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, QOS, event_callbacks=quiet)
-        node.create_timer(1.0, self._look, clock=rclpy.clock.Clock(clock_type=rclpy.clock.ClockType.STEADY_TIME))
-
-    @property
-    def seen(self) -> Seen:
-        """What was seen until now."""
-        if self._newest is not None:
-            data, arrived_s = self._newest
-            self._newest = None
-            self._seen.take_progress(deserialize_message(data, TaskProgress), arrived_s)
-        return self._seen
-
-    def _on_progress(self, data: bytes) -> None:
-        now_s = time.monotonic()
-        if not self._seen.publishers:
-            self._look()
-        self._seen.count(now_s)
-        self._newest = data, now_s
-        if now_s - self._seen.arrived_s >= HISTORY_STEP_S:
-            self.seen  # noqa: B018 (a point of the history)
-
-    def _on_diagnostics(self, array: DiagnosticArray) -> None:
-        self._seen.take_diagnostics(array.status, time.monotonic())
-
-    def _look(self) -> None:
-        """Who publishes: a name comes a little after its publisher is discovered."""
-        found = self._node.get_publishers_info_by_topic(self._seen.topic)
-        names = [f"{i.node_namespace.rstrip('/')}/{i.node_name}" for i in found if "UNKNOWN" not in i.node_name]
-        self._seen.take_publishers(names)
+    once: bool = False
+    """Print one message as YAML, as `ros2 topic echo --once` does, and exit."""
+    timeout: float = 10.0
+    """How long --once waits, s."""
+    topic: str = "task_progress"
+    """TaskProgress topic."""
+    namespace: str = ""
+    """The policy node's namespace."""
+    rate: float | None = None
+    """Pictures or lines per second; if not given 4 pictures or 1 line."""
+    seconds: float | None = None
+    """End by itself after so long."""
+    plain: bool = False
+    """Lines of text instead of a screen, as without a terminal."""
+    ascii: bool = False
+    """Draw with ASCII characters only."""
+    svg: Path | None = None
+    """Save the last picture there, 100 cells wide."""
 
 
-def show(
-    monitor: Monitor,
-    spin: Callable[[float], object],
-    stopped: Callable[[], bool],
-    *,
-    seconds: float | None = None,
-    rate_hz: float | None = None,
-    plain: bool = False,
-    force_ascii: bool = False,
-    out: TextIO | None = None,
-) -> None:
-    """Draw until asked to stop: a full screen on a terminal, else a line of text at a time.
-
-    Args:
-        monitor: what to draw.
-        spin: lets callbacks run for at most so many seconds; called from here only.
-        stopped: whether to end; asked at least ten times a second. ``q`` on the terminal ends it, too.
-        seconds: end after so long.
-        rate_hz: pictures or lines per second; by default 4 pictures or 1 line.
-        plain: lines even on a terminal.
-        force_ascii: no other characters even where they could be shown.
-        out: where to; standard output by default.
-    """
-    out = sys.stdout if out is None else out
-    charset = pick_charset(out, os.environ, force_ascii)
-    lines = plain or not can_draw(out, os.environ)
-    period = 1 / (rate_hz or (LOG_RATE_HZ if lines else SCREEN_RATE_HZ))
-    end_s = None if seconds is None else time.monotonic() + seconds
-
-    def wait(keys: Keys) -> bool:
-        """Until the next picture; False at the end."""
-        due_s = time.monotonic() + period
-        while (now_s := time.monotonic()) < due_s:
-            if stopped() or "q" in keys.pressed().lower() or (end_s is not None and now_s >= end_s):
-                return False
-            spin(min(due_s - now_s, KEY_PERIOD_S))
-        return True
-
-    if lines:
-        with Keys() as keys:
-            while wait(keys):
-                print(line(monitor.seen, time.monotonic(), charset), file=out, flush=True)
-        return
-    console = Console(file=out, highlight=False)
-
-    def picture() -> Group:
-        return Group(*view(monitor.seen, time.monotonic(), console.width, console.height, charset))
-
-    with (
-        Keys() as keys,
-        Live(
-            picture(), console=console, screen=True, auto_refresh=False, redirect_stdout=False, redirect_stderr=False
-        ) as live,
-    ):
-        while wait(keys):
-            live.update(picture(), refresh=True)
-
-
-def _parser() -> argparse.ArgumentParser:
-    def positive(text: str) -> float:
-        value = float(text)
-        if not 0 < value < float("inf"):
-            raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-        return value
-
-    parser = argparse.ArgumentParser(
-        prog="python -m pi05_progress_ros.monitor",
-        description="Watch the progress of a robot's task in the terminal. q or Ctrl-C ends it.",
-        epilog="ROS arguments follow --ros-args, such as: --ros-args -r __ns:=/robot1",
-    )
-    parser.add_argument(
-        "--once", action="store_true", help="print one message as YAML, as `ros2 topic echo --once` does, and exit"
-    )
-    parser.add_argument(
-        "--timeout", type=positive, default=10.0, metavar="S", help="how long --once waits, s (default: %(default)g)"
-    )
-    parser.add_argument("--topic", default="task_progress", help="TaskProgress topic (default: %(default)s)")
-    parser.add_argument("--namespace", default="", help="the policy node's namespace")
-    text = f"pictures (default: {SCREEN_RATE_HZ:g}) or lines (default: {LOG_RATE_HZ:g}) per second"
-    parser.add_argument("--rate", type=positive, metavar="HZ", help=text)
-    parser.add_argument("--seconds", type=positive, metavar="S", help="end by itself after so long")
-    parser.add_argument("--plain", action="store_true", help="lines of text instead of a screen, as without a terminal")
-    parser.add_argument("--ascii", action="store_true", help="draw with ASCII characters only")
-    parser.add_argument("--svg", type=Path, metavar="FILE", help="save the last picture there, 100 cells wide")
-    return parser
+def _check(options: Options) -> None:
+    for name in ("timeout", "rate", "seconds"):
+        value = getattr(options, name)
+        if value is not None and not 0 < value < float("inf"):
+            raise OptionError(f"--{name}: {value:g} is not a positive number")
 
 
 @contextmanager
@@ -227,16 +109,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     context = rclpy.Context()
     with _stop_on_signals() as stop:
         try:
-            args = _parser().parse_args(remove_ros_args(argv)[1:])
+            options = read_options(Options, MODULE, __doc__, remove_ros_args(argv)[1:], _check)
             rclpy.init(args=argv, context=context, signal_handler_options=SignalHandlerOptions.NO)
             node = Node(
                 f"progress_monitor_{os.getpid()}",
-                namespace=args.namespace or None,
+                namespace=options.namespace or None,
                 context=context,
                 enable_rosout=False,
                 start_parameter_services=False,
             )
-            monitor = Monitor(node, args.topic)
+            monitor = Monitor(node, options.topic)
         except (NameValidationException, ValueError, RuntimeError) as error:
             print(f"monitor: {error}", file=sys.stderr)
             context.try_shutdown()
@@ -248,15 +130,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             executor.spin_once(timeout_sec=seconds)
 
         try:
-            if args.once:
-                return _print_once(monitor, spin, stop, args.timeout)
+            if options.once:
+                return _print_once(monitor, spin, stop, options.timeout)
             show(
-                monitor, spin, lambda: stop.is_set() or not context.ok(), seconds=args.seconds, rate_hz=args.rate,
-                plain=args.plain, force_ascii=args.ascii,
+                monitor, spin, lambda: stop.is_set() or not context.ok(), seconds=options.seconds,
+                rate_hz=options.rate, plain=options.plain, force_ascii=options.ascii,
             )  # fmt: skip
-            if args.svg:
-                lines = view(monitor.seen, time.monotonic(), 100, 40, pick_charset(sys.stdout, {}, args.ascii))
-                save_svg(lines, args.svg, "python -m pi05_progress_ros.monitor")
+            if options.svg:
+                lines = view(monitor.seen, time.monotonic(), *PICTURE, pick_charset(sys.stdout, {}, options.ascii))
+                save_svg(lines, options.svg, f"python -m {MODULE}")
         except ExternalShutdownException:
             pass
         except OSError:  # whoever read the output is gone: a closed pipe or terminal

@@ -1,0 +1,45 @@
+"""Command lines of programs: read by tyro from frozen dataclasses, and what is wrong with a value told in one line."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+
+import tyro
+
+
+class OptionError(ValueError):
+    """The value of an option cannot be used; the message names the option and says what would be right."""
+
+
+def read_options[T](
+    kind: type[T], module: str, text: str, arguments: Sequence[str] | None, check: Callable[[T], None]
+) -> T:
+    """The options of a program, as ``kind``; where they cannot be used the program ends with status 2.
+
+    Args:
+        kind: dataclass whose fields are the options, their docstrings the help.
+        module: of the program, as in ``python -m MODULE``.
+        text: what the program does.
+        arguments: without the program's name; those of the process by default.
+        check: raises OptionError for values that tyro cannot know to be wrong.
+    """
+    options = tyro.cli(kind, prog=f"python -m {module}", description=text, args=arguments)
+    try:
+        check(options)
+    except OptionError as error:
+        print(f"{module.rpartition('.')[2]}: {error}", file=sys.stderr)
+        sys.exit(2)
+    return options
+
+
+def check_ranges(options: object, ranges: Mapping[str, tuple[float, float]]) -> None:
+    """Whether numbers lie within their limits, which belong to them; options that were not given (None) do.
+
+    Raises:
+        OptionError: one does not.
+    """
+    for name, (low, high) in ranges.items():
+        value = getattr(options, name)
+        if value is not None and not low <= value <= high:
+            raise OptionError(f"--{name.replace('_', '-')} {value}: expected {low} to {high}")

@@ -1,0 +1,50 @@
+"""A ROS domain and a log folder of one's own, for what is started only to be watched. No ROS in here."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from ..transport import VARIABLE as TRANSPORT
+from .launch_arguments import DISCOVERY, transport
+from .processes import LaunchError
+
+DOMAINS = range(40, 100)  # none of the robots', and ports that no system hands out by itself
+ROBOT_DOMAINS = (0, 29)
+
+
+def own_variables(environment: Mapping[str, str]) -> dict[str, str]:
+    """Variables that keep what is started to itself.
+
+    They name a ROS domain, unless one is set that is no robot's, and confine it to this machine.
+    """
+    domain = asked_domain(environment)
+    if domain is None or domain in ROBOT_DOMAINS:
+        domain = random.SystemRandom().choice(DOMAINS)
+    found = {name: environment.get(name, "") for name in (DISCOVERY, TRANSPORT)}
+    return {"ROS_DOMAIN_ID": str(domain), **found, **transport(environment, sim=True)}
+
+
+def asked_domain(environment: Mapping[str, str]) -> int | None:
+    """The ROS domain that is set; None if none is.
+
+    Raises:
+        LaunchError: it is no number.
+    """
+    text = environment.get("ROS_DOMAIN_ID", "")
+    try:
+        return int(text) if text else None
+    except ValueError:
+        raise LaunchError(f"ROS_DOMAIN_ID={text}: expected a number") from None
+
+
+def make_log_folder(environment: Mapping[str, str]) -> Path:
+    """A new folder among ROS's logs."""
+    home = environment.get("ROS_HOME") or str(Path("~/.ros").expanduser())
+    parent = Path(environment.get("ROS_LOG_DIR") or Path(home, "log"))
+    folder = parent / f"pi05_progress_demo_{time.strftime('%Y-%m-%d-%H-%M-%S')}_{os.getpid()}"
+    folder.mkdir(parents=True)
+    return folder
