@@ -9,188 +9,136 @@ beside --json FILE until that is written: a run that was stopped goes on where i
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
+import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from pi05_progress.checkpoints.checkpoint import code_version
-from pi05_progress.shares import wilson
 
-from ..commanding.commands import CommandSettings
+from ..command_line import OptionError, check_ranges, read_options
+from ..commanding.command_rules import CommandSettings
 from .driving.closed_loop import ClosedLoopError, DrivenEpisode, LoopSettings
-from .driving.drivers import Drivers, Driving, drivers
+from .driving.drivers import Drivers, Driving, Which, drivers
 from .driving.episode_log import SUFFIX, EpisodeLog, files_fingerprint
+from .driving.figures import figures_by_task, table
+from .episodes.options import TaskName
 from .physics.cameras import scaled_sizes
 from .physics.gl import NoOpenGLError, require_backend
 from .physics.tasks import TASKS
 
+MODULE = "pi05_progress_ros.sim.evaluate"
 FIRST_SEED = 900_000
-PREMATURE_S = 1.0  # declared so long before the physics decided is premature
+RANGES = {  # of options: least and most
+    "episodes": (1, 10**5), "seed": (0, 2**31 - 10**5), "rate": (0.5, 100), "latency": (0, 5), "num_steps": (1, 100),
+    "workers": (1, 512), "max_joint_speed": (0.01, 3),
+}  # fmt: skip
 
 
-def summarise(episodes: Sequence[DrivenEpisode]) -> dict[str, Any]:
-    """Figures of episodes, at least one. Shares come with count, total and 95 % interval.
+@dataclass(frozen=True)
+class Options:
+    """Command line."""
 
-    Success is the physics'. Agreement is the share of episodes in which the status was SUCCEEDED at some time if and
-    only if the task was done.
-    """
-    n = len(episodes)
-    done = [e.outcome == "success" for e in episodes]
-    declared = [e.declared_s is not None for e in episodes]
-    estimated = [e.progress for e in episodes if e.progress is not None]
-    known = bool(estimated)  # whether there is a progress head at all
-    early = [
-        e.declared_s is not None and e.declared_s < e.decided_s - PREMATURE_S
-        for e in episodes
-        if e.outcome == "success"
-    ]
-    errors = [abs(e.progress - e.true_progress) for e in episodes if e.progress is not None]
-    return {
-        "episodes": n,
-        "success": _share(sum(done), n),
-        "milestones": mean(e.true_progress for e in episodes),
-        "seconds_to_success": mean(e.decided_s for e in episodes if e.outcome == "success") if any(done) else None,
-        "progress_at_end": mean(estimated) if known else None,
-        "progress_error_at_end": mean(errors) if known else None,
-        "agreement": _share(sum(a == b for a, b in zip(done, declared, strict=True)), n) if known else None,
-        "declared_and_done": sum(a and b for a, b in zip(done, declared, strict=True)),
-        "done_but_not_declared": sum(a and not b for a, b in zip(done, declared, strict=True)),
-        "declared_but_not_done": sum(b and not a for a, b in zip(done, declared, strict=True)),
-        "declared_prematurely": sum(early),
-        "stopped": sum(bool(e.stopped) for e in episodes),
-    }
+    checkpoint: str = ""
+    """Folder of a trained checkpoint."""
+    policy: str = "pi05"
+    """pi05, or module:function of importable code that takes the profile and returns a policy."""
+    task: tyro.conf.UseAppendAction[tuple[TaskName, ...]] = ()
+    """What is done; may be repeated. If not given every task."""
+    episodes: int = 50
+    """Of each task."""
+    seed: int = FIRST_SEED
+    """Of the first episode."""
+    profile: str = ""
+    """Robot profile; if not given the checkpoint's."""
+    rate: float = LoopSettings.inference_rate_hz
+    """Inferences a second; the default is the node's."""
+    latency: float = LoopSettings.latency_s
+    """Simulated seconds from a frame to its actions."""
+    max_joint_speed: float = CommandSettings.max_joint_speed
+    """Largest speed of a commanded joint, rad/s; the default is the node's."""
+    image_scale: float = LoopSettings.image_scale
+    """Image size as a share of the real cameras'; the default is that of generated data."""
+    num_steps: int = 10
+    """Denoising steps."""
+    tokenizer: str = ""
+    """Path of PaliGemma's tokenizer, for checkpoints that use it."""
+    workers: int = 1
+    """Processes that drive, each with a policy of its own; figures are the same. 1 is this process."""
+    json: Path | None = None
+    """Write figures and every episode to this file."""
+    overwrite: bool = False
+    """Replace that file, and kept episodes of other settings."""
 
+    def check(self) -> None:
+        """Whether this can be done at all.
 
-def _share(count: int, total: int) -> dict[str, float]:
-    low, high = wilson(count, total)
-    return {"share": count / total, "count": count, "total": total, "low": low, "high": high}
+        Raises:
+            OptionError: one of the options cannot be used.
+        """
+        check_ranges(self, RANGES)
+        if self.policy == "pi05" and not self.checkpoint:
+            raise OptionError("--checkpoint is missing: a folder with a trained model")
+        if self.json is not None and self.json.exists() and not self.overwrite:
+            raise OptionError(f"--json {self.json} is already there; choose another name, or --overwrite it")
+        if self.json is not None and not (folder := self.json.absolute().parent).is_dir():
+            raise OptionError(f"--json {self.json}: there is no folder {folder}; make it first")
+        try:
+            scaled_sizes(self.image_scale)
+            require_backend()
+        except (ValueError, NoOpenGLError) as error:
+            raise OptionError(str(error)) from error
 
+    def wanted(self) -> list[Which]:
+        """The episodes to drive, in order."""
+        tasks = dict.fromkeys(self.task or TASKS)
+        return [(task, self.seed + n) for task in tasks for n in range(self.episodes)]
 
-def table(figures: dict[str, dict[str, Any]]) -> Table:
-    """Figures by task, for people."""
-    made = Table(title="The policy drives the simulated robot; 95 % Wilson intervals")
-    made.add_column("")
-    for task in figures:
-        made.add_column(task, justify="right")
-    rows = (
-        ("success", "success"), ("milestones", "milestones that hold in the end, share"),
-        ("seconds_to_success", "seconds to success"), ("progress_at_end", "estimated progress at the end"),
-        ("progress_error_at_end", "its distance from the share of milestones"),
-        ("agreement", "status SUCCEEDED agrees with the truth"),
-        ("done_but_not_declared", "done, not declared"), ("declared_but_not_done", "declared, not done"),
-        ("declared_prematurely", f"declared more than {PREMATURE_S:g} s too early"),
-        ("stopped", "commanding ended by itself"),
-    )  # fmt: skip
-    for key, title in rows:
-        made.add_row(title, *(_cell(of[key]) for of in figures.values()))
-    return made
-
-
-def _cell(value: Any) -> str:
-    match value:
-        case None:
-            return "unknown"
-        case dict():
-            return (
-                f"{value['count']}/{value['total']}  {value['share']:.2f} \\[{value['low']:.2f}, {value['high']:.2f}]"
-            )
-        case int():
-            return str(value)
-        case _:
-            return f"{value:.2f}"
+    def told(self) -> dict[str, Any]:
+        """What decides about figures, for the file."""
+        values = {k: v for k, v in asdict(self).items() if k not in ("json", "overwrite", "workers")}
+        return values | {"task": list(self.task) or None}
 
 
-def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pi05_progress_ros.sim.evaluate",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    loop, commands = LoopSettings(), CommandSettings()
-    parser.add_argument("--checkpoint", default="", help="folder of a trained checkpoint")
-    text = "pi05, or module:function of importable code that takes the profile and returns a policy"
-    parser.add_argument("--policy", default="pi05", help=text)
-    parser.add_argument("--task", action="append", choices=sorted(TASKS), help="may be repeated (default: every task)")
-    parser.add_argument("--episodes", type=int, default=50, help="of each task (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=FIRST_SEED, help="of the first episode (default: %(default)s)")
-    text = "robot profile (default: the checkpoint's)"
-    parser.add_argument("--profile", default="", help=text)
-    text = "inferences a second (default: %(default)s, as the node)"
-    parser.add_argument("--rate", type=float, default=loop.inference_rate_hz, help=text)
-    text = "simulated s from a frame to its actions (default: %(default)s)"
-    parser.add_argument("--latency", type=float, default=loop.latency_s, help=text)
-    text = "largest speed of a commanded joint, rad/s (default: %(default)s, as the node)"
-    parser.add_argument("--max-joint-speed", type=float, default=commands.max_joint_speed, help=text)
-    text = "image size as a share of the real cameras' (default: %(default)s, as generated data)"
-    parser.add_argument("--image-scale", type=float, default=loop.image_scale, help=text)
-    parser.add_argument("--num-steps", type=int, default=10, help="denoising steps (default: %(default)s)")
-    parser.add_argument("--tokenizer", default="", help="path of PaliGemma's tokenizer, for checkpoints that use it")
-    text = "processes that drive, each with a policy of its own; figures are the same (default: %(default)s, this one)"
-    parser.add_argument("--workers", type=int, default=1, help=text)
-    parser.add_argument("--json", type=Path, help="write figures and every episode to this file")
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace that file, and kept episodes of other settings"
-    )
-    args = parser.parse_args(arguments)
-    limits = (("episodes", 1, 10**5), ("seed", 0, 2**31 - 10**5), ("rate", 0.5, 100), ("latency", 0, 5),
-              ("num_steps", 1, 100), ("workers", 1, 512), ("max_joint_speed", 0.01, 3))  # fmt: skip
-    for name, low, high in limits:
-        if not low <= getattr(args, name) <= high:
-            parser.error(f"--{name.replace('_', '-')} {getattr(args, name)}: expected {low} to {high}")
-    if args.policy == "pi05" and not args.checkpoint:
-        parser.error("--checkpoint is missing: a folder with a trained model")
-    if args.json is not None and args.json.exists() and not args.overwrite:
-        parser.error(f"--json {args.json} is already there; choose another name, or --overwrite it")
-    if args.json is not None and not args.json.absolute().parent.is_dir():
-        parser.error(f"--json {args.json}: there is no folder {args.json.absolute().parent}; make it first")
-    try:
-        scaled_sizes(args.image_scale)
-        require_backend()
-    except (ValueError, NoOpenGLError) as error:
-        parser.error(str(error))
-    return args
-
-
-def _driving(args: argparse.Namespace) -> Driving:
+def _driving(options: Options) -> Driving:
     settings = LoopSettings(
-        args.rate, args.latency, args.image_scale, commands=CommandSettings(max_joint_speed=args.max_joint_speed)
+        options.rate,
+        options.latency,
+        options.image_scale,
+        commands=CommandSettings(max_joint_speed=options.max_joint_speed),
     )
-    return Driving(args.policy, args.checkpoint, args.profile, args.tokenizer, args.num_steps, settings)
+    return Driving(options.policy, options.checkpoint, options.profile, options.tokenizer, options.num_steps, settings)
 
 
-def _log(args: argparse.Namespace, driving: Driving) -> EpisodeLog | nullcontext[None]:
+def _log(options: Options, driving: Driving) -> EpisodeLog | nullcontext[None]:
     """Where episodes are kept; nowhere without --json."""
-    if args.json is None:
+    if options.json is None:
         return nullcontext()
     settings = {
-        **asdict(driving), "checkpoint": str(Path(args.checkpoint).resolve()) if args.checkpoint else "",
-        "checkpoint_files": files_fingerprint(Path(args.checkpoint)) if args.checkpoint else "",
+        **asdict(driving), "checkpoint": str(Path(options.checkpoint).resolve()) if options.checkpoint else "",
+        "checkpoint_files": files_fingerprint(Path(options.checkpoint)) if options.checkpoint else "",
         "code_version": code_version(),
     }  # fmt: skip
-    return EpisodeLog(args.json.with_name(args.json.name + SUFFIX), settings, overwrite=args.overwrite)
+    return EpisodeLog(options.json.with_name(options.json.name + SUFFIX), settings, overwrite=options.overwrite)
 
 
-def drive(args: argparse.Namespace, at_the_wheel: Drivers, log: EpisodeLog | None) -> list[DrivenEpisode]:
+def drive(options: Options, at_the_wheel: Drivers, log: EpisodeLog | None) -> list[DrivenEpisode]:
     """All episodes of all tasks, in order; those that are kept already are not driven again.
 
     Raises:
         ClosedLoopError: the policy's answer cannot be used, or the robot cannot be simulated.
         OSError: an episode cannot be kept.
     """
-    wanted = [(task, args.seed + n) for task in dict.fromkeys(args.task or TASKS) for n in range(args.episodes)]
+    wanted = options.wanted()
     found = {(e.task, e.seed): e for e in (log.episodes if log is not None else ())}
     done = {which: found[which] for which in wanted if which in found}
     if done:
@@ -210,41 +158,32 @@ def drive(args: argparse.Namespace, at_the_wheel: Drivers, log: EpisodeLog | Non
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    args = parse(arguments)
-    driving, log = _driving(args), None
+    options = read_options(Options, MODULE, __doc__, arguments, Options.check)
+    driving, log = _driving(options), None
     try:
-        with _log(args, driving) as log, drivers(driving, args.workers) as at_the_wheel:
+        with _log(options, driving) as log, drivers(driving, options.workers) as at_the_wheel:
             started = time.monotonic()
-            episodes, who = drive(args, at_the_wheel, log), at_the_wheel.who
-            figures = _figures(episodes)
+            episodes, who = drive(options, at_the_wheel, log), at_the_wheel.who
+            figures = figures_by_task(episodes)
             Console(width=None if sys.stdout.isatty() else 130).print(table(figures))
             inferences, seconds = sum(e.inferences for e in episodes), time.monotonic() - started
             print(f"{len(episodes)} episodes, {inferences} inferences in {seconds:.0f} s; model {who.model_id}")
             if log is not None:
-                left_out = ("json", "overwrite", "workers")
-                run = {key: value for key, value in vars(args).items() if key not in left_out}
-                data = {"version": 1, "run": run | asdict(who), "figures": figures,
+                data = {"version": 1, "run": options.told() | asdict(who), "figures": figures,
                         "episodes": [asdict(e) for e in episodes]}  # fmt: skip
-                _write(args.json, json.dumps(data, indent=1) + "\n")
+                _write(options.json, json.dumps(data, indent=1) + "\n")
                 log.remove()
-                print(f"written: {args.json}")
+                print(f"written: {options.json}")
     except (ValueError, ClosedLoopError) as error:  # CheckpointError, ConfigError and their like are ValueErrors
         print(f"evaluate: {error}{_kept(log)}", file=sys.stderr)
         return 1
     except OSError as error:
-        print(f"evaluate: {error.filename or args.json}: {error.strerror or error}{_kept(log)}", file=sys.stderr)
+        print(f"evaluate: {error.filename or options.json}: {error.strerror or error}{_kept(log)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"stopped{_kept(log) or '; nothing was written'}", file=sys.stderr)
         return 130
     return 0
-
-
-def _figures(episodes: Sequence[DrivenEpisode]) -> dict[str, dict[str, Any]]:
-    by_task = {
-        task: summarise([e for e in episodes if e.task == task]) for task in dict.fromkeys(e.task for e in episodes)
-    }
-    return by_task | ({"total": summarise(episodes)} if len(by_task) > 1 else {})
 
 
 def _write(path: Path, text: str) -> None:

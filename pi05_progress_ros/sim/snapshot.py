@@ -2,39 +2,67 @@
 
 from __future__ import annotations
 
-import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
+from ..command_line import OptionError, read_options
 from .expert.expert import Expert, apply
 from .physics.cameras import CameraRig, scaled_sizes
+from .physics.gl import NoOpenGLError, require_backend
 from .physics.tasks import TASKS
 from .physics.world import World
 
+MODULE = "pi05_progress_ros.sim.snapshot"
 
-def main() -> None:
-    """Run the expert for a while, then save one PNG per task and camera."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="folder for the PNG files")
-    parser.add_argument("--seed", type=int, default=1, help="episode (default: %(default)s)")
-    parser.add_argument("--at", type=float, default=10.0, help="simulated time, s (default: %(default)s)")
-    parser.add_argument("--image-scale", type=float, default=0.5, help="share of the real size (default: %(default)s)")
-    args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
+
+@dataclass(frozen=True)
+class Options:
+    """Command line."""
+
+    out: Path
+    """Folder for the PNG files."""
+    seed: int = 1
+    """Episode."""
+    at: float = 10.0
+    """Simulated time, s."""
+    image_scale: float = 0.5
+    """Image size as a share of the real cameras'."""
+
+    def check(self) -> None:
+        """Whether pictures can be made here.
+
+        Raises:
+            OptionError: one of the options cannot be used, or nothing can be rendered.
+        """
+        try:
+            scaled_sizes(self.image_scale)
+            require_backend()
+            self.out.mkdir(parents=True, exist_ok=True)
+        except (ValueError, NoOpenGLError, OSError) as error:
+            raise OptionError(str(error)) from error
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the expert for a while, then save one PNG per task and camera; returns the exit status."""
+    options = read_options(Options, MODULE, __doc__, arguments, Options.check)
     for task in TASKS:
-        world = World(task, args.seed)
-        expert = Expert(world, args.seed)
-        while world.time_s < args.at and not expert.finished:
+        world = World(task, options.seed)
+        expert = Expert(world, options.seed)
+        while world.time_s < options.at and not expert.finished:
             apply(world, expert.command())
             world.step(5)
-        rig = CameraRig(world.model, scaled_sizes(args.image_scale))
+        rig = CameraRig(world.model, scaled_sizes(options.image_scale))
         for camera, image in rig.render(world.snapshot()).items():
-            path = args.out / f"{task}_{camera}.png"
+            path = options.out / f"{task}_{camera}.png"
             Image.fromarray(image).save(path, optimize=True)
             print(path)
         rig.close()
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

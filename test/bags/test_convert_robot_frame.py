@@ -126,8 +126,8 @@ def simulated(tmp_path_factory):
 
     from pi05_progress_ros.recording.bag_writer import message_store
     from pi05_progress_ros.sim.episodes.bag import EpisodeBag
+    from pi05_progress_ros.sim.episodes.generation import follow
     from pi05_progress_ros.sim.expert.operator import Operator
-    from pi05_progress_ros.sim.generate import _follow
     from pi05_progress_ros.sim.physics.world import World
     from pi05_progress_ros.sim.robot.robot import Robot
     from pi05_progress_ros.sim.robot.states import TELEOPERATION, StatePublisher, is_image_tick, to_time
@@ -161,7 +161,7 @@ def simulated(tmp_path_factory):
                 over = operator.publish(to_time(bag.time_ns))
                 log["command_time"].append(bag.time_ns)
                 log["command"].append(np.concatenate([getattr(operator.command, side) for side in SIDES]))
-                _follow(robot, operator)
+                follow(robot, operator)
             tick += 1
         truth.end_episode()
         milestones = [(m.name, START + robot.stamp_ns(m.time_s)) for m in world.task_status().milestones]

@@ -8,10 +8,12 @@ import pytest
 
 from pi05_progress.observation import PolicyOutput
 from pi05_progress.robots.profile import SIDES, RobotProfile
+from pi05_progress.shares import wilson
 from pi05_progress.units.transforms import state_to_model
 from pi05_progress_ros.commanding.command_rules import CommandSettings
 from pi05_progress_ros.sim import evaluate
 from pi05_progress_ros.sim.driving.closed_loop import ClosedLoop, ClosedLoopError, DrivenEpisode, LoopSettings
+from pi05_progress_ros.sim.driving.figures import summarise
 from pi05_progress_ros.sim.expert.expert import Expert, apply
 from pi05_progress_ros.sim.physics.world import World
 
@@ -130,7 +132,7 @@ def test_a_policy_that_stays_still_does_nothing(monkeypatch):
 def test_declared_success_that_is_none_is_seen():
     episode = run(Still(progress=1.0), limit_s=3.0)
     assert episode.outcome == "failure" and episode.declared_s == pytest.approx(1.0, abs=0.3)
-    figures = evaluate.summarise([episode])
+    figures = summarise([episode])
     assert (figures["declared_but_not_done"], figures["agreement"]["share"]) == (1, 0)
 
 
@@ -181,13 +183,13 @@ def test_figures_of_known_episodes_are_known():
         made_up("success", 21.0), made_up("success", 12.0, decided_s=30.0), made_up("success", None, 0.8),
         made_up("failure", 40.0), made_up("failure", None, 0.5),
     ]  # fmt: skip
-    found = evaluate.summarise(episodes)
+    found = summarise(episodes)
     assert (found["success"]["count"], found["success"]["share"]) == (3, 0.6)
     assert found["agreement"]["count"] == 3
     assert (found["declared_and_done"], found["done_but_not_declared"], found["declared_but_not_done"]) == (2, 1, 1)
     assert found["declared_prematurely"] == 1 and found["seconds_to_success"] == pytest.approx(70 / 3)
     assert found["progress_error_at_end"] == pytest.approx((0 + 0 + 0.2 + 0.5 + 0) / 5)
-    without_head = evaluate.summarise([made_up("success", None, None)])
+    without_head = summarise([made_up("success", None, None)])
     assert without_head["agreement"] is None and without_head["progress_at_end"] is None
 
 
@@ -196,7 +198,7 @@ def test_figures_of_known_episodes_are_known():
     [(0, 10, 0.0, 0.2775), (5, 10, 0.2366, 0.7634), (50, 50, 0.9287, 1.0), (81, 263, 0.2553, 0.3662)],
 )
 def test_wilson_intervals_are_those_of_the_tables(count, total, low, high):
-    assert evaluate.wilson(count, total) == pytest.approx((low, high), abs=1e-4)
+    assert wilson(count, total) == pytest.approx((low, high), abs=1e-4)
 
 
 def test_the_command_line_prints_and_writes_figures(tmp_path, monkeypatch, capsys):

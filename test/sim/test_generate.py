@@ -16,6 +16,7 @@ from rosbags.highlevel import AnyReader
 from pi05_progress.robots.messages import decode_image, robot_frame
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress_ros.sim import generate
+from pi05_progress_ros.sim.episodes.generation import GenerationOptions, Recorder
 from pi05_progress_ros.sim.robot.truth import STOP_AFTER_S
 
 PROFILE = RobotProfile.load("teleavatar")
@@ -164,9 +165,7 @@ def test_the_same_seed_gives_the_same_episode_whatever_the_images(stacked, tmp_p
 
 
 def test_giving_up_is_a_failure(tmp_path):
-    recorder = generate.Recorder(
-        generate.Options("stack_cubes", tmp_path, "teleavatar", 0.05, 90, False, ("gives_up:1",), 1.0, 0)
-    )
+    recorder = Recorder(GenerationOptions("stack_cubes", tmp_path, image_scale=0.05, fault=("gives_up:1",)))
     facts = recorder.record(2)
     assert (facts.outcome, facts.reason) == ("failure", "given up")
     assert [name for name, _ in facts.milestones] == ["red_cube lifted", "red_cube stacked"]
@@ -195,7 +194,7 @@ def test_a_killed_run_leaves_nothing_that_looks_finished_and_can_go_on(tmp_path)
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["--task", "juggle", "--out", "x"], "invalid choice: 'juggle'"),
+        (["--task", "juggle", "--out", "x"], "invalid choice 'juggle'"),
         (
             ["--task", "stack_cubes", "--out", "x", "--fault", "tripped"],
             "unknown fault 'tripped'; known faults: dropped",

@@ -1,0 +1,184 @@
+"""Episodes of the scripted expert made without DDS, as fast as the cores allow: each a bag and the facts about it."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+import signal
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+from builtin_interfaces.msg import Time
+from sensor_msgs.msg import CompressedImage, Image
+
+from pi05_progress.files.worker_process import end_with_parent
+from pi05_progress.robots.profile import SIDES, RobotProfile
+
+from ...command_line import check_ranges
+from ...recording.bag_writer import message_store
+from ..expert.operator import Operator
+from ..physics.cameras import CameraRig, scaled_sizes
+from ..physics.world import World
+from ..robot.image_publisher import image_message
+from ..robot.robot import Robot
+from ..robot.states import TELEOPERATION, StatePublisher, is_image_tick, to_time
+from ..robot.truth import Truth
+from .bag import EpisodeBag
+from .facts import EpisodeFacts, facts_path, write_facts
+from .options import EpisodeOptions
+
+SLOT_S = 120  # between the starts of two episodes with neighbouring seeds; longer than any episode
+
+
+@dataclass(frozen=True)
+class GenerationOptions(EpisodeOptions):
+    """Command line."""
+
+    jpeg_quality: int = 90
+    """1 to 100."""
+    raw_images: bool = False
+    """Write Image instead of CompressedImage."""
+    workers: int = field(default_factory=lambda: os.cpu_count() or 1)
+    """Processes; if not given one per core."""
+    start_time: int = 1_767_225_600
+    """Seconds since 1970 of seed 0; each further seed starts two minutes later. The default is 2026-01-01."""
+    overwrite: bool = False
+    """Make episodes that are already there once more."""
+
+    def check(self) -> None:
+        """See ``EpisodeOptions.check``."""
+        check_ranges(self, {"jpeg_quality": (1, 100), "workers": (1, 512)})
+        super().check()
+
+    def start_ns(self, seed: int) -> int:
+        """Stamp with which an episode begins, ns."""
+        return (self.start_time + seed * SLOT_S) * 10**9
+
+    def bag(self, seed: int) -> Path:
+        """The bag folder of an episode."""
+        return self.out / f"{self.task}_{seed:06d}"
+
+
+class _Cameras:
+    """Renders and writes all cameras' images."""
+
+    def __init__(self, bag: EpisodeBag, rig: CameraRig, profile: RobotProfile, options: GenerationOptions) -> None:
+        self._rig, self._raw = rig, options.raw_images
+        self._quality = [cv2.IMWRITE_JPEG_QUALITY, options.jpeg_quality]
+        kind = Image if self._raw else CompressedImage
+        topics = {k: c.topic if self._raw else c.compressed_topic for k, c in profile.cameras.items()}
+        self._publishers = {key: bag.create_publisher(kind, topic) for key, topic in topics.items()}
+
+    def publish(self, snapshot: np.ndarray, stamp: Time) -> None:
+        """One image of every camera."""
+        for key, image in self._rig.render(snapshot).items():
+            if self._raw:
+                self._publishers[key].publish(image_message(image, stamp, key))
+                continue
+            message = CompressedImage(format="rgb8; jpeg compressed bgr8")
+            message.header.stamp, message.header.frame_id = stamp, key
+            message.data = cv2.imencode(".jpg", image[..., ::-1], self._quality)[1].tobytes()
+            self._publishers[key].publish(message)
+
+
+class Recorder:
+    """Makes one episode after the other in one process; scene and renderers are made once."""
+
+    def __init__(self, options: GenerationOptions) -> None:
+        self._options = options
+        self._profile = RobotProfile.load(options.profile)
+        self._world = World(options.task, 0)
+        self._rig = CameraRig(self._world.model, scaled_sizes(options.image_scale))
+        self._store = message_store()
+
+    def close(self) -> None:
+        """Free the renderers."""
+        self._rig.close()
+
+    def record(self, seed: int) -> EpisodeFacts:
+        """Make the episode of a seed and write its bag."""
+        options, world = self._options, self._world
+        world.reset(seed)
+        robot = Robot(world)
+        start_ns, bag_path = options.start_ns(seed), options.bag(seed)
+        with EpisodeBag(bag_path, self._store) as bag:
+            states = StatePublisher(bag, robot, self._profile)
+            truth = Truth(bag, robot, "/episode_event", start_ns)
+            operator = Operator(bag, world, self._profile, options.fault, options.fault_share)
+            cameras = _Cameras(bag, self._rig, self._profile, options)
+            tick, over = 0, False
+            while not over:
+                robot.advance()
+                bag.time_ns = start_ns + robot.stamp_ns(world.time_s)
+                stamp = to_time(bag.time_ns)
+                states.publish(tick, stamp, TELEOPERATION)
+                if is_image_tick(tick):
+                    truth.publish()
+                    cameras.publish(world.snapshot(), stamp)
+                if tick % 2 == 0:
+                    over = operator.publish(stamp)
+                    follow(robot, operator)
+                    if operator.gave_up:
+                        truth.give_up()
+                tick += 1
+            truth.end_episode()
+            status = world.task_status()
+            decided = status.outcome != "unknown"
+            outcome, reason = (status.outcome, status.reason) if decided else ("failure", "given up")
+            facts = EpisodeFacts(
+                seed, options.task, outcome, reason, round(world.time_s, 3), operator.faults,
+                [(m.name, round(m.time_s, 3)) for m in status.milestones],
+            )  # fmt: skip
+            write_facts(bag_path, facts)
+        return facts
+
+
+def follow(robot: Robot, operator: Operator) -> None:
+    """Let the robot follow what the operator commands, without a detour through messages."""
+    for side in SIDES:
+        limits = robot.world.joint_ranges(side)
+        robot.command_arm(side, np.clip(getattr(operator.command, side), limits[:, 0], limits[:, 1]))
+        robot.command_gripper(side, getattr(operator.command, f"{side}_gripper"))
+    robot.machine.enable(1.0, robot.now_s)
+
+
+def finished(options: GenerationOptions, seed: int) -> bool:
+    """Whether the episode is completely there; what a killed run left of it is removed."""
+    bag = options.bag(seed)
+    if bag.is_dir() and facts_path(bag).is_file():
+        return True
+    shutil.rmtree(bag, ignore_errors=True)
+    facts_path(bag).unlink(missing_ok=True)
+    return False
+
+
+def generate(options: GenerationOptions, seeds: Sequence[int]) -> Iterator[EpisodeFacts]:
+    """Record the episodes of these seeds in several processes; yields each as it is finished, in any order."""
+    context = multiprocessing.get_context("spawn")  # OpenGL and threads do not survive a fork
+    pool = ProcessPoolExecutor(min(options.workers, len(seeds)), context, _start_worker, (options,))
+    try:
+        for future in as_completed([pool.submit(_record, seed) for seed in seeds]):
+            yield future.result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+_recorder: Recorder | None = None  # one per worker process
+
+
+def _start_worker(options: GenerationOptions) -> None:
+    global _recorder
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business; episodes begun are finished
+    end_with_parent()
+    os.environ.setdefault("LP_NUM_THREADS", "1")  # software rendering: the cores are shared by episodes, not pixels
+    cv2.setNumThreads(1)
+    _recorder = Recorder(options)
+
+
+def _record(seed: int) -> EpisodeFacts:
+    return _recorder.record(seed)

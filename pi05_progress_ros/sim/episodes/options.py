@@ -1,0 +1,77 @@
+"""Which episodes of the scripted expert are recorded: the options that generate and record_live have in common."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from pi05_progress.robots.profile import IMAGE_TYPE, RobotProfile
+from pi05_progress.robots.yaml_lines import ConfigError
+
+from ...command_line import OptionError, check_ranges
+from ..expert.faults import FAULTS, parse_fault
+from ..physics.cameras import scaled_sizes
+from ..physics.gl import NoOpenGLError, require_backend
+from ..physics.tasks import TASKS
+
+if TYPE_CHECKING:
+    TaskName = str
+else:
+    TaskName = tyro.extras.literal_type_from_choices(sorted(TASKS))
+FAULT_HELP = f"What goes wrong, as KIND or KIND:PICK; may be repeated. Kinds: {', '.join(FAULTS)}."
+
+
+@dataclass(frozen=True)
+class EpisodeOptions:
+    """Command line."""
+
+    task: TaskName
+    """What is done."""
+    out: Path
+    """Folder for the bags; made if it is not there."""
+    episodes: int = 10
+    """How many."""
+    seed: int = 0
+    """Of the first episode."""
+    image_scale: float = 0.25
+    """Image size as a share of the real cameras'."""
+    fault: tyro.conf.UseAppendAction[Annotated[tuple[str, ...], tyro.conf.arg(help=FAULT_HELP)]] = ()
+    fault_share: float = 1.0
+    """Share of the episodes in which each fault happens."""
+    profile: str = "teleavatar"
+    """Robot profile."""
+
+    @property
+    def seeds(self) -> range:
+        """Of all episodes."""
+        return range(self.seed, self.seed + self.episodes)
+
+    def check(self) -> None:
+        """Whether such episodes can be recorded here; makes the folder for them.
+
+        Raises:
+            OptionError: one of the options cannot be used.
+        """
+        check_ranges(self, {"episodes": (1, 10**6), "seed": (0, 10**6), "fault_share": (0, 1)})
+        try:
+            scaled_sizes(self.image_scale)
+            for fault in self.fault:
+                parse_fault(fault)
+            require_backend()
+            kinds = sorted({c.type for c in RobotProfile.load(self.profile).cameras.values()} - {IMAGE_TYPE})
+        except (ValueError, NoOpenGLError, ConfigError) as error:
+            raise OptionError(str(error)) from error
+        if kinds:
+            raise OptionError(
+                f"--profile {self.profile}: its cameras arrive as {', '.join(kinds)}, only {IMAGE_TYPE} is made here"
+            )
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+            if not os.access(self.out, os.W_OK):
+                raise PermissionError(13, "is not writable")
+        except OSError as error:
+            raise OptionError(f"--out {self.out}: {error.strerror or error}") from error
