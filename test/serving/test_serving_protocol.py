@@ -6,16 +6,28 @@ import logging
 import ssl
 import subprocess
 import threading
-import time
 import urllib.error
 import urllib.request
 
 import numpy as np
 import pytest
 import websockets
-from conftest import PATIENCE_S
+from conftest import PATIENCE_S, wait_for
 from places import GOLDEN
-from serving_helpers import StubPolicy, ask, function, open_connection, request, serving, stub, works
+from serving_helpers import (
+    StubPolicy,
+    ask,
+    can_connect,
+    function,
+    gated,
+    health,
+    open_connection,
+    queue_length,
+    request,
+    serving,
+    stub,
+    works,
+)
 from websockets.sync.client import connect
 
 from pi05_progress.serving.security import SecurityError, check_exposure, may_enter, read_key, server_tls
@@ -86,24 +98,24 @@ def test_metadata_tells_what_a_client_needs_and_progress_is_a_plain_number():
 
 
 def test_health_is_told_in_openpis_words_also_while_the_policy_computes():
-    with serving(stub(wait_s=1.0)) as server, open_connection(server) as connection:
+    gate, responder = gated()
+    with serving(responder) as server, open_connection(server) as connection:
         connection.recv(PATIENCE_S)
         connection.send(pack(request()))
-        time.sleep(0.2)
-        before = time.monotonic()
+        wait_for(lambda: server._inference.busy_s > 0, what="the policy to begin")
         assert get(server, "/healthz")[::2] == (200, "OK\n")
-        assert time.monotonic() - before < 0.5
+        gate.set()
         assert unpack(connection.recv(PATIENCE_S))["progress"] == 0.25
 
 
 def test_a_device_that_hangs_is_told_by_healthz(monkeypatch):
     monkeypatch.setattr("pi05_progress.serving.server.STUCK_S", 0.05)
-    with serving(stub(wait_s=0.5)) as server, open_connection(server) as connection:
+    gate, responder = gated()
+    with serving(responder) as server, open_connection(server) as connection:
         connection.recv(PATIENCE_S)
         connection.send(pack(request()))
-        time.sleep(0.2)
-        with pytest.raises(urllib.error.HTTPError, match="503"):
-            get(server, "/healthz")
+        wait_for(lambda: health(server)[0] == 503, what="bad health")
+        gate.set()
         connection.recv(PATIENCE_S)
         assert get(server, "/healthz")[0] == 200
 
@@ -167,16 +179,20 @@ def test_an_error_is_a_text_frame_and_then_close_1011(debug, text, reason):
 
 
 def test_more_requests_than_may_wait_are_refused_at_once_and_the_others_answered():
-    with serving(stub(wait_s=0.3), max_waiting=2) as server, contextlib.ExitStack() as stack:
+    gate, responder = gated()
+    with serving(responder, max_waiting=2) as server, contextlib.ExitStack() as stack:
         connections = [stack.enter_context(open_connection(server)) for _ in range(6)]
-        for connection in connections:
+        for index, connection in enumerate(connections):
             connection.recv(PATIENCE_S)
             connection.send(pack(request()))
-            time.sleep(0.03)
-        answers = [connection.recv(PATIENCE_S) for connection in connections]
-        refused = [answer for answer in answers if isinstance(answer, str)]
+            if index == 0:
+                wait_for(lambda: server._inference.busy_s > 0, what="the first to begin")
+            elif index < 3:
+                wait_for(lambda count=index: queue_length(server) == count, what="one more that waits")
+        refused = [connection.recv(PATIENCE_S) for connection in connections[3:]]
         assert refused == ["the server is busy: 2 requests are waiting already; try again later"] * 3
-        assert all(isinstance(answer, bytes) for answer in answers[:3])
+        gate.set()
+        assert [type(connection.recv(PATIENCE_S)) for connection in connections[:3]] == [bytes] * 3
         with pytest.raises(websockets.ConnectionClosed):
             connections[-1].recv(PATIENCE_S)
         assert connections[-1].close_code == 1013
@@ -189,8 +205,12 @@ def test_more_clients_than_may_connect_are_refused():
             open_connection(server)
         assert refusal.value.response.status_code == 503
         assert refusal.value.response.body == b"2 clients are connected already; try again later.\n"
-        time.sleep(0.1)
-        assert works(server)
+
+        def free():
+            with contextlib.suppress(websockets.InvalidStatus):
+                return works(server)
+
+        wait_for(free, what="a free place")
 
 
 def test_a_message_above_the_limit_ends_the_connection_with_1009():
@@ -283,12 +303,15 @@ def test_tls_encrypts_web_sockets_and_http(tmp_path):
 
 
 def test_told_to_end_it_answers_what_is_being_computed_and_takes_nothing_more():
-    with serving(stub(wait_s=0.6)) as server, open_connection(server) as busy, open_connection(server) as idle:
+    gate, responder = gated()
+    with serving(responder) as server, open_connection(server) as busy, open_connection(server) as idle:
         for connection in (busy, idle):
             connection.recv(PATIENCE_S)
         busy.send(pack(request()))
-        time.sleep(0.2)
+        wait_for(lambda: server._inference.busy_s > 0, what="the policy to begin")
         server.end()
+        wait_for(lambda: not can_connect(server.port), what="a server that takes nobody in")
+        gate.set()
         assert unpack(busy.recv(PATIENCE_S))["progress"] == 0.25
         for connection in (busy, idle):
             with pytest.raises(websockets.ConnectionClosedOK):
@@ -309,7 +332,7 @@ def test_a_server_whose_device_hangs_ends_all_the_same(monkeypatch):
     with serving(responder) as server, open_connection(server) as connection:
         connection.recv(PATIENCE_S)
         connection.send(pack(request()))
-        time.sleep(0.1)
+        wait_for(lambda: server._inference.busy_s > 0, what="the policy to begin")
         server.end()
         server.thread.join(PATIENCE_S)
         assert not server.thread.is_alive()

@@ -13,6 +13,7 @@ from conftest import wait_for
 from diagnostic_msgs.msg import DiagnosticArray
 from places import SUPPORT
 from rcl_interfaces.srv import SetParameters
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rclpy.qos import qos_profile_sensor_data
 from rclpy.time import Time
@@ -69,6 +70,8 @@ class FakeRobot:
 
     def __init__(self, ros, process=None):
         self.ros, self.process, self.node = ros, process, ros.create_node("fake_robot")
+        self.executor = SingleThreadedExecutor()  # of its own: rclpy's would take the node in anew at every spin
+        self.executor.add_node(self.node)
         create, subscribe = self.node.create_publisher, self.node.create_subscription
         self.images = {k: create(Image, c.topic, qos_profile_sensor_data) for k, c in PROFILE.cameras.items()}
         self.arms = {s: create(JointState, PROFILE.arms[s].state_topic, 10) for s in SIDES}
@@ -159,7 +162,7 @@ class FakeRobot:
                 self.fsm_pub.publish(Int32(data=self.fsm()))
             if "mode" not in self.silent:
                 self.mode_pub.publish(String(data=json.dumps({"meta_mode": self.meta_mode})))
-        self.ros.spin_once(self.node, timeout_sec=0.003)
+        self.executor.spin_once(timeout_sec=0.003)
 
     def send(self, name, publisher, message, change=lambda message: message):
         if name in self.silent:

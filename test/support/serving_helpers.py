@@ -35,6 +35,11 @@ def free_port():
         return taken.getsockname()[1]
 
 
+def can_connect(port):
+    with socket.socket() as end:
+        return end.connect_ex(("127.0.0.1", port)) == 0
+
+
 class StubPolicy:
     """Answers at once: actions count rows, progress is what the first number of the state says."""
 

@@ -12,7 +12,7 @@ import threading
 import numpy as np
 import pytest
 from conftest import PATIENCE_S, wait_for
-from serving_helpers import CONFIG, PROFILE, ask, checkpoint, frame, free_port, request
+from serving_helpers import CONFIG, PROFILE, ask, can_connect, checkpoint, frame, free_port, request
 from websockets.sync.client import connect
 
 from pi05_progress.checkpoints.checkpoint import CheckpointInfo, save_checkpoint
@@ -103,11 +103,6 @@ def test_a_process_whose_inference_thread_ends_tells_its_clients_and_ends_with_s
     thread.join(PATIENCE_S)
     assert answers == ["the inference thread has ended: SystemExit: the driver gave up"]
     assert "error: the inference thread has ended: SystemExit: the driver gave up" in capsys.readouterr().err
-
-
-def can_connect(port):
-    with socket.socket() as end:
-        return end.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_a_checkpoint_is_served_recorded_and_replayed_with_the_noise_of_a_local_policy(start, tmp_path, capsys):

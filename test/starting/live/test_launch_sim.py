@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from ament_prefix import ROOT, make_prefix
+from conftest import PATIENCE_S
 
 actions = pytest.importorskip("launch.actions")  # not "launch": that is a folder of this checkout, too
 pytest.importorskip("launch_ros.actions")
@@ -47,7 +48,7 @@ class TestWhileItRuns(unittest.TestCase):
         rclpy.init()
         node, messages = rclpy.create_node("listener"), []
         node.create_subscription(TaskProgress, "/robot1/task_progress", messages.append, 10)
-        end_s = time.monotonic() + 120
+        end_s = time.monotonic() + PATIENCE_S
         good = []
         while len(good) < 10 and time.monotonic() < end_s:
             rclpy.spin_once(node, timeout_sec=0.1)
