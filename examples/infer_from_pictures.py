@@ -29,7 +29,7 @@ found = {path.stem: path for path in args.folder.iterdir() if path.stem in profi
 if not found:
     parser.error(f"{args.folder}: no picture named after a camera: {', '.join(profile.cameras)}")
 images = {key: cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB) for key, path in found.items()}
-output = policy.infer(RobotFrame(images, np.zeros(48, np.float32)), args.task)
+output = policy.infer(RobotFrame(images, np.zeros(profile.layout.vector_sizes[0], np.float32)), args.task)
 
 print(
     f"progress {output.progress:.2f}, between {output.progress_interval[0]:.2f} and {output.progress_interval[1]:.2f}"
