@@ -24,8 +24,20 @@ import numpy as np
 from pi05_progress.checkpoints.parameter_source import ParameterSource
 from pi05_progress.models.config import Pi05Config
 from pi05_progress.models.lora import Trained, has_adapters, is_trained
-from pi05_progress.models.parity import Check, Kind, Tolerance, compare, main, npz_names, read_json, read_npz, skip
-from pi05_progress.models.parity_model import FORWARD, NO_GRADIENT, config_of, observation_of
+from pi05_progress.models.parity import (
+    FORWARD,
+    Check,
+    Kind,
+    Tolerance,
+    compare,
+    npz_names,
+    read_json,
+    read_npz,
+    run_program,
+    skip,
+)
+from pi05_progress.models.parity.model import NO_GRADIENT
+from pi05_progress.models.parity.outputs import config_of, observation_of
 
 from .engine.loss import LossConfig
 from .engine.optimizer import OptimizerConfig, learning_rate
@@ -180,5 +192,11 @@ def _batch(inputs: Mapping[str, np.ndarray]) -> Batch:
 
 KINDS: Sequence[Kind] = [("training", _train_file, check)]
 
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    return run_program(KINDS, "python -m training.parity", __doc__, arguments)
+
+
 if __name__ == "__main__":
-    sys.exit(main(kinds=KINDS, program="python -m training.parity", description=__doc__))
+    sys.exit(main())

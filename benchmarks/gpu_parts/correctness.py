@@ -18,16 +18,15 @@ import numpy as np
 from common.subjects import noise, random_model
 from flax import nnx
 
-from pi05_progress.models import parity_model, parity_torch
 from pi05_progress.models.config import tiny
-from pi05_progress.models.parity import find_sets
+from pi05_progress.models.parity import find_sets, model, pytorch
 from training import parity as parity_training
 
 from .context import Context
 from .subjects import STEPS, padded, seen
 
 GOLDEN = Path(__file__).resolve().parents[2] / "test/data/golden"
-KINDS = [*parity_model.KINDS, *parity_training.KINDS, *parity_torch.KINDS]
+KINDS = [*model.KINDS, *parity_training.KINDS, *pytorch.KINDS]
 TOKENS = 20
 FULL = "highest"
 CASES = (("float32", FULL, 1e-3), ("bfloat16", "default", 2e-2), ("float32", "default", None))

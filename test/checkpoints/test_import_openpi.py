@@ -20,8 +20,8 @@ from pi05_progress.checkpoints.foreign.exporting import export_checkpoint
 from pi05_progress.checkpoints.foreign.importing import ImportOptions, carry_out, plan_import
 from pi05_progress.checkpoints.orbax_files import nested, open_orbax, write_orbax
 from pi05_progress.convert_checkpoint import main
-from pi05_progress.models import parity_model
 from pi05_progress.models.config import CONFIGS, ModelConfigError, config_to_dict, named_config
+from pi05_progress.models.parity import outputs as parity_outputs
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def test_openpis_own_checkpoint_comes_in_bit_for_bit(tarball, tmp_path):
 
 def test_the_configuration_told_by_the_parameters_is_the_one_they_were_made_with(tarball):
     planned = plan_import(tarball / "6", ImportOptions(fields=TOLD, progress="none"))
-    golden = parity_model.config_of(json.loads((GOLDEN / "tiny_a_config.json").read_text()))
+    golden = parity_outputs.config_of(json.loads((GOLDEN / "tiny_a_config.json").read_text()))
     ours, theirs = config_to_dict(planned.info.model), config_to_dict(golden)
     assert {**ours, "name": ""} == {**theirs, "name": ""}
 
@@ -158,7 +158,7 @@ def test_adapters_are_found_and_their_strength_is_asked_for(tmp_path):
         for kind in ("lora", "feed_forward_lora"):
             known |= {f"{expert}.{kind}.alpha": alpha, f"{expert}.{kind}.rank_stabilised": False}
     loaded, notes = imported(tmp_path / "lora", tmp_path / "x", fields=known, progress="none")
-    golden_config = parity_model.config_of(json.loads((GOLDEN / "tiny_lora_config.json").read_text()))
+    golden_config = parity_outputs.config_of(json.loads((GOLDEN / "tiny_lora_config.json").read_text()))
     assert (loaded.info.model.paligemma, loaded.info.model.expert) == (golden_config.paligemma, golden_config.expert)
     assert_same(arrays(loaded.model), wanted)
     assert any("LoRA" in note for note in notes)

@@ -26,8 +26,9 @@ from checkpoint_cases import (
 from pi05_progress.checkpoints.checkpoint import CheckpointError
 from pi05_progress.checkpoints.foreign import torch_names
 from pi05_progress.checkpoints.foreign.importing import ImportOptions, plan_import
-from pi05_progress.models import parity, parity_torch
 from pi05_progress.models.config import ModelConfigError
+from pi05_progress.models.parity import pytorch as parity_torch
+from pi05_progress.models.parity.__main__ import main as parity_main
 from pi05_progress.observation import IMAGE_KEYS
 
 
@@ -174,7 +175,7 @@ def test_statistics_without_the_quantiles_a_model_normalises_by_are_told(tmp_pat
 
 
 def test_the_parity_tool_checks_the_torch_set(capsys):
-    assert parity.main([str(GOLDEN / "torch_tiny.npz")]) == 0
+    assert parity_main([str(GOLDEN / "torch_tiny.npz")]) == 0
     told = capsys.readouterr().out
     assert "v_t_joint" in told and "sampled_actions" in told
     assert "19 quantities compared, 0 exceed" in told
@@ -210,5 +211,5 @@ def test_the_parity_tool_notices_a_parameter_that_is_a_little_off(tmp_path):
 
 def test_a_damaged_torch_set_is_told(tmp_path, capsys):
     (tmp_path / "cut.npz").write_bytes((GOLDEN / "torch_tiny.npz").read_bytes()[:1000])
-    assert parity.main([str(tmp_path / "cut.npz")]) == 1
+    assert parity_main([str(tmp_path / "cut.npz")]) == 1
     assert "cut.npz is damaged" in capsys.readouterr().err

@@ -39,7 +39,8 @@ from pi05_progress.checkpoints.checkpoint import (
 from pi05_progress.checkpoints.foreign.exporting import export_checkpoint
 from pi05_progress.checkpoints.foreign.head_file import to_torch, write_head
 from pi05_progress.checkpoints.foreign.importing import open_foreign
-from pi05_progress.models import parity_torch, pi05
+from pi05_progress.models import pi05
+from pi05_progress.models.parity import pytorch as parity_torch
 from pi05_progress.observation import IMAGE_KEYS, RobotFrame
 from pi05_progress.policy import ModelPolicy, Pi05Policy, make_policy
 from pi05_progress.serving.policy_responder import PolicyResponder
@@ -55,7 +56,7 @@ GOLDEN = parity_torch.config_of(json.loads(str(TORCH["meta/json"])))
 INPUTS = {name.removeprefix("in/"): TORCH[name] for name in TORCH.files if name.startswith("in/")}
 VARIANTS = ("gemma_2b", "gemma_300m")
 RECORDED = 2.1e-6  # what the set's README calls a reproduction
-ANGLES = 2e-4  # where angles of the time embedding are float32, as in openpi; see models/parity_torch.py
+ANGLES = 2e-4  # where angles of the time embedding are float32, as in openpi; see models/parity/pytorch.py
 CONFIG = dataclasses.replace(SMALL, action_dim=32, vocabulary=259, max_token_len=150)
 STATS = {
     "state": NormStats(np.zeros(14), np.ones(14), -np.linspace(0.5, 2, 14), np.linspace(0.6, 3, 14)),

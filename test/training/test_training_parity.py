@@ -7,7 +7,6 @@ import pytest
 from places import GOLDEN
 from training_cases import quick_compiling
 
-from pi05_progress.models.parity import main as parity_main
 from training import parity
 
 BESIDE = ("config.json", "inputs.npz", "params.npz")
@@ -15,7 +14,7 @@ BESIDE = ("config.json", "inputs.npz", "params.npz")
 
 def run(*arguments):
     with quick_compiling():
-        return parity_main([str(argument) for argument in arguments], kinds=parity.KINDS)
+        return parity.main([str(argument) for argument in arguments])
 
 
 def recorded(folder, keep, **changes):

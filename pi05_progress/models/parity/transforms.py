@@ -1,7 +1,7 @@
-"""Golden data around the model: transforms, prompts, statistics, and the bytes on the wire.
+"""Golden data of what is done to numbers and pictures around the model, and of normalisation statistics.
 
 Files are known by what is in them, whatever their sizes: an ``.npz`` with arrays such as ``norm/x`` or ``resize/0/u8``,
-JSON lists of prompts or of frames, a dictionary of statistics, and a packed message with what it decodes to.
+and a dictionary of statistics in JSON.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,9 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..serving.wire import WireError, pack, unpack
-from ..units.delta import absolute_actions, delta_actions
-from ..units.normalize import (
+from ...units.delta import absolute_actions, delta_actions
+from ...units.normalize import (
     NormStats,
     NormStatsError,
     RunningStats,
@@ -29,24 +28,21 @@ from ..units.normalize import (
     save_norm_stats,
     unnormalize,
 )
-from ..units.tokenizer import BOS, PromptTokenizer, discretize
-from ..units.transforms import pad_to
-from ..units.transforms import resize_with_pad as resize_before_model
-from .augmentation import augment
-from .images import resize_with_pad, to_unit_range
-from .noise import next_noise
-from .parity import Check, Tolerance, compare, npz_names, read_json, read_npz, same, skip
+from ...units.tokenizer import discretize
+from ...units.transforms import pad_to
+from ...units.transforms import resize_with_pad as resize_before_model
+from ..augmentation import augment
+from ..images import resize_with_pad, to_unit_range
+from ..noise import next_noise
+from .checks import EXACT, Check, Tolerance, compare, same, skip
+from .files import npz_names, read_json, read_npz
 
-EXACT = Tolerance()
 ARITHMETIC = Tolerance(atol=1e-9, rtol=1e-6)  # float64 and float32 inputs, computed in float64
 PICTURE = Tolerance(atol=1e-5)  # float32 in [-1, 1]
 LEVEL, TIES = Tolerance(atol=1.0), 0.01  # uint8: JAX versions round ties differently, up to this share of the values
 # A pixel's place is rounded to 1/2^23 of the picture's side; at a sharp edge that much of the contrast is seen.
 AUGMENTED = Tolerance(atol=5e-5)
 Arrays = Mapping[str, np.ndarray]
-
-
-# --- transforms ---
 
 
 def _transforms_file(file: Path) -> Path | None:
@@ -162,42 +158,6 @@ _GROUPS: dict[str, tuple[Callable[[Arrays], Iterator[Check]], str]] = {  # name 
 }
 
 
-# --- prompts ---
-
-
-class _CharacterEncoder:
-    """What the prompts were recorded with: a character's code plus 10; it notes what it is asked."""
-
-    def __init__(self) -> None:
-        self.calls: list[list] = []
-
-    def encode(self, text: str, add_bos: bool = False) -> list[int]:
-        """Ids of a text."""
-        self.calls.append([text, bool(add_bos)])
-        return [BOS] * add_bos + [ord(character) + 10 for character in text]
-
-
-def _prompts_file(file: Path) -> Path | None:
-    return file if _is_list_of(file, {"prompt", "encode_calls", "max_len"}) else None
-
-
-def check_prompts(path: Path) -> Iterator[Check]:
-    """The text of every prompt, its state's bins, its ids, padding, truncation and mask."""
-    for i, case in enumerate(read_json(path)):
-        name = f"prompt {i}"
-        state = None if case["state"] is None else np.array(case["state"], case.get("state_dtype") or "float64")
-        encoder = _CharacterEncoder()
-        tokens, mask = PromptTokenizer(encoder, case["max_len"], bucketed=False)(case["prompt"], state)
-        yield same(f"{name}: text", encoder.calls, [[text, bool(bos)] for text, bos in case["encode_calls"]])
-        if case.get("bins") is not None:
-            yield same(f"{name}: bins", discretize(state).tolist(), case["bins"])
-        if "tokens_charstub" in case:
-            yield same(f"{name}: ids", tokens.tolist(), case["tokens_charstub"])
-        if "mask_true" in case:
-            count = case["mask_true"]
-            yield same(f"{name}: mask", mask.tolist(), [True] * count + [False] * (case["max_len"] - count))
-
-
 # --- statistics ---
 
 
@@ -220,70 +180,6 @@ def check_norm_stats(path: Path) -> Iterator[Check]:
         yield same("written again", json.loads(copy.read_text()), recorded)
 
 
-# --- wire ---
-
-
-def _message_file(file: Path) -> Path | None:
-    """The JSON of a packed message, for itself and for its bytes."""
-    key = file.with_suffix(".json")
-    if file.suffix not in (".json", ".bin") or not key.is_file():
-        return None
-    content = read_json(key)
-    return key if isinstance(content, dict) and {"hex", "decoded"} <= set(content) else None
-
-
-def check_message(path: Path) -> Iterator[Check]:
-    """A packed message is read as recorded, and packed again to the same bytes."""
-    recorded = read_json(path)
-    data = bytes.fromhex(recorded["hex"])
-    if (binary := path.with_suffix(".bin")).is_file():
-        yield same(f"{binary.name}: bytes", binary.read_bytes(), data)
-    value = unpack(data)
-    yield same("packed again", pack(value), data)
-    yield same("keys", list(value), list(recorded["decoded"]))
-    for key, description in recorded["decoded"].items():
-        yield same(f"decoded {key}", describe(value.get(key)), description)
-
-
-def describe(value: Any) -> dict:
-    """A decoded value in the words of the recording."""
-    if isinstance(value, np.ndarray):
-        values = {"shape": list(value.shape), "values": value.tolist(), "writeable": bool(value.flags.writeable)}
-        return {"type": "ndarray", "dtype": str(value.dtype), **values}
-    if isinstance(value, np.generic):  # as NumPy 1 wrote it
-        name = "bool_" if isinstance(value, np.bool_) else type(value).__name__
-        return {"type": name, "repr": str(value)}
-    return {"type": type(value).__name__, "repr": repr(value)}
-
-
-def _session_file(file: Path) -> Path | None:
-    return file if _is_list_of(file, {"dir", "type", "hex"}) else None
-
-
-def check_session(path: Path) -> Iterator[Check]:
-    """Every frame of a session is read, and packed again to the same bytes."""
-    for i, frame in enumerate(read_json(path)):
-        name = f"frame {i} {frame['dir']}"
-        if frame["type"] != "bytes":
-            yield skip(name, f"a {frame['type']} frame carries no packed message")
-            continue
-        data = bytes.fromhex(frame["hex"])
-        try:
-            yield same(name, pack(unpack(data)).hex(), data.hex())
-        except WireError as error:
-            yield same(name, str(error), "a message")
-
-
-# --- shared ---
-
-
-def _is_list_of(file: Path, keys: set[str]) -> bool:
-    if file.suffix != ".json":
-        return False
-    content = read_json(file)
-    return isinstance(content, list) and bool(content) and all(isinstance(x, dict) and keys <= set(x) for x in content)
-
-
 def _raises(kind: type[Exception], function: Callable, *arguments: Any) -> bool:
     try:
         function(*arguments)
@@ -292,10 +188,4 @@ def _raises(kind: type[Exception], function: Callable, *arguments: Any) -> bool:
     return False
 
 
-KINDS: Sequence[tuple[str, Callable[[Path], Path | None], Callable[[Path], Iterator[Check]]]] = [
-    ("transforms", _transforms_file, check_transforms),
-    ("prompts", _prompts_file, check_prompts),
-    ("statistics", _norm_stats_file, check_norm_stats),
-    ("message", _message_file, check_message),
-    ("session", _session_file, check_session),
-]
+KINDS = [("transforms", _transforms_file, check_transforms), ("statistics", _norm_stats_file, check_norm_stats)]

@@ -6,7 +6,6 @@ The state dict is imported by the very table that imports LeRobot's checkpoints.
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -14,14 +13,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..checkpoints.checkpoint import load_model
-from ..checkpoints.foreign.torch_names import EMBEDDING, TRUNK_LM_HEAD, is_unused, leaf_source, torch_parts
-from ..observation import IMAGE_KEYS
-from .config import GemmaConfig, Pi05Config, ProgressConfig, SiglipConfig
-from .observation import Observation
-from .parity import Check, Tolerance, compare
-from .parity_model import EXACT, FORWARD, outputs
-from .pi05 import PERIODS, Pi05, attention_mask, time_embedding
+from ...checkpoints.checkpoint import load_model
+from ...checkpoints.foreign.torch_names import EMBEDDING, TRUNK_LM_HEAD, is_unused, leaf_source, torch_parts
+from ...observation import IMAGE_KEYS
+from ..config import GemmaConfig, Pi05Config, ProgressConfig, SiglipConfig
+from ..observation import Observation
+from ..pi05 import PERIODS, Pi05, attention_mask, time_embedding
+from .checks import EXACT, FORWARD, Check, Tolerance, compare
+from .files import npz_names, read_npz
+from .outputs import outputs
 
 META, STATE, INPUT, OUTPUT = "meta/json", "sd/", "in/", "out/"
 SAME = {  # recorded name -> name of the same quantity among openpi's
@@ -44,14 +44,8 @@ AT_VALID = ("prefix_embs", "joint_prefix_out", "cached_prefix_out")
 
 
 def _torch_file(file: Path) -> Path | None:
-    if file.suffix != ".npz":
-        return None
-    try:
-        with zipfile.ZipFile(file) as archive:
-            names = archive.namelist()
-    except zipfile.BadZipFile as error:
-        raise ValueError(f"{file} is damaged: {error}") from error
-    return file if f"{META}.npy" in names and any(name.startswith(STATE) for name in names) else None
+    names = npz_names(file)
+    return file if META in names and any(name.startswith(STATE) for name in names) else None
 
 
 def config_of(meta: Mapping) -> Pi05Config:
@@ -108,8 +102,7 @@ def observation_of(inputs: Mapping[str, np.ndarray], action_dim: int) -> Observa
 
 def check(file: Path) -> Iterator[Check]:
     """All quantities of a set."""
-    with np.load(file) as archive:
-        data = {name: archive[name] for name in archive.files}
+    data = read_npz(file)
 
     def part(prefix: str) -> dict[str, np.ndarray]:
         return {name.removeprefix(prefix): value for name, value in data.items() if name.startswith(prefix)}

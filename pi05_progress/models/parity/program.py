@@ -1,0 +1,119 @@
+"""The program around all comparisons: finds sets in files and folders, checks them, prints a table for each."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from .checks import Check, skip
+
+Checker = Callable[[Path], Iterator[Check]]
+# A kind of set: its title, the key file of the set that a file belongs to (or None), and what compares it.
+Kind = tuple[str, Callable[[Path], Path | None], Checker]
+
+
+@dataclass(frozen=True)
+class Found:
+    """The sets in what was given, as (title, checker, key file), and the files that belong to none."""
+
+    sets: list[tuple[str, Checker, Path]]
+    others: list[Path]
+
+
+def find_sets(paths: Sequence[Path], kinds: Sequence[Kind]) -> Found:
+    """What kind of set each file belongs to, without repetition, in order.
+
+    Raises:
+        FileNotFoundError: a path does not exist.
+        ValueError: a file is damaged.
+    """
+    found: dict[tuple[str, Path], tuple[str, Checker, Path]] = {}
+    others = []
+    for path in paths:
+        if not path.exists():
+            raise FileNotFoundError(f"{path} does not exist")
+        for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
+            keys = [(title, key_file(file), checker) for title, key_file, checker in kinds]
+            members = [(title, key, checker) for title, key, checker in keys if key is not None and key.is_file()]
+            for title, key, checker in members:
+                found.setdefault((title, key), (f"{title} {key.name}", checker, key))
+            if not members:
+                others.append(file)
+    return Found(list(found.values()), others)
+
+
+def check_all(paths: Sequence[Path], show: Callable[[str, list[Check]], None], kinds: Sequence[Kind]) -> list[Check]:
+    """Check every set and show each; returns all checks.
+
+    Raises:
+        OSError, ValueError: a file is missing, damaged, or lacks something.
+    """
+    found = find_sets(paths, kinds)
+    everything = []
+    for title, checker, key in found.sets:
+        try:
+            checks = list(checker(key))
+        except KeyError as error:
+            raise ValueError(f"{key}: the set lacks {error}") from error
+        except ValueError as error:
+            raise ValueError(str(error) if str(key.parent) in str(error) else f"{key}: {error}") from error
+        if not checks:
+            raise ValueError(f"{key}: the set has nothing to compare with; are its other files missing?")
+        show(title, checks)
+        everything += checks
+    everything += [skip(str(file), "belongs to no set that is known here") for file in found.others]
+    return everything
+
+
+def run_program(kinds: Sequence[Kind], program: str, description: str | None, arguments: Sequence[str] | None) -> int:
+    """Check what the command line names, print the result, and return the exit status.
+
+    Args:
+        kinds: the kinds of sets that this program knows.
+        program: how it is called, for its help.
+        description: what it does, for its help.
+        arguments: of the command line; None takes those of this process.
+
+    Returns:
+        0 if something was checked and all of it is within its tolerance, else 1.
+    """
+    parser = argparse.ArgumentParser(
+        prog=program, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("paths", nargs="+", type=Path, metavar="FILE_OR_FOLDER", help="golden sets, or folders of them")
+    parser.add_argument("--failures", action="store_true", help="print only what exceeds its tolerance")
+    args = parser.parse_args(arguments)
+    console = Console(width=None if sys.stdout.isatty() else 140)
+
+    def show(title: str, checks: list[Check]) -> None:
+        rows = [check for check in checks if not (check.skipped or (args.failures and check.ok))]
+        if not rows:
+            return
+        table = Table("quantity", "absolute", "relative", "tolerance", "", "", title=title, title_justify="left")
+        for c in rows:
+            table.add_row(
+                c.name, f"{c.absolute:.2e}", f"{c.relative:.2e}", str(c.tolerance), "ok" if c.ok else "EXCEEDED", c.note
+            )
+        console.print(table)
+
+    try:
+        checks = check_all(args.paths, show, kinds)
+    except (OSError, ValueError) as error:
+        print(f"parity: {error}", file=sys.stderr)
+        return 1
+    for check in checks:
+        if check.skipped:
+            print(f"not checked: {check.name}: {check.note}")
+    compared = [check for check in checks if not check.skipped]
+    if not compared:
+        print("parity: nothing was checked; no golden set was found in what was given", file=sys.stderr)
+        return 1
+    failed = sum(not check.ok for check in compared)
+    print(f"{len(compared)} quantities compared, {failed} exceed their tolerance")
+    return 1 if failed else 0
