@@ -1,8 +1,8 @@
 """The policy beside a robot: its sensors in, task progress and action chunks out, commands only if asked for.
 
 A lifecycle node. Threads: the executor's runs callbacks, which only store, and two timers (watch, diagnostics);
-``inference.py``'s makes estimates, ``commands.py``'s walks action chunks. Estimator and chunk counter belong to the
-inference thread, the table of inputs has its own lock, instruction and flags are replaced as a whole.
+``inference.py``'s makes estimates, which ``results.py`` publishes, ``commands.py``'s walks action chunks. The table of
+inputs has its own lock, the instruction is replaced as a whole.
 """
 
 from __future__ import annotations
@@ -15,43 +15,34 @@ import time
 import traceback
 from collections.abc import Sequence
 
-import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Float32, Int32, String
 from std_srvs.srv import Trigger
 
-from pi05_progress.estimate.estimator import Estimate, ProgressEstimator, Status
-from pi05_progress.observation import UNTRAINED
 from pi05_progress.policies import device_memory
 from pi05_progress.policies.backend import choose_backend
 from pi05_progress.policy import Policy, PolicyUnavailableError, make_policy, use_compilation_cache
 from pi05_progress.robots.messages import image_backend
 from pi05_progress.robots.profile import IMAGE_TYPE, SIDES, RobotProfile
-from pi05_progress_msgs.msg import ActionChunk, TaskProgress
 
-from .commanding.chunks import Chunk
 from .commanding.commands import CommandExecutor
 from .commanding.robot_state import RobotState
-from .inputs import Inputs, Snapshot, same_kind
-from .node.diagnostics import commands_status, inference_status, input_statuses
+from .inputs import Inputs, Snapshot
 from .node.inference import InferenceLoop, Result
 from .node.node_parameters import declare_parameters, read_parameters
-from .node.outputs import chunk_message, progress_message
+from .node.results import Results
+from .node.watch import NO_TASK, Watch
 from .parameters import ParameterError
-from .transport import use_image_transport
+from .ros_session import END_SIGNALS, ros_session
 
 WATCH_HZ = 20.0  # how often staleness is looked for
 DIAGNOSTICS_HZ = 1.0
-HEARTBEAT_S = 1.0
-CLOCK_JUMP_S = 1.0
-NO_TASK = "no task is set: set the parameter prompt or publish the instruction on ~/set_task"
 
 
 class PolicyNode(LifecycleNode):
@@ -67,6 +58,30 @@ class PolicyNode(LifecycleNode):
         self._inference: InferenceLoop | None = None
         self._lingering: InferenceLoop | None = None  # of an activation before, whose policy has not answered yet
         self._interfaces: list = []
+
+    def run(self, stop: threading.Event) -> int:
+        """Work until the end is asked for; returns the exit status. The robot is told to hold before ROS goes."""
+        executor = SingleThreadedExecutor()
+        executor.add_node(self)
+        status = 0
+        try:
+            if self.get_parameter("autostart").value and not self._start(stop):
+                status = 1
+                stop.set()
+            while not stop.is_set():
+                executor.spin_once(timeout_sec=0.1)
+        except ExternalShutdownException:
+            pass
+        finally:
+            self.on_shutdown(None)
+        return status
+
+    def _start(self, stop: threading.Event) -> bool:
+        """Configure and activate, unless the end is asked for meanwhile; False if one of them fails."""
+        ok = TransitionCallbackReturn.SUCCESS
+        if not stop.is_set() and self.trigger_configure() != ok:
+            return False
+        return stop.is_set() or self.trigger_activate() == ok
 
     # --- lifecycle ---
 
@@ -97,14 +112,11 @@ class PolicyNode(LifecycleNode):
         computed_by = choose_backend(p.checkpoint, p.backend) if p.policy == "pi05" else f"policy {p.policy}"
         self.get_logger().info(device_memory.describe(claim, computed_by))
         backend = image_backend()
-        self._trained = self._policy.model_id != UNTRAINED
-        self._progress_pub = self.create_publisher(TaskProgress, "task_progress", 10)
-        self._percent_pub = self.create_publisher(Float32, "task_progress/percent", 10)
-        self._chunk_pub = self.create_publisher(ActionChunk, "action_chunk", 10)
-        self._diagnostics_pub = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self._results = Results(self, self._profile, self._policy)
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         model = f"model {self._policy.model_id}, images by {backend}"
         self.get_logger().info(f"configured for {self._profile.name} in {time.monotonic() - started:.1f} s: {model}")
-        if not self._trained:
+        if not self._results.trained:
             text = "no checkpoint: random parameters, progress_raw means nothing and nothing will be commanded"
             self.get_logger().warning(text)
 
@@ -123,11 +135,7 @@ class PolicyNode(LifecycleNode):
         if self._lingering and self._lingering.running:
             raise ValueError("the policy is still busy with a call from before; wait for it, or restart the node")
         p = self._settings
-        self._estimator, self._reset_estimator = ProgressEstimator(), False
-        self._status = Status.UNKNOWN
-        self._chunk_id = 0
-        self._published_stamp_ns, self._last_published_s, self._problem = 0, 0.0, ""
-        self._last_now_ns = self.get_clock().now().nanoseconds
+        self._results.begin()
         self._inputs = Inputs(p.limits())
         self._robot = RobotState(self._profile)
         self._commands = CommandExecutor(
@@ -136,6 +144,15 @@ class PolicyNode(LifecycleNode):
         self._inference = InferenceLoop(
             self._policy, self._profile, p.inference_rate_hz, snapshot=self._snapshot, task=lambda: self._prompt,
             publish=self._publish, failed=self._commands.refuse, logger=self.get_logger(),
+        )  # fmt: skip
+        facts = {
+            "model_id": self._policy.model_id,
+            "checkpoint": p.checkpoint or p.server_uri or "none",
+            "robot": self._profile.name,
+        }
+        self._watch = Watch(
+            self, inputs=self._inputs, inference=self._inference, commands=self._commands, results=self._results,
+            task=lambda: self._prompt, facts=facts,
         )  # fmt: skip
         self._subscribe()
         self._commands.set_wanted(self.get_parameter("publish_commands").value)
@@ -155,8 +172,8 @@ class PolicyNode(LifecycleNode):
 
     def on_cleanup(self, _: LifecycleState) -> TransitionCallbackReturn:
         """Free the model."""
-        for publisher in (self._progress_pub, self._percent_pub, self._chunk_pub, self._diagnostics_pub):
-            self.destroy_publisher(publisher)
+        self._results.destroy()
+        self.destroy_publisher(self._diagnostics)
         if close := getattr(self._policy, "close", None):
             close()
         self._policy = None
@@ -198,7 +215,7 @@ class PolicyNode(LifecycleNode):
         subscribe(Int32, profile.fsm_topic, lambda message: self._robot.hear_fsm(message.data), 10)
         # Not the node's clock: a stopped /clock must not stop the watch over it.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
-        for rate_hz, callback in ((WATCH_HZ, self._watch), (DIAGNOSTICS_HZ, self._publish_diagnostics)):
+        for rate_hz, callback in ((WATCH_HZ, self._watch.look), (DIAGNOSTICS_HZ, self._publish_diagnostics)):
             timer = self.create_timer(1 / rate_hz, callback, clock=steady)
             self._interfaces.append((self.destroy_timer, timer))
 
@@ -215,7 +232,7 @@ class PolicyNode(LifecycleNode):
         self.set_parameters([Parameter("prompt", value=message.data)])
 
     def _on_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        self._reset_estimator = True
+        self._results.reset_estimator()
         response.success, response.message = True, "the next estimate starts anew"
         return response
 
@@ -237,129 +254,33 @@ class PolicyNode(LifecycleNode):
                 self._commands.set_wanted(parameter.value)
 
     def _against_commanding(self) -> str:
-        if not self._trained:
+        if not self._results.trained:
             return "the model is untrained, its actions mean nothing: give a checkpoint"
         return "" if self._prompt else NO_TASK
 
     def _snapshot(self) -> Snapshot:
         return self._inputs.snapshot(self.get_clock().now().nanoseconds)
 
-    # --- results, in the inference thread ---
+    def _publish_diagnostics(self) -> None:
+        self._diagnostics.publish(self._watch.diagnostics())
+
+    # --- called by the inference thread ---
 
     def _publish(self, result: Result) -> None:
-        output, stamp_ns = result.output, result.stamp_ns
-        now_ns, dt_s = self.get_clock().now().nanoseconds, self._policy.action_dt_s
-        if self._reset_estimator:
-            self._estimator.reset()
-            self._reset_estimator = False
-        estimate = self._estimator.update(stamp_ns * 1e-9, output, result.task, self._trained)
-        self._status = estimate.status
-        self._published_stamp_ns = stamp_ns
-        self._send_progress(estimate, result.task, result.policy_ms, (now_ns - stamp_ns) * 1e-6)
-        if estimate.progress is not None:
-            self._percent_pub.publish(Float32(data=100 * estimate.progress))
-        chunk = chunk_message(
-            output, self._profile, chunk_id=self._chunk_id, stamp_ns=stamp_ns, now_ns=now_ns, dt_s=dt_s,
-            model_ms=result.policy_ms,
-        )  # fmt: skip
-        self._chunk_id += 1
-        self._chunk_pub.publish(chunk)
+        chunk = self._results.publish(result)
         # Last: what cannot be said in messages does not move the robot.
-        planned = Chunk(stamp_ns * 1e-9, dt_s, output.actions.astype(float))
-        self._commands.offer(planned, self.get_clock().now().nanoseconds * 1e-9)
-
-    def _send_progress(
-        self, estimate: Estimate, task: str, policy_ms: float | None = None, age_ms: float | None = None
-    ) -> None:
-        self._last_published_s = time.monotonic()
-        message = progress_message(
-            estimate, task=task, model_id=self._policy.model_id, stamp_ns=self._published_stamp_ns,
-            inference_ms=policy_ms, age_ms=age_ms,
-        )  # fmt: skip
-        self._progress_pub.publish(message)
-
-    # --- watch: heartbeat and diagnostics, in the executor's thread ---
-
-    def _current_problem(self) -> str:
-        problems = self._snapshot().problems
-        if problems:
-            return "; ".join(problems)
-        if not self._prompt:
-            return NO_TASK
-        return self._inference.stats.last_error or self._inference.stats.slow()
-
-    def _watch(self) -> None:
-        now_ns = self.get_clock().now().nanoseconds
-        if now_ns < self._last_now_ns - CLOCK_JUMP_S * 1e9:
-            self.get_logger().warning("the clock jumped back: starting anew")
-            self._inference.forget()
-            self._inputs.clear()
-            self._reset_estimator = True
-            self._commands.refuse("the clock jumped back")
-        self._last_now_ns = now_ns
-        problem = self._current_problem()
-        if problem and not same_kind(problem, self._problem):
-            self.get_logger().warning(f"progress unknown: {problem}")
-        elif self._problem and not problem:
-            self.get_logger().info("progress is known again")
-        if problem and (not self._problem or time.monotonic() - self._last_published_s >= HEARTBEAT_S):
-            self._status = Status.UNKNOWN
-            self._send_progress(Estimate(), self._prompt)
-        self._problem = problem
-
-    def _publish_diagnostics(self) -> None:
-        name, problems = self.get_fully_qualified_name().lstrip("/"), self._snapshot().problems
-        waiting = problems[0] if problems else ("" if self._prompt else NO_TASK)
-        facts = {
-            "model_id": self._policy.model_id,
-            "checkpoint": self._settings.checkpoint or self._settings.server_uri or "none",
-            "robot": self._profile.name,
-            "task": self._prompt,
-            "task_status": self._status.name,
-        }
-        array = DiagnosticArray()
-        array.header.stamp = self.get_clock().now().to_msg()
-        array.status = [
-            *input_statuses(name, self._inputs.state(), (*problems, self._inference.stats.last_error)),
-            inference_status(name, self._inference.stats, waiting, facts),
-            commands_status(
-                name, self.get_parameter("publish_commands").value, self._commands.reason, self._commands.broken
-            ),
-        ]
-        self._diagnostics_pub.publish(array)
+        self._commands.offer(chunk, self.get_clock().now().nanoseconds * 1e-9)
 
 
 def main() -> int:
     """Entry point; returns the exit status."""
-    use_image_transport()
-    # Signals only ask for the end: the robot is told to hold before the context goes.
-    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: stop.set())
-    try:
-        node = PolicyNode()
-    except ParameterError as error:
-        print(f"policy_node: {error}", file=sys.stderr)
-        rclpy.try_shutdown()
-        return 1
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    status = 0
-    try:
-        if node.get_parameter("autostart").value and not stop.is_set():
-            ok = TransitionCallbackReturn.SUCCESS
-            if node.trigger_configure() != ok or (not stop.is_set() and node.trigger_activate() != ok):
-                status = 1
-                stop.set()
-        while not stop.is_set():
-            executor.spin_once(timeout_sec=0.1)
-    except ExternalShutdownException:
-        pass
-    finally:
-        node.on_shutdown(None)
-        rclpy.try_shutdown()
-    return status
+    with ros_session(signals=(*END_SIGNALS, signal.SIGHUP)) as stop:
+        try:
+            node = PolicyNode()
+        except ParameterError as error:
+            print(f"policy_node: {error}", file=sys.stderr)
+            return 1
+        return node.run(stop)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,96 @@
+"""What the node publishes of the policy's answers: progress, its percentage and the action chunk.
+
+Threads: ``publish`` is called by the inference thread, which owns the estimator and the counter of chunks, all else by
+the executor's thread. What both touch are single values that are replaced as a whole.
+"""
+
+from __future__ import annotations
+
+import time
+
+from rclpy.node import Node
+from std_msgs.msg import Float32
+
+from pi05_progress.estimate.estimator import Estimate, ProgressEstimator, Status
+from pi05_progress.observation import UNTRAINED
+from pi05_progress.policy import Policy
+from pi05_progress.robots.profile import RobotProfile
+from pi05_progress_msgs.msg import ActionChunk, TaskProgress
+
+from ..commanding.chunks import Chunk
+from .inference import Result
+from .outputs import chunk_message, progress_message
+
+
+class Results:
+    """See the module's docstring.
+
+    Args:
+        node: whose publishers these are.
+        profile: names the columns of a chunk.
+        policy: gave the answers.
+
+    Attributes:
+        trained: whether the policy's answers mean anything.
+        status: of the task, as published last.
+    """
+
+    def __init__(self, node: Node, profile: RobotProfile, policy: Policy) -> None:
+        self._node, self._profile, self._policy = node, profile, policy
+        self.trained = policy.model_id != UNTRAINED
+        self._progress = node.create_publisher(TaskProgress, "task_progress", 10)
+        self._percent = node.create_publisher(Float32, "task_progress/percent", 10)
+        self._chunks = node.create_publisher(ActionChunk, "action_chunk", 10)
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin anew, before the inference thread starts."""
+        self._estimator, self._reset_asked = ProgressEstimator(), False
+        self._chunk_id, self._stamp_ns, self._published_s = 0, 0, 0.0
+        self.status = Status.UNKNOWN
+
+    def reset_estimator(self) -> None:
+        """Let the next estimate start anew."""
+        self._reset_asked = True
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds since progress was published."""
+        return time.monotonic() - self._published_s
+
+    def publish(self, result: Result) -> Chunk:
+        """Publish an answer; returns its actions as what is to be carried out."""
+        output, stamp_ns = result.output, result.stamp_ns
+        now_ns, dt_s = self._node.get_clock().now().nanoseconds, self._policy.action_dt_s
+        if self._reset_asked:
+            self._estimator.reset()
+            self._reset_asked = False
+        estimate = self._estimator.update(stamp_ns * 1e-9, output, result.task, self.trained)
+        self._stamp_ns = stamp_ns
+        self._send(estimate, result.task, result.policy_ms, (now_ns - stamp_ns) * 1e-6)
+        if estimate.progress is not None:
+            self._percent.publish(Float32(data=100 * estimate.progress))
+        chunk = chunk_message(
+            output, self._profile, chunk_id=self._chunk_id, stamp_ns=stamp_ns, now_ns=now_ns, dt_s=dt_s,
+            model_ms=result.policy_ms,
+        )  # fmt: skip
+        self._chunk_id += 1
+        self._chunks.publish(chunk)
+        return Chunk(stamp_ns * 1e-9, dt_s, output.actions.astype(float))
+
+    def publish_unknown(self, task: str) -> None:
+        """Say that progress is not known at present."""
+        self._send(Estimate(), task)
+
+    def _send(self, estimate: Estimate, task: str, policy_ms: float | None = None, age_ms: float | None = None) -> None:
+        self.status, self._published_s = estimate.status, time.monotonic()
+        message = progress_message(
+            estimate, task=task, model_id=self._policy.model_id, stamp_ns=self._stamp_ns, inference_ms=policy_ms,
+            age_ms=age_ms,
+        )  # fmt: skip
+        self._progress.publish(message)
+
+    def destroy(self) -> None:
+        """Let go of the publishers."""
+        for publisher in (self._progress, self._percent, self._chunks):
+            self._node.destroy_publisher(publisher)

@@ -1,0 +1,94 @@
+"""The watch over inputs, policy and clock: says when progress is not known, and why, and publishes diagnostics.
+
+Everything runs in the executor's thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.node import Node
+
+from ..commanding.commands import CommandExecutor
+from ..inputs import Inputs, same_kind
+from .diagnostics import commands_status, inference_status, input_statuses
+from .inference import InferenceLoop
+from .results import Results
+
+HEARTBEAT_S = 1.0  # at most, between two messages about progress, while it is not known
+CLOCK_JUMP_S = 1.0  # back, by more than which everything begins anew
+NO_TASK = "no task is set: set the parameter prompt or publish the instruction on ~/set_task"
+
+
+class Watch:
+    """See the module's docstring; ``look`` and ``diagnostics`` are called by timers.
+
+    Args:
+        node: whose clock, logger and parameters these are.
+        inputs: the table of inputs.
+        inference: the inference thread.
+        commands: the commands' thread.
+        results: publishes that progress is unknown.
+        task: the present instruction.
+        facts: what diagnostics say of the policy, beside the task and its status.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        *,
+        inputs: Inputs,
+        inference: InferenceLoop,
+        commands: CommandExecutor,
+        results: Results,
+        task: Callable[[], str],
+        facts: Mapping[str, str],
+    ) -> None:
+        self._node, self._inputs, self._inference, self._commands = node, inputs, inference, commands
+        self._results, self._task, self._facts = results, task, facts
+        self._problem, self._last_now_ns = "", node.get_clock().now().nanoseconds
+
+    def look(self) -> None:
+        """Look for a clock that jumped back and for what is wrong; tell both."""
+        logger, now_ns = self._node.get_logger(), self._node.get_clock().now().nanoseconds
+        if now_ns < self._last_now_ns - CLOCK_JUMP_S * 1e9:
+            logger.warning("the clock jumped back: starting anew")
+            self._inference.forget()
+            self._inputs.clear()
+            self._results.reset_estimator()
+            self._commands.refuse("the clock jumped back")
+        self._last_now_ns = now_ns
+        problem = self._current_problem()
+        if problem and not same_kind(problem, self._problem):
+            logger.warning(f"progress unknown: {problem}")
+        elif self._problem and not problem:
+            logger.info("progress is known again")
+        if problem and (not self._problem or self._results.silent_s >= HEARTBEAT_S):
+            self._results.publish_unknown(self._task())
+        self._problem = problem
+
+    def _input_problems(self) -> tuple[str, ...]:
+        return self._inputs.snapshot(self._node.get_clock().now().nanoseconds).problems
+
+    def _current_problem(self) -> str:
+        if problems := self._input_problems():
+            return "; ".join(problems)
+        if not self._task():
+            return NO_TASK
+        return self._inference.stats.last_error or self._inference.stats.slow()
+
+    def diagnostics(self) -> DiagnosticArray:
+        """The state of inputs, policy and commands."""
+        name, problems, task = self._node.get_fully_qualified_name().lstrip("/"), self._input_problems(), self._task()
+        waiting = problems[0] if problems else ("" if task else NO_TASK)
+        facts = {**self._facts, "task": task, "task_status": self._results.status.name}
+        wanted, commands = self._node.get_parameter("publish_commands").value, self._commands
+        array = DiagnosticArray()
+        array.header.stamp = self._node.get_clock().now().to_msg()
+        array.status = [
+            *input_statuses(name, self._inputs.state(), (*problems, self._inference.stats.last_error)),
+            inference_status(name, self._inference.stats, waiting, facts),
+            commands_status(name, wanted, commands.reason, commands.broken),
+        ]
+        return array
