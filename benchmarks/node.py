@@ -31,7 +31,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from pi05_progress.robots.profile import SIDES, RobotProfile
+from pi05_progress.robots.profile import RobotProfile
 from pi05_progress_ros.transport import use_image_transport
 
 PROFILE = RobotProfile.load("teleavatar")
@@ -153,7 +153,7 @@ def generate(seconds: float) -> None:
     node = rclpy.create_node("load")
     images = [node.create_publisher(Image, c.topic, qos_profile_sensor_data) for c in PROFILE.cameras.values()]
     joints = []
-    for side in SIDES:
+    for side in PROFILE.arms:
         arm, gripper = PROFILE.arms[side], PROFILE.grippers[side]
         pose = arm.limits().mean(axis=1).tolist()
         joints.append((node.create_publisher(JointState, arm.state_topic, 10), list(arm.joints), pose))

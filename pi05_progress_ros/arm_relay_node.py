@@ -16,7 +16,7 @@ from rclpy.node import Node
 from sensor_msgs.msg import JointState
 
 from pi05_progress.robots.joints import MessageError, clipped, joint_values, ordered
-from pi05_progress.robots.profile import SIDES, ArmProfile, RobotProfile
+from pi05_progress.robots.profile import ArmProfile, RobotProfile
 from pi05_progress.robots.yaml_lines import ConfigError
 
 from .commanding.graph import other_publishers
@@ -39,7 +39,7 @@ class ArmRelay:
     def __init__(self, node: Node, side: str, profile: RobotProfile) -> None:
         self._node, self._side, self._relay = node, side, profile.relay
         self._arm: ArmProfile = profile.arms[side]
-        self._target: tuple[float, np.ndarray] | None = None  # arrival (monotonic, s) and rad (7,)
+        self._target: tuple[float, np.ndarray] | None = None  # arrival (monotonic, s) and rad
         self._state: tuple[float, np.ndarray] | None = None
         self._silent = "no target yet"
         self._publisher = node.create_publisher(JointState, self._arm.command_topic, 10)
@@ -87,7 +87,7 @@ class ArmRelay:
         if silent:
             return
         target, position = self._target[1], self._state[1]
-        message = JointState(name=list(self._arm.joints), position=target.tolist(), effort=[0.0] * 7)
+        message = JointState(name=list(self._arm.joints), position=target.tolist(), effort=[0.0] * len(target))
         message.velocity = relay_velocity(self._relay, target, position).tolist()
         message.header.stamp = self._node.get_clock().now().to_msg()
         self._publisher.publish(message)
@@ -118,7 +118,7 @@ class ArmRelayNode(Node):
                 f"parameter robot: {profile.name} follows joint positions directly and needs no relay; "
                 "a relay beside the policy would be a second publisher of its commands"
             )
-        self._arms = [ArmRelay(self, side, profile) for side in SIDES]
+        self._arms = [ArmRelay(self, side, profile) for side in profile.arms]
         self._hold = ""
         self.create_timer(1 / profile.relay.rate_hz, self._tick)
         self.create_timer(WATCH_PERIOD_S, self._watch)

@@ -29,7 +29,7 @@ from pi05_progress.policies import device_memory
 from pi05_progress.policies.backend import choose_backend
 from pi05_progress.policy import Policy, PolicyUnavailableError, make_policy, use_compilation_cache
 from pi05_progress.robots.messages import image_backend
-from pi05_progress.robots.profile import IMAGE_TYPE, SIDES, RobotProfile
+from pi05_progress.robots.profile import IMAGE_TYPE, ArmProfile, RobotProfile
 
 from .commanding.commands import CommandExecutor
 from .commanding.robot_state import RobotState
@@ -202,12 +202,9 @@ class PolicyNode(LifecycleNode):
         for key, camera in profile.cameras.items():
             self._inputs.add(key, camera.topic, image=True)
             subscribe(Image, camera.topic, lambda message, key=key: self._on_image(key, message), newest)
-        for side in SIDES:
-            topics = {"arm": profile.arms[side].state_topic, "gripper": profile.grippers[side].state_topic}
-            for part, topic in topics.items():
-                name = f"{side}_{part}"
-                self._inputs.add(name, topic, image=False, required=part == "arm")
-                subscribe(JointState, topic, lambda message, name=name: self._store(name, message), newest)
+        for name, part in profile.joint_parts().items():
+            self._inputs.add(name, part.state_topic, image=False, required=isinstance(part, ArmProfile))
+            subscribe(JointState, part.state_topic, lambda message, name=name: self._store(name, message), newest)
         subscribe(String, "~/set_task", self._on_task, 10)
         subscribe(Float32, profile.enable_topic, self._on_enable, 10)
         self._interfaces.append((self.destroy_service, self.create_service(Trigger, "~/reset", self._on_reset)))

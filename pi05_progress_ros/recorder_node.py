@@ -18,6 +18,7 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Joy
 
+from pi05_progress.robots.episode_notes import ABORTED
 from pi05_progress.robots.profile import MarksProfile, RobotProfile
 from pi05_progress.robots.yaml_lines import ConfigError
 from pi05_progress_msgs.msg import EpisodeEvent
@@ -32,7 +33,6 @@ from .ros_session import ros_session
 
 WATCH_S = 1.0  # between looks at rates and at the disk
 COMMANDS = ("teleoperation", "policy", "none")
-ABORTED = "aborted: "  # begins the note of an episode that was not ended on purpose
 
 
 class RecorderNode(Node):

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from rosbags.rosbag2 import StoragePlugin, Writer
 
-from pi05_progress.robots.profile import SIDES, RobotProfile
+from pi05_progress.robots.profile import RobotProfile
 from training.bags.message_types import known_types
 
 Form = Literal["raw", "jpeg", "hevc"]
@@ -77,8 +77,8 @@ def write_recording(path: Path, profile: RobotProfile, seconds: float, size: tup
 
         for tick in range(round(seconds * 600)):  # of which all three rates are parts
             stamp = START + round(tick * 1e9 / 600)
-            for side in SIDES:
-                arm, gripper = profile.arms[side], profile.grippers[side]
+            for side, arm in profile.arms.items():
+                gripper = profile.grippers[side]
                 if tick % 3 == 0:
                     _joints(write, arm.state_topic, arm.joints, stamp)
                     _joints(write, gripper.state_topic, (gripper.joint,), stamp)

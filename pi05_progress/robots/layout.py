@@ -105,12 +105,6 @@ class Layout:
         size = len(QUANTITIES) * len(self.joints)
         return size, size + len(POSE) * len(self.arms)
 
-    def parts(self) -> list[str]:
-        """Names of the inputs that are joints: ``left_arm``, ``left_gripper``, ..."""
-        return [
-            f"{arm}_{part}" for arm in self.arms for part in ("arm", "gripper") if part == "arm" or arm in self.grippers
-        ]
-
     def vector_names(self, size: int) -> list[str]:
         """Names of the numbers of a vector of this length: ``l_joint1.position``, ..., ``right_ee.qw``."""
         names = [f"{joint}.{quantity}" for quantity in QUANTITIES for joint in self.joints]

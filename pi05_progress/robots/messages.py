@@ -18,7 +18,7 @@ from ..observation import RobotFrame
 from .joints import MessageError, joint_values
 from .layout import QUANTITIES
 from .profile import CameraProfile, RobotProfile
-from .teleavatar import crop, one_eye, turned
+from .views import crop, one_eye, turned
 
 # Run in a process of its own: a cv_bridge built for another NumPy may crash the interpreter instead of raising.
 _CV_BRIDGE_TRIAL = """
@@ -43,8 +43,8 @@ def joint_vector(profile: RobotProfile, joints: Mapping[str, Any | None]) -> np.
 
     Args:
         profile: the robot.
-        joints: ``JointState`` messages by the names of ``Layout.parts``, as ``left_arm``; a gripper that is None or
-            left out is 0. A gripper's command may hold only an effort.
+        joints: ``JointState`` messages by the names of ``RobotProfile.joint_parts``, as ``left_arm``; a gripper that
+            is None or left out is 0. A gripper's command may hold only an effort.
 
     Raises:
         MessageError: an arm is missing, or a message is wrong.
@@ -181,7 +181,7 @@ def robot_frame(profile: RobotProfile, images: Mapping[str, Any], joints: Mappin
             source = decode_image(source, key)
         pictures[key] = prepare_image(source, camera)
     state = joint_vector(profile, joints)
-    present = {part: joints.get(part) for part in profile.layout.parts()}
+    present = {part: joints.get(part) for part in profile.joint_parts()}
     stamps |= {part: stamp_ns(message) for part, message in present.items() if message is not None}
     absent = tuple(part for part, message in present.items() if message is None)
     return RobotFrame(pictures, state, stamps, absent)

@@ -19,8 +19,6 @@ from ..observation import IMAGE_KEYS
 from .layout import QUANTITIES, GripperCurve, Layout
 from .yaml_lines import ConfigError, Document, read_document
 
-Side = Literal["left", "right"]
-SIDES: tuple[Side, Side] = ("left", "right")
 IMAGE_TYPE = "sensor_msgs/msg/Image"
 PACKET_TYPE = "ffmpeg_image_transport_msgs/msg/FFMPEGPacket"
 
@@ -222,6 +220,11 @@ class RobotProfile(_Section):
             for key in ("kp", "v_max"):
                 if self.relay and (count := len(getattr(self.relay, key))) != len(arm.joints):
                     raise ValueError(f"relay: {count} numbers of {key}, arm {name} has {len(arm.joints)} joints")
+
+    def joint_parts(self) -> dict[str, ArmProfile | GripperProfile]:
+        """Arms and grippers by the names of their inputs, in the layout's order: ``left_arm``, ``left_gripper``, ..."""
+        parts = {"arm": self.arms, "gripper": self.grippers}
+        return {f"{arm}_{part}": of[arm] for arm in self.arms for part, of in parts.items() if arm in of}
 
     def _joints(self, arm: str) -> list[str]:
         """Names of an arm's joints, its gripper's at the end."""

@@ -7,10 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pi05_progress.robots.profile import SIDES, RobotProfile
-from pi05_progress.robots.teleavatar import GRIPPER_ACTION, gripper_command_from_effort
-
-ARM_COLUMNS = {"left": slice(0, 7), "right": slice(8, 15)}  # of the 16 action numbers
+from pi05_progress.robots.profile import RobotProfile
 
 
 @dataclass(frozen=True)
@@ -93,27 +90,29 @@ def limited(target: np.ndarray, previous: np.ndarray, ranges: np.ndarray, max_sp
 def next_commands(
     target: np.ndarray, last: Mapping[str, np.ndarray], profile: RobotProfile, max_speed: float, dt_s: float
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-    """What both arms and grippers are commanded next.
+    """What arms and grippers are commanded next.
 
     Args:
-        target: of the chunk now, (16,), rad and N m.
-        last: per side what the arm was commanded last, rad (7,).
-        profile: joint ranges and gripper curve.
+        target: of the chunk now, a row of the profile's layout.
+        last: per arm what it was commanded last, rad.
+        profile: layout and joint ranges.
         max_speed: of any arm joint, rad/s.
         dt_s: since the last command.
 
     Returns:
-        Per side rad (7,), see ``limited``; and per side the gripper's command number in [0, 1].
+        Per arm rad, see ``limited``; and per gripper its command number in [0, 1].
     """
-    arms, grippers = {}, {}
-    for side in SIDES:
-        arms[side] = limited(target[ARM_COLUMNS[side]], last[side], profile.arms[side].limits(), max_speed, dt_s)
-        grippers[side] = float(gripper_command_from_effort(target[GRIPPER_ACTION[side]], side, profile.gripper_curve))
+    layout = profile.layout
+    arms = {
+        arm: limited(target[columns], last[arm], layout.limits[columns], max_speed, dt_s)
+        for arm, columns in layout.arms.items()
+    }
+    grippers = {of: float(layout.curves[of].command(target[column])) for of, column in layout.grippers.items()}
     return arms, grippers
 
 
 def inside(positions: Mapping[str, np.ndarray], profile: RobotProfile) -> dict[str, np.ndarray]:
-    """Per side a pose, rad (7,), moved into the joint ranges."""
+    """Per arm a pose, rad, moved into the joint ranges."""
     return {side: np.clip(position, *profile.arms[side].limits().T) for side, position in positions.items()}
 
 

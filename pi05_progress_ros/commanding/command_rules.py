@@ -13,9 +13,9 @@ from typing import NamedTuple
 import numpy as np
 
 from pi05_progress.robots.profile import RobotProfile
+from pi05_progress.robots.states import FsmState
 
 from .chunks import blocked, inside, next_commands
-from .robot_state import FSM_NAMES, PAUSE, READY
 
 ENABLE_PERIOD_S = 0.1  # of the heartbeat that keeps the robot enabled
 PAUSE_S = 0.5  # after a stop, so that what the robot says of itself is news again
@@ -50,7 +50,7 @@ class Against(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What is commanded now: rad (7,) per arm, gripper numbers in [0, 1] where they move, and what it waits for."""
+    """What is commanded now: rad per arm, gripper numbers in [0, 1] where they move, and what it waits for."""
 
     arms: dict[str, np.ndarray]
     grippers: dict[str, float]
@@ -68,8 +68,8 @@ class CommandRules:
     def __init__(self, profile: RobotProfile, settings: CommandSettings) -> None:
         self._profile, self._settings = profile, settings
         self.commanding = False
-        self._last: dict[str, np.ndarray] = {}  # per arm what was commanded last, rad (7,)
-        self._highest_fsm = PAUSE  # that the robot has reached since commanding began
+        self._last: dict[str, np.ndarray] = {}  # per arm what was commanded last, rad
+        self._highest_fsm = FsmState.PAUSE  # that the robot has reached since commanding began
         self._stopped_s, self._target_s = -math.inf, -math.inf
 
     def against(
@@ -79,8 +79,8 @@ class CommandRules:
 
         Args:
             fsm: state of the robot's state machine.
-            target: of the chunk in force, (16,); None if there is none.
-            positions: where both arms are, rad (7,).
+            target: of the chunk in force, one number per joint; None if there is none.
+            positions: where each arm is, rad.
             now_s: of any clock that only goes forward.
         """
         if target is not None:
@@ -114,15 +114,15 @@ class CommandRules:
     def step(self, fsm: int, target: np.ndarray | None, positions: dict[str, np.ndarray], period_s: float) -> Step:
         """What is commanded ``period_s`` after the last step; arguments as ``against``."""
         if not self.commanding:
-            self.commanding, self._highest_fsm = True, PAUSE
+            self.commanding, self._highest_fsm = True, FsmState.PAUSE
             self._last = inside(positions, self._profile)
-        if fsm == PAUSE:
+        if fsm == FsmState.PAUSE:
             # The pose the arms have is commanded until the robot follows: slow start then moves nothing.
             self._last = inside(positions, self._profile)
         self._highest_fsm = max(self._highest_fsm, fsm)
         grippers: dict[str, float] = {}
-        if fsm != READY:
-            waits_for = f"waiting for the robot to be READY, it is in {FSM_NAMES[fsm]}"
+        if fsm != FsmState.READY:
+            waits_for = f"waiting for the robot to be READY, it is in {FsmState(fsm).name}"
         elif target is None:
             waits_for = "the chunk has ended: holding its last target"
         else:

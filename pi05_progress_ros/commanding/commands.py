@@ -19,7 +19,7 @@ import numpy as np
 from rclpy.node import Node
 
 from pi05_progress.robots.joints import MessageError, joint_values
-from pi05_progress.robots.profile import SIDES, RobotProfile
+from pi05_progress.robots.profile import RobotProfile
 
 from ..inputs import Snapshot, same_kind
 from .chunks import Chunk
@@ -79,7 +79,7 @@ class CommandExecutor:
         self._plan.set_wanted(wanted)
 
     def offer(self, chunk: Chunk, now_s: float) -> None:
-        """A newer chunk, rad and N m (h, 16), all of it finite."""
+        """A newer chunk, rad and N m (h, n), all of it finite."""
         self._plan.offer(chunk, now_s, self._rules.commanding)
 
     def forget(self) -> None:
@@ -193,16 +193,16 @@ class CommandExecutor:
 
 
 def _positions(snapshot: Snapshot, profile: RobotProfile) -> dict[str, np.ndarray]:
-    """Where both arms are, rad (7,) each.
+    """Where each arm is, rad.
 
     Raises:
         MessageError: an arm's joints are stale or wrong.
     """
     found = {}
-    for side in SIDES:
+    for side, arm in profile.arms.items():
         name = f"{side}_arm"
         if name in snapshot.stale or name not in snapshot.messages:
             raise MessageError(f"{name}: no fresh joint state")
-        values = joint_values(snapshot.messages[name], profile.arms[side].joints, name)
+        values = joint_values(snapshot.messages[name], arm.joints, name)
         found[side] = values.position.astype(float)
     return found

@@ -6,7 +6,7 @@ import time
 
 from rclpy.node import Node
 
-from pi05_progress.robots.profile import SIDES, RobotProfile
+from pi05_progress.robots.profile import RobotProfile
 
 from .publishers import arm_topics
 
@@ -46,7 +46,7 @@ class OtherCommanders:
         return self._found
 
     def _look(self) -> str:
-        grippers = [self._profile.grippers[side].command_topic for side in SIDES]
+        grippers = [gripper.command_topic for gripper in self._profile.grippers.values()]
         for topic in (*arm_topics(self._profile).values(), *grippers):
             if others := other_publishers(self._node, topic):
                 return f"{', '.join(others)} publishes {topic}, too: stop one of the two"

@@ -20,7 +20,7 @@ class Request(NamedTuple):
         wanted: whether the robot is to be commanded.
         refusal: why the policy's actions are not carried out at the moment; empty if they are.
         ended_by: what has ended commanding until it is asked for anew; empty if nothing has.
-        target: of the chunk in force, (16,), rad and N m; None if there is none.
+        target: of the chunk in force, (n,), rad and N m; None if there is none.
     """
 
     wanted: bool
@@ -57,7 +57,7 @@ class Plan:
         """A newer chunk is there.
 
         Args:
-            chunk: rad and N m (h, 16), all of it finite.
+            chunk: rad and N m (h, n), all of it finite.
             now_s: of the clock that the chunk's times are of.
             commanding: whether the robot is commanded now; if not, a chunk that comes too late is a reason against it.
         """

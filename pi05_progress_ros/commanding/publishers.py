@@ -11,7 +11,7 @@ from rclpy.node import Node
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float32
 
-from pi05_progress.robots.profile import SIDES, RobotProfile
+from pi05_progress.robots.profile import RobotProfile
 
 from .command_rules import ENABLE_PERIOD_S, Step
 
@@ -35,7 +35,7 @@ class CommandPublishers:
     def __init__(self, node: Node, profile: RobotProfile) -> None:
         self._node, self._profile, self._enabled_s = node, profile, 0.0
         self._arms = {side: node.create_publisher(JointState, topic, 10) for side, topic in arm_topics(profile).items()}
-        self._grippers = {s: node.create_publisher(Float32, profile.grippers[s].command_topic, 10) for s in SIDES}
+        self._grippers = {s: node.create_publisher(Float32, g.command_topic, 10) for s, g in profile.grippers.items()}
         self._enable = node.create_publisher(Float32, profile.enable_topic, 10)
 
     def send(self, step: Step) -> None:
@@ -48,7 +48,7 @@ class CommandPublishers:
             self._enable.publish(Float32(data=1.0))
 
     def send_arms(self, positions: Mapping[str, np.ndarray]) -> None:
-        """Command arm positions, per side rad (7,)."""
+        """Command arm positions, per arm in rad."""
         stamp = self._node.get_clock().now().to_msg()
         for side, position in positions.items():
             message = JointState(name=list(self._profile.arms[side].joints), position=position.tolist())

@@ -8,7 +8,7 @@ from pi05_progress.robots.profile import RelayProfile
 
 
 def relay_velocity(relay: RelayProfile, target: np.ndarray, position: np.ndarray) -> np.ndarray:
-    """Joint velocities, rad/s (7,), that bring an arm from ``position`` to ``target``, rad (7,) each.
+    """Joint velocities, rad/s, that bring an arm from ``position`` to ``target``, rad.
 
     ``clip(kp (target - position), +-speed_share v_max)``, the vendor's relay.
     """

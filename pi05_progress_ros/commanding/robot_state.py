@@ -5,14 +5,11 @@ Written by the callbacks' thread, read by the commands' thread: single attribute
 
 from __future__ import annotations
 
-import json
 import time
 
 from pi05_progress.robots.profile import RobotProfile
+from pi05_progress.robots.states import FsmState, Mode, read_mode
 
-PAUSE, SLOW_START, READY = 0, 1, 2  # /fsm_state
-FSM_NAMES = {PAUSE: "PAUSE", SLOW_START: "SLOW_START", READY: "READY"}
-TELEOPERATION, API = 0, 1  # meta_mode
 FSM_TIMEOUT_S = 1.0  # comes at 20 Hz
 MODE_TIMEOUT_S = 3.0  # comes at 1 Hz
 
@@ -35,11 +32,8 @@ class RobotState:
 
     def hear_mode(self, text: str) -> str:
         """The mode, JSON as published; returns what is wrong with it, else an empty string."""
-        try:
-            mode = json.loads(text)["meta_mode"]
-        except (ValueError, TypeError, KeyError, RecursionError):
-            mode = None
-        self._mode = (time.monotonic(), mode) if type(mode) is int else None
+        mode = read_mode(text)
+        self._mode = None if mode is None else (time.monotonic(), mode)
         if self._mode is None:
             return f"{self._profile.mode_topic}: expected JSON with meta_mode, got {text[:80]!r}"
         return ""
@@ -60,8 +54,8 @@ class RobotState:
                 return f"nothing valid on {what} yet: the robot's state is not known"
             if now - heard[0] > limit:
                 return f"{what}: nothing for more than {limit:g} s"
-        if self._mode[1] == TELEOPERATION:
+        if self._mode[1] == Mode.TELEOPERATION:
             return "the robot is in teleoperation mode and ignores commands"
-        if self._mode[1] != API:
+        if self._mode[1] != Mode.API:
             return f"{self._profile.mode_topic}: meta_mode {self._mode[1]} is not known"
-        return "" if self._fsm[1] in FSM_NAMES else f"{self._profile.fsm_topic}: state {self._fsm[1]} is not known"
+        return "" if self._fsm[1] in FsmState else f"{self._profile.fsm_topic}: state {self._fsm[1]} is not known"

@@ -17,6 +17,8 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 
+from pi05_progress.robots.states import Mode
+
 from ..ros_session import ros_session
 from .expert.faults import parse_fault
 from .physics.cameras import scaled_sizes
@@ -30,7 +32,6 @@ from .robot.physics_loop import PhysicsLoop
 from .robot.requests import Requests
 from .robot.robot import Robot
 from .robot.robot_parameters import RobotParameters, declare_parameters, read_parameters
-from .robot.states import API, TELEOPERATION
 
 if TYPE_CHECKING:
     from .expert.operator import Operator
@@ -52,10 +53,10 @@ class RobotNode(Node):
         parameters = read_parameters(self)
         profile, lock = parameters.profile, threading.Lock()
         self._stop, self._robot = stop, Robot(World(parameters.task, parameters.seed, parameters.arm_command))
-        check_alone(self, profile.arms["left"].state_topic)
+        check_alone(self, next(iter(profile.arms.values())).state_topic)
         requests = Requests(self, self._robot, parameters.lockstep_step_s is not None, stop.is_set)
         operator = self._make_operator(parameters) if parameters.expert else None
-        mode = TELEOPERATION if parameters.teleoperation or operator else API
+        mode = Mode.TELEOPERATION if parameters.teleoperation or operator else Mode.API
         self._loop = PhysicsLoop(
             self,
             self._robot,

@@ -12,7 +12,7 @@ from convert_recordings import IMAGE, PROFILE, START, TOPICS, joints, numbered, 
 from convert_results import convert
 
 from pi05_progress.observation import PolicyOutput
-from pi05_progress.robots.profile import SIDES
+from pi05_progress.robots.states import Mode
 
 SECONDS = 1.0
 
@@ -61,7 +61,7 @@ def live_frames(messages):
     assert rclpy
     inputs = Inputs(Limits(image_age_s=60, joint_age_s=60, skew_s=1, past_s=60, future_s=60))
     names = {topic: key for key, topic in TOPICS.items()}
-    for side in SIDES:
+    for side in PROFILE.arms:
         names[PROFILE.arms[side].state_topic] = f"{side}_arm"
         names[PROFILE.grippers[side].state_topic] = f"{side}_gripper"
     for topic, name in names.items():
@@ -114,7 +114,7 @@ def test_the_live_nodes_path_and_the_converter_make_the_same_frames(tmp_path, me
         assert all(np.array_equal(a.images[camera], b) for a, b in zip(live, encoded[camera], strict=True)), camera
         stamps = [frame.stamps_ns[camera] for frame in live]
         assert stamps == [START + round(i * 1e9 / 30) for i in range(30)]
-    assert set(PROFILE.layout.parts()) <= set(live[0].stamps_ns)
+    assert set(PROFILE.joint_parts()) <= set(live[0].stamps_ns)
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,7 @@ def simulated(tmp_path_factory):
     from pi05_progress_ros.sim.expert.operator import Operator
     from pi05_progress_ros.sim.physics.world import World
     from pi05_progress_ros.sim.robot.robot import Robot
-    from pi05_progress_ros.sim.robot.states import TELEOPERATION, StatePublisher, is_image_tick, to_time
+    from pi05_progress_ros.sim.robot.states import StatePublisher, is_image_tick, to_time
     from pi05_progress_ros.sim.robot.truth import Truth
 
     world = World("place_in_basket", 0)
@@ -146,9 +146,9 @@ def simulated(tmp_path_factory):
         while not over:
             robot.advance()
             bag.time_ns = START + robot.stamp_ns(world.time_s)
-            states.publish(tick, to_time(bag.time_ns), TELEOPERATION)
+            states.publish(tick, to_time(bag.time_ns), Mode.TELEOPERATION)
             log["time"].append(bag.time_ns)
-            log["state"].append(np.concatenate([world.arm_state(side).position for side in SIDES]))
+            log["state"].append(np.concatenate([world.arm_state(side).position for side in PROFILE.arms]))
             if is_image_tick(tick):
                 truth.publish()
                 message = CompressedImage(format="rgb8; png compressed bgr8")
@@ -160,7 +160,7 @@ def simulated(tmp_path_factory):
             if tick % 2 == 0:
                 over = operator.publish(to_time(bag.time_ns))
                 log["command_time"].append(bag.time_ns)
-                log["command"].append(np.concatenate([getattr(operator.command, side) for side in SIDES]))
+                log["command"].append(np.concatenate([getattr(operator.command, side) for side in PROFILE.arms]))
                 follow(robot, operator)
             tick += 1
         truth.end_episode()

@@ -3,24 +3,24 @@
 import numpy as np
 import pytest
 
-from pi05_progress.robots.profile import SIDES, RobotProfile
-from pi05_progress_ros.commanding.chunks import ARM_COLUMNS
+from pi05_progress.robots.profile import RobotProfile
+from pi05_progress.robots.states import FsmState
 from pi05_progress_ros.commanding.command_rules import HOLD_S, PAUSE_S, PAUSED, CommandRules, CommandSettings
-from pi05_progress_ros.commanding.robot_state import PAUSE, READY, SLOW_START
 
 PROFILE = RobotProfile.load("teleavatar")
+PAUSE, SLOW_START, READY = FsmState
 PERIOD = 0.01
 
 
 def middle():
     """Both arms in the middle of their ranges, rad."""
-    return {side: PROFILE.arms[side].limits().mean(axis=1) for side in SIDES}
+    return {side: PROFILE.arms[side].limits().mean(axis=1) for side in PROFILE.arms}
 
 
 def target_at(positions):
     target = np.zeros(16)
-    for side in SIDES:
-        target[ARM_COLUMNS[side]] = positions[side]
+    for side in PROFILE.arms:
+        target[PROFILE.layout.arms[side]] = positions[side]
     return target
 
 
@@ -52,9 +52,9 @@ def test_nothing_is_commanded_before_a_chunk_and_then_the_pose_that_is_there():
     for fsm, name in ((PAUSE, "PAUSE"), (SLOW_START, "SLOW_START")):
         step = robot.tick(target_at(far), fsm)
         assert step.waits_for == f"waiting for the robot to be READY, it is in {name}" and step.grippers == {}
-        assert all((step.arms[side] == before[side]).all() for side in SIDES)
+        assert all((step.arms[side] == before[side]).all() for side in PROFILE.arms)
     step = robot.tick(target_at(far))
-    assert step.waits_for == "" and set(step.grippers) == set(SIDES)
+    assert step.waits_for == "" and set(step.grippers) == set(PROFILE.arms)
     np.testing.assert_allclose(step.arms["left"] - before["left"], 1.0 * PERIOD)  # rad/s
 
 
@@ -92,7 +92,7 @@ def test_an_arm_that_does_not_follow_ends_it_for_good():
     assert answers.index(blocked) == 11  # the first tick at which it is more than 0.105 rad away
 
 
-@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("side", PROFILE.arms)
 def test_arms_outside_their_range_are_not_commanded(side):
     robot = Robot()
     robot.positions[side] = robot.positions[side].copy()

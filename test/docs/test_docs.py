@@ -8,7 +8,7 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from places import ROOT
 
 from pi05_progress.files.config_files import config_file
-from pi05_progress.robots.profile import SIDES, RobotProfile
+from pi05_progress.robots.profile import RobotProfile
 from pi05_progress_ros.inputs import Input
 from pi05_progress_ros.node.diagnostics import InferenceStats, commands_status, inference_status, input_statuses
 
@@ -45,11 +45,13 @@ def test_every_topic_is_documented():
     inputs = {camera.topic for camera in profile.cameras.values()} | {profile.fsm_topic, profile.mode_topic}
     inputs |= (
         {profile.enable_topic}
-        | {profile.arms[s].state_topic for s in SIDES}
-        | {profile.grippers[s].state_topic for s in SIDES}
+        | {profile.arms[s].state_topic for s in profile.arms}
+        | {profile.grippers[s].state_topic for s in profile.arms}
     )
     assert {topic for row in table("it subscribes to") for topic in code(row[0])} == inputs | {"~/set_task"}
-    outputs = {profile.arms[s].target_topic for s in SIDES} | {profile.grippers[s].command_topic for s in SIDES}
+    outputs = {profile.arms[s].target_topic for s in profile.arms} | {
+        profile.grippers[s].command_topic for s in profile.arms
+    }
     outputs |= {profile.enable_topic, "task_progress", "task_progress/percent", "action_chunk", "/diagnostics"}
     assert {topic for row in table("it publishes") for topic in code(row[0])} == outputs
 

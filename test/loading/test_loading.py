@@ -15,10 +15,11 @@ from pi05_progress.checkpoints.checkpoint import Checkpoint, CheckpointInfo
 from pi05_progress.models.input_checks import check_actions, check_observation
 from pi05_progress.observation import IMAGE_KEYS, RobotFrame
 from pi05_progress.policy import Pi05Policy
+from pi05_progress.robots.episode_notes import CUT_OFF
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.units.normalize import save_norm_stats
 from training.datasets.norm_stats import compute
-from training.datasets.progress_meta import CUT_OFF, EpisodeMeta, Outcome, ProgressMeta, save_progress_meta
+from training.datasets.progress_meta import EpisodeMeta, Outcome, ProgressMeta, save_progress_meta
 from training.datasets.reader import open_dataset
 from training.loading.config import DataConfigError
 from training.loading.negatives import Negatives

@@ -21,7 +21,7 @@ def test_what_the_model_reads_and_learns_of_state_and_action():
 def test_names_units_and_limits():
     assert LAYOUT.joints == tuple(f"{side}_joint{i}" for side in "lr" for i in range(1, 9))
     assert LAYOUT.action_units == ("rad",) * 7 + ("N m",) + ("rad",) * 7 + ("N m",)
-    assert LAYOUT.parts() == ["left_arm", "left_gripper", "right_arm", "right_gripper"]
+    assert list(PROFILE.joint_parts()) == ["left_arm", "left_gripper", "right_arm", "right_gripper"]
     assert LAYOUT.vector_names(48)[39:41] == ["l_joint8.effort", "r_joint1.effort"]
     assert LAYOUT.vector_names(62)[47:50] == ["r_joint8.effort", "left_ee.x", "left_ee.y"]
     assert LAYOUT.vector_names(62)[-1] == "right_ee.qw" and len(LAYOUT.vector_names(62)) == 62

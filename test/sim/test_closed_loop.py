@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pi05_progress.observation import PolicyOutput
-from pi05_progress.robots.profile import SIDES, RobotProfile
+from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.units.transforms import state_to_model
 from pi05_progress_ros.commanding.command_rules import CommandSettings
 from pi05_progress_ros.sim import evaluate
@@ -31,7 +31,7 @@ def expert_course(task, seed):
         apply(world, command)
         if len(rows) * DT_S <= world.time_s:
             row = np.zeros(16)
-            for column, side in zip((0, 8), SIDES, strict=True):
+            for column, side in zip((0, 8), PROFILE.arms, strict=True):
                 row[column : column + 7] = getattr(command, side)
                 opening = getattr(command, f"{side}_gripper")
                 row[column + 7] = PROFILE.layout.curves[side].effort(opening)

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from pi05_progress_ros.sim.robot.robot_api import State, StateMachine
+from pi05_progress.robots.states import FsmState
+from pi05_progress_ros.sim.robot.robot_api import StateMachine
 
 HOME = {"left": np.zeros(7), "right": np.zeros(7)}
 
@@ -23,7 +24,7 @@ def drive(machine, target, seconds, start=0.0, enable=True, position=None):
         for side, follow in machine.update(positions, now).items():
             if follow is not None:
                 positions[side] = follow.copy()
-        if machine.state == State.SLOW_START:
+        if machine.state == FsmState.SLOW_START:
             assert max(np.abs(positions[s] - before[s]).max() for s in HOME) <= 0.5 / 200 + 1e-9
         states.append(machine.state)
     return states, positions
@@ -31,38 +32,38 @@ def drive(machine, target, seconds, start=0.0, enable=True, position=None):
 
 def test_enable_leads_through_slow_start_to_ready():
     states, positions = drive(StateMachine(), np.full(7, 0.4), 2.0)
-    assert list(dict.fromkeys(states)) == [State.SLOW_START, State.READY]
-    assert states.index(State.READY) / 200 == pytest.approx((0.4 - 0.08) / 0.5 + 4 * 0.05, abs=0.06)
+    assert list(dict.fromkeys(states)) == [FsmState.SLOW_START, FsmState.READY]
+    assert states.index(FsmState.READY) / 200 == pytest.approx((0.4 - 0.08) / 0.5 + 4 * 0.05, abs=0.06)
     np.testing.assert_allclose(positions["left"], 0.4)
 
 
 def test_commands_without_enable_change_nothing():
     states, positions = drive(StateMachine(), np.full(7, 0.4), 1.0, enable=False)
-    assert set(states) == {State.PAUSE}
+    assert set(states) == {FsmState.PAUSE}
     np.testing.assert_array_equal(positions["left"], 0)
 
 
 def test_enable_without_commands_waits_and_holds():
     states, positions = drive(StateMachine(), None, 1.0)
-    assert set(states) == {State.SLOW_START}
+    assert set(states) == {FsmState.SLOW_START}
     np.testing.assert_array_equal(positions["right"], 0)
 
 
 def test_a_silent_heartbeat_pauses_after_a_second():
     machine = StateMachine()
     drive(machine, np.zeros(7), 1.0)
-    assert machine.state == State.READY
+    assert machine.state == FsmState.READY
     states, _ = drive(machine, np.full(7, 0.02), 1.5, start=1.0, enable=False)
-    assert machine.state == State.PAUSE
+    assert machine.state == FsmState.PAUSE
     assert "no enable" in machine.reason
-    assert 0.8 < states.index(State.PAUSE) / 200 < 1.1
+    assert 0.8 < states.index(FsmState.PAUSE) / 200 < 1.1
 
 
 def test_disable_pauses_at_once():
     machine = StateMachine()
     drive(machine, np.zeros(7), 1.0)
     machine.enable(0.0, 1.0)
-    assert machine.state == State.PAUSE
+    assert machine.state == FsmState.PAUSE
     assert machine.update(HOME, 1.001) == {"left": None, "right": None}
 
 

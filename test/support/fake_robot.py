@@ -20,7 +20,7 @@ from rclpy.time import Time
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Float32, Int32, String
 
-from pi05_progress.robots.profile import SIDES, RobotProfile
+from pi05_progress.robots.profile import RobotProfile
 from pi05_progress_msgs.msg import ActionChunk, TaskProgress
 
 NODE = "pi05_progress_ros.policy_node"
@@ -74,7 +74,7 @@ class FakeRobot:
         self.executor.add_node(self.node)
         create, subscribe = self.node.create_publisher, self.node.create_subscription
         self.images = {k: create(Image, c.topic, qos_profile_sensor_data) for k, c in PROFILE.cameras.items()}
-        self.arms = {s: create(JointState, PROFILE.arms[s].state_topic, 10) for s in SIDES}
+        self.arms = {s: create(JointState, PROFILE.arms[s].state_topic, 10) for s in PROFILE.arms}
         self.fsm_pub, self.mode_pub = create(Int32, PROFILE.fsm_topic, 10), create(String, PROFILE.mode_topic, 10)
         self.enable_pub = create(Float32, PROFILE.enable_topic, 10)
         self.task_pub = create(String, "/policy_node/set_task", 10)
@@ -85,13 +85,13 @@ class FakeRobot:
         subscribe(Float32, "/task_progress/percent", self.percent.append, 50)
         subscribe(ActionChunk, "/action_chunk", self.chunks.append, 50)
         subscribe(DiagnosticArray, "/diagnostics", self.diagnostics.append, 50)
-        for side in SIDES:
+        for side in PROFILE.arms:
             subscribe(JointState, PROFILE.arms[side].target_topic, lambda m, s=side: self.on_target(m, s), 50)
             subscribe(Float32, PROFILE.grippers[side].command_topic, lambda m, s=side: self.on_gripper(m, s), 50)
         subscribe(Float32, PROFILE.enable_topic, self.on_enable, 50)
-        self.measured = {s: deque(maxlen=300) for s in SIDES}  # positions as they were published
+        self.measured = {s: deque(maxlen=300) for s in PROFILE.arms}  # positions as they were published
         self.sent = Counter()  # messages by topic
-        self.positions = {s: PROFILE.arms[s].limits().mean(axis=1) for s in SIDES}
+        self.positions = {s: PROFILE.arms[s].limits().mean(axis=1) for s in PROFILE.arms}
         self.enabled_s, self.last_enable, self.last_is_measured = -math.inf, None, {}
         self.spins_since_command = 0
         self.heal()
@@ -108,7 +108,7 @@ class FakeRobot:
     def relay(self, there):
         """Whether something publishes what the relay would."""
         if there and not self.relays:
-            topics = [PROFILE.arms[s].command_topic for s in SIDES]
+            topics = [PROFILE.arms[s].command_topic for s in PROFILE.arms]
             self.relays = [self.node.create_publisher(JointState, topic, 10) for topic in topics]
         while not there and self.relays:
             self.node.destroy_publisher(self.relays.pop())
@@ -145,7 +145,7 @@ class FakeRobot:
         self.spins_since_command += 1
         if now >= self.next_joint:
             self.next_joint = now + 0.01
-            for side in SIDES:
+            for side in PROFILE.arms:
                 message = JointState(name=list(PROFILE.arms[side].joints), position=list(self.positions[side]))
                 self.measured[side].append(np.array(self.positions[side]))
                 self.send(f"{side}_arm", self.arms[side], message, lambda m, side=side: self.change(side, m))

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from training.datasets.progress_meta import ABORTED, CUT_OFF, Outcome
+from pi05_progress.robots.episode_notes import ABORTED, CUT_OFF
+from training.datasets.progress_meta import Outcome
 
 from .scan import Event, Mark, Scan
 

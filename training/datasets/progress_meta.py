@@ -13,10 +13,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from pi05_progress.robots.episode_notes import ABORTED, CUT_OFF
+
 from . import layout
 
 VERSION = 1
-ABORTED, CUT_OFF = "aborted: ", "cut off: "  # begin the note of an episode whose last frame is not the task's end
 
 
 class ProgressMetaError(ValueError):

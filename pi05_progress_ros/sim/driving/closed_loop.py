@@ -21,7 +21,8 @@ from pi05_progress.estimate.status import Status
 from pi05_progress.observation import PolicyOutput, RobotFrame
 from pi05_progress.policy import Policy
 from pi05_progress.robots.messages import robot_frame
-from pi05_progress.robots.profile import IMAGE_TYPE, SIDES, RobotProfile
+from pi05_progress.robots.profile import IMAGE_TYPE, RobotProfile
+from pi05_progress.robots.states import Mode
 
 from ...commanding.chunks import Chunk, Timeline
 from ...commanding.command_rules import ENABLE_PERIOD_S, Against, CommandRules, CommandSettings
@@ -30,7 +31,7 @@ from ...node.inference import output_problem
 from ..physics.cameras import CameraRig, scaled_sizes
 from ..physics.world import World
 from ..robot.robot import STATE_HZ, Robot
-from ..robot.states import API, StatePublisher, to_time
+from ..robot.states import StatePublisher, to_time
 
 
 class ClosedLoopError(RuntimeError):
@@ -155,7 +156,7 @@ class ClosedLoop:
         while decided_s is None or robot.now_s < decided_s + settings.tail_s:
             robot.advance()
             now = robot.now_s
-            states.publish(tick, to_time(robot.stamp_ns(world.time_s)), API)
+            states.publish(tick, to_time(robot.stamp_ns(world.time_s)), Mode.API)
             if now >= asked / settings.inference_rate_hz - 1e-9:
                 asked += 1
                 output = self._ask(robot, outlet.messages)
@@ -188,11 +189,7 @@ class ClosedLoop:
 
     def _frame(self, robot: Robot, messages: Mapping[str, Any]) -> RobotFrame:
         """What the node would have made of the robot's messages and pictures of this moment."""
-        topics = {"arm": self._profile.arms, "gripper": self._profile.grippers}
-        joints = {}
-        for name in self._profile.layout.parts():
-            side, part = name.split("_")
-            joints[name] = messages[topics[part][side].state_topic]
+        joints = {name: messages[part.state_topic] for name, part in self._profile.joint_parts().items()}
         frame = robot_frame(self._profile, self._rig.render(robot.world.snapshot()), joints)
         taken = dict.fromkeys(self._profile.cameras, robot.stamp_ns(robot.world.time_s))
         return replace(frame, stamps_ns={**frame.stamps_ns, **taken})
@@ -214,7 +211,7 @@ class _Commander:
             return
         now, fsm = self._robot.now_s, int(self._robot.machine.state)
         target = self.timeline.target(now)
-        positions = {side: self._robot.world.arm_state(side).position for side in SIDES}
+        positions = {side: self._robot.world.arm_state(side).position for side in self._profile.arms}
         against = self._rules.against(fsm, target, positions, now)
         if against.reason:
             self._halt(against, positions, now)

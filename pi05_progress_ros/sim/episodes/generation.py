@@ -17,7 +17,8 @@ from builtin_interfaces.msg import Time
 from sensor_msgs.msg import CompressedImage, Image
 
 from pi05_progress.files.worker_process import end_with_parent
-from pi05_progress.robots.profile import SIDES, RobotProfile
+from pi05_progress.robots.profile import RobotProfile
+from pi05_progress.robots.states import Mode
 
 from ...command_line import check_ranges
 from ...recording.bag_writer import message_store
@@ -26,7 +27,7 @@ from ..physics.cameras import CameraRig, scaled_sizes
 from ..physics.world import World
 from ..robot.image_publisher import image_message
 from ..robot.robot import Robot
-from ..robot.states import TELEOPERATION, StatePublisher, is_image_tick, to_time
+from ..robot.states import StatePublisher, is_image_tick, to_time
 from ..robot.truth import Truth
 from .bag import EpisodeBag
 from .facts import EpisodeFacts, facts_path, write_facts
@@ -116,7 +117,7 @@ class Recorder:
                 robot.advance()
                 bag.time_ns = start_ns + robot.stamp_ns(world.time_s)
                 stamp = to_time(bag.time_ns)
-                states.publish(tick, stamp, TELEOPERATION)
+                states.publish(tick, stamp, Mode.TELEOPERATION)
                 if is_image_tick(tick):
                     truth.publish()
                     cameras.publish(world.snapshot(), stamp)
@@ -140,7 +141,7 @@ class Recorder:
 
 def follow(robot: Robot, operator: Operator) -> None:
     """Let the robot follow what the operator commands, without a detour through messages."""
-    for side in SIDES:
+    for side in robot.world.sides:
         limits = robot.world.joint_ranges(side)
         robot.command_arm(side, np.clip(getattr(operator.command, side), limits[:, 0], limits[:, 1]))
         robot.command_gripper(side, getattr(operator.command, f"{side}_gripper"))

@@ -26,7 +26,7 @@ MAX_ATTEMPTS = 4  # picks of one object before giving up
 
 
 class OperatorCommand(NamedTuple):
-    """Joint targets in rad (7,) and the grippers' command numbers (0 closed .. 1 open)."""
+    """Joint targets in rad and the grippers' command numbers (0 closed .. 1 open)."""
 
     left: np.ndarray
     right: np.ndarray
@@ -58,7 +58,7 @@ class Expert:
         self._rotation = grasp_orientation(self._side)
         self.speed = float(self._rng.uniform(0.75, 1.35))
         self._pause_chance = float(self._rng.uniform(0.0, 0.15))
-        self._joints = {side: world.home(side) for side in ("left", "right")}
+        self._joints = {side: world.home(side) for side in world.sides}
         self._next_joints = dict(self._joints)
         self._gripper = 1.0
         self._path = self._episode()
@@ -81,8 +81,8 @@ class Expert:
             self._gripper = waypoint.gripper
             self._due_s += PERIOD_S
         share = 1.0 if self.finished else float(np.clip(1 - (self._due_s - now) / PERIOD_S, 0, 1))
-        targets = {s: (1 - share) * self._joints[s] + share * self._next_joints[s] for s in ("left", "right")}
-        grippers = {s: self._gripper if s == self._side else 1.0 for s in ("left", "right")}
+        targets = {s: (1 - share) * self._joints[s] + share * self._next_joints[s] for s in self._world.sides}
+        grippers = {s: self._gripper if s == self._side else 1.0 for s in self._world.sides}
         return OperatorCommand(targets["left"], targets["right"], grippers["left"], grippers["right"])
 
     # --- the plan: generators that yield one waypoint per period ---
@@ -217,10 +217,9 @@ class Expert:
 
 def apply(world: World, command: OperatorCommand) -> None:
     """Let the arms and grippers follow a command directly, without the robot's state machine."""
-    world.set_arm_position("left", command.left)
-    world.set_arm_position("right", command.right)
-    world.set_gripper("left", command.left_gripper)
-    world.set_gripper("right", command.right_gripper)
+    for side in world.sides:
+        world.set_arm_position(side, getattr(command, side))
+        world.set_gripper(side, getattr(command, f"{side}_gripper"))
 
 
 def run_episode(world: World, expert: Expert, period_s: float = 0.01) -> None:

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from builtin_interfaces.msg import Time
 from sensor_msgs.msg import JointState, Joy
 
-from pi05_progress.robots.profile import SIDES, RobotProfile
-from pi05_progress.robots.teleavatar import gripper_effort_from_command
+from pi05_progress.robots.profile import RobotProfile
 
 from ..physics.scene import FINGER_TRAVEL
 from ..physics.world import World
@@ -45,9 +44,12 @@ class Operator:
     ) -> None:
         self._outlet, self._world, self._profile = outlet, world, profile
         self._faults, self._fault_share = tuple(faults), fault_share
-        self._arms = {s: outlet.create_publisher(JointState, profile.arms[s].teleoperation_topic, 10) for s in SIDES}
+        self._arms = {
+            s: outlet.create_publisher(JointState, arm.teleoperation_topic, 10) for s, arm in profile.arms.items()
+        }
         self._hands = {
-            s: outlet.create_publisher(JointState, profile.grippers[s].teleoperation_topic, 10) for s in SIDES
+            s: outlet.create_publisher(JointState, gripper.teleoperation_topic, 10)
+            for s, gripper in profile.grippers.items()
         }
         self._buttons = outlet.create_publisher(Joy, profile.marks.topic, 10)
         self.new_episode()
@@ -76,16 +78,16 @@ class Operator:
         """
         self.command = command = self._expert.command()
         now = self._world.time_s
-        for side in SIDES:
+        for side in self._profile.arms:
             joints, gripper = self._profile.arms[side].joints, self._profile.grippers[side].joint
             # All fields are filled, as robots do; see episode_bag.py for what empty ones would lead to.
             message = JointState(name=list(joints), position=getattr(command, side).tolist())
-            message.velocity = message.effort = [0.0] * 7
+            message.velocity = message.effort = [0.0] * len(joints)
             message.header.stamp = stamp
             self._arms[side].publish(message)
             opening = getattr(command, f"{side}_gripper")
             number = opening if self._profile.gripper_closed == 0 else 1 - opening
-            effort = float(gripper_effort_from_command(number, side, self._profile.gripper_curve))
+            effort = float(self._profile.layout.curves[side].effort(number))
             message = JointState(name=[gripper], effort=[effort], velocity=[0.0])
             message.position = [opening * FINGER_TRAVEL]
             message.header.stamp = stamp

@@ -16,7 +16,6 @@ import yaml
 
 from pi05_progress.files.config_files import config_file
 
-SIDES = ("left", "right")
 TIMESTEP_S = 0.002
 TABLE_HEIGHT_ABOVE_FLOOR = 0.80  # m
 FINGER_TRAVEL = 0.035  # m, each finger, from closed to open
@@ -40,18 +39,24 @@ class ArmTable:
 
     links: dict[str, list[dict[str, Any]]]  # per side: the entries with a joint
     fingers: dict[str, list[dict[str, Any]]]  # per side: the entries of the two fingers
-    home: dict[str, np.ndarray]  # per side: (7,) rad
+    home: dict[str, np.ndarray]  # per side: rad
     shoulder_height: float  # m above the floor
+
+    @property
+    def sides(self) -> tuple[str, ...]:
+        """Names of the arms, those of the profiles: left and right."""
+        return tuple(self.home)
 
 
 @cache
 def arm_table() -> ArmTable:
     """The kinematic table, read once."""
     table = yaml.safe_load(config_file("teleavatar_arms.yaml").read_text())
+    sides = table["home"]
     return ArmTable(
-        links={side: [entry for entry in table[side] if "joint" in entry] for side in SIDES},
-        fingers={side: [entry for entry in table[side] if "finger" in entry] for side in SIDES},
-        home={side: np.array(table["home"][side], dtype=float) for side in SIDES},
+        links={side: [entry for entry in table[side] if "joint" in entry] for side in sides},
+        fingers={side: [entry for entry in table[side] if "finger" in entry] for side in sides},
+        home={side: np.array(table["home"][side], dtype=float) for side in sides},
         shoulder_height=float(table["shoulder_height"]),
     )
 
@@ -186,6 +191,6 @@ def make_spec() -> mujoco.MjSpec:
     spec.visual.global_.offwidth, spec.visual.global_.offheight = 1920, 1080
     spec.visual.map.znear = 0.005
     _add_surroundings(spec)
-    for side in SIDES:
+    for side in arm_table().sides:
         _add_arm(spec, side)
     return spec

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import mujoco
 import numpy as np
 
-from .scene import FINGER_TRAVEL, SIDES, TIMESTEP_S, arm_table, make_spec
+from .scene import FINGER_TRAVEL, TIMESTEP_S, arm_table, make_spec
 from .tasks import make_task
 from .tasks.base import Milestone, TaskStatus
 
@@ -18,7 +18,7 @@ MAX_LAG = 0.15  # rad: how far an integrated velocity target may run ahead of th
 
 
 class ArmState(NamedTuple):
-    """Seven joints: position rad, velocity rad/s, effort N m (float64 (7,) each)."""
+    """An arm's joints: position rad, velocity rad/s, effort N m (float64 (n,) each)."""
 
     position: np.ndarray
     velocity: np.ndarray
@@ -63,8 +63,9 @@ class World:
         self.model = spec.compile()
         self.data = mujoco.MjData(self.model)
         self.timestep_s = TIMESTEP_S
-        self._index = {side: self._arm_index(side) for side in SIDES}
-        self._velocity = {side: np.zeros(7) for side in SIDES}
+        self.sides = arm_table().sides
+        self._index = {side: self._arm_index(side) for side in self.sides}
+        self._velocity = {side: np.zeros(len(index.joints)) for side, index in self._index.items()}
         self._task_every = round(TASK_PERIOD_S / TIMESTEP_S)
         self.reset(seed)
 
@@ -98,7 +99,7 @@ class World:
         """Put everything back to the start: arms at home, grippers open, objects where the seed puts them."""
         self.seed = self.seed + 1 if seed is None else int(seed)
         mujoco.mj_resetData(self.model, self.data)
-        for side in SIDES:
+        for side in self.sides:
             index = self._index[side]
             self.data.qpos[index.qpos] = self.data.ctrl[index.actuators] = arm_table().home[side]
             self._velocity[side][:] = 0
@@ -120,7 +121,7 @@ class World:
                 self.task.update(self.model, self.data)
 
     def _integrate_velocities(self) -> None:
-        for side in SIDES:
+        for side in self.sides:
             if not self._velocity[side].any():
                 continue
             index = self._index[side]
@@ -131,15 +132,15 @@ class World:
     # --- the robot ---
 
     def joint_names(self, side: str) -> list[str]:
-        """Names of the seven arm joints."""
+        """Names of the arm's joints."""
         return list(self._index[side].joints)
 
     def joint_ranges(self, side: str) -> np.ndarray:
-        """(7, 2) lower and upper limits, rad."""
+        """(n, 2) lower and upper limits, rad."""
         return np.array([link["range"] for link in arm_table().links[side]], dtype=float)
 
     def home(self, side: str) -> np.ndarray:
-        """(7,) nominal pose, rad."""
+        """(n,) nominal pose, rad."""
         return arm_table().home[side].copy()
 
     def arm_state(self, side: str) -> ArmState:
@@ -161,20 +162,21 @@ class World:
         )
 
     def set_arm_position(self, side: str, target: np.ndarray) -> None:
-        """Follow seven joint targets, rad; held until the next command. Values outside the joint ranges are clipped."""
+        """Follow joint targets, rad; held until the next command. Values outside the joint ranges are clipped."""
         ranges = self.joint_ranges(side)
-        self.data.ctrl[self._index[side].actuators] = np.clip(_finite(target, 7), ranges[:, 0], ranges[:, 1])
+        target = _finite(target, len(ranges))
+        self.data.ctrl[self._index[side].actuators] = np.clip(target, ranges[:, 0], ranges[:, 1])
         self._velocity[side][:] = 0
 
     def set_arm_velocity(self, side: str, velocity: np.ndarray) -> None:
-        """Move seven joints at these speeds, rad/s, until the next command; zero holds the pose.
+        """Move the joints at these speeds, rad/s, until the next command; zero holds the pose.
 
         Raises:
             ValueError: the world was made for position commands, or a number is not finite.
         """
         if self.arm_command != "velocity":
             raise ValueError("this world's arms follow positions; make it with arm_command='velocity'")
-        self._velocity[side][:] = _finite(velocity, 7)
+        self._velocity[side][:] = _finite(velocity, len(self._velocity[side]))
 
     def hold(self, side: str) -> None:
         """Stop the arm where it is."""

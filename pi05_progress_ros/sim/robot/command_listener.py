@@ -16,12 +16,10 @@ from std_msgs.msg import Float32
 from std_srvs.srv import SetBool
 
 from pi05_progress.robots.joints import MessageError, clipped, ordered
-from pi05_progress.robots.profile import SIDES, RobotProfile
-from pi05_progress.robots.teleavatar import gripper_command_from_effort
+from pi05_progress.robots.profile import RobotProfile
+from pi05_progress.robots.states import FsmState, Mode
 
 from .robot import Robot
-from .robot_api import State
-from .states import API, TELEOPERATION
 
 
 class CommandListener:
@@ -32,17 +30,17 @@ class CommandListener:
         robot: what is commanded.
         profile: topics, joint ranges and gripper curve.
         lock: guards the robot and the mode.
-        mode: ``API`` or ``TELEOPERATION``, until the service ``/sim/set_teleoperation`` changes it.
+        mode: whose commands are followed, until the service ``/sim/set_teleoperation`` changes it.
     """
 
-    def __init__(self, node: Node, robot: Robot, profile: RobotProfile, lock: Lock, mode: int) -> None:
+    def __init__(self, node: Node, robot: Robot, profile: RobotProfile, lock: Lock, mode: Mode) -> None:
         self._node, self._robot, self._profile, self._lock, self._mode = node, robot, profile, lock, mode
         queue = QoSProfile(depth=10)
-        for side in SIDES:
+        for side in profile.arms:
             arm, gripper = profile.arms[side], profile.grippers[side]
-            for topic, source in ((arm.command_topic, API), (arm.teleoperation_topic, TELEOPERATION)):
+            for topic, source in ((arm.command_topic, Mode.API), (arm.teleoperation_topic, Mode.TELEOPERATION)):
 
-                def follow(message: JointState, side: str = side, source: int = source, topic: str = topic) -> None:
+                def follow(message: JointState, side: str = side, source: Mode = source, topic: str = topic) -> None:
                     self._on_arm(message, side, source, topic)
 
                 node.create_subscription(JointState, topic, follow, queue)
@@ -54,18 +52,18 @@ class CommandListener:
         node.create_service(SetBool, "/sim/set_teleoperation", self._set_teleoperation)
 
     @property
-    def mode(self) -> int:
-        """Whose commands are followed: ``API`` or ``TELEOPERATION``."""
+    def mode(self) -> Mode:
+        """Whose commands are followed."""
         return self._mode
 
     def _warn(self, text: str) -> None:
         self._node.get_logger().warning(text, throttle_duration_sec=1.0)
 
-    def _on_arm(self, message: JointState, side: str, source: int, topic: str) -> None:
+    def _on_arm(self, message: JointState, side: str, source: Mode, topic: str) -> None:
         if source != self._mode:
             return
         names = self._profile.arms[side].joints
-        velocity_style = source == API and self._robot.world.arm_command == "velocity"
+        velocity_style = source == Mode.API and self._robot.world.arm_command == "velocity"
         try:
             target = ordered(message.name, message.position, names, f"{topic} position")
             velocity = ordered(message.name, message.velocity, names, f"{topic} velocity") if velocity_style else None
@@ -77,14 +75,14 @@ class CommandListener:
             self._warn(f"{topic} clipped to the joint range: {'; '.join(notes)}")
         with self._lock:
             machine, now = self._robot.machine, self._robot.now_s
-            if machine.state == State.PAUSE and source == API and not machine.enabled(now):
+            if machine.state == FsmState.PAUSE and source == Mode.API and not machine.enabled(now):
                 self._warn(f"{topic} ignored in PAUSE: publish {self._profile.enable_topic} (1.0, repeated) first")
             self._robot.command_arm(side, target, velocity)
-            if source == TELEOPERATION:  # the operator's hand on both arms is what enables
+            if source == Mode.TELEOPERATION:  # the operator's hand on both arms is what enables
                 machine.enable(1.0, now)
 
     def _on_gripper(self, message: Float32, side: str) -> None:
-        if self._mode != API:
+        if self._mode != Mode.API:
             return
         topic = self._profile.grippers[side].command_topic
         if not np.isfinite(message.data):
@@ -97,7 +95,7 @@ class CommandListener:
             self._robot.command_gripper(side, self._opening(value))
 
     def _on_operator_gripper(self, message: JointState, side: str) -> None:
-        if self._mode != TELEOPERATION:
+        if self._mode != Mode.TELEOPERATION:
             return
         gripper = self._profile.grippers[side]
         try:
@@ -105,7 +103,7 @@ class CommandListener:
         except MessageError as error:
             self._warn(f"rejected: {error}")
             return
-        command = float(gripper_command_from_effort(effort[0], side, self._profile.gripper_curve))
+        command = float(self._profile.layout.curves[side].command(effort[0]))
         with self._lock:
             self._robot.command_gripper(side, self._opening(command))
 
@@ -113,14 +111,14 @@ class CommandListener:
         return command if self._profile.gripper_closed == 0 else 1.0 - command
 
     def _on_enable(self, message: Float32) -> None:
-        if self._mode == API:
+        if self._mode == Mode.API:
             with self._lock:
                 value = message.data if np.isfinite(message.data) else 0.0
                 self._robot.machine.enable(value, self._robot.now_s)
 
     def _set_teleoperation(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
         with self._lock:
-            self._mode = TELEOPERATION if request.data else API
+            self._mode = Mode.TELEOPERATION if request.data else Mode.API
             self._robot.machine.forget()
         response.success, response.message = True, "teleoperation" if request.data else "api"
         return response

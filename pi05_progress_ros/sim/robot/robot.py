@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from pi05_progress.robots.profile import SIDES
+from pi05_progress.robots.states import FsmState
 
 from ..physics.world import World
-from .robot_api import State, StateMachine
+from .robot_api import StateMachine
 
 STATE_HZ = 200  # rate of joint states, and of the rules' decisions
 VELOCITY_TIMEOUT_S = 0.1  # a velocity is not run on for longer than this: no command means no motion
@@ -31,7 +31,7 @@ class Robot:
         self._clear()
 
     def _clear(self) -> None:
-        self._grippers = dict.fromkeys(SIDES, 1.0)  # opening, 0 closed .. 1 open
+        self._grippers = dict.fromkeys(self.world.sides, 1.0)  # opening, 0 closed .. 1 open
         self._held: dict[str, np.ndarray | None] = {}  # per arm the pose it holds; None while it follows
         self._velocities: dict[str, tuple[float, np.ndarray]] = {}
 
@@ -52,7 +52,7 @@ class Robot:
         self._clear()
 
     def command_arm(self, side: str, target: np.ndarray, velocity: np.ndarray | None = None) -> None:
-        """A valid target, rad (7,), within the joint ranges; with a velocity, rad/s (7,), that is what is followed."""
+        """A valid target, rad, within the joint ranges; with a velocity, rad/s, that is what is followed."""
         self.machine.command(side, target, self.now_s)
         if velocity is not None:
             self._velocities[side] = (self.now_s, velocity)
@@ -66,10 +66,10 @@ class Robot:
     def advance(self) -> None:
         """Let the rules decide and the physics go on for 1 / STATE_HZ s."""
         world = self.world
-        follow = self.machine.update({side: world.arm_state(side).position for side in SIDES}, self.now_s)
-        for side in SIDES:
+        follow = self.machine.update({side: world.arm_state(side).position for side in world.sides}, self.now_s)
+        for side in world.sides:
             self._follow(side, follow[side])
-            if self.machine.state != State.PAUSE:
+            if self.machine.state != FsmState.PAUSE:
                 world.set_gripper(side, self._grippers[side])
         self._ticks += 1
         while self.now_s < self._ticks / STATE_HZ - world.timestep_s / 2:
@@ -84,8 +84,8 @@ class Robot:
             return
         self._held[side] = None
         stamped = self._velocities.get(side)
-        if self.machine.state == State.READY and stamped is not None:
+        if self.machine.state == FsmState.READY and stamped is not None:
             fresh = self.now_s - stamped[0] <= VELOCITY_TIMEOUT_S
-            world.set_arm_velocity(side, stamped[1] if fresh else np.zeros(7))
+            world.set_arm_velocity(side, stamped[1] if fresh else np.zeros_like(stamped[1]))
         else:
             world.set_arm_position(side, target)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any, Protocol
 
 from builtin_interfaces.msg import Time
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Int32, String
 
-from pi05_progress.robots.profile import SIDES, RobotProfile
+from pi05_progress.robots.profile import RobotProfile
+from pi05_progress.robots.states import Mode, mode_text
 
 from .robot import STATE_HZ, Robot
 
 FSM_HZ = 20
 IMAGE_HZ = 30
-TELEOPERATION, API = 0, 1  # meta_mode
 
 
 class Outlet(Protocol):
@@ -51,13 +50,15 @@ class StatePublisher:
         self._robot, self._profile = robot, profile
         self._fsm = outlet.create_publisher(Int32, profile.fsm_topic, 10)
         self._mode = outlet.create_publisher(String, profile.mode_topic, 10)
-        self._arms = {s: outlet.create_publisher(JointState, profile.arms[s].state_topic, 10) for s in SIDES}
-        self._grippers = {s: outlet.create_publisher(JointState, profile.grippers[s].state_topic, 10) for s in SIDES}
+        self._arms = {s: outlet.create_publisher(JointState, arm.state_topic, 10) for s, arm in profile.arms.items()}
+        self._grippers = {
+            s: outlet.create_publisher(JointState, g.state_topic, 10) for s, g in profile.grippers.items()
+        }
 
-    def publish(self, tick: int, stamp: Time, mode: int) -> None:
+    def publish(self, tick: int, stamp: Time, mode: Mode) -> None:
         """What is due in this tick of the 200 Hz clock."""
         world = self._robot.world
-        for side in SIDES:
+        for side in self._profile.arms:
             message = JointState(name=list(self._profile.arms[side].joints))
             message.header.stamp = stamp
             message.position, message.velocity, message.effort = (v.tolist() for v in world.arm_state(side))
@@ -69,4 +70,4 @@ class StatePublisher:
         if tick % (STATE_HZ // FSM_HZ) == 0:
             self._fsm.publish(Int32(data=int(self._robot.machine.state)))
         if tick % STATE_HZ == 0:
-            self._mode.publish(String(data=json.dumps({"meta_mode": mode})))
+            self._mode.publish(String(data=mode_text(mode)))

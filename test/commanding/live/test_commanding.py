@@ -15,7 +15,7 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Int32
 
 from pi05_progress.files.config_files import config_file
-from pi05_progress.robots.profile import SIDES, RobotProfile
+from pi05_progress.robots.profile import RobotProfile
 from pi05_progress_msgs.msg import TaskProgress
 from pi05_progress_ros.transport import VARIABLE
 
@@ -29,9 +29,9 @@ class Watch:
 
     def __init__(self, ros, profile):
         self.ros, self.node, self.profile = ros, ros.create_node("watch"), profile
-        self.fsm, self.poses = 0, {side: [] for side in SIDES}
+        self.fsm, self.poses = 0, {side: [] for side in profile.arms}
         qos = QoSProfile(depth=400)
-        for side in SIDES:
+        for side in profile.arms:
             topic = profile.arms[side].state_topic
             self.node.create_subscription(JointState, topic, lambda m, s=side: self.store(m, s), qos)
         self.node.create_subscription(Int32, profile.fsm_topic, lambda m: setattr(self, "fsm", m.data), 10)
@@ -54,7 +54,7 @@ class Watch:
         self.until(max(poses[0][0] for poses in self.poses.values()) + seconds)
 
     def pose(self):
-        return np.concatenate([self.poses[side][-1][1] for side in SIDES])
+        return np.concatenate([self.poses[side][-1][1] for side in self.profile.arms])
 
     def left(self, since, until=math.inf):
         """Poses of the left arm between two stamps, (n, 7)."""

@@ -14,7 +14,6 @@ from node_policies import WAIT_FOR
 from rcl_interfaces.msg import ParameterEvent
 from std_msgs.msg import Float32
 
-from pi05_progress.robots.profile import SIDES
 from pi05_progress_msgs.msg import TaskProgress
 
 AGE_S, SKEW_S = 1.0, 0.5  # of inputs: wider than the defaults, for a robot that is played on a busy machine
@@ -234,7 +233,7 @@ def test_it_holds_still_when_the_robot_cannot_be_commanded(bench, change, text):
 
 def test_targets_stay_within_the_ranges_and_the_speed_and_grippers_get_command_numbers(bench):
     _, robot = bench
-    highest = {side: PROFILE.arms[side].limits()[:, 1] for side in SIDES}
+    highest = {side: PROFILE.arms[side].limits()[:, 1] for side in PROFILE.arms}
 
     def at_a_limit(side):
         last = next((p for _, s, p in reversed(robot.targets) if s == side), None)
@@ -243,7 +242,7 @@ def test_targets_stay_within_the_ranges_and_the_speed_and_grippers_get_command_n
     robot.forget()
     robot.set_task("go far")
     robot.until(lambda: at_a_limit("left") and at_a_limit("right"), "targets at a limit")
-    for side in SIDES:
+    for side in PROFILE.arms:
         stamps, targets = zip(*((t, p) for t, s, p in robot.targets if s == side), strict=True)
         stamps, targets = np.array(stamps), np.array(targets)
         assert (targets >= PROFILE.arms[side].limits()[:, 0] - 1e-9).all()

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal, NamedTuple
 import mujoco
 import numpy as np
 
-from ..scene import OBJECT_FRICTION, SIDES, side_sign, table_top_z
+from ..scene import OBJECT_FRICTION, arm_table, side_sign, table_top_z
 
 Outcome = Literal["unknown", "success", "failure"]
 CUBE_HALF = 0.02  # m
@@ -80,7 +80,8 @@ class Task(ABC):
 
     def reset(self, model: mujoco.MjModel, data: mujoco.MjData, rng: np.random.Generator) -> None:
         """Start an episode."""
-        self.side = SIDES[int(rng.integers(2))]
+        sides = arm_table().sides
+        self.side = sides[int(rng.integers(len(sides)))]
         self.place_objects(model, data, rng)
         self._reached: list[Milestone] = []
         self._holding: dict[str, float] = {}
