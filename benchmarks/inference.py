@@ -32,8 +32,9 @@ from pi05_progress.models.config import named_config
 from pi05_progress.models.costs import Cost, argument_bytes, program_cost, size_in_bytes
 from pi05_progress.models.parameters import parameter_paths
 from pi05_progress.models.pi05 import Pi05, PrefixPass, Sample
-from pi05_progress.policies.sampler import ALL_ON, InferenceOptions, Sampler
-from pi05_progress.policy import Pi05Policy
+from pi05_progress.policies.model_policy import Pi05Policy
+from pi05_progress.policies.sampler import Sampler
+from pi05_progress.policy import ALL_ON, InferenceOptions, PolicyOptions
 
 PROMPT = "stack the red cube"  # 20 tokens: 18 bytes, one for the beginning, one for the end
 TOKENS, SHORT, LONG = 20, 32, 200
@@ -204,7 +205,7 @@ def switches_table(model: Pi05, repeats: int) -> Table:
         return nnx.merge(graph, p).sample(seen, noise=noise, num_steps=STEPS, modulations=modulations)
 
     for name, chosen in options.items():
-        policy = Pi05Policy(checkpoint, profile, num_steps=STEPS, options=chosen)
+        policy = Pi05Policy(checkpoint, profile, PolicyOptions(num_steps=STEPS, inference=chosen))
         ahead = modulations if chosen.precomputed_modulations else None
         cost = program_cost(sample, *shapes((parameters, ahead, policy.observe(frame, PROMPT), start)))
         rows[name] = Row(lambda policy=policy: policy.sampler(policy.observe(frame, PROMPT), start), cost)

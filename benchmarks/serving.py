@@ -41,10 +41,11 @@ from websockets.asyncio.server import Request, Response, ServerConnection, serve
 from websockets.exceptions import WebSocketException
 from websockets.sync.client import connect
 
+from pi05_progress.make_policy import make_policy
 from pi05_progress.observation import PolicyOutput, RobotFrame
-from pi05_progress.policy import make_policy, use_compilation_cache
+from pi05_progress.policies.compilation_cache import use_compilation_cache
+from pi05_progress.policy import Policy
 from pi05_progress.robots.profile import RobotProfile
-from pi05_progress.serving.core import AnswerError
 from pi05_progress.serving.policy_responder import PolicyResponder
 from pi05_progress.serving.server import ServerSettings, run
 from pi05_progress.serving.teleavatar import make_reply, read_request
@@ -231,7 +232,7 @@ def ask(port: int, clients: int, seconds: float) -> dict[str, Any]:
     return {"round_trips_ms": trips, "overheads_ms": overheads, "in_time": sum(in_time), "lost": len(lost)}
 
 
-class StandIn:
+class StandIn(Policy):
     """A policy that takes a fixed time; see ``Policy``."""
 
     model_id, horizon, action_dt_s = "stand-in", 50, 1 / 30
@@ -250,17 +251,14 @@ class StandIn:
         return PolicyOutput(np.zeros((50, 16), np.float32), 0.5, (0.4, 0.6), timing={"model": ms})
 
 
-class BatchedStandIn(PolicyResponder):
-    """The stand-in with up to eight requests in the time of one; the rest is what the server does for every policy."""
+class BatchedStandIn(StandIn):
+    """The stand-in with up to eight frames in the time of one."""
 
-    def __init__(self, seconds: float) -> None:
-        super().__init__(StandIn(seconds), PROFILE)
-        self.batch_sizes = (1, 2, 4, 8)
+    batch_sizes = (1, 2, 4, 8)
 
-    def answer(self, prepared: Sequence[Any]) -> list[dict[str, Any] | AnswerError]:
-        """See ``Responder``."""
-        output = self._policy.infer(*prepared[0])
-        return [self._reply(output) for _ in prepared]
+    def infer_prepared(self, prepared: Sequence[Any]) -> list[PolicyOutput]:
+        """Actions of zero."""
+        return [self.infer(*prepared[0])] * len(prepared)
 
 
 async def ours(name: str, seconds: float) -> None:
@@ -270,7 +268,7 @@ async def ours(name: str, seconds: float) -> None:
         responder = PolicyResponder(make_policy(PROFILE), PROFILE)
         responder.warm_up()
     else:
-        responder = BatchedStandIn(seconds) if name == "batches" else PolicyResponder(StandIn(seconds), PROFILE)
+        responder = PolicyResponder((BatchedStandIn if name == "batches" else StandIn)(seconds), PROFILE)
     await run(responder, ServerSettings(port=0, max_waiting=128), listening=lambda port: print(port, flush=True))
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from pi05_progress.make_policy import make_policy
 from pi05_progress.observation import RobotFrame
-from pi05_progress.policy import make_policy
+from pi05_progress.policy import PolicyOptions
 from pi05_progress.robots.profile import RobotProfile
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -23,7 +24,7 @@ parser.add_argument("--checkpoint", default="models/tiny_demo")
 args = parser.parse_args()
 
 profile = RobotProfile.load("teleavatar")
-policy = make_policy(profile, checkpoint=args.checkpoint)
+policy = make_policy(profile, PolicyOptions(checkpoint=args.checkpoint))
 
 found = {path.stem: path for path in args.folder.iterdir() if path.stem in profile.cameras}
 if not found:

@@ -6,7 +6,7 @@ messages, data set rows, requests -> ``RobotFrame`` -> ``models.observation.Obse
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -69,3 +69,38 @@ class PolicyOutput:
     progress_belief: np.ndarray | None = None
     timing: Mapping[str, float] = field(default_factory=dict)
     confidence_level: float = CONFIDENCE_LEVEL
+
+    def problem(self, horizon: int, columns: int) -> str:
+        """Why the answer cannot be used at all, because its actions cannot; empty if they can.
+
+        Args:
+            horizon: rows that the actions must have.
+            columns: numbers that each row must have.
+        """
+        if self.actions.shape != (horizon, columns):
+            return f"actions are {self.actions.shape}, expected ({horizon}, {columns})"
+        return "" if np.isfinite(self.actions).all() else "actions are not finite"
+
+    def progress_problem(self) -> str:
+        """Why the progress that is given cannot be used; empty if it can, or if none is given.
+
+        The text has no numbers, so that the same reason is the same text.
+        """
+        if self.progress is None:
+            return ""
+        numbers = np.array([self.progress, *(self.progress_interval or ())], float)
+        if not np.isfinite(numbers).all():
+            return "progress is not finite"
+        if (numbers < 0).any() or (numbers > 1).any():
+            return "progress is outside [0, 1]"
+        # Progress, a mean, may lie outside: the interval is between equal tails, and a belief may be lopsided.
+        if self.progress_interval is not None and self.progress_interval[0] > self.progress_interval[1]:
+            return "progress has an interval that ends before it begins"
+        belief = self.progress_belief
+        if belief is not None and not (np.isfinite(belief).all() and (np.asarray(belief) >= 0).all()):
+            return "belief about progress has bins that are not probabilities"
+        return ""
+
+    def without_progress(self) -> PolicyOutput:
+        """The same with its progress unknown."""
+        return replace(self, progress=None, progress_interval=None, progress_belief=None)

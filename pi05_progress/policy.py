@@ -1,413 +1,242 @@
-"""What callers use: a frame of the robot and an instruction become actions and a belief about progress."""
+"""The contract between a policy and its callers: what it is asked, what it answers, and the settings it is made from.
+
+``make_policy`` makes one from settings. Nothing here computes; node, server, simulation and evaluation know no more of
+a policy than this.
+"""
 
 from __future__ import annotations
 
-import importlib
-import itertools
-import os
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, runtime_checkable
 
-import jax
-import numpy as np
+from .observation import PolicyOutput, RobotFrame
 
-from .checkpoints.checkpoint import Checkpoint, CheckpointError, CheckpointInfo, load_checkpoint, read_info, untrained
-from .models.config import Pi05Config, named_config
-from .models.input_checks import check_observation
-from .models.noise import next_noise
-from .models.observation import Observation
-from .models.pi05 import Sample
-from .observation import CONFIDENCE_LEVEL, IMAGE_KEYS, ObservationError, PolicyOutput, RobotFrame
-from .policies.backend import Choice, choose_backend, require_torch
-from .policies.sampler import ALL_ON, Dtype, InferenceOptions, Sampler, for_inference, inference_dtype
-from .robots.layout import Layout
-from .robots.profile import RobotProfile
-from .units.normalize import NormStats, NormStatsError, normalize, unnormalize
-from .units.tokenizer import PromptError, PromptTokenizer, clean, make_encoder
-from .units.transforms import absolute_actions, actions_from_model, pad_to, resize_with_pad, state_to_model
-
-SampleFunction = Callable[[Observation, np.ndarray | jax.Array], Sample]  # noise (b, horizon, action dimensions)
+BackendChoice = Literal["auto", "jax", "torch"]
+Dtype = Literal["float32", "bfloat16"]
 
 
 class PolicyUnavailableError(RuntimeError):
     """A policy cannot answer now, for a reason outside of it, and may be able to later; the message says why."""
 
 
-class Policy(Protocol):
-    """Anything that can answer a frame. Not thread-safe unless it says so."""
+class OutputError(ValueError):
+    """A policy's answer cannot be used at all, because its actions cannot; the message says what is wrong with them."""
+
+
+class OwnPolicy(Protocol):
+    """What code of one's own must have to be used as a policy (``policy:=module:function``)."""
 
     model_id: str  # UNTRAINED if its answers mean nothing
-    horizon: int  # rows of a chunk
-    action_dt_s: float  # time between rows
+    horizon: int  # rows of a chunk of actions
+    action_dt_s: float  # time between two rows, s
 
     def infer(self, frame: RobotFrame, prompt: str) -> PolicyOutput:
-        """Actions and progress for one frame; returns when the device is done."""
+        """Actions and progress for one frame; returns when the device is done.
+
+        Raises:
+            ObservationError: the frame or the instruction cannot be used.
+            PolicyUnavailableError: there is no answer now, and there may be one later.
+        """
 
     def warm_up(self) -> None:
         """Do what makes the first call slow before it is needed."""
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A frame as the model reads it, and what is needed to bring the answer back into the robot's units.
+@runtime_checkable
+class Policy(OwnPolicy, Protocol):
+    """Anything that answers frames, with all that callers use. Not thread-safe unless it says so.
 
-    Attributes:
-        observation: a batch of one, on the host.
-        state: float32 (s,) what the model reads of the frame's state, in the robot's units.
-        preparing_ms: what it took.
+    What ``OwnPolicy`` does not ask for has a default, which classes inherit that derive from this one: a policy that
+    answers one frame after the other. Other objects are completed by ``completed``.
     """
 
-    observation: Observation
-    state: np.ndarray
-    preparing_ms: float
+    image_size: tuple[int, int] | None = None  # (height, width) that the model reads; None if it does not matter
+    batch_sizes: tuple[int, ...] = (1,)  # how many prepared frames may be answered together, rising
+    remembers: bool = True  # whether an answer may depend on frames before and on stamps, or on its frame alone
 
+    def prepare(self, frame: RobotFrame, prompt: str) -> Any:
+        """Do the part of ``infer`` that needs no device; several threads may call it at once.
 
-class ModelPolicy:
-    """A sampler of Pi0.5 with its transforms, statistics and tokenizer, whatever the sampler computes with.
-
-    Args:
-        info: what the checkpoint says about itself.
-        stats: its statistics; if there are none, nothing is normalised.
-        make_sampler: what answers a batch, given the noise that its actions start from; called once everything else
-            has been checked.
-        profile: the robot; must be the one the checkpoint was made for.
-        tokenizer_path: PaliGemma's tokenizer, for models that use it.
-        seed: of the noise that actions start from, drawn as openpi's policy does (its seed is 0).
-        options: what is computed ahead or left out.
-        max_batch: most frames that are computed together (``infer_prepared``); a robot's own policy needs one.
-
-    Attributes:
-        sampler: as made.
-        batch_sizes: that are computed, in order: powers of two below ``max_batch``, and that.
-
-    Raises:
-        CheckpointError: the checkpoint is of another robot, or its statistics or sizes do not fit the robot's.
-        TokenizerError: the tokenizer cannot be loaded.
-    """
-
-    def __init__(
-        self,
-        info: CheckpointInfo,
-        stats: Mapping[str, NormStats],
-        make_sampler: Callable[[], SampleFunction],
-        profile: RobotProfile,
-        *,
-        tokenizer_path: Path | None = None,
-        seed: int = 0,
-        options: InferenceOptions = ALL_ON,
-        max_batch: int = 1,
-    ) -> None:
-        if max_batch < 1:
-            raise ValueError(f"max_batch is {max_batch}, expected at least 1")
-        if info.robot != profile.name:
-            raise CheckpointError(f"the checkpoint was made for robot {info.robot}, the profile is {profile.name}")
-        self.model_id, self.action_dt_s, self.horizon = info.model_id, info.action_dt_s, info.model.action_horizon
-        _check_sizes(info.model, stats, info.quantiles, profile.layout)
-        self._info, self._stats, self._profile, self._layout = info, stats, profile, profile.layout
-        encoder = make_encoder(info.tokenizer, tokenizer_path)
-        if encoder.vocabulary > info.model.vocabulary:
-            raise CheckpointError(f"the tokenizer has {encoder.vocabulary} tokens, the model {info.model.vocabulary}")
-        self._tokenize = PromptTokenizer(encoder, info.model.max_token_len, options.bucketed_prompts, cut=False)
-        self._key = jax.random.key(seed)
-        self._options, self._encoded = options, None if options.skip_absent_cameras else IMAGE_KEYS
-        self.sampler = make_sampler()
-        self.batch_sizes = tuple(sorted({min(2**i, max_batch) for i in range(max_batch.bit_length() + 1)}))
-
-    @property
-    def image_size(self) -> tuple[int, int]:
-        """(height, width) of the pictures that the model reads."""
-        return self._info.model.image_size
-
-    def restart_noise(self, seed: int) -> None:
-        """From here on the noise is that of a policy made with this seed, so an episode does not depend on others."""
-        self._key = jax.random.key(seed)
-
-    def observe(self, frame: RobotFrame, prompt: str) -> Observation:
-        """The model's input for a frame, a batch of one, on the host.
-
-        Cameras that the profile does not have are left out, and so are those that the frame lacks, until ``warm_up``:
-        from then on the profile's cameras are always given, masked where the frame lacks them, so that a camera that
-        fails does not make a running robot wait for the compiler.
+        Returns:
+            What ``infer_prepared`` takes.
 
         Raises:
-            ObservationError: the prompt is empty or too long, or something the frame holds cannot be used.
-            LayoutError: the state has another number of values than the robot's.
+            ObservationError: the frame or the instruction cannot be used.
         """
-        if not clean(prompt).strip():
-            raise ObservationError(
-                "the prompt is empty: no task is set; give an instruction, such as 'stack the cubes'"
-            )
-        frame.check()
-        height, width = self._info.model.image_size
-        cameras = {camera.model_input: key for key, camera in self._profile.cameras.items()}
-        present = {
-            model_key: resize_with_pad(frame.images[key], height, width)[None]
-            for model_key, key in cameras.items()
-            if key in frame.images
-        }
-        encoded = present if self._encoded is None else self._encoded
-        state = state_to_model(frame.state, self._layout)
-        if self._stats:
-            state = normalize(state, self._stats["state"], self._info.quantiles).astype(np.float32)
-        try:
-            tokens, mask = self._tokenize(prompt, state if self._info.model.discrete_state else None)
-        except PromptError as error:
-            raise ObservationError(str(error)) from error
-        observation = Observation(
-            images={key: present.get(key, np.zeros((1, height, width, 3), np.uint8)) for key in encoded},
-            image_masks={key: np.array([key in present]) for key in encoded},
-            state=pad_to(state, self._info.model.action_dim)[None],
-            tokenized_prompt=tokens[None],
-            tokenized_prompt_mask=mask[None],
-        )
-        check_observation(self._info.model, observation)
-        return observation
+        return frame, prompt
 
-    def infer(self, frame: RobotFrame, prompt: str) -> PolicyOutput:
-        """See ``Policy``."""
-        return self.infer_prepared([self.prepare(frame, prompt)])[0]
+    def infer_prepared(self, prepared: Sequence[Any]) -> list[PolicyOutput]:
+        """Answer prepared frames, at most ``batch_sizes[-1]`` of them; raises as ``infer``."""
+        return [self.infer(frame, prompt) for frame, prompt in prepared]
 
-    def prepare(self, frame: RobotFrame, prompt: str) -> Prepared:
-        """The part that needs no device: see ``observe``. Several threads may call it at once."""
-        started = time.perf_counter()
-        observation, state = self.observe(frame, prompt), state_to_model(frame.state, self._layout)
-        return Prepared(observation, state, 1e3 * (time.perf_counter() - started))
+    def restart(self, seed: int) -> None:
+        """Begin an episode: forget those before, and draw noise as a policy made with this seed does."""
 
-    def infer_prepared(self, frames: Sequence[Prepared]) -> list[PolicyOutput]:
-        """Answers to frames, at most ``batch_sizes[-1]`` of them, computed together where the cameras are the same.
-
-        The noise is drawn as if they had been asked for one after the other, so the answers are those of single calls
-        to float tolerance. A batch is padded to one of ``batch_sizes``: after ``warm_up`` nothing is compiled. If it
-        fails, no noise has been used up.
-        """
-        if len({tuple(frame.observation.images) for frame in frames}) > 1:
-            return [self.infer_prepared([frame])[0] for frame in frames]
-        started = time.perf_counter()
-        size = next(n for n in self.batch_sizes if n >= len(frames))
-        observation = _batch([f.observation for f in frames] + [frames[0].observation] * (size - len(frames)))
-        model, key, noises = self._info.model, self._key, []
-        for _ in frames:
-            key, noise = next_noise(key, (1, model.action_horizon, model.action_dim))
-            noises.append(noise)
-        if size > 1:
-            drawn = jax.device_get(noises)
-            noise = np.concatenate(drawn + [np.zeros_like(drawn[0])] * (size - len(frames)))
-        prepared = time.perf_counter()
-        sample = jax.device_get(self.sampler(observation, noise))  # all at once: indexing there is a program, too
-        done = time.perf_counter()
-        self._key = key
-        outputs = [self._output(sample, row, frame.state) for row, frame in enumerate(frames)]
-        outside = 1e3 * (prepared - started + time.perf_counter() - done)
-        return [
-            replace(output, timing={"transforms": frame.preparing_ms + outside, "model": 1e3 * (done - prepared)})
-            for output, frame in zip(outputs, frames, strict=True)
-        ]
-
-    def _output(self, sample: Sample, row: int, state: np.ndarray) -> PolicyOutput:
-        """One row of what the model says, in the robot's units; without timing."""
-        actions = sample.actions[row]
-        if self._stats:
-            actions = unnormalize(actions, self._stats["actions"], self._info.quantiles)
-        actions = actions[..., : self._layout.action_size]
-        if self._info.delta_actions:
-            actions = absolute_actions(actions, state, self._layout)
-        belief = sample.progress
-        interval = bins = None
-        if belief is not None and belief.bins is not None:
-            interval, bins = (float(belief.lower[row]), float(belief.upper[row])), belief.bins[row]
-        return PolicyOutput(
-            actions=actions_from_model(actions, self._layout),
-            progress=None if belief is None else float(belief.mean[row]),
-            progress_interval=interval,
-            progress_belief=bins,
-            confidence_level=CONFIDENCE_LEVEL,
-        )
-
-    def warm_up(self) -> None:
-        """Compute once with the profile's cameras, every length a prompt can have and every batch size.
-
-        What is compiled is compiled then, and nothing later.
-        """
-        if not self._options.warm_up:
-            return
-        model = self._info.model
-        if self._options.skip_absent_cameras:
-            self._encoded = tuple(sorted(camera.model_input for camera in self._profile.cameras.values()))
-        for size, length in itertools.product(self.batch_sizes, self._tokenize.lengths):
-            images = {key: np.zeros((size, *model.image_size, 3), np.uint8) for key in self._encoded}
-            masks = {key: np.ones(size, bool) for key in images}
-            state, tokens = np.zeros((size, model.action_dim), np.float32), np.zeros((size, length), np.int32)
-            observation = Observation(images, masks, state, tokens, np.ones((size, length), bool))
-            _, noise = next_noise(self._key, (1, model.action_horizon, model.action_dim))
-            noise = noise if size == 1 else np.zeros((size, *noise.shape[1:]), np.float32)
-            jax.block_until_ready(self.sampler(observation, noise))
+    def close(self) -> None:
+        """Give back what it holds, such as a connection. Any thread may call it."""
 
 
-class Pi05Policy(ModelPolicy):
-    """``ModelPolicy`` with this package's model, in JAX.
+class CompletedPolicy(Policy):
+    """Code of one's own as a whole policy. Where it has ``restart_noise`` or ``close``, they are called, too.
 
     Args:
-        checkpoint: the model and what it needs.
-        profile: see ``ModelPolicy``, as the rest.
-        tokenizer_path: see there.
-        num_steps: denoising steps.
-        seed: see there.
-        options: see there.
-        dtype: to compute and to keep parameters in; None takes what the checkpoint's configuration says.
-        max_batch: see there.
-
-    Raises:
-        CheckpointError: see there.
-        TokenizerError: see there.
+        own: has at least what ``OwnPolicy`` asks for.
     """
 
-    def __init__(
-        self,
-        checkpoint: Checkpoint,
-        profile: RobotProfile,
-        *,
-        tokenizer_path: Path | None = None,
-        num_steps: int = 10,
-        seed: int = 0,
-        options: InferenceOptions = ALL_ON,
-        dtype: Dtype | None = None,
-        max_batch: int = 1,
-    ) -> None:
-        super().__init__(
-            checkpoint.info,
-            checkpoint.stats,
-            lambda: Sampler(for_inference(checkpoint.model, dtype), num_steps, options),
-            profile,
-            tokenizer_path=tokenizer_path,
-            seed=seed,
-            options=options,
-            max_batch=max_batch,
-        )
+    def __init__(self, own: OwnPolicy) -> None:
+        self._own = own
+
+    @property
+    def model_id(self) -> str:
+        """See ``OwnPolicy``."""
+        return self._own.model_id
+
+    @property
+    def horizon(self) -> int:
+        """See ``OwnPolicy``."""
+        return self._own.horizon
+
+    @property
+    def action_dt_s(self) -> float:
+        """See ``OwnPolicy``."""
+        return self._own.action_dt_s
+
+    def infer(self, frame: RobotFrame, prompt: str) -> PolicyOutput:
+        """See ``OwnPolicy``."""
+        return self._own.infer(frame, prompt)
+
+    def warm_up(self) -> None:
+        """See ``OwnPolicy``."""
+        self._own.warm_up()
+
+    def restart(self, seed: int) -> None:
+        """See ``Policy``."""
+        if restart := getattr(self._own, "restart_noise", None):
+            restart(seed)
+
+    def close(self) -> None:
+        """See ``Policy``."""
+        if close := getattr(self._own, "close", None):
+            close()
 
 
-def _batch(observations: Sequence[Observation]) -> Observation:
-    """Observations of the same cameras as one batch; their prompts are padded to the longest."""
-    if len(observations) == 1:
-        return observations[0]
-    length = max(observation.tokenized_prompt.shape[1] for observation in observations)
-
-    def padded(array: np.ndarray) -> np.ndarray:
-        return np.pad(array, ((0, 0), (0, length - array.shape[1])))
-
-    observations = [
-        replace(
-            observation,
-            tokenized_prompt=padded(observation.tokenized_prompt),
-            tokenized_prompt_mask=padded(observation.tokenized_prompt_mask),
-        )
-        for observation in observations
-    ]
-    return jax.tree.map(lambda *rows: np.concatenate(rows), *observations)
+def completed(policy: OwnPolicy) -> Policy:
+    """A policy with all that callers use; one that has it already is returned as it is."""
+    return policy if isinstance(policy, Policy) else CompletedPolicy(policy)
 
 
-def _check_sizes(model: Pi05Config, stats: Mapping[str, NormStats], quantiles: bool, layout: Layout) -> None:
-    """Refuse a model or statistics that the robot's numbers do not fit, before the first frame finds out."""
-    state, actions = layout.state_size, layout.action_size
-    if model.action_dim < actions:
-        raise CheckpointError(f"the model has {model.action_dim} action dimensions, the robot needs {actions}")
-    if not stats:
-        return
-    if missing := {"state", "actions"} - set(stats):
-        raise CheckpointError(f"the statistics lack {', '.join(sorted(missing))}; they have {', '.join(sorted(stats))}")
-    for key, size in (("state", state), ("actions", actions)):
-        if len(stats[key].mean) < size:
-            raise CheckpointError(f"the statistics of {key} have {len(stats[key].mean)} numbers, the robot has {size}")
-    try:
-        normalize(np.zeros(state), stats["state"], quantiles)
-        unnormalize(np.zeros(model.action_dim), stats["actions"], quantiles)
-    except NormStatsError as error:
-        raise CheckpointError(f"the statistics do not fit: {error}") from error
+@dataclass(frozen=True)
+class InferenceOptions:
+    """Ways to do less work for the same numbers, to float tolerance; each can be switched off to compare.
+
+    Attributes:
+        precomputed_modulations: what depends on the sampler's time steps alone (time embedding, time MLP, the
+            modulations of all adaRMS norms) is computed once, instead of in every step of every call.
+        bucketed_prompts: a prompt is padded to the smallest of ``tokenizer.PADDED_LENGTHS`` that holds it, instead of
+            to the model's longest.
+        skip_absent_cameras: cameras that are not there are not encoded, instead of encoded black and masked.
+        one_program: prefix, all denoising steps and the head are one compiled program, instead of one call each.
+        donated_noise: actions take the place of the noise in memory, instead of new memory.
+        warm_up: ``warm_up`` compiles every program before the first request, instead of the first request that needs
+            it doing so.
+        compilation_cache: compiled programs are kept on disk for the next process.
+    """
+
+    precomputed_modulations: bool = True
+    bucketed_prompts: bool = True
+    skip_absent_cameras: bool = True
+    one_program: bool = True
+    donated_noise: bool = True
+    warm_up: bool = True
+    compilation_cache: bool = True
 
 
-def use_compilation_cache(folder: Path = Path("~/.cache/pi05_progress/jax")) -> None:
-    """Keep compiled programs over restarts, unless the user has chosen a folder (JAX_COMPILATION_CACHE_DIR)."""
-    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        jax.config.update("jax_compilation_cache_dir", str(folder.expanduser()))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+ALL_ON = InferenceOptions()
 
 
-def make_policy(
-    profile: RobotProfile,
-    *,
-    policy: str = "pi05",
-    checkpoint: str = "",
-    backend: Choice = "auto",
-    model: str = "tiny",
-    tokenizer: str = "",
-    num_steps: int = 10,
-    seed: int = 0,
-    options: InferenceOptions = ALL_ON,
-    dtype: Dtype | None = None,
-    max_batch: int = 1,
-    server_uri: str = "",
-    server_timeout_s: float = 2.0,
-) -> Policy:
-    """The policy that settings ask for.
+@dataclass(frozen=True)
+class PolicyOptions:
+    """Which policy, and how it computes.
 
-    Args:
-        profile: the robot.
+    Attributes:
         policy: ``pi05``, ``websocket`` for one behind a policy server, or ``module:function`` of Python code that
-            takes the profile and returns a policy.
+            takes the robot profile and returns a policy (see ``OwnPolicy``).
         checkpoint: folder; empty takes random parameters.
         backend: ``jax`` for this package's checkpoints, ``torch`` for LeRobot's, ``auto`` for what the folder contains.
         model: configuration of a model without a checkpoint.
-        tokenizer: path of PaliGemma's tokenizer.
+        tokenizer: path of PaliGemma's tokenizer, for models that use it.
         num_steps: denoising steps.
-        seed: of random parameters and of noise.
-        options: what is computed ahead or left out.
+        seed: of random parameters, and of the noise that actions start from, drawn as openpi's policy does (its seed
+            is 0).
         dtype: to compute and to keep parameters in; None takes what the checkpoint's configuration says.
-        max_batch: most frames that are computed together.
+        max_batch: most frames that are computed together; a robot's own policy needs one.
+        inference: what is computed ahead or left out.
         server_uri: of the policy server, for policy ``websocket``.
         server_timeout_s: how long its answers are waited for.
-
-    Raises:
-        PolicyUnavailableError: the policy server cannot be reached.
-        ValueError: something is unknown or does not fit (also BackendError, CheckpointError, TokenizerError,
-            ModelConfigError).
     """
-    if policy != "pi05" and backend != "auto":
-        raise ValueError(f"backend is {backend!r}, but policy {policy} computes where it likes: leave it out")
-    if policy == "websocket":
-        if checkpoint:
-            raise ValueError(f"checkpoint is {checkpoint!r}, but policy websocket has that of its server: leave it out")
-        from .serving.remote_policy import WebsocketPolicy  # what serving needs is not needed otherwise
 
-        return WebsocketPolicy(server_uri, profile, timeout_s=server_timeout_s)
-    if server_uri:
-        raise ValueError(f"server_uri is {server_uri!r}, but the policy is {policy!r}: it needs policy websocket")
-    if policy != "pi05":
-        module, _, function = policy.partition(":")
-        try:
-            return getattr(importlib.import_module(module), function)(profile)
-        except (ImportError, AttributeError, ValueError) as error:
-            raise ValueError(
-                f"policy {policy!r}: expected pi05, websocket or module:function of importable code: {error}"
-            ) from error
-    path = Path(tokenizer) if tokenizer else None
-    if choose_backend(checkpoint, backend) == "torch":
-        require_torch()
-        from .policies.torch_policy import load_torch_policy  # users of JAX need not have PyTorch
+    policy: str = "pi05"
+    checkpoint: str = ""
+    backend: BackendChoice = "auto"
+    model: str = "tiny"
+    tokenizer: str = ""
+    num_steps: int = 10
+    seed: int = 0
+    dtype: Dtype | None = None
+    max_batch: int = 1
+    inference: InferenceOptions = ALL_ON
+    server_uri: str = ""
+    server_timeout_s: float = 2.0
 
-        return load_torch_policy(
-            Path(checkpoint), profile, tokenizer_path=path, num_steps=num_steps, seed=seed, options=options,
-            dtype=dtype, max_batch=max_batch,
-        )  # fmt: skip
-    if options.compilation_cache:
-        use_compilation_cache()
-    if checkpoint:
-        folder = Path(checkpoint)
-        loaded = load_checkpoint(folder, dtype=inference_dtype(read_info(folder).model, dtype))
-    else:
-        loaded = untrained(named_config(model), profile.name, seed)
-    return Pi05Policy(
-        loaded, profile, tokenizer_path=path, num_steps=num_steps, seed=seed, options=options, dtype=dtype,
-        max_batch=max_batch,
-    )  # fmt: skip
+
+DEFAULT_OPTIONS = PolicyOptions()
+
+
+class OutputChecker:
+    """Decides what of a policy's answers is passed on, for all who use them.
+
+    Actions that cannot be used refuse the answer: nothing of it may move a robot. A progress that cannot be used is
+    unknown (None) from there on and the actions go on; why is said, once per reason.
+
+    Args:
+        say: takes a text for whoever looks after the policy.
+
+    Attributes:
+        reason: why the newest answer has no progress; empty if it has one.
+    """
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._said: set[str] = set()
+        self.reason = ""
+
+    def checked(self, output: PolicyOutput, horizon: int, columns: int) -> PolicyOutput:
+        """The answer as it is passed on.
+
+        Args:
+            output: the answer as it came.
+            horizon: rows that its actions must have.
+            columns: numbers that each row must have.
+
+        Raises:
+            OutputError: the actions cannot be used.
+        """
+        if problem := output.problem(horizon, columns):
+            raise OutputError(f"the policy's {problem}")
+        return self.with_usable_progress(output)
+
+    def with_usable_progress(self, output: PolicyOutput) -> PolicyOutput:
+        """The answer, its progress None if it cannot be used; its actions are not looked at."""
+        self.reason, details = "", ""
+        if output.progress is None:
+            self.reason = "the policy gives none, or its model has no progress head"
+        elif problem := output.progress_problem():
+            self.reason = f"the policy's {problem}"
+            details = f" (progress {output.progress}, interval {output.progress_interval})"
+        if not self.reason:
+            return output
+        if self.reason not in self._said:
+            self._said.add(self.reason)
+            self._say(f"no progress (said once): {self.reason}{details}; actions are passed on all the same")
+        return output.without_progress()

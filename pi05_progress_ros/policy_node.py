@@ -25,9 +25,11 @@ from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Float32, Int32, String
 from std_srvs.srv import Trigger
 
+from pi05_progress.make_policy import make_policy
 from pi05_progress.policies import device_memory
 from pi05_progress.policies.backend import choose_backend
-from pi05_progress.policy import Policy, PolicyUnavailableError, make_policy, use_compilation_cache
+from pi05_progress.policies.compilation_cache import use_compilation_cache
+from pi05_progress.policy import Policy, PolicyUnavailableError
 from pi05_progress.robots.messages import image_backend
 from pi05_progress.robots.profile import IMAGE_TYPE, ArmProfile, RobotProfile
 
@@ -103,11 +105,7 @@ class PolicyNode(LifecycleNode):
         use_compilation_cache()
         claim = device_memory.claim(p.gpu_memory_gb, os.environ)
         started = time.monotonic()
-        self._policy = make_policy(
-            self._profile, policy=p.policy, checkpoint=p.checkpoint, backend=p.backend, model=p.model,
-            tokenizer=p.tokenizer, num_steps=p.num_steps, seed=p.seed, server_uri=p.server_uri,
-            server_timeout_s=p.server_timeout_s,
-        )  # fmt: skip
+        self._policy = make_policy(self._profile, p.policy_options())
         self._policy.warm_up()
         computed_by = choose_backend(p.checkpoint, p.backend) if p.policy == "pi05" else f"policy {p.policy}"
         self.get_logger().info(device_memory.describe(claim, computed_by))
@@ -174,8 +172,7 @@ class PolicyNode(LifecycleNode):
         """Free the model."""
         self._results.destroy()
         self.destroy_publisher(self._diagnostics)
-        if close := getattr(self._policy, "close", None):
-            close()
+        self._policy.close()
         self._policy = None
         return TransitionCallbackReturn.SUCCESS
 

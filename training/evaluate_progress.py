@@ -27,8 +27,9 @@ from rich.table import Table
 from pi05_progress.checkpoints.checkpoint import CheckpointError, CheckpointInfo, code_version, read_info
 from pi05_progress.files.output_file import OutputFileError, check_output, output_file
 from pi05_progress.files.progress_bar import progress_bar
+from pi05_progress.make_policy import make_policy
 from pi05_progress.observation import UNTRAINED
-from pi05_progress.policy import Policy, make_policy
+from pi05_progress.policy import Policy, PolicyOptions
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.robots.yaml_lines import ConfigError
 
@@ -201,10 +202,11 @@ def _held_out(path: Path, dataset: Dataset) -> list[int]:
 
 def _policy(args: Arguments, profile: RobotProfile) -> Policy:
     try:
-        policy = make_policy(
-            profile, policy=args.policy, checkpoint=str(args.checkpoint or ""), tokenizer=args.tokenizer,
+        options = PolicyOptions(
+            policy=args.policy, checkpoint=str(args.checkpoint or ""), tokenizer=args.tokenizer,
             num_steps=args.num_steps,
         )  # fmt: skip
+        policy = make_policy(profile, options)
     except ValueError as error:  # whatever is unknown or does not fit
         raise EvaluationError(f"{args.checkpoint or args.policy}: {error}") from error
     if policy.model_id == UNTRAINED:

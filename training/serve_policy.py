@@ -5,7 +5,7 @@ python -m training.serve_policy --checkpoint DIR --port 8000
 
 import sys
 
-from pi05_progress.serving.command_line import main
+from pi05_progress.serve_policy import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -20,7 +20,7 @@ import jax
 
 from pi05_progress.checkpoints.parameter_source import CheckpointError
 from pi05_progress.models.config import ModelConfigError
-from pi05_progress.policy import use_compilation_cache
+from pi05_progress.policies.compilation_cache import use_compilation_cache
 from pi05_progress.robots.yaml_lines import ConfigError
 from pi05_progress.units.normalize import NormStatsError
 from pi05_progress.units.tokenizer import TokenizerError

@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 from typing import Literal, get_args
 
-Choice = Literal["auto", "jax", "torch"]
+from ..policy import BackendChoice
+
 Backend = Literal["jax", "torch"]
 NEEDED = ("torch", "transformers", "lerobot.policies.pi05.modeling_pi05")
 MODEL_FILES = ("model.safetensors", "model.safetensors.index.json")
@@ -31,8 +32,8 @@ def choose_backend(checkpoint: str, choice: str = "auto") -> Backend:
     Raises:
         BackendError: an unknown choice, or one that does not read the folder.
     """
-    if choice not in get_args(Choice):
-        raise BackendError(f"backend {choice!r} is unknown; known: {', '.join(get_args(Choice))}")
+    if choice not in get_args(BackendChoice):
+        raise BackendError(f"backend {choice!r} is unknown; known: {', '.join(get_args(BackendChoice))}")
     if not checkpoint:
         if choice == "torch":
             raise BackendError(

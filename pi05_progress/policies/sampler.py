@@ -6,8 +6,7 @@ It speaks the model's units; pictures, prompts and robots are the policy's busin
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -20,37 +19,7 @@ from ..models.gemma import Modulation
 from ..models.observation import Observation
 from ..models.parameters import cast, load_parameters, parameter_paths
 from ..models.pi05 import Pi05, PrefixPass, Sample, time_steps
-
-Dtype = Literal["float32", "bfloat16"]
-
-
-@dataclass(frozen=True)
-class InferenceOptions:
-    """Ways to do less work for the same numbers, to float tolerance; each can be switched off to compare.
-
-    Attributes:
-        precomputed_modulations: what depends on the sampler's time steps alone (time embedding, time MLP, the
-            modulations of all adaRMS norms) is computed once, instead of in every step of every call.
-        bucketed_prompts: a prompt is padded to the smallest of ``tokenizer.PADDED_LENGTHS`` that holds it, instead of
-            to the model's longest.
-        skip_absent_cameras: cameras that are not there are not encoded, instead of encoded black and masked.
-        one_program: prefix, all denoising steps and the head are one compiled program, instead of one call each.
-        donated_noise: actions take the place of the noise in memory, instead of new memory.
-        warm_up: ``warm_up`` compiles every program before the first request, instead of the first request that needs
-            it doing so.
-        compilation_cache: compiled programs are kept on disk for the next process.
-    """
-
-    precomputed_modulations: bool = True
-    bucketed_prompts: bool = True
-    skip_absent_cameras: bool = True
-    one_program: bool = True
-    donated_noise: bool = True
-    warm_up: bool = True
-    compilation_cache: bool = True
-
-
-ALL_ON = InferenceOptions()
+from ..policy import ALL_ON, Dtype, InferenceOptions
 
 
 def inference_dtype(config: Pi05Config, dtype: Dtype | None = None) -> Dtype:

@@ -36,10 +36,11 @@ from ..models.observation import Observation
 from ..models.pi05 import Sample
 from ..models.progress import Belief
 from ..observation import CONFIDENCE_LEVEL, IMAGE_KEYS, UNTRAINED
-from ..policy import ModelPolicy
+from ..policy import Dtype, PolicyOptions
 from ..robots.layout import Layout
 from ..robots.profile import RobotProfile
-from .sampler import ALL_ON, Dtype, InferenceOptions, inference_dtype
+from .model_policy import ModelPolicy
+from .sampler import inference_dtype
 
 log = logging.getLogger(__name__)
 VARIANTS = ("paligemma_variant", "action_expert_variant")
@@ -166,35 +167,21 @@ def trunk_outputs(model: modeling_pi05.PI05Pytorch) -> Iterator[list[Tensor]]:
         handle.remove()
 
 
-def load_torch_policy(
-    folder: Path,
-    profile: RobotProfile,
-    *,
-    tokenizer_path: Path | None = None,
-    num_steps: int = 10,
-    seed: int = 0,
-    options: InferenceOptions = ALL_ON,
-    dtype: Dtype | None = None,
-    max_batch: int = 1,
-    device: str | None = None,
-) -> ModelPolicy:
+def load_torch_policy(profile: RobotProfile, options: PolicyOptions, device: str | None = None) -> ModelPolicy:
     """A policy from LeRobot's folder, with the progress head if it lies beside the model.
 
     Args:
-        folder: ``model.safetensors`` and ``config.json``, from LeRobot or from ``convert_checkpoint export``.
-        profile: see ``ModelPolicy``.
-        tokenizer_path: see there.
-        num_steps: denoising steps.
-        seed: see there.
-        options: see there; of these only prompts and cameras, and whether to warm up, mean something here.
-        dtype: to compute in; None takes what the checkpoint says. LeRobot keeps the vision tower and norms float32.
-        max_batch: see there.
+        profile: the robot; must be the one the checkpoint was made for.
+        options: the checkpoint (``model.safetensors`` and ``config.json``, from LeRobot or from ``convert_checkpoint
+            export``), and how it computes. Of what may be left out, only prompts and cameras, and whether to warm up,
+            mean something here; LeRobot keeps the vision tower and norms float32 whatever dtype is asked for.
         device: PyTorch's name of it; None takes the GPU if there is one.
 
     Raises:
         CheckpointError: it is incomplete or damaged, or does not fit LeRobot's code or the robot.
         TokenizerError: the tokenizer cannot be loaded.
     """
+    folder = Path(options.checkpoint)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device != "cpu" and not os.environ.get("JAX_PLATFORMS"):
         jax.config.update("jax_platforms", "cpu")  # on the GPU, JAX would take most of the memory at its first use
@@ -218,13 +205,10 @@ def load_torch_policy(
     _check_sizes(folder, info.model, variants)
 
     def make_sampler() -> TorchSampler:
-        model = load_model(folder, info.model, variants, inference_dtype(info.model, dtype), device)
-        return TorchSampler(model, load_head(planned.source, info.model, device), num_steps, cameras)
+        model = load_model(folder, info.model, variants, inference_dtype(info.model, options.dtype), device)
+        return TorchSampler(model, load_head(planned.source, info.model, device), options.num_steps, cameras)
 
-    return ModelPolicy(
-        info, stats, make_sampler, profile, tokenizer_path=tokenizer_path, seed=seed, options=options,
-        max_batch=max_batch,
-    )  # fmt: skip
+    return ModelPolicy(info, stats, make_sampler, profile, options)
 
 
 def camera_order(folder: Path, settings: Mapping[str, Any], profile: RobotProfile) -> tuple[str, ...]:

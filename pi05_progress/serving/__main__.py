@@ -1,8 +1,8 @@
-"""``python -m pi05_progress.serving``: see ``command_line.py``."""
+"""``python -m pi05_progress.serving``: see ``pi05_progress/serve_policy.py``."""
 
 import sys
 
-from .command_line import main
+from ..serve_policy import main
 
 if __name__ == "__main__":
     sys.exit(main())

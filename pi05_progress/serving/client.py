@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
 import socket
 import ssl
 import sys
@@ -26,7 +27,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from ..estimate.estimator import Estimate, ProgressEstimator
 from ..observation import CONFIDENCE_LEVEL, UNTRAINED
-from ..policy import PolicyUnavailableError
+from ..policy import OutputChecker, PolicyUnavailableError
 from .core import RequestError
 from .security import authorization, checked_key, read_key
 from .server_facts import confidence_level
@@ -34,6 +35,7 @@ from .teleavatar import PROMPT, read_reply
 from .wire import WireError, pack, unpack
 
 PLAYER = "training.replay_episode"
+log = logging.getLogger(__name__)
 MAX_REPLY = 2**24  # bytes
 CLOSE_TIMEOUT_S = 1.0  # how long the other end may take to agree to an end
 
@@ -71,7 +73,7 @@ class PolicyClient:
         self._headers = authorization(key) if key else None
         self._connection: ClientConnection | None = None
         self._waiting = False  # whether a request is under way
-        self._estimator = ProgressEstimator()
+        self._estimator, self._checker = ProgressEstimator(), OutputChecker(log.warning)
         self.metadata: Mapping[str, Any] | None = None
         self.estimate = Estimate()
 
@@ -116,7 +118,7 @@ class PolicyClient:
         return metadata
 
     def infer(self, request: Mapping[str, Any], stamp_s: float | None = None) -> dict[str, Any]:
-        """The server's reply; ``estimate`` then includes it.
+        """The server's reply; ``estimate`` then includes it, unless its progress cannot be used: that is logged.
 
         Args:
             request: openpi's dictionary.
@@ -138,6 +140,7 @@ class PolicyClient:
             self.reset()
             raise PolicyUnavailableError(f"{self.uri}: {error}") from error
         trained = self.metadata.get("model_id") != UNTRAINED
+        output = self._checker.with_usable_progress(output)
         self.estimate = self._estimator.update(now_s, output, str(request.get(PROMPT, "")), trained)
         return reply
 

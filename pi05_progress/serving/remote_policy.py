@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from ..observation import CONFIDENCE_LEVEL, PolicyOutput, RobotFrame
-from ..policy import PolicyUnavailableError
+from ..policy import Policy, PolicyUnavailableError
 from ..robots.profile import RobotProfile
 from .client import PolicyClient
 from .core import RequestError
@@ -15,7 +15,7 @@ from .server_facts import read_facts
 from .teleavatar import make_request, read_reply
 
 
-class WebsocketPolicy:
+class WebsocketPolicy(Policy):
     """See ``Policy``. It connects when it is made, and again whenever it is asked after a loss.
 
     Args:
@@ -46,6 +46,7 @@ class WebsocketPolicy:
         self.model_id: str = self._facts.model_id
         self.horizon: int = self._facts.action_horizon
         self.action_dt_s: float = self._facts.action_dt_s
+        self.image_size: tuple[int, int] | None = self._facts.image_size
 
     def infer(self, frame: RobotFrame, prompt: str) -> PolicyOutput:
         """See ``Policy``.

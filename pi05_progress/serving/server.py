@@ -1,4 +1,4 @@
-"""The policy server: assembled, listening, and ended cleanly. ``command_line.py`` is its command line."""
+"""The policy server: assembled, listening, and ended cleanly. ``pi05_progress/serve_policy.py`` is its program."""
 
 from __future__ import annotations
 

@@ -136,7 +136,7 @@ def make_request(frame: RobotFrame, prompt: str, size: tuple[int, int] | None) -
 
 
 def read_reply(reply: Any, confidence_level: float) -> PolicyOutput:
-    """The policy's output that a reply tells.
+    """The policy's output that a reply tells; whether its numbers can be used is for ``OutputChecker`` to decide.
 
     Raises:
         RequestError: it is not a reply of this kind.
@@ -147,11 +147,8 @@ def read_reply(reply: Any, confidence_level: float) -> PolicyOutput:
     actions = reply["actions"]
     if actions.dtype.kind not in "fiu":
         raise RequestError(f"the server's reply has actions {_form(actions)}; expected numbers")
-    progress, lower, upper = (_share(reply, key) for key in ("progress", "progress_lower", "progress_upper"))
+    progress, lower, upper = (_number_told(reply, key) for key in ("progress", "progress_lower", "progress_upper"))
     interval = None if lower is None or upper is None else (lower, upper)
-    # Progress, a mean, may lie outside: the interval is between equal tails, and a belief may be lopsided.
-    if interval is not None and lower > upper:
-        raise RequestError(f"the server's reply has progress_lower {lower} above progress_upper {upper}")
     return PolicyOutput(
         actions=actions,
         progress=progress,
@@ -161,11 +158,11 @@ def read_reply(reply: Any, confidence_level: float) -> PolicyOutput:
     )
 
 
-def _share(reply: Mapping[str, Any], key: str) -> float | None:
+def _number_told(reply: Mapping[str, Any], key: str) -> float | None:
     number = reply.get(key)
     if number is None:
         return None
-    if not is_number(number) or not 0 <= number <= 1:
+    if not isinstance(number, int | float) or isinstance(number, bool):
         raise RequestError(f"the server's reply has {key} {shown(number)}; expected a number in [0, 1], or nil")
     return float(number)
 

@@ -24,6 +24,7 @@ class InferenceStats:
     failures: int = 0
     skipped: int = 0  # images that came while an inference ran
     last_error: str = ""
+    no_progress: str = ""  # why the newest answer has none
     busy_since_s: float | None = None  # monotonic, while the policy runs
     model_ms: deque[float] = field(default_factory=lambda: deque(maxlen=200))
     overhead_ms: deque[float] = field(default_factory=lambda: deque(maxlen=200))
@@ -83,6 +84,8 @@ def inference_status(node: str, stats: InferenceStats, waiting: str, values: dic
         level, text = ERROR, stats.last_error
     elif slow := stats.slow():
         level, text = WARN, slow
+    elif stats.no_progress:
+        level, text = WARN, f"running without progress: {stats.no_progress}"
     elif waiting or stats.count == 0:
         level, text = WARN, f"waiting: {waiting or 'no inference yet'}"
     counters = {"inferences": stats.count, "failures": stats.failures, "frames_skipped": stats.skipped}

@@ -6,18 +6,16 @@ are called by the inference thread. `_triggered` guards the trigger; counters ar
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 from rclpy.impl.rcutils_logger import RcutilsLogger
 
 from pi05_progress.observation import PolicyOutput
-from pi05_progress.policy import Policy, PolicyUnavailableError
+from pi05_progress.policy import OutputChecker, OutputError, Policy, PolicyUnavailableError
 from pi05_progress.robots.joints import MessageError
 from pi05_progress.robots.messages import robot_frame
 from pi05_progress.robots.profile import RobotProfile
@@ -35,7 +33,7 @@ class Result:
     """One answer of the policy.
 
     Attributes:
-        output: the answer.
+        output: the answer; its progress is None where it cannot be used.
         task: the instruction it was given.
         stamp_ns: of the newest image used.
         policy_ms: what the policy took, transforms and model.
@@ -75,6 +73,7 @@ class InferenceLoop:
     ) -> None:
         self._policy, self._profile, self._period_s = policy, profile, 1 / rate_hz
         self._snapshot, self._task, self._publish, self._failed, self._logger = snapshot, task, publish, failed, logger
+        self._checker = OutputChecker(logger.warning)
         self.stats = InferenceStats()
         self._triggered = threading.Condition()
         self._trigger_s: float | None = None  # arrival (monotonic) of an image that no inference has used yet
@@ -171,9 +170,12 @@ class InferenceLoop:
         self.stats.busy_since_s = None
         if self._stopping.is_set() or epoch != self._epoch or task != self._task() or self._snapshot().problems:
             return  # nothing that was asked for is left of it
-        if problem := output_problem(output, self._policy.horizon):
-            self._fail(problem)
+        try:
+            output = self._checker.checked(output, self._policy.horizon, self._profile.layout.action_size)
+        except OutputError as error:
+            self._fail(str(error))
             return
+        self.stats.no_progress = self._checker.reason
         self.stats.last_error = ""
         self._publish(Result(output, task, stamp_ns, policy_ms))
         self.stats.count += 1
@@ -187,19 +189,3 @@ class InferenceLoop:
             self._logger.error("\n".join(part for part in (text, details) if part))
         self.stats.last_error = text
         self._stopping.wait(ERROR_PAUSE_S)
-
-
-def output_problem(output: PolicyOutput, horizon: int) -> str:
-    """What is wrong with a policy's answer; empty if nothing."""
-    if output.actions.shape != (horizon, 16):
-        return f"the policy's actions are {output.actions.shape}, expected ({horizon}, 16)"
-    if not np.isfinite(output.actions).all():
-        return "the policy's actions are not finite"
-    numbers = [output.progress] if output.progress is not None else []
-    for number in (*numbers, *(output.progress_interval or ())):
-        if not (math.isfinite(number) and 0 <= number <= 1):
-            return f"the policy's progress is {number}, expected a number in [0, 1]"
-    belief = output.progress_belief
-    if belief is not None and not (np.isfinite(belief).all() and (np.asarray(belief) >= 0).all()):
-        return "the policy's belief about progress has bins that are not probabilities"
-    return ""

@@ -6,6 +6,8 @@ from dataclasses import dataclass, fields
 
 from rclpy.node import Node
 
+from pi05_progress.policy import PolicyOptions
+
 from ..commanding.command_rules import CommandSettings
 from ..inputs import Limits
 from ..parameters import declare, refuse_unknown
@@ -39,6 +41,20 @@ class NodeParameters:
     max_joint_speed: float
     max_tracking_error: float
     autostart: bool
+
+    def policy_options(self) -> PolicyOptions:
+        """Which policy, and how it computes."""
+        return PolicyOptions(
+            policy=self.policy,
+            checkpoint=self.checkpoint,
+            backend=self.backend,
+            model=self.model,
+            tokenizer=self.tokenizer,
+            num_steps=self.num_steps,
+            seed=self.seed,
+            server_uri=self.server_uri,
+            server_timeout_s=self.server_timeout_s,
+        )
 
     def limits(self) -> Limits:
         """What is fresh enough."""

@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pi05_progress.checkpoints.checkpoint import code_version
+from pi05_progress.policy import PolicyOptions
 
 from ..command_line import OptionError, check_ranges, read_options
 from ..commanding.command_rules import CommandSettings
@@ -116,15 +117,21 @@ def _driving(options: Options) -> Driving:
         options.image_scale,
         commands=CommandSettings(max_joint_speed=options.max_joint_speed),
     )
-    return Driving(options.policy, options.checkpoint, options.profile, options.tokenizer, options.num_steps, settings)
+    policy = PolicyOptions(
+        policy=options.policy, checkpoint=options.checkpoint, tokenizer=options.tokenizer, num_steps=options.num_steps
+    )
+    return Driving(policy, options.profile, settings)
 
 
 def _log(options: Options, driving: Driving) -> EpisodeLog | nullcontext[None]:
     """Where episodes are kept; nowhere without --json."""
     if options.json is None:
         return nullcontext()
+    policy = driving.policy
     settings = {
-        **asdict(driving), "checkpoint": str(Path(options.checkpoint).resolve()) if options.checkpoint else "",
+        "policy": policy.policy, "profile": driving.profile, "tokenizer": policy.tokenizer,
+        "num_steps": policy.num_steps, "loop": asdict(driving.loop),
+        "checkpoint": str(Path(options.checkpoint).resolve()) if options.checkpoint else "",
         "checkpoint_files": files_fingerprint(Path(options.checkpoint)) if options.checkpoint else "",
         "code_version": code_version(),
     }  # fmt: skip

@@ -12,12 +12,13 @@ from convert_recordings import IMAGE, PROFILE, START, TOPICS, joints, numbered, 
 from convert_results import convert
 
 from pi05_progress.observation import PolicyOutput
+from pi05_progress.policy import Policy
 from pi05_progress.robots.states import Mode
 
 SECONDS = 1.0
 
 
-class Watching:
+class Watching(Policy):
     """A policy that keeps the frames it is asked about."""
 
     model_id, horizon, action_dt_s = "watching", 1, 1 / 30

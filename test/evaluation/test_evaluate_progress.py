@@ -18,7 +18,9 @@ from small_models import SMALL, random_model
 from pi05_progress.checkpoints.checkpoint import Checkpoint, CheckpointInfo, save_checkpoint
 from pi05_progress.estimate.estimator import EstimatorConfig
 from pi05_progress.files.output_file import OutputFileError
-from pi05_progress.policy import Pi05Policy, make_policy
+from pi05_progress.make_policy import make_policy
+from pi05_progress.policies.model_policy import Pi05Policy
+from pi05_progress.policy import Policy, PolicyOptions
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.units.normalize import NormStats
 from training.datasets import layout
@@ -62,7 +64,7 @@ def checkpoint(tmp_path_factory):
 @pytest.fixture(scope="module")
 def small_policy(checkpoint):
     """Its policy, compiled once."""
-    policy = make_policy(PROFILE, checkpoint=str(checkpoint), num_steps=1)
+    policy = make_policy(PROFILE, PolicyOptions(checkpoint=str(checkpoint), num_steps=1))
     policy.warm_up()
     return policy
 
@@ -175,14 +177,14 @@ def test_estimates_do_not_know_what_comes_later():
 def test_a_model_without_memory_answers_each_view_once_and_as_if_it_were_shown_in_order(small_policy, monkeypatch):
     policy = small_policy
 
-    class InOrder:  # not known to be without memory
+    class InOrder(Policy):  # not known to be without memory
         def infer(self, frame, prompt):
             return policy.infer(frame, prompt)
 
     shown = all_playbacks(12, 10, 3, "stack", **SHOWN)
     calls, infer = [], policy.infer
     monkeypatch.setattr(policy, "infer", lambda frame, prompt: (calls.append(prompt), infer(frame, prompt))[1])
-    assert isinstance(policy, Pi05Policy)
+    assert not policy.remembers
     once = ask(policy, frames_of(TWO_TASKS, 0), shown)
     assert len(calls) == len({view for playback in shown for view in playback.views})
     ordered = ask(InOrder(), frames_of(TWO_TASKS, 0), shown)

@@ -14,7 +14,7 @@ from small_models import SMALL, random_model
 from pi05_progress.checkpoints.checkpoint import Checkpoint, CheckpointInfo
 from pi05_progress.models.input_checks import check_actions, check_observation
 from pi05_progress.observation import IMAGE_KEYS, RobotFrame
-from pi05_progress.policy import Pi05Policy
+from pi05_progress.policies.model_policy import Pi05Policy
 from pi05_progress.robots.episode_notes import CUT_OFF
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.units.normalize import save_norm_stats

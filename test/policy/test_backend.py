@@ -13,9 +13,10 @@ from places import ROOT
 from serving_helpers import CONFIG, PROFILE
 
 from pi05_progress.checkpoints.checkpoint import Checkpoint, CheckpointInfo, save_checkpoint
+from pi05_progress.make_policy import make_policy
 from pi05_progress.policies.backend import BackendError, choose_backend
-from pi05_progress.policy import make_policy
-from pi05_progress.serving.command_line import main
+from pi05_progress.policy import PolicyOptions
+from pi05_progress.serve_policy import main
 
 
 def lerobot_folder(folder, config=LEROBOT, file="model.safetensors"):
@@ -61,12 +62,12 @@ def test_a_choice_that_agrees_is_taken(tmp_path, native):
 )
 def test_a_choice_that_does_not_fit_the_folder_is_refused_with_the_remedy(tmp_path, make, choice, told):
     with pytest.raises(BackendError, match=told):
-        make_policy(PROFILE, checkpoint=make(tmp_path / "folder"), backend=choice)
+        make_policy(PROFILE, PolicyOptions(checkpoint=make(tmp_path / "folder"), backend=choice))
 
 
 def test_a_backend_for_a_policy_that_is_not_pi05_is_refused():
     with pytest.raises(ValueError, match="backend is 'torch', but policy websocket computes where it likes"):
-        make_policy(PROFILE, policy="websocket", server_uri="ws://localhost:1", backend="torch")
+        make_policy(PROFILE, PolicyOptions(policy="websocket", server_uri="ws://localhost:1", backend="torch"))
 
 
 @pytest.mark.parametrize("missing", ["torch", "transformers", "lerobot"])
@@ -77,7 +78,7 @@ def test_without_pytorch_or_lerobot_the_extra_is_named(tmp_path, monkeypatch, mi
     for name in ("lerobot.policies.pi05.modeling_pi05", missing):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(BackendError) as raised:
-        make_policy(PROFILE, checkpoint=folder)
+        make_policy(PROFILE, PolicyOptions(checkpoint=folder))
     error = str(raised.value)
     assert f"backend torch needs PyTorch and LeRobot's PI05, and {missing} cannot be imported" in error
     assert "install the extra torch" in error and "pip install -e .[torch]" in error
@@ -100,10 +101,11 @@ for module in pkgutil.walk_packages(pi05_progress.__path__, "pi05_progress."):
     if module.name not in ("pi05_progress.policies.torch_policy", "pi05_progress.serving.__main__"):
         importlib.import_module(module.name)
 from pi05_progress.observation import RobotFrame
-from pi05_progress.policy import make_policy
+from pi05_progress.make_policy import make_policy
+from pi05_progress.policy import PolicyOptions
 from pi05_progress.robots.profile import RobotProfile
 profile = RobotProfile.load("teleavatar")
-policy = make_policy(profile, checkpoint=sys.argv[1], num_steps=1)
+policy = make_policy(profile, PolicyOptions(checkpoint=sys.argv[1], num_steps=1))
 blank = {key: np.zeros((28, 28, 3), np.uint8) for key in profile.cameras}
 assert policy.infer(RobotFrame(blank, np.zeros(48, np.float32)), "stack").progress is not None
 print("imported:", sorted({"torch", "transformers", "lerobot"} & sys.modules.keys()))

@@ -11,12 +11,14 @@ from flax import nnx
 from small_models import ADAPTED, SMALL, random_actions, random_model, random_observation
 
 from pi05_progress.checkpoints.checkpoint import Checkpoint, CheckpointError, CheckpointInfo
+from pi05_progress.make_policy import make_policy
 from pi05_progress.models.config import ModelConfigError, config_from_dict, config_to_dict, named_config
 from pi05_progress.models.input_checks import check_observation
 from pi05_progress.models.observation import Observation
 from pi05_progress.models.pi05 import Pi05
 from pi05_progress.observation import IMAGE_KEYS, ObservationError, RobotFrame
-from pi05_progress.policy import Pi05Policy, make_policy
+from pi05_progress.policies.model_policy import Pi05Policy
+from pi05_progress.policy import PolicyOptions
 from pi05_progress.robots.layout import LayoutError
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.units.normalize import NormStats
@@ -228,7 +230,7 @@ def test_unknown_configurations_and_heads_are_refused_with_those_there_are():
     with pytest.raises(ModelConfigError, match="unknown model configuration 'pi06'; known: pi05, pi05_lora, tiny, mid"):
         named_config("pi06")
     with pytest.raises(ModelConfigError, match="unknown model configuration 'huge'"):
-        make_policy(PROFILE, model="huge")
+        make_policy(PROFILE, PolicyOptions(model="huge"))
     with pytest.raises(ModelConfigError, match=r"progress\.kind 'linear' is unknown; known: none, scalar, categorical"):
         SMALL.with_progress("linear")
     with pytest.raises(ModelConfigError, match="at least 2"):

@@ -96,7 +96,7 @@ def test_a_driver_that_does_not_say_what_the_card_has_is_left_alone(tmp_path):
     assert not set(environment) & set(VARIABLES)
 
 
-@pytest.mark.parametrize("module", ["pi05_progress.serving.command_line", "pi05_progress_ros.policy_node"])
+@pytest.mark.parametrize("module", ["pi05_progress.serve_policy", "pi05_progress_ros.policy_node"])
 def test_importing_the_programs_does_not_look_for_devices(module):
     """Else the share would be set too late. A platform that does not exist fails as soon as JAX looks for it."""
     environment = {**os.environ, "JAX_PLATFORMS": "no_such_platform"}

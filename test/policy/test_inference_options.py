@@ -16,12 +16,14 @@ from jax.experimental.compilation_cache import compilation_cache
 from places import ROOT
 
 from pi05_progress.checkpoints.checkpoint import Checkpoint, CheckpointInfo, save_checkpoint
+from pi05_progress.make_policy import make_policy
 from pi05_progress.models.config import ModelConfigError, SiglipConfig, tiny
 from pi05_progress.models.parameters import HEAD, load_parameters, parameter_paths
 from pi05_progress.models.pi05 import Pi05
 from pi05_progress.observation import IMAGE_KEYS, RobotFrame
-from pi05_progress.policies.sampler import ALL_ON, InferenceOptions, for_inference
-from pi05_progress.policy import Pi05Policy, make_policy
+from pi05_progress.policies.model_policy import Pi05Policy
+from pi05_progress.policies.sampler import for_inference
+from pi05_progress.policy import ALL_ON, InferenceOptions, PolicyOptions
 from pi05_progress.robots.profile import RobotProfile
 
 EXPERT = dataclasses.replace(tiny().expert, width=16, depth=2, mlp_dim=24, num_heads=2, head_dim=8)
@@ -63,7 +65,7 @@ def checkpoint(config=CONFIG):
 
 def policy(config=CONFIG, dtype=None, **switches):
     options = dataclasses.replace(ALL_ON, **switches)
-    return Pi05Policy(checkpoint(config), TWO, num_steps=3, options=options, dtype=dtype)
+    return Pi05Policy(checkpoint(config), TWO, PolicyOptions(num_steps=3, inference=options, dtype=dtype))
 
 
 @functools.cache
@@ -157,7 +159,7 @@ def test_compiled_programs_are_kept_on_disk_or_not(monkeypatch, tmp_path, kept):
     compilation_cache.reset_cache()
     try:
         options = dataclasses.replace(ALL_ON, compilation_cache=kept)
-        own = make_policy(FULL, checkpoint=str(tmp_path / "checkpoint"), options=options)
+        own = make_policy(FULL, PolicyOptions(checkpoint=str(tmp_path / "checkpoint"), inference=options))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # small programs, too
         own.infer(frame(), PROMPT)
     finally:
@@ -181,7 +183,7 @@ def test_parameters_are_kept_in_the_dtype_the_model_computes_in_cast_or_shared_a
 
 def test_a_checkpoint_is_read_into_the_dtype_asked_for(tmp_path):
     save_checkpoint(tmp_path / "checkpoint", checkpoint())
-    own = make_policy(FULL, checkpoint=str(tmp_path / "checkpoint"), dtype="bfloat16")
+    own = make_policy(FULL, PolicyOptions(checkpoint=str(tmp_path / "checkpoint"), dtype="bfloat16"))
     assert own.sampler.model.config.compute_dtype == "bfloat16"
     assert parameter_paths(own.sampler.model)["action_in_proj/kernel"].dtype == jnp.bfloat16
 

@@ -7,10 +7,12 @@ import pytest
 from flax import nnx
 
 from pi05_progress.checkpoints.checkpoint import Checkpoint, CheckpointError, CheckpointInfo, save_checkpoint
+from pi05_progress.make_policy import make_policy
 from pi05_progress.models.config import tiny
 from pi05_progress.models.pi05 import Pi05
 from pi05_progress.observation import UNTRAINED, RobotFrame
-from pi05_progress.policy import Pi05Policy, make_policy
+from pi05_progress.policies.model_policy import Pi05Policy
+from pi05_progress.policy import PolicyOptions
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.units.normalize import NormStats
 
@@ -42,7 +44,7 @@ def frame(seed=0):
 
 
 def policy(config, given=None, num_steps=2, **info):
-    return Pi05Policy(checkpoint(config, given, **info), PROFILE, num_steps=num_steps)
+    return Pi05Policy(checkpoint(config, given, **info), PROFILE, PolicyOptions(num_steps=num_steps))
 
 
 @pytest.mark.parametrize(("kind", "bins"), [("none", None), ("scalar", None), ("categorical", 50)])
@@ -96,23 +98,26 @@ def test_noise_that_is_restarted_is_that_of_a_new_policy():
     one = policy(small())  # its seed is 0
     first, second = (one.infer(frame(), "stack").actions for _ in range(2))
     assert np.abs(first - second).max() > 1e-3
-    one.restart_noise(0)
+    one.restart(0)
     np.testing.assert_array_equal(one.infer(frame(), "stack").actions, first)
-    one.restart_noise(1)
+    one.restart(1)
     assert np.abs(one.infer(frame(), "stack").actions - first).max() > 1e-3
 
 
 def test_a_saved_checkpoint_answers_as_before_and_for_its_own_robot_only(tmp_path):
     saved = checkpoint(small("categorical"), stats(0.5), model_id="small", action_dt_s=0.05)
     save_checkpoint(tmp_path / "small", saved)
-    loaded = make_policy(PROFILE, checkpoint=str(tmp_path / "small"), num_steps=2)
+    loaded = make_policy(PROFILE, PolicyOptions(checkpoint=str(tmp_path / "small"), num_steps=2))
     assert (loaded.model_id, loaded.horizon, loaded.action_dt_s) == ("small", 4, 0.05)
-    ours, theirs = loaded.infer(frame(), "stack"), Pi05Policy(saved, PROFILE, num_steps=2).infer(frame(), "stack")
+    ours, theirs = (
+        loaded.infer(frame(), "stack"),
+        Pi05Policy(saved, PROFILE, PolicyOptions(num_steps=2)).infer(frame(), "stack"),
+    )
     np.testing.assert_array_equal(ours.actions, theirs.actions)
     assert ours.progress == theirs.progress
     with pytest.raises(CheckpointError, match="made for robot teleavatar, the profile is teleavatar_v1"):
-        make_policy(RobotProfile.load("teleavatar_v1"), checkpoint=str(tmp_path / "small"))
+        make_policy(RobotProfile.load("teleavatar_v1"), PolicyOptions(checkpoint=str(tmp_path / "small")))
 
 
 def test_without_a_checkpoint_it_says_that_it_is_untrained():
-    assert make_policy(PROFILE, num_steps=1).model_id == UNTRAINED
+    assert make_policy(PROFILE, PolicyOptions(num_steps=1)).model_id == UNTRAINED

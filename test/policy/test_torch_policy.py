@@ -39,10 +39,12 @@ from pi05_progress.checkpoints.checkpoint import (
 from pi05_progress.checkpoints.foreign.exporting import export_checkpoint
 from pi05_progress.checkpoints.foreign.head_file import to_torch, write_head
 from pi05_progress.checkpoints.foreign.importing import open_foreign
+from pi05_progress.make_policy import make_policy
 from pi05_progress.models import pi05
 from pi05_progress.models.parity import pytorch as parity_torch
 from pi05_progress.observation import IMAGE_KEYS, RobotFrame
-from pi05_progress.policy import ModelPolicy, Pi05Policy, make_policy
+from pi05_progress.policies.model_policy import ModelPolicy, Pi05Policy
+from pi05_progress.policy import PolicyOptions
 from pi05_progress.serving.policy_responder import PolicyResponder
 from pi05_progress.serving.wire import pack, unpack
 from pi05_progress.units.normalize import NormStats
@@ -237,7 +239,9 @@ def folders(tmp_path_factory):
 def policies(folders):
     """(JAX's, PyTorch's), both by what their folders contain."""
     with lerobot_of_size(CONFIG):
-        return [make_policy(PROFILE, checkpoint=str(folder), num_steps=3, max_batch=2) for folder in folders]
+        return [
+            make_policy(PROFILE, PolicyOptions(checkpoint=str(folder), num_steps=3, max_batch=2)) for folder in folders
+        ]
 
 
 def frame(seed=0, absent=()):
@@ -277,7 +281,7 @@ def test_requests_that_are_computed_together_get_the_answers_of_single_ones(poli
 
 
 def test_warming_up_changes_no_answer(lerobot, folders):
-    cold, warm = (make_policy(PROFILE, checkpoint=str(folders[1]), num_steps=2) for _ in range(2))
+    cold, warm = (make_policy(PROFILE, PolicyOptions(checkpoint=str(folders[1]), num_steps=2)) for _ in range(2))
     warm.warm_up()
     assert_same_output(warm.infer(frame(), "stack"), cold.infer(frame(), "stack"))
 
@@ -294,7 +298,7 @@ def test_the_server_serves_it_with_progress_and_in_batches(policies):
 
 
 def test_bfloat16_computes_in_bfloat16_and_gives_nearly_the_same(lerobot, folders, policies):
-    half = make_policy(PROFILE, checkpoint=str(folders[1]), num_steps=3, dtype="bfloat16")
+    half = make_policy(PROFILE, PolicyOptions(checkpoint=str(folders[1]), num_steps=3, dtype="bfloat16"))
     layer = half.sampler.model.paligemma_with_expert.paligemma.model.language_model.layers[0]
     assert layer.mlp.up_proj.weight.dtype == torch.bfloat16
     assert half.sampler.head.hidden.weight.dtype == torch.float32
@@ -312,10 +316,10 @@ def test_lerobots_own_strict_loading_passes_the_head_over(lerobot, folders, caps
 def test_without_a_head_beside_the_model_progress_is_none_and_actions_are_the_same(lerobot, folders, tmp_path):
     shutil.copytree(folders[1], tmp_path / "headless")
     (tmp_path / "headless/progress_head.safetensors").unlink()
-    policy = make_policy(PROFILE, checkpoint=str(tmp_path / "headless"), num_steps=3)
+    policy = make_policy(PROFILE, PolicyOptions(checkpoint=str(tmp_path / "headless"), num_steps=3))
     answer = policy.infer(frame(), "stack")
     assert (answer.progress, answer.progress_interval, answer.progress_belief) == (None, None, None)
-    again = make_policy(PROFILE, checkpoint=str(folders[1]), num_steps=3)
+    again = make_policy(PROFILE, PolicyOptions(checkpoint=str(folders[1]), num_steps=3))
     np.testing.assert_array_equal(answer.actions, again.infer(frame(), "stack").actions)
 
 
@@ -358,7 +362,7 @@ def test_cameras_are_read_in_the_order_of_lerobots_configuration(lerobot, told_h
     names = {camera.model_input: name for name, camera in PROFILE.cameras.items()}
     head, left, right = (names[key] for key in IMAGE_KEYS)
     folder = lerobots_own(tmp_path / "own", folders[1], cameras=(right, "empty_camera_0", left, head))
-    policy = make_policy(PROFILE, checkpoint=str(folder), num_steps=3)
+    policy = make_policy(PROFILE, PolicyOptions(checkpoint=str(folder), num_steps=3))
     given = frame()
     observation = policy.observe(given, "stack")
     noise = np.random.default_rng(0).standard_normal((1, 5, 32)).astype(np.float32)
@@ -384,14 +388,14 @@ def test_cameras_are_read_in_the_order_of_lerobots_configuration(lerobot, told_h
 def test_what_lerobot_trained_on_other_data_is_refused(lerobot, told_heads, folders, tmp_path, options, told):
     folder = lerobots_own(tmp_path / "own", folders[1], **options)
     with pytest.raises(CheckpointError, match=told):
-        make_policy(PROFILE, checkpoint=str(folder))
+        make_policy(PROFILE, PolicyOptions(checkpoint=str(folder)))
 
 
 def test_a_checkpoint_without_statistics_is_refused(lerobot, folders, tmp_path):
     shutil.copytree(folders[1], tmp_path / "bare")
     shutil.rmtree(tmp_path / "bare/assets")
     with pytest.raises(CheckpointError, match=r"no normalisation statistics \(assets/<id>/norm_stats.json"):
-        make_policy(PROFILE, checkpoint=str(tmp_path / "bare"))
+        make_policy(PROFILE, PolicyOptions(checkpoint=str(tmp_path / "bare")))
 
 
 def test_sizes_that_lerobots_code_does_not_have_are_told_before_anything_is_built(folders, monkeypatch):
@@ -400,7 +404,7 @@ def test_sizes_that_lerobots_code_does_not_have_are_told_before_anything_is_buil
 
     monkeypatch.setattr(torch_policy.modeling_pi05, "PI05Pytorch", build)
     with pytest.raises(CheckpointError, match=r"trunk is not LeRobot's gemma_2b: width 32 instead of 2048.*import"):
-        make_policy(PROFILE, checkpoint=str(folders[1]))
+        make_policy(PROFILE, PolicyOptions(checkpoint=str(folders[1])))
 
 
 def test_a_damaged_or_incomplete_model_is_an_error_and_never_random_parameters(lerobot, folders, tmp_path):
@@ -409,13 +413,13 @@ def test_a_damaged_or_incomplete_model_is_an_error_and_never_random_parameters(l
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(CheckpointError, match="truncated or damaged"):
-        make_policy(PROFILE, checkpoint=str(tmp_path / "cut"))
+        make_policy(PROFILE, PolicyOptions(checkpoint=str(tmp_path / "cut")))
     file.write_bytes(whole)
     tensors = safetensors.numpy.load_file(file)
     del tensors["model.action_out_proj.bias"]
     safetensors.numpy.save_file(tensors, file)
     with pytest.raises(CheckpointError, match=r"missing: 1 \(action_out_proj.bias"):
-        make_policy(PROFILE, checkpoint=str(tmp_path / "cut"))
+        make_policy(PROFILE, PolicyOptions(checkpoint=str(tmp_path / "cut")))
 
 
 def test_another_lerobot_whose_module_has_other_names_is_told(lerobot, folders, monkeypatch):
@@ -430,7 +434,7 @@ def test_another_lerobot_whose_module_has_other_names_is_told(lerobot, folders, 
     with pytest.raises(
         CheckpointError, match=r"does not fit LeRobot's PI05: missing: 2 \(new_proj.*not known: 2 \(time_mlp_in"
     ):
-        make_policy(PROFILE, checkpoint=str(folders[1]))
+        make_policy(PROFILE, PolicyOptions(checkpoint=str(folders[1])))
 
 
 def test_embeddings_are_read_from_lm_head_where_a_file_has_them_there_alone(tmp_path):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from pi05_progress.observation import PolicyOutput
+from pi05_progress.policy import Policy
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.units.transforms import state_to_model
 from pi05_progress_ros.commanding.command_rules import CommandSettings
@@ -41,7 +42,7 @@ def expert_course(task, seed):
     return np.array(rows)
 
 
-class Replay:
+class Replay(Policy):
     """Repeats a course; its progress is the share of it that was gone through, and 1 a little after the end."""
 
     model_id, horizon, action_dt_s = "replay", HORIZON, DT_S
@@ -60,7 +61,7 @@ class Replay:
         return PolicyOutput(self.course[rows].astype(np.float32), progress)
 
 
-class Still:
+class Still(Policy):
     """Commands the pose it sees, and believes to be done."""
 
     model_id, horizon, action_dt_s = "still", HORIZON, DT_S

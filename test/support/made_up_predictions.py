@@ -4,6 +4,7 @@ import numpy as np
 
 from pi05_progress.estimate.estimator import EstimatorConfig
 from pi05_progress.observation import ObservationError, PolicyOutput
+from pi05_progress.policy import Policy
 from training.datasets.progress_meta import EpisodeMeta, Milestone, Outcome
 from training.evaluation import playbacks
 from training.evaluation.episode_figures import episode_figures
@@ -44,7 +45,7 @@ def figures_of(predict, known=None, *, length=LENGTH, stages=None, median_s=20.0
     return episode_figures(tracks, episode_truth(length, known or meta(), stages), FPS, median_s, still)
 
 
-class MadeUp:
+class MadeUp(Policy):
     """A policy that remembers what it was shown, and says what a function of the stamp and the prompt says."""
 
     model_id, horizon, action_dt_s = "made-up", 2, 0.1

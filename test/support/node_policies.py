@@ -56,9 +56,9 @@ class ByTask:
             case "nan actions":
                 arms = arms * np.nan
             case "nan progress":
-                progress = float("nan")
+                arms, progress = course(self.home, times), float("nan")
             case "progress of 1.5":
-                progress = 1.5
+                arms, progress = course(self.home, times), 1.5
             case "short chunk":
                 shape = (3, 16)
             case "swing slowly":

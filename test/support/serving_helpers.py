@@ -17,7 +17,8 @@ from websockets.sync.client import connect
 
 from pi05_progress.checkpoints.checkpoint import Checkpoint, CheckpointInfo
 from pi05_progress.observation import PolicyOutput, RobotFrame
-from pi05_progress.policy import Pi05Policy
+from pi05_progress.policies.model_policy import Pi05Policy
+from pi05_progress.policy import Policy, PolicyOptions
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.serving.core import FunctionResponder
 from pi05_progress.serving.policy_responder import PolicyResponder
@@ -40,7 +41,7 @@ def can_connect(port):
         return end.connect_ex(("127.0.0.1", port)) == 0
 
 
-class StubPolicy:
+class StubPolicy(Policy):
     """Answers at once: actions count rows, progress is what the first number of the state says."""
 
     model_id, horizon, action_dt_s = "stub", 5, 1 / 30
@@ -79,7 +80,7 @@ def checkpoint():
 
 
 def small_policy(**options):
-    return Pi05Policy(checkpoint(), PROFILE, num_steps=2, **options)
+    return Pi05Policy(checkpoint(), PROFILE, PolicyOptions(num_steps=2, **options))
 
 
 def frame(seed=0, size=(28, 28), progress=0.25):

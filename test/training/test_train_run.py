@@ -21,9 +21,10 @@ from small_loading import labelled
 from training_runs import NAME, configuration, in_its_own_process, quick_programs, rows, run
 
 from pi05_progress.checkpoints.checkpoint import CheckpointError, load_checkpoint, read_info
+from pi05_progress.make_policy import make_policy
 from pi05_progress.models.parameters import parameter_paths
 from pi05_progress.observation import UNTRAINED, RobotFrame
-from pi05_progress.policy import make_policy
+from pi05_progress.policy import PolicyOptions
 from pi05_progress.robots.profile import RobotProfile
 from training.loading.loader import TrainLoader
 from training.running import command_line
@@ -139,7 +140,7 @@ def test_the_checkpoint_is_a_policy_that_knows_what_it_was_made_from(whole, data
         "put the block into the basket": pytest.approx(0.55)
     }  # 12 and 1 frames
     profile = RobotProfile.load("teleavatar")
-    policy = make_policy(profile, checkpoint=str(folder / "last"))
+    policy = make_policy(profile, PolicyOptions(checkpoint=str(folder / "last")))
     images = {key: np.full((32, 32, 3), 99, np.uint8) for key in profile.cameras}
     output = policy.infer(RobotFrame(images, np.zeros(48, np.float32)), "stack the cubes")
     assert output.actions.shape == (4, 16) and np.isfinite(output.actions).all()

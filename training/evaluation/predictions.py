@@ -11,7 +11,7 @@ import numpy as np
 from pi05_progress.estimate.estimator import EstimatorConfig, ProgressEstimator
 from pi05_progress.estimate.status import Status
 from pi05_progress.observation import ObservationError, PolicyOutput, RobotFrame
-from pi05_progress.policy import ModelPolicy, Policy
+from pi05_progress.policy import Policy
 from pi05_progress.robots.layout import LayoutError
 
 from .playbacks import Playback, View
@@ -86,7 +86,7 @@ def ask(policy: Policy, frames: Frames, playbacks: Sequence[Playback]) -> dict[s
         EvaluationError: the policy has no progress head, its progress is no number in [0, 1], or it cannot take a frame
             or an instruction.
     """
-    if isinstance(policy, ModelPolicy):
+    if not policy.remembers:
         views = sorted({v for p in playbacks for v in p.views}, key=lambda v: v.frame)
         times = [0.0] * len(views)  # of no meaning
         known = dict(zip(views, _infer(policy, _forward(frames, views), views, times), strict=True))
@@ -125,8 +125,8 @@ def _infer(
         ms = 1e3 * (time.perf_counter() - before)
         if output.progress is None:
             raise EvaluationError("the policy gives no progress: its model has no progress head, nothing to evaluate")
-        if not 0 <= output.progress <= 1:
-            raise EvaluationError(f"frame {view.frame}: the policy's progress is {output.progress}, expected [0, 1]")
+        if problem := output.progress_problem():
+            raise EvaluationError(f"frame {view.frame}: the policy's {problem} ({output.progress})")
         yield output.progress, output.progress_belief, ms
 
 

@@ -9,6 +9,7 @@ operator's mode.
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -19,7 +20,7 @@ import numpy as np
 from pi05_progress.estimate.estimator import EstimatorConfig, ProgressEstimator
 from pi05_progress.estimate.status import Status
 from pi05_progress.observation import PolicyOutput, RobotFrame
-from pi05_progress.policy import Policy
+from pi05_progress.policy import OutputChecker, OutputError, Policy
 from pi05_progress.robots.messages import robot_frame
 from pi05_progress.robots.profile import IMAGE_TYPE, RobotProfile
 from pi05_progress.robots.states import Mode
@@ -27,11 +28,12 @@ from pi05_progress.robots.states import Mode
 from ...commanding.chunks import Chunk, Timeline
 from ...commanding.command_rules import ENABLE_PERIOD_S, Against, CommandRules, CommandSettings
 from ...commanding.relay import relay_velocity
-from ...node.inference import output_problem
 from ..physics.cameras import CameraRig, scaled_sizes
 from ..physics.world import World
 from ..robot.robot import STATE_HZ, Robot
 from ..robot.states import StatePublisher, to_time
+
+log = logging.getLogger(__name__)
 
 
 class ClosedLoopError(RuntimeError):
@@ -128,6 +130,7 @@ class ClosedLoop:
                 f"cameras of {profile.name} arrive as {', '.join(kinds)}; the simulated robot has {IMAGE_TYPE} only"
             )
         self._policy, self._profile, self._task = policy, profile, task
+        self._checker = OutputChecker(log.warning)
         self._settings = settings or LoopSettings()
         self._world = World(task, 0, "velocity" if profile.arm_command == "relay" else "position")
         self._rig = CameraRig(self._world.model, scaled_sizes(self._settings.image_scale))
@@ -183,9 +186,10 @@ class ClosedLoop:
 
     def _ask(self, robot: Robot, messages: Mapping[str, Any]) -> PolicyOutput:
         output = self._policy.infer(self._frame(robot, messages), robot.world.instruction)
-        if problem := output_problem(output, self._policy.horizon):
-            raise ClosedLoopError(f"seed {robot.world.seed}, {robot.now_s:.2f} s: {problem}")
-        return output
+        try:
+            return self._checker.checked(output, self._policy.horizon, self._profile.layout.action_size)
+        except OutputError as error:
+            raise ClosedLoopError(f"seed {robot.world.seed}, {robot.now_s:.2f} s: {error}") from error
 
     def _frame(self, robot: Robot, messages: Mapping[str, Any]) -> RobotFrame:
         """What the node would have made of the robot's messages and pictures of this moment."""

@@ -17,8 +17,9 @@ from pathlib import Path
 
 from pi05_progress.checkpoints.checkpoint import read_info
 from pi05_progress.files.worker_process import end_with_parent
+from pi05_progress.make_policy import make_policy
 from pi05_progress.observation import UNTRAINED
-from pi05_progress.policy import make_policy
+from pi05_progress.policy import PolicyOptions
 from pi05_progress.robots.profile import RobotProfile
 
 from .closed_loop import ClosedLoop, ClosedLoopError, DrivenEpisode, LoopSettings
@@ -31,16 +32,13 @@ class Driving:
     """Who drives, and how; what each process needs to know.
 
     Attributes:
-        policy, checkpoint, tokenizer, num_steps: see ``make_policy``.
+        policy: which, and how it computes.
         profile: robot profile; empty takes the checkpoint's.
         loop: see there.
     """
 
-    policy: str
-    checkpoint: str
+    policy: PolicyOptions
     profile: str
-    tokenizer: str
-    num_steps: int
     loop: LoopSettings
 
 
@@ -61,12 +59,10 @@ class Driver:
     """
 
     def __init__(self, driving: Driving) -> None:
-        info = read_info(Path(driving.checkpoint)) if driving.checkpoint else None
+        checkpoint = driving.policy.checkpoint
+        info = read_info(Path(checkpoint)) if checkpoint else None
         self._profile = RobotProfile.load(driving.profile or (info.robot if info else "teleavatar"))
-        self._policy = make_policy(
-            self._profile, policy=driving.policy, checkpoint=driving.checkpoint, tokenizer=driving.tokenizer,
-            num_steps=driving.num_steps,
-        )  # fmt: skip
+        self._policy = make_policy(self._profile, driving.policy)
         if self._policy.model_id == UNTRAINED:
             raise ClosedLoopError("the model is untrained by its own account, its actions mean nothing: give another")
         self._policy.warm_up()
@@ -82,8 +78,7 @@ class Driver:
         if self._loop is None or task != self._task:
             self.close()
             self._task, self._loop = task, ClosedLoop(self._policy, self._profile, task, self._settings)
-        if (restart := getattr(self._policy, "restart_noise", None)) is not None:
-            restart(seed)
+        self._policy.restart(seed)
         return self._loop.run(seed)
 
     def close(self) -> None:

@@ -82,8 +82,6 @@ def test_sensor_faults_are_unknown_within_a_second_named_and_recovered_from(benc
 POLICY_FAULTS = [
     ("raise", "the policy failed: RuntimeError('the device is gone')"),
     ("nan actions", "the policy's actions are not finite"),
-    ("nan progress", "the policy's progress is nan, expected a number in [0, 1]"),
-    ("progress of 1.5", "the policy's progress is 1.5, expected a number in [0, 1]"),
     ("short chunk", "the policy's actions are (3, 16), expected (30, 16)"),
 ]
 
@@ -97,6 +95,28 @@ def test_a_failing_policy_stops_the_robot_and_is_named(bench, task, text):
     robot.until(lambda: robot.progress, "a heartbeat")
     assert all(m.status == TaskProgress.UNKNOWN and math.isnan(m.progress_raw) for m in robot.progress)
     robot.until(lambda: robot.statuses().get("inference") == text, "the reason in the diagnostics")
+    robot.set_task("swing")
+    robot.until(lambda: robot.good() and robot.moved(), "recovery")
+
+
+@pytest.mark.parametrize(
+    ("task", "reason", "found"),
+    [
+        ("nan progress", "the policy's progress is not finite", "progress nan"),
+        ("progress of 1.5", "the policy's progress is outside [0, 1]", "progress 1.5"),
+    ],
+)
+def test_with_a_progress_that_makes_no_sense_actions_go_on_and_progress_is_unknown(bench, task, reason, found):
+    node, robot = bench
+    robot.set_task(task)
+    robot.until(robot.unknown, "UNKNOWN")
+    robot.forget()
+    robot.until(lambda: len(robot.progress) > 5 and robot.moved(), "motion without progress")
+    assert all(m.status == TaskProgress.UNKNOWN and math.isnan(m.progress_raw) for m in robot.progress)
+    told = lambda: robot.statuses().get("inference") == f"running without progress: {reason}"  # noqa: E731
+    robot.until(told, "the reason in the diagnostics")
+    assert robot.statuses()["commands"] == "commanding"
+    assert node.said().count(f"no progress (said once): {reason} ({found}, interval None)") == 1
     robot.set_task("swing")
     robot.until(lambda: robot.good() and robot.moved(), "recovery")
 

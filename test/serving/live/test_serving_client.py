@@ -16,7 +16,8 @@ from websockets.server import ServerProtocol
 from websockets.sync.server import serve
 
 from pi05_progress.estimate.status import Status
-from pi05_progress.policy import Policy, PolicyUnavailableError, make_policy
+from pi05_progress.make_policy import make_policy
+from pi05_progress.policy import Policy, PolicyOptions, PolicyUnavailableError
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.serving.client import PolicyClient, ServerRefusedError
 from pi05_progress.serving.core import FunctionResponder
@@ -285,8 +286,8 @@ def test_what_a_server_says_of_itself_is_checked_before_a_robot_relies_on_it(fac
 
 
 UNUSABLE_REPLIES = {
-    "progress": [1.7, -1, float("nan"), True, "much", [0.5]],
-    "progress_lower": [2.0, False],
+    "progress": [True, "much", [0.5]],
+    "progress_lower": [False],
     "progress_upper": ["x"],
     "policy_timing": [[1], {"model_ms": "x"}, {"transforms_ms": float("inf")}, {"model_ms": -1.0}],
 }
@@ -305,6 +306,26 @@ def test_a_reply_that_makes_no_sense_is_an_error_that_names_the_field(key, value
         client.close()
 
 
+UNUSABLE_NUMBERS = [("progress", 1.7), ("progress", -1), ("progress", float("nan")), ("progress_lower", 2.0),
+                    ("progress_lower", 0.7)]  # fmt: skip
+
+
+@pytest.mark.parametrize(("key", "value"), UNUSABLE_NUMBERS)
+def test_with_a_progress_that_makes_no_sense_the_actions_are_passed_on(key, value, caplog):
+    given = {"actions": np.ones((5, 16), np.float32), "progress": 0.5, "progress_lower": 0.4, "progress_upper": 0.6}
+    with serving(FunctionResponder(lambda _: given | {key: value}, FACTS)) as server:
+        policy, client = remote(server), PolicyClient(server.uri)
+        output = policy.infer(frame(), "x")
+        assert (output.actions == 1).all()
+        assert output.progress_problem(), "which those who use the answer decide about"
+        for _ in range(2):
+            np.testing.assert_array_equal(client.infer(request())["actions"], given["actions"])
+            assert (client.estimate.progress, client.estimate.raw) == (None, None)
+        assert caplog.text.count("no progress (said once)") == 1
+        policy.close()
+        client.close()
+
+
 def test_progress_of_a_whole_number_is_a_number():
     replies = iter([0, 1])
     responder = FunctionResponder(lambda _: {"actions": np.zeros((5, 16), np.float32), "progress": next(replies)}, {})
@@ -316,7 +337,7 @@ def test_progress_of_a_whole_number_is_a_number():
 def test_the_remote_policy_is_the_local_one():
     local: Policy = StubPolicy()
     with serving(PolicyResponder(StubPolicy(), PROFILE)) as server:
-        policy = make_policy(PROFILE, policy="websocket", server_uri=server.uri)
+        policy = make_policy(PROFILE, PolicyOptions(policy="websocket", server_uri=server.uri))
         policy.warm_up()
         ours, theirs = policy.infer(frame(), "stack"), local.infer(frame(), "stack")
         np.testing.assert_array_equal(ours.actions, theirs.actions)
@@ -352,9 +373,9 @@ def test_servers_that_cannot_be_used_are_refused_when_it_begins():
     with pytest.raises(PolicyUnavailableError, match="no policy server at"):
         WebsocketPolicy(f"ws://127.0.0.1:{free_port()}", PROFILE)
     with pytest.raises(ValueError, match=r"server_uri is 'ws://x', but the policy is 'pi05'"):
-        make_policy(PROFILE, server_uri="ws://x")
+        make_policy(PROFILE, PolicyOptions(server_uri="ws://x"))
     with pytest.raises(ValueError, match=r"checkpoint is 'here', but policy websocket has that of its server"):
-        make_policy(PROFILE, policy="websocket", server_uri="ws://x", checkpoint="here")
+        make_policy(PROFILE, PolicyOptions(policy="websocket", server_uri="ws://x", checkpoint="here"))
 
 
 def test_another_model_after_a_loss_is_not_taken_for_the_first():

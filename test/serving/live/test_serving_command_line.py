@@ -16,9 +16,10 @@ from serving_helpers import CONFIG, PROFILE, ask, can_connect, checkpoint, frame
 from websockets.sync.client import connect
 
 from pi05_progress.checkpoints.checkpoint import CheckpointInfo, save_checkpoint
-from pi05_progress.policy import make_policy
+from pi05_progress.make_policy import make_policy
+from pi05_progress.policy import PolicyOptions
+from pi05_progress.serve_policy import main
 from pi05_progress.serving.client import PolicyClient
-from pi05_progress.serving.command_line import main
 from pi05_progress.serving.teleavatar import make_request
 
 WRONG = {
@@ -111,7 +112,7 @@ def test_a_checkpoint_is_served_recorded_and_replayed_with_the_noise_of_a_local_
     save_checkpoint(folder, dataclasses.replace(checkpoint(), info=CheckpointInfo(CONFIG)))  # no statistics: untrained
     model = ["--checkpoint", str(folder), "--max-batch", "1", "--num-steps", "2"]
     server = start("pi05_progress.serving", "--port", str(port), *model, "--record", str(tmp_path / "recordings"))
-    local = make_policy(PROFILE, checkpoint=str(folder), num_steps=2)
+    local = make_policy(PROFILE, PolicyOptions(checkpoint=str(folder), num_steps=2))
     frames = [frame(seed) for seed in range(3)]
     expected = [local.infer(given, "stack") for given in frames]
     wait_for(lambda: "listening on ws://127.0.0.1:" in server.log(), what="a server")

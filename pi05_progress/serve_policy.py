@@ -22,19 +22,19 @@ from pathlib import Path
 
 import tyro
 
-from ..checkpoints.checkpoint import code_version
-from ..models.config import ModelConfigError
-from ..policies import device_memory
-from ..policies.backend import Choice, choose_backend, has_accelerator
-from ..policies.sampler import Dtype
-from ..policy import make_policy
-from ..robots.profile import RobotProfile
-from .batching import InferenceEndedError
-from .policy_responder import PolicyResponder
-from .recording import Recorder, RecordingError, check_folder, find_session
-from .replay import replay
-from .security import SecurityError, check_exposure, read_key, server_tls
-from .server import ServerSettings, check_address, run
+from .checkpoints.checkpoint import code_version
+from .make_policy import make_policy
+from .models.config import ModelConfigError
+from .policies import device_memory
+from .policies.backend import choose_backend, has_accelerator
+from .policy import BackendChoice, Dtype, PolicyOptions
+from .robots.profile import RobotProfile
+from .serving.batching import InferenceEndedError
+from .serving.policy_responder import PolicyResponder
+from .serving.recording import Recorder, RecordingError, check_folder, find_session
+from .serving.replay import replay
+from .serving.security import SecurityError, check_exposure, read_key, server_tls
+from .serving.server import ServerSettings, check_address, run
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class Arguments:
 
     checkpoint: str = ""
     """Checkpoint folder; empty serves random parameters, which is for trying only."""
-    backend: Choice = "auto"
+    backend: BackendChoice = "auto"
     """jax for this package's checkpoints, torch for LeRobot's; auto takes what the folder contains."""
     robot: str = "teleavatar"
     """Robot profile: the name of one in config/, or a YAML file."""
@@ -130,10 +130,11 @@ def serve_policy(args: Arguments) -> int:
     backend = choose_backend(args.checkpoint, args.backend)
     claim = device_memory.claim(args.gpu_memory_gb, os.environ)
     max_batch = args.max_batch or (4 if has_accelerator(backend) else 1)
-    policy = make_policy(
-        profile, policy=args.policy, checkpoint=args.checkpoint, backend=args.backend, model=args.model,
+    options = PolicyOptions(
+        policy=args.policy, checkpoint=args.checkpoint, backend=args.backend, model=args.model,
         tokenizer=args.tokenizer, num_steps=args.num_steps, seed=args.seed, dtype=args.dtype, max_batch=max_batch,
     )  # fmt: skip
+    policy = make_policy(profile, options)
     metadata = {"server": "pi05_progress", "version": code_version()}
     responder = PolicyResponder(policy, profile, default_prompt=args.default_prompt, extra_metadata=metadata)
     log.info("model %s for %s loaded in %.1f s; compiling", policy.model_id, profile.name, time.monotonic() - began)

@@ -1,0 +1,265 @@
+"""Pi0.5 as a policy: the robot's frames become the model's input, and its answers the robot's units again."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from ..checkpoints.checkpoint import Checkpoint, CheckpointError, CheckpointInfo
+from ..models.config import Pi05Config
+from ..models.input_checks import check_observation
+from ..models.noise import next_noise
+from ..models.observation import Observation
+from ..models.pi05 import Sample
+from ..observation import CONFIDENCE_LEVEL, IMAGE_KEYS, ObservationError, PolicyOutput, RobotFrame
+from ..policy import DEFAULT_OPTIONS, Policy, PolicyOptions
+from ..robots.layout import Layout
+from ..robots.profile import RobotProfile
+from ..units.normalize import NormStats, NormStatsError, normalize, unnormalize
+from ..units.tokenizer import PromptError, PromptTokenizer, clean, make_encoder
+from ..units.transforms import absolute_actions, actions_from_model, pad_to, resize_with_pad, state_to_model
+from .batches import one_batch
+from .sampler import Sampler, for_inference
+
+SampleFunction = Callable[[Observation, np.ndarray | jax.Array], Sample]  # noise (b, horizon, action dimensions)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A frame as the model reads it, and what is needed to bring the answer back into the robot's units.
+
+    Attributes:
+        observation: a batch of one, on the host.
+        state: float32 (s,) what the model reads of the frame's state, in the robot's units.
+        preparing_ms: what it took.
+    """
+
+    observation: Observation
+    state: np.ndarray
+    preparing_ms: float
+
+
+class ModelPolicy(Policy):
+    """A sampler of Pi0.5 with its transforms, statistics and tokenizer, whatever the sampler computes with.
+
+    Args:
+        info: what the checkpoint says about itself.
+        stats: its statistics; if there are none, nothing is normalised.
+        make_sampler: what answers a batch, given the noise that its actions start from; called once everything else
+            has been checked.
+        profile: the robot; must be the one the checkpoint was made for.
+        options: tokenizer, seed, most frames computed together and what is computed ahead or left out; the rest is for
+            ``make_sampler`` to heed.
+
+    Attributes:
+        sampler: as made.
+        batch_sizes: powers of two below ``max_batch``, and that.
+
+    Raises:
+        CheckpointError: the checkpoint is of another robot, or its statistics or sizes do not fit the robot's.
+        TokenizerError: the tokenizer cannot be loaded.
+    """
+
+    remembers = False  # of frames: only the noise that actions start from is another for each
+
+    def __init__(
+        self,
+        info: CheckpointInfo,
+        stats: Mapping[str, NormStats],
+        make_sampler: Callable[[], SampleFunction],
+        profile: RobotProfile,
+        options: PolicyOptions = DEFAULT_OPTIONS,
+    ) -> None:
+        most, self._switches = options.max_batch, options.inference
+        if most < 1:
+            raise ValueError(f"max_batch is {most}, expected at least 1")
+        if info.robot != profile.name:
+            raise CheckpointError(f"the checkpoint was made for robot {info.robot}, the profile is {profile.name}")
+        self.model_id, self.action_dt_s, self.horizon = info.model_id, info.action_dt_s, info.model.action_horizon
+        _check_sizes(info.model, stats, info.quantiles, profile.layout)
+        self._info, self._stats, self._profile, self._layout = info, stats, profile, profile.layout
+        encoder = make_encoder(info.tokenizer, Path(options.tokenizer) if options.tokenizer else None)
+        if encoder.vocabulary > info.model.vocabulary:
+            raise CheckpointError(f"the tokenizer has {encoder.vocabulary} tokens, the model {info.model.vocabulary}")
+        self._tokenize = PromptTokenizer(encoder, info.model.max_token_len, self._switches.bucketed_prompts, cut=False)
+        self._key = jax.random.key(options.seed)
+        self._encoded = None if self._switches.skip_absent_cameras else IMAGE_KEYS
+        self.sampler = make_sampler()
+        self.batch_sizes = tuple(sorted({min(2**i, most) for i in range(most.bit_length() + 1)}))
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) of the pictures that the model reads."""
+        return self._info.model.image_size
+
+    def restart(self, seed: int) -> None:
+        """From here on the noise is that of a policy made with this seed, so an episode does not depend on others."""
+        self._key = jax.random.key(seed)
+
+    def observe(self, frame: RobotFrame, prompt: str) -> Observation:
+        """The model's input for a frame, a batch of one, on the host.
+
+        Cameras that the profile does not have are left out, and so are those that the frame lacks, until ``warm_up``:
+        from then on the profile's cameras are always given, masked where the frame lacks them, so that a camera that
+        fails does not make a running robot wait for the compiler.
+
+        Raises:
+            ObservationError: the prompt is empty or too long, or something the frame holds cannot be used.
+            LayoutError: the state has another number of values than the robot's.
+        """
+        if not clean(prompt).strip():
+            raise ObservationError(
+                "the prompt is empty: no task is set; give an instruction, such as 'stack the cubes'"
+            )
+        frame.check()
+        height, width = self._info.model.image_size
+        cameras = {camera.model_input: key for key, camera in self._profile.cameras.items()}
+        present = {
+            model_key: resize_with_pad(frame.images[key], height, width)[None]
+            for model_key, key in cameras.items()
+            if key in frame.images
+        }
+        encoded = present if self._encoded is None else self._encoded
+        state = state_to_model(frame.state, self._layout)
+        if self._stats:
+            state = normalize(state, self._stats["state"], self._info.quantiles).astype(np.float32)
+        try:
+            tokens, mask = self._tokenize(prompt, state if self._info.model.discrete_state else None)
+        except PromptError as error:
+            raise ObservationError(str(error)) from error
+        observation = Observation(
+            images={key: present.get(key, np.zeros((1, height, width, 3), np.uint8)) for key in encoded},
+            image_masks={key: np.array([key in present]) for key in encoded},
+            state=pad_to(state, self._info.model.action_dim)[None],
+            tokenized_prompt=tokens[None],
+            tokenized_prompt_mask=mask[None],
+        )
+        check_observation(self._info.model, observation)
+        return observation
+
+    def infer(self, frame: RobotFrame, prompt: str) -> PolicyOutput:
+        """See ``Policy``."""
+        return self.infer_prepared([self.prepare(frame, prompt)])[0]
+
+    def prepare(self, frame: RobotFrame, prompt: str) -> Prepared:
+        """The part that needs no device: see ``observe``. Several threads may call it at once."""
+        started = time.perf_counter()
+        observation, state = self.observe(frame, prompt), state_to_model(frame.state, self._layout)
+        return Prepared(observation, state, 1e3 * (time.perf_counter() - started))
+
+    def infer_prepared(self, frames: Sequence[Prepared]) -> list[PolicyOutput]:
+        """Answers to frames, at most ``batch_sizes[-1]`` of them, computed together where the cameras are the same.
+
+        The noise is drawn as if they had been asked for one after the other, so the answers are those of single calls
+        to float tolerance. A batch is padded to one of ``batch_sizes``: after ``warm_up`` nothing is compiled. If it
+        fails, no noise has been used up.
+        """
+        if len({tuple(frame.observation.images) for frame in frames}) > 1:
+            return [self.infer_prepared([frame])[0] for frame in frames]
+        started = time.perf_counter()
+        size = next(n for n in self.batch_sizes if n >= len(frames))
+        observation = one_batch([f.observation for f in frames] + [frames[0].observation] * (size - len(frames)))
+        model, key, noises = self._info.model, self._key, []
+        for _ in frames:
+            key, noise = next_noise(key, (1, model.action_horizon, model.action_dim))
+            noises.append(noise)
+        if size > 1:
+            drawn = jax.device_get(noises)
+            noise = np.concatenate(drawn + [np.zeros_like(drawn[0])] * (size - len(frames)))
+        prepared = time.perf_counter()
+        sample = jax.device_get(self.sampler(observation, noise))  # all at once: indexing there is a program, too
+        done = time.perf_counter()
+        self._key = key
+        outputs = [self._output(sample, row, frame.state) for row, frame in enumerate(frames)]
+        outside = 1e3 * (prepared - started + time.perf_counter() - done)
+        return [
+            replace(output, timing={"transforms": frame.preparing_ms + outside, "model": 1e3 * (done - prepared)})
+            for output, frame in zip(outputs, frames, strict=True)
+        ]
+
+    def _output(self, sample: Sample, row: int, state: np.ndarray) -> PolicyOutput:
+        """One row of what the model says, in the robot's units; without timing."""
+        actions = sample.actions[row]
+        if self._stats:
+            actions = unnormalize(actions, self._stats["actions"], self._info.quantiles)
+        actions = actions[..., : self._layout.action_size]
+        if self._info.delta_actions:
+            actions = absolute_actions(actions, state, self._layout)
+        belief = sample.progress
+        interval = bins = None
+        if belief is not None and belief.bins is not None:
+            interval, bins = (float(belief.lower[row]), float(belief.upper[row])), belief.bins[row]
+        return PolicyOutput(
+            actions=actions_from_model(actions, self._layout),
+            progress=None if belief is None else float(belief.mean[row]),
+            progress_interval=interval,
+            progress_belief=bins,
+            confidence_level=CONFIDENCE_LEVEL,
+        )
+
+    def warm_up(self) -> None:
+        """Compute once with the profile's cameras, every length a prompt can have and every batch size.
+
+        What is compiled is compiled then, and nothing later.
+        """
+        if not self._switches.warm_up:
+            return
+        model = self._info.model
+        if self._switches.skip_absent_cameras:
+            self._encoded = tuple(sorted(camera.model_input for camera in self._profile.cameras.values()))
+        for size, length in itertools.product(self.batch_sizes, self._tokenize.lengths):
+            images = {key: np.zeros((size, *model.image_size, 3), np.uint8) for key in self._encoded}
+            masks = {key: np.ones(size, bool) for key in images}
+            state, tokens = np.zeros((size, model.action_dim), np.float32), np.zeros((size, length), np.int32)
+            observation = Observation(images, masks, state, tokens, np.ones((size, length), bool))
+            _, noise = next_noise(self._key, (1, model.action_horizon, model.action_dim))
+            noise = noise if size == 1 else np.zeros((size, *noise.shape[1:]), np.float32)
+            jax.block_until_ready(self.sampler(observation, noise))
+
+
+class Pi05Policy(ModelPolicy):
+    """``ModelPolicy`` with this package's model, in JAX.
+
+    Args:
+        checkpoint: the model and what it needs.
+        profile: the robot; must be the one the checkpoint was made for.
+        options: how it computes.
+
+    Raises:
+        CheckpointError: see ``ModelPolicy``.
+        TokenizerError: the tokenizer cannot be loaded.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, profile: RobotProfile, options: PolicyOptions = DEFAULT_OPTIONS) -> None:
+        super().__init__(
+            checkpoint.info,
+            checkpoint.stats,
+            lambda: Sampler(for_inference(checkpoint.model, options.dtype), options.num_steps, options.inference),
+            profile,
+            options,
+        )
+
+
+def _check_sizes(model: Pi05Config, stats: Mapping[str, NormStats], quantiles: bool, layout: Layout) -> None:
+    """Refuse a model or statistics that the robot's numbers do not fit, before the first frame finds out."""
+    state, actions = layout.state_size, layout.action_size
+    if model.action_dim < actions:
+        raise CheckpointError(f"the model has {model.action_dim} action dimensions, the robot needs {actions}")
+    if not stats:
+        return
+    if missing := {"state", "actions"} - set(stats):
+        raise CheckpointError(f"the statistics lack {', '.join(sorted(missing))}; they have {', '.join(sorted(stats))}")
+    for key, size in (("state", state), ("actions", actions)):
+        if len(stats[key].mean) < size:
+            raise CheckpointError(f"the statistics of {key} have {len(stats[key].mean)} numbers, the robot has {size}")
+    try:
+        normalize(np.zeros(state), stats["state"], quantiles)
+        unnormalize(np.zeros(model.action_dim), stats["actions"], quantiles)
+    except NormStatsError as error:
+        raise CheckpointError(f"the statistics do not fit: {error}") from error
