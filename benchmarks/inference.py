@@ -27,7 +27,8 @@ from common.subjects import full_expert, noise, observation, prefix_of, random_m
 from flax import nnx
 from jax.experimental.compilation_cache import compilation_cache
 
-from pi05_progress.checkpoints.checkpoint import Checkpoint, CheckpointInfo
+from pi05_progress.checkpoints.checkpoint import Checkpoint
+from pi05_progress.checkpoints.description import CheckpointInfo
 from pi05_progress.models.config import named_config
 from pi05_progress.models.costs import Cost, argument_bytes, program_cost, size_in_bytes
 from pi05_progress.models.parameters import parameter_paths

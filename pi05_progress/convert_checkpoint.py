@@ -23,7 +23,8 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-from .checkpoints.checkpoint import MARKERS, CheckpointInfo, read_stats
+from .checkpoints.checkpoint import MARKERS
+from .checkpoints.description import CheckpointInfo, read_stats
 from .checkpoints.foreign.config_fields import parse_fields, unknown_fields
 from .checkpoints.foreign.exporting import LAYOUTS, export_checkpoint, open_native
 from .checkpoints.foreign.exporting import MARKERS as EXPORTED

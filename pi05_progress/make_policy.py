@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 
-from .checkpoints.checkpoint import load_checkpoint, read_info, untrained
+from .checkpoints.checkpoint import load_checkpoint, untrained
+from .checkpoints.description import read_info
 from .models.config import named_config
 from .policies.backend import choose_backend, require_torch
 from .policies.compilation_cache import use_compilation_cache

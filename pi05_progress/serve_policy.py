@@ -22,7 +22,7 @@ from pathlib import Path
 
 import tyro
 
-from .checkpoints.checkpoint import code_version
+from .checkpoints.description import code_version
 from .make_policy import make_policy
 from .models.config import ModelConfigError
 from .policies import device_memory

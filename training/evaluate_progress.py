@@ -24,7 +24,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from pi05_progress.checkpoints.checkpoint import CheckpointError, CheckpointInfo, code_version, read_info
+from pi05_progress.checkpoints.checkpoint import CheckpointError
+from pi05_progress.checkpoints.description import CheckpointInfo, code_version, read_info
 from pi05_progress.files.output_file import OutputFileError, check_output, output_file
 from pi05_progress.files.progress_bar import progress_bar
 from pi05_progress.make_policy import make_policy

@@ -9,13 +9,9 @@ Other formats are imported and exported by ``convert_checkpoint``.
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-import importlib.metadata
-import json
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any
@@ -25,51 +21,20 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ..files import output_folder
-from ..models.config import Pi05Config, config_from_dict, config_to_dict
+from ..models.abstract import abstract_model, parameter_shapes
+from ..models.config import Pi05Config
 from ..models.parameters import ParameterMismatchError, check_parameters, load_parameters, parameter_paths
 from ..models.pi05 import Pi05
 from ..observation import UNTRAINED
-from ..units.normalize import NormStats, NormStatsError, load_norm_stats, save_norm_stats
+from ..units.normalize import NormStats
+from .description import ASSETS, CONFIG, NORM_STATS, PARAMS, CheckpointInfo, read_info, read_stats, write_description
 from .parameter_source import CheckpointError, ParameterSource, Progress, Shardings, load_arrays
 
-FORMAT = 1
-CONFIG, PARAMS, ASSETS, NORM_STATS = "config.json", "params", "assets", "norm_stats.json"
 MARKERS = (CONFIG, PARAMS)  # what has them is a checkpoint, which may be overwritten
 _NONE: Mapping[str, Any] = MappingProxyType({})
 TIMEOUT_S = 4 * 3600  # of a save in the background; a full-size model on a slow disk takes minutes
 
 __all__ = ["Checkpoint", "CheckpointError", "CheckpointInfo", "CheckpointSaver", "load_checkpoint", "save_checkpoint"]
-
-
-@dataclass(frozen=True)
-class CheckpointInfo:
-    """What parameters belong to.
-
-    Attributes:
-        model: sizes.
-        robot: name of the robot profile the data came from.
-        model_id: name under which estimates are published; ``untrained`` if its progress means nothing.
-        action_dt_s: time between two actions of a chunk, 1 / frame rate of the training data.
-        asset_id: folder of the statistics; may contain slashes.
-        tokenizer: ``bytes``, ``words`` or ``paligemma`` (then a path is needed to load it).
-        delta_actions: whether arm actions are relative to the state.
-        quantiles: whether quantiles normalise, else mean and deviation.
-        labels: how progress labels were made, with arguments.
-        code_version: of this package, when it was saved.
-        source: what the parameters were imported from, and what was initialised or assumed then.
-    """
-
-    model: Pi05Config
-    robot: str = "teleavatar"
-    model_id: str = UNTRAINED
-    action_dt_s: float = 1 / 30
-    asset_id: str = "teleavatar"
-    tokenizer: str = "bytes"
-    delta_actions: bool = False
-    quantiles: bool = True
-    labels: Mapping[str, Any] = field(default_factory=dict)
-    code_version: str = ""
-    source: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -246,68 +211,6 @@ def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, overwrite: bool = F
         saver.save(folder, checkpoint, overwrite=overwrite)
 
 
-def write_description(folder: Path, info: CheckpointInfo, stats: Mapping[str, NormStats]) -> None:
-    """Write all but the parameters; ``config.json`` comes last, a folder without it is not a checkpoint."""
-    if stats:
-        save_norm_stats(folder / ASSETS / info.asset_id / NORM_STATS, stats)
-    data = dataclasses.asdict(info) | {"format": FORMAT, "model": config_to_dict(info.model)}
-    (folder / CONFIG).write_text(json.dumps(data, indent=2) + "\n")
-
-
-def code_version() -> str:
-    """This package's version, as it is installed; empty if it is not."""
-    try:
-        return importlib.metadata.version("pi05_progress")
-    except importlib.metadata.PackageNotFoundError:
-        return ""
-
-
-def read_info(folder: Path) -> CheckpointInfo:
-    """What a checkpoint says about itself.
-
-    Raises:
-        CheckpointError: no checkpoint, or its description is wrong.
-    """
-    folder = Path(folder)
-    path = folder / CONFIG
-    if not folder.is_dir():
-        raise CheckpointError(
-            f"{folder}: no such folder; a checkpoint is a folder with {CONFIG} and {PARAMS}/{_left_over(folder)}"
-        )
-    if not path.exists():
-        raise CheckpointError(
-            f"{folder} has no {CONFIG}: not a checkpoint of this package, or an incomplete one. Checkpoints of openpi "
-            "and LeRobot are imported with: python -m pi05_progress.convert_checkpoint import"
-        )
-    return parse_info(path)
-
-
-def parse_info(path: Path) -> CheckpointInfo:
-    """A description from its file.
-
-    Raises:
-        CheckpointError: it cannot be read, or is of another format.
-    """
-    try:
-        data = json.loads(path.read_text())
-        if not isinstance(data, dict) or "format" not in data:
-            raise CheckpointError(f"{path}: not the description of one of this package's checkpoints")
-        if data.pop("format") != FORMAT:
-            raise CheckpointError(f"{path}: written in another format than {FORMAT}; use the version that wrote it")
-        return CheckpointInfo(**data | {"model": config_from_dict(data["model"])})
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
-    except (KeyError, TypeError, ValueError) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(f"{path}: not a checkpoint's description: {error}") from error
-
-
-def _left_over(folder: Path) -> str:
-    old = folder.with_name(folder.name + output_folder.OLD)
-    return f". {old} is what an interrupted overwriting left: rename it to get it back" if old.is_dir() else ""
-
-
 def load_checkpoint(
     folder: Path,
     *,
@@ -339,21 +242,6 @@ def load_checkpoint(
     source = open_orbax(folder / PARAMS)
     model = load_model(info.model, source, dtype=dtype, shardings=shardings, progress=progress)
     return Checkpoint(info, model, stats)
-
-
-def read_stats(folder: Path, info: CheckpointInfo) -> dict[str, NormStats]:
-    """A checkpoint's statistics; empty if it has none.
-
-    Raises:
-        CheckpointError: they are damaged.
-    """
-    path = Path(folder) / ASSETS / info.asset_id / NORM_STATS
-    if not path.exists():
-        return {}
-    try:
-        return load_norm_stats(path)
-    except NormStatsError as error:
-        raise CheckpointError(str(error)) from error
 
 
 def load_model(
@@ -388,17 +276,6 @@ def check_fit(config: Pi05Config, source: ParameterSource) -> None:
         raise CheckpointError(
             f"{source.where} does not fit the model configuration {config.name!r}: {error}"
         ) from error
-
-
-def abstract_model(config: Pi05Config) -> Pi05:
-    """A model that is only shapes."""
-    return nnx.eval_shape(lambda: Pi05(config, nnx.Rngs(0)))
-
-
-@functools.lru_cache(maxsize=8)
-def parameter_shapes(config: Pi05Config) -> Mapping[str, jax.ShapeDtypeStruct]:
-    """Shapes of a model's parameters by path; not to be changed."""
-    return parameter_paths(abstract_model(config))
 
 
 def untrained(config: Pi05Config, robot: str, seed: int = 0) -> Checkpoint:

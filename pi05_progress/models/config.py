@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 ProgressKind = Literal["none", "scalar", "categorical"]
 ComputeDtype = Literal["float32", "bfloat16"]
@@ -13,6 +13,7 @@ Remat = Literal["layers", "dots", "none"]
 PALIGEMMA_VOCABULARY = 257_152
 BYTE_VOCABULARY = 259  # 256 bytes after three special tokens, see tokenizer.py
 WORD_VOCABULARY = 1024
+STRICT = {"extra": "forbid"}  # for pydantic, which reads configurations from files: unknown fields are refused
 
 
 class ModelConfigError(ValueError):
@@ -23,6 +24,7 @@ class ModelConfigError(ValueError):
 class LoraConfig:
     """Low-rank adapters: their rank and strength; ``rank_stabilised`` divides by the rank's root instead."""
 
+    __pydantic_config__: ClassVar = STRICT
     rank: int
     alpha: float
     rank_stabilised: bool = False
@@ -37,6 +39,7 @@ class LoraConfig:
 class SiglipConfig:
     """The vision tower."""
 
+    __pydantic_config__: ClassVar = STRICT
     width: int
     depth: int
     mlp_dim: int
@@ -51,6 +54,7 @@ class GemmaConfig:
     ``lora`` adapts the attention, ``feed_forward_lora`` the feed-forward layers.
     """
 
+    __pydantic_config__: ClassVar = STRICT
     width: int
     depth: int
     mlp_dim: int
@@ -76,6 +80,7 @@ class ProgressConfig:
         sigma_bins: spread of HL-Gauss targets, in bins.
     """
 
+    __pydantic_config__: ClassVar = STRICT
     kind: ProgressKind = "scalar"
     hidden: int = 256
     bins: int = 50
@@ -108,6 +113,7 @@ class Pi05Config:
             False, as older files have it, are ``layers`` and ``none``.
     """
 
+    __pydantic_config__: ClassVar = STRICT
     name: str
     siglip: SiglipConfig
     paligemma: GemmaConfig
@@ -123,8 +129,6 @@ class Pi05Config:
     remat: Remat = "layers"
 
     def __post_init__(self) -> None:
-        if isinstance(self.remat, bool):
-            object.__setattr__(self, "remat", "layers" if self.remat else "none")
         if self.remat not in get_args(Remat):
             raise ModelConfigError(f"remat {self.remat!r} is unknown; known: {', '.join(get_args(Remat))}")
         if self.compute_dtype not in get_args(ComputeDtype):
@@ -226,24 +230,3 @@ def named_config(name: str) -> Pi05Config:
 def config_to_dict(config: Pi05Config) -> dict:
     """Plain values for JSON."""
     return dataclasses.asdict(config)
-
-
-def config_from_dict(data: dict) -> Pi05Config:
-    """The inverse of ``config_to_dict``.
-
-    Raises:
-        ModelConfigError: a field is missing, unknown, or does not fit.
-    """
-    try:
-        fields = dict(data)
-        fields["siglip"] = SiglipConfig(**fields["siglip"])
-        for expert in ("paligemma", "expert"):
-            values = dict(fields[expert])
-            adapters = {k: values.pop(k, None) for k in ("lora", "feed_forward_lora")}
-            adapters = {k: LoraConfig(**v) if v else None for k, v in adapters.items()}
-            fields[expert] = GemmaConfig(**values, **adapters)
-        fields["image_size"] = tuple(fields["image_size"])
-        fields["progress"] = ProgressConfig(**fields["progress"])
-        return Pi05Config(**fields)
-    except (KeyError, TypeError) as error:
-        raise ModelConfigError(f"model configuration: {error}") from error

@@ -11,7 +11,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from ..checkpoints.checkpoint import Checkpoint, CheckpointError, CheckpointInfo
+from ..checkpoints.checkpoint import Checkpoint, CheckpointError
+from ..checkpoints.description import CheckpointInfo
 from ..models.config import Pi05Config
 from ..models.input_checks import check_observation
 from ..models.noise import next_noise

@@ -23,7 +23,7 @@ from lerobot.policies.pi05.configuration_pi05 import PI05Config
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from ..checkpoints.checkpoint import ASSETS
+from ..checkpoints.description import ASSETS
 from ..checkpoints.foreign.foreign import listed, read_json
 from ..checkpoints.foreign.head_file import NAMES, to_torch, write_head
 from ..checkpoints.foreign.importing import ImportOptions, open_foreign, plan_import

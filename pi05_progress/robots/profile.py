@@ -15,9 +15,10 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ..files.config_files import config_folder
+from ..files.validation import problem
 from ..observation import IMAGE_KEYS
 from .layout import QUANTITIES, GripperCurve, Layout
-from .yaml_lines import ConfigError, Document, read_document
+from .yaml_lines import ConfigError, read_document
 
 IMAGE_TYPE = "sensor_msgs/msg/Image"
 PACKET_TYPE = "ffmpeg_image_transport_msgs/msg/FFMPEGPacket"
@@ -289,18 +290,9 @@ class RobotProfile(_Section):
         try:
             return cls.model_validate({key: base[key] for key in LATER_KEYS} | document.data)
         except ValidationError as error:
-            raise ConfigError("\n".join(_problem(document, e) for e in error.errors())) from None
+            raise ConfigError("\n".join(f"{document.where(e['loc'])}: {problem(e)}" for e in error.errors())) from None
 
 
 def known_profiles() -> list[str]:
     """Names of the profiles in ``config/``: other files there have no ``name``."""
     return sorted(path.stem for path in config_folder().glob("*.yaml") if re.search(r"(?m)^name:", path.read_text()))
-
-
-def _problem(document: Document, error: dict) -> str:
-    if error["type"] == "missing":
-        return f"{document.where(error['loc'])}: is missing"
-    if error["type"] == "extra_forbidden":
-        return f"{document.where(error['loc'])}: unknown key"
-    found = "" if isinstance(error["input"], dict | BaseModel) else f" (found {error['input']!r})"
-    return f"{document.where(error['loc'])}: {error['msg'].removeprefix('Value error, ')}{found}"

@@ -23,7 +23,7 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from pi05_progress.checkpoints.checkpoint import code_version
+from pi05_progress.checkpoints.description import code_version
 from pi05_progress.policy import PolicyOptions
 
 from ..command_line import OptionError, check_ranges, read_options

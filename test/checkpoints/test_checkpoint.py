@@ -22,12 +22,11 @@ from places import SUPPORT
 from pi05_progress.checkpoints.checkpoint import (
     Checkpoint,
     CheckpointError,
-    CheckpointInfo,
     CheckpointSaver,
     load_checkpoint,
-    read_info,
     save_checkpoint,
 )
+from pi05_progress.checkpoints.description import CheckpointInfo, read_info
 
 
 @pytest.fixture(scope="module")
@@ -245,8 +244,10 @@ def test_several_processes_save_and_load_one_checkpoint_each_its_own_pieces(tmp_
     from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
     sys.path.insert(0, sys.argv[1])
     from checkpoint_cases import SMALL, STATS, arrays, random_model
-    from pi05_progress.checkpoints.checkpoint import Checkpoint, CheckpointInfo, CheckpointSaver
-    from pi05_progress.checkpoints.checkpoint import abstract_model, load_checkpoint
+    from pi05_progress.checkpoints.checkpoint import Checkpoint, CheckpointSaver
+    from pi05_progress.checkpoints.description import CheckpointInfo
+    from pi05_progress.checkpoints.checkpoint import load_checkpoint
+    from pi05_progress.models.abstract import abstract_model
     from pi05_progress.models.parameters import load_parameters, parameter_paths
     mesh = Mesh(np.array(jax.devices()), ("fsdp",))
     def shardings(path, leaf):

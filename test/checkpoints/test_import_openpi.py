@@ -14,12 +14,13 @@ import pytest
 from checkpoint_cases import GOLDEN, SETS, TOLD, arrays, assert_same, imported, orbax_restore, unpack_openpi
 from conftest import PATIENCE_S
 
-from pi05_progress.checkpoints.checkpoint import CheckpointError, load_checkpoint, parameter_shapes
+from pi05_progress.checkpoints.checkpoint import CheckpointError, load_checkpoint
 from pi05_progress.checkpoints.foreign.config_fields import fields_of_leaves, make_config
 from pi05_progress.checkpoints.foreign.exporting import export_checkpoint
 from pi05_progress.checkpoints.foreign.importing import ImportOptions, carry_out, plan_import
 from pi05_progress.checkpoints.orbax_files import nested, open_orbax, write_orbax
 from pi05_progress.convert_checkpoint import main
+from pi05_progress.models.abstract import parameter_shapes
 from pi05_progress.models.config import CONFIGS, ModelConfigError, config_to_dict, named_config
 from pi05_progress.models.parity import outputs as parity_outputs
 

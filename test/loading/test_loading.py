@@ -11,7 +11,8 @@ from small_datasets import TWO_TASKS, facts, lerobot_copy
 from small_loading import LENGTHS, arrays, assert_same, change_column, labelled, loader, origins, prompts, take
 from small_models import SMALL, random_model
 
-from pi05_progress.checkpoints.checkpoint import Checkpoint, CheckpointInfo
+from pi05_progress.checkpoints.checkpoint import Checkpoint
+from pi05_progress.checkpoints.description import CheckpointInfo
 from pi05_progress.models.input_checks import check_actions, check_observation
 from pi05_progress.observation import IMAGE_KEYS, RobotFrame
 from pi05_progress.policies.model_policy import Pi05Policy

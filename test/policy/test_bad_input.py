@@ -10,9 +10,10 @@ import pytest
 from flax import nnx
 from small_models import ADAPTED, SMALL, random_actions, random_model, random_observation
 
-from pi05_progress.checkpoints.checkpoint import Checkpoint, CheckpointError, CheckpointInfo
+from pi05_progress.checkpoints.checkpoint import Checkpoint, CheckpointError
+from pi05_progress.checkpoints.description import CheckpointInfo, config_from_dict
 from pi05_progress.make_policy import make_policy
-from pi05_progress.models.config import ModelConfigError, config_from_dict, config_to_dict, named_config
+from pi05_progress.models.config import ModelConfigError, config_to_dict, named_config
 from pi05_progress.models.input_checks import check_observation
 from pi05_progress.models.observation import Observation
 from pi05_progress.models.pi05 import Pi05
@@ -239,10 +240,17 @@ def test_unknown_configurations_and_heads_are_refused_with_those_there_are():
 
 def test_a_configuration_survives_its_dictionary_and_unknown_fields_are_refused():
     assert config_from_dict(config_to_dict(ADAPTED)) == ADAPTED
-    with pytest.raises(ModelConfigError, match="layers"):
+    with pytest.raises(ModelConfigError, match="layers: unknown key"):
         config_from_dict(config_to_dict(SMALL) | {"layers": 3})
+    with pytest.raises(ModelConfigError, match=r"siglip\.depth: .*valid integer.*found 'many'"):
+        config_from_dict(config_to_dict(SMALL) | {"siglip": config_to_dict(SMALL)["siglip"] | {"depth": "many"}})
     with pytest.raises(ModelConfigError, match="paligemma"):
         config_from_dict({k: v for k, v in config_to_dict(SMALL).items() if k != "paligemma"})
+
+
+@pytest.mark.parametrize(("written", "means"), [(True, "layers"), (False, "none")])
+def test_older_files_say_of_remat_only_whether(written, means):
+    assert config_from_dict(config_to_dict(SMALL) | {"remat": written}).remat == means
 
 
 # --- the policy ---

@@ -10,14 +10,10 @@ import orbax.checkpoint as ocp
 import safetensors.numpy
 from places import GOLDEN
 
-from pi05_progress.checkpoints.checkpoint import (
-    Checkpoint,
-    CheckpointInfo,
-    abstract_model,
-    load_checkpoint,
-    save_checkpoint,
-)
+from pi05_progress.checkpoints.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from pi05_progress.checkpoints.description import CheckpointInfo
 from pi05_progress.checkpoints.foreign.importing import ImportOptions, carry_out, plan_import
+from pi05_progress.models.abstract import abstract_model
 from pi05_progress.models.config import GemmaConfig, Pi05Config, SiglipConfig
 from pi05_progress.models.parameters import load_parameters, parameter_paths
 from pi05_progress.models.parity import pytorch as parity_torch
@@ -38,7 +34,7 @@ SMALL = Pi05Config(
     action_horizon=5,
     max_token_len=16,
     compute_dtype="float32",
-    remat=False,
+    remat="none",
 )
 STATS = {key: NormStats(np.zeros(n), np.ones(n), -np.ones(n), np.ones(n)) for key, n in (("state", 14), ("actions", 4))}
 

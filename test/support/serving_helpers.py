@@ -15,7 +15,8 @@ from conftest import PATIENCE_S
 from small_models import SMALL, random_model
 from websockets.sync.client import connect
 
-from pi05_progress.checkpoints.checkpoint import Checkpoint, CheckpointInfo
+from pi05_progress.checkpoints.checkpoint import Checkpoint
+from pi05_progress.checkpoints.description import CheckpointInfo
 from pi05_progress.observation import PolicyOutput, RobotFrame
 from pi05_progress.policies.model_policy import Pi05Policy
 from pi05_progress.policy import Policy, PolicyOptions

@@ -26,7 +26,7 @@ SMALL = Pi05Config(
     max_token_len=40,
     compute_dtype="float32",
     progress=ProgressConfig(hidden=6, bins=10),
-    remat=False,
+    remat="none",
 )
 ADAPTED = dataclasses.replace(
     SMALL,

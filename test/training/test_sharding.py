@@ -15,7 +15,7 @@ from places import GOLDEN, ROOT, SUPPORT
 from small_models import SMALL
 from training_cases import FAST, Run, made_up_batch, quick_compiling
 
-from pi05_progress.checkpoints.checkpoint import parameter_shapes
+from pi05_progress.models.abstract import parameter_shapes
 from pi05_progress.models.config import pi05
 from training.engine.errors import TrainingError
 from training.engine.sharding import MeshConfig, make_mesh, partition, put_batch

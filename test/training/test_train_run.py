@@ -20,7 +20,8 @@ from small_datasets import TWO_TASKS, facts, lerobot_copy, tree
 from small_loading import labelled
 from training_runs import NAME, configuration, in_its_own_process, quick_programs, rows, run
 
-from pi05_progress.checkpoints.checkpoint import CheckpointError, load_checkpoint, read_info
+from pi05_progress.checkpoints.checkpoint import CheckpointError, load_checkpoint
+from pi05_progress.checkpoints.description import read_info
 from pi05_progress.make_policy import make_policy
 from pi05_progress.models.parameters import parameter_paths
 from pi05_progress.observation import UNTRAINED, RobotFrame

@@ -8,11 +8,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
+from pi05_progress.files.validation import problems
 from pi05_progress.robots.episode_notes import ABORTED, CUT_OFF
 
 from . import layout
@@ -109,29 +112,29 @@ class ProgressMeta:
         return self.episodes.get(index, EpisodeMeta())
 
 
+@dataclass(frozen=True)
+class _Entry(EpisodeMeta):
+    """An episode in the file."""
+
+    episode_index: int = field(kw_only=True)
+
+
+@dataclass(frozen=True)
+class _File:
+    """The file's contents."""
+
+    version: int
+    episodes: tuple[_Entry, ...]
+    labels: Labels | None = None
+
+
+_FILE = TypeAdapter(_File)
+
+
 def save_progress_meta(root: Path, meta: ProgressMeta) -> None:
     """Write ``meta/progress.json`` of the data set in ``root``, complete or not at all."""
-    episodes = [
-        {
-            "episode_index": index,
-            "outcome": str(episode.outcome),
-            "milestones": [{"label": m.label, "frame": m.frame} for m in episode.milestones],
-            "note": episode.note,
-            "source": episode.source,
-        }
-        for index, episode in sorted(meta.episodes.items())
-    ]
-    labels = None
-    if meta.labels is not None:
-        labels = {
-            "method": meta.labels.method,
-            "arguments": dict(meta.labels.arguments),
-            "columns": dict(meta.labels.columns),
-            "stages": {
-                task: [{"name": s.name, "share": s.share} for s in stages]
-                for task, stages in meta.labels.stages.items()
-            },
-        }
+    episodes = [{"episode_index": index, **asdict(of)} for index, of in sorted(meta.episodes.items())]
+    labels = None if meta.labels is None else asdict(meta.labels)
     path = root / layout.PROGRESS
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
@@ -152,29 +155,16 @@ def load_progress_meta(root: Path) -> ProgressMeta:
         return ProgressMeta()
     except (OSError, ValueError) as error:
         raise ProgressMetaError(f"{path}: cannot be read: {error}") from error
+    if isinstance(data, dict) and isinstance(version := data.get("version"), int) and version > VERSION:
+        raise ProgressMetaError(f"{path}: version {version} is newer than this program's {VERSION}")
     try:
-        if data["version"] > VERSION:
-            raise ProgressMetaError(f"{path}: version {data['version']} is newer than this program's {VERSION}")
-        episodes: dict[int, EpisodeMeta] = {}
-        for entry in data["episodes"]:
-            index = int(entry["episode_index"])
-            if index in episodes:
-                raise ProgressMetaError(f"{path}: episode {index} is there twice")
-            milestones = tuple(Milestone(str(m["label"]), int(m["frame"])) for m in entry.get("milestones", ()))
-            outcome = Outcome(entry.get("outcome", Outcome.UNKNOWN))
-            episodes[index] = EpisodeMeta(outcome, milestones, entry.get("note", ""), entry.get("source", ""))
-        return ProgressMeta(episodes, _labels(data.get("labels")))
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        if isinstance(error, ProgressMetaError):
-            raise
-        raise ProgressMetaError(f"{path}: not a progress.json of version {VERSION}: {error!r}") from error
-
-
-def _labels(data: Mapping[str, Any] | None) -> Labels | None:
-    if data is None:
-        return None
-    stages = {
-        task: tuple(Stage(str(s["name"]), float(s["share"])) for s in of_task)
-        for task, of_task in data["stages"].items()
-    }
-    return Labels(str(data["method"]), dict(data["arguments"]), dict(data["columns"]), stages)
+        found = _FILE.validate_python(data)
+    except ValidationError as error:
+        raise ProgressMetaError(f"{path}: not a progress.json of version {VERSION}: {problems(error)}") from error
+    episodes: dict[int, EpisodeMeta] = {}
+    for entry in found.episodes:
+        if entry.episode_index in episodes:
+            raise ProgressMetaError(f"{path}: episode {entry.episode_index} is there twice")
+        known = {name: value for name, value in vars(entry).items() if name != "episode_index"}
+        episodes[entry.episode_index] = EpisodeMeta(**known)
+    return ProgressMeta(episodes, found.labels)

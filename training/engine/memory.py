@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, AxisType
 
-from pi05_progress.checkpoints.checkpoint import parameter_shapes
+from pi05_progress.models.abstract import parameter_shapes
 from pi05_progress.models.activations import BATCH_AXES
 from pi05_progress.models.config import Pi05Config
 from pi05_progress.models.costs import size_in_bytes

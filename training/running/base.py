@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from pi05_progress.checkpoints.checkpoint import ASSETS, NORM_STATS, PARAMS, CheckpointInfo, read_info
+from pi05_progress.checkpoints.description import ASSETS, NORM_STATS, PARAMS, CheckpointInfo, read_info
 from pi05_progress.checkpoints.orbax_files import open_orbax
 from pi05_progress.checkpoints.parameter_source import ParameterSource
 from pi05_progress.models.config import Pi05Config

@@ -20,7 +20,8 @@ from typing import Any
 
 import jax
 
-from pi05_progress.checkpoints.checkpoint import PARAMS, Checkpoint, CheckpointError, CheckpointSaver
+from pi05_progress.checkpoints.checkpoint import Checkpoint, CheckpointError, CheckpointSaver
+from pi05_progress.checkpoints.description import PARAMS
 from pi05_progress.checkpoints.orbax_files import open_orbax
 from pi05_progress.checkpoints.parameter_source import ParameterSource, load_arrays
 from pi05_progress.files.output_folder import PARTIAL, partial_of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pi05_progress.checkpoints.checkpoint import abstract_model
+from pi05_progress.models.abstract import abstract_model
 from pi05_progress.models.lora import count_parameters
 
 from ..engine.errors import TrainingError

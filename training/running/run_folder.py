@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from pi05_progress.checkpoints.checkpoint import CONFIG as DESCRIPTION
+from pi05_progress.checkpoints.description import CONFIG as DESCRIPTION
 from pi05_progress.files.output_folder import PARTIAL
 
 CONFIG, HELD_OUT, LOCK = "config.json", "held_out.json", ".lock"

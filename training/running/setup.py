@@ -14,8 +14,9 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
-from pi05_progress.checkpoints.checkpoint import CheckpointInfo, abstract_model, code_version
-from pi05_progress.models.config import Pi05Config, config_from_dict, config_to_dict
+from pi05_progress.checkpoints.description import CheckpointInfo, code_version, config_from_dict
+from pi05_progress.models.abstract import abstract_model
+from pi05_progress.models.config import Pi05Config, config_to_dict
 from pi05_progress.models.lora import count_parameters
 from pi05_progress.observation import UNTRAINED
 from pi05_progress.robots.profile import RobotProfile

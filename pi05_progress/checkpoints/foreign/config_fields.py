@@ -12,8 +12,9 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ...models.config import CONFIGS, ModelConfigError, Pi05Config, config_from_dict, config_to_dict
+from ...models.config import CONFIGS, ModelConfigError, Pi05Config, config_to_dict
 from ...models.parameters import HEAD
+from ..description import config_from_dict
 from . import torch_names as torch
 
 Fields = dict[str, Any]

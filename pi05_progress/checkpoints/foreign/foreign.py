@@ -11,7 +11,7 @@ import jax
 
 from ...models.config import Pi05Config
 from ...units.normalize import NormStats, NormStatsError, load_norm_stats
-from ..checkpoint import ASSETS, NORM_STATS, CheckpointInfo, parse_info
+from ..description import ASSETS, NORM_STATS, CheckpointInfo, parse_info
 from ..parameter_source import CheckpointError, ParameterSource
 from .config_fields import Fields
 

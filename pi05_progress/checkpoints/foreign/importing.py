@@ -25,7 +25,8 @@ from ...models.progress import ProgressHead
 from ...observation import UNTRAINED
 from ...units.normalize import NormStats
 from ...units.tokenizer import TokenizerName
-from ..checkpoint import CONFIG, MARKERS, PARAMS, CheckpointInfo, check_fit, code_version, write_description
+from ..checkpoint import MARKERS, check_fit
+from ..description import CONFIG, PARAMS, CheckpointInfo, code_version, write_description
 from ..orbax_files import write_orbax
 from ..parameter_source import CheckpointError, ParameterSource, Progress
 from .config_fields import OPTIONAL, SHAPELESS, Fields, make_config

@@ -16,7 +16,7 @@ from ...models.config import Pi05Config, ProgressConfig, pi05, tiny
 from ...models.pi05 import PERIODS
 from ...observation import IMAGE_KEYS
 from ...units.normalize import NormStats
-from ..checkpoint import CheckpointInfo
+from ..description import CheckpointInfo
 from ..parameter_source import CheckpointError, ParameterSource, Progress
 from . import torch_names as torch
 from .config_fields import TORCH_HEADS, Fields, fields_of_tensors

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ...models.abstract import parameter_shapes
 from ...models.config import Pi05Config, tiny
 from ...models.parameters import HEAD
-from ..checkpoint import parameter_shapes
 from ..orbax_files import VALUE, open_orbax, write_orbax
 from ..parameter_source import CheckpointError, ParameterSource, Progress
 from .config_fields import fields_of_leaves

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pi05_progress.checkpoints.checkpoint import read_info
+from pi05_progress.checkpoints.description import read_info
 from pi05_progress.files.worker_process import end_with_parent
 from pi05_progress.make_policy import make_policy
 from pi05_progress.observation import UNTRAINED

@@ -1,0 +1,157 @@
+"""What a checkpoint folder says about itself: ``config.json`` and the statistics beside the parameters."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from ..files import output_folder
+from ..files.validation import problems
+from ..models.config import STRICT, ModelConfigError, Pi05Config, config_to_dict
+from ..observation import UNTRAINED
+from ..units.normalize import NormStats, NormStatsError, load_norm_stats, save_norm_stats
+from .parameter_source import CheckpointError
+
+FORMAT = 1
+CONFIG, PARAMS, ASSETS, NORM_STATS = "config.json", "params", "assets", "norm_stats.json"
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """What parameters belong to.
+
+    Attributes:
+        model: sizes.
+        robot: name of the robot profile the data came from.
+        model_id: name under which estimates are published; ``untrained`` if its progress means nothing.
+        action_dt_s: time between two actions of a chunk, 1 / frame rate of the training data.
+        asset_id: folder of the statistics; may contain slashes.
+        tokenizer: ``bytes``, ``words`` or ``paligemma`` (then a path is needed to load it).
+        delta_actions: whether arm actions are relative to the state.
+        quantiles: whether quantiles normalise, else mean and deviation.
+        labels: how progress labels were made, with arguments.
+        code_version: of this package, when it was saved.
+        source: what the parameters were imported from, and what was initialised or assumed then.
+    """
+
+    __pydantic_config__: ClassVar = STRICT
+    model: Pi05Config
+    robot: str = "teleavatar"
+    model_id: str = UNTRAINED
+    action_dt_s: float = 1 / 30
+    asset_id: str = "teleavatar"
+    tokenizer: str = "bytes"
+    delta_actions: bool = False
+    quantiles: bool = True
+    labels: Mapping[str, Any] = field(default_factory=dict)
+    code_version: str = ""
+    source: Mapping[str, Any] = field(default_factory=dict)
+
+
+_INFO, _MODEL = TypeAdapter(CheckpointInfo), TypeAdapter(Pi05Config)
+
+
+def write_description(folder: Path, info: CheckpointInfo, stats: Mapping[str, NormStats]) -> None:
+    """Write all but the parameters; ``config.json`` comes last, a folder without it is not a checkpoint."""
+    if stats:
+        save_norm_stats(folder / ASSETS / info.asset_id / NORM_STATS, stats)
+    data = dataclasses.asdict(info) | {"format": FORMAT, "model": config_to_dict(info.model)}
+    (folder / CONFIG).write_text(json.dumps(data, indent=2) + "\n")
+
+
+def code_version() -> str:
+    """This package's version, as it is installed; empty if it is not."""
+    try:
+        return importlib.metadata.version("pi05_progress")
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def read_info(folder: Path) -> CheckpointInfo:
+    """What a checkpoint says about itself.
+
+    Raises:
+        CheckpointError: no checkpoint, or its description is wrong.
+    """
+    folder = Path(folder)
+    path = folder / CONFIG
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"{folder}: no such folder; a checkpoint is a folder with {CONFIG} and {PARAMS}/{_left_over(folder)}"
+        )
+    if not path.exists():
+        raise CheckpointError(
+            f"{folder} has no {CONFIG}: not a checkpoint of this package, or an incomplete one. Checkpoints of openpi "
+            "and LeRobot are imported with: python -m pi05_progress.convert_checkpoint import"
+        )
+    return parse_info(path)
+
+
+def parse_info(path: Path) -> CheckpointInfo:
+    """A description from its file.
+
+    Raises:
+        CheckpointError: it cannot be read, or is of another format.
+    """
+    try:
+        data = json.loads(path.read_text())
+        if not isinstance(data, dict) or "format" not in data:
+            raise CheckpointError(f"{path}: not the description of one of this package's checkpoints")
+        if data.pop("format") != FORMAT:
+            raise CheckpointError(f"{path}: written in another format than {FORMAT}; use the version that wrote it")
+        if isinstance(model := data.get("model"), dict):
+            data["model"] = _of_today(model)
+        return _INFO.validate_python(data)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValidationError as error:
+        raise CheckpointError(f"{path}: not a checkpoint's description: {problems(error)}") from error
+    except ValueError as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{path}: not a checkpoint's description: {error}") from error
+
+
+def _left_over(folder: Path) -> str:
+    old = folder.with_name(folder.name + output_folder.OLD)
+    return f". {old} is what an interrupted overwriting left: rename it to get it back" if old.is_dir() else ""
+
+
+def read_stats(folder: Path, info: CheckpointInfo) -> dict[str, NormStats]:
+    """A checkpoint's statistics; empty if it has none.
+
+    Raises:
+        CheckpointError: they are damaged.
+    """
+    path = Path(folder) / ASSETS / info.asset_id / NORM_STATS
+    if not path.exists():
+        return {}
+    try:
+        return load_norm_stats(path)
+    except NormStatsError as error:
+        raise CheckpointError(str(error)) from error
+
+
+def config_from_dict(data: Mapping[str, Any]) -> Pi05Config:
+    """The inverse of ``config_to_dict``.
+
+    Raises:
+        ModelConfigError: a field is missing, unknown, or does not fit; the message names it.
+    """
+    try:
+        return _MODEL.validate_python(_of_today(data))
+    except ValidationError as error:
+        raise ModelConfigError(f"model configuration: {problems(error)}") from error
+
+
+def _of_today(model: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's configuration as it is written now; ``remat`` was true or false once."""
+    remat = model.get("remat")
+    return {**model, "remat": "layers" if remat else "none"} if isinstance(remat, bool) else dict(model)
