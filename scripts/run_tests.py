@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Run the tests: those of live processes one by one, and beside them all others on what they leave of the cores.
+"""Run the tests: those of live processes two at a time, and beside them all others on what they leave of the cores.
 
-Tests of live processes keep time, but mostly wait. The others have the lowest priority until they are alone; what they
-say is shown when the live ones are done.
+Tests of live processes mostly wait. The others have the lowest priority until they are alone; what they say is shown
+when the live ones are done.
 
 Usage: run_tests.py [--all] [PYTEST ARGUMENT ...]
 """
@@ -16,6 +16,7 @@ import sys
 import tempfile
 
 SHORT = "not long and "
+LIVE = ("-n", "2", "--dist", "loadfile")  # tests of a file may share processes
 LOWEST = 19
 
 
@@ -36,7 +37,7 @@ def main() -> int:
             preexec_fn=lambda: os.nice(LOWEST),
         )
         try:
-            live = subprocess.call([*pytest, "-m", f"{short}live"])
+            live = subprocess.call([*pytest, *LIVE, "-m", f"{short}live"])
             print("\nall other tests", flush=True)
             status = others.wait()
         except KeyboardInterrupt:  # pytest has been told by the terminal, too

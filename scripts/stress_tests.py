@@ -22,6 +22,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from xml.etree import ElementTree
 
+from run_tests import LIVE, SHORT
+
 ROOT = Path(__file__).resolve().parent.parent
 # Ends with its parent, also if that is killed.
 BUSY = "import os\nparent = os.getppid()\nwhile os.getppid() == parent:\n    for _ in range(10**6): pass"
@@ -66,9 +68,9 @@ def run_round(arguments: list[str]) -> dict[str, bool]:
     """Run all live tests once on busy cores; returns whether each passed."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        command = [sys.executable, "-m", "pytest", "-q", "-m", "not long and live", f"--junitxml={report}", *arguments]
+        live = [*LIVE, "-m", f"{SHORT}live", f"--junitxml={report}"]
         with busy_cores():
-            status = subprocess.call(command, cwd=ROOT)
+            status = subprocess.call([sys.executable, "-m", "pytest", *live, *arguments], cwd=ROOT)
         if status not in (0, 1) or not report.exists():
             raise SystemExit(f"stress_tests: pytest ended with status {status}; this round is not counted")
         return outcomes(report)

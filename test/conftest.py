@@ -1,8 +1,9 @@
-"""A ROS domain of this run's own, on this machine only, with the transport that images need."""
+"""A ROS domain of each test process's own, on this machine only, with the transport that images need."""
 
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -10,7 +11,21 @@ from contextlib import contextmanager
 
 import pytest
 
-os.environ["ROS_DOMAIN_ID"] = str(random.SystemRandom().randrange(100, 230))
+
+def own_domain():
+    """A ROS domain that no other test process of this machine has, and what must be kept for it to stay so."""
+    for number in random.SystemRandom().sample(range(100, 230), 130):
+        claim = socket.socket(socket.AF_UNIX)
+        try:
+            claim.bind(f"\0pi05_progress_test_domain_{number}")
+        except OSError:  # another process has it
+            claim.close()
+        else:
+            return str(number), claim
+    raise RuntimeError("every ROS domain from 100 to 229 is taken by other tests on this machine: end them")
+
+
+os.environ["ROS_DOMAIN_ID"], _CLAIM = own_domain()
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 
 
@@ -20,7 +35,7 @@ PATIENCE_S = 120.0
 
 
 def pytest_collection_modifyitems(items):
-    """Mark what lies in a folder ``live``: it keeps time and would fail beside other work."""
+    """Mark what lies in a folder ``live``: processes of a robot or a server at work."""
     for item in items:
         if item.path.parent.name == "live":
             item.add_marker(pytest.mark.live)
