@@ -10,8 +10,6 @@ import sys
 import time
 
 import numpy as np
-import rclpy
-from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from sensor_msgs.msg import JointState
 
@@ -22,7 +20,7 @@ from pi05_progress.robots.yaml_lines import ConfigError
 from .commanding.graph import other_publishers
 from .commanding.relay import relay_velocity
 from .parameters import ParameterError, declare, refuse_unknown
-from .transport import use_image_transport
+from .ros_session import ros_session, spin
 
 WATCH_PERIOD_S = 0.5  # how often other publishers of the robot's command topics are looked for
 
@@ -137,17 +135,13 @@ class ArmRelayNode(Node):
 
 def main() -> int:
     """Entry point; returns the exit status."""
-    use_image_transport()
-    rclpy.init()
-    try:
-        rclpy.spin(ArmRelayNode())
-    except (ConfigError, ParameterError) as error:
-        print(f"arm_relay: {error}", file=sys.stderr)
-        return 1
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    finally:
-        rclpy.try_shutdown()
+    with ros_session() as stop:
+        try:
+            node = ArmRelayNode()
+        except (ConfigError, ParameterError) as error:
+            print(f"arm_relay: {error}", file=sys.stderr)
+            return 1
+        spin(node, stop)
     return 0
 
 

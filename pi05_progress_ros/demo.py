@@ -19,7 +19,7 @@ from pi05_progress.files.config_files import shipped_checkpoint
 
 from .starting.bringup import BRINGUP
 from .starting.demo_check import ProgressCheck
-from .starting.own_domain import ROBOT_DOMAINS, asked_domain, make_log_folder, own_variables
+from .starting.domains import ROBOT_DOMAINS, asked_domain, make_log_folder, own_variables
 from .starting.processes import LaunchError, Process
 from .starting.supervisor import Child, Supervisor, on_end_signals, session_environment
 

@@ -17,7 +17,6 @@ from collections.abc import Sequence
 
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
@@ -41,7 +40,7 @@ from .node.node_parameters import declare_parameters, read_parameters
 from .node.results import Results
 from .node.watch import NO_TASK, Watch
 from .parameters import ParameterError
-from .ros_session import END_SIGNALS, ros_session
+from .ros_session import END_SIGNALS, ros_session, spin
 
 WATCH_HZ = 20.0  # how often staleness is looked for
 DIAGNOSTICS_HZ = 1.0
@@ -63,20 +62,13 @@ class PolicyNode(LifecycleNode):
 
     def run(self, stop: threading.Event) -> int:
         """Work until the end is asked for; returns the exit status. The robot is told to hold before ROS goes."""
-        executor = SingleThreadedExecutor()
-        executor.add_node(self)
-        status = 0
         try:
             if self.get_parameter("autostart").value and not self._start(stop):
-                status = 1
-                stop.set()
-            while not stop.is_set():
-                executor.spin_once(timeout_sec=0.1)
-        except ExternalShutdownException:
-            pass
+                return 1
+            spin(self, stop)
         finally:
             self.on_shutdown(None)
-        return status
+        return 0
 
     def _start(self, stop: threading.Event) -> bool:
         """Configure and activate, unless the end is asked for meanwhile; False if one of them fails."""

@@ -13,7 +13,6 @@ from typing import Any
 
 import rclpy
 from rclpy.event_handler import SubscriptionEventCallbacks
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Joy
@@ -29,7 +28,7 @@ from .recording.bag_writer import PARTIAL, UnknownTypeError, learn_type, message
 from .recording.episodes import Episodes
 from .recording.topics import EVENTS, recorded_topics
 from .recording.traffic import Topic, Traffic, further_topic, message_class
-from .ros_session import ros_session
+from .ros_session import ros_session, spin
 
 WATCH_S = 1.0  # between looks at rates and at the disk
 COMMANDS = ("teleoperation", "policy", "none")
@@ -197,13 +196,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except (ParameterError, ConfigError, UnknownTypeError) as error:
             print(f"recorder: {error}", file=sys.stderr)
             return 1
-        executor = SingleThreadedExecutor()
-        executor.add_node(node)
         try:
-            while not stop.is_set():
-                executor.spin_once(timeout_sec=0.1)
-        except ExternalShutdownException:
-            pass
+            spin(node, stop)
         finally:
             node.end()
     return 0

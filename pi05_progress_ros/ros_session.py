@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import rclpy
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
 from .transport import use_image_transport
@@ -37,3 +39,14 @@ def ros_session(
         yield stop
     finally:
         rclpy.try_shutdown()
+
+
+def spin(node: Node, stop: threading.Event) -> None:
+    """Run a node's callbacks in this thread until the end is asked for, or ROS ends."""
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    try:
+        while not stop.is_set():
+            executor.spin_once(timeout_sec=0.1)
+    except ExternalShutdownException:
+        pass

@@ -28,14 +28,13 @@ from pi05_progress.policy import PolicyOptions
 
 from ..command_line import OptionError, check_ranges, read_options
 from ..commanding.command_rules import CommandSettings
+from ..starting.simulation_choices import SIM_TASKS, TaskName
 from .driving.closed_loop import ClosedLoopError, DrivenEpisode, LoopSettings
 from .driving.drivers import Drivers, Driving, Which, drivers
 from .driving.episode_log import SUFFIX, EpisodeLog, files_fingerprint
 from .driving.figures import figures_by_task, table
-from .episodes.options import TaskName
 from .physics.cameras import scaled_sizes
 from .physics.gl import NoOpenGLError, require_backend
-from .physics.tasks import TASKS
 
 MODULE = "pi05_progress_ros.sim.evaluate"
 FIRST_SEED = 900_000
@@ -101,7 +100,7 @@ class Options:
 
     def wanted(self) -> list[Which]:
         """The episodes to drive, in order."""
-        tasks = dict.fromkeys(self.task or TASKS)
+        tasks = dict.fromkeys(self.task or SIM_TASKS)
         return [(task, self.seed + n) for task in tasks for n in range(self.episodes)]
 
     def told(self) -> dict[str, Any]:

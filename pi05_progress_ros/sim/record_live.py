@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from rich.console import Console
 
 from ..command_line import read_options
-from ..starting.own_domain import make_log_folder, own_variables
+from ..starting.domains import make_log_folder, own_variables
 from ..starting.processes import LaunchError, Process
 from ..starting.supervisor import Supervisor, on_end_signals, session_environment
 from .episodes.assistant import Assistant, RecordingError

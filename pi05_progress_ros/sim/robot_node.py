@@ -12,21 +12,20 @@ import sys
 import threading
 from typing import TYPE_CHECKING
 
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 
 from pi05_progress.robots.states import Mode
 
-from ..ros_session import ros_session
-from .expert.faults import parse_fault
+from ..ros_session import ros_session, spin
+from ..starting.domains import StartError
+from ..starting.simulation_choices import parse_fault
 from .physics.cameras import scaled_sizes
 from .physics.gl import NoOpenGLError, require_backend
 from .physics.world import World
 from .robot.alone import check_alone
 from .robot.command_listener import CommandListener
-from .robot.domain import StartError
 from .robot.image_publisher import ImagePublisher
 from .robot.physics_loop import PhysicsLoop
 from .robot.requests import Requests
@@ -84,14 +83,7 @@ class RobotNode(Node):
 
     def run(self) -> None:
         """Simulate until the end is asked for; callbacks run in a thread of their own meanwhile."""
-        executor = SingleThreadedExecutor()
-        executor.add_node(self)
-
-        def spin() -> None:
-            while not self._stop.is_set():
-                executor.spin_once(timeout_sec=0.1)
-
-        callbacks = threading.Thread(target=spin, name="callbacks")
+        callbacks = threading.Thread(target=spin, args=(self, self._stop), name="callbacks")
         callbacks.start()
         try:
             self._loop.run(self._stop)

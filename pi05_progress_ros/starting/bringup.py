@@ -11,14 +11,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..sim.expert.faults import parse_fault
-from ..sim.robot.domain import StartError, check_domain
+from .domains import StartError, check_domain
 from .launch_arguments import BOOLEANS, DEFAULT_ROBOT, LOG_LEVEL, NAMESPACE, ROBOT, load_profile, number, transport
 from .parameter_files import file_parameters
 from .processes import Argument, Launch, LaunchError, Process, Value, absolute_namespace
 from .rosbag import record_process
+from .simulation_choices import SIM_TASKS, parse_fault
 
-SIM_TASKS = ("stack_cubes", "place_in_basket")  # sim/tasks needs MuJoCo to say so
 EITHER = ("", *BOOLEANS)
 # Parameters of the policy node that are launch arguments, too: argument, else parameter file, else default.
 SHARED = ("robot", "checkpoint", "prompt", "publish_commands", "use_sim_time", "autostart")

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from pi05_progress_ros.sim.expert.expert import Expert, apply, run_episode
-from pi05_progress_ros.sim.expert.faults import FAULTS, Fault
 from pi05_progress_ros.sim.physics.cameras import CameraRig, scaled_sizes
 from pi05_progress_ros.sim.physics.scene import arm_table
 from pi05_progress_ros.sim.physics.tasks import TASKS
 from pi05_progress_ros.sim.physics.world import World
+from pi05_progress_ros.starting.simulation_choices import FAULTS, Fault
 
 SIDES = ("left", "right")
 

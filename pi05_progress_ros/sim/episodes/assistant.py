@@ -16,7 +16,7 @@ from pi05_progress.robots.profile import RobotProfile
 from pi05_progress_msgs.msg import EpisodeEvent
 from pi05_progress_msgs.srv import MarkMilestone, StartEpisode, StopEpisode
 
-from ..expert.faults import episode_faults
+from ...starting.simulation_choices import episode_faults
 from .facts import EpisodeFacts, write_facts
 from .options import EpisodeOptions
 

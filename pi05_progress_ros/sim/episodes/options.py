@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import tyro
 
@@ -13,15 +13,10 @@ from pi05_progress.robots.profile import IMAGE_TYPE, RobotProfile
 from pi05_progress.robots.yaml_lines import ConfigError
 
 from ...command_line import OptionError, check_ranges
-from ..expert.faults import FAULTS, parse_fault
+from ...starting.simulation_choices import FAULTS, TaskName, parse_fault
 from ..physics.cameras import scaled_sizes
 from ..physics.gl import NoOpenGLError, require_backend
-from ..physics.tasks import TASKS
 
-if TYPE_CHECKING:
-    TaskName = str
-else:
-    TaskName = tyro.extras.literal_type_from_choices(sorted(TASKS))
 FAULT_HELP = f"What goes wrong, as KIND or KIND:PICK; may be repeated. Kinds: {', '.join(FAULTS)}."
 
 

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ...starting.simulation_choices import Fault
 from ..physics.tasks.base import CUBE_HALF, Pick, fingers_touch
 from ..physics.world import World
-from .faults import Fault
 from .ik import ArmSolver, grasp_orientation, ready_seed
 
 PERIOD_S = 0.05  # between Cartesian waypoints

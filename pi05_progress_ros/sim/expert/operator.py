@@ -9,11 +9,11 @@ from sensor_msgs.msg import JointState, Joy
 
 from pi05_progress.robots.profile import RobotProfile
 
+from ...starting.simulation_choices import episode_faults, parse_fault
 from ..physics.scene import FINGER_TRAVEL
 from ..physics.world import World
 from ..robot.states import Outlet
 from .expert import Expert
-from .faults import episode_faults, parse_fault
 
 PRESS_AT_S = 0.1  # into the episode; not at once, since a press is a rising edge
 PRESS_S = 0.2  # how long a button is held

@@ -7,7 +7,7 @@ import time
 
 from rclpy.node import Node
 
-from .domain import StartError
+from ...starting.domains import StartError
 
 DISCOVERY_S = 1.5  # how long another robot in this domain is looked for
 NAME_S, UNKNOWN_NAME = 2.0, "_NODE_NAME_UNKNOWN_"

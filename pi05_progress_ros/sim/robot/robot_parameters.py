@@ -12,8 +12,8 @@ from pi05_progress.robots.profile import IMAGE_TYPE, RobotProfile
 from pi05_progress.robots.yaml_lines import ConfigError
 
 from ...parameters import declare, refuse_unknown
+from ...starting.domains import StartError, check_domain
 from ..physics.tasks import TASKS
-from .domain import StartError, check_domain
 from .robot import STATE_HZ
 from .states import IMAGE_HZ
 

@@ -24,7 +24,7 @@ from pi05_progress.robots.profile import RobotProfile
 from pi05_progress_msgs.msg import EpisodeEvent, TaskProgress
 from pi05_progress_ros.run import supervise
 from pi05_progress_ros.starting.demo_check import MIN_MESSAGES, ProgressCheck
-from pi05_progress_ros.starting.own_domain import own_variables
+from pi05_progress_ros.starting.domains import own_variables
 from pi05_progress_ros.starting.processes import Process
 from pi05_progress_ros.starting.supervisor import Supervisor
 

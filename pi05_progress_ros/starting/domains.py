@@ -1,4 +1,7 @@
-"""A ROS domain and a log folder of one's own, for what is started only to be watched. No ROS in here."""
+"""ROS domains: where a simulated robot may run, and one of its own for what is started only to be watched.
+
+No ROS in here, so that launch files can ask before anything starts.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,25 @@ from .launch_arguments import DISCOVERY, transport
 from .processes import LaunchError
 
 DOMAINS = range(40, 100)  # none of the robots', and ports that no system hands out by itself
-ROBOT_DOMAINS = (0, 29)
+PRODUCTION_DOMAIN = 29
+ROBOT_DOMAINS = (0, PRODUCTION_DOMAIN)
+
+
+class StartError(RuntimeError):
+    """A simulated robot must not or cannot start; the message says why and what to do."""
+
+
+def check_domain(domain: int, force: bool) -> None:
+    """Refuse the production robot's domain to a simulated one.
+
+    Raises:
+        StartError: the domain is the robot's and it was not forced.
+    """
+    if domain == PRODUCTION_DOMAIN and not force:
+        raise StartError(
+            f"ROS_DOMAIN_ID={domain} is the production robot's: a simulation there could be taken for it. "
+            "Use another domain, e.g. ROS_DOMAIN_ID=42, or set the parameter force_domain to true."
+        )
 
 
 def own_variables(environment: Mapping[str, str]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What can go wrong when the scripted expert works, as people write it. Nothing here needs a simulation."""
+"""What may be asked of a simulation: its tasks, and what goes wrong when the scripted expert works. Needs none."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Literal, get_args
 
 import numpy as np
 
+TaskName = Literal["stack_cubes", "place_in_basket"]
+SIM_TASKS: tuple[TaskName, ...] = get_args(TaskName)
 FaultKind = Literal[
     "dropped_object",  # lets go on the way up, and takes it again
     "missed_grasp",  # closes above the object, and tries again
