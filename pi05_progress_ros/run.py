@@ -1,6 +1,7 @@
 """Starts what a launch file starts, where ROS's ``launch`` is not installed: it reads the same description.
 
-``python -m pi05_progress_ros.run bringup sim:=true``; ``--show-args`` lists the arguments.
+python -m pi05_progress_ros.run bringup sim:=true
+python -m pi05_progress_ros.run bringup --show-args
 """
 
 from __future__ import annotations
@@ -10,6 +11,10 @@ import sys
 import textwrap
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import tyro
 
 from .starting.bringup import BRINGUP, SIMULATION
 from .starting.processes import Launch, LaunchError, Process
@@ -18,7 +23,19 @@ from .starting.supervisor import Supervisor, on_end_signals, session_environment
 
 LAUNCHES = {launch.name: launch for launch in (BRINGUP, SIMULATION, RECORD)}
 WATCH_PERIOD_S = 0.2
-USAGE = f"usage: python -m pi05_progress_ros.run {{{','.join(LAUNCHES)}}} [--show-args] [name:=value ...]"
+HELP = {"-h", "--help"}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Command line."""
+
+    launch: tyro.conf.Positional[Literal["bringup", "simulation", "record"]]
+    """What to start."""
+    values: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Arguments of the launch, each as name:=value."""
+    show_args: Annotated[bool, tyro.conf.arg(aliases=["-s"])] = False
+    """List the arguments of the launch, and start nothing."""
 
 
 def parse(arguments: Sequence[str]) -> dict[str, str]:
@@ -84,18 +101,15 @@ def supervise(processes: Sequence[Process]) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or words[0] in ("-h", "--help"):
-        print(f"{__doc__}\n{USAGE}")
-        return 0 if words else 2
-    launch = LAUNCHES.get(words.pop(0))
-    if launch is None:
-        print(USAGE, file=sys.stderr)
-        return 2
-    if {"-s", "--show-args", "-h", "--help"} & set(words):
+    if HELP & set(words[1:]):  # of a launch: what it can be given is in no help that tyro writes
+        words = [words[0], "--show-args"]
+    options = tyro.cli(Options, prog="python -m pi05_progress_ros.run", description=__doc__, args=words)
+    launch = LAUNCHES[options.launch]
+    if options.show_args:
         print(describe(launch))
         return 0
     try:
-        processes = launch.processes(parse(words), os.environ)
+        processes = launch.processes(parse(options.values), os.environ)
     except LaunchError as error:
         print(f"{launch.name}: {error}", file=sys.stderr)
         return 1

@@ -366,8 +366,10 @@ def test_the_entry_point_lists_every_argument(launch, capsys):
 def test_the_entry_point_names_the_fault_and_starts_nothing(capsys):
     assert main(["bringup", "sim:=yes"]) == 1
     assert capsys.readouterr().err == "bringup: sim:=yes: expected true or false\n"
-    assert main(["dance"]) == 2
-    assert main([]) == 2
+    for words in (["dance"], []):
+        with pytest.raises(SystemExit) as end:
+            main(words)
+        assert end.value.code == 2
 
 
 # --- what else must agree ---
