@@ -80,7 +80,7 @@ class Operator:
         now = self._world.time_s
         for side in self._profile.arms:
             joints, gripper = self._profile.arms[side].joints, self._profile.grippers[side].joint
-            # All fields are filled, as robots do; see episode_bag.py for what empty ones would lead to.
+            # All fields are filled, as robots do; see episodes/bag.py for what empty ones would lead to.
             message = JointState(name=list(joints), position=getattr(command, side).tolist())
             message.velocity = message.effort = [0.0] * len(joints)
             message.header.stamp = stamp
