@@ -26,6 +26,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from pi05_progress.files.output_file import write_file
 from pi05_progress.robots.messages import decode_image
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress_msgs.msg import TaskProgress
@@ -130,21 +131,6 @@ def film(shots: list[Shot]) -> bytes:
     return out.getvalue()
 
 
-def write(path: Path, data: bytes) -> None:
-    """Write a file that appears complete or not at all.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_bytes(data)
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-
-
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -194,7 +180,7 @@ def main() -> int:
         node.destroy_node()
         rclpy.try_shutdown()
     try:
-        write(args.out, film(camera.shots))
+        write_file(args.out, film(camera.shots))
     except KeyboardInterrupt:
         print("film_demo: stopped; nothing was written", file=sys.stderr)
         return 130

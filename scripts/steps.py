@@ -6,9 +6,7 @@ result that is there is known to be complete, and to be of these arguments and i
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import shlex
 import shutil
 import signal
@@ -21,7 +19,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-PARTIAL = ".partial"  # where the project's programs write what then appears complete
+from pi05_progress.files.fingerprint import files_in
+from pi05_progress.files.fingerprint import fingerprint as name_of
+from pi05_progress.files.output_file import PARTIAL, write_file
+from pi05_progress.files.output_folder import output_folder
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LOOK_S = 0.2  # how often a child is looked at for signals that are to be passed on
 
@@ -70,14 +72,7 @@ def shown(arguments: Iterable[str], out: Path) -> str:
 
 def fingerprint(paths: Iterable[Path]) -> str:
     """A name for files and all files of folders, by their names, sizes and times; what is not there counts, too."""
-    files = []
-    for number, path in enumerate(paths):
-        inside = sorted(path.rglob("*")) if path.is_dir() else [path]
-        for file in inside:
-            if file.is_file():
-                status = file.stat()
-                files.append([number, str(file.relative_to(path)), status.st_size, status.st_mtime_ns])
-    return hashlib.sha256(json.dumps(files).encode()).hexdigest()[:24]
+    return name_of([[number, *file] for number, path in enumerate(paths) for file in files_in(path)])
 
 
 def stamp_path(result: Path) -> Path:
@@ -96,11 +91,7 @@ def read_stamp(result: Path) -> dict[str, Any]:
 
 def write_stamp(result: Path, made_from: dict[str, Any], *, complete: bool) -> None:
     """Say what a result is made from; the file appears whole."""
-    path = stamp_path(result)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + PARTIAL)
-    partial.write_text(json.dumps({**made_from, "complete": complete}, indent=1) + "\n")
-    os.replace(partial, path)
+    write_file(stamp_path(result), json.dumps({**made_from, "complete": complete}, indent=1) + "\n")
 
 
 def made_from(step: Step, out: Path) -> dict[str, Any]:
@@ -205,8 +196,6 @@ def copied(source: Path, target: Path, markers: Sequence[str], left_out: Sequenc
         OutputFolderError: something else is there, or nothing can be written.
         OSError: reading failed.
     """
-    from pi05_progress.files.output_folder import output_folder
-
     real = source.resolve(strict=True)
     wanted = {"arguments": real.name, "inputs": fingerprint([real])}
     if read_stamp(target) == {**wanted, "complete": True} and all((target / name).exists() for name in markers):

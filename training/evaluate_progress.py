@@ -38,7 +38,7 @@ from .datasets import layout
 from .datasets.progress_meta import ProgressMetaError, load_progress_meta
 from .datasets.reader import Dataset, DatasetError, open_dataset
 from .datasets.thumbnails import PictureError, Thumbnail, thumbnails
-from .evaluation.cache import FOLDER, AnswerCache, code_digest, fingerprint
+from .evaluation.cache import FOLDER, AnswerCache, code_digest, fingerprint_of_answers
 from .evaluation.evaluation import Evaluation, Settings, evaluate, head_camera
 from .evaluation.page import HEADINGS, counts, number, page
 from .evaluation.playbacks import HELD_S, PERTURBATIONS, PICTURE_NOISE, STATE_NOISE
@@ -224,7 +224,7 @@ def _cache_folder(args: Arguments, profile: RobotProfile) -> Path | None:
         "num_steps": args.num_steps, "tokenizer": args.tokenizer, "code": code_digest(), "held_s": HELD_S,
         "robot": profile.model_dump(mode="json"), "noise": [PICTURE_NOISE, STATE_NOISE],
     }  # fmt: skip
-    return args.cache.expanduser() / fingerprint([args.checkpoint, args.dataset], settings)
+    return args.cache.expanduser() / fingerprint_of_answers([args.checkpoint, args.dataset], settings)
 
 
 def _pictures(

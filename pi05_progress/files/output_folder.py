@@ -6,7 +6,6 @@ What is replaced or cleared must be of the kind that is written: a mistyped ``--
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 import os
 import shutil
@@ -16,7 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-PARTIAL, OLD, LOCK = ".partial", ".old", ".lock"
+from .lock import try_lock, unlock
+from .output_file import PARTIAL, to_disk
+
+OLD, LOCK = ".old", ".lock"
 _TRIES = 10  # of a lock whose folder others keep moving away
 
 
@@ -43,8 +45,7 @@ class Pending:
     def release(self) -> None:
         """Give the lock back; what was written stays, and whoever begins next removes it."""
         if not self.lock.closed:
-            fcntl.flock(self.lock, fcntl.LOCK_UN)  # also where a forked process still has the file open
-            self.lock.close()
+            unlock(self.lock)
 
     def clear(self) -> None:
         """Remove what is in the folder."""
@@ -150,15 +151,13 @@ def hold(folder: Path, replaces: Sequence[str] | None = None) -> Pending:
         except OSError as error:
             raise OutputFolderError(f"{path}: cannot be written: {error.strerror or error}") from error
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.close()
-            raise OutputFolderError(
-                f"{path}: another process is writing there; wait for it, or choose another folder"
-            ) from None
+            mine = try_lock(lock)
         except OSError as error:
             lock.close()
             raise OutputFolderError(f"{path}: cannot be locked: {error.strerror or error}") from error
+        if not mine:
+            lock.close()
+            raise OutputFolderError(f"{path}: another process is writing there; wait for it, or choose another folder")
         if _is_at(lock, path / LOCK):
             return Pending(path, real, given, lock)
         lock.close()
@@ -208,7 +207,7 @@ def finish(pending: Pending) -> None:
     """
     folder = pending.folder
     try:
-        _to_disk(pending.path)
+        _all_to_disk(pending.path)
         try:
             check_target(folder, pending.replaces)
         except OutputFolderError as error:
@@ -217,30 +216,22 @@ def finish(pending: Pending) -> None:
             old = _free_name(folder)
             os.replace(folder, old)
             os.replace(pending.path, folder)
-            _flush(folder.parent)
+            to_disk(folder.parent)
             shutil.rmtree(old)
         else:
             os.replace(pending.path, folder)
-            _flush(folder.parent)
+            to_disk(folder.parent)
         (folder / LOCK).unlink(missing_ok=True)  # held until here, so nobody clears what has been moved
     finally:
         pending.release()
 
 
-def _to_disk(folder: Path) -> None:
+def _all_to_disk(folder: Path) -> None:
     """Wait until all in a folder would survive a loss of power: its name must not be known before its contents."""
     for path, _, files in os.walk(folder):
         for name in files:
-            _flush(Path(path, name))
-        _flush(Path(path))
-
-
-def _flush(path: Path) -> None:
-    file = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
+            to_disk(Path(path, name))
+        to_disk(Path(path))
 
 
 def _free_name(folder: Path) -> Path:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import queue
 import tempfile
 import threading
@@ -22,6 +21,7 @@ from typing import Any, NamedTuple
 
 import msgpack
 
+from ..files.output_file import write_file
 from .wire import WireError, unpack
 
 SESSION, SUFFIX = "session.json", ".exchange"
@@ -68,7 +68,7 @@ class Recorder:
         try:
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             self.folder.mkdir(mode=0o700)
-            _write(self.folder / SESSION, json.dumps(session, indent=2).encode() + b"\n")
+            write_file(self.folder / SESSION, json.dumps(session, indent=2) + "\n", private=True)
         except OSError as error:
             raise RecordingError(f"--record: {self.folder} cannot be made: {error.strerror}") from error
         self._queue: queue.SimpleQueue[Exchange | None] = queue.SimpleQueue()
@@ -110,7 +110,8 @@ class Recorder:
                 continue
             data = msgpack.packb(exchange._asdict())
             try:
-                _write(self.folder / f"{exchange.index:08d}{SUFFIX}", data)
+                self.folder.stat()  # a folder made anew would be a recording without its beginning
+                write_file(self.folder / f"{exchange.index:08d}{SUFFIX}", data, private=True)
             except OSError as error:
                 self._stop(f"cannot write to {self.folder}: {error.strerror}")
                 self._leave_out()
@@ -135,13 +136,6 @@ class Recorder:
 
 def _size(exchange: Exchange) -> int:
     return len(exchange.request) + len(exchange.reply)
-
-
-def _write(path: Path, data: bytes) -> None:
-    partial = path.with_name(path.name + ".partial")
-    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(data)
-    os.replace(partial, path)
 
 
 def check_folder(folder: Path) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+from ..files.output_file import write_file
 
 EPSILON = 1e-6
 BINS = 5000  # of the histograms behind the quantiles
@@ -74,10 +75,7 @@ def save_norm_stats(path: Path, stats: Mapping[str, NormStats]) -> None:
         key: {name: None if (v := getattr(s, name)) is None else np.asarray(v, float).tolist() for name in _FIELDS}
         for key, s in stats.items()
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps({"norm_stats": data}, indent=2))
-    os.replace(partial, path)
+    write_file(path, json.dumps({"norm_stats": data}, indent=2))
 
 
 _FIELDS = ("mean", "std", "q01", "q99")

@@ -8,14 +8,15 @@ import os
 import re
 import select
 import sys
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
 from rich.cells import cell_len
 from rich.console import CONSOLE_SVG_FORMAT, Console
 from rich.text import Text
+
+from pi05_progress.files.output_file import write_file
 
 from .drawing import ASCII, UNICODE, Charset
 
@@ -82,21 +83,6 @@ class Keys:
         return typed.decode(errors="replace")
 
 
-@contextlib.contextmanager
-def replaced(path: Path) -> Iterator[TextIO]:
-    """A text file written beside ``path`` and moved there when it is complete."""
-    with tempfile.NamedTemporaryFile(
-        "w", dir=path.parent, prefix=path.name, suffix=".part", delete=False, encoding="utf-8"
-    ) as file:
-        try:
-            yield file
-        except BaseException:
-            os.unlink(file.name)
-            raise
-    os.chmod(file.name, 0o644)
-    os.replace(file.name, path)
-
-
 def save_svg(lines: Sequence[Text], path: Path, title: str) -> None:
     """A picture of the lines as they look on a terminal. It refers to no font on the network."""
     width = max((cell_len(line.plain) for line in lines), default=1)
@@ -106,5 +92,4 @@ def save_svg(lines: Sequence[Text], path: Path, title: str) -> None:
     template = re.sub(r"@font-face \{\{.*?\}\}\s*", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
     template = re.sub(r"\s*<!--.*?-->", "", template, flags=re.DOTALL)
     template = template.replace("Fira Code, monospace", "monospace").replace("Fira Code", "monospace")
-    with replaced(path) as file:
-        file.write(console.export_svg(title=title, code_format=template, unique_id="monitor") + "\n")
+    write_file(path, console.export_svg(title=title, code_format=template, unique_id="monitor") + "\n")

@@ -10,7 +10,6 @@ beside --json FILE until that is written: a run that was stopped goes on where i
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -24,6 +23,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pi05_progress.checkpoints.description import code_version
+from pi05_progress.files.fingerprint import files_in, fingerprint
+from pi05_progress.files.output_file import write_file
 from pi05_progress.policy import PolicyOptions
 
 from ..command_line import OptionError, check_ranges, read_options
@@ -31,7 +32,7 @@ from ..commanding.command_rules import CommandSettings
 from ..starting.simulation_choices import SIM_TASKS, TaskName
 from .driving.closed_loop import ClosedLoopError, DrivenEpisode, LoopSettings
 from .driving.drivers import Drivers, Driving, Which, drivers
-from .driving.episode_log import SUFFIX, EpisodeLog, files_fingerprint
+from .driving.episode_log import SUFFIX, EpisodeLog
 from .driving.figures import figures_by_task, table
 from .physics.cameras import scaled_sizes
 from .physics.gl import NoOpenGLError, require_backend
@@ -131,7 +132,7 @@ def _log(options: Options, driving: Driving) -> EpisodeLog | nullcontext[None]:
         "policy": policy.policy, "profile": driving.profile, "tokenizer": policy.tokenizer,
         "num_steps": policy.num_steps, "loop": asdict(driving.loop),
         "checkpoint": str(Path(options.checkpoint).resolve()) if options.checkpoint else "",
-        "checkpoint_files": files_fingerprint(Path(options.checkpoint)) if options.checkpoint else "",
+        "checkpoint_files": fingerprint(files_in(Path(options.checkpoint))) if options.checkpoint else "",
         "code_version": code_version(),
     }  # fmt: skip
     return EpisodeLog(options.json.with_name(options.json.name + SUFFIX), settings, overwrite=options.overwrite)
@@ -177,7 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if log is not None:
                 data = {"version": 1, "run": options.told() | asdict(who), "figures": figures,
                         "episodes": [asdict(e) for e in episodes]}  # fmt: skip
-                _write(options.json, json.dumps(data, indent=1) + "\n")
+                write_file(options.json, json.dumps(data, indent=1) + "\n")
                 log.remove()
                 print(f"written: {options.json}")
     except (ValueError, ClosedLoopError) as error:  # CheckpointError, ConfigError and their like are ValueErrors
@@ -190,16 +191,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"stopped{_kept(log) or '; nothing was written'}", file=sys.stderr)
         return 130
     return 0
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_text(text)
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 def _kept(log: EpisodeLog | None) -> str:

@@ -1,5 +1,6 @@
 """Folders that appear complete or not at all: what may be replaced, who may write, and what links mean."""
 
+import fcntl
 import signal
 import subprocess
 import sys
@@ -9,7 +10,6 @@ import pytest
 from conftest import PATIENCE_S
 from places import ROOT
 
-from pi05_progress.files import output_folder as subject
 from pi05_progress.files.output_folder import OutputFolderError, begin, finish, output_folder, refuse_overlap
 
 MARKER = ("is_ours",)
@@ -139,14 +139,14 @@ def test_a_folder_that_moved_while_its_lock_was_opened_is_not_written_to(tmp_pat
     """The other process finishes between opening its lock and having it."""
     first = begin(tmp_path / "x")
     (first.path / MARKER[0]).write_text("")
-    flock = subject.fcntl.flock
+    flock = fcntl.flock
 
     def late(*arguments):
-        monkeypatch.setattr(subject.fcntl, "flock", flock)
+        monkeypatch.setattr(fcntl, "flock", flock)
         finish(first)
         return flock(*arguments)
 
-    monkeypatch.setattr(subject.fcntl, "flock", late)
+    monkeypatch.setattr(fcntl, "flock", late)
     with pytest.raises(OutputFolderError, match="already there"):
         write(tmp_path / "x", "second")
     assert names(tmp_path) == ["x"] and names(tmp_path / "x") == ["is_ours"]

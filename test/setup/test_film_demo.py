@@ -3,7 +3,6 @@
 import importlib.util
 import io
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -73,15 +72,6 @@ def test_unknown_progress_leaves_a_gap_and_breaks_nothing(values):
     shots = [shot(float(n), value, status=TaskProgress.UNKNOWN) for n, value in enumerate(values)]
     assert film_demo.curve(shots, len(shots), HEIGHT).shape == (HEIGHT, 480, 3)
     assert sum(duration for _, duration in frames(film_demo.film(shots))) == 500 * (len(shots) - 1) + 2000
-
-
-def test_a_film_appears_whole_or_not_at_all(tmp_path, monkeypatch):
-    path = tmp_path / "demo.gif"
-    film_demo.write(path, b"first")
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        film_demo.write(path, b"second")
-    assert path.read_bytes() == b"first" and list(tmp_path.iterdir()) == [path]
 
 
 def test_where_nothing_can_be_written_is_said_before_filming(tmp_path, capsys):

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pi05_progress.files.output_file import write_file
 from pi05_progress.files.output_folder import OutputFolderError, Pending, check_target, finish, hold
 from pi05_progress.files.worker_process import end_with_parent
 from training.datasets import layout
@@ -162,9 +163,7 @@ def finish_workplace(place: Workplace) -> None:
 
 
 def _write_json(path: Path, data: object) -> None:
-    partial = path.with_name(path.name + ".new")
-    partial.write_text(json.dumps(data, indent=1) + "\n")
-    os.replace(partial, path)
+    write_file(path, json.dumps(data, indent=1) + "\n", durable=True)  # hours of work go on from it
 
 
 # --- the pool ---

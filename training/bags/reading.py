@@ -6,7 +6,6 @@ A recording is a folder that rosbag2 wrote, or a single ``.mcap`` or ``.db3`` fi
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import struct
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -22,6 +21,8 @@ from rosbags.rosbag2.reader import DirectoryReader
 from rosbags.rosbag2.storage_mcap import McapReader
 from rosbags.rosbag2.storage_sqlite3 import Sqlite3Reader
 from rosbags.typesys.store import Typestore
+
+from pi05_progress.files.output_file import output_file
 
 from .faults import BagError, blamed, explained, of_the_machine
 from .finding import METADATA, natural_order, storage_suffix
@@ -266,16 +267,12 @@ class Bag:
         if self._scratch is None:
             raise BagError(f"{file}: compressed as a whole file; a scratch folder is needed to read it")
         folder = self._scratch / hashlib.sha256(str(file.parent.resolve()).encode()).hexdigest()[:16]
-        folder.mkdir(parents=True, exist_ok=True)
         target = folder / file.stem
         if not target.exists():
-            partial = folder / f"{file.stem}.{os.getpid()}"  # several processes may want it
-            try:
-                with zstd.open(file, "rb") as source, partial.open("wb") as sink:
-                    shutil.copyfileobj(source, sink, 1 << 20)
-                os.replace(partial, target)
-            finally:
-                partial.unlink(missing_ok=True)
+            opened = zstd.open(file, "rb")
+            # several processes may want it
+            with opened as source, output_file(target, shared=True) as partial, partial.open("wb") as sink:
+                shutil.copyfileobj(source, sink, 1 << 20)
         return target
 
 

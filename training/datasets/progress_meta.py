@@ -6,7 +6,6 @@ The converter writes outcomes and milestones; the labelling tool adds method, ar
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
@@ -15,6 +14,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from pi05_progress.files.output_file import write_file
 from pi05_progress.files.validation import problems
 from pi05_progress.robots.episode_notes import ABORTED, CUT_OFF
 
@@ -135,11 +135,8 @@ def save_progress_meta(root: Path, meta: ProgressMeta) -> None:
     """Write ``meta/progress.json`` of the data set in ``root``, complete or not at all."""
     episodes = [{"episode_index": index, **asdict(of)} for index, of in sorted(meta.episodes.items())]
     labels = None if meta.labels is None else asdict(meta.labels)
-    path = root / layout.PROGRESS
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps({"version": VERSION, "labels": labels, "episodes": episodes}, indent=1) + "\n")
-    os.replace(partial, path)
+    text = json.dumps({"version": VERSION, "labels": labels, "episodes": episodes}, indent=1) + "\n"
+    write_file(root / layout.PROGRESS, text)
 
 
 def load_progress_meta(root: Path) -> ProgressMeta:

@@ -8,11 +8,12 @@ weighted by their frames.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+
+from pi05_progress.files.output_file import write_file
 
 from . import layout
 
@@ -103,12 +104,8 @@ def flattened(stats: Mapping[str, Stats]) -> dict[str, list]:
 
 def save_stats(root: Path, stats: Mapping[str, Stats]) -> None:
     """Write ``meta/stats.json`` of the data set in ``root``, complete or not at all."""
-    path = root / layout.STATS
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
     data = {name: {key: np.asarray(value).tolist() for key, value in of.items()} for name, of in stats.items()}
-    partial.write_text(json.dumps(data, indent=4))
-    os.replace(partial, path)
+    write_file(root / layout.STATS, json.dumps(data, indent=4))
 
 
 def sample_frames(length: int) -> list[int]:

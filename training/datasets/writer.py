@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pi05_progress.files.output_file import output_file
 from pi05_progress.robots.profile import RobotProfile
 
 from . import layout
@@ -232,9 +232,7 @@ def _write_episodes(root: Path, columns: Sequence[dict[str, object]]) -> None:
     for number, start in enumerate(range(0, len(columns), EPISODES_PER_FILE)):
         place = _place(number)
         path = root / layout.EPISODES_PATH.format(**place)
-        path.parent.mkdir(parents=True, exist_ok=True)
         own = {f"meta/episodes/{name}": value for name, value in place.items()}
         rows = [{**row, **own} for row in columns[start : start + EPISODES_PER_FILE]]
-        partial = path.with_suffix(".partial")
-        pq.write_table(pa.Table.from_pylist(rows), partial)
-        os.replace(partial, path)
+        with output_file(path) as partial:
+            pq.write_table(pa.Table.from_pylist(rows), partial)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple
 from pathlib import Path
@@ -13,6 +12,8 @@ from zipfile import BadZipFile
 import numpy as np
 
 import pi05_progress
+from pi05_progress.files.fingerprint import files_in, fingerprint
+from pi05_progress.files.output_file import output_file
 
 from .playbacks import Playback
 from .predictions import Answers
@@ -37,21 +38,15 @@ def code_digest(package: Path = Path(pi05_progress.__file__).parent, own: Path =
     return digest.hexdigest()
 
 
-def fingerprint(folders: Sequence[Path], settings: Mapping[str, object]) -> str:
+def fingerprint_of_answers(folders: Sequence[Path], settings: Mapping[str, object]) -> str:
     """A name for everything that decides the answers: settings, and names, sizes and times of all files of folders.
 
     Args:
         folders: checkpoint and data set.
         settings: that change answers, numbers and texts.
     """
-    files = [
-        (str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns)
-        for folder in folders
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    ]
-    known = [VERSION, [str(folder.resolve()) for folder in folders], files, dict(settings)]
-    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:24]
+    files = [file for folder in folders for file in files_in(folder)]
+    return fingerprint([VERSION, [str(folder.resolve()) for folder in folders], files, dict(settings)])
 
 
 class AnswerCache:
@@ -94,12 +89,8 @@ class AnswerCache:
             name, of = playback.name, answers[playback.name]
             arrays |= {f"{name}/views": np.array(_described(playback)), f"{name}/progress": of.progress}
             arrays |= {f"{name}/ms": of.ms} | ({} if of.bins is None else {f"{name}/bins": of.bins})
-        self._folder.mkdir(parents=True, exist_ok=True)
-        path = self._path(episode)
-        partial = path.with_name(f"{path.stem}.{os.getpid()}.partial")
-        with partial.open("wb") as file:
+        with output_file(self._path(episode), shared=True) as partial, partial.open("wb") as file:
             np.savez_compressed(file, **arrays)
-        os.replace(partial, path)
 
     def _path(self, episode: int) -> Path:
         return self._folder / f"episode_{episode:06d}.npz"

@@ -10,23 +10,22 @@ the old one may be deleted. A folder has its name only when it is complete.
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import json
 import logging
 import os
 import shutil
 import threading
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 
+from pi05_progress.files.fingerprint import fingerprint
+from pi05_progress.files.lock import locked
 from pi05_progress.files.output_folder import OutputFolderError, output_folder
 from pi05_progress.files.progress_bar import progress_bar
 
@@ -82,13 +81,14 @@ def cached_pictures(
         PictureError: a video is missing, damaged or too short.
     """
     source = _source(dataset, features, size)
-    key = hashlib.sha256(json.dumps(source, sort_keys=True).encode()).hexdigest()[:24]
+    key = fingerprint(source)
     folder = cache / key
     starts = np.cumsum([0, *(episode.length for episode in dataset.episodes)])
     if not folder.exists():
         try:
             cache.mkdir(parents=True, exist_ok=True)
-            with _locked(cache / f"{key}.lock"):
+            text = "another process builds the cache %s; waiting for it"
+            with locked(cache / f"{key}.lock", lambda: log.warning(text, folder)):
                 if not folder.exists():  # another process may have built it meanwhile
                     _build(folder, dataset, features, size, starts, source)
         except (OSError, OutputFolderError) as error:
@@ -117,18 +117,6 @@ def _file(folder: Path, camera: str) -> Path:
     return folder / f"{camera}.u8"
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock on a file; it ends with the process, however that ends."""
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.warning("another process builds the cache %s; waiting for it", path.with_suffix(""))
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 def _build(
     folder: Path,
     dataset: Dataset,
@@ -154,9 +142,7 @@ def _build(
         spots = np.unique(np.linspace(0, frames - 1, min(frames, CHECKED)).round().astype(int)).tolist()
         sums = {key: {str(row): _sum(_file(partial, key), row, bytes_each) for row in spots} for key in features}
         info = {"made_from": str(dataset.root), "source": source, "frames": frames, "check_sums": sums}
-        with (partial / INFO).open("w") as file:
-            json.dump(info, file)
-            os.fsync(file.fileno())
+        (partial / INFO).write_text(json.dumps(info))  # the folder is brought to the disk as a whole
 
 
 def _decode(path: Path, key: str, pictures: DecodedPictures, starts: np.ndarray, bytes_each: int, advance: Any) -> None:
@@ -182,7 +168,6 @@ def _decode(path: Path, key: str, pictures: DecodedPictures, starts: np.ndarray,
             stop.set()
             pool.shutdown(cancel_futures=True)
             raise
-        os.fsync(file.fileno())
 
 
 def _sum(path: Path, row: int, bytes_each: int) -> int:

@@ -8,7 +8,6 @@ Grain shuffles, shares rows among processes, loads in threads or worker processe
 from __future__ import annotations
 
 import gc
-import hashlib
 import json
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -20,6 +19,7 @@ import grain
 import numpy as np
 from jaxtyping import Int64
 
+from pi05_progress.files.fingerprint import fingerprint
 from pi05_progress.models.config import Pi05Config
 from pi05_progress.units.normalize import NormStats
 from pi05_progress.units.tokenizer import Encoder
@@ -37,6 +37,7 @@ from .pictures import DecodedPictures, Pictures
 from .samples import Sample, SampleMaker, Source, to_batch
 
 STATE_FORMAT = 1
+DIGITS = 16  # of fingerprints, which checkpoints hold
 AHEAD = 2  # batches that every worker process keeps ready
 
 
@@ -101,7 +102,7 @@ class TrainLoader:
         self.train_frames, self.validation_frames = (sum(map(len, of)) for of in (data.training, data.validation))
         self.notes = data.notes(config)
         self._made_from = _made_from(config, model, data, batch_size, seed, shards)
-        self.fingerprint = _digest(self._made_from)
+        self.fingerprint = fingerprint(self._made_from, DIGITS)
         self._validation = data.validation
         self._folder = tempfile.TemporaryDirectory(prefix="pi05_progress_rows_") if config.workers else None
         self._samples = self._sample_maker(data, model, encoder, seed)
@@ -269,7 +270,7 @@ def _made_from(
         "held-out episodes": data.held_out,
         "episodes whose actions do not count": [np.flatnonzero(~np.array(of)).tolist() for of in data.imitated],
         "cameras": data.features,
-        "statistics": _digest({key: _numbers(of) for key, of in data.stats.items()}),
+        "statistics": fingerprint({key: _numbers(of) for key, of in data.stats.items()}, DIGITS),
         "model": [model.image_size, model.action_horizon, model.action_dim, model.max_token_len],
         "discrete_state": model.discrete_state,
         "quantiles": config.quantiles,
@@ -286,10 +287,6 @@ def _made_from(
 
 def _numbers(stats: NormStats) -> list[list[float] | None]:
     return [None if part is None else np.asarray(part).tolist() for part in vars(stats).values()]
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _short(value: Any) -> str:

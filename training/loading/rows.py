@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, Int64
 
+from pi05_progress.files.fingerprint import fingerprint_of_arrays
 from pi05_progress.robots.layout import LayoutError
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.units.tokenizer import clean
@@ -57,11 +57,7 @@ class Rows:
 
     def digest(self) -> str:
         """A hash of all numbers."""
-        digest = hashlib.sha256()
-        for name, array in self.arrays().items():
-            digest.update(f"{name} {array.dtype} {array.shape}".encode())
-            digest.update(np.ascontiguousarray(array).data)
-        return digest.hexdigest()[:16]
+        return fingerprint_of_arrays(self.arrays(), 16)
 
     def moved_to(self, folder: Path) -> Rows:
         """The same rows as files of a folder, mapped into memory: processes that read them share them."""

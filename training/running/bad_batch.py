@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+
+from pi05_progress.files.output_file import output_file
 
 from ..loading.batch import Batch
 from .metrics import Arrived
@@ -41,14 +41,10 @@ def keep(folder: Path, arrived: Arrived, datasets: list[Path]) -> NonFiniteError
 
 def _write(path: Path, values: dict[str, np.ndarray]) -> str:
     """Write a file of arrays, complete or not at all; returns where they are, or why not: the number matters more."""
-    partial = path.with_name(path.name + ".partial")
     try:
-        with partial.open("wb") as file:
+        with output_file(path) as partial, partial.open("wb") as file:
             np.savez(file, **values)
-        os.replace(partial, path)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
         return (
             f"The batch could not be kept, {path}: {error.strerror or error}; when that is mended, --resume repeats it"
         )

@@ -9,10 +9,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +23,8 @@ from pi05_progress.checkpoints.checkpoint import Checkpoint, CheckpointError, Ch
 from pi05_progress.checkpoints.description import PARAMS
 from pi05_progress.checkpoints.orbax_files import open_orbax
 from pi05_progress.checkpoints.parameter_source import ParameterSource, load_arrays
-from pi05_progress.files.output_folder import PARTIAL, partial_of
+from pi05_progress.files.output_file import write_file
+from pi05_progress.files.output_folder import partial_of
 from pi05_progress.models.parameters import ParameterMismatchError, check_parameters
 
 from ..engine.state import TrainState
@@ -149,14 +149,10 @@ class RunCheckpoints:
         if jax.process_index() != 0:
             return
         path = self._folder.step(state.step) / RUN
-        partial = path.with_name(path.name + PARTIAL)
         try:
-            partial.write_bytes(state.to_json())
-            os.replace(partial, path)
+            write_file(path, state.to_json(), durable=True)
             self._finished(state.step, state.best.step if state.best is not None else None)
         except OSError as error:
-            with suppress(OSError):
-                partial.unlink(missing_ok=True)
             with _told_how_to_go_on():
                 raise CheckpointError(f"{path}: cannot be written: {error.strerror or error}") from error
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import math
-import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,8 @@ from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import UInt8
+
+from pi05_progress.files.output_file import output_file
 
 from ..recipes.config import LogConfig
 
@@ -38,10 +39,8 @@ class CsvLog:
         self._columns, rows = _read(path)
         kept = [row for row in rows if len(row) == len(self._columns) and int(row[0]) <= upto]
         if rows or path.exists():
-            partial = path.with_name(path.name + ".partial")
-            with partial.open("w", newline="") as file:
+            with output_file(path) as partial, partial.open("w", newline="") as file:
                 csv.writer(file).writerows([self._columns, *kept] if kept else [])
-            os.replace(partial, path)
         if not kept:
             self._columns = []
 

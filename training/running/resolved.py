@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from pi05_progress.files.output_file import write_file
 
 from ..recipes.config import TrainConfig
 
@@ -46,9 +47,7 @@ def to_json(config: TrainConfig) -> dict[str, Any]:
 
 def save(path: Path, resolved: Mapping[str, Any], extra: Mapping[str, Any]) -> None:
     """Write a configuration (see ``to_json``) and what else is to be known of the run, complete or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps({"config": dict(resolved), **extra}, indent=2) + "\n")
-    os.replace(partial, path)
+    write_file(path, json.dumps({"config": dict(resolved), **extra}, indent=2) + "\n", durable=True)
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

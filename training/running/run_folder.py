@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import IO
 
 from pi05_progress.checkpoints.description import CONFIG as DESCRIPTION
+from pi05_progress.files.lock import try_lock
 from pi05_progress.files.output_folder import PARTIAL
 
 CONFIG, HELD_OUT, LOCK = "config.json", "held_out.json", ".lock"
@@ -98,18 +98,16 @@ def take(root: Path, *, overwrite: bool) -> IO[str]:
     except OSError as error:
         raise RunFolderError(f"{root}: cannot be written: {error.strerror}") from error
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.close()
-        raise RunFolderError(
-            f"{root}: another process is training there; stop it, or choose another --exp_name"
-        ) from None
+        mine = try_lock(lock)
     except OSError as error:
         lock.close()
         raise RunFolderError(
             f"{root}: cannot be locked: {error.strerror}, so nothing would keep a second process from training there; "
             "mount that file system with locks (Lustre: -o flock), or give another one with --output"
         ) from error
+    if not mine:
+        lock.close()
+        raise RunFolderError(f"{root}: another process is training there; stop it, or choose another --exp_name")
     if overwrite:
         for path in root.iterdir():
             if path.name == LOCK:

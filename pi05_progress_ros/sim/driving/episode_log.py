@@ -7,8 +7,6 @@ never mixed with these.
 from __future__ import annotations
 
 import errno
-import fcntl
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -16,6 +14,8 @@ from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
+
+from pi05_progress.files.lock import try_lock
 
 from .closed_loop import DrivenEpisode
 
@@ -25,16 +25,6 @@ BEGINNING = b'{"settings"'
 
 class EpisodeLogError(ValueError):
     """The file cannot be gone on with; the message says what to do."""
-
-
-def files_fingerprint(folder: Path) -> str:
-    """A name for what is in a folder, by names, sizes and times of its files."""
-    found = [
-        [str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns]
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    ]
-    return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:24]
 
 
 class EpisodeLog:
@@ -63,10 +53,8 @@ class EpisodeLog:
             raise
 
     def _take(self, settings: dict[str, Any], overwrite: bool) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise EpisodeLogError(f"{self.path}: another process is writing there; wait for it") from None
+        if not try_lock(self._file):
+            raise EpisodeLogError(f"{self.path}: another process is writing there; wait for it")
         self._file.seek(0)
         lines = self._file.read().splitlines(keepends=True)
         if len(lines) == 1 and lines[0].startswith(BEGINNING) and not lines[0].endswith(b"\n"):

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ...recording.bag_writer import PARTIAL
+from pi05_progress.files.output_file import write_file
 
 SUMMARY = "episodes.json"
 
@@ -48,6 +47,4 @@ def write_summary(folder: Path) -> list[dict]:
 
 
 def _write_json(path: Path, data: object) -> None:
-    partial = path.with_name(path.name + PARTIAL)
-    partial.write_text(json.dumps(data, indent=1) + "\n")
-    os.replace(partial, path)
+    write_file(path, json.dumps(data, indent=1) + "\n")
