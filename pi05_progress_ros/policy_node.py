@@ -30,7 +30,7 @@ from pi05_progress.policies.backend import choose_backend
 from pi05_progress.policies.compilation_cache import use_compilation_cache
 from pi05_progress.policy import Policy, PolicyUnavailableError
 from pi05_progress.robots.messages import image_backend
-from pi05_progress.robots.profile import IMAGE_TYPE, ArmProfile, RobotProfile
+from pi05_progress.robots.profile import ArmProfile, RobotProfile
 
 from .commanding.commands import CommandExecutor
 from .commanding.robot_state import RobotState
@@ -92,8 +92,8 @@ class PolicyNode(LifecycleNode):
     def _configure(self) -> None:
         p = self._settings = read_parameters(self)
         self._profile = RobotProfile.load(p.robot)
-        if kinds := sorted({c.type for c in self._profile.cameras.values()} - {IMAGE_TYPE}):
-            raise ValueError(f"cameras of {self._profile.name} arrive as {', '.join(kinds)}: not supported yet")
+        if kinds := self._profile.unusual_cameras():
+            raise ValueError(f"cameras of {self._profile.name} arrive as {kinds}: not supported yet")
         use_compilation_cache()
         claim = device_memory.claim(p.gpu_memory_gb, os.environ)
         started = time.monotonic()

@@ -222,6 +222,15 @@ class RobotProfile(_Section):
                 if self.relay and (count := len(getattr(self.relay, key))) != len(arm.joints):
                     raise ValueError(f"relay: {count} numbers of {key}, arm {name} has {len(arm.joints)} joints")
 
+    def target_topics(self) -> dict[str, str]:
+        """Per arm the topic of a policy's joint targets: the relay's, where the robot has one, else the robot's own."""
+        relayed = self.arm_command == "relay"
+        return {name: arm.target_topic if relayed else arm.command_topic for name, arm in self.arms.items()}
+
+    def unusual_cameras(self) -> str:
+        """Message types other than ``Image`` as which cameras arrive, separated by commas; empty if there are none."""
+        return ", ".join(sorted({camera.type for camera in self.cameras.values()} - {IMAGE_TYPE}))
+
     def joint_parts(self) -> dict[str, ArmProfile | GripperProfile]:
         """Arms and grippers by the names of their inputs, in the layout's order: ``left_arm``, ``left_gripper``, ..."""
         parts = {"arm": self.arms, "gripper": self.grippers}

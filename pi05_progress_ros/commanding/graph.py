@@ -8,8 +8,6 @@ from rclpy.node import Node
 
 from pi05_progress.robots.profile import RobotProfile
 
-from .publishers import arm_topics
-
 WATCH_PERIOD_S = 0.25  # how often other publishers of the robot's commands are looked for
 DISCOVERY_S = 0.5  # how long they are looked for before the first command
 
@@ -47,7 +45,7 @@ class OtherCommanders:
 
     def _look(self) -> str:
         grippers = [gripper.command_topic for gripper in self._profile.grippers.values()]
-        for topic in (*arm_topics(self._profile).values(), *grippers):
+        for topic in (*self._profile.target_topics().values(), *grippers):
             if others := other_publishers(self._node, topic):
                 return f"{', '.join(others)} publishes {topic}, too: stop one of the two"
         relayed = self._profile.arm_command == "relay"

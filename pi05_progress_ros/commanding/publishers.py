@@ -18,12 +18,6 @@ from .command_rules import ENABLE_PERIOD_S, Step
 ACKNOWLEDGED_S = 0.2  # how long the last commands may take to arrive
 
 
-def arm_topics(profile: RobotProfile) -> dict[str, str]:
-    """Per side the topic of arm targets: the relay's where one turns them into velocities, else the robot's own."""
-    relayed = profile.arm_command == "relay"
-    return {side: arm.target_topic if relayed else arm.command_topic for side, arm in profile.arms.items()}
-
-
 class CommandPublishers:
     """Publishers of everything that commands a robot; used by the commands' thread only.
 
@@ -34,7 +28,9 @@ class CommandPublishers:
 
     def __init__(self, node: Node, profile: RobotProfile) -> None:
         self._node, self._profile, self._enabled_s = node, profile, 0.0
-        self._arms = {side: node.create_publisher(JointState, topic, 10) for side, topic in arm_topics(profile).items()}
+        self._arms = {
+            side: node.create_publisher(JointState, topic, 10) for side, topic in profile.target_topics().items()
+        }
         self._grippers = {s: node.create_publisher(Float32, g.command_topic, 10) for s, g in profile.grippers.items()}
         self._enable = node.create_publisher(Float32, profile.enable_topic, 10)
 

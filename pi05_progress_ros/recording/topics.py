@@ -61,13 +61,13 @@ def recorded_topics(
     """
     operator, policy = commands == "teleoperation", commands == "policy"
     topics = [] if images == "none" else _cameras(profile, images == "compressed")
-    for arm in profile.arms.values():
+    followed = profile.target_topics()
+    for side, arm in profile.arms.items():
         topics.append(RecordedTopic(arm.state_topic, JOINT_STATE, True, JOINT_HZ))
         topics += [RecordedTopic(name, POSE) for name in (arm.state_pose_topic, arm.target_pose_topic)]
         topics.append(RecordedTopic(arm.teleoperation_topic, JOINT_STATE, operator))
-        followed = arm.target_topic if profile.arm_command == "relay" else arm.command_topic
         for name in (arm.target_topic, arm.command_topic):
-            topics.append(RecordedTopic(name, JOINT_STATE, policy and name == followed))
+            topics.append(RecordedTopic(name, JOINT_STATE, policy and name == followed[side]))
     for gripper in profile.grippers.values():
         topics.append(RecordedTopic(gripper.state_topic, JOINT_STATE, True, JOINT_HZ))
         topics.append(RecordedTopic(gripper.teleoperation_topic, JOINT_STATE, operator))

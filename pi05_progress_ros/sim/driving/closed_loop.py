@@ -125,9 +125,9 @@ class ClosedLoop:
     """
 
     def __init__(self, policy: Policy, profile: RobotProfile, task: str, settings: LoopSettings | None = None) -> None:
-        if kinds := sorted({camera.type for camera in profile.cameras.values()} - {IMAGE_TYPE}):
+        if kinds := profile.unusual_cameras():
             raise ClosedLoopError(
-                f"cameras of {profile.name} arrive as {', '.join(kinds)}; the simulated robot has {IMAGE_TYPE} only"
+                f"cameras of {profile.name} arrive as {kinds}; the simulated robot has {IMAGE_TYPE} only"
             )
         self._policy, self._profile, self._task = policy, profile, task
         self._checker = OutputChecker(log.warning)

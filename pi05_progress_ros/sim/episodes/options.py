@@ -57,12 +57,12 @@ class EpisodeOptions:
             for fault in self.fault:
                 parse_fault(fault)
             require_backend()
-            kinds = sorted({c.type for c in RobotProfile.load(self.profile).cameras.values()} - {IMAGE_TYPE})
+            kinds = RobotProfile.load(self.profile).unusual_cameras()
         except (ValueError, NoOpenGLError, ConfigError) as error:
             raise OptionError(str(error)) from error
         if kinds:
             raise OptionError(
-                f"--profile {self.profile}: its cameras arrive as {', '.join(kinds)}, only {IMAGE_TYPE} is made here"
+                f"--profile {self.profile}: its cameras arrive as {kinds}, only {IMAGE_TYPE} is made here"
             )
         try:
             self.out.mkdir(parents=True, exist_ok=True)

@@ -114,9 +114,9 @@ def _load_profile(name: str) -> RobotProfile:
         profile = RobotProfile.load(name)
     except ConfigError as error:
         raise StartError(f"parameter profile: {error}") from error
-    if kinds := sorted({c.type for c in profile.cameras.values()} - {IMAGE_TYPE}):
+    if kinds := profile.unusual_cameras():
         raise StartError(
-            f"parameter profile: cameras of {profile.name} arrive as {', '.join(kinds)}; "
+            f"parameter profile: cameras of {profile.name} arrive as {kinds}; "
             f"the simulated robot publishes {IMAGE_TYPE} only: use profile teleavatar"
         )
     return profile
