@@ -19,14 +19,9 @@ from conftest import PATIENCE_S
 from flax import nnx
 from places import SUPPORT
 
-from pi05_progress.checkpoints.checkpoint import (
-    Checkpoint,
-    CheckpointError,
-    CheckpointSaver,
-    load_checkpoint,
-    save_checkpoint,
-)
+from pi05_progress.checkpoints.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from pi05_progress.checkpoints.description import CheckpointInfo, read_info
+from pi05_progress.checkpoints.saver import CheckpointSaver, save_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +113,7 @@ def test_a_background_save_tells_its_failure_when_waited_for(tmp_path, checkpoin
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("pi05_progress.checkpoints.checkpoint.write_description", full)
+    monkeypatch.setattr("pi05_progress.checkpoints.saver.write_description", full)
     saver = CheckpointSaver()
     saver.save(tmp_path / "x", checkpoint)
     with pytest.raises(CheckpointError, match=r"x: was not saved: .*No space left"):
@@ -134,7 +129,8 @@ def test_an_overwriting_that_is_killed_leaves_the_former_checkpoint(saved, tmp_p
     import os, signal, sys
     from pathlib import Path
     from pi05_progress.files import output_folder
-    from pi05_progress.checkpoints.checkpoint import load_checkpoint, save_checkpoint
+    from pi05_progress.checkpoints.checkpoint import load_checkpoint
+    from pi05_progress.checkpoints.saver import save_checkpoint
     output_folder.finish = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
     save_checkpoint(Path(sys.argv[2]), load_checkpoint(Path(sys.argv[1])), overwrite=True)
     """
@@ -149,9 +145,9 @@ def test_a_save_killed_while_parameters_are_written_leaves_nothing_to_load(saved
     script = """
     import os, signal, sys
     from pathlib import Path
-    from pi05_progress.checkpoints import checkpoint
-    checkpoint.write_description = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-    checkpoint.save_checkpoint(Path(sys.argv[2]), checkpoint.load_checkpoint(Path(sys.argv[1])))
+    from pi05_progress.checkpoints import checkpoint, saver
+    saver.write_description = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+    saver.save_checkpoint(Path(sys.argv[2]), checkpoint.load_checkpoint(Path(sys.argv[1])))
     """
     assert run(script, saved, tmp_path / "x").returncode == -signal.SIGKILL
     left = list(tmp_path.iterdir())
@@ -244,7 +240,8 @@ def test_several_processes_save_and_load_one_checkpoint_each_its_own_pieces(tmp_
     from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
     sys.path.insert(0, sys.argv[1])
     from checkpoint_cases import SMALL, STATS, arrays, random_model
-    from pi05_progress.checkpoints.checkpoint import Checkpoint, CheckpointSaver
+    from pi05_progress.checkpoints.checkpoint import Checkpoint
+    from pi05_progress.checkpoints.saver import CheckpointSaver
     from pi05_progress.checkpoints.description import CheckpointInfo
     from pi05_progress.checkpoints.checkpoint import load_checkpoint
     from pi05_progress.models.abstract import abstract_model

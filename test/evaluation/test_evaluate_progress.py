@@ -15,8 +15,9 @@ from places import ROOT
 from small_datasets import TWO_TASKS, facts, lerobot_copy, make_dataset, tree
 from small_models import SMALL, random_model
 
-from pi05_progress.checkpoints.checkpoint import Checkpoint, save_checkpoint
+from pi05_progress.checkpoints.checkpoint import Checkpoint
 from pi05_progress.checkpoints.description import CheckpointInfo
+from pi05_progress.checkpoints.saver import save_checkpoint
 from pi05_progress.estimate.estimator import EstimatorConfig
 from pi05_progress.files.output_file import OutputFileError
 from pi05_progress.make_policy import make_policy

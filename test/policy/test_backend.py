@@ -12,8 +12,9 @@ from conftest import PATIENCE_S
 from places import ROOT
 from serving_helpers import CONFIG, PROFILE
 
-from pi05_progress.checkpoints.checkpoint import Checkpoint, save_checkpoint
+from pi05_progress.checkpoints.checkpoint import Checkpoint
 from pi05_progress.checkpoints.description import CheckpointInfo
+from pi05_progress.checkpoints.saver import save_checkpoint
 from pi05_progress.make_policy import make_policy
 from pi05_progress.policies.backend import BackendError, choose_backend
 from pi05_progress.policy import PolicyOptions

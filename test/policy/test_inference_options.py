@@ -15,8 +15,9 @@ from flax import nnx
 from jax.experimental.compilation_cache import compilation_cache
 from places import ROOT
 
-from pi05_progress.checkpoints.checkpoint import Checkpoint, save_checkpoint
+from pi05_progress.checkpoints.checkpoint import Checkpoint
 from pi05_progress.checkpoints.description import CheckpointInfo
+from pi05_progress.checkpoints.saver import save_checkpoint
 from pi05_progress.make_policy import make_policy
 from pi05_progress.models.config import ModelConfigError, SiglipConfig, tiny
 from pi05_progress.models.parameters import HEAD, load_parameters, parameter_paths

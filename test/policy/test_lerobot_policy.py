@@ -9,8 +9,9 @@ import pytest
 from checkpoint_cases import SMALL, STATS, arrays, assert_same, random_model
 from lerobot_sizes import lerobot_of_size
 
-from pi05_progress.checkpoints.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from pi05_progress.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from pi05_progress.checkpoints.description import CheckpointInfo
+from pi05_progress.checkpoints.saver import save_checkpoint
 from pi05_progress.convert_checkpoint import main
 from pi05_progress.models.observation import Observation
 from pi05_progress.observation import IMAGE_KEYS

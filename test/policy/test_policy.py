@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from pi05_progress.checkpoints.checkpoint import Checkpoint, CheckpointError, save_checkpoint
+from pi05_progress.checkpoints.checkpoint import Checkpoint, CheckpointError
 from pi05_progress.checkpoints.description import CheckpointInfo
+from pi05_progress.checkpoints.saver import save_checkpoint
 from pi05_progress.make_policy import make_policy
 from pi05_progress.models.config import tiny
 from pi05_progress.models.pi05 import Pi05

@@ -29,11 +29,12 @@ from lerobot_sizes import lerobot_of_size
 from serving_helpers import PROFILE, request, serving
 from websockets.sync.client import connect
 
-from pi05_progress.checkpoints.checkpoint import Checkpoint, CheckpointError, load_checkpoint, save_checkpoint
+from pi05_progress.checkpoints.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from pi05_progress.checkpoints.description import CheckpointInfo
 from pi05_progress.checkpoints.foreign.exporting import export_checkpoint
 from pi05_progress.checkpoints.foreign.head_file import to_torch, write_head
 from pi05_progress.checkpoints.foreign.importing import open_foreign
+from pi05_progress.checkpoints.saver import save_checkpoint
 from pi05_progress.make_policy import make_policy
 from pi05_progress.models import pi05
 from pi05_progress.models.parity import pytorch as parity_torch

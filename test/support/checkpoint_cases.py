@@ -10,9 +10,10 @@ import orbax.checkpoint as ocp
 import safetensors.numpy
 from places import GOLDEN
 
-from pi05_progress.checkpoints.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from pi05_progress.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from pi05_progress.checkpoints.description import CheckpointInfo
 from pi05_progress.checkpoints.foreign.importing import ImportOptions, carry_out, plan_import
+from pi05_progress.checkpoints.saver import save_checkpoint
 from pi05_progress.models.abstract import abstract_model
 from pi05_progress.models.config import GemmaConfig, Pi05Config, SiglipConfig
 from pi05_progress.models.parameters import load_parameters, parameter_paths

@@ -15,8 +15,9 @@ from small_models import SMALL, random_model
 from training_cases import changed, made_up_batch, one_device, quick_compiling
 from training_runs import MODEL, configuration, rows
 
-from pi05_progress.checkpoints.checkpoint import Checkpoint, CheckpointError, save_checkpoint
+from pi05_progress.checkpoints.checkpoint import Checkpoint, CheckpointError
 from pi05_progress.checkpoints.description import CheckpointInfo
+from pi05_progress.checkpoints.saver import save_checkpoint
 from pi05_progress.models.parameters import parameter_paths
 from pi05_progress.robots.profile import RobotProfile
 from training.engine.loss import LossConfig

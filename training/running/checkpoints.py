@@ -19,10 +19,11 @@ from typing import Any
 
 import jax
 
-from pi05_progress.checkpoints.checkpoint import Checkpoint, CheckpointError, CheckpointSaver
+from pi05_progress.checkpoints.checkpoint import Checkpoint, CheckpointError
 from pi05_progress.checkpoints.description import PARAMS
 from pi05_progress.checkpoints.orbax_files import open_orbax
 from pi05_progress.checkpoints.parameter_source import ParameterSource, load_arrays
+from pi05_progress.checkpoints.saver import CheckpointSaver
 from pi05_progress.files.output_file import write_file
 from pi05_progress.files.output_folder import partial_of
 from pi05_progress.models.parameters import ParameterMismatchError, check_parameters

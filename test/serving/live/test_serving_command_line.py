@@ -15,8 +15,8 @@ from conftest import PATIENCE_S, wait_for
 from serving_helpers import CONFIG, PROFILE, ask, can_connect, checkpoint, frame, free_port, request
 from websockets.sync.client import connect
 
-from pi05_progress.checkpoints.checkpoint import save_checkpoint
 from pi05_progress.checkpoints.description import CheckpointInfo
+from pi05_progress.checkpoints.saver import save_checkpoint
 from pi05_progress.make_policy import make_policy
 from pi05_progress.policy import PolicyOptions
 from pi05_progress.serve_policy import main
