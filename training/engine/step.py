@@ -15,6 +15,7 @@ from pi05_progress.models.activations import BATCH_AXES
 from pi05_progress.models.config import Pi05Config
 from pi05_progress.models.lora import LLM, Trained, of_action_expert
 from pi05_progress.models.parameters import HEAD
+from pi05_progress.models.pi05 import Drawn
 
 from ..loading.batch import Batch
 from .errors import TrainingError
@@ -46,6 +47,7 @@ def make_train_step(
     trained: Trained = "everything",
     action_size: int | None = None,
     augment: bool = True,
+    adjust_draw: Callable[[Drawn, Batch], Drawn] | None = None,
 ) -> TrainStep:
     """The compiled step.
 
@@ -57,6 +59,7 @@ def make_train_step(
         trained: what is trained; the state must be made for the same.
         action_size: numbers of an action before padding; needed for ``loss.ignore_padded_dims``.
         augment: whether pictures are augmented.
+        adjust_draw: applied to what is drawn for a batch; training.parity changes the last digits of times by it.
 
     Returns:
         A compiled function of the state (whose memory is taken over), the training key (the same in every step) and a
@@ -127,6 +130,8 @@ def make_train_step(
         model_ = with_parameters(model, {**state.frozen, **state.params})
         key = jax.random.fold_in(rng, state.step)
         drawn = model_.draw(key, batch.observation, batch.actions, train=augment)
+        if adjust_draw is not None:
+            drawn = adjust_draw(drawn, batch)
         labelled = batch.observation.progress_mask if model_.has_progress else None
         return Part(drawn, batch.actions, shares(loss, batch.action_weight, batch.action_is_pad, labelled))
 
