@@ -27,6 +27,7 @@ from pi05_progress.units.normalize import NormStats, save_norm_stats
 from .datasets import layout
 from .datasets.norm_stats import compute
 from .datasets.reader import DatasetError, open_dataset
+from .datasets.robot import check_robot
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,8 @@ def compute_norm_stats(args: Arguments) -> tuple[Path, dict[str, NormStats], Rob
     output = args.output or args.datasets[0] / layout.NORM_STATS
     profile = RobotProfile.load(args.robot)
     datasets = [open_dataset(root) for root in args.datasets]
+    for dataset in datasets:
+        check_robot(dataset, profile)
     check_output(output, overwrite=args.overwrite)
     frames = sum(dataset.frame_count for dataset in datasets)
     with progress_bar("statistics", 2 * frames, "frames (twice)") as advance:

@@ -35,9 +35,10 @@ from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.robots.yaml_lines import ConfigError
 
 from .datasets import layout
+from .datasets.frames import PictureError
 from .datasets.progress_meta import ProgressMetaError, load_progress_meta
 from .datasets.reader import Dataset, DatasetError, open_dataset
-from .datasets.thumbnails import PictureError, Thumbnail, thumbnails
+from .datasets.thumbnails import Thumbnail, thumbnails
 from .evaluation.cache import FOLDER, AnswerCache, code_digest, fingerprint_of_answers
 from .evaluation.evaluation import Evaluation, Settings, evaluate, head_camera
 from .evaluation.page import HEADINGS, counts, number, page

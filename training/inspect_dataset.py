@@ -26,11 +26,13 @@ from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.robots.yaml_lines import ConfigError
 
 from .datasets import layout
+from .datasets.frames import PictureError
 from .datasets.pooled import Extent, Spread
 from .datasets.positions import position_columns
 from .datasets.progress_meta import ProgressMeta, ProgressMetaError, load_progress_meta
 from .datasets.reader import Dataset, DatasetError, open_dataset
-from .datasets.thumbnails import PictureError, Thumbnail, thumbnails
+from .datasets.robot import vectors_problem
+from .datasets.thumbnails import Thumbnail, thumbnails
 from .report import rerun_file
 from .report.charts import Range
 from .report.page import PageEpisode, page
@@ -78,9 +80,8 @@ class InspectError(ValueError):
 
 def known_joints(dataset: Dataset, profile: RobotProfile) -> Joints | None:
     """The arm joints, if the data set has the robot's layout."""
-    sizes = [dataset.features[name]["shape"][0] for name in (layout.STATE, layout.ACTION) if name in dataset.features]
-    robot = profile.layout
-    if not sizes or any(size not in robot.vector_sizes for size in sizes):
+    known, robot = [name for name in (layout.STATE, layout.ACTION) if name in dataset.features], profile.layout
+    if not known or vectors_problem(dataset, profile, known):
         return None
     columns = np.concatenate([np.arange(len(robot.joints))[at] for at in robot.arms.values()])
     return Joints(tuple(robot.joints[column] for column in columns), columns, robot.limits[columns])

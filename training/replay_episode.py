@@ -28,10 +28,9 @@ from pi05_progress.serving.client import PolicyClient
 from pi05_progress.serving.teleavatar import make_request
 
 from .datasets import layout
-from .datasets.frames import FrameReader
+from .datasets.frames import FrameReader, PictureError
 from .datasets.progress_meta import ProgressMetaError, load_progress_meta
 from .datasets.reader import Dataset, DatasetError, Episode, open_dataset
-from .datasets.thumbnails import PictureError
 from .report import charts
 from .report.charts import Curve
 from .report.page import STYLE
@@ -127,10 +126,10 @@ def play(dataset: Dataset, episode: Episode, client: PolicyClient, prompt: str, 
         raise ReplayError(f"{dataset.root}: no video of {', '.join(missing)}, which the server's robot has")
     size = tuple(metadata.get("image_size") or ()) or None
     [(_, found)] = dataset.frames([layout.STATE], [episode.index])
-    labels, reader = labels_of(dataset, episode), FrameReader(dataset.fps)
+    labels = labels_of(dataset, episode)
     rows = []
     indices = range(0, episode.length, every)
-    with progress_bar("playing", len(indices), "frames") as advance:
+    with progress_bar("playing", len(indices), "frames") as advance, FrameReader(dataset.fps) as reader:
         for index in indices:
             images = {key: reader.read(episode.videos[layout.IMAGES + key], index) for key in cameras}
             request = make_request(RobotFrame(images, found[layout.STATE][index]), prompt, size)

@@ -25,9 +25,9 @@ from pi05_progress.robots.yaml_lines import ConfigError
 from pi05_progress.units.normalize import NormStatsError
 from pi05_progress.units.tokenizer import TokenizerError
 
+from .datasets.frames import PictureError
 from .datasets.progress_meta import ProgressMetaError
 from .datasets.reader import DatasetError
-from .datasets.thumbnails import PictureError
 from .engine.errors import TrainingError
 from .engine.memory import claim_memory
 from .engine.sharding import start_processes

@@ -19,9 +19,10 @@ from small_datasets import MERGED, TWO_TASKS, facts, lerobot_copy, make_dataset,
 from pi05_progress.files.output_file import OutputFileError
 from training.add_progress_labels import Arguments as LabelArguments
 from training.add_progress_labels import add_progress_labels
+from training.datasets.frames import PictureError
 from training.datasets.progress_meta import EpisodeMeta, ProgressMeta, save_progress_meta
 from training.datasets.reader import DatasetError, VideoSpan, open_dataset
-from training.datasets.thumbnails import PictureError, thumbnails
+from training.datasets.thumbnails import thumbnails
 from training.inspect_dataset import Arguments, InspectError, inspect_dataset
 from training.report import charts
 from training.report.rerun_file import RerunError
@@ -218,8 +219,8 @@ def test_a_short_and_a_missing_video_are_found(tmp_path):
     )
     (videos / "observation.images.head_camera/chunk-000/file-003.mp4").unlink()
     findings = page_of(root, tmp_path)[1]
-    assert any("left_color: " in text and "no frame at" in text for kind, text in findings[1] if kind == "picture")
-    assert any("head_camera: " in text and "cannot be decoded" in text for kind, text in findings[3])
+    assert any("left_color: " in text and "no picture at" in text for kind, text in findings[1] if kind == "picture")
+    assert any("head_camera: " in text and "cannot be opened" in text for kind, text in findings[3])
 
 
 def test_pictures_are_the_frames_of_their_time(tmp_path):
@@ -246,7 +247,7 @@ def test_pictures_of_an_episode_within_a_longer_file_are_its_own(tmp_path):
             number = round(picture.time_s * 10) + 11
             bar = picture.image.max(axis=2)[:, 16] > 45
             assert 11 <= number <= 19 and abs(int(bar.sum()) - (4 + number)) <= 1
-    with pytest.raises(PictureError, match="no frame at"):
+    with pytest.raises(PictureError, match="no picture at"):
         thumbnails(VideoSpan(span.path, 0, 9.0), 10, 4, 32)
 
 

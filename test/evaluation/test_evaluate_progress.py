@@ -26,12 +26,12 @@ from pi05_progress.policy import Policy, PolicyOptions
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.units.normalize import NormStats
 from training.datasets import layout
+from training.datasets.frames import FrameReader, PictureError
 from training.datasets.progress_meta import Labels, ProgressMeta, Stage, load_progress_meta, save_progress_meta
 from training.datasets.reader import DatasetError, open_dataset
-from training.datasets.thumbnails import PictureError
 from training.evaluate_progress import Arguments, main, run
 from training.evaluation.cache import OWN, code_digest
-from training.evaluation.frames import pictures, robot_frames
+from training.evaluation.frames import robot_frames
 from training.evaluation.playbacks import PICTURE_NOISE, all_playbacks
 from training.evaluation.predictions import Answers, EvaluationError, ask, track
 from training.evaluation.truth import training_of
@@ -97,18 +97,18 @@ def frames_of(root, index, policy_frames=None):
 def test_frames_are_those_of_the_recording_in_any_choice():
     data = open_dataset(TWO_TASKS)
     span = data.episodes[3].videos["observation.images.head_camera"]
-    everything = list(pictures(span, data.fps, range(21)))
-    some = list(pictures(span, data.fps, [0, 7, 20]))
-    assert len(everything) == 21
-    for picture, number in zip(some, (0, 7, 20), strict=True):
-        np.testing.assert_array_equal(picture, everything[number])
+    with FrameReader(data.fps) as videos:
+        everything = [videos.read(span, number) for number in range(21)]
+    some = list(frames_of(TWO_TASKS, 3)([0, 7, 20]))
+    for frame, number in zip(some, (0, 7, 20), strict=True):
+        np.testing.assert_array_equal(frame.images["head_camera"], everything[number])
     (frame,) = frames_of(TWO_TASKS, 3)([5])
     ((_, columns),) = data.frames([layout.STATE], {3})
     np.testing.assert_array_equal(frame.state, columns[layout.STATE][5])
     np.testing.assert_array_equal(frame.images["head_camera"], everything[5])
     assert frame.images.keys() == PROFILE.cameras.keys() and frame.stamps_ns["head_camera"] == 500_000_000
-    with pytest.raises(PictureError, match="no frame 500"):
-        list(pictures(span, data.fps, [3, 500]))
+    with FrameReader(data.fps) as videos, pytest.raises(PictureError, match="no picture at 50"):
+        videos.read(span, 500)
 
 
 def test_playbacks_show_what_they_say():
@@ -327,7 +327,7 @@ def test_other_code_makes_other_answers(tmp_path):
     first = code_digest(package, own)
     (package / "serving/server.py").write_text("second")
     assert code_digest(package, own) == first
-    for path in (package / "models/pi05.py", own / "playbacks.py"):
+    for path in (package / "models/pi05.py", own / "evaluation/playbacks.py"):
         path.write_text("second")
         assert code_digest(package, own) != first, path
         path.write_text("first")
@@ -430,7 +430,7 @@ def test_an_episode_of_one_frame_does_no_harm(dataset):
     ("options", "said"),
     [
         ({"policy": "made_up_predictions:without_head"}, "no progress head"),
-        ({"policy": "made_up_predictions:not_a_number"}, "frame 0: the policy's progress is nan"),
+        ({"policy": "made_up_predictions:not_a_number"}, "frame 0: the policy's progress is not finite"),
         ({"policy": "made_up_predictions:picky"}, "frame 0, instruction 'put the block.*has 99 tokens"),
         ({"policy": "nowhere:nothing"}, "module:function"),
         ({"policy": "pi05"}, "--checkpoint is missing"),
@@ -465,7 +465,7 @@ def test_data_of_another_robot_is_refused(dataset, tmp_path):
     path = dataset / layout.INFO
     info = json.loads(path.read_text())
     path.write_text(json.dumps(info | {"robot_type": "aloha"}))
-    with pytest.raises(DatasetError, match=r"recorded with robot 'aloha'.*the policy is for 'teleavatar'"):
+    with pytest.raises(DatasetError, match=r"robot_type is aloha, the profile is teleavatar"):
         run(made_up(dataset))
     joints = make_dataset(tmp_path / "joints", [np.zeros((5, 6))])
     with pytest.raises(DatasetError, match=r"no feature observation.images.head_camera"):

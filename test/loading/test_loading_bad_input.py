@@ -12,9 +12,9 @@ from small_loading import MODEL, change_column, labelled, loader
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.robots.yaml_lines import ConfigError
 from pi05_progress.units.normalize import NormStats, load_norm_stats, save_norm_stats
+from training.datasets.frames import PictureError
 from training.datasets.norm_stats import compute
 from training.datasets.reader import DatasetError, open_dataset
-from training.datasets.thumbnails import PictureError
 from training.loading.config import DataConfig, DataConfigError
 from training.loading.rows import load_rows
 from training.loading.split import held_out
@@ -72,18 +72,21 @@ def test_cameras_as_single_pictures_or_unknown(data):
 
 
 def test_vectors_of_another_size(tmp_path):
-    refused(r"observation.state has shape \[6\], .* another robot's data", MERGED)
+    refused(r"observation.state has 6 numbers, .* another robot's data", MERGED, kind=DatasetError)
     wide = make_dataset(tmp_path / "wide", [np.zeros((3, 62))])
     refused("has 62 numbers, robot teleavatar has 48; .*--data.robot teleavatar_v2", wide)
 
 
 def test_the_profile_of_another_robot(data):
     refused(
-        "robot_type is teleavatar, the profile is teleavatar_v2, .*--data.robot teleavatar", data, robot="teleavatar_v2"
+        "robot_type is teleavatar, the profile is teleavatar_v2, .*--data.robot teleavatar",
+        data,
+        robot="teleavatar_v2",
+        kind=DatasetError,
     )
     refused("unknown robot profile 'nobody'", data, robot="nobody", kind=ConfigError)
     edit_info(data, lambda info: info.update(robot_type="so100"))
-    refused("robot_type is so100", data)
+    refused("robot_type is so100", data, kind=DatasetError)
 
 
 def test_data_sets_of_different_frame_rates(data, tmp_path):

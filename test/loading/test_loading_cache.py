@@ -15,8 +15,8 @@ from small_datasets import TWO_TASKS, lerobot_copy, tree
 from small_loading import MODEL, assert_same, labelled, loader, take
 
 from pi05_progress.robots.profile import RobotProfile
+from training.datasets.frames import PictureError
 from training.datasets.reader import open_dataset
-from training.datasets.thumbnails import PictureError
 from training.loading import cache
 from training.loading.cache import cached_pictures
 from training.loading.config import DataConfigError

@@ -1,8 +1,9 @@
-"""Pictures of a data set's videos by time: any of them, or one after the other."""
+"""Pictures of a data set's videos by time: any of them, one after the other, or the nearest that costs little."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -11,10 +12,14 @@ import numpy as np
 from jaxtyping import UInt8
 
 from .reader import VideoSpan
-from .thumbnails import PictureError
 
 FORWARD = 10  # frames: a picture at most so far ahead is reached by decoding on, others from their key frame
 OPEN_FILES = 8  # of a reader; each holds a decoder with a few pictures
+TOLERANCE_S = 1e-3  # times in files are rounded
+
+
+class PictureError(ValueError):
+    """A video is missing or cannot be decoded; the message names the file."""
 
 
 class VideoReader:
@@ -49,24 +54,49 @@ class VideoReader:
             PictureError: there is none, or the file is damaged.
         """
         early = 0.5 / self._fps
-        try:
-            if not self._last + early < time_s <= self._last + (FORWARD + 0.5) / self._fps:
-                self._seek(time_s + early / 2)  # times in files are rounded
-            for frame in self._frames:
-                self._last = frame.time
-                if frame.time < time_s - early:
-                    continue
-                if frame.time > time_s + early:
-                    break
-                return frame.to_ndarray(format="rgb24")
-        except (OSError, av.FFmpegError) as error:
-            self._last = -np.inf
-            raise PictureError(f"{self._path}: cannot be decoded at {time_s:.3f} s: {error}") from error
+        if not self._last + early < time_s <= self._last + (FORWARD + 0.5) / self._fps:
+            self._seek(time_s + early / 2)
+        for frame in self._decoded(time_s):
+            if frame.time < time_s - early:
+                continue
+            if frame.time > time_s + early:
+                break
+            return frame.to_ndarray(format="rgb24")
         self._last = -np.inf
         raise PictureError(f"{self._path}: no picture at {time_s:.3f} s, the data set contradicts itself; copy it anew")
 
+    def near(self, time_s: float, not_before_s: float) -> av.VideoFrame:
+        """The key frame before a time, unless it lies before another one; else the picture at that time.
+
+        Args:
+            time_s: in seconds from the file's start.
+            not_before_s: an earlier one.
+
+        Raises:
+            PictureError: the file ends before, or is damaged.
+        """
+        self._seek(time_s + TOLERANCE_S)
+        for frame in self._decoded(time_s):
+            is_first_choice = frame.key_frame and frame.time >= not_before_s - TOLERANCE_S
+            if is_first_choice or frame.time >= time_s - 0.5 / self._fps:
+                return frame
+        raise PictureError(f"{self._path}: no picture at {time_s:.3f} s, the video ends before; copy the data set anew")
+
+    def _decoded(self, time_s: float) -> Iterator[av.VideoFrame]:
+        """Pictures from where the reader is; ``time_s`` is the time that is looked for."""
+        try:
+            for frame in self._frames:
+                self._last = frame.time
+                yield frame
+        except (OSError, av.FFmpegError) as error:
+            self._last = -np.inf
+            raise PictureError(f"{self._path}: cannot be decoded at {time_s:.3f} s: {error}") from error
+
     def _seek(self, time_s: float) -> None:
-        self._container.seek(max(0, int(time_s / self._stream.time_base)), stream=self._stream)
+        try:
+            self._container.seek(max(0, int(time_s / self._stream.time_base)), stream=self._stream)
+        except (OSError, av.FFmpegError) as error:
+            raise PictureError(f"{self._path}: cannot be decoded at {time_s:.3f} s: {error}") from error
         self._frames = self._container.decode(self._stream)
 
     def close(self) -> None:
@@ -81,7 +111,7 @@ class VideoReader:
 
 
 class FrameReader:
-    """Reads pictures of many files, of which it keeps the last few open. Not thread-safe.
+    """Reads pictures of many files, of which it keeps the last few open. Not thread-safe; use it as a context.
 
     Args:
         fps: frames per second.
@@ -103,3 +133,10 @@ class FrameReader:
                 self._open.popitem(last=False)[1].close()
         self._open.move_to_end(span.path)
         return self._open[span.path].read(span.from_s + frame / self._fps)
+
+    def __enter__(self) -> FrameReader:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        while self._open:
+            self._open.popitem()[1].close()

@@ -6,18 +6,12 @@ import base64
 import io
 from dataclasses import dataclass
 
-import av
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from .frames import VideoReader
 from .reader import VideoSpan
-
-_TOLERANCE_S = 1e-3
-
-
-class PictureError(ValueError):
-    """A video is missing or cannot be decoded; the message names the file."""
 
 
 @dataclass(frozen=True)
@@ -52,32 +46,12 @@ def thumbnails(span: VideoSpan, fps: float, count: int, height: int) -> list[Thu
     frames = max(1, round((span.to_s - span.from_s) * fps))
     wanted = np.unique(np.linspace(0, frames - 1, min(count, frames)).round()) / fps + span.from_s
     found: list[Thumbnail] = []
-    try:
-        with av.open(str(span.path), metadata_errors="replace") as container:
-            stream = container.streams.video[0]
-            taken = span.from_s - 1.0
-            for time in wanted:
-                frame = _frame(container, stream, time, not_before=max(span.from_s, taken + 0.5 / fps), fps=fps)
-                if frame is None:
-                    raise PictureError(
-                        f"{span.path}: no frame at {time:.3f} s, the episode is said to end at {span.to_s:.3f} s"
-                    )
-                taken = float(frame.time)
-                width = max(2, round(frame.width * height / frame.height))
-                image = frame.reformat(width, height, "rgb24").to_ndarray()
-                found.append(Thumbnail(max(0.0, taken - span.from_s), image))
-    except (OSError, IndexError, av.FFmpegError) as error:
-        raise PictureError(f"{span.path}: cannot be decoded: {error}") from error
+    taken = span.from_s - 1.0
+    with VideoReader(span.path, fps) as video:
+        for time in wanted:
+            frame = video.near(time, max(span.from_s, taken + 0.5 / fps))
+            taken = float(frame.time)
+            width = max(2, round(frame.width * height / frame.height))
+            image = frame.reformat(width, height, "rgb24").to_ndarray()
+            found.append(Thumbnail(max(0.0, taken - span.from_s), image))
     return found
-
-
-def _frame(
-    container: av.container.InputContainer, stream: av.VideoStream, time: float, not_before: float, fps: float
-) -> av.VideoFrame | None:
-    """The key frame before ``time`` unless it lies before ``not_before``; else the frame nearest ``time``."""
-    container.seek(max(0, int((time + _TOLERANCE_S) / stream.time_base)), stream=stream)
-    for frame in container.decode(stream):
-        is_first_choice = frame.key_frame and frame.time >= not_before - _TOLERANCE_S
-        if is_first_choice or frame.time >= time - 0.5 / fps:
-            return frame
-    return None

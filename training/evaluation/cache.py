@@ -20,18 +20,19 @@ from .predictions import Answers
 
 VERSION = 1  # of the files, and of what decides an answer
 FOLDER = Path("~/.cache/pi05_progress/evaluation")
-UNUSED = ("serving", "interchange")  # parts of the package that answer nothing here
-OWN = ("frames.py", "playbacks.py", "predictions.py")  # what the policy is shown, and how
+UNUSED = ("serving", "checkpoints/foreign")  # parts of the package that answer nothing here
+# what the policy is shown, and how
+OWN = ("datasets/frames.py", "evaluation/frames.py", "evaluation/playbacks.py", "evaluation/predictions.py")
 
 
-def code_digest(package: Path = Path(pi05_progress.__file__).parent, own: Path = Path(__file__).parent) -> str:
+def code_digest(package: Path = Path(pi05_progress.__file__).parent, own: Path = Path(__file__).parents[1]) -> str:
     """A hash of all code that decides an answer: another model, transform or noise must not meet kept answers.
 
     Args:
         package: folder of ``pi05_progress``.
-        own: folder of this package.
+        own: folder of ``training``.
     """
-    files = [p for p in sorted(package.rglob("*.py")) if p.relative_to(package).parts[0] not in UNUSED]
+    files = [p for p in sorted(package.rglob("*.py")) if not p.relative_to(package).as_posix().startswith(UNUSED)]
     digest = hashlib.sha256()
     for path in (*files, *(own / name for name in OWN)):
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")

@@ -14,11 +14,12 @@ from pi05_progress.robots.profile import RobotProfile
 from ..datasets import layout
 from ..datasets.progress_meta import EpisodeMeta, ProgressMeta
 from ..datasets.reader import Dataset, Episode
+from ..datasets.robot import check_robot
 from . import playbacks
 from .bootstrap import Figure
 from .cache import AnswerCache
 from .episode_figures import boundary_errors, episode_figures
-from .frames import check_robot, robot_frames
+from .frames import robot_frames
 from .playbacks import PERTURBATIONS, PLAIN, WRONG, Playback
 from .predictions import LEVELS, Track, ask, track
 from .standstills import standstills
@@ -126,7 +127,7 @@ def evaluate(
         EvaluationError: the policy gives no progress, or the wrong instruction is a right one.
         DatasetError, PictureError: the data set is of another robot, or damaged.
     """
-    check_robot(dataset, profile)
+    check_robot(dataset, profile, [layout.STATE], profile.cameras)
     cache = cache or AnswerCache(None)
     stages, stages_from = task_stages(dataset, meta, training.stages)
     known = {episode.task for episode in dataset.episodes}

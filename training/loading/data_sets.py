@@ -9,6 +9,7 @@ from pi05_progress.robots.profile import RobotProfile, known_profiles
 
 from ..datasets import layout
 from ..datasets.reader import Dataset, DatasetError, open_dataset
+from ..datasets.robot import check_robot
 from .config import DataConfig, DataConfigError
 
 
@@ -16,8 +17,8 @@ def open_data_sets(config: DataConfig, profile: RobotProfile) -> list[Dataset]:
     """The data sets of a configuration, in its order.
 
     Raises:
-        DataConfigError: none is given, one is given twice, of another robot, or frame rates differ.
-        DatasetError: a folder is not a data set, or lacks something.
+        DataConfigError: none is given, one is given twice, or frame rates differ.
+        DatasetError: a folder is not a data set, lacks something, or is of another robot.
     """
     names = [name.strip() for name in config.repo_id.split(",") if name.strip()]
     if not names:
@@ -33,7 +34,9 @@ def open_data_sets(config: DataConfig, profile: RobotProfile) -> list[Dataset]:
             "at one rate (convert_rosbags --fps), or train on those of one rate"
         )
     for dataset in datasets:
-        _check_robot(dataset, profile)
+        check_robot(dataset, profile, option="--data.robot")
+        dataset.require(["task_index"])
+        _check_size(dataset, profile)
     named = config.progress_column not in ("", layout.PROGRESS_COLUMN)
     if named and not any(config.progress_column in dataset.features for dataset in datasets):
         raise DataConfigError(
@@ -57,26 +60,13 @@ def _opened(root: Path) -> Dataset:
     return open_dataset(root)
 
 
-def _check_robot(dataset: Dataset, profile: RobotProfile) -> None:
-    """Refuse data of another robot, as far as its description tells."""
-    path, robot = dataset.root / layout.INFO, dataset.info.get("robot_type")
-    if robot not in (None, "", "unknown", profile.name):
-        remedy = f"choose --data.robot {robot}" if robot in known_profiles() else "correct robot_type if that is wrong"
-        raise DataConfigError(
-            f"{path}: robot_type is {robot}, the profile is {profile.name}, whose layout and gripper curve may "
-            f"differ; {remedy}"
-        )
-    dataset.require([layout.STATE, layout.ACTION, "task_index"])
+def _check_size(dataset: Dataset, profile: RobotProfile) -> None:
+    """Refuse vectors that this robot would not record, though it can read them."""
     for name in (layout.STATE, layout.ACTION):
-        shape = list(dataset.features[name]["shape"])
-        if len(shape) != 1 or shape[0] not in (sizes := profile.layout.vector_sizes):
+        if (size := dataset.features[name]["shape"][0]) > profile.vector_size:
+            fitting = [known for known in known_profiles() if RobotProfile.load(known).vector_size == size]
             raise DataConfigError(
-                f"{path}: {name} has shape {shape}, vectors of {profile.name} have {' or '.join(map(str, sizes))} "
-                "numbers; this is another robot's data"
-            )
-        if shape[0] > profile.vector_size:
-            fitting = [known for known in known_profiles() if RobotProfile.load(known).vector_size == shape[0]]
-            raise DataConfigError(
-                f"{path}: {name} has {shape[0]} numbers, robot {profile.name} has {profile.vector_size}; choose the "
-                f"profile of the robot that recorded it: --data.robot {' or '.join(fitting)}"
+                f"{dataset.root / layout.INFO}: {name} has {size} numbers, robot {profile.name} has "
+                f"{profile.vector_size}; choose the profile of the robot that recorded it: --data.robot "
+                f"{' or '.join(fitting)}"
             )
