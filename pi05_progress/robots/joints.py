@@ -69,10 +69,10 @@ def joint_values(message: Any, expected: Sequence[str], what: str, required: str
 
 
 def ordered(names: Sequence[str], values: Sequence[float], expected: Sequence[str], what: str) -> np.ndarray:
-    """Seven values in the order of ``expected``, float64 (7,).
+    """Values in the order of ``expected``, float64 (n,).
 
     Raises:
-        MessageError: not seven, not finite, or named otherwise than exactly the expected joints in any order.
+        MessageError: not as many, not finite, or named otherwise than exactly the expected joints in any order.
     """
     if len(values) != len(expected):
         raise MessageError(f"{what} needs {len(expected)} values, got {len(values)}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -32,7 +32,7 @@ Size = tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]]
 Quantity = Literal[QUANTITIES]
 Kind = Literal["arms", "grippers"]
 DEFAULT = "teleavatar"  # also says what a complete profile of one's own, written before these keys, does not:
-LATER_KEYS = ("gripper_curves", "model_columns", "units")
+LATER_KEYS = ("gripper_curves", "model_columns", "action_units")
 
 
 class _Section(BaseModel):
@@ -165,7 +165,7 @@ class RobotProfile(_Section):
     gripper_curves: dict[str, dict[str, Points]]
     gripper_closed: Literal[0, 1]
     model_columns: ModelColumns
-    units: dict[Quantity, str]
+    action_units: dict[Kind, str]
     arm_command: Literal["relay", "direct"]
     relay: RelayProfile | None
     enable_topic: Topic
@@ -212,8 +212,8 @@ class RobotProfile(_Section):
                     f"gripper_curves.{self.gripper_curve}: {gripper}: efforts must rise from point to point, and "
                     "command numbers rise or fall"
                 )
-        if missing := set(QUANTITIES) - set(self.units):
-            raise ValueError(f"units: {', '.join(sorted(missing))} is missing")
+        if missing := set(get_args(Kind)) - set(self.action_units):
+            raise ValueError(f"action_units: {', '.join(sorted(missing))} is missing")
         if self.vector_size not in self.layout.vector_sizes:
             sizes = " or ".join(map(str, self.layout.vector_sizes))
             raise ValueError(f"vector_size: {self.vector_size}, vectors of these joints have {sizes} numbers")
@@ -273,7 +273,7 @@ class RobotProfile(_Section):
             limits=np.array(limits, float),
             state_columns=columns(model.state),
             action_columns=columns(model.action),
-            action_units=tuple(self.units[getattr(model.action, kind)] for kind in kinds),
+            action_units=tuple(self.action_units[kind] for kind in kinds),
             relative=np.isin(kinds, model.relative),
             curves={name: GripperCurve(*zip(*curves[name], strict=True)) for name in grippers},
             cameras={key: camera.model_input for key, camera in self.cameras.items()},

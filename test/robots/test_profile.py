@@ -207,7 +207,7 @@ def test_the_line_named_is_the_one_in_the_file_that_says_it(tmp_path):
 
 def test_a_complete_profile_of_before_the_model_columns_goes_on_to_work(tmp_path):
     text = config_file("teleavatar.yaml").read_text()
-    for key in ("gripper_curves", "model_columns", "units"):
+    for key in ("gripper_curves", "model_columns", "action_units"):
         text = re.sub(rf"(?m)^{key}:.*\n(  .*\n)*", "", text)
     path = tmp_path / "mine.yaml"
     path.write_text(text)

@@ -212,7 +212,7 @@ class _Scanner:
 
     def _clock_offset(self) -> int:
         """How far stamps are from times of reception, where they are of different clocks; else 0."""
-        topic = self._inputs.sources["left_arm"].topic
+        topic = self._inputs.of_role("state")[0].topic
         first = islice(self._bag.messages({topic}), 50)
         pairs = [(header_stamp_ns(m.data), m.received_ns) for m in first if len(m.data) >= 12]
         offsets = [stamp - received for stamp, received in pairs if stamp]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from pi05_progress.robots.joints import MessageError, joint_values
+from pi05_progress.robots.layout import QUANTITIES
 from pi05_progress.robots.messages import joint_vector
 from pi05_progress.robots.profile import RobotProfile
 
@@ -161,7 +162,7 @@ class Table:
         return before.value.towards(after.value, (time_ns - before.stamp) / (after.stamp - before.stamp))
 
     def _number(self, source: Source, time_ns: int) -> Any:
-        """A gripper's command number, in force since it was last given, as a message with the effort it stands for."""
+        """A gripper's command number, in force since it was last given, as a message with what it stands for."""
         changes = self._changes.get(source.name, [])
         index = bisect.bisect_right(changes, time_ns, key=lambda change: change[0]) - 1
         if index < 0:
@@ -169,7 +170,8 @@ class Table:
         gripper = source.part.partition("_")[0]
         effort = self._profile.layout.curves[gripper].effort(changes[index][1])
         joint = self._profile.grippers[gripper].joint
-        return SimpleNamespace(name=(joint,), position=(), velocity=(), effort=(float(effort),))
+        fields = dict.fromkeys(QUANTITIES, ()) | {self._profile.model_columns.action.grippers: (float(effort),)}
+        return SimpleNamespace(name=(joint,), **fields)
 
     def _parser(self, source: Source) -> Callable[[Stored], Any]:
         def parse(message: Stored) -> Any:

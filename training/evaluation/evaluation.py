@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pi05_progress.estimate.estimator import EstimatorConfig
+from pi05_progress.observation import IMAGE_KEYS
 from pi05_progress.policy import Policy
 from pi05_progress.robots.profile import RobotProfile
 
@@ -186,8 +187,8 @@ def episode_playbacks(
 
 
 def head_camera(profile: RobotProfile) -> str:
-    """The camera that sees most of the task."""
-    return next(key for key, camera in profile.cameras.items() if camera.model_input == "base_0_rgb")
+    """The camera that sees most of the task: the first in the model's order."""
+    return min(profile.cameras, key=lambda key: IMAGE_KEYS.index(profile.cameras[key].model_input))
 
 
 def _at_milestones(results: Sequence[EpisodeResult], fps: float) -> dict[str, dict[str, float]]:

@@ -7,24 +7,21 @@ from collections.abc import Mapping
 import mujoco
 import numpy as np
 
-from .gl import require_backend
+from pi05_progress.robots.profile import DEFAULT, RobotProfile
 
-REAL_SIZES: dict[str, tuple[int, int]] = {  # (width, height) in pixels of profile `teleavatar`
-    "left_color": (848, 480),
-    "right_color": (848, 480),
-    "head_camera": (1920, 1080),
-}
+from .gl import require_backend
 
 
 def scaled_sizes(scale: float) -> dict[str, tuple[int, int]]:
-    """Sizes of all cameras at a share of the real resolution, same aspect; scale in (0, 1].
+    """(width, height) of all cameras at a share of the real resolution, same aspect; scale in (0, 1].
 
     Raises:
         ValueError: scale is outside (0, 1].
     """
     if not 0.0 < scale <= 1.0:
         raise ValueError(f"image scale {scale} is outside (0, 1]: 1 is the real cameras' resolution, 0.5 half of it")
-    return {key: (max(1, round(w * scale)), max(1, round(h * scale))) for key, (w, h) in REAL_SIZES.items()}
+    real = {key: camera.size for key, camera in RobotProfile.load(DEFAULT).cameras.items()}
+    return {key: (max(1, round(w * scale)), max(1, round(h * scale))) for key, (w, h) in real.items()}
 
 
 class CameraRig:

@@ -19,7 +19,6 @@ from pi05_progress.files.config_files import config_file
 TIMESTEP_S = 0.002
 TABLE_HEIGHT_ABOVE_FLOOR = 0.80  # m
 FINGER_TRAVEL = 0.035  # m, each finger, from closed to open
-CAMERA_KEYS = ("left_color", "right_color", "head_camera")
 
 # Ours, not the vendor's: nominal actuator gains, see docs/simulation.md.
 ARM_KP, ARM_KV, ARM_FORCE = 120.0, 8.0, 150.0
