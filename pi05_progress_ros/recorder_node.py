@@ -18,13 +18,14 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Joy
 
 from pi05_progress.robots.episode_notes import ABORTED
+from pi05_progress.robots.message_store import message_store
 from pi05_progress.robots.profile import MarksProfile, RobotProfile
 from pi05_progress.robots.yaml_lines import ConfigError
 from pi05_progress_msgs.msg import EpisodeEvent
 from pi05_progress_msgs.srv import MarkMilestone, StartEpisode, StopEpisode
 
 from .parameters import ParameterError, declare, refuse_unknown
-from .recording.bag_writer import PARTIAL, UnknownTypeError, learn_type, message_store, type_name
+from .recording.bag_writer import PARTIAL, UnknownTypeError, learn_type, type_name
 from .recording.episodes import Episodes
 from .recording.topics import EVENTS, recorded_topics
 from .recording.traffic import Topic, Traffic, further_topic, message_class

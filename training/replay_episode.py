@@ -33,7 +33,7 @@ from .datasets.progress_meta import ProgressMetaError, load_progress_meta
 from .datasets.reader import Dataset, DatasetError, Episode, open_dataset
 from .report import charts
 from .report.charts import Curve
-from .report.page import STYLE
+from .report.html_page import html_page
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def play(dataset: Dataset, episode: Episode, client: PolicyClient, prompt: str, 
 
 def page(dataset: Dataset, episode: Episode, course: Course, server: str, model_id: str, prompt: str) -> str:
     """One HTML page with the curves."""
-    title = html.escape(f"{dataset.root.resolve().name}, episode {episode.index}: {prompt}")
+    title = f"{dataset.root.resolve().name}, episode {episode.index}: {prompt}"
     lines = [Curve(course.times, course.label, "line label"), Curve(course.times, course.raw, "line raw")]
     lines += [Curve(course.times, values, "line bound") for values in (course.lower, course.upper)]
     lines.append(Curve(course.times, course.filtered, "line filtered"))
@@ -161,8 +161,8 @@ def page(dataset: Dataset, episode: Episode, course: Course, server: str, model_
     )
     facts = f"{html.escape(model_id)} on {html.escape(server)}; {len(course.times)} frames; {told}; reply in "
     facts += f"{np.median(course.reply_ms):.1f} ms (median)"
-    body = f"<h1>{title}</h1><p class=soft>{facts}</p>{chart}<p class='key soft'>{key}</p>"
-    return f"<!doctype html><meta charset=utf-8><title>{title}</title><style>{STYLE}{style}</style><body>{body}\n"
+    body = f"<h1>{html.escape(title)}</h1><p class=soft>{facts}</p>{chart}<p class='key soft'>{key}</p>"
+    return html_page(title, [body], style)
 
 
 def replay_episode(args: Arguments) -> tuple[Path, Course]:

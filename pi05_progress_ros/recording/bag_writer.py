@@ -12,30 +12,11 @@ from pathlib import Path
 
 from rosbags.interfaces import Connection, Nodetype
 from rosbags.rosbag2 import StoragePlugin, Writer
-from rosbags.typesys import Stores, TypesysError, get_types_from_msg, get_typestore
+from rosbags.typesys import TypesysError, get_types_from_msg
 from rosbags.typesys.store import Typestore
 
 PARTIAL = ".partial"  # folder beside the finished bags
 BAG_VERSION = 9  # of metadata.yaml, as ROS 2 Jazzy writes it
-
-
-def message_store() -> Typestore:
-    """Types of ROS 2 Jazzy and of ``pi05_progress_msgs``, from the message files."""
-    store = get_typestore(Stores.ROS2_JAZZY)
-    types = {}
-    for path in sorted(_message_folder().glob("*.msg")):
-        types |= get_types_from_msg(path.read_text(), f"pi05_progress_msgs/msg/{path.stem}")
-    store.register(types)
-    return store
-
-
-def _message_folder() -> Path:
-    checkout = Path(__file__).resolve().parents[2] / "pi05_progress_msgs" / "msg"
-    if checkout.is_dir():
-        return checkout
-    from ament_index_python.packages import get_package_share_directory
-
-    return Path(get_package_share_directory("pi05_progress_msgs")) / "msg"
 
 
 class UnknownTypeError(ValueError):

@@ -125,7 +125,7 @@ def simulated(tmp_path_factory):
     pytest.importorskip("rclpy")
     from sensor_msgs.msg import CompressedImage
 
-    from pi05_progress_ros.recording.bag_writer import message_store
+    from pi05_progress.robots.message_store import message_store
     from pi05_progress_ros.sim.episodes.bag import EpisodeBag
     from pi05_progress_ros.sim.episodes.generation import follow
     from pi05_progress_ros.sim.expert.operator import Operator

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from rosbags.interfaces import Connection, MessageDefinitionFormat
 from rosbags.typesys import Stores, TypesysError, get_types_from_idl, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
+
+from pi05_progress.robots.message_store import message_store
+from pi05_progress.robots.profile import PACKET_TYPE
 
 EVENT_TYPE = "pi05_progress_msgs/msg/EpisodeEvent"
 # Old sqlite3 bags embed no definitions, so this type's fields stand here.
@@ -28,12 +30,8 @@ _IDL_RULE = "=" * 80 + "\n"
 @functools.cache
 def known_types() -> Typestore:
     """ROS 2 Jazzy's common types, this project's, and video packets."""
-    store = get_typestore(Stores.ROS2_JAZZY)
-    types = get_types_from_msg(_PACKET, "ffmpeg_image_transport_msgs/msg/FFMPEGPacket")
-    folder = Path(__file__).resolve().parents[2] / "pi05_progress_msgs" / "msg"
-    for path in sorted(folder.glob("*.msg")):
-        types |= get_types_from_msg(path.read_text(), f"pi05_progress_msgs/msg/{path.stem}")
-    store.register(types)
+    store = message_store()
+    store.register(get_types_from_msg(_PACKET, PACKET_TYPE))
     return store
 
 

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ..report.html_page import html_page
 from .episodes import Found
 from .planning import Fate
 from .scan import Scan
@@ -17,14 +18,11 @@ from .scan import Scan
 WITHOUT = ".report"  # of the folder beside a data set that did not come to be
 JSON_NAME, HTML_NAME = "conversion_report.json", "conversion_report.html"
 STYLE = """
-body { font: 14px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 75em; padding: 0 1em; color: #1c2430; }
-h1 { font-size: 1.5em } h2 { font-size: 1.15em; margin: 2em 0 .4em }
-table { border-collapse: collapse; margin: .5em 0 } td, th { padding: .15em .8em; text-align: right }
-th { color: #5a6675; font-weight: 600; border-bottom: 1px solid #cfd6de }
-td:first-child, th:first-child { text-align: left }
-.kept { color: #14703a } .dropped { color: #b3261e } .note { color: #5a6675 } .warn { color: #9a5b00; font-weight: 600 }
-.episode { border-top: 1px solid #e3e8ed; padding: .3em 0 1em } .shots { display: flex; gap: 4px; margin: 3px 0 }
-.shots span { width: 7.5em; color: #5a6675 } img { height: 72px; border-radius: 3px }
+td, th { text-align:right } td:first-child, th:first-child { text-align:left }
+.kept { color:var(--good) } .dropped { color:var(--bad) } .note { color:var(--soft) }
+.warn { color:var(--warn); font-weight:600 }
+.episode { border-top:1px solid var(--line); padding:.3em 0 1em } .shots { display:flex; gap:4px; margin:3px 0 }
+.shots span { width:7.5em; color:var(--soft) } img { height:72px; border-radius:3px }
 """
 
 
@@ -36,7 +34,7 @@ def make_report(
     fates: Sequence[Fate],
     fps: int,
 ) -> dict[str, Any]:
-    """Everything about a conversion as plain data; pictures apart, see ``html_page``.
+    """Everything about a conversion as plain data; pictures apart, see ``report_page``.
 
     Args:
         settings: of the conversion.
@@ -116,7 +114,7 @@ def report_without_data_set(output: Path) -> Path:
 def write_report(root: Path, report: Mapping[str, Any], fates: Sequence[Fate]) -> None:
     """Write both files into a folder."""
     (root / JSON_NAME).write_text(json.dumps(report, indent=1) + "\n")
-    (root / HTML_NAME).write_text(html_page(report, fates))
+    (root / HTML_NAME).write_text(report_page(report, fates))
 
 
 def remove_report(root: Path) -> None:
@@ -127,11 +125,10 @@ def remove_report(root: Path) -> None:
         root.rmdir()
 
 
-def html_page(report: Mapping[str, Any], fates: Sequence[Fate]) -> str:
+def report_page(report: Mapping[str, Any], fates: Sequence[Fate]) -> str:
     """The page: a summary, each episode with its inputs' rates, gaps and skews and with pictures, each recording."""
     text = html.escape
     lines = [
-        "<!doctype html><meta charset='utf-8'><title>Conversion report</title>", f"<style>{STYLE}</style>",
         "<h1>Conversion report</h1>",
         f"<p>{report['episodes_kept']} episodes kept, {report['episodes_dropped']} dropped, "
         f"{report['bags_failed']} recordings could not be used; {report['frames']} frames, "
@@ -156,7 +153,7 @@ def html_page(report: Mapping[str, Any], fates: Sequence[Fate]) -> str:
         lines.append(f"<p>{text(bag['bag'])}: episodes by {text(bag['episodes_by'])}</p><ul class='note'>{notes}</ul>")
     settings = text(json.dumps(report["settings"], indent=1))
     lines.append(f"<h2>Settings</h2><details><summary>show</summary><pre>{settings}</pre></details>")
-    return "\n".join(lines) + "\n"
+    return html_page("Conversion report", lines, STYLE)
 
 
 def _part(name: str, fate: Fate, part: Any, facts: Mapping[str, Any]) -> list[str]:

@@ -11,7 +11,7 @@ import numpy as np
 from ..datasets.thumbnails import Thumbnail
 from ..report import charts
 from ..report.charts import Band, Curve
-from ..report.page import STYLE
+from ..report.html_page import html_page
 from .bootstrap import Figure
 from .evaluation import EpisodeResult, Evaluation
 from .playbacks import DOUBLE, HALF, HELD, PAUSE, PLAIN, REVERSED
@@ -62,11 +62,9 @@ def page(
         pictures: of the episodes that are drawn, by index.
         fps: of the data set.
     """
-    title = html.escape(f"Progress: {facts.get('data set', '')}")
+    title = f"Progress: {facts.get('data set', '')}"
     parts = [
-        "<!doctype html><html lang='en'><meta charset='utf-8'>",
-        "<meta name='viewport' content='width=device-width, initial-scale=1'>",
-        f"<title>{title}</title><style>{STYLE}{MORE_STYLE}</style><body><h1>{title}</h1>",
+        f"<h1>{html.escape(title)}</h1>",
         _facts(evaluation, facts),
         "<p class='soft'>Figures are means over episodes unless they say otherwise; in brackets the 95 % interval of a "
         "bootstrap over episodes, of shares Wilson's. Definitions and sources: docs/evaluation.md of the code.</p>",
@@ -79,8 +77,7 @@ def page(
             parts.append(f"<p class='soft'>wrong instruction: {html.escape(evaluation.wrong[task])}</p>")
         parts.append(_milestones(evaluation.milestones.get(task, {})))
         parts.append(f"<details><summary>figures of this task</summary>{_table(figures)}</details>")
-    parts += [_episodes(evaluation, pictures, fps), "</body></html>\n"]
-    return "\n".join(part for part in parts if part)
+    return html_page(title, [*parts, _episodes(evaluation, pictures, fps)], MORE_STYLE)
 
 
 def _facts(evaluation: Evaluation, facts: Mapping[str, str]) -> str:

@@ -17,11 +17,11 @@ from builtin_interfaces.msg import Time
 from sensor_msgs.msg import CompressedImage, Image
 
 from pi05_progress.files.worker_process import end_with_parent
+from pi05_progress.robots.message_store import message_store
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.robots.states import Mode
 
 from ...command_line import check_ranges
-from ...recording.bag_writer import message_store
 from ..expert.operator import Operator
 from ..physics.cameras import CameraRig, scaled_sizes
 from ..physics.world import World

@@ -12,9 +12,10 @@ from mcap.stream_reader import StreamReader
 from rosbags.rosbag2 import Reader
 from sensor_msgs.msg import Image, Joy
 
+from pi05_progress.robots.message_store import message_store
 from pi05_progress_msgs.msg import EpisodeEvent
 from pi05_progress_msgs.srv import MarkMilestone, StartEpisode, StopEpisode
-from pi05_progress_ros.recording.bag_writer import PARTIAL, UnknownTypeError, learn_type, message_store
+from pi05_progress_ros.recording.bag_writer import PARTIAL, UnknownTypeError, learn_type
 
 NODE = "pi05_progress_ros.recorder_node"
 

@@ -1,0 +1,30 @@
+"""Types of messages for reading and writing bags without ROS: ROS 2 Jazzy's common ones and this project's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+from rosbags.typesys.store import Typestore
+
+PACKAGE = "pi05_progress_msgs"
+
+
+def message_store() -> Typestore:
+    """A new store with types of ROS 2 Jazzy and of ``pi05_progress_msgs``, from the message files."""
+    store = get_typestore(Stores.ROS2_JAZZY)
+    types = {}
+    for path in sorted(_message_folder().glob("*.msg")):
+        types |= get_types_from_msg(path.read_text(), f"{PACKAGE}/msg/{path.stem}")
+    store.register(types)
+    return store
+
+
+def _message_folder() -> Path:
+    """Of the checkout, else of the installed package."""
+    checkout = Path(__file__).resolve().parents[2] / PACKAGE / "msg"
+    if checkout.is_dir():
+        return checkout
+    from ament_index_python.packages import get_package_share_directory
+
+    return Path(get_package_share_directory(PACKAGE)) / "msg"
