@@ -206,3 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:  # while it loads
         pass
     return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -19,7 +19,7 @@ from common.subjects import noise, random_model
 from flax import nnx
 
 from pi05_progress.models.config import tiny
-from pi05_progress.models.parity import find_sets, model, pytorch
+from pi05_progress.parity import find_sets, model, pytorch
 from training import parity as parity_training
 
 from .context import Context

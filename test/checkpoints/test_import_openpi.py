@@ -22,7 +22,7 @@ from pi05_progress.checkpoints.orbax_files import nested, open_orbax, write_orba
 from pi05_progress.convert_checkpoint import main
 from pi05_progress.models.abstract import parameter_shapes
 from pi05_progress.models.config import CONFIGS, ModelConfigError, config_to_dict, named_config
-from pi05_progress.models.parity import outputs as parity_outputs
+from pi05_progress.parity import outputs as parity_outputs
 
 
 @pytest.fixture(scope="module")

@@ -27,9 +27,9 @@ from pi05_progress.checkpoints.checkpoint import CheckpointError
 from pi05_progress.checkpoints.foreign import torch_names
 from pi05_progress.checkpoints.foreign.importing import ImportOptions, plan_import
 from pi05_progress.models.config import ModelConfigError
-from pi05_progress.models.parity import pytorch as parity_torch
-from pi05_progress.models.parity.__main__ import main as parity_main
 from pi05_progress.observation import IMAGE_KEYS
+from pi05_progress.parity import pytorch as parity_torch
+from pi05_progress.parity.__main__ import main as parity_main
 
 
 def test_a_lerobot_checkpoint_gives_lerobots_velocities_and_samples(tmp_path):

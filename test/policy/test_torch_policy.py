@@ -37,8 +37,8 @@ from pi05_progress.checkpoints.foreign.importing import open_foreign
 from pi05_progress.checkpoints.saver import save_checkpoint
 from pi05_progress.make_policy import make_policy
 from pi05_progress.models import pi05
-from pi05_progress.models.parity import pytorch as parity_torch
 from pi05_progress.observation import IMAGE_KEYS, RobotFrame
+from pi05_progress.parity import pytorch as parity_torch
 from pi05_progress.policies.model_policy import ModelPolicy, Pi05Policy
 from pi05_progress.policy import PolicyOptions
 from pi05_progress.serving.policy_responder import PolicyResponder
@@ -54,7 +54,7 @@ GOLDEN = parity_torch.config_of(json.loads(str(TORCH["meta/json"])))
 INPUTS = {name.removeprefix("in/"): TORCH[name] for name in TORCH.files if name.startswith("in/")}
 VARIANTS = ("gemma_2b", "gemma_300m")
 RECORDED = 2.1e-6  # what the set's README calls a reproduction
-ANGLES = 2e-4  # where angles of the time embedding are float32, as in openpi; see models/parity/pytorch.py
+ANGLES = 2e-4  # where angles of the time embedding are float32, as in openpi; see parity/pytorch.py
 CONFIG = dataclasses.replace(SMALL, action_dim=32, vocabulary=259, max_token_len=150)
 STATS = {
     "state": NormStats(np.zeros(14), np.ones(14), -np.linspace(0.5, 2, 14), np.linspace(0.6, 3, 14)),

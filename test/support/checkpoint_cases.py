@@ -17,7 +17,7 @@ from pi05_progress.checkpoints.saver import save_checkpoint
 from pi05_progress.models.abstract import abstract_model
 from pi05_progress.models.config import GemmaConfig, Pi05Config, SiglipConfig
 from pi05_progress.models.parameters import load_parameters, parameter_paths
-from pi05_progress.models.parity import pytorch as parity_torch
+from pi05_progress.parity import pytorch as parity_torch
 from pi05_progress.units.normalize import NormStats
 
 TOLD = {"action_horizon": 6, "max_token_len": 12, "discrete_state": True, "compute_dtype": "float32"}

@@ -15,7 +15,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from pi05_progress.models.parity import run_program
+from pi05_progress.parity import run_program
 
 from . import KINDS
 

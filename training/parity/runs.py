@@ -14,8 +14,8 @@ from jaxtyping import Array, Int32, Key
 from pi05_progress.checkpoints.parameter_source import ParameterSource
 from pi05_progress.models.config import Pi05Config
 from pi05_progress.models.lora import Trained
-from pi05_progress.models.parity.outputs import QUICK, observation_of
 from pi05_progress.models.pi05 import Drawn
+from pi05_progress.parity.outputs import QUICK, observation_of
 
 from ..engine.loss import LossConfig
 from ..engine.optimizer import OptimizerConfig

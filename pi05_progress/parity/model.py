@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ..input_checks import check_actions, check_observation
-from ..observation import Observation
-from ..pi05 import Pi05
+from ..models.input_checks import check_actions, check_observation
+from ..models.observation import Observation
+from ..models.pi05 import Pi05
 from .checks import EXACT, FORWARD, Check, Tolerance, compare, skip
 from .files import read_json, read_npz
 from .outputs import action_loss, config_of, make_model, observation_of, outputs

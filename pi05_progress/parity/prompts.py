@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...units.tokenizer import BOS, PromptTokenizer, discretize
+from ..units.tokenizer import BOS, PromptTokenizer, discretize
 from .checks import Check, same
 from .files import is_list_of, read_json
 

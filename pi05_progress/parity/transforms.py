@@ -18,8 +18,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ...units.delta import absolute_actions, delta_actions
-from ...units.normalize import (
+from ..models.augmentation import augment
+from ..models.images import resize_with_pad, to_unit_range
+from ..models.noise import next_noise
+from ..units.delta import absolute_actions, delta_actions
+from ..units.normalize import (
     NormStats,
     NormStatsError,
     RunningStats,
@@ -28,12 +31,9 @@ from ...units.normalize import (
     save_norm_stats,
     unnormalize,
 )
-from ...units.tokenizer import discretize
-from ...units.transforms import pad_to
-from ...units.transforms import resize_with_pad as resize_before_model
-from ..augmentation import augment
-from ..images import resize_with_pad, to_unit_range
-from ..noise import next_noise
+from ..units.tokenizer import discretize
+from ..units.transforms import pad_to
+from ..units.transforms import resize_with_pad as resize_before_model
 from .checks import EXACT, Check, Tolerance, compare, same, skip
 from .files import npz_names, read_json, read_npz
 

@@ -13,12 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ...checkpoints.checkpoint import load_model
-from ...checkpoints.foreign.torch_names import EMBEDDING, TRUNK_LM_HEAD, is_unused, leaf_source, torch_parts
-from ...observation import IMAGE_KEYS
-from ..config import GemmaConfig, Pi05Config, ProgressConfig, SiglipConfig
-from ..observation import Observation
-from ..pi05 import PERIODS, Pi05, attention_mask, time_embedding
+from ..checkpoints.checkpoint import load_model
+from ..checkpoints.foreign.torch_names import EMBEDDING, TRUNK_LM_HEAD, is_unused, leaf_source, torch_parts
+from ..models.config import GemmaConfig, Pi05Config, ProgressConfig, SiglipConfig
+from ..models.observation import Observation
+from ..models.pi05 import PERIODS, Pi05, attention_mask, time_embedding
+from ..observation import IMAGE_KEYS
 from .checks import EXACT, FORWARD, Check, Tolerance, compare
 from .files import npz_names, read_npz
 from .outputs import outputs

@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ...observation import IMAGE_KEYS
-from ..config import GemmaConfig, LoraConfig, Pi05Config, ProgressConfig, SiglipConfig
-from ..observation import Observation
-from ..parameters import load_parameters
-from ..pi05 import Pi05, attention_mask
+from ..models.config import GemmaConfig, LoraConfig, Pi05Config, ProgressConfig, SiglipConfig
+from ..models.observation import Observation
+from ..models.parameters import load_parameters
+from ..models.pi05 import Pi05, attention_mask
+from ..observation import IMAGE_KEYS
 
 # Each program runs once, and nearly all the time is compiling. Machine code that is not optimised takes half of it; in
 # float32 that is not done, since a multiplication and an addition that are not fused move the last digit of the time.

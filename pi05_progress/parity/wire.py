@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ...serving.wire import WireError, pack, unpack
+from ..serving.wire import WireError, pack, unpack
 from .checks import Check, same, skip
 from .files import is_list_of, read_json
 
