@@ -112,6 +112,22 @@ def ros():
         yield rclpy
 
 
+def keeps_promise(limit_s, attempt, undo):
+    """Try until ``attempt()``, a time between stamps in s, is below the promised limit; ``undo`` precedes each new try.
+
+    Where other work starves a process no promise can be kept: what counts is that it is kept as soon as it can be.
+    """
+    took = []
+
+    def kept():
+        if took:
+            undo()
+        took.append(attempt())
+        return took[-1] < limit_s
+
+    wait_for(kept, what=f"a time below {limit_s:g} s")
+
+
 def wait_for(condition, spin=lambda: time.sleep(0.02), what="the condition", timeout_s=PATIENCE_S):
     """Call ``spin`` until ``condition()`` is true; fail with ``what`` after the time-out."""
     deadline = time.monotonic() + timeout_s

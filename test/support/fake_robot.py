@@ -50,7 +50,12 @@ def said_s(log, text):
 
 def stamp_s(message):
     """Of its header, s since the epoch."""
-    return message.header.stamp.sec + message.header.stamp.nanosec * 1e-9
+    return to_s(message.header.stamp)
+
+
+def to_s(stamp):
+    """Of a stamp, s since the epoch."""
+    return stamp.sec + stamp.nanosec * 1e-9
 
 
 def set_parameter(ros, node, name, value, spin=None, node_name="policy_node"):
@@ -222,9 +227,13 @@ class FakeRobot:
         recent = [p for _, s, p in takewhile(lambda target: target[0] > since_s, reversed(self.targets)) if s == "left"]
         return len(recent) > 1 and np.ptp(recent, axis=0).max() > 1e-3
 
+    def quiet(self):
+        """Whether nothing has been commanded lately."""
+        return self.spins_since_command > QUIET_SPINS
+
     def held(self, seconds=1.0, pose=True):
         """Go on: the robot is paused where it was measured (if that is known), and nothing is commanded after that."""
-        self.until(lambda: self.last_enable == 0.0 and self.spins_since_command > QUIET_SPINS, "the pause")
+        self.until(lambda: self.last_enable == 0.0 and self.quiet(), "the pause")
         assert not pose or self.last_is_measured == {"left": True, "right": True}
         self.run(seconds)
         assert self.targets == []
