@@ -173,6 +173,13 @@ def test_a_robot_whose_cameras_cannot_be_simulated_is_refused():
         ClosedLoop(Still(), RobotProfile.load("teleavatar_v2"), "stack_cubes")
 
 
+def test_a_robot_with_other_arms_cannot_be_simulated():
+    arms, grippers = ({"left": parts["left"]} for parts in (PROFILE.arms, PROFILE.grippers))
+    one_arm = PROFILE.model_copy(update={"arms": arms, "grippers": grippers})
+    with pytest.raises(ClosedLoopError, match="arms of teleavatar are left of 7 joints, with 1 grippers; "):
+        ClosedLoop(Still(), one_arm, "stack_cubes")
+
+
 def made_up(outcome, declared_s, progress=1.0, decided_s=20.0):
     true = 1.0 if outcome == "success" else 0.5
     return DrivenEpisode("t", 0, "do it", outcome, "", decided_s, (), true, progress, declared_s, "", 9)

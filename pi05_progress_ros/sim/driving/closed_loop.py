@@ -29,6 +29,7 @@ from ...commanding.chunks import Chunk, Timeline
 from ...commanding.command_rules import ENABLE_PERIOD_S, Against, CommandRules, CommandSettings
 from ...commanding.relay import relay_velocity
 from ..physics.cameras import CameraRig, scaled_sizes
+from ..physics.scene import strange_arms
 from ..physics.world import World
 from ..robot.robot import STATE_HZ, Robot
 from ..robot.states import StatePublisher, to_time
@@ -120,7 +121,7 @@ class ClosedLoop:
         settings: how.
 
     Raises:
-        ClosedLoopError: the simulated robot has not this profile's cameras.
+        ClosedLoopError: the simulated robot has not this profile's cameras or arms.
         NoOpenGLError: nothing can be rendered here.
     """
 
@@ -129,6 +130,8 @@ class ClosedLoop:
             raise ClosedLoopError(
                 f"cameras of {profile.name} arrive as {kinds}; the simulated robot has {IMAGE_TYPE} only"
             )
+        if text := strange_arms(profile):
+            raise ClosedLoopError(text)
         self._policy, self._profile, self._task = policy, profile, task
         self._checker = OutputChecker(log.warning)
         self._settings = settings or LoopSettings()

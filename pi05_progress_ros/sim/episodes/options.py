@@ -16,6 +16,7 @@ from ...command_line import OptionError, check_ranges
 from ...starting.simulation_choices import FAULTS, TaskName, parse_fault
 from ..physics.cameras import scaled_sizes
 from ..physics.gl import NoOpenGLError, require_backend
+from ..physics.scene import strange_arms
 
 FAULT_HELP = f"What goes wrong, as KIND or KIND:PICK; may be repeated. Kinds: {', '.join(FAULTS)}."
 
@@ -57,13 +58,15 @@ class EpisodeOptions:
             for fault in self.fault:
                 parse_fault(fault)
             require_backend()
-            kinds = RobotProfile.load(self.profile).unusual_cameras()
+            profile = RobotProfile.load(self.profile)
         except (ValueError, NoOpenGLError, ConfigError) as error:
             raise OptionError(str(error)) from error
-        if kinds:
+        if kinds := profile.unusual_cameras():
             raise OptionError(
                 f"--profile {self.profile}: its cameras arrive as {kinds}, only {IMAGE_TYPE} is made here"
             )
+        if text := strange_arms(profile):
+            raise OptionError(f"--profile {self.profile}: {text}")
         try:
             self.out.mkdir(parents=True, exist_ok=True)
             if not os.access(self.out, os.W_OK):

@@ -13,6 +13,7 @@ from pi05_progress.robots.yaml_lines import ConfigError
 
 from ...parameters import declare, refuse_unknown
 from ...starting.domains import StartError, check_domain
+from ..physics.scene import strange_arms
 from ..physics.tasks import TASKS
 from .robot import STATE_HZ
 from .states import IMAGE_HZ
@@ -119,4 +120,6 @@ def _load_profile(name: str) -> RobotProfile:
             f"parameter profile: cameras of {profile.name} arrive as {kinds}; "
             f"the simulated robot publishes {IMAGE_TYPE} only: use profile teleavatar"
         )
+    if text := strange_arms(profile):
+        raise StartError(f"parameter profile: {text}: use profile teleavatar")
     return profile
