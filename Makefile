@@ -9,8 +9,11 @@ DATA := out/demo-data
 EPISODES := 10
 OUT := out/demo-train
 RUNS := 3
+FILE :=
+# What benchmarks/gpu.py may count on: nothing else of what this package needs, and not the package itself.
+BARE := jax==0.11.2 flax optax orbax-checkpoint jaxtyping "numpy==2.5.*" opencv-python-headless pyarrow pyyaml psutil tqdm
 
-.PHONY: setup demo demo-data demo-train test test-all test-stress test-torch lint bench lock clean
+.PHONY: setup demo demo-data demo-train test test-all test-stress test-torch lint bench bench-bare lock clean
 
 setup:  ## install everything that tests and the simulation need into .venv
 	@$(BOOT) scripts/bootstrap.py --extras ros,sim,data,train,dev
@@ -56,9 +59,14 @@ lint: setup  ## style and formatting
 bench: setup  ## every benchmark, one table each
 	@set -e; for script in benchmarks/*.py; do $(PYTHON) scripts/with_ros.py $(PYTHON) $$script; done
 
+bench-bare: setup  ## benchmarks/gpu.py, small and on the CPU, in an environment as a rented GPU machine has it; FILE= keeps the results
+	@.venv/bin/uv venv --quiet --allow-existing --python $(PYTHON) .venv-bare
+	@.venv/bin/uv pip install --quiet --python .venv-bare $(BARE)
+	@JAX_PLATFORMS=cpu .venv-bare/bin/python benchmarks/gpu.py --variant tiny $(if $(FILE),--json "$(FILE)")
+
 lock:  ## renew requirements.lock: names, versions and hashes for every extra
 	@.venv/bin/uv pip compile pyproject.toml --all-extras --python-version 3.12 --generate-hashes --upgrade \
 	    --no-annotate --no-header --quiet --output-file requirements.lock
 
 clean:  ## remove everything that was built
-	rm -rf .venv .venv-torch build install log *.egg-info
+	rm -rf .venv .venv-torch .venv-bare build install log *.egg-info

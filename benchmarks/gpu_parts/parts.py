@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .processes import ProcessError, Task, messages
+from .processes import CutOffError, ProcessError, Task, messages
 from .record import Record
 
 GRACE = 0.08  # of all the time: what a part has to come to an end after its share, before it is killed
@@ -46,11 +46,11 @@ PARTS = (
     # Command buffers launch many kernels at once; without them every single one is seen.
     Part("kernels_single", "gpu_parts.kernels:main", 0.20, flags="--xla_gpu_enable_command_buffer=", only_gpu=True),
     Part("start", "gpu_parts.start:main", 0.20),
+    Part("golden", "gpu_parts.correctness:golden", 0.20),
     Part("training_lora", "gpu_parts.training:main", 0.30, {"recipe": "pi05_teleavatar_lora"}),
     Part("training_head", "gpu_parts.training:main", 0.25, {"recipe": "pi05_teleavatar_progress_only"}),
     Part("training_full", "gpu_parts.training:main", 0.30, {"recipe": "pi05_teleavatar"}),
     Part("small_model", "gpu_parts.small:main", 0.20),
-    Part("golden", "gpu_parts.correctness:golden", 0.40),
 )
 
 
@@ -94,19 +94,19 @@ def run_part(
     """One part, to its end or to that of its time."""
     print(f"\n=== {part.name}", flush=True)
     task = Task(part.function, variant, until, settings=part.settings or {})
-    problem = ""
+    problem, status = "", "failed"
     try:
         for message in messages(task, killed_at, environment):
             problem = message.get("error", problem)
             record.add(message)
+    except CutOffError as error:
+        status, problem = ("failed", problem) if problem else ("cut off", str(error))
     except ProcessError as error:
         problem = problem or str(error)
     except Ended:
         record.end("failed", "the program was told to end")
         raise
-    record.end("failed" if problem else "done", problem)
-    if problem:
-        print(f"{part.name} failed: {problem}", flush=True)
+    record.end(status if problem else "done", problem)
 
 
 def end_when_told() -> None:

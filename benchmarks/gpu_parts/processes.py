@@ -46,27 +46,40 @@ class ProcessError(RuntimeError):
     """A process ended before it was done; the message says how."""
 
 
-def messages(task: Task, killed_at: float, environment: Mapping[str, str]) -> Iterator[Message]:
+class CutOffError(ProcessError):
+    """It had not come to an end when its time was over, and was killed."""
+
+
+def messages(
+    task: Task, killed_at: float, environment: Mapping[str, str], *, nested: bool = False
+) -> Iterator[Message]:
     """Start a process and give what it says, as it says it; it is gone when this ends, however it ends.
 
+    Args:
+        task: what it does.
+        killed_at: time (``time.time()``) at which it is killed.
+        environment: of the process.
+        nested: whether this is such a process itself: then both are killed together.
+
     Raises:
-        ProcessError: it was killed at ``killed_at``, or ended by itself without saying that it was done.
+        CutOffError: it was killed at ``killed_at``.
+        ProcessError: it failed.
     """
     ours, theirs = os.pipe()
     task = dataclasses.replace(task, started=time.time())
     command = [sys.executable, str(PROGRAM), "--task", json.dumps(dataclasses.asdict(task)), "--pipe", str(theirs)]
-    process = subprocess.Popen(command, pass_fds=[theirs], env=dict(environment), start_new_session=True)
+    process = subprocess.Popen(command, pass_fds=[theirs], env=dict(environment), start_new_session=not nested)
     os.close(theirs)
     try:
         yield from _read(ours, killed_at)
         if status := process.wait(max(1.0, killed_at - time.time())):
             raise ProcessError(_how(status))
     except subprocess.TimeoutExpired as error:
-        raise ProcessError("time: it was done, but did not end") from error
+        raise CutOffError("it was done, but did not end") from error
     finally:
         os.close(ours)
-        with contextlib.suppress(ProcessLookupError):  # those that it started, too
-            os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid if nested else -process.pid, signal.SIGKILL)  # with those that it started
         process.wait()
 
 
@@ -75,7 +88,7 @@ def _read(pipe: int, killed_at: float) -> Iterator[Message]:
     while True:
         ready, _, _ = select.select([pipe], [], [], max(0.0, killed_at - time.time()))
         if not ready:
-            raise ProcessError("time: it did not come to an end and was killed")
+            raise CutOffError("its time was over; it was killed")
         got = os.read(pipe, 2**16)
         if not got:
             return

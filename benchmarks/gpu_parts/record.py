@@ -62,7 +62,7 @@ class Record:
         self.write()
 
     def end(self, status: str, error: str = "") -> None:
-        """The part is over: ``done``, ``failed`` or ``left out``."""
+        """The part is over: ``done``, ``failed``, ``cut off`` or ``left out``."""
         seconds = round(time.monotonic() - self._began, 1)
         self.data["parts"][self._part] = {"status": status, "seconds": seconds} | ({"error": error} if error else {})
         self.write()

@@ -14,7 +14,7 @@ from pi05_progress.policies.sampler import Sampler
 from .context import Context
 from .inference import NODE_LIMIT_GB
 from .parts import CACHE
-from .processes import Task, messages
+from .processes import CutOffError, Task, messages
 from .subjects import STEPS, device_model, inference_config, padded, seen
 
 TOKENS = 20
@@ -30,10 +30,12 @@ def main(context: Context) -> None:
 
 def _one(context: Context, name: str, environment: dict[str, str]) -> None:
     task = Task("gpu_parts.start:first_answer", context.variant, context.until)
-    for message in messages(task, context.until, environment):
-        if "error" in message:
-            raise RuntimeError(message["error"])
-        found = message["found"]
+    try:
+        said = list(messages(task, context.until, environment, nested=True))
+    except CutOffError:
+        context.row(f"first answer, {name}", left_out="time")
+        return
+    for found in (message["found"] for message in said):
         context.row(f"first answer, {name}", median_ms=found["first_answer_ms"], progress=True, **found)
         peak = found["peak_bytes"]
         if peak is not None:
