@@ -6,7 +6,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -48,7 +47,6 @@ class Record:
             "variant": variant,
             "date": time.strftime("%Y-%m-%d", time.gmtime()),
             "load_at_start": round(os.getloadavg()[0], 2),
-            "arguments": sys.argv[1:],
             "parts": {},
             "rows": [],
             "limits": [],
