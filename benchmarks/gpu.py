@@ -21,13 +21,15 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from pi05_progress.errors import UserError
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # nothing of the project need be installed
 
 from gpu_parts.parts import PARTS, Ended, Part, child_environment, end_when_told, run_parts
 from gpu_parts.processes import ProcessError, Task, messages
 from gpu_parts.record import Record
 
-from pi05_progress.policies.device_memory import DeviceMemoryError, claim
+from pi05_progress.policies.device_memory import claim
 
 ROOT = Path(__file__).resolve().parents[1]
 MINUTES = {"pi05": 8.0, "tiny": 3.5}
@@ -49,7 +51,7 @@ def main(arguments: Sequence[str] | None = None, parts: Sequence[Part] = PARTS) 
     environment = child_environment()
     try:
         memory = claim(args.limit_memory_gb or 0.0, environment)
-    except DeviceMemoryError as error:
+    except UserError as error:
         print(f"--limit-memory-gb: {error}", file=sys.stderr)
         return 2
     end_when_told()

@@ -31,8 +31,9 @@ from .checkpoints.foreign.exporting import MARKERS as EXPORTED
 from .checkpoints.foreign.hub import resolve
 from .checkpoints.foreign.importing import ImportOptions, carry_out, is_native, open_foreign, plan_import
 from .checkpoints.parameter_source import CheckpointError, ParameterSource, Progress, size_in_bytes
+from .errors import run_program
 from .files.output_folder import OutputFolderError, check_target
-from .models.config import CONFIGS, ModelConfigError
+from .models.config import CONFIGS
 from .observation import UNTRAINED
 from .units.normalize import NormStats
 from .units.tokenizer import TokenizerName
@@ -114,12 +115,8 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     args = parser().parse_args(arguments)
-    try:
-        {"import": _import, "export": _export, "inspect": _inspect}[args.command](args)
-    except (CheckpointError, ModelConfigError) as error:
-        print(f"{args.command}: {error}", file=sys.stderr)
-        return 1
-    return 0
+    carry_out = {"import": _import, "export": _export, "inspect": _inspect}[args.command]
+    return run_program(lambda: carry_out(args), name=args.command)
 
 
 def _import(args: argparse.Namespace) -> None:

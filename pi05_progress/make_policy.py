@@ -7,6 +7,7 @@ from pathlib import Path
 
 from .checkpoints.checkpoint import load_checkpoint, untrained
 from .checkpoints.description import read_info
+from .errors import UserError
 from .models.config import named_config
 from .policies.backend import choose_backend, require_torch
 from .policies.compilation_cache import use_compilation_cache
@@ -29,18 +30,18 @@ def make_policy(profile: RobotProfile, options: PolicyOptions = DEFAULT_OPTIONS)
 
     Raises:
         PolicyUnavailableError: the policy server cannot be reached.
-        ValueError: something is unknown or does not fit (also BackendError, CheckpointError, TokenizerError,
+        ValueError: something is unknown or does not fit (also UserError, CheckpointError,
             ModelConfigError).
     """
     kind, checkpoint = options.policy, options.checkpoint
     if kind != "pi05" and options.backend != "auto":
-        raise ValueError(f"backend is {options.backend!r}, but policy {kind} computes where it likes: leave it out")
+        raise UserError(f"backend is {options.backend!r}, but policy {kind} computes where it likes: leave it out")
     if kind == "websocket":
         if checkpoint:
-            raise ValueError(f"checkpoint is {checkpoint!r}, but policy websocket has that of its server: leave it out")
+            raise UserError(f"checkpoint is {checkpoint!r}, but policy websocket has that of its server: leave it out")
         return WebsocketPolicy(options.server_uri, profile, timeout_s=options.server_timeout_s)
     if options.server_uri:
-        raise ValueError(f"server_uri is {options.server_uri!r}, but the policy is {kind!r}: it needs policy websocket")
+        raise UserError(f"server_uri is {options.server_uri!r}, but the policy is {kind!r}: it needs policy websocket")
     if kind != "pi05":
         return _own_policy(kind, profile)
     if choose_backend(checkpoint, options.backend) == "torch":
@@ -63,7 +64,7 @@ def _own_policy(name: str, profile: RobotProfile) -> Policy:
     try:
         own = getattr(importlib.import_module(module), function)(profile)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(
+        raise UserError(
             f"policy {name!r}: expected pi05, websocket or module:function of importable code: {error}"
         ) from error
     return completed(own)

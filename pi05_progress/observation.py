@@ -10,12 +10,14 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from .errors import UserError
+
 IMAGE_KEYS = ("base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb")  # the model's cameras, in its order
 UNTRAINED = "untrained"  # model_id of random parameters: nothing that they say means anything
 CONFIDENCE_LEVEL = 0.9  # nominal probability that an interval of progress holds the truth
 
 
-class ObservationError(ValueError):
+class ObservationError(UserError):
     """An observation lacks something or has another shape or type; the message names the key."""
 
 

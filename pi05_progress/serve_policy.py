@@ -23,17 +23,17 @@ from pathlib import Path
 import tyro
 
 from .checkpoints.description import code_version
+from .errors import UserError, run_program
 from .make_policy import make_policy
-from .models.config import ModelConfigError
 from .policies import device_memory
 from .policies.backend import choose_backend, has_accelerator
 from .policy import BackendChoice, Dtype, PolicyOptions
 from .robots.profile import RobotProfile
 from .serving.batching import InferenceEndedError
 from .serving.policy_responder import PolicyResponder
-from .serving.recording import Recorder, RecordingError, check_folder, find_session
+from .serving.recording import Recorder, check_folder, find_session
 from .serving.replay import replay
-from .serving.security import SecurityError, check_exposure, read_key, server_tls
+from .serving.security import check_exposure, read_key, server_tls
 from .serving.server import ServerSettings, check_address, run
 
 log = logging.getLogger(__name__)
@@ -104,15 +104,11 @@ RANGES = {  # of options: least and most
 }  # fmt: skip
 
 
-class ArgumentsError(ValueError):
-    """What was asked for cannot be done; the message says why."""
-
-
 def serve_policy(args: Arguments) -> int:
     """Load, compile, serve until told to end, or replay; returns the exit status.
 
     Raises:
-        ArgumentsError, SecurityError, RecordingError, ValueError: what is wrong, and what to do.
+        UserError: what is wrong, and what to do.
         InferenceEndedError: it cannot go on.
         OSError: something cannot be read.
     """
@@ -125,7 +121,7 @@ def serve_policy(args: Arguments) -> int:
         check_folder(args.record)
     profile = RobotProfile.load(args.robot)
     if args.policy == "websocket":
-        raise ArgumentsError("--policy websocket: a server cannot ask another server; serve a checkpoint")
+        raise UserError("--policy websocket: a server cannot ask another server; serve a checkpoint")
     began = time.monotonic()
     backend = choose_backend(args.checkpoint, args.backend)
     claim = device_memory.claim(args.gpu_memory_gb, os.environ)
@@ -167,15 +163,15 @@ def server_settings(args: Arguments) -> ServerSettings:
     """Where and for whom, checked before anything slow is done.
 
     Raises:
-        ArgumentsError, SecurityError: see there.
+        UserError: see there.
     """
     for name, (least, most) in RANGES.items():
         value = getattr(args, name.replace("-", "_"))
         if not least <= value <= most or not math.isfinite(value):
             limits = f"at least {least:g}" if most == math.inf else f"{least:g} to {most:g}"
-            raise ArgumentsError(f"--{name}: expected {limits}, got {value}")
+            raise UserError(f"--{name}: expected {limits}, got {value}")
     if args.record is not None and args.replay is not None:
-        raise ArgumentsError("--record and --replay: one of them, please")
+        raise UserError("--record and --replay: one of them, please")
     key = read_key(args.api_key_file)
     check_exposure(args.host, key, args.auth)
     tls = server_tls(args.tls_certificate, args.tls_key)
@@ -197,15 +193,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     # A connection that ends in the middle of its handshake is no event worth a traceback.
     logging.getLogger("websockets.server").setLevel(logging.CRITICAL)
+    return serve_policy(args) if args.debug else run_program(lambda: _serve(args))
+
+
+def _serve(args: Arguments) -> int:
     try:
         return serve_policy(args)
-    except (ValueError, RecordingError, SecurityError, ModelConfigError, InferenceEndedError, OSError) as error:
-        if args.debug:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-    except KeyboardInterrupt:  # while it loads
-        pass
-    return 1
+    except InferenceEndedError as error:
+        raise UserError(str(error)) from error
 
 
 if __name__ == "__main__":

@@ -13,13 +13,13 @@ import numpy as np
 from rclpy.node import Node
 from sensor_msgs.msg import JointState
 
+from pi05_progress.errors import UserError, run_program
 from pi05_progress.robots.joints import MessageError, clipped, joint_values, ordered
 from pi05_progress.robots.profile import ArmProfile, RobotProfile
-from pi05_progress.robots.yaml_lines import ConfigError
 
 from .commanding.graph import other_publishers
 from .commanding.relay import relay_velocity
-from .parameters import ParameterError, declare, refuse_unknown
+from .parameters import declare, refuse_unknown
 from .ros_session import ros_session, spin
 
 WATCH_PERIOD_S = 0.5  # how often other publishers of the robot's command topics are looked for
@@ -112,7 +112,7 @@ class ArmRelayNode(Node):
         refuse_unknown(self)
         profile = RobotProfile.load(self.get_parameter("robot").value)
         if profile.arm_command != "relay":
-            raise ParameterError(
+            raise UserError(
                 f"parameter robot: {profile.name} follows joint positions directly and needs no relay; "
                 "a relay beside the policy would be a second publisher of its commands"
             )
@@ -135,13 +135,12 @@ class ArmRelayNode(Node):
 
 def main() -> int:
     """Entry point; returns the exit status."""
+    return run_program(_run, name="arm_relay")
+
+
+def _run() -> int:
     with ros_session() as stop:
-        try:
-            node = ArmRelayNode()
-        except (ConfigError, ParameterError) as error:
-            print(f"arm_relay: {error}", file=sys.stderr)
-            return 1
-        spin(node, stop)
+        spin(ArmRelayNode(), stop)
     return 0
 
 

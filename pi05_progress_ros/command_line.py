@@ -7,8 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 import tyro
 
+from pi05_progress.errors import UserError
 
-class OptionError(ValueError):
+
+class OptionError(UserError):
     """The value of an option cannot be used; the message names the option and says what would be right."""
 
 

@@ -15,12 +15,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pi05_progress.errors import UserError, run_program
 from pi05_progress.files.config_files import shipped_checkpoint
 
 from .starting.bringup import BRINGUP
 from .starting.demo_check import ProgressCheck
 from .starting.domains import ROBOT_DOMAINS, asked_domain, make_log_folder, own_variables
-from .starting.processes import LaunchError, Process
+from .starting.processes import Process
 from .starting.supervisor import Child, Supervisor, on_end_signals, session_environment
 
 IMAGE_SCALE = "0.25"  # of the real cameras' size: the small model looks at less, and a laptop renders that in real time
@@ -50,7 +51,7 @@ def settings(environment: Mapping[str, str]) -> Settings:
     """Read the environment.
 
     Raises:
-        LaunchError: a variable has a value it cannot have.
+        UserError: a variable has a value it cannot have.
     """
     text = environment.get("DEMO_SECONDS", "")
     try:
@@ -58,13 +59,13 @@ def settings(environment: Mapping[str, str]) -> Settings:
     except ValueError:
         seconds = -1.0
     if seconds is not None and not 0 < seconds < float("inf"):
-        raise LaunchError(f"DEMO_SECONDS={text}: expected a number of seconds above 0")
+        raise UserError(f"DEMO_SECONDS={text}: expected a number of seconds above 0")
     checkpoint = environment.get("CHECKPOINT", "")
     if not checkpoint:
         try:
             checkpoint = str(shipped_checkpoint())
         except FileNotFoundError as error:
-            raise LaunchError(
+            raise UserError(
                 f"{error}; give another by CHECKPOINT=, or CHECKPOINT={NONE} for an untrained one"
             ) from None
     elif checkpoint == NONE:
@@ -204,6 +205,10 @@ def run(chosen: Settings, processes: tuple[Process, ...], log_folder: Path) -> i
 
 def main() -> int:
     """Entry point; returns the exit status."""
+    return run_program(_run, name="demo")
+
+
+def _run() -> int:
     try:
         chosen = settings(os.environ)
         variables = own_variables(os.environ)
@@ -211,9 +216,8 @@ def main() -> int:
             print(f"ROS_DOMAIN_ID={asked} is where robots live: the demo takes {variables['ROS_DOMAIN_ID']} instead")
         os.environ.update(variables)
         processes = BRINGUP.processes(chosen.given, os.environ)
-    except LaunchError as error:
-        print(f"demo: {in_variables(str(error))}", file=sys.stderr)
-        return 1
+    except UserError as error:
+        raise UserError(in_variables(str(error))) from error
     log_folder = make_log_folder(os.environ)
     os.environ["ROS_LOG_DIR"] = str(log_folder)
     print(greeting(chosen, variables, log_folder), flush=True)

@@ -8,9 +8,7 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.exceptions import ParameterException
 from rclpy.node import Node
 
-
-class ParameterError(ValueError):
-    """A parameter is unknown, of another type or out of range; the message names it and what would be right."""
+from pi05_progress.errors import UserError
 
 
 def declare(
@@ -33,7 +31,7 @@ def declare(
         read_only: whether it may be changed while the node runs.
 
     Raises:
-        ParameterError: the value given to the node is of another type or out of range.
+        UserError: the value given to the node is of another type or out of range.
     """
     descriptor = ParameterDescriptor(description=text, read_only=read_only)
     if between and isinstance(default, float):
@@ -51,16 +49,16 @@ def declare(
         if between:
             expected += f" between {between[0]:g} and {between[1]:g}"
         value = given.value if given is not None else default
-        raise ParameterError(f"parameter {name}: {value!r} is refused, expected {expected} ({text})") from error
+        raise UserError(f"parameter {name}: {value!r} is refused, expected {expected} ({text})") from error
 
 
 def refuse_unknown(node: Node) -> None:
     """Call it when all parameters are declared.
 
     Raises:
-        ParameterError: the node was given one that it does not have.
+        UserError: the node was given one that it does not have.
     """
     known = [name for name in node._parameters if not name.startswith("qos_overrides")]
     given = [name for name in node._parameter_overrides if not name.startswith("qos_overrides")]
     if unknown := sorted(set(given) - set(known) - {"use_sim_time"}):
-        raise ParameterError(f"unknown parameter {', '.join(unknown)}; known: {', '.join(sorted(known))}")
+        raise UserError(f"unknown parameter {', '.join(unknown)}; known: {', '.join(sorted(known))}")

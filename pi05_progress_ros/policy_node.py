@@ -24,6 +24,7 @@ from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Float32, Int32, String
 from std_srvs.srv import Trigger
 
+from pi05_progress.errors import run_program
 from pi05_progress.make_policy import make_policy
 from pi05_progress.policies import device_memory
 from pi05_progress.policies.backend import choose_backend
@@ -39,7 +40,6 @@ from .node.inference import InferenceLoop, Result
 from .node.node_parameters import declare_parameters, read_parameters
 from .node.results import Results
 from .node.watch import NO_TASK, Watch
-from .parameters import ParameterError
 from .ros_session import END_SIGNALS, ros_session, spin
 
 WATCH_HZ = 20.0  # how often staleness is looked for
@@ -260,13 +260,12 @@ class PolicyNode(LifecycleNode):
 
 def main() -> int:
     """Entry point; returns the exit status."""
+    return run_program(_run, name="policy_node")
+
+
+def _run() -> int:
     with ros_session(signals=(*END_SIGNALS, signal.SIGHUP)) as stop:
-        try:
-            node = PolicyNode()
-        except ParameterError as error:
-            print(f"policy_node: {error}", file=sys.stderr)
-            return 1
-        return node.run(stop)
+        return PolicyNode().run(stop)
 
 
 if __name__ == "__main__":

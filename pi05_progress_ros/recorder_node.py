@@ -17,15 +17,15 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Joy
 
+from pi05_progress.errors import UserError, run_program
 from pi05_progress.robots.episode_notes import ABORTED
 from pi05_progress.robots.message_store import message_store
 from pi05_progress.robots.profile import MarksProfile, RobotProfile
-from pi05_progress.robots.yaml_lines import ConfigError
 from pi05_progress_msgs.msg import EpisodeEvent
 from pi05_progress_msgs.srv import MarkMilestone, StartEpisode, StopEpisode
 
-from .parameters import ParameterError, declare, refuse_unknown
-from .recording.bag_writer import PARTIAL, UnknownTypeError, learn_type, type_name
+from .parameters import declare, refuse_unknown
+from .recording.bag_writer import PARTIAL, learn_type, type_name
 from .recording.episodes import Episodes
 from .recording.topics import EVENTS, recorded_topics
 from .recording.traffic import Topic, Traffic, further_topic, message_class
@@ -39,7 +39,7 @@ class RecorderNode(Node):
     """See the module's docstring.
 
     Raises:
-        ParameterError, ConfigError, UnknownTypeError: a parameter cannot be used.
+        UserError: a parameter cannot be used.
     """
 
     def __init__(self) -> None:
@@ -85,10 +85,10 @@ class RecorderNode(Node):
     def _load_profile(self) -> RobotProfile:
         profile = RobotProfile.load(self._get("robot"))
         if self._get("images") not in ("raw", "compressed"):
-            raise ParameterError(f"parameter images: {self._get('images')!r} is refused, expected raw or compressed")
+            raise UserError(f"parameter images: {self._get('images')!r} is refused, expected raw or compressed")
         if self._get("commands") not in COMMANDS:
             known = ", ".join(COMMANDS)
-            raise ParameterError(f"parameter commands: {self._get('commands')!r} is refused, expected one of {known}")
+            raise UserError(f"parameter commands: {self._get('commands')!r} is refused, expected one of {known}")
         return profile
 
     def _topics(self, profile: RobotProfile) -> list[Topic]:
@@ -191,12 +191,12 @@ class RecorderNode(Node):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
+    return run_program(lambda: _run(arguments), name="recorder")
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     with ros_session(arguments) as stop:
-        try:
-            node = RecorderNode()
-        except (ParameterError, ConfigError, UnknownTypeError) as error:
-            print(f"recorder: {error}", file=sys.stderr)
-            return 1
+        node = RecorderNode()
         try:
             spin(node, stop)
         finally:

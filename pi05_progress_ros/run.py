@@ -16,8 +16,10 @@ from typing import Annotated, Literal
 
 import tyro
 
+from pi05_progress.errors import UserError, run_program
+
 from .starting.bringup import BRINGUP, SIMULATION
-from .starting.processes import Launch, LaunchError, Process
+from .starting.processes import Launch, Process
 from .starting.rosbag import RECORD
 from .starting.supervisor import Supervisor, on_end_signals, session_environment
 
@@ -42,15 +44,15 @@ def parse(arguments: Sequence[str]) -> dict[str, str]:
     """Values from ``name:=value`` words.
 
     Raises:
-        LaunchError: a word has another form, or a name comes twice.
+        UserError: a word has another form, or a name comes twice.
     """
     given: dict[str, str] = {}
     for word in arguments:
         name, separator, value = word.partition(":=")
         if not separator or not name:
-            raise LaunchError(f"{word!r}: expected name:=value")
+            raise UserError(f"{word!r}: expected name:=value")
         if name in given:
-            raise LaunchError(f"{name} is given twice")
+            raise UserError(f"{name} is given twice")
         given[name] = value
     return given
 
@@ -108,12 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.show_args:
         print(describe(launch))
         return 0
-    try:
-        processes = launch.processes(parse(options.values), os.environ)
-    except LaunchError as error:
-        print(f"{launch.name}: {error}", file=sys.stderr)
-        return 1
-    return supervise(processes)
+    return run_program(lambda: supervise(launch.processes(parse(options.values), os.environ)), name=launch.name)
 
 
 if __name__ == "__main__":

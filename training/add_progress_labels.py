@@ -17,7 +17,8 @@ from typing import Annotated
 
 import tyro
 
-from pi05_progress.files.output_folder import OutputFolderError, check_target, output_folder, refuse_overlap
+from pi05_progress.errors import UserError, run_program
+from pi05_progress.files.output_folder import check_target, output_folder, refuse_overlap
 from pi05_progress.files.progress_bar import progress_bar
 
 from .datasets import layout
@@ -25,13 +26,12 @@ from .datasets.progress_meta import (
     EpisodeMeta,
     Labels,
     Outcome,
-    ProgressMetaError,
     load_progress_meta,
 )
-from .datasets.reader import Dataset, DatasetError, open_dataset
-from .labels.labelling import Failures, LabelError, LabelSet, Options, checked_facts, label, with_marks
+from .datasets.reader import Dataset, open_dataset
+from .labels.labelling import Failures, LabelSet, Options, checked_facts, label, with_marks
 from .labels.methods import Method
-from .labels.milestones import Finish, MilestoneError, read_csv
+from .labels.milestones import Finish, read_csv
 from .labels.writing import former_columns, label_columns, write_labelled
 
 
@@ -75,7 +75,7 @@ def add_progress_labels(args: Arguments) -> tuple[Dataset, LabelSet]:
     """Label a data set; returns the input's metadata and the labels.
 
     Raises:
-        LabelError, MilestoneError, DatasetError, ProgressMetaError, OutputFolderError: what is wrong, and what to do.
+        UserError, MilestoneError, DatasetError, ProgressMetaError, OutputFolderError: what is wrong, and what to do.
         OSError: reading or writing failed.
     """
     refuse_overlap(args.output_dataset, [args.input_dataset])
@@ -90,7 +90,7 @@ def add_progress_labels(args: Arguments) -> tuple[Dataset, LabelSet]:
         facts, source = with_marks(dataset, facts, read_csv(args.milestones)), str(args.milestones)
     for index in args.failed:
         if not 0 <= index < len(dataset.episodes):
-            raise LabelError(f"--failed {index}: the data set has the episodes 0 to {len(dataset.episodes) - 1}")
+            raise UserError(f"--failed {index}: the data set has the episodes 0 to {len(dataset.episodes) - 1}")
         facts[index] = replace(facts.get(index, EpisodeMeta()), outcome=Outcome.FAILURE)
     complete = checked_facts(dataset, facts, source)
     options = Options(args.method, args.failures, args.standstill_speed, args.standstill_s, args.label_cut_off,
@@ -113,11 +113,11 @@ def add_progress_labels(args: Arguments) -> tuple[Dataset, LabelSet]:
 def _check_column(name: str) -> None:
     """Names that data sets or LeRobot use for something else are refused, whether this data set has them or not."""
     if not name.strip() or "/" in name or name in layout.DEFAULT_FEATURES:
-        raise LabelError(f"--column {name!r}: a name without '/' that no other feature has is needed")
+        raise UserError(f"--column {name!r}: a name without '/' that no other feature has is needed")
     if name in (layout.VALID_COLUMN, layout.STAGE_COLUMN, layout.SECONDS_REMAINING_COLUMN):
-        raise LabelError(f"--column {name!r}: that is the name of another label")
+        raise UserError(f"--column {name!r}: that is the name of another label")
     if name in layout.RESERVED or name.startswith(layout.RESERVED_BEGINNINGS) or name.endswith(layout.PADDING_END):
-        raise LabelError(
+        raise UserError(
             f"--column {name!r}: LeRobot takes a feature of that name for something else than a label; "
             f"{layout.PROGRESS_COLUMN} and progress.label are good names"
         )
@@ -144,18 +144,16 @@ def report(dataset: Dataset, labels: LabelSet, label_cut_off: bool) -> str:
     return "\n".join([*lines, *(f"note: {note}" for note in labels.notes)])
 
 
-def main() -> None:
-    """Parse the command line, label, report."""
+def main() -> int:
+    """Parse the command line, label, report; returns the exit status."""
     args = tyro.cli(Arguments, description=__doc__)
-    try:
+
+    def label() -> None:
         dataset, labels = add_progress_labels(args)
-    except (LabelError, MilestoneError, DatasetError, ProgressMetaError, OutputFolderError) as error:
-        sys.exit(f"error: {error}")
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        sys.exit(f"error: {where}{error.strerror or error}; nothing was written to {args.output_dataset}")
-    print(report(dataset, labels, args.label_cut_off))
+        print(report(dataset, labels, args.label_cut_off))
+
+    return run_program(label, kept=f"nothing was written to {args.output_dataset}")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -18,15 +18,15 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from pi05_progress.files.output_file import OutputFileError, check_output
+from pi05_progress.errors import UserError, run_program
+from pi05_progress.files.output_file import check_output
 from pi05_progress.files.progress_bar import progress_bar
 from pi05_progress.robots.profile import RobotProfile
-from pi05_progress.robots.yaml_lines import ConfigError
 from pi05_progress.units.normalize import NormStats, save_norm_stats
 
 from .datasets import layout
 from .datasets.norm_stats import compute
-from .datasets.reader import DatasetError, open_dataset
+from .datasets.reader import open_dataset
 from .datasets.robot import check_robot
 
 
@@ -48,23 +48,19 @@ class Arguments:
     """Replace the file if it is there."""
 
 
-class NormStatsToolError(ValueError):
-    """What was asked for cannot be done; the message says why."""
-
-
 def compute_norm_stats(args: Arguments) -> tuple[Path, dict[str, NormStats], RobotProfile]:
     """Compute and write; returns the file, the statistics and the profile.
 
     Raises:
-        NormStatsToolError, OutputFileError, DatasetError, ConfigError: what is wrong, and what to do.
+        UserError: what is wrong, and what to do.
         OSError: the file cannot be written.
     """
     if not args.datasets:
-        raise NormStatsToolError("give the folder of a data set")
+        raise UserError("give the folder of a data set")
     if args.horizon < 1:
-        raise NormStatsToolError(f"--horizon is {args.horizon}, at least 1 is needed")
+        raise UserError(f"--horizon is {args.horizon}, at least 1 is needed")
     if args.output is None and len(args.datasets) > 1:
-        raise NormStatsToolError(f"{len(args.datasets)} data sets: say with --output where to write their statistics")
+        raise UserError(f"{len(args.datasets)} data sets: say with --output where to write their statistics")
     output = args.output or args.datasets[0] / layout.NORM_STATS
     profile = RobotProfile.load(args.robot)
     datasets = [open_dataset(root) for root in args.datasets]
@@ -90,16 +86,15 @@ def report(stats: dict[str, NormStats], profile: RobotProfile) -> tuple[Table, l
     return table, constant
 
 
-def main() -> None:
-    """Parse the command line, compute, report."""
+def main() -> int:
+    """Parse the command line, compute, report; returns the exit status."""
     args = tyro.cli(Arguments, description=__doc__)
-    try:
-        output, stats, profile = compute_norm_stats(args)
-    except (NormStatsToolError, OutputFileError, DatasetError, ConfigError) as error:
-        sys.exit(f"error: {error}")
-    except OSError as error:
-        hint = "; --output writes it elsewhere" if args.output is None else ""
-        sys.exit(f"error: {error.filename or ''}: {error.strerror or error}{hint}")
+    kept = "--output writes it elsewhere" if args.output is None else ""
+    return run_program(lambda: _compute_and_print(args), kept=kept)
+
+
+def _compute_and_print(args: Arguments) -> None:
+    output, stats, profile = compute_norm_stats(args)
     table, constant = report(stats, profile)
     Console().print(table)
     if constant:
@@ -108,4 +103,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -29,7 +29,8 @@ from typing import Annotated, Any
 import tyro
 from rich.console import Console
 
-from pi05_progress.files.output_folder import OutputFolderError, refuse_overlap
+from pi05_progress.errors import UsageError, run_program
+from pi05_progress.files.output_folder import refuse_overlap
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.robots.yaml_lines import ConfigError
 
@@ -38,11 +39,11 @@ from .bags.episodes import Mode
 from .bags.faults import BagError
 from .bags.finding import find_bags
 from .bags.inputs import Actions
-from .bags.jobs import KEPT, ConversionError, Workplace, finish_workplace, workplace
+from .bags.jobs import KEPT, Workplace, finish_workplace, workplace
 from .bags.planning import Wanted
 from .bags.scan import ScanOptions
 from .bags.segments import OnGap, PlanOptions
-from .datasets.video import Codec, VideoError, VideoOptions
+from .datasets.video import Codec, VideoOptions
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -194,6 +195,11 @@ def parse(arguments: Sequence[str] | None = None) -> Arguments:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status: 1 if there is no data set, 2 for a wrong command line."""
     args = parse(arguments)
+    again = "convert_rosbags: stopped; the same command with --resume goes on"
+    return run_program(lambda: _run(args), name="convert_rosbags", kept=KEPT, stopped=again)
+
+
+def _run(args: Arguments) -> int:
     console = Console(stderr=True)
     try:
         profile = RobotProfile.load(args.robot)
@@ -204,34 +210,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
             profile = profile.model_copy(update={"vector_size": args.vector_size})
         bags = find_bags(args.input)
     except (ConfigError, BagError) as error:
-        print(f"convert_rosbags: {error}", file=sys.stderr)
-        return 2
+        raise UsageError(str(error)) from error
     recordings = Recordings(bags, args.scan_options(profile), args.workers)
-    try:
-        refuse_overlap(args.output, [*args.input, *bags])
-        if args.dry_run:
-            with tempfile.TemporaryDirectory(prefix="convert_rosbags_") as folder:
-                return 0 if dry_run(recordings, args.wanted(), Workplace(Path(folder)), console) else 1
-        settings = args.settings(profile, bags)
-        with workplace(args.output, settings, resume=args.resume, overwrite=args.overwrite) as place:
-            if place.assembled:
-                finish_workplace(place)
-                print(f"the data set was complete; it is in {args.output} now")
-                return 0
-            video = VideoOptions(args.codec, args.preset, args.crf, args.gop)
-            made = convert(recordings, args.wanted(), video, args.output, place, settings, console)
-            if not made:
-                place.pending.abandon()
-        return 0 if made else 1
-    except (OutputFolderError, ConversionError, VideoError) as error:
-        print(f"convert_rosbags: {error}", file=sys.stderr)
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"convert_rosbags: {where}{error.strerror or error}; {KEPT}", file=sys.stderr)
-    except KeyboardInterrupt:
-        print("convert_rosbags: stopped; the same command with --resume goes on", file=sys.stderr)
-        return 130
-    return 1
+    refuse_overlap(args.output, [*args.input, *bags])
+    if args.dry_run:
+        with tempfile.TemporaryDirectory(prefix="convert_rosbags_") as folder:
+            return 0 if dry_run(recordings, args.wanted(), Workplace(Path(folder)), console) else 1
+    settings = args.settings(profile, bags)
+    with workplace(args.output, settings, resume=args.resume, overwrite=args.overwrite) as place:
+        if place.assembled:
+            finish_workplace(place)
+            print(f"the data set was complete; it is in {args.output} now")
+            return 0
+        video = VideoOptions(args.codec, args.preset, args.crf, args.gop)
+        made = convert(recordings, args.wanted(), video, args.output, place, settings, console)
+        if not made:
+            place.pending.abandon()
+    return 0 if made else 1
 
 
 if __name__ == "__main__":

@@ -24,26 +24,23 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from pi05_progress.checkpoints.checkpoint import CheckpointError
 from pi05_progress.checkpoints.description import CheckpointInfo, code_version, read_info
-from pi05_progress.files.output_file import OutputFileError, check_output, output_file
+from pi05_progress.errors import UserError, run_program
+from pi05_progress.files.output_file import check_output, output_file
 from pi05_progress.files.progress_bar import progress_bar
 from pi05_progress.make_policy import make_policy
 from pi05_progress.observation import UNTRAINED
 from pi05_progress.policy import Policy, PolicyOptions
 from pi05_progress.robots.profile import RobotProfile
-from pi05_progress.robots.yaml_lines import ConfigError
 
 from .datasets import layout
-from .datasets.frames import PictureError
-from .datasets.progress_meta import ProgressMetaError, load_progress_meta
-from .datasets.reader import Dataset, DatasetError, open_dataset
+from .datasets.progress_meta import load_progress_meta
+from .datasets.reader import Dataset, open_dataset
 from .datasets.thumbnails import Thumbnail, thumbnails
 from .evaluation.cache import FOLDER, AnswerCache, code_digest, fingerprint_of_answers
 from .evaluation.evaluation import Evaluation, Settings, evaluate, head_camera
 from .evaluation.page import HEADINGS, counts, number, page
 from .evaluation.playbacks import HELD_S, PERTURBATIONS, PICTURE_NOISE, STATE_NOISE
-from .evaluation.predictions import EvaluationError
 from .evaluation.record import record
 from .evaluation.summary import MEASURES, SOURCES
 from .evaluation.truth import training_of
@@ -112,7 +109,7 @@ def run(args: Arguments) -> Evaluation:
     """Evaluate, and write what was asked for.
 
     Raises:
-        EvaluationError, OutputFileError, CheckpointError, DatasetError, PictureError, ProgressMetaError, ConfigError:
+        UserError:
             what is wrong, and what to do.
         OSError: a file cannot be written.
     """
@@ -122,7 +119,7 @@ def run(args: Arguments) -> Evaluation:
     wanted = _wanted(args, dataset)
     profile = RobotProfile.load(args.robot or (info.robot if info else "teleavatar"))
     if args.black and args.black not in profile.cameras:
-        raise EvaluationError(f"--black {args.black}: robot {profile.name} has {', '.join(profile.cameras)}")
+        raise UserError(f"--black {args.black}: robot {profile.name} has {', '.join(profile.cameras)}")
     name = str(args.checkpoint or f"policy {args.policy}")
     training = training_of(args.train_dataset, info.labels if info else {}, name, args.dataset, wanted)
     settings = Settings(args.rate, tuple(args.perturbations), args.black, args.wrong, args.resamples, args.seed)
@@ -153,31 +150,31 @@ def _check(args: Arguments) -> None:
     for flag, value, low in (("rate", args.rate, 0.5), ("limit", args.limit, 1), ("resamples", args.resamples, 100),
                              ("pictures", args.pictures, 1), ("num-steps", args.num_steps, 1)):  # fmt: skip
         if value is not None and value < low:
-            raise EvaluationError(f"--{flag} {value}: expected at least {low}")
+            raise UserError(f"--{flag} {value}: expected at least {low}")
 
 
 def _info(args: Arguments) -> CheckpointInfo | None:
     """What the checkpoint says of itself, if it can be evaluated at all."""
     if args.checkpoint is None:
         if args.policy == "pi05":
-            raise EvaluationError("--checkpoint is missing: a folder with a trained model")
+            raise UserError("--checkpoint is missing: a folder with a trained model")
         return None
     info = read_info(args.checkpoint)
     if info.model.progress.kind == "none":
-        raise EvaluationError(
+        raise UserError(
             f"{args.checkpoint}: its model has no progress head (progress kind none), there is nothing to evaluate"
         )
     if info.model_id == UNTRAINED:
-        raise EvaluationError(f"{args.checkpoint}: is untrained by its own account, its progress means nothing")
+        raise UserError(f"{args.checkpoint}: is untrained by its own account, its progress means nothing")
     return info
 
 
 def _wanted(args: Arguments, dataset: Dataset) -> list[int]:
     if args.episodes and args.held_out:
-        raise EvaluationError("--episodes and --held_out both say which episodes are evaluated; give one of them")
+        raise UserError("--episodes and --held_out both say which episodes are evaluated; give one of them")
     chosen = _held_out(args.held_out, dataset) if args.held_out else args.episodes
     if unknown := [index for index in chosen if not 0 <= index < len(dataset.episodes)]:
-        raise EvaluationError(
+        raise UserError(
             f"--{'held_out' if args.held_out else 'episodes'}: there is no episode {unknown}; the data set has 0 to "
             f"{len(dataset.episodes) - 1}"
         )
@@ -192,13 +189,13 @@ def _held_out(path: Path, dataset: Dataset) -> list[int]:
             str(entry["folder"]): [int(index) for index in entry["episodes"]] for entry in json.loads(path.read_text())
         }
     except OSError as error:
-        raise EvaluationError(f"--held_out {path}: cannot be read: {error.strerror}") from error
+        raise UserError(f"--held_out {path}: cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise EvaluationError(f"--held_out {path}: not the held_out.json of a run: {error!r}") from error
+        raise UserError(f"--held_out {path}: not the held_out.json of a run: {error!r}") from error
     root = str(dataset.root.resolve())
     if not (episodes := found.get(root)):
         known = ", ".join(found) or "nothing"
-        raise EvaluationError(f"--held_out {path}: has no episodes of {root}; it is about {known}")
+        raise UserError(f"--held_out {path}: has no episodes of {root}; it is about {known}")
     return episodes
 
 
@@ -210,9 +207,9 @@ def _policy(args: Arguments, profile: RobotProfile) -> Policy:
         )  # fmt: skip
         policy = make_policy(profile, options)
     except ValueError as error:  # whatever is unknown or does not fit
-        raise EvaluationError(f"{args.checkpoint or args.policy}: {error}") from error
+        raise UserError(f"{args.checkpoint or args.policy}: {error}") from error
     if policy.model_id == UNTRAINED:
-        raise EvaluationError(f"policy {args.policy}: is untrained by its own account, its progress means nothing")
+        raise UserError(f"policy {args.policy}: is untrained by its own account, its progress means nothing")
     policy.warm_up()
     return policy
 
@@ -275,22 +272,18 @@ def print_table(evaluation: Evaluation, console: Console) -> None:
         console.print(f"note: {note}", highlight=False)
 
 
-def main() -> None:
-    """Parse the command line, evaluate, print."""
+def main() -> int:
+    """Parse the command line, evaluate, print; returns the exit status."""
     args = tyro.cli(Arguments, description=__doc__)
-    try:
-        evaluation = run(args)
-    except (EvaluationError, OutputFileError, CheckpointError, DatasetError, PictureError, ProgressMetaError,
-            ConfigError) as error:  # fmt: skip
-        sys.exit(f"error: {error}")
-    except OSError as error:
-        sys.exit(f"error: {error.filename or ''}: {error.strerror or error}")
-    except KeyboardInterrupt:
-        sys.exit("stopped; the same command goes on where it was")
+    return run_program(lambda: _run_and_print(args), stopped="stopped; the same command goes on where it was")
+
+
+def _run_and_print(args: Arguments) -> None:
+    evaluation = run(args)
     print_table(evaluation, Console(width=None if sys.stdout.isatty() else 130))
     if written := [str(path) for path in (args.html, args.json) if path]:
         print(f"written: {', '.join(written)}")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

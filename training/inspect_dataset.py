@@ -19,24 +19,23 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from pi05_progress.files.output_file import OutputFileError, check_output, output_file
+from pi05_progress.errors import UserError, run_program
+from pi05_progress.files.output_file import check_output, output_file
 from pi05_progress.files.progress_bar import progress_bar
 from pi05_progress.robots.layout import EFFORT, Layout
 from pi05_progress.robots.profile import RobotProfile
-from pi05_progress.robots.yaml_lines import ConfigError
 
 from .datasets import layout
 from .datasets.frames import PictureError
 from .datasets.pooled import Extent, Spread
 from .datasets.positions import position_columns
-from .datasets.progress_meta import ProgressMeta, ProgressMetaError, load_progress_meta
-from .datasets.reader import Dataset, DatasetError, open_dataset
+from .datasets.progress_meta import ProgressMeta, load_progress_meta
+from .datasets.reader import Dataset, open_dataset
 from .datasets.robot import vectors_problem
 from .datasets.thumbnails import Thumbnail, thumbnails
 from .report import rerun_file
 from .report.charts import Range
 from .report.page import PageEpisode, page
-from .report.rerun_file import RerunError
 from .report.summary import (
     EpisodeSummary,
     Finding,
@@ -72,10 +71,6 @@ class Arguments:
     """Also write a recording for the Rerun viewer to this file (.rrd); needs the package rerun-sdk."""
     overwrite: bool = False
     """Replace files that are there."""
-
-
-class InspectError(ValueError):
-    """What was asked for cannot be done; the message says why."""
 
 
 def known_joints(dataset: Dataset, profile: RobotProfile) -> Joints | None:
@@ -206,7 +201,7 @@ def inspect_dataset(args: Arguments) -> tuple[Path, list[EpisodeSummary]]:
     """Write the page; returns its path and what was found, the most conspicuous episode first.
 
     Raises:
-        InspectError, OutputFileError, RerunError, DatasetError, ProgressMetaError, ConfigError: what is wrong, and what
+        UserError: what is wrong, and what
             to do.
         OSError: a file cannot be written.
     """
@@ -217,12 +212,10 @@ def inspect_dataset(args: Arguments) -> tuple[Path, list[EpisodeSummary]]:
     if args.rerun is not None:
         rerun_file.require()
     if args.pictures < 1 or args.max_episodes < 0:
-        raise InspectError("--pictures needs at least 1, --max-episodes at least 0")
+        raise UserError("--pictures needs at least 1, --max-episodes at least 0")
     dataset, profile = open_dataset(args.dataset), RobotProfile.load(args.robot)
     if unknown := [index for index in args.episodes if not 0 <= index < len(dataset.episodes)]:
-        raise InspectError(
-            f"--episodes: there is no episode {unknown}; the data set has 0 to {len(dataset.episodes) - 1}"
-        )
+        raise UserError(f"--episodes: there is no episode {unknown}; the data set has 0 to {len(dataset.episodes) - 1}")
     wanted = set(args.episodes) or None
     meta, joints = load_progress_meta(dataset.root), known_joints(dataset, profile)
     seen = look(dataset, meta, profile.layout, joints, wanted)
@@ -239,15 +232,14 @@ def inspect_dataset(args: Arguments) -> tuple[Path, list[EpisodeSummary]]:
     return output, summaries
 
 
-def main() -> None:
-    """Parse the command line, look, write."""
+def main() -> int:
+    """Parse the command line, look, write; returns the exit status."""
     args = tyro.cli(Arguments, description=__doc__)
-    try:
-        output, summaries = inspect_dataset(args)
-    except (InspectError, OutputFileError, RerunError, DatasetError, ProgressMetaError, ConfigError) as error:
-        sys.exit(f"error: {error}")
-    except OSError as error:
-        sys.exit(f"error: {error.filename or ''}: {error.strerror or error}")
+    return run_program(lambda: _inspect_and_print(args))
+
+
+def _inspect_and_print(args: Arguments) -> None:
+    output, summaries = inspect_dataset(args)
     flagged = [s for s in summaries if s.suspicious]
     print(f"{len(flagged)} of {len(summaries)} episodes are worth a look")
     for summary in flagged[:10]:
@@ -256,4 +248,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

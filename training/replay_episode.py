@@ -20,6 +20,7 @@ import numpy as np
 import tyro
 from jaxtyping import Float
 
+from pi05_progress.errors import UserError, run_program
 from pi05_progress.files.output_file import check_output, output_file
 from pi05_progress.files.progress_bar import progress_bar
 from pi05_progress.observation import RobotFrame
@@ -28,9 +29,9 @@ from pi05_progress.serving.client import PolicyClient
 from pi05_progress.serving.teleavatar import make_request
 
 from .datasets import layout
-from .datasets.frames import FrameReader, PictureError
-from .datasets.progress_meta import ProgressMetaError, load_progress_meta
-from .datasets.reader import Dataset, DatasetError, Episode, open_dataset
+from .datasets.frames import FrameReader
+from .datasets.progress_meta import load_progress_meta
+from .datasets.reader import Dataset, Episode, open_dataset
 from .report import charts
 from .report.charts import Curve
 from .report.html_page import html_page
@@ -56,10 +57,6 @@ class Arguments:
     """HTML file to write; replay_<data set>_<episode>.html in the working directory if not given."""
     overwrite: bool = False
     """Replace the file if it is there."""
-
-
-class ReplayError(ValueError):
-    """What was asked for cannot be done; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -116,14 +113,14 @@ def play(dataset: Dataset, episode: Episode, client: PolicyClient, prompt: str, 
     """Send frames of an episode and collect what comes back.
 
     Raises:
-        ReplayError: the data set lacks a camera that the server needs.
+        UserError: the data set lacks a camera that the server needs.
         PictureError, DatasetError: the data set is damaged.
         PolicyUnavailableError: the server is gone, or refuses; it says why.
     """
     metadata = client.connect()
     cameras = metadata.get("cameras") or [name.removeprefix(layout.IMAGES) for name in dataset.cameras]
     if missing := [key for key in cameras if layout.IMAGES + key not in episode.videos]:
-        raise ReplayError(f"{dataset.root}: no video of {', '.join(missing)}, which the server's robot has")
+        raise UserError(f"{dataset.root}: no video of {', '.join(missing)}, which the server's robot has")
     size = tuple(metadata.get("image_size") or ()) or None
     [(_, found)] = dataset.frames([layout.STATE], [episode.index])
     labels = labels_of(dataset, episode)
@@ -169,17 +166,17 @@ def replay_episode(args: Arguments) -> tuple[Path, Course]:
     """Play and write the page; returns its path and what came back.
 
     Raises:
-        ReplayError, DatasetError, ProgressMetaError, PictureError, PolicyUnavailableError, ValueError: what is wrong.
+        UserError, DatasetError, ProgressMetaError, PictureError, PolicyUnavailableError, ValueError: what is wrong.
         OSError: the page cannot be written.
     """
     output = args.output or Path(f"replay_{args.dataset.resolve().name}_{args.episode}.html")
     check_output(output, overwrite=args.overwrite)
     if args.every < 1:
-        raise ReplayError("--every needs at least 1")
+        raise UserError("--every needs at least 1")
     dataset = open_dataset(args.dataset)
     dataset.require([layout.STATE])
     if not 0 <= args.episode < len(dataset.episodes):
-        raise ReplayError(f"--episode: there is no {args.episode}; the data set has 0 to {len(dataset.episodes) - 1}")
+        raise UserError(f"--episode: there is no {args.episode}; the data set has 0 to {len(dataset.episodes) - 1}")
     episode = dataset.episodes[args.episode]
     prompt = args.prompt or episode.task
     with PolicyClient(args.server, timeout_s=args.timeout_s) as client:
@@ -193,18 +190,17 @@ def replay_episode(args: Arguments) -> tuple[Path, Course]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     args = tyro.cli(Arguments, prog="python -m training.replay_episode", description=__doc__, args=arguments)
+    return run_program(lambda: _replay_and_print(args))
+
+
+def _replay_and_print(args: Arguments) -> None:
     try:
         output, course = replay_episode(args)
-    except (PolicyUnavailableError, ProgressMetaError, DatasetError, PictureError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"error: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
-        return 1
+    except PolicyUnavailableError as error:
+        raise UserError(str(error)) from error
     if errors := course.errors():
         print(f"mean absolute error over {len(course.times)} frames: model {errors[0]:.3f}, filtered {errors[1]:.3f}")
     print(f"written: {output}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -18,32 +18,18 @@ from collections.abc import Sequence
 
 import jax
 
-from pi05_progress.checkpoints.parameter_source import CheckpointError
-from pi05_progress.models.config import ModelConfigError
+from pi05_progress.errors import UserError, run_program
 from pi05_progress.policies.compilation_cache import use_compilation_cache
-from pi05_progress.robots.yaml_lines import ConfigError
-from pi05_progress.units.normalize import NormStatsError
-from pi05_progress.units.tokenizer import TokenizerError
 
-from .datasets.frames import PictureError
-from .datasets.progress_meta import ProgressMetaError
-from .datasets.reader import DatasetError
-from .engine.errors import TrainingError
 from .engine.memory import claim_memory
 from .engine.sharding import start_processes
-from .loading.config import DataConfigError
 from .recipes.config import TrainConfig
 from .running import command_line
-from .running.bad_batch import NonFiniteError
-from .running.base import SetupError
 from .running.checkpoints import RunCheckpoints
-from .running.command_line import UsageError
 from .running.console import Console
-from .running.logs import LogError, Logs
+from .running.logs import Logs
 from .running.loop import Ended, Loop, owes_validation
 from .running.planning import plan
-from .running.resolved import ChangedError
-from .running.run_folder import RunFolderError
 from .running.setup import open_folder, prepare
 from .running.signals import SIGNALS, StopRequest
 
@@ -52,30 +38,12 @@ from .running.signals import SIGNALS, StopRequest
 STOPPED = {signal.name: 128 + signal for signal in SIGNALS}
 STOPPED_BY_ANOTHER = 75
 
-PROBLEMS = (
-    ChangedError,
-    CheckpointError,
-    ConfigError,
-    DataConfigError,
-    DatasetError,
-    LogError,
-    ModelConfigError,
-    NonFiniteError,
-    NormStatsError,
-    PictureError,
-    ProgressMetaError,
-    RunFolderError,
-    SetupError,
-    TokenizerError,
-    TrainingError,
-)
-
 
 def train(config: TrainConfig) -> Ended:
     """Train as configured; returns when all steps are taken, or after a signal.
 
     Raises:
-        ValueError, ArithmeticError: one of ``PROBLEMS``; the message says what to do.
+        UserError: the message says what to do.
         OSError: the disk is full, or something cannot be read.
     """
     claim_memory(os.environ)
@@ -112,37 +80,33 @@ def exit_status(ended: Ended) -> int:
     return STOPPED.get(ended.stopped_by, STOPPED_BY_ANOTHER) if ended.stopped_by else 0
 
 
-def main() -> None:
-    """Parse the command line, train, say how it ended. The exit status is 1 for errors, 2 for wrong usage."""
+def main() -> int:
+    """Parse the command line, train, say how it ended; returns the exit status: 1 for errors, 2 for wrong usage."""
     arguments = sys.argv[1:]
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax logs pages about errors that it raises anyway
+    return run_program(lambda: _train_and_print(arguments), kept="checkpoints that were complete are kept")
+
+
+def _train_and_print(arguments: Sequence[str]) -> int:
+    config = command_line.parse(arguments)
+    if config.plan:
+        print(plan(config))
+        return 0
     try:
-        config = command_line.parse(arguments)
-        if config.plan:
-            print(plan(config))
-            return
         ended = train(config)
-    except UsageError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
-    except PROBLEMS as error:
-        sys.exit(f"error: {error}")
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        sys.exit(f"error: {where}{error.strerror or error}; checkpoints that were complete are kept")
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        sys.exit(
-            f"error: the device's memory is full: {str(error).splitlines()[0]}. See what is needed with --plan; "
+        raise UserError(
+            f"the device's memory is full: {str(error).splitlines()[0]}. See what is needed with --plan; "
             "--optimizer.accumulation_steps, --mesh.fsdp_devices and smaller --batch_size need less"
-        )
+        ) from error
     if _first() and ended.stopped_by:
         print(f"stopped by {ended.stopped_by}: step {ended.step} is saved. Go on with:\n  {how_to_go_on(arguments)}")
     elif _first():
         print(f"done: {ended.step} steps")
-    sys.exit(exit_status(ended))
+    return exit_status(ended)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

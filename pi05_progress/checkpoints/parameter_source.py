@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..errors import UserError
 from ..models.parameters import HEAD
 
 Index = tuple[slice, ...]
@@ -24,7 +25,7 @@ Progress = Callable[[str, int], None]  # called after each leaf with its path an
 ALIGNMENT = 64  # bytes; JAX takes such arrays on the CPU as they are instead of copying them
 
 
-class CheckpointError(ValueError):
+class CheckpointError(UserError):
     """A checkpoint is missing, incomplete, or does not fit; the message says what is wrong and what to do."""
 
 

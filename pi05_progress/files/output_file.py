@@ -7,23 +7,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from ..errors import UserError
+
 PARTIAL = ".partial"  # ends the name of what is being written
-
-
-class OutputFileError(ValueError):
-    """The file is there already, or is none; the message says what to do."""
 
 
 def check_output(path: Path, *, overwrite: bool) -> None:
     """Whether a file may be written to a place; nothing is changed.
 
     Raises:
-        OutputFileError: a folder is there, or a file that is not to be replaced.
+        UserError: a folder is there, or a file that is not to be replaced.
     """
     if path.is_dir():
-        raise OutputFileError(f"{path} is a folder; name a file in it")
+        raise UserError(f"{path} is a folder; name a file in it")
     if path.exists() and not overwrite:
-        raise OutputFileError(f"{path} is already there; choose another name, or --overwrite it")
+        raise UserError(f"{path} is already there; choose another name, or --overwrite it")
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from ..errors import UserError
 from .lock import try_lock, unlock
 from .output_file import PARTIAL, to_disk
 
@@ -22,7 +23,7 @@ OLD, LOCK = ".old", ".lock"
 _TRIES = 10  # of a lock whose folder others keep moving away
 
 
-class OutputFolderError(ValueError):
+class OutputFolderError(UserError):
     """The folder is there already, or cannot be written; the message says what to do."""
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
+from ..errors import UserError
+
 ProgressKind = Literal["none", "scalar", "categorical"]
 ComputeDtype = Literal["float32", "bfloat16"]
 Remat = Literal["layers", "dots", "none"]
@@ -16,7 +18,7 @@ WORD_VOCABULARY = 1024
 STRICT = {"extra": "forbid"}  # for pydantic, which reads configurations from files: unknown fields are refused
 
 
-class ModelConfigError(ValueError):
+class ModelConfigError(UserError):
     """A configuration is unknown or does not fit together; the message says which field and what would be right."""
 
 

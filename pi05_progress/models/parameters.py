@@ -10,13 +10,15 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array
 
+from ..errors import UserError
+
 HEAD = "progress_head/"
 SHOWN = 12  # of a long list of paths in an error
 
 Shaped = np.ndarray | Array | jax.ShapeDtypeStruct
 
 
-class ParameterMismatchError(ValueError):
+class ParameterMismatchError(UserError):
     """Parameters do not fit the model; the message lists what is missing, extra or of another shape."""
 
 

@@ -7,16 +7,13 @@ import json
 from pathlib import Path
 from typing import Literal, get_args
 
+from ..errors import UserError
 from ..policy import BackendChoice
 
 Backend = Literal["jax", "torch"]
 NEEDED = ("torch", "transformers", "lerobot.policies.pi05.modeling_pi05")
 MODEL_FILES = ("model.safetensors", "model.safetensors.index.json")
 CONVERT = "python -m pi05_progress.convert_checkpoint"
-
-
-class BackendError(ValueError):
-    """The backend does not fit the checkpoint, or is not installed; the message says what to do."""
 
 
 def choose_backend(checkpoint: str, choice: str = "auto") -> Backend:
@@ -30,32 +27,30 @@ def choose_backend(checkpoint: str, choice: str = "auto") -> Backend:
         choice: ``jax``, ``torch``, or ``auto`` for whichever reads the folder.
 
     Raises:
-        BackendError: an unknown choice, or one that does not read the folder.
+        UserError: an unknown choice, or one that does not read the folder.
     """
     if choice not in get_args(BackendChoice):
-        raise BackendError(f"backend {choice!r} is unknown; known: {', '.join(get_args(BackendChoice))}")
+        raise UserError(f"backend {choice!r} is unknown; known: {', '.join(get_args(BackendChoice))}")
     if not checkpoint:
         if choice == "torch":
-            raise BackendError(
-                f"backend torch needs a checkpoint of LeRobot's; {CONVERT} export --to lerobot makes one"
-            )
+            raise UserError(f"backend torch needs a checkpoint of LeRobot's; {CONVERT} export --to lerobot makes one")
         return "jax"
     folder = Path(checkpoint)
     in_torch = any((folder / name).is_file() for name in MODEL_FILES)
     if in_torch and _policy_type(folder / "config.json") == "pi05":
         if choice == "jax":
-            raise BackendError(
+            raise UserError(
                 f"{folder} is a checkpoint of LeRobot's, which backend jax does not read: import it with {CONVERT} "
                 "import, or choose backend torch or auto"
             )
         return "torch"
     if in_torch:
-        raise BackendError(
+        raise UserError(
             f"{folder} has a model in PyTorch, but no config.json of LeRobot with type pi05: import it with {CONVERT} "
             "import"
         )
     if choice == "torch":
-        raise BackendError(
+        raise UserError(
             f"{folder} is no checkpoint of LeRobot's (model.safetensors, config.json of type pi05), which is what "
             f"backend torch reads: export it with {CONVERT} export --to lerobot, or choose backend jax or auto"
         )
@@ -68,7 +63,7 @@ def _policy_type(config: Path) -> object:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise BackendError(f"{config}: not a JSON file: {error}") from error
+        raise UserError(f"{config}: not a JSON file: {error}") from error
     return settings.get("type") if isinstance(settings, dict) else None
 
 
@@ -76,13 +71,13 @@ def require_torch() -> None:
     """Import what backend torch needs.
 
     Raises:
-        BackendError: something is not installed; the extra that has it is named.
+        UserError: something is not installed; the extra that has it is named.
     """
     for name in NEEDED:
         try:
             importlib.import_module(name)
         except ImportError as error:
-            raise BackendError(
+            raise UserError(
                 f"backend torch needs PyTorch and LeRobot's PI05, and {name.partition('.')[0]} cannot be imported "
                 f"({error}): install the extra torch (pip install 'pi05_progress[torch]', in a checkout "
                 "pip install -e .[torch]), or import the checkpoint for backend jax with "
@@ -94,7 +89,7 @@ def has_accelerator(backend: Backend) -> bool:
     """Whether a backend would compute on something else than the CPU.
 
     Raises:
-        BackendError: PyTorch is asked for and not installed.
+        UserError: PyTorch is asked for and not installed.
     """
     if backend == "jax":
         return importlib.import_module("jax").default_backend() != "cpu"

@@ -12,16 +12,14 @@ import subprocess
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 
+from ..errors import UserError
+
 GB = 10**9
 MIB = 2**20
 FOR_OTHERS_GB = 4.0  # CUDA's libraries about 1, a video decoder and a viewer about 1 each, and one to spare
 LEAST_SHARE = 0.75  # of cards so small that this is more: what JAX would take by itself
 VARIABLES = ("XLA_PYTHON_CLIENT_MEM_FRACTION", "XLA_CLIENT_MEM_FRACTION")  # JAX's; both together are an error of its
 QUERY = "--query-gpu=name,memory.total,driver_version"
-
-
-class DeviceMemoryError(ValueError):
-    """The memory asked for cannot be had; the message says what there is."""
 
 
 @dataclass(frozen=True)
@@ -82,17 +80,17 @@ def claim(gpu_memory_gb: float, environment: MutableMapping[str, str]) -> Claim:
             else was asked for.
 
     Raises:
-        DeviceMemoryError: the number makes no sense, the card has less, or another share is set in the environment.
+        UserError: the number makes no sense, the card has less, or another share is set in the environment.
     """
     if not math.isfinite(gpu_memory_gb) or gpu_memory_gb < 0:
-        raise DeviceMemoryError(f"gpu_memory_gb is {gpu_memory_gb}; expected GB, or 0 for all but {FOR_OTHERS_GB:g}")
+        raise UserError(f"gpu_memory_gb is {gpu_memory_gb}; expected GB, or 0 for all but {FOR_OTHERS_GB:g}")
     card, by_user = find_card(environment), is_set(environment)
     fraction = _fraction(gpu_memory_gb, card)
     if by_user and fraction is not None and environment[by_user] == str(fraction):
         by_user = ""  # an earlier call's
     if by_user:
         if gpu_memory_gb:
-            raise DeviceMemoryError(
+            raise UserError(
                 f"gpu_memory_gb is {gpu_memory_gb:g}, and {by_user} is set to {environment[by_user]}: leave one out"
             )
         return Claim(gpu_memory_gb, card, None, by_user)
@@ -107,7 +105,7 @@ def _fraction(asked_gb: float, card: Card | None) -> float | None:
         return None
     total = card.memory / GB
     if asked_gb > total:
-        raise DeviceMemoryError(f"gpu_memory_gb is {asked_gb:g}, but {card.name} has {total:.1f} GB")
+        raise UserError(f"gpu_memory_gb is {asked_gb:g}, but {card.name} has {total:.1f} GB")
     share = asked_gb / total if asked_gb else max(LEAST_SHARE, 1 - FOR_OTHERS_GB / total)
     return round(share, 4)
 

@@ -64,7 +64,7 @@ class ModelPolicy(Policy):
 
     Raises:
         CheckpointError: the checkpoint is of another robot, or its statistics or sizes do not fit the robot's.
-        TokenizerError: the tokenizer cannot be loaded.
+        UserError: the tokenizer cannot be loaded.
     """
 
     remembers = False  # of frames: only the noise that actions start from is another for each
@@ -234,7 +234,7 @@ class Pi05Policy(ModelPolicy):
 
     Raises:
         CheckpointError: see ``ModelPolicy``.
-        TokenizerError: the tokenizer cannot be loaded.
+        UserError: the tokenizer cannot be loaded.
     """
 
     def __init__(self, checkpoint: Checkpoint, profile: RobotProfile, options: PolicyOptions = DEFAULT_OPTIONS) -> None:

@@ -179,7 +179,7 @@ def load_torch_policy(profile: RobotProfile, options: PolicyOptions, device: str
 
     Raises:
         CheckpointError: it is incomplete or damaged, or does not fit LeRobot's code or the robot.
-        TokenizerError: the tokenizer cannot be loaded.
+        UserError: the tokenizer cannot be loaded.
     """
     folder = Path(options.checkpoint)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")

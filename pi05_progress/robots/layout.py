@@ -13,13 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
+from ..errors import UserError
 from .joints import JointValues
 
 QUANTITIES = POSITION, VELOCITY, EFFORT = JointValues._fields  # a vector's blocks, in order
 POSE = ("x", "y", "z", "qx", "qy", "qz", "qw")  # of an end effector, in metres and as a quaternion
 
 
-class LayoutError(ValueError):
+class LayoutError(UserError):
     """A vector or picture does not have the robot's layout."""
 
 

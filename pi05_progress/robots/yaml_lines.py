@@ -8,10 +8,12 @@ from typing import Any
 
 import yaml
 
+from ..errors import UserError
+
 Key = tuple[str | int, ...]
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError):
     """A configuration file is unreadable or holds something wrong; the message names file, line and key."""
 
 

@@ -25,6 +25,7 @@ from typing import Any
 from websockets.exceptions import InvalidHandshake, InvalidStatus, InvalidURI, WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
+from ..errors import UserError
 from ..estimate.estimator import Estimate, ProgressEstimator
 from ..observation import CONFIDENCE_LEVEL, UNTRAINED
 from ..policy import OutputChecker, PolicyUnavailableError
@@ -67,7 +68,7 @@ class PolicyClient:
         self, uri: str, *, api_key: str | None = None, timeout_s: float = 10.0, connect_timeout_s: float = 5.0
     ) -> None:
         if not uri.startswith(("ws://", "wss://")):
-            raise ValueError(f"server address {uri!r}: expected ws://HOST:PORT or wss://HOST:PORT")
+            raise UserError(f"server address {uri!r}: expected ws://HOST:PORT or wss://HOST:PORT")
         self.uri, self._timeout_s, self._connect_timeout_s = uri, timeout_s, connect_timeout_s
         key = read_key(None) if api_key is None else checked_key(api_key, "api_key")
         self._headers = authorization(key) if key else None
@@ -98,7 +99,7 @@ class PolicyClient:
                 remedy = "clients trust the system's authorities; for one of your own set SSL_CERT_FILE"
             raise PolicyUnavailableError(f"no TLS with {self.uri}: {_reason(error)}; {remedy}") from error
         except (InvalidURI, ValueError) as error:
-            raise ValueError(f"server address {self.uri!r}: {error}") from error
+            raise UserError(f"server address {self.uri!r}: {error}") from error
         except InvalidStatus as error:
             body = (error.response.body or b"").decode(errors="replace").strip()
             raise PolicyUnavailableError(

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import msgpack
 
+from ..errors import UserError
 from ..files.output_file import write_file
 from .wire import WireError, unpack
 
@@ -28,10 +29,6 @@ SESSION, SUFFIX = "session.json", ".exchange"
 WAITING_BYTES = 256 * 2**20  # of exchanges that may wait for the disk
 CLOSE_S = 5.0  # for what waits when recording is ended; a disk that hangs must not keep the server
 log = logging.getLogger(__name__)
-
-
-class RecordingError(ValueError):
-    """A recording cannot be written or read; the message says where and why."""
 
 
 class Exchange(NamedTuple):
@@ -57,7 +54,7 @@ class Recorder:
         lost: exchanges that were not written.
 
     Raises:
-        RecordingError: the folder cannot be made.
+        UserError: the folder cannot be made.
     """
 
     def __init__(
@@ -70,7 +67,7 @@ class Recorder:
             self.folder.mkdir(mode=0o700)
             write_file(self.folder / SESSION, json.dumps(session, indent=2) + "\n", private=True)
         except OSError as error:
-            raise RecordingError(f"--record: {self.folder} cannot be made: {error.strerror}") from error
+            raise UserError(f"--record: {self.folder} cannot be made: {error.strerror}") from error
         self._queue: queue.SimpleQueue[Exchange | None] = queue.SimpleQueue()
         self._lock = threading.Lock()  # for the two below and lost
         self._waiting = 0  # bytes
@@ -142,28 +139,28 @@ def check_folder(folder: Path) -> None:
     """Make the folder for recordings if it is not there, and find out whether it can be written.
 
     Raises:
-        RecordingError: it cannot.
+        UserError: it cannot.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise RecordingError(f"--record: {folder} cannot be written: {error.strerror}") from error
+        raise UserError(f"--record: {folder} cannot be written: {error.strerror}") from error
 
 
 def find_session(folder: Path) -> Path:
     """The folder of one run: this one, or the only one in it.
 
     Raises:
-        RecordingError: there is none, or there are several; they are named.
+        UserError: there is none, or there are several; they are named.
     """
     if (folder / SESSION).is_file():
         return folder
     found = sorted(path.parent for path in folder.glob(f"*/{SESSION}"))
     if len(found) != 1:
         names = ", ".join(path.name for path in found) or "none"
-        raise RecordingError(f"{folder}: no recording of one run; recordings in it: {names}; give the folder of one")
+        raise UserError(f"{folder}: no recording of one run; recordings in it: {names}; give the folder of one")
     return found[0]
 
 
@@ -171,22 +168,22 @@ def read_session(folder: Path) -> dict[str, Any]:
     """What was served.
 
     Raises:
-        RecordingError: the file cannot be read.
+        UserError: the file cannot be read.
     """
     try:
         return json.loads((folder / SESSION).read_text())
     except (OSError, ValueError) as error:
-        raise RecordingError(f"{folder / SESSION}: cannot be read: {error}") from error
+        raise UserError(f"{folder / SESSION}: cannot be read: {error}") from error
 
 
 def read_exchanges(folder: Path) -> Iterator[Exchange]:
     """The exchanges of a run in order.
 
     Raises:
-        RecordingError: one is damaged.
+        UserError: one is damaged.
     """
     for path in sorted(folder.glob(f"*{SUFFIX}")):
         try:
             yield Exchange(**unpack(path.read_bytes()))
         except (OSError, WireError, TypeError) as error:
-            raise RecordingError(f"{path}: not a recorded exchange: {error}") from error
+            raise UserError(f"{path}: not a recorded exchange: {error}") from error

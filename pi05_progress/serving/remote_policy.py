@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from ..errors import UserError
 from ..observation import CONFIDENCE_LEVEL, PolicyOutput, RobotFrame
 from ..policy import Policy, PolicyUnavailableError
 from ..robots.profile import RobotProfile
@@ -32,17 +33,17 @@ class WebsocketPolicy(Policy):
 
     def __init__(self, uri: str, profile: RobotProfile, *, api_key: str | None = None, timeout_s: float = 2.0) -> None:
         if not uri:
-            raise ValueError("server_uri is empty; policy websocket needs it, such as ws://gpu-server:8000")
+            raise UserError("server_uri is empty; policy websocket needs it, such as ws://gpu-server:8000")
         self._client = PolicyClient(uri, api_key=api_key, timeout_s=timeout_s, connect_timeout_s=timeout_s)
         metadata = self._client.connect()
         try:
             self._facts = read_facts(metadata, CONFIDENCE_LEVEL)
         except RequestError as error:
             self.close()
-            raise ValueError(f"{uri}: {error}") from error
+            raise UserError(f"{uri}: {error}") from error
         if self._facts.robot != profile.name:
             self.close()
-            raise ValueError(f"{uri} serves robot {self._facts.robot}, the profile is {profile.name}")
+            raise UserError(f"{uri} serves robot {self._facts.robot}, the profile is {profile.name}")
         self.model_id: str = self._facts.model_id
         self.horizon: int = self._facts.action_horizon
         self.action_dt_s: float = self._facts.action_dt_s

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import UserError
 from .core import AnswerError, RequestError, Responder
-from .recording import RecordingError, find_session, read_exchanges, read_session
+from .recording import find_session, read_exchanges, read_session
 from .wire import WireError, unpack
 
 TIMING = ("policy_timing", "server_timing")  # differs from run to run
@@ -67,7 +68,7 @@ def replay(folder: Path, responder: Responder, session: Mapping[str, Any] | None
         session: what is served now, to be told where it is not what was recorded.
 
     Raises:
-        RecordingError: no recording, an empty one, or a request that is refused now.
+        UserError: no recording, an empty one, or a request that is refused now.
     """
     folder = find_session(folder)
     found, following = Comparison(read_session(folder)), 0
@@ -76,7 +77,7 @@ def replay(folder: Path, responder: Responder, session: Mapping[str, Any] | None
         try:
             prepared = responder.prepare(unpack(exchange.request))
         except (RequestError, WireError) as error:
-            raise RecordingError(f"{folder}: the request of exchange {exchange.index} is refused: {error}") from error
+            raise UserError(f"{folder}: the request of exchange {exchange.index} is refused: {error}") from error
         for index in range(following, exchange.index):
             responder.answer([prepared])
             found.missing.append(index)
@@ -87,7 +88,7 @@ def replay(folder: Path, responder: Responder, session: Mapping[str, Any] | None
         else:
             _compare(found, exchange.index, unpack(exchange.reply), reply)
     if not found.exchanges:
-        raise RecordingError(f"{folder}: no exchanges were recorded")
+        raise UserError(f"{folder}: no exchanges were recorded")
     return found
 
 

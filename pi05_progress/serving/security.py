@@ -9,13 +9,11 @@ import os
 import ssl
 from pathlib import Path
 
+from ..errors import UserError
+
 KEY_VARIABLE = "PI05_PROGRESS_API_KEY"
 SCHEME = "Api-Key"
 SHORTEST_KEY = 16  # characters
-
-
-class SecurityError(ValueError):
-    """The server would be open to others, or key or certificate cannot be used; the message says what to do."""
 
 
 def read_key(path: Path | None) -> str | None:
@@ -24,7 +22,7 @@ def read_key(path: Path | None) -> str | None:
     A key is never an argument: a command line can be read by everybody on the machine.
 
     Raises:
-        SecurityError: the file cannot be read, or the key is too short or has characters that no header can hold.
+        UserError: the file cannot be read, or the key is too short or has characters that no header can hold.
     """
     if path is None:
         key = os.environ.get(KEY_VARIABLE, "")
@@ -32,7 +30,7 @@ def read_key(path: Path | None) -> str | None:
     try:
         key = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise SecurityError(f"{path}: the API key cannot be read: {error}") from error
+        raise UserError(f"{path}: the API key cannot be read: {error}") from error
     return checked_key(key, str(path))
 
 
@@ -44,11 +42,11 @@ def checked_key(key: str, where: str) -> str:
         where: it comes from, for the message, which never has the key.
 
     Raises:
-        SecurityError: it is too short or has characters that no header can hold.
+        UserError: it is too short or has characters that no header can hold.
     """
     key = key.strip()
     if len(key) < SHORTEST_KEY or not key.isascii() or not key.isprintable() or " " in key:
-        raise SecurityError(
+        raise UserError(
             f"{where}: an API key needs at least {SHORTEST_KEY} printable ASCII characters without spaces; "
             "make one with: openssl rand -hex 32"
         )
@@ -86,33 +84,33 @@ def check_exposure(host: str, key: str | None, auth: bool) -> None:
     """Refuse to be open to a network by accident.
 
     Raises:
-        SecurityError: other machines can reach the address, and there is neither a key nor a word that none is wanted.
+        UserError: other machines can reach the address, and there is neither a key nor a word that none is wanted.
     """
     if key is None and auth and not is_loopback(host):
-        raise SecurityError(
+        raise UserError(
             f"--host {host}: other machines can reach it; give an API key (--api-key-file FILE or {KEY_VARIABLE}), "
             "or --no-auth if everybody there may use the policy"
         )
     if key is not None and not auth:
-        raise SecurityError("an API key and --no-auth contradict each other; leave one of them out")
+        raise UserError("an API key and --no-auth contradict each other; leave one of them out")
 
 
 def server_tls(certificate: Path | None, private_key: Path | None) -> ssl.SSLContext | None:
     """TLS from certificate files in PEM; None without.
 
     Raises:
-        SecurityError: only one of them is given, or they cannot be used.
+        UserError: only one of them is given, or they cannot be used.
     """
     if certificate is None and private_key is None:
         return None
     if certificate is None or private_key is None:
-        raise SecurityError("TLS needs both --tls-certificate and --tls-key")
+        raise UserError("TLS needs both --tls-certificate and --tls-key")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     try:
         context.load_cert_chain(certificate, private_key, password=_no_password)
     except (OSError, ValueError) as error:  # SSLError is an OSError
-        raise SecurityError(f"{certificate}, {private_key}: not a certificate with its key in PEM: {error}") from error
+        raise UserError(f"{certificate}, {private_key}: not a certificate with its key in PEM: {error}") from error
     return context
 
 

@@ -17,6 +17,7 @@ from http import HTTPStatus
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.http11 import Request, Response
 
+from ..errors import UserError
 from .batching import InferenceEndedError, InferenceQueue
 from .connection import GOING_AWAY, ConnectionHandler, name
 from .core import Responder
@@ -29,10 +30,6 @@ STUCK_S = 120.0  # a batch that takes longer means that the device hangs
 FAILED_BATCHES = 5  # so many one after the other mean that no policy works here
 PREPARING_THREADS = 4
 log = logging.getLogger(__name__)
-
-
-class AddressError(ValueError):
-    """Nothing can listen on the address; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +90,7 @@ class PolicyServer:
         """Listen.
 
         Raises:
-            AddressError: the address cannot be used.
+            UserError: the address cannot be used.
         """
         s, self._loop = self._settings, asyncio.get_running_loop()
         with _address(s.host, s.port):
@@ -172,7 +169,7 @@ async def check_address(host: str, port: int) -> None:
     """Find out whether a server could listen on an address, before anything slow is done; nothing listens.
 
     Raises:
-        AddressError: it could not.
+        UserError: it could not.
     """
     with _address(host, port):
         bound = await asyncio.get_running_loop().create_server(asyncio.Protocol, host, port, start_serving=False)
@@ -185,7 +182,7 @@ def _address(host: str, port: int) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise AddressError(f"{host}:{port}: {error.strerror or error}") from error
+        raise UserError(f"{host}:{port}: {error.strerror or error}") from error
 
 
 async def run(
@@ -203,7 +200,7 @@ async def run(
         listening: called with the port once clients can connect.
 
     Raises:
-        AddressError: the address cannot be used.
+        UserError: the address cannot be used.
         InferenceEndedError: the inference thread has ended; who was connected has been told.
     """
     stop, loop = asyncio.Event(), asyncio.get_running_loop()

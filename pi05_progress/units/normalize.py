@@ -9,13 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
+from ..errors import UserError
 from ..files.output_file import write_file
 
 EPSILON = 1e-6
 BINS = 5000  # of the histograms behind the quantiles
 
 
-class NormStatsError(ValueError):
+class NormStatsError(UserError):
     """Statistics are missing, malformed, or do not fit the data; the message says which and why."""
 
 

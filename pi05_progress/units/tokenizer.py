@@ -13,6 +13,7 @@ from typing import Literal, Protocol, get_args
 
 import numpy as np
 
+from ..errors import UserError
 from ..models.config import BYTE_VOCABULARY, PALIGEMMA_VOCABULARY, WORD_VOCABULARY
 
 BOS = 2
@@ -25,11 +26,7 @@ PADDED_LENGTHS = (32, 64, 128, 200)  # a prompt is padded to the smallest that h
 log = logging.getLogger(__name__)
 
 
-class TokenizerError(ValueError):
-    """A tokenizer cannot be loaded or does not fit the model."""
-
-
-class PromptError(ValueError):
+class PromptError(UserError):
     """A prompt cannot be given to the model."""
 
 
@@ -112,7 +109,7 @@ class SentencePieceEncoder:
         known: which tokenizer it must be.
 
     Raises:
-        TokenizerError: the file or the library is missing, or it is another tokenizer; the message says what differs
+        UserError: the file or the library is missing, or it is another tokenizer; the message says what differs
             and where to get the right one.
     """
 
@@ -120,20 +117,20 @@ class SentencePieceEncoder:
         try:
             import sentencepiece
         except ImportError as error:
-            raise TokenizerError(f"{known.name} needs the package sentencepiece: pip install it") from error
+            raise UserError(f"{known.name} needs the package sentencepiece: pip install it") from error
         remedy = f"{known.name}: copy it from {known.source} and give its path"
         if not Path(path).is_file():
-            raise TokenizerError(f"{path}: no such file. {remedy}")
+            raise UserError(f"{path}: no such file. {remedy}")
         data = Path(path).read_bytes()
         try:
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=data)
         except (OSError, RuntimeError) as error:
-            raise TokenizerError(f"{path}: not a sentencepiece model ({error}). {remedy}") from error
+            raise UserError(f"{path}: not a sentencepiece model ({error}). {remedy}") from error
         self.vocabulary = self._processor.vocab_size()
         if hashlib.sha256(data).hexdigest() == known.sha256:
             return
         if differences := self._differences(known):
-            raise TokenizerError(f"{path}: another tokenizer: {'; '.join(differences)}. {remedy}")
+            raise UserError(f"{path}: another tokenizer: {'; '.join(differences)}. {remedy}")
         log.warning("%s is not the published file of %s, but its pieces are the same as far as known", path, known.name)
 
     def _differences(self, known: KnownTokenizer) -> list[str]:
@@ -156,7 +153,7 @@ def make_encoder(name: TokenizerName, path: Path | None = None) -> Encoder:
     """The tokenizer of that name; ``path`` is that of PaliGemma's file.
 
     Raises:
-        TokenizerError: it is unknown, or cannot be loaded.
+        UserError: it is unknown, or cannot be loaded.
     """
     match name:
         case "bytes":
@@ -165,7 +162,7 @@ def make_encoder(name: TokenizerName, path: Path | None = None) -> Encoder:
             return WordEncoder()
         case "paligemma":
             return SentencePieceEncoder(path or Path())
-    raise TokenizerError(f"tokenizer {name!r} is unknown; known: {', '.join(get_args(TokenizerName))}")
+    raise UserError(f"tokenizer {name!r} is unknown; known: {', '.join(get_args(TokenizerName))}")
 
 
 def discretize(state: np.ndarray) -> np.ndarray:

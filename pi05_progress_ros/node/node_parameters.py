@@ -75,7 +75,7 @@ def declare_parameters(node: Node) -> None:
     """Declare everything.
 
     Raises:
-        ParameterError: one is unknown, of another type or out of range.
+        UserError: one is unknown, of another type or out of range.
     """
     declare(node, "robot", "teleavatar", "robot profile: a name, or the path of a YAML file")
     text = (

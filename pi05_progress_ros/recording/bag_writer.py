@@ -15,19 +15,17 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import TypesysError, get_types_from_msg
 from rosbags.typesys.store import Typestore
 
+from pi05_progress.errors import UserError
+
 PARTIAL = ".partial"  # folder beside the finished bags
 BAG_VERSION = 9  # of metadata.yaml, as ROS 2 Jazzy writes it
-
-
-class UnknownTypeError(ValueError):
-    """A message's definition is nowhere to be found, so that what is recorded of it could not be read."""
 
 
 def learn_type(store: Typestore, name: str) -> None:
     """Make a type known, and those it consists of, from the message files of the installed packages.
 
     Raises:
-        UnknownTypeError: there is no such file, or it cannot be understood.
+        UserError: there is no such file, or it cannot be understood.
     """
     types, waiting = {}, [name]
     while waiting:
@@ -38,7 +36,7 @@ def learn_type(store: Typestore, name: str) -> None:
         try:
             found = get_types_from_msg(text, wanted)
         except (TypesysError, SyntaxError, ValueError) as error:
-            raise UnknownTypeError(f"{name}: the definition of {wanted} cannot be understood: {error}") from error
+            raise UserError(f"{name}: the definition of {wanted} cannot be understood: {error}") from error
         types |= found
         waiting += [part for _, fields in found.values() for _, field in fields for part in _names(field)]
     if types:
@@ -53,7 +51,7 @@ def _definition(name: str) -> str:
         path = Path(get_package_share_directory(package), kind, f"{message}.msg")
         return path.read_text()
     except (PackageNotFoundError, OSError) as error:
-        raise UnknownTypeError(
+        raise UserError(
             f"{name}: its definition is needed beside its messages, and {package} has no {kind}/{message}.msg "
             f"({error}); source the workspace that has the package"
         ) from error

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from rosbags.interfaces import Connection
 
-from ..parameters import ParameterError
+from pi05_progress.errors import UserError
 
 SLOW_SHARE = 0.7  # a rate below this share of the profile's is reported
 FAST_SHARE = 1.5  # and one above this share, too: two senders, probably
@@ -122,22 +122,22 @@ def message_class(name: str) -> type:
     """The class of a message type ``package/msg/Name``.
 
     Raises:
-        ParameterError: no such type is installed.
+        UserError: no such type is installed.
     """
     try:
         package, kind, message = name.split("/")
         return getattr(importlib.import_module(f"{package}.{kind}"), message)
     except (ValueError, ImportError, AttributeError) as error:
-        raise ParameterError(f"message type {name!r} is not installed or no type: {error}") from error
+        raise UserError(f"message type {name!r} is not installed or no type: {error}") from error
 
 
 def further_topic(text: str) -> Topic:
     """A topic given as ``NAME:PACKAGE/msg/TYPE``.
 
     Raises:
-        ParameterError: it is none, or the type is not installed.
+        UserError: it is none, or the type is not installed.
     """
     name, _, kind = text.rpartition(":")
     if not name.startswith("/"):
-        raise ParameterError(f"parameter topics: {text!r} is refused, expected /NAME:PACKAGE/msg/TYPE")
+        raise UserError(f"parameter topics: {text!r} is refused, expected /NAME:PACKAGE/msg/TYPE")
     return Topic(name, message_class(kind))

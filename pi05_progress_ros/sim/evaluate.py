@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pi05_progress.checkpoints.description import code_version
+from pi05_progress.errors import INTERRUPTED, UserError, run_program
 from pi05_progress.files.fingerprint import files_in, fingerprint
 from pi05_progress.files.output_file import write_file
 from pi05_progress.policy import PolicyOptions
@@ -30,12 +31,12 @@ from pi05_progress.policy import PolicyOptions
 from ..command_line import OptionError, check_ranges, read_options
 from ..commanding.command_rules import CommandSettings
 from ..starting.simulation_choices import SIM_TASKS, TaskName
-from .driving.closed_loop import ClosedLoopError, DrivenEpisode, LoopSettings
+from .driving.closed_loop import DrivenEpisode, LoopSettings
 from .driving.drivers import Drivers, Driving, Which, drivers
 from .driving.episode_log import SUFFIX, EpisodeLog
 from .driving.figures import figures_by_task, table
 from .physics.cameras import scaled_sizes
-from .physics.gl import NoOpenGLError, require_backend
+from .physics.gl import require_backend
 
 MODULE = "pi05_progress_ros.sim.evaluate"
 FIRST_SEED = 900_000
@@ -96,7 +97,7 @@ class Options:
         try:
             scaled_sizes(self.image_scale)
             require_backend()
-        except (ValueError, NoOpenGLError) as error:
+        except UserError as error:
             raise OptionError(str(error)) from error
 
     def wanted(self) -> list[Which]:
@@ -142,7 +143,7 @@ def drive(options: Options, at_the_wheel: Drivers, log: EpisodeLog | None) -> li
     """All episodes of all tasks, in order; those that are kept already are not driven again.
 
     Raises:
-        ClosedLoopError: the policy's answer cannot be used, or the robot cannot be simulated.
+        UserError: the policy's answer cannot be used, or the robot cannot be simulated.
         OSError: an episode cannot be kept.
     """
     wanted = options.wanted()
@@ -166,6 +167,10 @@ def drive(options: Options, at_the_wheel: Drivers, log: EpisodeLog | None) -> li
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     options = read_options(Options, MODULE, __doc__, arguments, Options.check)
+    return run_program(lambda: _run(options), name="evaluate")
+
+
+def _run(options: Options) -> int:
     driving, log = _driving(options), None
     try:
         with _log(options, driving) as log, drivers(driving, options.workers) as at_the_wheel:
@@ -181,15 +186,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 write_file(options.json, json.dumps(data, indent=1) + "\n")
                 log.remove()
                 print(f"written: {options.json}")
-    except (ValueError, ClosedLoopError) as error:  # CheckpointError, ConfigError and their like are ValueErrors
-        print(f"evaluate: {error}{_kept(log)}", file=sys.stderr)
-        return 1
+    except UserError as error:
+        raise UserError(f"{error}{_kept(log)}") from error
     except OSError as error:
-        print(f"evaluate: {error.filename or options.json}: {error.strerror or error}{_kept(log)}", file=sys.stderr)
-        return 1
+        raise UserError(f"{error.filename or options.json}: {error.strerror or error}{_kept(log)}") from error
     except KeyboardInterrupt:
         print(f"stopped{_kept(log) or '; nothing was written'}", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     return 0
 
 

@@ -18,11 +18,13 @@ from dataclasses import dataclass
 
 from rich.console import Console
 
+from pi05_progress.errors import UserError
+
 from ..command_line import read_options
 from ..starting.domains import make_log_folder, own_variables
-from ..starting.processes import LaunchError, Process
+from ..starting.processes import Process
 from ..starting.supervisor import Supervisor, on_end_signals, session_environment
-from .episodes.assistant import Assistant, RecordingError
+from .episodes.assistant import Assistant
 from .episodes.facts import SUMMARY, read_facts, write_summary
 from .episodes.options import EpisodeOptions
 
@@ -87,7 +89,7 @@ def record(options: Options, seeds: range, console: Console) -> int:
         def check() -> None:
             if ended := supervisor.ended():
                 child = ended[0]
-                raise RecordingError(f"{child.process.name} ended, {child.how_it_ended()}:\n{child.last_words()}")
+                raise UserError(f"{child.process.name} ended, {child.how_it_ended()}:\n{child.last_words()}")
 
         files = ", ".join(str(child.log) for child in children)
         assistant = Assistant(options, seeds, check, files, lambda text: console.print(text, soft_wrap=True))
@@ -114,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for seeds in runs:
         try:
             status = record(options, seeds, console)
-        except (RecordingError, LaunchError, OSError) as error:
+        except (UserError, OSError) as error:
             print(f"record_live: {error}\nfinished episodes are kept, the same command goes on", file=sys.stderr)
             return 1
         if status:

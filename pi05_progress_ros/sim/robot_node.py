@@ -16,13 +16,13 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 
+from pi05_progress.errors import run_program
 from pi05_progress.robots.states import Mode
 
 from ..ros_session import ros_session, spin
-from ..starting.domains import StartError
 from ..starting.simulation_choices import parse_fault
 from .physics.cameras import scaled_sizes
-from .physics.gl import NoOpenGLError, require_backend
+from .physics.gl import require_backend
 from .physics.world import World
 from .robot.alone import check_alone
 from .robot.command_listener import CommandListener
@@ -43,7 +43,7 @@ class RobotNode(Node):
         stop: set when the end is asked for.
 
     Raises:
-        StartError, NoOpenGLError, ValueError: it cannot run here, or not with these parameters.
+        UserError: it cannot run here, or not with these parameters.
     """
 
     def __init__(self, stop: threading.Event) -> None:
@@ -93,13 +93,12 @@ class RobotNode(Node):
 
 def main() -> int:
     """Entry point; returns the exit status."""
+    return run_program(_run, name="simulated_robot")
+
+
+def _run() -> int:
     with ros_session() as stop:
-        try:
-            node = RobotNode(stop)
-        except (StartError, NoOpenGLError, ValueError) as error:
-            print(f"simulated_robot: {error}", file=sys.stderr)
-            return 1
-        node.run()
+        RobotNode(stop).run()
     return 0
 
 

@@ -9,10 +9,12 @@ from pathlib import Path
 
 from PIL import Image
 
+from pi05_progress.errors import UserError
+
 from ..command_line import OptionError, read_options
 from .expert.expert import Expert, apply
 from .physics.cameras import CameraRig, scaled_sizes
-from .physics.gl import NoOpenGLError, require_backend
+from .physics.gl import require_backend
 from .physics.tasks import TASKS
 from .physics.world import World
 
@@ -42,7 +44,7 @@ class Options:
             scaled_sizes(self.image_scale)
             require_backend()
             self.out.mkdir(parents=True, exist_ok=True)
-        except (ValueError, NoOpenGLError, OSError) as error:
+        except (UserError, OSError) as error:
             raise OptionError(str(error)) from error
 
 

@@ -11,10 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .domains import StartError, check_domain
+from pi05_progress.errors import UserError
+
+from .domains import check_domain
 from .launch_arguments import BOOLEANS, DEFAULT_ROBOT, LOG_LEVEL, NAMESPACE, ROBOT, load_profile, number, transport
 from .parameter_files import file_parameters
-from .processes import Argument, Launch, LaunchError, Process, Value, absolute_namespace
+from .processes import Argument, Launch, Process, Value, absolute_namespace
 from .rosbag import record_process
 from .simulation_choices import SIM_TASKS, parse_fault
 
@@ -73,11 +75,11 @@ def check_checkpoint(folder: str) -> None:
     """Refuse what is not a checkpoint before anything starts.
 
     Raises:
-        LaunchError: no such folder, or no checkpoint in it.
+        UserError: no such folder, or no checkpoint in it.
     """
     if folder and not Path(folder, "config.json").is_file():
         what = "there is no config.json" if Path(folder).is_dir() else "no such folder"
-        raise LaunchError(f"checkpoint:={folder}: {what}; a checkpoint is a folder with config.json, params and assets")
+        raise UserError(f"checkpoint:={folder}: {what}; a checkpoint is a folder with config.json, params and assets")
 
 
 def _faults(given: Mapping[str, str], name: str) -> list[str]:
@@ -87,7 +89,7 @@ def _faults(given: Mapping[str, str], name: str) -> list[str]:
         try:
             parse_fault(fault)
         except ValueError as error:
-            raise LaunchError(f"{name}:={given[name]}: {error}") from error
+            raise UserError(f"{name}:={given[name]}: {error}") from error
     return faults
 
 
@@ -98,7 +100,7 @@ def _policy_values(given: Mapping[str, str], params_file: str, full_name: str) -
     for name, value in file_parameters(params_file, full_name, SHARED).items():
         if type(value) is not type(values[name]):
             kind = type(values[name]).__name__
-            raise LaunchError(f"params_file:={params_file}: {name}: {value!r} is refused, expected {kind}")
+            raise UserError(f"params_file:={params_file}: {name}: {value!r} is refused, expected {kind}")
         values[name] = value
     for name in SHARED:
         if given[name]:
@@ -108,10 +110,7 @@ def _policy_values(given: Mapping[str, str], params_file: str, full_name: str) -
 
 
 def _simulated_robot(parameters: Mapping[str, Value], log_level: str, environment: Mapping[str, str]) -> Process:
-    try:
-        check_domain(number("ROS_DOMAIN_ID", environment.get("ROS_DOMAIN_ID") or "0", int), force=False)
-    except StartError as error:
-        raise LaunchError(str(error)) from error
+    check_domain(number("ROS_DOMAIN_ID", environment.get("ROS_DOMAIN_ID") or "0", int), force=False)
     return Process(
         "simulated_robot",
         executable="simulated_robot",
@@ -133,7 +132,7 @@ def _bringup(given: Mapping[str, str], environment: Mapping[str, str]) -> tuple[
     faults = _faults(given, "sim_faults")
     if any(faults) and (not sim or values["publish_commands"]):
         why = "publish_commands makes the policy work in its place" if sim else "sim is false"
-        raise LaunchError(f"sim_faults:={given['sim_faults']}: these are the scripted expert's, and {why}")
+        raise UserError(f"sim_faults:={given['sim_faults']}: these are the scripted expert's, and {why}")
     processes = []
     if sim:
         parameters: dict[str, Value] = {

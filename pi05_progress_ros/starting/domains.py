@@ -11,27 +11,24 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from pi05_progress.errors import UserError
+
 from ..transport import VARIABLE as TRANSPORT
 from .launch_arguments import DISCOVERY, transport
-from .processes import LaunchError
 
 DOMAINS = range(40, 100)  # none of the robots', and ports that no system hands out by itself
 PRODUCTION_DOMAIN = 29
 ROBOT_DOMAINS = (0, PRODUCTION_DOMAIN)
 
 
-class StartError(RuntimeError):
-    """A simulated robot must not or cannot start; the message says why and what to do."""
-
-
 def check_domain(domain: int, force: bool) -> None:
     """Refuse the production robot's domain to a simulated one.
 
     Raises:
-        StartError: the domain is the robot's and it was not forced.
+        UserError: the domain is the robot's and it was not forced.
     """
     if domain == PRODUCTION_DOMAIN and not force:
-        raise StartError(
+        raise UserError(
             f"ROS_DOMAIN_ID={domain} is the production robot's: a simulation there could be taken for it. "
             "Use another domain, e.g. ROS_DOMAIN_ID=42, or set the parameter force_domain to true."
         )
@@ -53,13 +50,13 @@ def asked_domain(environment: Mapping[str, str]) -> int | None:
     """The ROS domain that is set; None if none is.
 
     Raises:
-        LaunchError: it is no number.
+        UserError: it is no number.
     """
     text = environment.get("ROS_DOMAIN_ID", "")
     try:
         return int(text) if text else None
     except ValueError:
-        raise LaunchError(f"ROS_DOMAIN_ID={text}: expected a number") from None
+        raise UserError(f"ROS_DOMAIN_ID={text}: expected a number") from None
 
 
 def make_log_folder(environment: Mapping[str, str]) -> Path:

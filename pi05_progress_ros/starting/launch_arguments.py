@@ -6,10 +6,11 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from pi05_progress.errors import UserError
 from pi05_progress.files.config_files import config_file
 
 from ..transport import VARIABLE as TRANSPORT
-from .processes import Argument, LaunchError
+from .processes import Argument
 
 if TYPE_CHECKING:
     from pi05_progress.robots.profile import RobotProfile
@@ -31,19 +32,19 @@ def load_profile(name: str) -> RobotProfile:
     """A robot profile.
 
     Raises:
-        LaunchError: there is none, or this Python lacks what reading one needs.
+        UserError: there is none, or this Python lacks what reading one needs.
     """
     try:
         from pi05_progress.robots.profile import RobotProfile
     except ImportError as error:
-        raise LaunchError(
+        raise UserError(
             f"{sys.executable} lacks this package's Python dependencies ({error}). With them in a virtual environment: "
             "activate it and run  python3 $(which ros2) launch ..."
         ) from error
     try:
         return RobotProfile.load(name)
     except ValueError as error:
-        raise LaunchError(f"robot:={name}: {error}") from error
+        raise UserError(f"robot:={name}: {error}") from error
 
 
 def transport(environment: Mapping[str, str], sim: bool = False) -> dict[str, str]:
@@ -61,9 +62,9 @@ def number(name: str, text: str, kind: Callable[[str], Any]) -> Any:
     """A number from an argument's text.
 
     Raises:
-        LaunchError: it is none.
+        UserError: it is none.
     """
     try:
         return kind(text)
     except ValueError:
-        raise LaunchError(f"{name}:={text}: expected {'a whole number' if kind is int else 'a number'}") from None
+        raise UserError(f"{name}:={text}: expected {'a whole number' if kind is int else 'a number'}") from None

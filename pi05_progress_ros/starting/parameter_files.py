@@ -9,7 +9,9 @@ from typing import Any
 
 import yaml
 
-from .processes import LaunchError, Process
+from pi05_progress.errors import UserError
+
+from .processes import Process
 
 
 def write_parameters(process: Process, path: Path) -> None:
@@ -34,21 +36,21 @@ def file_parameters(path: str, full_name: str, names: tuple[str, ...]) -> dict[s
         names: of the parameters that are asked for.
 
     Raises:
-        LaunchError: the file cannot be read, or gives one of them in two places.
+        UserError: the file cannot be read, or gives one of them in two places.
     """
     if not path:
         return {}
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise LaunchError(f"params_file:={path}: cannot be read: {error}") from error
+        raise UserError(f"params_file:={path}: cannot be read: {error}") from error
     found: dict[str, Any] = {}
     for pattern, section in _sections(content, ""):
         if not _matches(pattern, full_name):
             continue
         for name in names:
             if name in section and name in found:
-                raise LaunchError(f"params_file:={path}: {name} is given to {full_name} more than once")
+                raise UserError(f"params_file:={path}: {name} is given to {full_name} more than once")
             if name in section:
                 found[name] = section[name]
     return found

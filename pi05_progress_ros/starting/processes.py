@@ -10,14 +10,12 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from pi05_progress.errors import UserError
+
 PACKAGE = "pi05_progress"
 NAMESPACE = re.compile(r"/?[A-Za-z_]\w*(/[A-Za-z_]\w*)*")
 
 Value = bool | int | float | str | list[str]
-
-
-class LaunchError(ValueError):
-    """Nothing is started; the message says which argument is wrong or what is missing, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -99,17 +97,17 @@ class Launch:
             environment: variables of the process that starts them.
 
         Raises:
-            LaunchError: an argument is unknown or has a value it cannot have.
+            UserError: an argument is unknown or has a value it cannot have.
         """
         known = {argument.name: argument for argument in self.arguments}
         for name in given:
             if name not in known:
-                raise LaunchError(unknown_argument(name, known))
+                raise UserError(unknown_argument(name, known))
         values = {a.name: given.get(a.name, a.default) for a in self.arguments}
         for name, value in values.items():
             choices = known[name].choices
             if choices and value not in choices:
-                raise LaunchError(f"{name}:={value}: expected {' or '.join(c or 'nothing' for c in choices)}")
+                raise UserError(f"{name}:={value}: expected {' or '.join(c or 'nothing' for c in choices)}")
         return self.describe(values, environment)
 
 
@@ -123,10 +121,10 @@ def absolute_namespace(text: str) -> str:
     """A namespace with its leading slash; empty is the root.
 
     Raises:
-        LaunchError: it is none.
+        UserError: it is none.
     """
     if text in ("", "/"):
         return "/"
     if not NAMESPACE.fullmatch(text):
-        raise LaunchError(f"namespace:={text}: expected names of letters, digits and _, separated by /")
+        raise UserError(f"namespace:={text}: expected names of letters, digits and _, separated by /")
     return "/" + text.strip("/")

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pi05_progress.errors import UserError
+
 from ..recording.topics import recorded_topics
 from .launch_arguments import (
     BOOLEANS,
@@ -20,7 +22,7 @@ from .launch_arguments import (
     number,
     transport,
 )
-from .processes import Argument, Launch, LaunchError, Process, absolute_namespace
+from .processes import Argument, Launch, Process, absolute_namespace
 
 if TYPE_CHECKING:
     from pi05_progress.robots.profile import RobotProfile
@@ -34,7 +36,7 @@ def check_rosbag2(environment: Mapping[str, str]) -> None:
     """Refuse to record where that cannot work.
 
     Raises:
-        LaunchError: rosbag2 is not installed; the message says how to.
+        UserError: rosbag2 is not installed; the message says how to.
     """
     prefixes = [Path(p) for p in environment.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if p]
     index = Path("share/ament_index/resource_index/packages")
@@ -43,7 +45,7 @@ def check_rosbag2(environment: Mapping[str, str]) -> None:
         missing.insert(0, "ros2cli")
     if missing:
         apt = " ".join(f"ros-jazzy-{name.replace('_', '-')}" for name in missing)
-        raise LaunchError(
+        raise UserError(
             f"recording needs rosbag2; not found among the sourced packages: {', '.join(missing)}. "
             f"With ROS 2 from apt:  sudo apt install {apt}\n"
             "Without rosbag2, episodes are recorded by  python -m pi05_progress_ros.recorder_node"
@@ -89,12 +91,12 @@ def record_process(
         required: whether everything ends when it does. A policy goes on when its recorder fails.
 
     Raises:
-        LaunchError: rosbag2 is not installed, or the folder is already there.
+        UserError: rosbag2 is not installed, or the folder is already there.
     """
     check_rosbag2(environment)
     output = os.path.expanduser(output) or default_output(profile.name)
     if Path(output).exists():
-        raise LaunchError(f"output:={output} is already there; recordings are not overwritten")
+        raise UserError(f"output:={output} is already there; recordings are not overwritten")
     command = ["ros2", "bag", "record", "--storage", "mcap", "--output", output, "--disable-keyboard-controls"]
     command += ["--log-level", log_level]
     if compression != "none":

@@ -8,6 +8,8 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from pi05_progress.errors import UserError
+
 TaskName = Literal["stack_cubes", "place_in_basket"]
 SIM_TASKS: tuple[TaskName, ...] = get_args(TaskName)
 FaultKind = Literal[
@@ -35,7 +37,7 @@ class Fault:
 
     def __post_init__(self) -> None:
         if self.kind not in FAULTS:
-            raise ValueError(f"unknown fault {self.kind!r}; known faults: {', '.join(FAULTS)}")
+            raise UserError(f"unknown fault {self.kind!r}; known faults: {', '.join(FAULTS)}")
 
 
 def parse_fault(text: str) -> Fault:
@@ -46,7 +48,7 @@ def parse_fault(text: str) -> Fault:
     """
     kind, _, pick = text.partition(":")
     if pick and not pick.isdecimal():
-        raise ValueError(f"fault {text!r}: {pick!r} is not the number of a pick, 0 is the first")
+        raise UserError(f"fault {text!r}: {pick!r} is not the number of a pick, 0 is the first")
     return Fault(kind, int(pick or 0))
 
 

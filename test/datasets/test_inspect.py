@@ -16,16 +16,15 @@ from conftest import PATIENCE_S
 from places import ROOT
 from small_datasets import MERGED, TWO_TASKS, facts, lerobot_copy, make_dataset, tree
 
-from pi05_progress.files.output_file import OutputFileError
+from pi05_progress.errors import UserError
 from training.add_progress_labels import Arguments as LabelArguments
 from training.add_progress_labels import add_progress_labels
 from training.datasets.frames import PictureError
 from training.datasets.progress_meta import EpisodeMeta, ProgressMeta, save_progress_meta
 from training.datasets.reader import DatasetError, VideoSpan, open_dataset
 from training.datasets.thumbnails import thumbnails
-from training.inspect_dataset import Arguments, InspectError, inspect_dataset
+from training.inspect_dataset import Arguments, inspect_dataset
 from training.report import charts
-from training.report.rerun_file import RerunError
 from training.report.summary import picture_findings
 
 FPS = 10
@@ -267,9 +266,9 @@ def test_axes_have_round_numbers():
 
 def test_the_output_is_only_replaced_when_asked(labelled, tmp_path):
     page_of(labelled, tmp_path)
-    with pytest.raises(OutputFileError, match="already there"):
+    with pytest.raises(UserError, match="already there"):
         inspect_dataset(Arguments(labelled, output=tmp_path / "page.html"))
-    with pytest.raises(InspectError, match=r"no episode \[9\]; the data set has 0 to 3"):
+    with pytest.raises(UserError, match=r"no episode \[9\]; the data set has 0 to 3"):
         inspect_dataset(Arguments(labelled, output=tmp_path / "other.html", episodes=(9,)))
 
 
@@ -278,7 +277,7 @@ def test_a_folder_is_no_file_to_write_whatever_is_overwritten(labelled, tmp_path
     (tmp_path / "folder").mkdir()
     before = sorted(tmp_path.iterdir())
     given = {"output": tmp_path / "page.html", option: tmp_path / "folder", "overwrite": True}
-    with pytest.raises(OutputFileError, match="is a folder; name a file in it"):
+    with pytest.raises(UserError, match="is a folder; name a file in it"):
         inspect_dataset(Arguments(labelled, **given))
     assert sorted(tmp_path.iterdir()) == before and not list((tmp_path / "folder").iterdir())
 
@@ -302,7 +301,7 @@ def test_a_data_set_that_lacks_a_file_is_refused(tmp_path):
 
 @pytest.mark.skipif(find_spec("rerun") is not None, reason="rerun-sdk is installed")
 def test_without_rerun_the_error_says_what_to_install(labelled, tmp_path):
-    with pytest.raises(RerunError, match="pip install rerun-sdk"):
+    with pytest.raises(UserError, match="pip install rerun-sdk"):
         inspect_dataset(Arguments(labelled, output=tmp_path / "page.html", rerun=tmp_path / "r.rrd"))
     assert not (tmp_path / "page.html").exists()
 

@@ -9,11 +9,11 @@ from conftest import PATIENCE_S
 from places import ROOT
 from small_datasets import MERGED, TWO_TASKS, make_dataset, tree
 
-from pi05_progress.files.output_file import OutputFileError
+from pi05_progress.errors import UserError
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.units.normalize import load_norm_stats
 from pi05_progress.units.transforms import actions_to_model, state_to_model
-from training.compute_norm_stats import Arguments, NormStatsToolError, compute_norm_stats
+from training.compute_norm_stats import Arguments, compute_norm_stats
 from training.datasets.pooled import Extent, Spread
 from training.datasets.reader import DatasetError, open_dataset
 
@@ -125,10 +125,10 @@ def test_the_file_lies_in_the_data_set_and_is_only_replaced_when_asked(tmp_path)
     root = random_set(tmp_path / "d")
     path, _, _ = compute_norm_stats(Arguments((root,)))
     assert path == root / "norm_stats.json"
-    with pytest.raises(OutputFileError, match="already there"):
+    with pytest.raises(UserError, match="already there"):
         compute_norm_stats(Arguments((root,)))
     compute_norm_stats(Arguments((root,), overwrite=True))
-    with pytest.raises(OutputFileError, match="is a folder; name a file in it"):
+    with pytest.raises(UserError, match="is a folder; name a file in it"):
         compute_norm_stats(Arguments((root,), output=tmp_path, overwrite=True))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["d"]
     assert not tmp_path.with_name(tmp_path.name + ".partial").exists()
@@ -144,13 +144,13 @@ def test_no_statistics_are_written_of_a_data_set_that_lacks_a_file(tmp_path):
 
 def test_what_cannot_be_done_is_said(tmp_path):
     a, b = random_set(tmp_path / "a"), make_dataset(tmp_path / "b", [np.zeros((5, 48))], fps=30)
-    with pytest.raises(NormStatsToolError, match="--output"):
+    with pytest.raises(UserError, match="--output"):
         compute_norm_stats(Arguments((a, b)))
     with pytest.raises(DatasetError, match=r"a: 10, .*b: 30"):
         compute_norm_stats(Arguments((a, b), output=tmp_path / "s.json"))
     with pytest.raises(DatasetError, match="has 6 numbers"):
         compute_norm_stats(Arguments((MERGED,), output=tmp_path / "s.json"))
-    with pytest.raises(NormStatsToolError, match="--horizon is 0"):
+    with pytest.raises(UserError, match="--horizon is 0"):
         compute_norm_stats(Arguments((a,), horizon=0))
     assert not (tmp_path / "s.json").exists()
 

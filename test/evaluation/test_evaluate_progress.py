@@ -18,8 +18,8 @@ from small_models import SMALL, random_model
 from pi05_progress.checkpoints.checkpoint import Checkpoint
 from pi05_progress.checkpoints.description import CheckpointInfo
 from pi05_progress.checkpoints.saver import save_checkpoint
+from pi05_progress.errors import UserError
 from pi05_progress.estimate.estimator import EstimatorConfig
-from pi05_progress.files.output_file import OutputFileError
 from pi05_progress.make_policy import make_policy
 from pi05_progress.policies.model_policy import Pi05Policy
 from pi05_progress.policy import Policy, PolicyOptions
@@ -33,7 +33,7 @@ from training.evaluate_progress import Arguments, main, run
 from training.evaluation.cache import OWN, code_digest
 from training.evaluation.frames import robot_frames
 from training.evaluation.playbacks import PICTURE_NOISE, all_playbacks
-from training.evaluation.predictions import Answers, EvaluationError, ask, track
+from training.evaluation.predictions import Answers, ask, track
 from training.evaluation.truth import training_of
 from training.labels.durations import DURATIONS
 
@@ -255,9 +255,9 @@ def test_the_command_line_says_what_it_did_and_refuses_in_one_line(dataset, tmp_
     assert "2 episodes" in said and "value-order correlation" in said and "f.json" in said
     assert re.search(r"Spearman\) *│ *1\.000 *│ *1\.000", said)  # one success: no interval
     assert "pause_drift.raw" not in json.loads((tmp_path / "f.json").read_text())["total"]
-    with pytest.raises(SystemExit) as refused:
-        main()
-    assert str(refused.value).startswith("error: ") and "is already there" in str(refused.value)
+    assert main() == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and "is already there" in said
 
 
 def test_a_run_that_was_stopped_goes_on_where_it_was(checkpoint, small_policy, dataset, tmp_path, monkeypatch):
@@ -382,7 +382,7 @@ def test_stages_of_training_count_before_those_of_the_data(dataset, tmp_path):
 def test_evaluated_episodes_do_not_set_their_own_clock(dataset):
     evaluation = run(made_up(dataset, train_dataset=(dataset,), episodes=(1,)))  # 3 is a failure
     assert any("no episodes of task 'stack the cubes'" in note for note in evaluation.notes)
-    with pytest.raises(EvaluationError, match="no successful episode but those evaluated"):
+    with pytest.raises(UserError, match="no successful episode but those evaluated"):
         run(made_up(dataset, train_dataset=(dataset,)))
 
 
@@ -396,11 +396,11 @@ def test_episodes_that_a_run_held_out_are_evaluated_and_no_others(dataset, tmp_p
         ('{"episodes": [0]}', "not the held_out.json of a run"),
     ):
         path.write_text(text)
-        with pytest.raises(EvaluationError, match=said):
+        with pytest.raises(UserError, match=said):
             run(made_up(dataset, held_out=path))
-    with pytest.raises(EvaluationError, match="give one of them"):
+    with pytest.raises(UserError, match="give one of them"):
         run(made_up(dataset, held_out=path, episodes=(1,)))
-    with pytest.raises(EvaluationError, match="cannot be read: No such file"):
+    with pytest.raises(UserError, match="cannot be read: No such file"):
         run(made_up(dataset, held_out=tmp_path / "nothing.json"))
 
 
@@ -443,7 +443,7 @@ def test_an_episode_of_one_frame_does_no_harm(dataset):
     ],
 )
 def test_what_cannot_be_evaluated_is_said(dataset, options, said):
-    with pytest.raises((EvaluationError, OutputFileError), match=said):
+    with pytest.raises(UserError, match=said):
         run(made_up(dataset, **options))
 
 
@@ -451,13 +451,13 @@ def test_checkpoints_that_cannot_be_evaluated_are_refused_before_anything_is_com
     def arguments(name, **info):
         return Arguments(dataset, save_small(tmp_path / name, **info), train_dataset=(TWO_TASKS,))
 
-    with pytest.raises(EvaluationError, match="has no progress head"):
+    with pytest.raises(UserError, match="has no progress head"):
         run(arguments("headless", kind="none"))
-    with pytest.raises(EvaluationError, match="untrained by its own account"):
+    with pytest.raises(UserError, match="untrained by its own account"):
         run(arguments("random", model_id="untrained"))
-    with pytest.raises(EvaluationError, match="how long its training episodes were"):
+    with pytest.raises(UserError, match="how long its training episodes were"):
         run(dataclasses.replace(arguments("silent"), train_dataset=()))
-    with pytest.raises(EvaluationError, match="median_durations_s or stages are wrong"):
+    with pytest.raises(UserError, match="median_durations_s or stages are wrong"):
         run(dataclasses.replace(arguments("odd", labels={DURATIONS: [1, 2]}), train_dataset=()))
 
 

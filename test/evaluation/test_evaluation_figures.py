@@ -8,10 +8,10 @@ from made_up_predictions import FPS, LENGTH, STAGES, figures_of, meta
 from places import ROOT
 from scipy.stats import norm
 
+from pi05_progress.errors import UserError
 from pi05_progress.robots.profile import RobotProfile
 from training.evaluation import bootstrap, metrics
 from training.evaluation.page import counts
-from training.evaluation.predictions import EvaluationError
 from training.evaluation.standstills import standstills
 from training.evaluation.summary import MEASURES, SOURCES, summarise
 from training.evaluation.wrong_instruction import wrong_instruction
@@ -276,7 +276,7 @@ def test_a_wrong_instruction_is_another_tasks_and_no_other_order_of_the_same_wor
     assert wrong_instruction("b", {"a", "b", "c"}) == "c" and wrong_instruction("c", {"a", "b", "c"}) == "a"
     assert wrong_instruction(first, {first, "stack the blocks"}, "fold a shirt") == "fold a shirt"
     assert wrong_instruction(first, {first}, second) == second  # who asks for it gets it
-    with pytest.raises(EvaluationError, match="is the right instruction"):
+    with pytest.raises(UserError, match="is the right instruction"):
         wrong_instruction(first, {first}, first)
 
 

@@ -17,6 +17,7 @@ from labelled_datasets import labelled
 from places import ROOT
 from small_datasets import MERGED, TWO_TASKS, facts, lerobot_copy, make_dataset, tree
 
+from pi05_progress.errors import UserError
 from pi05_progress.files.output_folder import OutputFolderError
 from training.datasets import layout
 from training.datasets.progress_meta import (
@@ -29,7 +30,6 @@ from training.datasets.progress_meta import (
 )
 from training.datasets.reader import DatasetError, open_dataset
 from training.datasets.statistics import KEYS, QUANTILES
-from training.labels.labelling import LabelError
 from training.labels.milestones import MilestoneError
 
 
@@ -168,7 +168,7 @@ def test_labelling_anew_replaces_the_labels(source, tmp_path):
 
 def test_columns_of_somebody_else_are_not_overwritten(source, tmp_path):
     for column in ("next.done", "action", "a/b", "progress.valid", "timestamp", " "):
-        with pytest.raises(LabelError, match="--column"):
+        with pytest.raises(UserError, match="--column"):
             labelled(source, tmp_path / "out", column=column)
         assert not (tmp_path / "out").exists()
 
@@ -179,7 +179,7 @@ def test_columns_of_somebody_else_are_not_overwritten(source, tmp_path):
 )
 def test_names_that_lerobot_takes_for_something_else_are_refused(tmp_path, column):
     root = make_dataset(tmp_path / "in", [np.zeros((3, 48))])
-    with pytest.raises(LabelError, match=f"--column '{column}': LeRobot takes"):
+    with pytest.raises(UserError, match=f"--column '{column}': LeRobot takes"):
         labelled(root, tmp_path / "out", column=column)
     assert not (tmp_path / "out").exists()
 
@@ -196,7 +196,7 @@ def test_names_that_lerobot_takes_for_something_else_are_refused(tmp_path, colum
     ],
 )
 def test_options_out_of_range_are_named(source, tmp_path, options, message):
-    with pytest.raises(LabelError, match=message):
+    with pytest.raises(UserError, match=message):
         labelled(source, tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
 
@@ -227,7 +227,7 @@ def test_milestones_from_a_table(source, tmp_path):
 )
 def test_a_wrong_table_is_named_with_its_line(source, tmp_path, text, message):
     (tmp_path / "marks.csv").write_text(text)
-    with pytest.raises((LabelError, MilestoneError), match=message):
+    with pytest.raises((UserError, MilestoneError), match=message):
         labelled(source, tmp_path / "out", method="milestone", milestones=tmp_path / "marks.csv")
 
 

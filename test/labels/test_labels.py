@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from small_datasets import facts, make_dataset
 
+from pi05_progress.errors import UserError
 from training.datasets.progress_meta import Stage, load_progress_meta
 from training.datasets.reader import open_dataset
 from training.labels import motion
-from training.labels.labelling import LabelError, Options, checked_facts, label
+from training.labels.labelling import Options, checked_facts, label
 
 
 def episodes(*lengths):
@@ -103,7 +104,7 @@ def test_a_task_that_is_done_at_its_last_milestone_has_progress_1_from_there_on(
     assert progress(labels, 4) == [0, 0.5, 1, 1, 1]
     failure = labelled(tmp_path / "d", "milestone", finish="done", failures="last-milestone").episodes[2]
     assert failure.progress.max() == 0.75 and (failure.seconds_remaining == -1).all()
-    with pytest.raises(LabelError, match="--finish done goes with --method milestone only, not with linear"):
+    with pytest.raises(UserError, match="--finish done goes with --method milestone only, not with linear"):
         labelled(tmp_path / "d", "linear", finish="done")
 
 
@@ -135,7 +136,7 @@ def test_failures_end_at_the_last_milestone_they_reached(tmp_path):
 def test_failures_of_other_methods_end_at_the_mean_progress_of_that_milestone(tmp_path):
     labels = labelled(milestone_set(tmp_path / "d"), "linear", failures="last-milestone")
     assert progress(labels, 2) == [0, 0.09375, 0.1875, 0.28125, 0.375, 0.375, 0.375, 0.375, 0.375]
-    with pytest.raises(LabelError, match="time that a failed episode would still have needed is not known"):
+    with pytest.raises(UserError, match="time that a failed episode would still have needed is not known"):
         labelled(tmp_path / "d", "remaining", failures="last-milestone")
 
 
@@ -170,7 +171,7 @@ def test_a_milestone_in_the_first_and_one_in_the_last_frame(tmp_path):
 
 
 def test_without_milestones_the_error_says_what_to_do(tmp_path):
-    with pytest.raises(LabelError, match=r"task 'do it': none of the episodes \[0, 1\] has a milestone.*--milestones"):
+    with pytest.raises(UserError, match=r"task 'do it': none of the episodes \[0, 1\] has a milestone.*--milestones"):
         labelled(make_dataset(tmp_path / "d", episodes(5, 5)), "milestone")
 
 
@@ -179,7 +180,7 @@ def test_a_task_that_always_failed_stays_unlabelled_and_nothing_at_all_is_an_err
     facts(root, e0=("FAILURE", {}))
     assert any("task 'a': all 1 episodes failed" in note for note in labelled(root).notes)
     facts(root, e0=("FAILURE", {}), e1=("FAILURE", {}))
-    with pytest.raises(LabelError, match="no episode would be labelled"):
+    with pytest.raises(UserError, match="no episode would be labelled"):
         labelled(root)
 
 
@@ -193,7 +194,7 @@ def test_a_task_that_always_failed_stays_unlabelled_and_nothing_at_all_is_an_err
 def test_facts_that_do_not_fit_the_data_are_named(tmp_path, known, message):
     root = make_dataset(tmp_path / "d", episodes(5))
     facts(root, **known)
-    with pytest.raises(LabelError, match=message):
+    with pytest.raises(UserError, match=message):
         labelled(root)
 
 

@@ -15,8 +15,9 @@ from serving_helpers import CONFIG, PROFILE
 from pi05_progress.checkpoints.checkpoint import Checkpoint
 from pi05_progress.checkpoints.description import CheckpointInfo
 from pi05_progress.checkpoints.saver import save_checkpoint
+from pi05_progress.errors import UserError
 from pi05_progress.make_policy import make_policy
-from pi05_progress.policies.backend import BackendError, choose_backend
+from pi05_progress.policies.backend import choose_backend
 from pi05_progress.policy import PolicyOptions
 from pi05_progress.serve_policy import main
 
@@ -63,7 +64,7 @@ def test_a_choice_that_agrees_is_taken(tmp_path, native):
     ],
 )
 def test_a_choice_that_does_not_fit_the_folder_is_refused_with_the_remedy(tmp_path, make, choice, told):
-    with pytest.raises(BackendError, match=told):
+    with pytest.raises(UserError, match=told):
         make_policy(PROFILE, PolicyOptions(checkpoint=make(tmp_path / "folder"), backend=choice))
 
 
@@ -79,7 +80,7 @@ def test_without_pytorch_or_lerobot_the_extra_is_named(tmp_path, monkeypatch, mi
         monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
     for name in ("lerobot.policies.pi05.modeling_pi05", missing):
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(BackendError) as raised:
+    with pytest.raises(UserError) as raised:
         make_policy(PROFILE, PolicyOptions(checkpoint=folder))
     error = str(raised.value)
     assert f"backend torch needs PyTorch and LeRobot's PI05, and {missing} cannot be imported" in error

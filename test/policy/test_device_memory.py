@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from pi05_progress.policies.device_memory import GB, VARIABLES, Card, Claim, DeviceMemoryError, claim, describe
+from pi05_progress.errors import UserError
+from pi05_progress.policies.device_memory import GB, VARIABLES, Card, Claim, claim, describe
 
 JAX, OTHER = VARIABLES
 H100 = "NVIDIA H100 80GB HBM3, 81559, 580.159.04"
@@ -52,12 +53,12 @@ def test_hidden_cards_are_no_cards(tmp_path, hidden):
 
 @pytest.mark.parametrize("wrong", [-1.0, float("nan"), float("inf")])
 def test_what_makes_no_sense_is_refused(wrong):
-    with pytest.raises(DeviceMemoryError, match=f"gpu_memory_gb is {wrong}; expected GB, or 0"):
+    with pytest.raises(UserError, match=f"gpu_memory_gb is {wrong}; expected GB, or 0"):
         claim(wrong, {})
 
 
 def test_more_than_the_card_has_is_refused(tmp_path):
-    with pytest.raises(DeviceMemoryError, match=r"gpu_memory_gb is 90, but NVIDIA H100 80GB HBM3 has 85\.5 GB"):
+    with pytest.raises(UserError, match=r"gpu_memory_gb is 90, but NVIDIA H100 80GB HBM3 has 85\.5 GB"):
         claim(90, machine(tmp_path, H100))
 
 
@@ -67,7 +68,7 @@ def test_a_share_that_the_user_has_set_stays(tmp_path, variable):
     made = claim(0, environment)
     assert (made.by_user, made.fraction) == (variable, None)
     assert [environment.get(name) for name in VARIABLES if name != variable] == [None], "both are an error of JAX's"
-    with pytest.raises(DeviceMemoryError, match=f"{variable} is set to 0.5: leave one out"):
+    with pytest.raises(UserError, match=f"{variable} is set to 0.5: leave one out"):
         claim(10, environment)
 
 

@@ -30,7 +30,8 @@ from serving_helpers import (
 )
 from websockets.sync.client import connect
 
-from pi05_progress.serving.security import SecurityError, check_exposure, may_enter, read_key, server_tls
+from pi05_progress.errors import UserError
+from pi05_progress.serving.security import check_exposure, may_enter, read_key, server_tls
 from pi05_progress.serving.wire import pack, unpack
 
 SESSION = json.loads((GOLDEN / "websocket_session.json").read_text())
@@ -263,20 +264,20 @@ def test_keys_and_exposure_are_checked_before_anything_listens(tmp_path, monkeyp
     monkeypatch.delenv("PI05_PROGRESS_API_KEY", raising=False)
     assert read_key(None) is None
     file.write_text("short\n")
-    with pytest.raises(SecurityError, match="at least 16 printable ASCII characters"):
+    with pytest.raises(UserError, match="at least 16 printable ASCII characters"):
         read_key(file)
     file.write_text(KEY + "\n")
     assert read_key(file) == KEY
     monkeypatch.setenv("PI05_PROGRESS_API_KEY", KEY)
     assert read_key(None) == KEY
     for host in ("0.0.0.0", "::", "192.168.1.2", "robot"):
-        with pytest.raises(SecurityError, match="other machines can reach it; give an API key"):
+        with pytest.raises(UserError, match="other machines can reach it; give an API key"):
             check_exposure(host, None, True)
         check_exposure(host, KEY, True)
         check_exposure(host, None, False)
     for host in ("127.0.0.1", "::1", "localhost"):
         check_exposure(host, None, True)
-    with pytest.raises(SecurityError, match="contradict"):
+    with pytest.raises(UserError, match="contradict"):
         check_exposure("127.0.0.1", KEY, False)
 
 
@@ -296,9 +297,9 @@ def test_tls_encrypts_web_sockets_and_http(tmp_path):
             connect(uri)
         with pytest.raises((OSError, websockets.InvalidHandshake, EOFError)):
             connect(server.uri)
-    with pytest.raises(SecurityError, match="needs both"):
+    with pytest.raises(UserError, match="needs both"):
         server_tls(certificate, None)
-    with pytest.raises(SecurityError, match="not a certificate with its key"):
+    with pytest.raises(UserError, match="not a certificate with its key"):
         server_tls(certificate, certificate)
 
 

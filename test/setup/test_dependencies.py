@@ -88,7 +88,7 @@ def imports(path):
             yield from ((name.split(".")[0], inside) for name in modules(child))
             yield from walk(child, inside)
 
-    files = {file.stem for file in path.parent.glob("*.py")}  # scripts import their neighbours
+    files = {entry.stem for entry in path.parent.iterdir()}  # scripts import their neighbours
     ours = sys.stdlib_module_names | OWN | FROM_ROS_ONLY | files
     return sorted({found for found in walk(ast.parse(path.read_text()), True) if found[0] not in ours})
 

@@ -6,13 +6,14 @@ import json
 import numpy as np
 import pytest
 
+from pi05_progress.errors import UserError
 from pi05_progress.observation import PolicyOutput
 from pi05_progress.policy import Policy
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.units.transforms import state_to_model
 from pi05_progress_ros.commanding.command_rules import CommandSettings
 from pi05_progress_ros.sim import evaluate
-from pi05_progress_ros.sim.driving.closed_loop import ClosedLoop, ClosedLoopError, DrivenEpisode, LoopSettings
+from pi05_progress_ros.sim.driving.closed_loop import ClosedLoop, DrivenEpisode, LoopSettings
 from pi05_progress_ros.sim.driving.figures import summarise
 from pi05_progress_ros.sim.expert.expert import Expert, apply
 from pi05_progress_ros.sim.physics.world import World
@@ -162,21 +163,19 @@ def test_speed_is_limited_and_the_slow_start_moves_nothing():
 def test_answers_that_cannot_be_used_are_an_error_that_says_when():
     policy = Still()
     policy.horizon = HORIZON + 1
-    with pytest.raises(
-        ClosedLoopError, match=r"seed 3, 0.0\d s: the policy's actions are \(30, 16\), expected \(31, 16\)"
-    ):
+    with pytest.raises(UserError, match=r"seed 3, 0.0\d s: the policy's actions are \(30, 16\), expected \(31, 16\)"):
         run(policy)
 
 
 def test_a_robot_whose_cameras_cannot_be_simulated_is_refused():
-    with pytest.raises(ClosedLoopError, match="arrive as rtp; the simulated robot has sensor_msgs/msg/Image only"):
+    with pytest.raises(UserError, match="arrive as rtp; the simulated robot has sensor_msgs/msg/Image only"):
         ClosedLoop(Still(), RobotProfile.load("teleavatar_v2"), "stack_cubes")
 
 
 def test_a_robot_with_other_arms_cannot_be_simulated():
     arms, grippers = ({"left": parts["left"]} for parts in (PROFILE.arms, PROFILE.grippers))
     one_arm = PROFILE.model_copy(update={"arms": arms, "grippers": grippers})
-    with pytest.raises(ClosedLoopError, match="arms of teleavatar are left of 7 joints, with 1 grippers; "):
+    with pytest.raises(UserError, match="arms of teleavatar are left of 7 joints, with 1 grippers; "):
         ClosedLoop(Still(), one_arm, "stack_cubes")
 
 

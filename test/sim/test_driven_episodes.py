@@ -12,12 +12,13 @@ import pytest
 from conftest import PATIENCE_S, wait_for
 from places import SUPPORT
 
+from pi05_progress.errors import UserError
 from pi05_progress.observation import PolicyOutput
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.units.transforms import state_to_model
 from pi05_progress_ros.sim import evaluate
 from pi05_progress_ros.sim.driving.closed_loop import DrivenEpisode
-from pi05_progress_ros.sim.driving.episode_log import EpisodeLog, EpisodeLogError
+from pi05_progress_ros.sim.driving.episode_log import EpisodeLog
 from pi05_progress_ros.sim.physics.tasks.base import Task
 
 HORIZON = 30
@@ -169,7 +170,7 @@ def test_episodes_of_other_settings_are_refused_or_thrown_away_but_never_mixed(t
     with EpisodeLog(tmp_path / "log", SETTINGS, overwrite=False) as log:
         log.add(FIRST)
     other = SETTINGS | {"rate": 5.0}
-    with pytest.raises(EpisodeLogError, match="but rate differ; --overwrite begins anew"):
+    with pytest.raises(UserError, match="but rate differ; --overwrite begins anew"):
         EpisodeLog(tmp_path / "log", other, overwrite=False)
     with EpisodeLog(tmp_path / "log", other, overwrite=True) as log:
         assert log.episodes == []
@@ -186,7 +187,7 @@ def test_a_run_without_an_episode_leaves_no_file(tmp_path):
 
 def test_a_file_of_something_else_stays(tmp_path):
     (tmp_path / "log").write_text("precious\n")
-    with pytest.raises(EpisodeLogError, match="is no file of driven episodes"):
+    with pytest.raises(UserError, match="is no file of driven episodes"):
         EpisodeLog(tmp_path / "log", SETTINGS, overwrite=True)
     assert (tmp_path / "log").read_text() == "precious\n"
 
@@ -194,7 +195,7 @@ def test_a_file_of_something_else_stays(tmp_path):
 def test_two_runs_do_not_write_one_file(tmp_path):
     with (
         EpisodeLog(tmp_path / "log", SETTINGS, overwrite=False),
-        pytest.raises(EpisodeLogError, match="another process is writing there"),
+        pytest.raises(UserError, match="another process is writing there"),
     ):
         EpisodeLog(tmp_path / "log", SETTINGS, overwrite=True)
 

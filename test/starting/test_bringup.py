@@ -7,10 +7,11 @@ import pytest
 import yaml
 from places import ROOT
 
+from pi05_progress.errors import UserError
 from pi05_progress_ros.run import LAUNCHES, main, parse
 from pi05_progress_ros.starting.bringup import BRINGUP, SIM_TASKS, SIMULATION
 from pi05_progress_ros.starting.parameter_files import write_parameters
-from pi05_progress_ros.starting.processes import LaunchError, Process
+from pi05_progress_ros.starting.processes import Process
 from pi05_progress_ros.starting.rosbag import RECORD
 from pi05_progress_ros.starting.supervisor import command_line
 
@@ -73,7 +74,7 @@ def test_the_namespace_moves_the_policy_and_its_relay():
     processes = bringup(namespace="robot1/left", publish_commands="true")
     assert {p.namespace for p in processes.values()} == {"/robot1/left"}
     assert processes["policy_node"].full_name == "/robot1/left/policy_node"
-    with pytest.raises(LaunchError, match="namespace:=a b: expected names"):
+    with pytest.raises(UserError, match="namespace:=a b: expected names"):
         bringup(namespace="a b")
 
 
@@ -122,7 +123,7 @@ def test_a_commanded_simulation_has_no_expert():
 @pytest.mark.parametrize("launch", [BRINGUP, SIMULATION], ids=lambda launch: launch.name)
 def test_no_simulation_is_started_in_the_production_robots_domain(launch):
     given = {"sim": "true"} if launch is BRINGUP else {}
-    with pytest.raises(LaunchError, match="ROS_DOMAIN_ID=29 is the production robot's"):
+    with pytest.raises(UserError, match="ROS_DOMAIN_ID=29 is the production robot's"):
         launch.processes(given, {"ROS_DOMAIN_ID": "29"})
     assert bringup({"ROS_DOMAIN_ID": "29"}), "the policy beside the robot itself"
 
@@ -192,7 +193,7 @@ def test_a_parameter_file_that_cannot_be_followed_is_refused_by_name(tmp_path, t
     file = tmp_path / "mine.yaml"
     if text is not None:
         file.write_text(text)
-    with pytest.raises(LaunchError, match=message) as error:
+    with pytest.raises(UserError, match=message) as error:
         bringup(params_file=str(file))
     assert str(file) in str(error.value)
 
@@ -229,7 +230,7 @@ def test_the_shipped_parameter_file_holds_every_parameter_of_the_node_at_its_def
     ids=str,
 )
 def test_wrong_arguments_are_refused_with_what_would_be_right(given, message):
-    with pytest.raises(LaunchError) as error:
+    with pytest.raises(UserError) as error:
         bringup(**given)
     assert message in str(error.value)
 
@@ -309,7 +310,7 @@ def test_size_duration_compression_and_simulated_time_are_passed_on(rosbag2):
 
 
 def test_a_recording_is_never_overwritten(rosbag2, tmp_path):
-    with pytest.raises(LaunchError, match="is already there"):
+    with pytest.raises(UserError, match="is already there"):
         RECORD.processes({"output": str(tmp_path)}, rosbag2)
 
 
@@ -350,7 +351,7 @@ def test_words_of_the_command_line_are_name_and_value():
         "checkpoint": "",
     }
     for words, message in ((["sim"], "'sim': expected name:=value"), (["a:=1", "a:=2"], "a is given twice")):
-        with pytest.raises(LaunchError, match=message):
+        with pytest.raises(UserError, match=message):
             parse(words)
 
 

@@ -14,12 +14,13 @@ import yaml
 from ament_prefix import ROOT, make_prefix
 from conftest import PATIENCE_S, wait_for
 
+from pi05_progress.errors import UserError
+
 pytest.importorskip("launch.actions")  # not "launch": that is a folder of this checkout, too
 pytest.importorskip("launch_ros.actions")
 
 from pi05_progress_ros.run import LAUNCHES
 from pi05_progress_ros.starting.parameter_files import write_parameters
-from pi05_progress_ros.starting.processes import LaunchError
 from pi05_progress_ros.starting.supervisor import command_line
 
 LAUNCH = """
@@ -173,7 +174,7 @@ def test_a_simulation_in_the_production_robots_domain_is_refused(tmp_path):
     started = Started(tmp_path, "simulation", {}, env)
     assert started.popen.wait(PATIENCE_S) == 1
     assert "production robot's" in started.log.read_text()
-    with pytest.raises(LaunchError):
+    with pytest.raises(UserError):
         LAUNCHES["simulation"].processes({}, env)
 
 

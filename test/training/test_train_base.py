@@ -10,6 +10,7 @@ from training_runs import ADAPTED_MODEL, MODEL, quick_programs, run
 
 from pi05_progress.checkpoints.checkpoint import load_checkpoint
 from pi05_progress.checkpoints.parameter_source import CheckpointError
+from pi05_progress.errors import UserError
 from pi05_progress.models.lora import is_adapter
 from pi05_progress.models.parameters import HEAD, parameter_paths
 from pi05_progress.robots.profile import RobotProfile
@@ -17,7 +18,6 @@ from pi05_progress.units.normalize import save_norm_stats
 from training.datasets.norm_stats import compute
 from training.datasets.reader import open_dataset
 from training.engine.optimizer import OptimizerConfig
-from training.running.base import SetupError
 
 pytestmark = pytest.mark.long  # three models are compiled
 QUICK = {"num_train_steps": 2, "save_interval": 2, "validation_interval": 0}
@@ -99,7 +99,7 @@ def test_the_checkpoint_of_another_model_is_refused_and_no_folder_is_left(data, 
 
 def test_training_the_head_of_a_model_that_acts_otherwise_is_refused(data, base, tmp_path):
     longer = dataclasses.replace(MODEL, action_horizon=5)
-    with pytest.raises(SetupError, match=r"model.action_horizon is 5, there 4"):
+    with pytest.raises(UserError, match=r"model.action_horizon is 5, there 4"):
         run(data, tmp_path, checkpoint=base, trained="head", model=longer, **QUICK)
 
 

@@ -18,6 +18,7 @@ from training_runs import MODEL, configuration, rows
 from pi05_progress.checkpoints.checkpoint import Checkpoint, CheckpointError
 from pi05_progress.checkpoints.description import CheckpointInfo
 from pi05_progress.checkpoints.saver import save_checkpoint
+from pi05_progress.errors import UserError
 from pi05_progress.models.parameters import parameter_paths
 from pi05_progress.robots.profile import RobotProfile
 from training.engine.loss import LossConfig
@@ -25,11 +26,11 @@ from training.engine.state import with_parameters
 from training.evaluation.metrics import spearman
 from training.recipes.config import LogConfig
 from training.running import bad_batch
-from training.running.base import SetupError, check_acts_alike, check_labels, effective_model, open_base
+from training.running.base import check_acts_alike, check_labels, effective_model, open_base
 from training.running.checkpoints import Best, to_remove
-from training.running.logs import CsvLog, LogError, Logs
+from training.running.logs import CsvLog, Logs
 from training.running.metrics import Arrived, InFlight, mean
-from training.running.run_folder import RunFolder, RunFolderError, take
+from training.running.run_folder import RunFolder, take
 from training.running.validation import draws, make_validation_step, validate
 
 PROFILE = RobotProfile.load("teleavatar")
@@ -142,7 +143,7 @@ def test_a_log_that_is_gone_on_with_loses_later_rows_and_half_rows(tmp_path):
         ("4", "1.33333333"),
         ("6", "nan"),
     ]
-    with pytest.raises(LogError, match="another version"):
+    with pytest.raises(UserError, match="another version"):
         log.write({"step": 8, "other": 1.0})
 
 
@@ -150,7 +151,7 @@ def test_weights_and_biases_is_never_waited_for_without_a_login(tmp_path, monkey
     monkeypatch.setenv("WANDB_MODE", "online")
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    with pytest.raises(LogError, match=r"nobody is logged in.*--logs.wandb=offline"):
+    with pytest.raises(UserError, match=r"nobody is logged in.*--logs.wandb=offline"):
         Logs(tmp_path, LogConfig(wandb="online"), name="x", resolved={}, step=0)
 
 
@@ -186,7 +187,7 @@ def test_a_row_has_means_and_the_last_learning_rate_and_counts_labelled_samples_
 
 
 def test_two_runs_do_not_share_a_folder(tmp_path):
-    with take(tmp_path / "run", overwrite=False), pytest.raises(RunFolderError, match="another process is training"):
+    with take(tmp_path / "run", overwrite=False), pytest.raises(UserError, match="another process is training"):
         take(tmp_path / "run", overwrite=False)
     take(tmp_path / "run", overwrite=False).close()
 
@@ -196,7 +197,7 @@ def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
-    with pytest.raises(RunFolderError, match=rf"{tmp_path}/run: cannot be locked: Function not .*--output"):
+    with pytest.raises(UserError, match=rf"{tmp_path}/run: cannot be locked: Function not .*--output"):
         take(tmp_path / "run", overwrite=False)
 
 
@@ -264,13 +265,13 @@ def test_labels_without_a_head_are_passed_over_and_that_is_said():
 
 def test_the_head_alone_needs_labels_and_a_model_around_it_that_stays_the_same(base):
     config = configuration("data", "out", checkpoint=base, trained="head")
-    with pytest.raises(SetupError, match="add_progress_labels"):
+    with pytest.raises(UserError, match="add_progress_labels"):
         check_labels("head", config.data, has_labels=False)
     own = (open_base(base), MODEL, config.data, PROFILE, config.tokenizer)
     check_acts_alike(*own)
-    with pytest.raises(SetupError, match=r"model\.action_horizon is 5, there 4"):
+    with pytest.raises(UserError, match=r"model\.action_horizon is 5, there 4"):
         check_acts_alike(own[0], dataclasses.replace(MODEL, action_horizon=5), *own[2:])
-    with pytest.raises(SetupError, match=r"data\.robot is teleavatar_v2, there teleavatar"):
+    with pytest.raises(UserError, match=r"data\.robot is teleavatar_v2, there teleavatar"):
         check_acts_alike(*own[:3], RobotProfile.load("teleavatar_v2"), own[4])
 
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from places import GOLDEN
 
+from pi05_progress.errors import UserError
 from pi05_progress.units.tokenizer import (
     PALIGEMMA,
     ByteEncoder,
     PromptTokenizer,
     SentencePieceEncoder,
-    TokenizerError,
     WordEncoder,
     discretize,
     make_encoder,
@@ -101,7 +101,7 @@ def test_words_have_the_same_tokens_in_every_process():
 def test_a_tokenizer_is_made_by_its_name():
     assert isinstance(make_encoder("bytes"), ByteEncoder)
     assert isinstance(make_encoder("words"), WordEncoder)
-    with pytest.raises(TokenizerError, match="tokenizer 'letters' is unknown; known: bytes, words, paligemma"):
+    with pytest.raises(UserError, match="tokenizer 'letters' is unknown; known: bytes, words, paligemma"):
         make_encoder("letters")
 
 
@@ -163,7 +163,7 @@ def test_the_published_file_is_known_by_its_hash(model, caplog):
 
 
 def test_another_tokenizer_is_refused_with_what_differs_and_where_to_get_the_right_one(model, tmp_path):
-    with pytest.raises(TokenizerError) as error:
+    with pytest.raises(UserError) as error:
         SentencePieceEncoder(model)
     text = str(error.value)
     assert str(model) in text
@@ -171,17 +171,17 @@ def test_another_tokenizer_is_refused_with_what_differs_and_where_to_get_the_rig
     assert "piece 256000 is 'none' instead of '<loc0000>'" in text
     assert "gs://big_vision/paligemma_tokenizer.model" in text
     moved = train(tmp_path / "moved.model", user_defined_symbols=["\n"] + [f"<unused{i}>" for i in range(104)])
-    with pytest.raises(TokenizerError, match=r"piece 108 is .* instead of '\\n'"):  # the right number of pieces
+    with pytest.raises(UserError, match=r"piece 108 is .* instead of '\\n'"):  # the right number of pieces
         SentencePieceEncoder(moved, SMALL)
     swapped = train(tmp_path / "swapped.model", eos_id=2, bos_id=1)
-    with pytest.raises(TokenizerError, match="piece 1 is '<bos>' instead of '<eos>'"):
+    with pytest.raises(UserError, match="piece 1 is '<bos>' instead of '<eos>'"):
         SentencePieceEncoder(swapped, SMALL)
 
 
 def test_a_missing_or_damaged_tokenizer_says_where_to_get_it(model, tmp_path):
-    with pytest.raises(TokenizerError, match=r"no such file\. .*gs://big_vision/paligemma_tokenizer\.model"):
+    with pytest.raises(UserError, match=r"no such file\. .*gs://big_vision/paligemma_tokenizer\.model"):
         SentencePieceEncoder(tmp_path / "none.model")
     for data in (b"not a model", b"", model.read_bytes()[:100]):
         (tmp_path / "bad.model").write_bytes(data)
-        with pytest.raises(TokenizerError, match=r"bad\.model: .*gs://big_vision"):
+        with pytest.raises(UserError, match=r"bad\.model: .*gs://big_vision"):
             SentencePieceEncoder(tmp_path / "bad.model")

@@ -13,6 +13,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
+from pi05_progress.errors import UserError
 from pi05_progress.robots.profile import RobotProfile
 
 from ..datasets.progress_meta import EpisodeMeta, Milestone, Outcome
@@ -21,7 +22,7 @@ from ..datasets.writer import Episode, write_dataset
 from .console import print_dropped, print_remarks, print_unused, progress
 from .convert import Converted, ConvertOptions, Part
 from .episodes import Candidate
-from .jobs import ConversionError, Pool, Workplace, finish_workplace, load_result
+from .jobs import Pool, Workplace, finish_workplace, load_result
 from .planning import Fate, Plans, Wanted, episode_title, plan
 from .report import HTML_NAME, make_report, remove_report, report_without_data_set, write_report
 from .scan import ScanOptions
@@ -104,7 +105,7 @@ def convert(
         The number of episodes; without any there is a report, and no data set.
 
     Raises:
-        ConversionError: it cannot go on; the message says what to do.
+        UserError: it cannot go on; the message says what to do.
     """
     with progress(console) as bar, recordings.pool(place) as pool:
         plans = recordings.planned(wanted, pool, bar)
@@ -141,7 +142,7 @@ def convert(
 def _check_even(sizes: Mapping[str, tuple[int, int]]) -> None:
     if odd := {camera: size for camera, size in sizes.items() if size[0] % 2 or size[1] % 2}:
         text = ", ".join(f"{camera} {w}x{h}" for camera, (h, w) in odd.items())
-        raise ConversionError(f"{text}: video needs even sizes; give --image-size")
+        raise UserError(f"{text}: video needs even sizes; give --image-size")
 
 
 def _made(plans: Plans, options: ConvertOptions, place: Workplace, pool: Pool, bar: Progress) -> dict[str, Converted]:

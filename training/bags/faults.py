@@ -7,13 +7,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from pi05_progress.errors import UserError
+
 # Another recording would fail the same way: no room, no memory, too many open files.
 _OF_THE_MACHINE = frozenset(
     (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 )
 
 
-class BagError(ValueError):
+class BagError(UserError):
     """A recording cannot be used; the message names it, says what was found and what to do."""
 
 

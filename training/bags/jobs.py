@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pi05_progress.errors import UserError
 from pi05_progress.files.output_file import write_file
 from pi05_progress.files.output_folder import OutputFolderError, Pending, check_target, finish, hold
 from pi05_progress.files.worker_process import end_with_parent
@@ -40,10 +41,6 @@ KILLED = (
     "fewer --workers"
 )
 KEPT = "finished episodes are kept: make room, then go on with --resume"
-
-
-class ConversionError(RuntimeError):
-    """The conversion as a whole cannot go on; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -318,7 +315,7 @@ class Pool:
             self._wait(futures, frames, done)
             return [future.result() for future in futures]
         except BrokenProcessPool as error:
-            raise ConversionError(KILLED) from error
+            raise UserError(KILLED) from error
         except (VideoError, OSError) as error:
             raise _explained(error) from error
 
@@ -338,10 +335,10 @@ class Pool:
             frames(self._count.value)
 
 
-def _explained(error: Exception) -> ConversionError:
+def _explained(error: Exception) -> UserError:
     """A fault of this machine, not of a recording: nothing can go on."""
     if isinstance(error, VideoError):
-        return ConversionError(str(error))
+        return UserError(str(error))
     where = f"{error.filename}: " if getattr(error, "filename", None) else ""
     text = getattr(error, "strerror", None) or str(error)
-    return ConversionError(f"{where}{text}; {KEPT}")
+    return UserError(f"{where}{text}; {KEPT}")

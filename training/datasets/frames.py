@@ -11,6 +11,8 @@ import av
 import numpy as np
 from jaxtyping import UInt8
 
+from pi05_progress.errors import UserError
+
 from .reader import VideoSpan
 
 FORWARD = 10  # frames: a picture at most so far ahead is reached by decoding on, others from their key frame
@@ -18,7 +20,7 @@ OPEN_FILES = 8  # of a reader; each holds a decoder with a few pictures
 TOLERANCE_S = 1e-3  # times in files are rounded
 
 
-class PictureError(ValueError):
+class PictureError(UserError):
     """A video is missing or cannot be decoded; the message names the file."""
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from pi05_progress.errors import UserError
 from pi05_progress.files.output_file import write_file
 from pi05_progress.files.validation import problems
 from pi05_progress.robots.episode_notes import ABORTED, CUT_OFF
@@ -23,7 +24,7 @@ from . import layout
 VERSION = 1
 
 
-class ProgressMetaError(ValueError):
+class ProgressMetaError(UserError):
     """The file does not hold what it should; the message names file and field."""
 
 

@@ -17,12 +17,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pi05_progress.errors import UserError
+
 from . import layout
 
 ROWS = 8192  # read at a time
 
 
-class DatasetError(ValueError):
+class DatasetError(UserError):
     """A data set is missing something or contradicts itself; the message names file and remedy."""
 
 

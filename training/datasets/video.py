@@ -13,6 +13,8 @@ from typing import Any, Literal
 import av
 import numpy as np
 
+from pi05_progress.errors import UserError
+
 Codec = Literal["h264", "hevc", "av1"]
 ENCODERS = {"h264": "libx264", "hevc": "libx265", "av1": "libsvtav1"}
 PRESETS = {"h264": "superfast", "hevc": "ultrafast", "av1": "10"}
@@ -20,7 +22,7 @@ CRFS = {"h264": 23, "hevc": 25, "av1": 30}
 PIXELS = "yuv420p"
 
 
-class VideoError(RuntimeError):
+class VideoError(UserError):
     """A video cannot be written, or does not hold what was put into it."""
 
 

@@ -125,7 +125,7 @@ def evaluate(
         advance: called with 1 after every episode.
 
     Raises:
-        EvaluationError: the policy gives no progress, or the wrong instruction is a right one.
+        UserError: the policy gives no progress, or the wrong instruction is a right one.
         DatasetError, PictureError: the data set is of another robot, or damaged.
     """
     check_robot(dataset, profile, [layout.STATE], profile.cameras)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from pi05_progress.errors import UserError
 from pi05_progress.estimate.estimator import EstimatorConfig, ProgressEstimator
 from pi05_progress.estimate.status import Status
 from pi05_progress.observation import ObservationError, PolicyOutput, RobotFrame
@@ -18,10 +19,6 @@ from .playbacks import Playback, View
 
 LEVELS = (0.5, 0.8, 0.9)  # of the intervals whose coverage is looked at
 Frames = Callable[[Sequence[int]], Iterator[RobotFrame]]  # of these frames, given in rising order
-
-
-class EvaluationError(ValueError):
-    """Something cannot be evaluated; the message says what is missing and what to do."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +80,7 @@ def ask(policy: Policy, frames: Frames, playbacks: Sequence[Playback]) -> dict[s
     in several playbacks is shown to it once.
 
     Raises:
-        EvaluationError: the policy has no progress head, its progress is no number in [0, 1], or it cannot take a frame
+        UserError: the policy has no progress head, its progress is no number in [0, 1], or it cannot take a frame
             or an instruction.
     """
     if not policy.remembers:
@@ -121,12 +118,12 @@ def _infer(
         try:
             output = policy.infer(shown, view.prompt)
         except (ObservationError, LayoutError) as error:
-            raise EvaluationError(f"frame {view.frame}, instruction {view.prompt!r}: {error}") from error
+            raise UserError(f"frame {view.frame}, instruction {view.prompt!r}: {error}") from error
         ms = 1e3 * (time.perf_counter() - before)
         if output.progress is None:
-            raise EvaluationError("the policy gives no progress: its model has no progress head, nothing to evaluate")
+            raise UserError("the policy gives no progress: its model has no progress head, nothing to evaluate")
         if problem := output.progress_problem():
-            raise EvaluationError(f"frame {view.frame}: the policy's {problem} ({output.progress})")
+            raise UserError(f"frame {view.frame}: the policy's {problem} ({output.progress})")
         yield output.progress, output.progress_belief, ms
 
 

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from pi05_progress.errors import UserError
+
 from ..datasets.progress_meta import EpisodeMeta, ProgressMeta, Stage, load_progress_meta
 from ..datasets.reader import Dataset, open_dataset
 from ..labels import methods, milestones
 from ..labels.durations import DURATIONS, STAGES, durations_s, end_frame
 from ..labels.milestones import MilestoneError, Stages
-from .predictions import EvaluationError
 
 FAILED, PARTIAL, SUCCESSFUL = 0, 1, 2
 
@@ -144,7 +145,7 @@ def training_of(
         held_out: its episodes that are evaluated: where it is a training data set, too, they do not count.
 
     Raises:
-        EvaluationError: neither is there, or what the checkpoint says is not what it should be.
+        UserError: neither is there, or what the checkpoint says is not what it should be.
     """
     if not train_datasets:
         return _from_checkpoint(labels, checkpoint)
@@ -160,7 +161,7 @@ def training_of(
         if meta.labels is not None:
             stages |= meta.labels.stages
     if not seconds:
-        raise EvaluationError(
+        raise UserError(
             f"--train_dataset {', '.join(map(str, train_datasets))}: no successful episode but those evaluated; "
             "evaluate fewer, or name the data the model was trained on"
         )
@@ -171,7 +172,7 @@ def training_of(
 def _from_checkpoint(labels: Mapping[str, Any], checkpoint: str) -> Training:
     durations, named = labels.get(DURATIONS), labels.get(STAGES) or {}
     if not durations:
-        raise EvaluationError(
+        raise UserError(
             f"{checkpoint} does not say how long its training episodes were ({DURATIONS} among its labels in "
             "config.json), which the comparison with a clock needs; give the data with --train_dataset"
         )
@@ -180,6 +181,4 @@ def _from_checkpoint(labels: Mapping[str, Any], checkpoint: str) -> Training:
         medians = {task: float(value) for task, value in durations.items()}
         return Training(medians, stages, "checkpoint", frozenset(medians) | frozenset(stages))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise EvaluationError(
-            f"{checkpoint}: config.json, labels: {DURATIONS} or {STAGES} are wrong: {error!r}"
-        ) from error
+        raise UserError(f"{checkpoint}: config.json, labels: {DURATIONS} or {STAGES} are wrong: {error!r}") from error

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from pi05_progress.errors import UserError
+
 from ..datasets.instructions import same_words, words
-from .predictions import EvaluationError
 
 FOREIGN = "water the plants"  # where no other task is known
 
@@ -22,13 +23,11 @@ def wrong_instruction(task: str, known: Iterable[str], wanted: str = "") -> str:
             there is none.
 
     Raises:
-        EvaluationError: the wanted one is the right one.
+        UserError: the wanted one is the right one.
     """
     if wanted:
         if words(wanted) == words(task):
-            raise EvaluationError(
-                f"--wrong {wanted!r}: is the right instruction of a task; give one for something else"
-            )
+            raise UserError(f"--wrong {wanted!r}: is the right instruction of a task; give one for something else")
         return wanted
     others = sorted({other for other in known if not same_words(other, task)})
     later = [other for other in others if other > task]

@@ -10,6 +10,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int64
 
+from pi05_progress.errors import UserError
+
 from ..datasets import layout
 from ..datasets.positions import position_columns
 from ..datasets.progress_meta import EpisodeMeta, Milestone, Outcome, Stage
@@ -19,10 +21,6 @@ from .methods import Method
 from .milestones import Finish, MilestoneError, Stages
 
 Failures = Literal["unlabelled", "last-milestone"]
-
-
-class LabelError(ValueError):
-    """The data set cannot be labelled this way; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -96,16 +94,16 @@ def checked_facts(dataset: Dataset, facts: Mapping[int, EpisodeMeta], source: st
     """What is known of each episode, every one of them.
 
     Raises:
-        LabelError: an episode or a milestone's frame that is not in the data set; ``source`` is named.
+        UserError: an episode or a milestone's frame that is not in the data set; ``source`` is named.
     """
     complete = {episode.index: EpisodeMeta() for episode in dataset.episodes}
     for index, known in facts.items():
         if index not in complete:
-            raise LabelError(f"{source}: episode {index} is not among the data set's {len(complete)} episodes")
+            raise UserError(f"{source}: episode {index} is not among the data set's {len(complete)} episodes")
         length = dataset.episodes[index].length
         for mark in known.milestones:
             if not 0 <= mark.frame < length:
-                raise LabelError(f"{source}: milestone {mark.label!r} of episode {index} is at frame {mark.frame}, "
+                raise UserError(f"{source}: milestone {mark.label!r} of episode {index} is at frame {mark.frame}, "
                                  f"the episode has the frames 0 to {length - 1}")  # fmt: skip
         complete[index] = known
     return complete
@@ -135,17 +133,17 @@ def label(dataset: Dataset, facts: Mapping[int, EpisodeMeta], options: Options) 
         options: the method.
 
     Raises:
-        LabelError: nothing would be labelled, an option is out of range, or the method lacks what it needs.
+        UserError: nothing would be labelled, an option is out of range, or the method lacks what it needs.
         DatasetError: the data set is damaged.
     """
     for name in ("standstill_speed", "standstill_s"):
         value = getattr(options, name)
         if not (np.isfinite(value) and value >= 0):
-            raise LabelError(f"--{name} is {value}, expected a number of at least 0")
+            raise UserError(f"--{name} is {value}, expected a number of at least 0")
     if options.finish != "stage" and options.method != "milestone":
-        raise LabelError(f"--finish {options.finish} goes with --method milestone only, not with {options.method}")
+        raise UserError(f"--finish {options.finish} goes with --method milestone only, not with {options.method}")
     if options.failures == "last-milestone" and options.method == "remaining":
-        raise LabelError(
+        raise UserError(
             "the time that a failed episode would still have needed is not known, so --failures last-milestone does "
             "not go with --method remaining; leave failures unlabelled or take another method"
         )
@@ -186,7 +184,7 @@ class _Labelling:
             targets = self._targets(stages, progress)
             labels |= {e.index: self._failure(e, stages, targets, clocks) for e in episodes if e.index in self._failed}
         if not any(of.valid.any() for of in labels.values()):
-            raise LabelError("; ".join(["no episode would be labelled", *self._notes]))
+            raise UserError("; ".join(["no episode would be labelled", *self._notes]))
         outcomes = Counter(self._facts[e.index].outcome for e in self._dataset.episodes)
         return LabelSet(dict(sorted(labels.items())), named, outcomes, self._cut_off, tuple(self._notes))
 
@@ -195,7 +193,7 @@ class _Labelling:
         for episode, columns in self._dataset.frames([layout.STATE]):
             positions = np.atleast_2d(columns[layout.STATE].T).T[:, wanted]
             if not np.isfinite(positions).all():
-                raise LabelError(f"episode {episode.index}: {layout.STATE} holds numbers that are not finite")
+                raise UserError(f"episode {episode.index}: {layout.STATE} holds numbers that are not finite")
             speed = motion.speeds(positions, self._dataset.fps)
             threshold, seconds = self._options.standstill_speed, self._options.standstill_s
             clocks[episode.index] = methods.activity(motion.moving(speed, self._dataset.fps, threshold, seconds))
@@ -212,7 +210,7 @@ class _Labelling:
             if self._options.method != "milestone":
                 self._notes.append(f"task {task!r}: {error}; its failures stay unlabelled")
                 return None
-            raise LabelError(
+            raise UserError(
                 f"task {task!r}: {error}; record milestones, give them with --milestones FILE.csv, or take another "
                 "method"
             ) from error

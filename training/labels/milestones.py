@@ -13,13 +13,15 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Int
 
+from pi05_progress.errors import UserError
+
 from ..datasets.progress_meta import Milestone, Stage
 
 Finish = Literal["stage", "done"]  # the time after the last milestone is one more stage, or the task is done by then
 FINISH = "finish"  # the stage after the last milestone
 
 
-class MilestoneError(ValueError):
+class MilestoneError(UserError):
     """Milestones are missing or wrong; the message names file or episode and what to do."""
 
 

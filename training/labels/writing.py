@@ -15,11 +15,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pi05_progress.errors import UserError
+
 from ..datasets import layout
 from ..datasets.progress_meta import EpisodeMeta, Labels, ProgressMeta, load_progress_meta, save_progress_meta
 from ..datasets.reader import Dataset, DatasetError, array_of, open_parquet, read_parquet
 from ..datasets.statistics import KEYS, Stats, feature_stats, flattened, pool_episodes, save_stats
-from .labelling import EpisodeLabels, LabelError, LabelSet
+from .labelling import EpisodeLabels, LabelSet
 
 # Columns that labels had in any data set made here; the first one's name is the user's choice.
 COLUMNS = {
@@ -43,14 +45,14 @@ def former_columns(dataset: Dataset, progress_column: str) -> list[str]:
     """Label columns that the data set has from an earlier labelling and that are replaced.
 
     Raises:
-        LabelError: ``progress_column`` is something else's name.
+        UserError: ``progress_column`` is something else's name.
     """
     recorded = load_progress_meta(dataset.root).labels
     known = set(COLUMNS.values()) | (set(recorded.columns.values()) if recorded else set())
     for name in (progress_column, *COLUMNS.values()):
         feature = dataset.features.get(name)
         if feature is not None and (name not in known or not _is_label(feature)):
-            raise LabelError(
+            raise UserError(
                 f"{dataset.root}: feature {name!r} ({feature['dtype']}, shape {list(feature['shape'])}) is no label of "
                 "ours; choose another name with --column or rename that feature"
             )

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from pi05_progress.errors import UserError
+
 from ..datasets import layout
 from .flags import ALSO_CACHE
 
 
-class DataConfigError(ValueError):
+class DataConfigError(UserError):
     """The data, or what was asked of it, does not fit; the message says what, where, and what to do."""
 
 

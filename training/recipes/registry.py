@@ -7,10 +7,12 @@ import importlib
 import pkgutil
 from collections.abc import Callable
 
+from pi05_progress.errors import UserError
+
 from .config import TrainConfig
 
 
-class RecipeError(ValueError):
+class RecipeError(UserError):
     """There is no such recipe; the message lists those there are."""
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from pi05_progress.errors import UserError
 from pi05_progress.files.output_file import output_file
 from pi05_progress.files.progress_bar import progress_bar
 
@@ -19,18 +20,14 @@ from ..datasets.reader import Dataset, Episode
 TIME = "time in the episode"
 
 
-class RerunError(ValueError):
-    """Rerun is not there."""
-
-
 def require() -> None:
     """Check that Rerun is installed.
 
     Raises:
-        RerunError: it is not.
+        UserError: it is not.
     """
     if find_spec("rerun") is None:
-        raise RerunError("--rerun needs the package rerun-sdk, which is not installed: pip install rerun-sdk")
+        raise UserError("--rerun needs the package rerun-sdk, which is not installed: pip install rerun-sdk")
 
 
 def write(

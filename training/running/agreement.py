@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from .base import SetupError
+from pi05_progress.errors import UserError
 
 
 def check_same(found: Mapping[str, str]) -> None:
@@ -22,7 +22,7 @@ def check_same(found: Mapping[str, str]) -> None:
         found: what must be the same, by a name for people.
 
     Raises:
-        SetupError: in every process; the message says what differs, and what this one has.
+        UserError: in every process; the message says what differs, and what this one has.
     """
     if jax.process_count() == 1:
         return
@@ -31,7 +31,7 @@ def check_same(found: Mapping[str, str]) -> None:
     differing = [name for i, name in enumerate(found) if (theirs[:, i] != theirs[0, i]).any()]
     if differing:
         values = "; ".join(f"{name}: {found[name][:200]}" for name in differing)
-        raise SetupError(
+        raise UserError(
             f"the processes differ in {', '.join(differing)}; start all with the same command and let all see the same "
             f"folders. Process {jax.process_index()} has {values}"
         )

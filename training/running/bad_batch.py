@@ -8,17 +8,14 @@ from typing import Any
 import jax
 import numpy as np
 
+from pi05_progress.errors import UserError
 from pi05_progress.files.output_file import output_file
 
 from ..loading.batch import Batch
 from .metrics import Arrived
 
 
-class NonFiniteError(ArithmeticError):
-    """Training met a number that is not finite; the message says in what, and where the batch is."""
-
-
-def keep(folder: Path, arrived: Arrived, datasets: list[Path]) -> NonFiniteError:
+def keep(folder: Path, arrived: Arrived, datasets: list[Path]) -> UserError:
     """Write this process's rows of the batch, as a file of arrays; returns the error to raise, also if they cannot be.
 
     Args:
@@ -32,7 +29,7 @@ def keep(folder: Path, arrived: Arrived, datasets: list[Path]) -> NonFiniteError
     kept = _write(path, arrays(batch))
     bad = ", ".join(f"{name} is {value}" for name, value in arrived.metrics.items() if not np.isfinite(value))
     roots = ", ".join(f"{number}: {root}" for number, root in enumerate(datasets))
-    return NonFiniteError(
+    return UserError(
         f"step {arrived.step}: {bad}. {_suspects(batch)} {kept} (`origin`: data set, episode, frame; "
         f"data sets: {roots}). No checkpoint of it was saved; --resume goes on from the last one. If the data are "
         "right, start a new run with a lower --optimizer.peak_learning_rate or a longer --optimizer.warmup_steps"

@@ -9,6 +9,7 @@ from pathlib import Path
 from pi05_progress.checkpoints.description import ASSETS, NORM_STATS, PARAMS, CheckpointInfo, read_info
 from pi05_progress.checkpoints.orbax_files import open_orbax
 from pi05_progress.checkpoints.parameter_source import ParameterSource
+from pi05_progress.errors import UserError
 from pi05_progress.models.config import Pi05Config
 from pi05_progress.models.lora import Trained
 from pi05_progress.models.parameters import HEAD
@@ -17,10 +18,6 @@ from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.units.tokenizer import TokenizerName
 
 from ..loading.config import DataConfig
-
-
-class SetupError(ValueError):
-    """A run cannot be started as asked for; the message says which field and what would be right."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +62,7 @@ def check_acts_alike(
         model, data, profile, tokenizer: of the run.
 
     Raises:
-        SetupError: something that decides the actions differs; the message names it.
+        UserError: something that decides the actions differs; the message names it.
     """
     info, names = base.info, ("image_size", "action_dim", "action_horizon", "max_token_len", "discrete_state")
     theirs = {f"model.{name}": getattr(info.model, name) for name in names}
@@ -74,7 +71,7 @@ def check_acts_alike(
     ours |= {"data.robot": profile.name, "tokenizer": tokenizer, "data.delta_actions": data.delta_actions}
     theirs["data.quantiles"], ours["data.quantiles"] = info.quantiles, data.quantiles
     if different := [f"{name} is {ours[name]}, there {theirs[name]}" for name in ours if ours[name] != theirs[name]]:
-        raise SetupError(
+        raise UserError(
             f"--trained=head leaves the actions of {base.folder} as they are, so everything around it must stay, "
             f"too: {'; '.join(different)}"
         )
@@ -103,10 +100,10 @@ def check_labels(trained: Trained, data: DataConfig, has_labels: bool) -> None:
     """Refuse to train the progress head alone on data that say nothing about progress.
 
     Raises:
-        SetupError: there are no labels; the message says how to make them.
+        UserError: there are no labels; the message says how to make them.
     """
     if trained == "head" and not has_labels:
-        raise SetupError(
+        raise UserError(
             f"--trained=head, but there are no progress labels ({data.progress_column}) in {data.repo_id}; make them: "
             "python -m training.add_progress_labels"
         )

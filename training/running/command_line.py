@@ -7,15 +7,13 @@ from collections.abc import Sequence
 
 import tyro
 
+from pi05_progress.errors import UsageError
+
 from ..recipes.config import TrainConfig
 from ..recipes.registry import RecipeError, named_recipe, recipes
 
 PROGRAM = "python -m training.train"
 FLAG = "--config"
-
-
-class UsageError(ValueError):
-    """The command line does not say which recipe; the message shows how."""
 
 
 def parse(arguments: Sequence[str]) -> TrainConfig:

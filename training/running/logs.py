@@ -13,16 +13,13 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import UInt8
 
+from pi05_progress.errors import UserError
 from pi05_progress.files.output_file import output_file
 
 from ..recipes.config import LogConfig
 
 METRICS, VALIDATION = "metrics.csv", "validation.csv"
 INIT_S = 60  # to wait for Weights & Biases
-
-
-class LogError(ValueError):
-    """A log cannot be written; the message says what to do."""
 
 
 class CsvLog:
@@ -48,13 +45,13 @@ class CsvLog:
         """Add a row; the first decides the columns, ``step`` comes first.
 
         Raises:
-            LogError: a row with other columns, or the disk is full.
+            UserError: a row with other columns, or the disk is full.
         """
         first = not self._columns
         if first:
             self._columns = list(row)
         if set(row) != set(self._columns):
-            raise LogError(
+            raise UserError(
                 f"{self._path} has columns {', '.join(self._columns)}; now there are {', '.join(row)}: it was written "
                 "by another version; remove it or give another --exp_name"
             )
@@ -65,7 +62,7 @@ class CsvLog:
                     writer.writerow(self._columns)
                 writer.writerow([_text(row[name]) for name in self._columns])
         except OSError as error:
-            raise LogError(f"{self._path}: cannot be written: {error.strerror}") from error
+            raise UserError(f"{self._path}: cannot be written: {error.strerror}") from error
 
 
 def _read(path: Path) -> tuple[list[str], list[list[str]]]:
@@ -96,7 +93,7 @@ class Logs:
         validates: whether it starts with a validation, so that one of this step is replaced, too.
 
     Raises:
-        LogError: Weights & Biases cannot be reached, or nobody is logged in.
+        UserError: Weights & Biases cannot be reached, or nobody is logged in.
     """
 
     def __init__(
@@ -123,7 +120,7 @@ class Logs:
         """Log numbers of a step.
 
         Raises:
-            LogError: they cannot be written.
+            UserError: they cannot be written.
         """
         self._tables[group].write({"step": step, **values})
         try:
@@ -131,7 +128,7 @@ class Logs:
                 self._board.add_scalar(f"{group}/{name}", value, step)
             self._board.flush()
         except OSError as error:
-            raise LogError(f"tensorboard/: cannot be written: {error.strerror}") from error
+            raise UserError(f"tensorboard/: cannot be written: {error.strerror}") from error
         if self._wandb is not None:
             self._wandb.log({"step": step, **{f"{group}/{name}": value for name, value in values.items()}})
 
@@ -163,7 +160,7 @@ def _start_wandb(folder: Path, config: LogConfig, name: str, resolved: Mapping[s
     import wandb
 
     if config.wandb == "online" and not wandb.login(prompt=False):
-        raise LogError(
+        raise UserError(
             "logs.wandb is online, but nobody is logged in: run `wandb login`, set WANDB_API_KEY, or use "
             "--logs.wandb=offline and `wandb sync` later"
         )
@@ -183,7 +180,7 @@ def _start_wandb(folder: Path, config: LogConfig, name: str, resolved: Mapping[s
             settings=wandb.Settings(init_timeout=INIT_S, silent=True, console="off"),
         )
     except wandb.errors.Error as error:
-        raise LogError(
+        raise UserError(
             f"Weights & Biases was not reached within {INIT_S} s: {error}; use --logs.wandb=offline and `wandb sync` "
             "later"
         ) from error

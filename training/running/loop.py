@@ -80,8 +80,8 @@ class Loop:
         """Do the validation that a signal kept from being done, then train until the last step or a signal.
 
         Raises:
-            NonFiniteError: a loss or gradient is not finite; the batch was kept.
-            CheckpointError, LogError: something cannot be written.
+            UserError: a loss or gradient is not finite; the batch was kept.
+            CheckpointError, UserError: something cannot be written.
         """
         total = self._config.num_train_steps
         if owes_validation(self._run.begin, self._config.validation_interval):

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pi05_progress.errors import UserError
 from pi05_progress.files.output_file import write_file
 
 from ..recipes.config import TrainConfig
@@ -34,10 +35,6 @@ FREE = (
     "data.workers",
     "data.threads",
 )
-
-
-class ChangedError(ValueError):
-    """A run is to go on with another configuration than it was started with; the message names the fields."""
 
 
 def to_json(config: TrainConfig) -> dict[str, Any]:
@@ -81,16 +78,16 @@ def check_unchanged(path: Path, resolved: Mapping[str, Any]) -> dict[str, Any]:
         All that was saved: the configuration and ``extra``.
 
     Raises:
-        ChangedError: something else than what may be changed differs, or the file is damaged.
+        UserError: something else than what may be changed differs, or the file is damaged.
     """
     try:
         saved = json.loads(path.read_text())
         before = saved["config"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ChangedError(f"{path}: cannot be read, so the run cannot go on: {error}") from error
+        raise UserError(f"{path}: cannot be read, so the run cannot go on: {error}") from error
     if different := changes(before, resolved):
         listed = "\n  ".join(different)
-        raise ChangedError(
+        raise UserError(
             f"the run was started with another configuration ({path}):\n  {listed}\nGo on with the former values, or "
             "give another --exp_name to start a run of its own; these may change: " + ", ".join(FREE)
         )

@@ -9,15 +9,12 @@ from pathlib import Path
 from typing import IO
 
 from pi05_progress.checkpoints.description import CONFIG as DESCRIPTION
+from pi05_progress.errors import UserError
 from pi05_progress.files.lock import try_lock
 from pi05_progress.files.output_folder import PARTIAL
 
 CONFIG, HELD_OUT, LOCK = "config.json", "held_out.json", ".lock"
 LAST, BEST = "last", "best"
-
-
-class RunFolderError(ValueError):
-    """The folder cannot be used; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -69,45 +66,45 @@ def check(root: Path, *, resume: bool, overwrite: bool) -> None:
     """Refuse a folder that is there unless it is to be gone on with or replaced; nothing is changed.
 
     Raises:
-        RunFolderError: see above.
+        UserError: see above.
     """
     if resume and overwrite:
-        raise RunFolderError("--resume and --overwrite contradict each other; give one of them")
+        raise UserError("--resume and --overwrite contradict each other; give one of them")
     if not root.exists() or resume:
         if root.exists() and not (root / CONFIG).is_file() and any(root.iterdir()):
-            raise RunFolderError(f"{root} is not the folder of a run, it has no {CONFIG}; choose another --exp_name")
+            raise UserError(f"{root} is not the folder of a run, it has no {CONFIG}; choose another --exp_name")
         return
     if not overwrite:
-        raise RunFolderError(
+        raise UserError(
             f"{root} is already there: go on with --resume, start anew with --overwrite (which removes it), or choose "
             "another --exp_name"
         )
     if not root.is_dir() or (any(root.iterdir()) and not (root / CONFIG).is_file()):
-        raise RunFolderError(f"{root} is not the folder of a run, it has no {CONFIG}, so it is not removed")
+        raise UserError(f"{root} is not the folder of a run, it has no {CONFIG}, so it is not removed")
 
 
 def take(root: Path, *, overwrite: bool) -> IO[str]:
     """Make the folder this process's; it is until the file returned is closed.
 
     Raises:
-        RunFolderError: another process trains in it, it cannot be locked, or nothing can be written there.
+        UserError: another process trains in it, it cannot be locked, or nothing can be written there.
     """
     try:
         root.mkdir(parents=True, exist_ok=True)
         lock = (root / LOCK).open("w")
     except OSError as error:
-        raise RunFolderError(f"{root}: cannot be written: {error.strerror}") from error
+        raise UserError(f"{root}: cannot be written: {error.strerror}") from error
     try:
         mine = try_lock(lock)
     except OSError as error:
         lock.close()
-        raise RunFolderError(
+        raise UserError(
             f"{root}: cannot be locked: {error.strerror}, so nothing would keep a second process from training there; "
             "mount that file system with locks (Lustre: -o flock), or give another one with --output"
         ) from error
     if not mine:
         lock.close()
-        raise RunFolderError(f"{root}: another process is training there; stop it, or choose another --exp_name")
+        raise UserError(f"{root}: another process is training there; stop it, or choose another --exp_name")
     if overwrite:
         for path in root.iterdir():
             if path.name == LOCK:

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
 from pi05_progress.checkpoints.description import CheckpointInfo, code_version, config_from_dict
+from pi05_progress.errors import UserError
 from pi05_progress.models.abstract import abstract_model
 from pi05_progress.models.config import Pi05Config, config_to_dict
 from pi05_progress.models.lora import count_parameters
@@ -28,7 +29,7 @@ from ..loading.loader import TrainLoader
 from ..recipes.config import TrainConfig
 from . import resolved, run_folder
 from .agreement import check_same
-from .base import SetupError, check_acts_alike, check_labels, effective_model, open_base, with_statistics
+from .base import check_acts_alike, check_labels, effective_model, open_base, with_statistics
 from .checkpoints import POSITION, RunState
 from .label_description import label_description
 from .resolved import to_json
@@ -71,24 +72,24 @@ def check_config(config: TrainConfig) -> None:
     """Refuse what contradicts itself, before anything is read.
 
     Raises:
-        SetupError: a field is wrong.
+        UserError: a field is wrong.
     """
     if not config.exp_name or "/" in config.exp_name or config.exp_name.startswith("."):
-        raise SetupError(f"--exp_name is {config.exp_name!r}; give the run a name, such as --exp_name=first")
+        raise UserError(f"--exp_name is {config.exp_name!r}; give the run a name, such as --exp_name=first")
     for name in ("batch_size", "num_train_steps", "log_interval", "save_interval", "validation_stride"):
         if getattr(config, name) < 1:
-            raise SetupError(f"--{name} is {getattr(config, name)}; expected at least 1")
+            raise UserError(f"--{name} is {getattr(config, name)}; expected at least 1")
     if config.validation_interval < 0 or (
         config.validation_interval and config.save_interval % config.validation_interval
     ):
-        raise SetupError(
+        raise UserError(
             f"--save_interval is {config.save_interval}, --validation_interval {config.validation_interval}: every "
             "checkpoint is validated, so that the best is known; expected a multiple, or --validation_interval=0"
         )
     if config.keep_period is not None and config.keep_period < 1:
-        raise SetupError(f"--keep_period is {config.keep_period}; expected at least 1, or None")
+        raise UserError(f"--keep_period is {config.keep_period}; expected at least 1, or None")
     if config.trained == "head" and config.checkpoint is None:
-        raise SetupError("--trained=head needs a model that acts already: give its folder with --checkpoint")
+        raise UserError("--trained=head needs a model that acts already: give its folder with --checkpoint")
 
 
 def fitting_encoder(name: TokenizerName, path: Path | None, vocabulary: int) -> Encoder:
@@ -100,14 +101,13 @@ def fitting_encoder(name: TokenizerName, path: Path | None, vocabulary: int) -> 
         vocabulary: tokens that the model knows.
 
     Raises:
-        SetupError: it does not fit the model, or no path is given.
-        TokenizerError: it cannot be loaded.
+        UserError: it does not fit the model, no path is given, or it cannot be loaded.
     """
     if name == "paligemma" and path is None:
-        raise SetupError("--tokenizer_path is missing: the file of PaliGemma's tokenizer (docs/training.md says where)")
+        raise UserError("--tokenizer_path is missing: the file of PaliGemma's tokenizer (docs/training.md says where)")
     encoder = make_encoder(name, path)
     if encoder.vocabulary > vocabulary:
-        raise SetupError(f"the tokenizer has {encoder.vocabulary} tokens, --model.vocabulary is {vocabulary}")
+        raise UserError(f"the tokenizer has {encoder.vocabulary} tokens, --model.vocabulary is {vocabulary}")
     return encoder
 
 
@@ -206,7 +206,7 @@ def _without_place(values: Mapping[str, Any]) -> str:
 def _check_batch(batch_size: int, accumulation_steps: int, mesh: Mesh) -> None:
     pieces = mesh.size * accumulation_steps
     if batch_size % pieces:
-        raise SetupError(
+        raise UserError(
             f"--batch_size is {batch_size}; expected a multiple of {pieces} ({mesh.size} devices x "
             f"{accumulation_steps} --optimizer.accumulation_steps)"
         )
@@ -217,7 +217,7 @@ def open_folder(run: Run) -> Iterator[None]:
     """Take the run's folder and write down what the run is; only process 0 does, the others wait for it.
 
     Raises:
-        RunFolderError: another process trains there, or nothing can be written.
+        UserError: another process trains there, or nothing can be written.
     """
     lock = None
     if jax.process_index() == 0:

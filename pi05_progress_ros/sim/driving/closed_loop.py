@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from pi05_progress.errors import UserError
 from pi05_progress.estimate.estimator import EstimatorConfig, ProgressEstimator
 from pi05_progress.estimate.status import Status
 from pi05_progress.observation import PolicyOutput, RobotFrame
@@ -35,10 +36,6 @@ from ..robot.robot import STATE_HZ, Robot
 from ..robot.states import StatePublisher, to_time
 
 log = logging.getLogger(__name__)
-
-
-class ClosedLoopError(RuntimeError):
-    """The policy cannot drive the robot; the message says what it did."""
 
 
 @dataclass(frozen=True)
@@ -121,17 +118,15 @@ class ClosedLoop:
         settings: how.
 
     Raises:
-        ClosedLoopError: the simulated robot has not this profile's cameras or arms.
-        NoOpenGLError: nothing can be rendered here.
+        UserError: the simulated robot has not this profile's cameras or arms.
+        UserError: nothing can be rendered here.
     """
 
     def __init__(self, policy: Policy, profile: RobotProfile, task: str, settings: LoopSettings | None = None) -> None:
         if kinds := profile.unusual_cameras():
-            raise ClosedLoopError(
-                f"cameras of {profile.name} arrive as {kinds}; the simulated robot has {IMAGE_TYPE} only"
-            )
+            raise UserError(f"cameras of {profile.name} arrive as {kinds}; the simulated robot has {IMAGE_TYPE} only")
         if text := strange_arms(profile):
-            raise ClosedLoopError(text)
+            raise UserError(text)
         self._policy, self._profile, self._task = policy, profile, task
         self._checker = OutputChecker(log.warning)
         self._settings = settings or LoopSettings()
@@ -146,7 +141,7 @@ class ClosedLoop:
         """Drive the episode of a seed until its outcome is decided, and a little longer.
 
         Raises:
-            ClosedLoopError: the policy's answer cannot be used.
+            UserError: the policy's answer cannot be used.
         """
         world, settings = self._world, self._settings
         world.reset(seed)
@@ -192,7 +187,7 @@ class ClosedLoop:
         try:
             return self._checker.checked(output, self._policy.horizon, self._profile.layout.action_size)
         except OutputError as error:
-            raise ClosedLoopError(f"seed {robot.world.seed}, {robot.now_s:.2f} s: {error}") from error
+            raise UserError(f"seed {robot.world.seed}, {robot.now_s:.2f} s: {error}") from error
 
     def _frame(self, robot: Robot, messages: Mapping[str, Any]) -> RobotFrame:
         """What the node would have made of the robot's messages and pictures of this moment."""

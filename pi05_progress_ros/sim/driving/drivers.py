@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pi05_progress.checkpoints.description import read_info
+from pi05_progress.errors import UserError
 from pi05_progress.files.worker_process import end_with_parent
 from pi05_progress.make_policy import make_policy
 from pi05_progress.observation import UNTRAINED
 from pi05_progress.policy import PolicyOptions
 from pi05_progress.robots.profile import RobotProfile
 
-from .closed_loop import ClosedLoop, ClosedLoopError, DrivenEpisode, LoopSettings
+from .closed_loop import ClosedLoop, DrivenEpisode, LoopSettings
 
 Which = tuple[str, int]  # task and seed of an episode
 
@@ -54,7 +55,7 @@ class Driver:
     """A policy, and the robot of the task it was asked for last.
 
     Raises:
-        ClosedLoopError: the model is untrained.
+        UserError: the model is untrained.
         ValueError: something cannot be loaded or does not fit (CheckpointError, ConfigError and their like).
     """
 
@@ -64,7 +65,7 @@ class Driver:
         self._profile = RobotProfile.load(driving.profile or (info.robot if info else "teleavatar"))
         self._policy = make_policy(self._profile, driving.policy)
         if self._policy.model_id == UNTRAINED:
-            raise ClosedLoopError("the model is untrained by its own account, its actions mean nothing: give another")
+            raise UserError("the model is untrained by its own account, its actions mean nothing: give another")
         self._policy.warm_up()
         self._settings, self._task, self._loop = driving.loop, "", None
         self.who = Who(self._policy.model_id, self._profile.name)
@@ -73,7 +74,7 @@ class Driver:
         """Drive an episode.
 
         Raises:
-            ClosedLoopError: the policy's answer cannot be used, or the robot cannot be simulated.
+            UserError: the policy's answer cannot be used, or the robot cannot be simulated.
         """
         if self._loop is None or task != self._task:
             self.close()
@@ -98,7 +99,7 @@ class Drivers:
         """Drive episodes; yields each as it is finished, in any order.
 
         Raises:
-            ClosedLoopError: see ``Driver.run``; or a process has died.
+            UserError: see ``Driver.run``; or a process has died.
         """
         if self._driver is not None:
             for task, seed in episodes:
@@ -114,7 +115,7 @@ def drivers(driving: Driving, workers: int) -> Iterator[Drivers]:
     """Load the policy, in this process if ``workers`` is 1, else in as many others as needed; all end with the context.
 
     Raises:
-        ClosedLoopError, ValueError: see ``Driver``.
+        UserError, ValueError: see ``Driver``.
     """
     if workers == 1:
         driver = Driver(driving)
@@ -144,7 +145,7 @@ def _death_told() -> Iterator[None]:
     try:
         yield
     except BrokenProcessPool as error:
-        raise ClosedLoopError("a worker process died, for want of memory perhaps: try fewer --workers") from error
+        raise UserError("a worker process died, for want of memory perhaps: try fewer --workers") from error
 
 
 _driving: Driving | None = None  # of a worker process

@@ -15,16 +15,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from pi05_progress.errors import UserError
 from pi05_progress.files.lock import try_lock
 
 from .closed_loop import DrivenEpisode
 
 SUFFIX = ".episodes.jsonl"
 BEGINNING = b'{"settings"'
-
-
-class EpisodeLogError(ValueError):
-    """The file cannot be gone on with; the message says what to do."""
 
 
 class EpisodeLog:
@@ -39,7 +36,7 @@ class EpisodeLog:
         episodes: that are there, in the order in which they were finished.
 
     Raises:
-        EpisodeLogError: the file is another run's, or no file of episodes.
+        UserError: the file is another run's, or no file of episodes.
         OSError: it cannot be read or written.
     """
 
@@ -54,18 +51,18 @@ class EpisodeLog:
 
     def _take(self, settings: dict[str, Any], overwrite: bool) -> None:
         if not try_lock(self._file):
-            raise EpisodeLogError(f"{self.path}: another process is writing there; wait for it")
+            raise UserError(f"{self.path}: another process is writing there; wait for it")
         self._file.seek(0)
         lines = self._file.read().splitlines(keepends=True)
         if len(lines) == 1 and lines[0].startswith(BEGINNING) and not lines[0].endswith(b"\n"):
             lines = []  # killed at once
         known = _parsed(lines[0]).get("settings") if lines else settings
         if lines and not isinstance(known, dict):
-            raise EpisodeLogError(f"{self.path}: is no file of driven episodes; rename it, or choose another --json")
+            raise UserError(f"{self.path}: is no file of driven episodes; rename it, or choose another --json")
         if known != settings:
             if not overwrite:
                 other = sorted(k for k in known.keys() | settings.keys() if known.get(k) != settings.get(k))
-                raise EpisodeLogError(
+                raise UserError(
                     f"{self.path}: episodes of a stopped run are there, but {', '.join(other)} differ; --overwrite "
                     "begins anew"
                 )

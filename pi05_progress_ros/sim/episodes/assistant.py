@@ -12,6 +12,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 from std_srvs.srv import Trigger
 
+from pi05_progress.errors import UserError
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress_msgs.msg import EpisodeEvent
 from pi05_progress_msgs.srv import MarkMilestone, StartEpisode, StopEpisode
@@ -25,10 +26,6 @@ SILENCE_LIMIT_S = 180.0  # longest time without an event while episodes run; the
 SETTLE_S = 2.0  # for subscriptions to be matched before the first episode
 ANSWER_LIMIT_S = 20.0
 OUTCOMES = {EpisodeEvent.SUCCESS: "success", EpisodeEvent.FAILURE: "failure"}
-
-
-class RecordingError(RuntimeError):
-    """Recording cannot go on; the message says why, and where to look."""
 
 
 @dataclass
@@ -47,7 +44,7 @@ class Assistant:
     Args:
         options: what is recorded.
         seeds: of the episodes still to be recorded.
-        check: called again and again; raises RecordingError when recorder or simulated robot have ended.
+        check: called again and again; raises UserError when recorder or simulated robot have ended.
         logs: where to look when something does not come.
         say: where a line for people goes.
 
@@ -78,7 +75,7 @@ class Assistant:
         """Record all episodes.
 
         Raises:
-            RecordingError: a process ended, nothing happens, or the recorder refuses.
+            UserError: a process ended, nothing happens, or the recorder refuses.
         """
         self._until(self._ready, START_LIMIT_S, "the recorder and the simulated robot")
         self._until(lambda: False, SETTLE_S)
@@ -106,7 +103,7 @@ class Assistant:
         if event.event == EpisodeEvent.START:
             answer = self._call(self._start, task=event.task)
             if not answer.accepted:
-                raise RecordingError(f"the recorder refuses: {answer.message}")
+                raise UserError(f"the recorder refuses: {answer.message}")
             self._open = OpenEpisode(self._seeds[self._done], answer.episode_id, stamp_s)
         elif self._open is None:
             return  # of the episode before the reset
@@ -121,7 +118,7 @@ class Assistant:
         answer = self._call(self._stop, outcome=event.outcome, note=event.label)
         bag = options.out / episode.bag
         if not bag.is_dir():
-            raise RecordingError(f"the recorder did not complete {episode.bag}: {answer.message}")
+            raise UserError(f"the recorder did not complete {episode.bag}: {answer.message}")
         outcome, seconds = OUTCOMES.get(event.outcome, "unknown"), round(stamp_s - episode.began_s, 3)
         faults = episode_faults(episode.seed, options.fault, options.fault_share)
         write_facts(
@@ -145,4 +142,4 @@ class Assistant:
             if time.monotonic() > until:
                 if not what:
                     return
-                raise RecordingError(f"{what} did not come within {limit_s:g} s; look into {self._logs}")
+                raise UserError(f"{what} did not come within {limit_s:g} s; look into {self._logs}")

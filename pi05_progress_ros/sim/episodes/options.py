@@ -9,13 +9,13 @@ from typing import Annotated
 
 import tyro
 
+from pi05_progress.errors import UserError
 from pi05_progress.robots.profile import IMAGE_TYPE, RobotProfile
-from pi05_progress.robots.yaml_lines import ConfigError
 
 from ...command_line import OptionError, check_ranges
 from ...starting.simulation_choices import FAULTS, TaskName, parse_fault
 from ..physics.cameras import scaled_sizes
-from ..physics.gl import NoOpenGLError, require_backend
+from ..physics.gl import require_backend
 from ..physics.scene import strange_arms
 
 FAULT_HELP = f"What goes wrong, as KIND or KIND:PICK; may be repeated. Kinds: {', '.join(FAULTS)}."
@@ -59,7 +59,7 @@ class EpisodeOptions:
                 parse_fault(fault)
             require_backend()
             profile = RobotProfile.load(self.profile)
-        except (ValueError, NoOpenGLError, ConfigError) as error:
+        except UserError as error:
             raise OptionError(str(error)) from error
         if kinds := profile.unusual_cameras():
             raise OptionError(

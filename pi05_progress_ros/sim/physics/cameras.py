@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import mujoco
 import numpy as np
 
+from pi05_progress.errors import UserError
 from pi05_progress.robots.profile import DEFAULT, RobotProfile
 
 from .gl import require_backend
@@ -19,7 +20,7 @@ def scaled_sizes(scale: float) -> dict[str, tuple[int, int]]:
         ValueError: scale is outside (0, 1].
     """
     if not 0.0 < scale <= 1.0:
-        raise ValueError(f"image scale {scale} is outside (0, 1]: 1 is the real cameras' resolution, 0.5 half of it")
+        raise UserError(f"image scale {scale} is outside (0, 1]: 1 is the real cameras' resolution, 0.5 half of it")
     real = {key: camera.size for key, camera in RobotProfile.load(DEFAULT).cameras.items()}
     return {key: (max(1, round(w * scale)), max(1, round(h * scale))) for key, (w, h) in real.items()}
 

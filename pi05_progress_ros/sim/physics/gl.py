@@ -5,12 +5,10 @@ from __future__ import annotations
 import ctypes
 import os
 
+from pi05_progress.errors import UserError
+
 PACKAGES = "libegl1 libgl1-mesa-dri libosmesa6"
 _LIBRARIES = {"egl": "libEGL.so.1", "osmesa": "libOSMesa.so.8"}
-
-
-class NoOpenGLError(RuntimeError):
-    """No off-screen OpenGL library can be loaded; the message says what to install."""
 
 
 def _loads(library: str) -> bool:
@@ -39,10 +37,10 @@ def require_backend() -> None:
     """Check that rendering is possible.
 
     Raises:
-        NoOpenGLError: neither EGL nor OSMesa is installed.
+        UserError: neither EGL nor OSMesa is installed.
     """
     if choose_backend() is None:
-        raise NoOpenGLError(
+        raise UserError(
             "the simulated cameras need EGL or OSMesa, and neither library loads. Run:\n"
             f"  sudo apt-get update && sudo apt-get install -y --no-install-recommends {PACKAGES}"
         )

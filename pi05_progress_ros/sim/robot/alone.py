@@ -7,7 +7,7 @@ import time
 
 from rclpy.node import Node
 
-from ...starting.domains import StartError
+from pi05_progress.errors import UserError
 
 DISCOVERY_S = 1.5  # how long another robot in this domain is looked for
 NAME_S, UNKNOWN_NAME = 2.0, "_NODE_NAME_UNKNOWN_"
@@ -17,13 +17,13 @@ def check_alone(node: Node, topic: str) -> None:
     """Refuse to be a second robot.
 
     Raises:
-        StartError: somebody already publishes the topic in this domain.
+        UserError: somebody already publishes the topic in this domain.
     """
     until = time.monotonic() + DISCOVERY_S
     while time.monotonic() < until:
         if node.count_publishers(topic):
             names, domain = ", ".join(_publisher_names(node, topic)), os.environ.get("ROS_DOMAIN_ID", "0")
-            raise StartError(
+            raise UserError(
                 f"{topic} is already published by {names} in ROS domain {domain}: "
                 "another robot or simulation is running. Stop it, or use another ROS_DOMAIN_ID."
             )

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 from rclpy.node import Node
 
+from pi05_progress.errors import UserError
 from pi05_progress.robots.profile import IMAGE_TYPE, RobotProfile
 from pi05_progress.robots.yaml_lines import ConfigError
 
 from ...parameters import declare, refuse_unknown
-from ...starting.domains import StartError, check_domain
+from ...starting.domains import check_domain
 from ..physics.scene import strange_arms
 from ..physics.tasks import TASKS
 from .robot import STATE_HZ
@@ -50,7 +51,7 @@ def declare_parameters(node: Node) -> None:
     """Declare everything.
 
     Raises:
-        ParameterError: one is unknown, of another type or out of range.
+        UserError: one is unknown, of another type or out of range.
     """
     declare(node, "profile", "teleavatar", "robot profile: a name, or the path of a YAML file")
     declare(node, "task", "stack_cubes", f"task on the table, one of {', '.join(TASKS)}")
@@ -81,7 +82,7 @@ def read_parameters(node: Node) -> RobotParameters:
     """The present values.
 
     Raises:
-        StartError: one cannot be used, or the ROS domain is the production robot's.
+        UserError: one cannot be used, or the ROS domain is the production robot's.
     """
 
     def get(name: str) -> object:
@@ -106,7 +107,7 @@ def read_parameters(node: Node) -> RobotParameters:
 
 def _checked(name: str, value: str, known: Collection[str]) -> str:
     if value not in known:
-        raise StartError(f"parameter {name}: unknown {name} {value!r}; known: {', '.join(known)}")
+        raise UserError(f"parameter {name}: unknown {name} {value!r}; known: {', '.join(known)}")
     return value
 
 
@@ -114,12 +115,12 @@ def _load_profile(name: str) -> RobotProfile:
     try:
         profile = RobotProfile.load(name)
     except ConfigError as error:
-        raise StartError(f"parameter profile: {error}") from error
+        raise UserError(f"parameter profile: {error}") from error
     if kinds := profile.unusual_cameras():
-        raise StartError(
+        raise UserError(
             f"parameter profile: cameras of {profile.name} arrive as {kinds}; "
             f"the simulated robot publishes {IMAGE_TYPE} only: use profile teleavatar"
         )
     if text := strange_arms(profile):
-        raise StartError(f"parameter profile: {text}: use profile teleavatar")
+        raise UserError(f"parameter profile: {text}: use profile teleavatar")
     return profile

@@ -12,10 +12,11 @@ from mcap.stream_reader import StreamReader
 from rosbags.rosbag2 import Reader
 from sensor_msgs.msg import Image, Joy
 
+from pi05_progress.errors import UserError
 from pi05_progress.robots.message_store import message_store
 from pi05_progress_msgs.msg import EpisodeEvent
 from pi05_progress_msgs.srv import MarkMilestone, StartEpisode, StopEpisode
-from pi05_progress_ros.recording.bag_writer import PARTIAL, UnknownTypeError, learn_type
+from pi05_progress_ros.recording.bag_writer import PARTIAL, learn_type
 
 NODE = "pi05_progress_ros.recorder_node"
 
@@ -205,7 +206,7 @@ def test_definitions_come_from_the_installed_packages_with_all_they_consist_of(t
     learn_type(store, "odd_msgs/msg/Odd")
     text = store.generate_msgdef("odd_msgs/msg/Odd")[0]
     assert "odd_msgs/Inner" in text and "other_msgs/Far" in text and "geometry_msgs/Pose" in text
-    with pytest.raises(UnknownTypeError, match="source the workspace that has the package"):
+    with pytest.raises(UserError, match="source the workspace that has the package"):
         learn_type(store, "odd_msgs/msg/Missing")
 
 

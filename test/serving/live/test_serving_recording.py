@@ -12,9 +12,10 @@ import pytest
 from conftest import PATIENCE_S, wait_for
 from serving_helpers import PROFILE, StubPolicy, ask, open_connection, request, serving, stub
 
+from pi05_progress.errors import UserError
 from pi05_progress.observation import PolicyOutput
 from pi05_progress.serving.policy_responder import PolicyResponder
-from pi05_progress.serving.recording import Exchange, Recorder, RecordingError, find_session, read_exchanges
+from pi05_progress.serving.recording import Exchange, Recorder, find_session, read_exchanges
 from pi05_progress.serving.replay import replay
 from pi05_progress.serving.wire import pack, unpack
 
@@ -139,19 +140,19 @@ def test_a_disk_that_cannot_be_written_ends_the_recording_not_the_server(tmp_pat
 
 
 def test_folders_without_one_recording_are_refused(tmp_path):
-    with pytest.raises(RecordingError, match="recordings in it: none"):
+    with pytest.raises(UserError, match="recordings in it: none"):
         find_session(tmp_path)
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "session.json").write_text("{}")
-    with pytest.raises(RecordingError, match="recordings in it: a, b; give the folder of one"):
+    with pytest.raises(UserError, match="recordings in it: a, b; give the folder of one"):
         find_session(tmp_path)
-    with pytest.raises(RecordingError, match="no exchanges were recorded"):
+    with pytest.raises(UserError, match="no exchanges were recorded"):
         replay(tmp_path / "a", noisy())
     (tmp_path / "a/00000000.exchange").write_bytes(b"\x81")
-    with pytest.raises(RecordingError, match=r"00000000.exchange: not a recorded exchange"):
+    with pytest.raises(UserError, match=r"00000000.exchange: not a recorded exchange"):
         replay(tmp_path / "a", noisy())
-    with pytest.raises(RecordingError, match=r"--record: .* cannot be made"):
+    with pytest.raises(UserError, match=r"--record: .* cannot be made"):
         Recorder(tmp_path / "a/session.json", {}, 1)
 
 
@@ -214,5 +215,5 @@ def test_a_recorded_request_that_is_refused_now_is_named(tmp_path):
     recorder = Recorder(tmp_path, {}, 10**9)
     recorder.add(Exchange(7, 0.0, pack({"x": 1}), pack({})))
     recorder.close()
-    with pytest.raises(RecordingError, match=r"the request of exchange 7 is refused: observation/state, .*: missing"):
+    with pytest.raises(UserError, match=r"the request of exchange 7 is refused: observation/state, .*: missing"):
         replay(tmp_path, noisy())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pi05_progress.errors import UserError
+
 from .base import Task
 from .place_in_basket import PlaceInBasket
 from .stack_cubes import StackCubes
@@ -16,7 +18,7 @@ def make_task(name: str) -> Task:
         ValueError: no task has this name; the message lists those there are.
     """
     if name not in TASKS:
-        raise ValueError(f"unknown task {name!r}; known tasks: {', '.join(TASKS)}")
+        raise UserError(f"unknown task {name!r}; known tasks: {', '.join(TASKS)}")
     return TASKS[name]()
 
 
