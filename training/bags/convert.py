@@ -28,8 +28,9 @@ from training.datasets.writer import VECTOR_FILES
 from .episodes import Candidate
 from .pictures import Pictures
 from .reading import Bag, Stored
-from .scan import Scan, message_time_ns
+from .scan import Scan
 from .segments import Gap, PlanOptions, Segment, plan_segments
+from .stretches import message_time_ns
 from .table import Table
 from .tracks import GapError, SendersError, TrackCounts
 

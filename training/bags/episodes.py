@@ -9,7 +9,8 @@ from typing import Literal
 from pi05_progress.robots.episode_notes import ABORTED, CUT_OFF
 from training.datasets.progress_meta import Outcome
 
-from .scan import Event, Mark, Scan
+from .markers import Event, Mark
+from .scan import Scan
 
 Mode = Literal["auto", "bag", "marks", "events"]
 START, STOP, MILESTONE = 0, 1, 2  # EpisodeEvent.event

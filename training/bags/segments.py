@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from .episodes import Candidate, Span
-from .scan import Scan, Stretch
+from .scan import Scan
+from .stretches import Stretch
 from .tracks import Grid
 
 OnGap = Literal["drop", "split"]

@@ -1,0 +1,153 @@
+"""When messages were made: stamps of every input, and stretches of a recording in which they only move on."""
+
+from __future__ import annotations
+
+import struct
+from array import array
+from dataclasses import dataclass, field
+
+from .clocks import Offsets
+from .inputs import Source
+from .reading import Stored
+
+BACK_NS = 500_000_000  # a stamp that lies further back than this is a jump of the clock, a nearer one disorder
+FORWARD_NS = 1_000_000_000  # a stamp that runs ahead of the time of reception by this is a jump of the clock
+OTHER_CLOCK_NS = 1_000_000_000  # stamps this far from the times of reception are of another clock
+
+
+@dataclass
+class Timing:
+    """Stamps of one input within a stretch, ns."""
+
+    first: int
+    last: int
+    count: int = 1
+    duplicates: int = 0
+    disorder: int = 0
+    stampless: int = 0
+    gaps: list[tuple[int, int]] = field(default_factory=list)
+    jumps: list[tuple[int, int]] = field(default_factory=list)  # those gaps that only stamps have
+    offset: int = 0  # of the last stamp from its time of reception
+    offsets: Offsets = field(default_factory=Offsets)  # of all messages that have a stamp
+    stamps: array = field(default_factory=lambda: array("q"))  # of pictures, all of them
+    keys: list[tuple[int, int]] = field(default_factory=list)  # packets that decoding can begin at, with reception
+
+
+@dataclass
+class Stretch:
+    """A part of a recording in which no clock jumps back.
+
+    Attributes:
+        received: first and last time of reception, ns.
+        offsets: smallest and largest difference of stamp and time of reception, ns.
+        timings: by source.
+        why: what made it begin, if it is not the recording's beginning.
+    """
+
+    received: tuple[int, int]
+    offsets: tuple[int, int] = (0, 0)
+    timings: dict[str, Timing] = field(default_factory=dict)
+    why: str = ""
+
+
+def header_stamp_ns(data: bytes) -> int:
+    """Stamp of a serialised message whose first field is a header, ns; 0 if it was left empty."""
+    order = "<" if data[1] & 1 else ">"
+    seconds, nanoseconds = struct.unpack_from(f"{order}iI", data, 4)
+    return seconds * 10**9 + nanoseconds
+
+
+def message_time_ns(message: Stored, has_header: bool, clock_offset_ns: int) -> int:
+    """When a message was made: its stamp, or where it has none, when it was received."""
+    stamp = header_stamp_ns(message.data) if has_header and len(message.data) >= 12 else 0
+    return stamp or message.received_ns + clock_offset_ns
+
+
+class Timeline:
+    """Puts messages into stretches, in the order in which they were received.
+
+    Args:
+        clock_offset_ns: added to times of reception where messages have no stamp.
+        max_gap_ns: how long an input may be silent.
+
+    Attributes:
+        stretches: so far.
+        stampless: by source, how many messages had no stamp though they could.
+        other_clock: by topic, how many marks and events were stamped by another clock than the robot's.
+    """
+
+    def __init__(self, clock_offset_ns: int, max_gap_ns: int) -> None:
+        self._clock_offset_ns, self._max_gap_ns = clock_offset_ns, max_gap_ns
+        self.stretches: list[Stretch] = []
+        self.stampless: dict[str, int] = {}
+        self.other_clock: dict[str, int] = {}
+
+    def sample(self, source: Source, message: Stored) -> tuple[int, Timing]:
+        """The next message of an input; returns its stamp, ns, and the input's timing in the stretch it belongs to."""
+        stretch = self._newest(message)
+        stamp = header_stamp_ns(message.data) if source.has_header and len(message.data) >= 12 else 0
+        stampless = not stamp
+        if stampless:
+            stamp = message.received_ns + self._clock_offset_ns
+        if stampless and source.has_header:
+            self.stampless[source.name] = self.stampless.get(source.name, 0) + 1
+        timing = stretch.timings.get(source.name)
+        if timing and stamp < timing.last - BACK_NS:
+            back_s = (timing.last - stamp) * 1e-9
+            why = f"the clock of {source.name} jumped back by {back_s:.2f} s"
+            stretch = Stretch((message.received_ns, message.received_ns), why=why)
+            self.stretches.append(stretch)
+            timing = None
+        offset = stamp - message.received_ns
+        if not stretch.timings:
+            stretch.offsets = (offset, offset)
+        stretch.offsets = (min(stretch.offsets[0], offset), max(stretch.offsets[1], offset))
+        if timing is None:
+            timing = stretch.timings[source.name] = Timing(stamp, stamp)
+        else:
+            self._follow(timing, stamp, offset, source)
+        timing.stampless += stampless
+        timing.offset = offset
+        if not stampless:
+            timing.offsets.add(offset)
+        return stamp, timing
+
+    def _follow(self, timing: Timing, stamp: int, offset: int, source: Source) -> None:
+        timing.count += 1
+        if stamp == timing.last:
+            timing.duplicates += 1
+        elif stamp < timing.last:
+            timing.disorder += 1
+        elif stamp - timing.last > self._max_gap_ns and not source.may_pause:
+            timing.gaps.append((timing.last, stamp))
+            if offset - timing.offset > FORWARD_NS:
+                timing.jumps.append((timing.last, stamp))
+        timing.last = max(timing.last, stamp)
+
+    def _newest(self, message: Stored) -> Stretch:
+        if not self.stretches:
+            self.stretches.append(Stretch((message.received_ns, message.received_ns)))
+        stretch = self.stretches[-1]
+        stretch.received = (stretch.received[0], max(stretch.received[1], message.received_ns))
+        return stretch
+
+    def robot_time(self, stamp: int, message: Stored) -> int:
+        """When a mark or an event happened, by the clock of the robot's stamps.
+
+        A recorder or a button box may have another clock than the robot (a simulation's, say). Then the time of
+        reception counts, moved by as much as the robot's newest stamp is from its own: clocks may also drift apart.
+        """
+        timings = self._newest(message).timings.values()
+        offset = max(timings, key=lambda t: t.last).offset if timings else self._clock_offset_ns
+        if stamp and abs(stamp - message.received_ns - offset) <= OTHER_CLOCK_NS:
+            return stamp
+        if stamp:
+            self.other_clock[message.topic] = self.other_clock.get(message.topic, 0) + 1
+        return message.received_ns + offset
+
+    def index_at(self, stamp: int) -> int:
+        """The stretch of a mark: the newest, unless the clock has just jumped back and the mark is from before."""
+        newest = max((t.last for t in self.stretches[-1].timings.values()), default=None)
+        if len(self.stretches) > 1 and newest is not None and stamp > newest + BACK_NS:
+            return len(self.stretches) - 2
+        return len(self.stretches) - 1
