@@ -13,6 +13,7 @@ from rosbags.typesys.store import Typestore
 from pi05_progress.robots.message_store import message_store
 from pi05_progress.robots.profile import PACKET_TYPE
 
+SPARE = 64  # bytes that may follow a message
 EVENT_TYPE = "pi05_progress_msgs/msg/EpisodeEvent"
 # Old sqlite3 bags embed no definitions, so this type's fields stand here.
 _PACKET = """std_msgs/Header header
@@ -93,3 +94,23 @@ def _names_in(description: Any) -> list[str]:
     if isinstance(description, str):
         return [description]
     return [name for part in description if isinstance(part, tuple | str) for name in _names_in(part)]
+
+
+def deserialized(types: Typestore, data: bytes, name: str) -> Any:
+    """A message from its bytes; a few bytes too many are no fault.
+
+    rclpy leaves undefined bytes behind a message that ends in empty sequences of 8-byte numbers, as a joint message
+    without efforts does; the store's own method refuses those.
+
+    Raises:
+        ValueError: too few bytes, or far too many.
+    """
+    definition = types.get_msgdef(name)
+    if len(data) < 4 or data[0] or data[1] > 1:
+        raise ValueError("its encapsulation is not CDR's")
+    body = memoryview(data)[4:]  # a picture is not copied
+    function = definition.deserialize_cdr_le if data[1] else definition.deserialize_cdr_be
+    message, used = function(body, 0, definition.cls, types)
+    if not used <= len(body) <= used + SPARE:
+        raise ValueError(f"it has {len(body)} bytes, {used} were expected")
+    return message
