@@ -21,14 +21,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from pi05_progress.errors import UserError
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # nothing of the project need be installed
 
 from gpu_parts.parts import PARTS, Ended, Part, child_environment, end_when_told, run_parts
 from gpu_parts.processes import ProcessError, Task, messages
 from gpu_parts.record import Record
 
+from pi05_progress.errors import UserError
 from pi05_progress.policies.device_memory import claim
 
 ROOT = Path(__file__).resolve().parents[1]

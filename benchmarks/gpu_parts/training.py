@@ -17,11 +17,11 @@ import jax
 import jax.numpy as jnp
 from common.batches import made_up_batch
 from common.rounds import reserved_bytes
-from pi05_progress.models.parity.outputs import QUICK
 
 from pi05_progress.models.config import LoraConfig, tiny
 from pi05_progress.models.costs import Cost
 from pi05_progress.models.pi05 import Drawn, Sample
+from pi05_progress.parity.outputs import QUICK
 from training.engine.loss import Part, shares, total_loss
 from training.engine.memory import MemoryPlan, plan_memory
 from training.engine.optimizer import make_optimizer

@@ -10,8 +10,8 @@ from typing import Literal, get_args
 from ...files.output_folder import OutputFolderError, output_folder
 from ...models.config import config_to_dict
 from ...units.normalize import save_norm_stats
-from ..checkpoint import check_fit
 from ..description import ASSETS, FORMAT, NORM_STATS, PARAMS, CheckpointInfo, read_info, read_stats
+from ..loading import check_fit
 from ..orbax_files import open_orbax
 from ..parameter_source import CheckpointError, ParameterSource, Progress
 from .foreign import DESCRIPTION
