@@ -84,6 +84,7 @@ def test_six_steps_with_augmentation_are_reproduced_and_one_hundredth_more_is_re
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1800)
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="names instructions of x86 processors")
 @pytest.mark.parametrize("instructions", ["", "AVX2", "SSE4_2"])
 def test_every_set_of_instructions_reproduces_both_runs_and_refuses_one_hundredth_more(tmp_path, instructions):
