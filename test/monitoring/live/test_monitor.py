@@ -1,5 +1,6 @@
 """The monitor over DDS, in front of a made-up policy node; as a program, in a real pseudo-terminal, too."""
 
+import codecs
 import fcntl
 import io
 import math
@@ -82,13 +83,14 @@ class Terminal:
         threading.Thread(target=self.read, daemon=True).start()
 
     def read(self):
+        decoder = codecs.getincrementaldecoder("utf-8")()  # what is read may end within a character
         while True:
             try:
                 data = os.read(self.master, 65536)
             except OSError:
                 return
             with self.lock:
-                self.output += data.decode()
+                self.output += decoder.decode(data)
 
     def resize(self, columns, rows):
         fcntl.ioctl(self.slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
@@ -100,14 +102,19 @@ class Terminal:
         return [row.rstrip() for row in re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", picture).splitlines()]
 
     def until(self, text):
+        """The first picture with the text."""
+        screen = []
+
         def found():
             assert self.process.poll() is None, self.output
-            return text in words("\n".join(self.screen()))
+            screen[:] = self.screen()
+            return text in words("\n".join(screen))
 
         try:
             wait_for(found, what=text)
         except AssertionError as error:
-            raise AssertionError(f"{error}; the screen was:\n" + "\n".join(self.screen())) from None
+            raise AssertionError(f"{error}; the screen was:\n" + "\n".join(screen)) from None
+        return screen
 
     def key(self, key):
         os.write(self.master, key.encode())
@@ -263,8 +270,7 @@ def test_a_closed_pipe_is_no_error(node):
 def test_the_screen_follows_the_node_and_is_put_back_by_q(node, terminal):
     fake = node()
     window = terminal()
-    window.until("status ADVANCING progress is rising")
-    screen = window.screen()
+    screen = window.until("status ADVANCING progress is rising")
     assert len(screen) == 24
     assert any("█" in row and "42.0 %" in row for row in screen)
     fake.message, fake.statuses = progress(status=0, **UNKNOWN), BAD
@@ -281,8 +287,7 @@ def test_the_screen_follows_the_node_and_is_put_back_by_q(node, terminal):
 def test_ctrl_c_in_a_terminal_puts_it_back(node, terminal):
     node(message=progress(task="stapel 红色"))
     window = terminal(LC_ALL="C", size=(120, 40))
-    window.until("ADVANCING")
-    assert all(row.isascii() for row in window.screen())
+    assert all(row.isascii() for row in window.until("ADVANCING"))
     window.key("\x03")
     assert window.end() == 0
     assert "Traceback" not in window.output
