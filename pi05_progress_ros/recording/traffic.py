@@ -13,6 +13,8 @@ from rosbags.interfaces import Connection
 
 from pi05_progress.errors import UserError
 
+from ..inputs import same_kind
+
 SLOW_SHARE = 0.7  # a rate below this share of the profile's is reported
 FAST_SHARE = 1.5  # and one above this share, too: two senders, probably
 
@@ -110,7 +112,7 @@ class Traffic:
         found = []
         for topic in self.topics:
             problem = topic.rate_problem() if topic.required else ""
-            if problem and (not topic.warned or (not topic.rate_hz and topic.warned != problem)):
+            if problem and not same_kind(problem, topic.warned):
                 found.append(Change(False, f"{topic.name} is {problem}"))
             elif topic.warned and not problem:
                 found.append(Change(True, f"{topic.name} is at {topic.rate_hz:.0f} Hz again"))

@@ -4,7 +4,7 @@ import pytest
 
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress_ros.recording.topics import recorded_topics
-from pi05_progress_ros.recording.traffic import message_class
+from pi05_progress_ros.recording.traffic import Topic, Traffic, message_class
 from pi05_progress_ros.starting.rosbag import RECORD
 
 
@@ -38,3 +38,18 @@ def test_rosbag2_records_the_same(tmp_path, monkeypatch):
     listed = recorder.command[recorder.command.index("--topics") + 1 :]
     topics = recorded_topics(RobotProfile.load("teleavatar"), "/a", sim=True)
     assert list(listed) == [topic.name for topic in topics]
+
+
+def test_what_is_wrong_with_a_rate_is_said_once_and_again_when_it_is_something_else():
+    topic = Topic("/camera", object, required=True, expected_hz=(30.0, 30.0))
+    traffic = Traffic([topic])
+    said = []
+    for rate_hz in (0.0, 10.0, 12.0, 60.0, 61.0, 30.0):
+        topic.rate_hz = rate_hz
+        said += [change.text for change in traffic.changes()]
+    assert said == [
+        "/camera is silent",
+        "/camera is at 10 Hz, expected 30 Hz or more",
+        "/camera is at 60 Hz, expected 30 Hz or less: is there a second sender?",
+        "/camera is at 30 Hz again",
+    ]
