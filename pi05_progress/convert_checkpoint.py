@@ -19,9 +19,6 @@ from pathlib import Path
 from typing import get_args
 
 import jax
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
 
 from .checkpoints.checkpoint import MARKERS
 from .checkpoints.description import CheckpointInfo, read_stats
@@ -33,6 +30,7 @@ from .checkpoints.foreign.importing import ImportOptions, carry_out, is_native, 
 from .checkpoints.parameter_source import CheckpointError, ParameterSource, Progress, size_in_bytes
 from .errors import run_program
 from .files.output_folder import OutputFolderError, check_target
+from .files.progress_bar import progress_bar
 from .models.config import CONFIGS
 from .observation import UNTRAINED
 from .units.normalize import NormStats
@@ -229,19 +227,11 @@ def _print_notes(notes: Sequence[str]) -> None:
 
 
 @contextmanager
-def _bar(source: ParameterSource, quiet: bool) -> Iterator[Progress | None]:
+def _bar(source: ParameterSource, quiet: bool) -> Iterator[Progress]:
     """A progress bar over bytes read; nothing where nobody watches."""
-    if quiet or not sys.stderr.isatty():
-        yield None
-        return
-    columns = (TextColumn("{task.description:<40}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Bar(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("", total=sum(size_in_bytes(leaf) for leaf in source.leaves.values()))
-
-        def advance(path: str, _: int) -> None:
-            bar.update(task, advance=size_in_bytes(source.leaves[path]), description=path[-40:])
-
-        yield advance
+    total = sum(size_in_bytes(leaf) for leaf in source.leaves.values())
+    with progress_bar("", total, "bytes", quiet=quiet) as advance:
+        yield lambda path, _: advance(size_in_bytes(source.leaves[path]), f"{path[-40:]:<40}")
 
 
 if __name__ == "__main__":

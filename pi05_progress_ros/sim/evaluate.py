@@ -20,12 +20,12 @@ from typing import Any
 
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pi05_progress.checkpoints.description import code_version
 from pi05_progress.errors import INTERRUPTED, UserError, run_program
 from pi05_progress.files.fingerprint import files_in, fingerprint
 from pi05_progress.files.output_file import write_file
+from pi05_progress.files.progress_bar import progress_bar
 from pi05_progress.policy import PolicyOptions
 
 from ..command_line import OptionError, check_ranges, read_options
@@ -151,16 +151,13 @@ def drive(options: Options, at_the_wheel: Drivers, log: EpisodeLog | None) -> li
     done = {which: found[which] for which in wanted if which in found}
     if done:
         print(f"{len(done)} of {len(wanted)} episodes were driven before and are kept", flush=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("driving", total=len(wanted), completed=len(done))
+    with progress_bar("driving", len(wanted), "episodes", done=len(done)) as advance:
         for episode in at_the_wheel.run([which for which in wanted if which not in done]):
             if log is not None:
                 log.add(episode)
             done[episode.task, episode.seed] = episode
             won = sum(e.outcome == "success" for e in done.values())
-            progress.update(bar, advance=1, description=f"{episode.task}, {won} of {len(done)} done")
+            advance(1, f"{episode.task}, {won} of {len(done)} done")
     return [done[which] for which in wanted]
 
 

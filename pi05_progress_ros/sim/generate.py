@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from pi05_progress.files.progress_bar import progress_bar
 
 from ..command_line import read_options
 from .episodes.facts import SUMMARY, facts_path, write_summary
@@ -34,16 +34,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if kept := options.episodes - len(todo):
         print(f"{kept} of {options.episodes} episodes are already there and are kept")
     started, simulated = time.monotonic(), 0.0
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, transient=not sys.stdout.isatty()) as progress:
-        bar = progress.add_task(options.task, total=len(todo))
+    with progress_bar(options.task, len(todo), "episodes") as advance:
         try:
             for episode in generate(options, todo) if todo else ():
                 simulated += episode.duration_s
                 speed = simulated / (time.monotonic() - started)
-                progress.update(bar, advance=1, description=f"{options.task}, {speed:.1f} x real time")
+                advance(1, f"{options.task}, {speed:.1f} x real time")
         except KeyboardInterrupt:
-            progress.console.print("stopped; the same command goes on with what is missing")
+            print("stopped; the same command goes on with what is missing")
             return 130
         except (BrokenProcessPool, OSError) as error:
             print(f"generate: {error}; finished episodes are kept, the same command goes on", file=sys.stderr)

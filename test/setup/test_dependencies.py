@@ -14,16 +14,9 @@ from packaging.utils import canonicalize_name
 from places import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-OWN = {
-    "pi05_progress",
-    "pi05_progress_msgs",
-    "pi05_progress_ros",
-    "training",
-    "common",
-    "steps",
-    "labels",
-    "demo_train",
-}
+OWN = {"pi05_progress", "pi05_progress_msgs", "pi05_progress_ros", "training"}
+# Scripts, benchmarks and tests import their neighbours by name.
+NEIGHBOURS = {e.stem for folder in ("scripts", "benchmarks", "test") for e in (ROOT / folder).rglob("*")}
 # What a folder or program may import when it is loaded: the project's dependencies and these extras. A function may
 # import what any extra has: whoever calls it is told what is missing.
 ROOMS = {
@@ -88,8 +81,9 @@ def imports(path):
             yield from ((name.split(".")[0], inside) for name in modules(child))
             yield from walk(child, inside)
 
-    files = {entry.stem for entry in path.parent.iterdir()}  # scripts import their neighbours
-    ours = sys.stdlib_module_names | OWN | FROM_ROS_ONLY | files
+    ours = sys.stdlib_module_names | OWN | FROM_ROS_ONLY
+    if any((ROOT / folder) in path.parents for folder in ("scripts", "benchmarks", "test")):
+        ours |= NEIGHBOURS
     return sorted({found for found in walk(ast.parse(path.read_text()), True) if found[0] not in ours})
 
 
@@ -116,7 +110,6 @@ def test_what_a_file_imports_is_declared_for_its_room():
 
 def test_what_tests_import_is_declared():
     tests = sorted((ROOT / "test").rglob("*.py"))
-    helpers = {path.stem for path in tests}
     foreign = {"openpi_client", "launch_testing"}  # skipped where it is not there
     missing = {
         module
@@ -124,7 +117,7 @@ def test_what_tests_import_is_declared():
         for module, _ in imports(path)
         if not provides(module, tuple(PROJECT["optional-dependencies"]))
     }
-    assert not sorted(missing - helpers - foreign)
+    assert not sorted(missing - foreign)
 
 
 def test_a_missing_declaration_is_noticed(tmp_path):

@@ -87,7 +87,7 @@ def test_a_file_that_cannot_be_read_is_named_not_the_address(capsys, monkeypatch
 
     monkeypatch.setattr(f"{main.__module__}.make_policy", unreadable)
     assert main(["--port", "0"]) == 1
-    assert capsys.readouterr().err == "error: [Errno 13] Permission denied: 'checkpoint.json'\n"
+    assert capsys.readouterr().err == "error: checkpoint.json: Permission denied\n"
 
 
 def test_a_process_whose_inference_thread_ends_tells_its_clients_and_ends_with_status_1(capsys):
