@@ -39,7 +39,7 @@ from training.datasets.progress_meta import EpisodeMeta  # noqa: E402
 from training.datasets.statistics import picture_stats  # noqa: E402
 from training.datasets.vectors import VectorWriter  # noqa: E402
 from training.datasets.video import VideoFile, VideoOptions  # noqa: E402
-from training.datasets.writer import VECTOR_FILES, Episode, write_dataset  # noqa: E402
+from training.datasets.writer import VECTOR_FILES, EpisodeFiles, write_dataset  # noqa: E402
 from training.loading.cache import cached_pictures  # noqa: E402
 from training.loading.config import DataConfig  # noqa: E402
 from training.loading.loader import TrainLoader  # noqa: E402
@@ -93,7 +93,7 @@ def make_dataset(root: Path, work: Path, episodes: int, frames: int, shape: tupl
             with VectorWriter(folder / VECTOR_FILES[name], profile.vector_size) as writer:
                 for row in values:
                     writer.append(row)
-        made.append(Episode(folder, frames, "stack the cubes", EpisodeMeta(), stats))
+        made.append(EpisodeFiles(folder, frames, "stack the cubes", EpisodeMeta(), stats))
     root.mkdir()
     write_dataset(root, made, profile, dict.fromkeys(profile.cameras, (height, width)), FPS, VideoOptions())
 

@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Arguments:
+class ServeOptions:
     """Command line."""
 
     checkpoint: str = ""
@@ -104,7 +104,7 @@ RANGES = {  # of options: least and most
 }  # fmt: skip
 
 
-def serve_policy(args: Arguments) -> int:
+def serve_policy(args: ServeOptions) -> int:
     """Load, compile, serve until told to end, or replay; returns the exit status.
 
     Raises:
@@ -159,7 +159,7 @@ def serve_policy(args: Arguments) -> int:
     return 0
 
 
-def server_settings(args: Arguments) -> ServerSettings:
+def server_settings(args: ServeOptions) -> ServerSettings:
     """Where and for whom, checked before anything slow is done.
 
     Raises:
@@ -185,7 +185,7 @@ def server_settings(args: Arguments) -> ServerSettings:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    args = tyro.cli(Arguments, prog="python -m pi05_progress.serving", description=__doc__, args=arguments)
+    args = tyro.cli(ServeOptions, prog="python -m pi05_progress.serving", description=__doc__, args=arguments)
     logging.basicConfig(
         format="%(asctime)s %(levelname)s %(message)s", level=logging.DEBUG if args.debug else logging.INFO, force=True
     )
@@ -196,7 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return serve_policy(args) if args.debug else run_program(lambda: _serve(args))
 
 
-def _serve(args: Arguments) -> int:
+def _serve(args: ServeOptions) -> int:
     try:
         return serve_policy(args)
     except InferenceEndedError as error:

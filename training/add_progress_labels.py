@@ -36,7 +36,7 @@ from .labels.writing import former_columns, label_columns, write_labelled
 
 
 @dataclass(frozen=True)
-class Arguments:
+class LabelOptions:
     """Command line."""
 
     input_dataset: Path
@@ -71,7 +71,7 @@ class Arguments:
     """Replace the output folder if a data set is there; other folders never are."""
 
 
-def add_progress_labels(args: Arguments) -> tuple[Dataset, LabelSet]:
+def add_progress_labels(args: LabelOptions) -> tuple[Dataset, LabelSet]:
     """Label a data set; returns the input's metadata and the labels.
 
     Raises:
@@ -146,7 +146,7 @@ def report(dataset: Dataset, labels: LabelSet, label_cut_off: bool) -> str:
 
 def main() -> int:
     """Parse the command line, label, report; returns the exit status."""
-    args = tyro.cli(Arguments, description=__doc__)
+    args = tyro.cli(LabelOptions, description=__doc__)
 
     def label() -> None:
         dataset, labels = add_progress_labels(args)

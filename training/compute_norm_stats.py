@@ -31,7 +31,7 @@ from .datasets.robot import check_robot
 
 
 @dataclass(frozen=True)
-class Arguments:
+class StatisticsOptions:
     """Command line."""
 
     datasets: tyro.conf.Positional[tuple[Path, ...]]
@@ -48,7 +48,7 @@ class Arguments:
     """Replace the file if it is there."""
 
 
-def compute_norm_stats(args: Arguments) -> tuple[Path, dict[str, NormStats], RobotProfile]:
+def compute_norm_stats(args: StatisticsOptions) -> tuple[Path, dict[str, NormStats], RobotProfile]:
     """Compute and write; returns the file, the statistics and the profile.
 
     Raises:
@@ -88,12 +88,12 @@ def report(stats: dict[str, NormStats], profile: RobotProfile) -> tuple[Table, l
 
 def main() -> int:
     """Parse the command line, compute, report; returns the exit status."""
-    args = tyro.cli(Arguments, description=__doc__)
+    args = tyro.cli(StatisticsOptions, description=__doc__)
     kept = "--output writes it elsewhere" if args.output is None else ""
     return run_program(lambda: _compute_and_print(args), kept=kept)
 
 
-def _compute_and_print(args: Arguments) -> None:
+def _compute_and_print(args: StatisticsOptions) -> None:
     output, stats, profile = compute_norm_stats(args)
     table, constant = report(stats, profile)
     Console().print(table)

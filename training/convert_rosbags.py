@@ -79,7 +79,7 @@ KeyIsTopic = tyro.constructors.PrimitiveConstructorSpec(
 
 
 @dataclass(frozen=True)
-class Arguments:
+class ConvertOptions:
     """Command line."""
 
     input: tuple[Path, ...]
@@ -173,14 +173,14 @@ class Arguments:
         }
 
 
-def parse(arguments: Sequence[str] | None = None) -> Arguments:
+def parse(arguments: Sequence[str] | None = None) -> ConvertOptions:
     """The command line.
 
     Raises:
         SystemExit: it is wrong (2), or help was asked for (0).
     """
     args = tyro.cli(
-        Arguments,
+        ConvertOptions,
         prog="python -m training.convert_rosbags",
         description=__doc__,
         args=arguments,
@@ -199,7 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_program(lambda: _run(args), name="convert_rosbags", kept=KEPT, stopped=again)
 
 
-def _run(args: Arguments) -> int:
+def _run(args: ConvertOptions) -> int:
     console = Console(stderr=True)
     try:
         profile = RobotProfile.load(args.robot)

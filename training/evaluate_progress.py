@@ -49,7 +49,7 @@ PICTURE_HEIGHT = 90
 
 
 @dataclass(frozen=True)
-class Arguments:
+class EvaluateOptions:
     """Command line."""
 
     dataset: Path
@@ -105,7 +105,7 @@ class Arguments:
     """Replace files that are there."""
 
 
-def run(args: Arguments) -> Evaluation:
+def run(args: EvaluateOptions) -> Evaluation:
     """Evaluate, and write what was asked for.
 
     Raises:
@@ -143,7 +143,7 @@ def run(args: Arguments) -> Evaluation:
     return evaluation
 
 
-def _check(args: Arguments) -> None:
+def _check(args: EvaluateOptions) -> None:
     for path in (args.html, args.json):
         if path is not None:
             check_output(path, overwrite=args.overwrite)
@@ -153,7 +153,7 @@ def _check(args: Arguments) -> None:
             raise UserError(f"--{flag} {value}: expected at least {low}")
 
 
-def _info(args: Arguments) -> CheckpointInfo | None:
+def _info(args: EvaluateOptions) -> CheckpointInfo | None:
     """What the checkpoint says of itself, if it can be evaluated at all."""
     if args.checkpoint is None:
         if args.policy == "pi05":
@@ -169,7 +169,7 @@ def _info(args: Arguments) -> CheckpointInfo | None:
     return info
 
 
-def _wanted(args: Arguments, dataset: Dataset) -> list[int]:
+def _wanted(args: EvaluateOptions, dataset: Dataset) -> list[int]:
     if args.episodes and args.held_out:
         raise UserError("--episodes and --held_out both say which episodes are evaluated; give one of them")
     chosen = _held_out(args.held_out, dataset) if args.held_out else args.episodes
@@ -199,7 +199,7 @@ def _held_out(path: Path, dataset: Dataset) -> list[int]:
     return episodes
 
 
-def _policy(args: Arguments, profile: RobotProfile) -> Policy:
+def _policy(args: EvaluateOptions, profile: RobotProfile) -> Policy:
     try:
         options = PolicyOptions(
             policy=args.policy, checkpoint=str(args.checkpoint or ""), tokenizer=args.tokenizer,
@@ -214,7 +214,7 @@ def _policy(args: Arguments, profile: RobotProfile) -> Policy:
     return policy
 
 
-def _cache_folder(args: Arguments, profile: RobotProfile) -> Path | None:
+def _cache_folder(args: EvaluateOptions, profile: RobotProfile) -> Path | None:
     """Answers of a policy of other code are not kept: it cannot be told whether that has changed."""
     if not args.cached or args.policy != "pi05" or args.checkpoint is None:
         return None
@@ -226,7 +226,7 @@ def _cache_folder(args: Arguments, profile: RobotProfile) -> Path | None:
 
 
 def _pictures(
-    dataset: Dataset, evaluation: Evaluation, camera: str, args: Arguments
+    dataset: Dataset, evaluation: Evaluation, camera: str, args: EvaluateOptions
 ) -> Mapping[int, Sequence[Thumbnail]]:
     """Pictures of the episodes that are drawn with some: of the best and of the worst ones, if not of all."""
     ordered = sorted(evaluation.episodes, key=lambda r: r.error)
@@ -274,11 +274,11 @@ def print_table(evaluation: Evaluation, console: Console) -> None:
 
 def main() -> int:
     """Parse the command line, evaluate, print; returns the exit status."""
-    args = tyro.cli(Arguments, description=__doc__)
+    args = tyro.cli(EvaluateOptions, description=__doc__)
     return run_program(lambda: _run_and_print(args), stopped="stopped; the same command goes on where it was")
 
 
-def _run_and_print(args: Arguments) -> None:
+def _run_and_print(args: EvaluateOptions) -> None:
     evaluation = run(args)
     print_table(evaluation, Console(width=None if sys.stdout.isatty() else 130))
     if written := [str(path) for path in (args.html, args.json) if path]:

@@ -52,7 +52,7 @@ PICTURE_HEIGHT = 130
 
 
 @dataclass(frozen=True)
-class Arguments:
+class InspectOptions:
     """Command line."""
 
     dataset: tyro.conf.Positional[Path]
@@ -197,7 +197,7 @@ def add_pictures(dataset: Dataset, summaries: Sequence[EpisodeSummary], count: i
     return entries
 
 
-def inspect_dataset(args: Arguments) -> tuple[Path, list[EpisodeSummary]]:
+def inspect_dataset(args: InspectOptions) -> tuple[Path, list[EpisodeSummary]]:
     """Write the page; returns its path and what was found, the most conspicuous episode first.
 
     Raises:
@@ -234,11 +234,11 @@ def inspect_dataset(args: Arguments) -> tuple[Path, list[EpisodeSummary]]:
 
 def main() -> int:
     """Parse the command line, look, write; returns the exit status."""
-    args = tyro.cli(Arguments, description=__doc__)
+    args = tyro.cli(InspectOptions, description=__doc__)
     return run_program(lambda: _inspect_and_print(args))
 
 
-def _inspect_and_print(args: Arguments) -> None:
+def _inspect_and_print(args: InspectOptions) -> None:
     output, summaries = inspect_dataset(args)
     flagged = [s for s in summaries if s.suspicious]
     print(f"{len(flagged)} of {len(summaries)} episodes are worth a look")

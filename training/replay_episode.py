@@ -38,7 +38,7 @@ from .report.html_page import html_page
 
 
 @dataclass(frozen=True)
-class Arguments:
+class ReplayOptions:
     """Command line."""
 
     dataset: Path
@@ -162,7 +162,7 @@ def page(dataset: Dataset, episode: Episode, course: Course, server: str, model_
     return html_page(title, [body], style)
 
 
-def replay_episode(args: Arguments) -> tuple[Path, Course]:
+def replay_episode(args: ReplayOptions) -> tuple[Path, Course]:
     """Play and write the page; returns its path and what came back.
 
     Raises:
@@ -189,11 +189,11 @@ def replay_episode(args: Arguments) -> tuple[Path, Course]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    args = tyro.cli(Arguments, prog="python -m training.replay_episode", description=__doc__, args=arguments)
+    args = tyro.cli(ReplayOptions, prog="python -m training.replay_episode", description=__doc__, args=arguments)
     return run_program(lambda: _replay_and_print(args))
 
 
-def _replay_and_print(args: Arguments) -> None:
+def _replay_and_print(args: ReplayOptions) -> None:
     try:
         output, course = replay_episode(args)
     except PolicyUnavailableError as error:

@@ -68,7 +68,7 @@ class CheckpointSaver:
         try:
             partial, pending = output_folder.partial_of(folder), None
             if jax.process_index() == 0:
-                pending = output_folder.begin(folder, replaces=MARKERS if overwrite else None)
+                pending = output_folder.start_writing(folder, replaces=MARKERS if overwrite else None)
         except output_folder.OutputFolderError as error:
             raise CheckpointError(str(error)) from error
         _meet(f"begin {folder}")

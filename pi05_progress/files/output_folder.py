@@ -29,12 +29,12 @@ class OutputFolderError(UserError):
 
 @dataclass(frozen=True)
 class Pending:
-    """A folder that is being written; made by ``hold`` or ``begin``.
+    """A folder that is being written; made by ``claim`` or ``start_writing``.
 
     Attributes:
         path: where to write.
         folder: where it will be, links resolved.
-        replaces: see ``begin``.
+        replaces: see ``start_writing``.
         lock: the open file whose lock this process has.
     """
 
@@ -105,7 +105,7 @@ def refuse_overlap(folder: Path, sources: Iterable[Path]) -> None:
 
 
 def check_target(folder: Path, replaces: Sequence[str] | None) -> None:
-    """Whether a folder may be written to a place; nothing is changed. See ``begin`` for arguments.
+    """Whether a folder may be written to a place; nothing is changed. See ``start_writing`` for arguments.
 
     Raises:
         OutputFolderError: something is there that stays.
@@ -126,12 +126,12 @@ def check_target(folder: Path, replaces: Sequence[str] | None) -> None:
         )
 
 
-def hold(folder: Path, replaces: Sequence[str] | None = None) -> Pending:
+def claim(folder: Path, replaces: Sequence[str] | None = None) -> Pending:
     """Take the place beside ``folder`` where it is written; what an earlier attempt left there stays.
 
     Args:
-        folder: see ``begin``.
-        replaces: see ``begin``; not looked at in here.
+        folder: see ``start_writing``.
+        replaces: see ``start_writing``; not looked at in here.
 
     Raises:
         OutputFolderError: another process is writing there, something else is there, or nothing can be written.
@@ -173,7 +173,7 @@ def _is_at(file: IO[str], path: Path) -> bool:
         return False
 
 
-def begin(folder: Path, *, replaces: Sequence[str] | None = None) -> Pending:
+def start_writing(folder: Path, *, replaces: Sequence[str] | None = None) -> Pending:
     """An empty folder beside ``folder`` to write into; what an earlier attempt left there is removed.
 
     Args:
@@ -185,7 +185,7 @@ def begin(folder: Path, *, replaces: Sequence[str] | None = None) -> Pending:
         OutputFolderError: ``folder`` is there and stays, another process is writing it, or nothing can be written.
     """
     check_target(folder, replaces)
-    pending = hold(folder, replaces)
+    pending = claim(folder, replaces)
     try:
         check_target(folder, replaces)  # another process may have written it before the lock was free
         pending.clear()
@@ -243,12 +243,12 @@ def _free_name(folder: Path) -> Path:
 
 @contextmanager
 def output_folder(folder: Path, *, replaces: Sequence[str] | None = None) -> Iterator[Path]:
-    """``begin`` and ``finish`` around a block that writes into the folder given; an exception removes it.
+    """``start_writing`` and ``finish`` around a block that writes into the folder given; an exception removes it.
 
     Raises:
-        OutputFolderError: see ``begin`` and ``finish``.
+        OutputFolderError: see ``start_writing`` and ``finish``.
     """
-    pending = begin(folder, replaces=replaces)
+    pending = start_writing(folder, replaces=replaces)
     try:
         yield pending.path
     except BaseException:

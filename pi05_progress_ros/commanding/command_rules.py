@@ -42,7 +42,7 @@ class CommandSettings:
     max_tracking_error: float = 0.5
 
 
-class Against(NamedTuple):
+class Objection(NamedTuple):
     """What speaks against commanding; an empty reason if nothing does. ``for_good``: until it is asked for anew."""
 
     reason: str = ""
@@ -58,7 +58,7 @@ class Step(NamedTuple):
 
 
 class CommandRules:
-    """State from tick to tick. Ask ``against`` every tick; then ``step`` if nothing speaks against it, else ``stop``.
+    """State from tick to tick. Ask ``objection`` every tick; then ``step`` if nothing speaks against it, else ``stop``.
 
     Args:
         profile: joint ranges and gripper curve.
@@ -72,9 +72,9 @@ class CommandRules:
         self._highest_fsm = FsmState.PAUSE  # that the robot has reached since commanding began
         self._stopped_s, self._target_s = -math.inf, -math.inf
 
-    def against(
+    def objection(
         self, fsm: int | None, target: np.ndarray | None, positions: dict[str, np.ndarray], now_s: float
-    ) -> Against:
+    ) -> Objection:
         """What speaks against commanding now.
 
         Args:
@@ -85,34 +85,38 @@ class CommandRules:
         """
         if target is not None:
             self._target_s = now_s
-        found = self._against_going_on(fsm, positions) if self.commanding else self._beginning(positions, now_s)
+        found = (
+            self._objection_to_going_on(fsm, positions)
+            if self.commanding
+            else self._objection_to_starting(positions, now_s)
+        )
         if found.reason or target is not None:
             return found
         if not self.commanding:
-            return Against("no chunk yet")
-        return Against(f"no new actions for {HOLD_S:g} s" if now_s - self._target_s > HOLD_S else "")
+            return Objection("no chunk yet")
+        return Objection(f"no new actions for {HOLD_S:g} s" if now_s - self._target_s > HOLD_S else "")
 
-    def _beginning(self, positions: dict[str, np.ndarray], now_s: float) -> Against:
+    def _objection_to_starting(self, positions: dict[str, np.ndarray], now_s: float) -> Objection:
         if now_s - self._stopped_s < PAUSE_S:
-            return Against("pausing after a stop")
+            return Objection("pausing after a stop")
         for side, position in positions.items():
             limits = self._profile.arms[side].limits()
             outside = np.maximum(limits[:, 0] - position, position - limits[:, 1])
             if outside.max() > OUTSIDE_RAD:
                 joint = self._profile.arms[side].joints[int(outside.argmax())]
-                return Against(f"{joint} is {outside.max():.2f} rad outside its range: move the arm by hand")
-        return Against()
+                return Objection(f"{joint} is {outside.max():.2f} rad outside its range: move the arm by hand")
+        return Objection()
 
-    def _against_going_on(self, fsm: int | None, positions: dict[str, np.ndarray]) -> Against:
+    def _objection_to_going_on(self, fsm: int | None, positions: dict[str, np.ndarray]) -> Objection:
         # The robot goes PAUSE, SLOW_START, READY by itself; back only if somebody wants it to.
         if fsm is None or fsm < self._highest_fsm:
-            return Against(PAUSED, for_good=True)
+            return Objection(PAUSED, for_good=True)
         if text := blocked(self._last, positions, self._profile, self._settings.max_tracking_error):
-            return Against(f"{text} {AGAIN}", for_good=True)
-        return Against()
+            return Objection(f"{text} {AGAIN}", for_good=True)
+        return Objection()
 
     def step(self, fsm: int, target: np.ndarray | None, positions: dict[str, np.ndarray], period_s: float) -> Step:
-        """What is commanded ``period_s`` after the last step; arguments as ``against``."""
+        """What is commanded ``period_s`` after the last step; arguments as ``objection``."""
         if not self.commanding:
             self.commanding, self._highest_fsm = True, FsmState.PAUSE
             self._last = inside(positions, self._profile)

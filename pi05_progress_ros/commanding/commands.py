@@ -140,7 +140,7 @@ class CommandExecutor:
         if not reason:
             try:
                 positions = _positions(snapshot, self._profile)
-                reason, for_good = self._rules.against(fsm, request.target, positions, time.monotonic())
+                reason, for_good = self._rules.objection(fsm, request.target, positions, time.monotonic())
                 if for_good:
                     self._plan.end(reason)
             except MessageError as error:

@@ -23,7 +23,7 @@ from .traffic import Topic, Traffic
 
 
 @dataclass
-class Episode:
+class OpenEpisode:
     """The episode being recorded; ``began_s`` is monotonic."""
 
     id: str
@@ -48,7 +48,7 @@ class Episodes:
     """
 
     def __init__(self, node: Node, robot: str, output: Path, store: Typestore, traffic: Traffic) -> None:
-        self.current: Episode | None = None
+        self.current: OpenEpisode | None = None
         self.output = output
         self._node, self._robot, self._store, self._traffic = node, robot, store, traffic
         self._count = 0
@@ -75,7 +75,7 @@ class Episodes:
             return f"{self.output}: cannot be written: {error}"
         self._traffic.begin_episode()
         self._event_topic.begin_episode()
-        self.current = Episode(name, task.strip(), bag, time.monotonic())
+        self.current = OpenEpisode(name, task.strip(), bag, time.monotonic())
         self._tell(EpisodeEvent.START)
         self._node.get_logger().info(f"recording {name}: {task}")
         if silent := self.silent():
@@ -169,7 +169,7 @@ class Episodes:
         self._write(self._event_topic, self._node.get_clock().now().nanoseconds, serialize_message(message))
 
     def _event(
-        self, episode: Episode, event: int, outcome: int = EpisodeEvent.UNKNOWN, label: str = ""
+        self, episode: OpenEpisode, event: int, outcome: int = EpisodeEvent.UNKNOWN, label: str = ""
     ) -> EpisodeEvent:
         message = EpisodeEvent(event=event, outcome=outcome, label=label, progress=float("nan"))
         message.header.stamp = self._node.get_clock().now().to_msg()

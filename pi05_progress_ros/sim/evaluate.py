@@ -139,7 +139,7 @@ def _log(options: Options, driving: Driving) -> EpisodeLog | nullcontext[None]:
     return EpisodeLog(options.json.with_name(options.json.name + SUFFIX), settings, overwrite=options.overwrite)
 
 
-def drive(options: Options, at_the_wheel: Drivers, log: EpisodeLog | None) -> list[DrivenEpisode]:
+def drive(options: Options, running_drivers: Drivers, log: EpisodeLog | None) -> list[DrivenEpisode]:
     """All episodes of all tasks, in order; those that are kept already are not driven again.
 
     Raises:
@@ -152,7 +152,7 @@ def drive(options: Options, at_the_wheel: Drivers, log: EpisodeLog | None) -> li
     if done:
         print(f"{len(done)} of {len(wanted)} episodes were driven before and are kept", flush=True)
     with progress_bar("driving", len(wanted), "episodes", done=len(done)) as advance:
-        for episode in at_the_wheel.run([which for which in wanted if which not in done]):
+        for episode in running_drivers.run([which for which in wanted if which not in done]):
             if log is not None:
                 log.add(episode)
             done[episode.task, episode.seed] = episode
@@ -170,9 +170,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: Options) -> int:
     driving, log = _driving(options), None
     try:
-        with _log(options, driving) as log, drivers(driving, options.workers) as at_the_wheel:
+        with _log(options, driving) as log, drivers(driving, options.workers) as running_drivers:
             started = time.monotonic()
-            episodes, who = drive(options, at_the_wheel, log), at_the_wheel.who
+            episodes, who = drive(options, running_drivers, log), running_drivers.who
             figures = figures_by_task(episodes)
             Console(width=None if sys.stdout.isatty() else 130).print(table(figures))
             inferences, seconds = sum(e.inferences for e in episodes), time.monotonic() - started

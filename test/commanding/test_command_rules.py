@@ -33,11 +33,11 @@ class Robot:
     def tick(self, target, fsm=READY, follows=True):
         """What speaks against it, or the step; it is halted as the callers do."""
         self.now += PERIOD
-        against = self.rules.against(fsm, target, self.positions, self.now)
-        if against.reason:
+        objection = self.rules.objection(fsm, target, self.positions, self.now)
+        if objection.reason:
             if self.rules.commanding:
                 self.rules.stop(self.now)
-            return against
+            return objection
         step = self.rules.step(fsm, target, self.positions, PERIOD)
         if follows:
             self.positions = step.arms
@@ -79,7 +79,7 @@ def test_a_robot_that_falls_back_was_paused_by_somebody_and_that_is_for_good():
     here = target_at(middle())
     assert robot.tick(here, READY).waits_for == ""
     for fsm in (SLOW_START, PAUSE, None):
-        assert robot.rules.against(fsm, here, robot.positions, robot.now) == (PAUSED, True)
+        assert robot.rules.objection(fsm, here, robot.positions, robot.now) == (PAUSED, True)
 
 
 def test_an_arm_that_does_not_follow_ends_it_for_good():
@@ -97,6 +97,6 @@ def test_arms_outside_their_range_are_not_commanded(side):
     robot = Robot()
     robot.positions[side] = robot.positions[side].copy()
     robot.positions[side][2] = PROFILE.arms[side].limits()[2, 1] + 0.2
-    against = robot.tick(target_at(middle()))
-    assert against.reason == f"{PROFILE.arms[side].joints[2]} is 0.20 rad outside its range: move the arm by hand"
-    assert not against.for_good
+    objection = robot.tick(target_at(middle()))
+    assert objection.reason == f"{PROFILE.arms[side].joints[2]} is 0.20 rad outside its range: move the arm by hand"
+    assert not objection.for_good

@@ -17,13 +17,12 @@ from places import ROOT
 from small_datasets import MERGED, TWO_TASKS, facts, lerobot_copy, make_dataset, tree
 
 from pi05_progress.errors import UserError
-from training.add_progress_labels import Arguments as LabelArguments
-from training.add_progress_labels import add_progress_labels
+from training.add_progress_labels import LabelOptions, add_progress_labels
 from training.datasets.frames import PictureError
 from training.datasets.progress_meta import EpisodeMeta, ProgressMeta, save_progress_meta
 from training.datasets.reader import DatasetError, VideoSpan, open_dataset
 from training.datasets.thumbnails import thumbnails
-from training.inspect_dataset import Arguments, inspect_dataset
+from training.inspect_dataset import InspectOptions, inspect_dataset
 from training.report import charts
 from training.report.summary import picture_findings
 
@@ -42,7 +41,7 @@ def course(n, seed=0):
 
 def page_of(root, tmp_path, **options):
     """Text of the page and findings by episode: lists of (kind, text)."""
-    path, summaries = inspect_dataset(Arguments(root, output=tmp_path / "page.html", overwrite=True, **options))
+    path, summaries = inspect_dataset(InspectOptions(root, output=tmp_path / "page.html", overwrite=True, **options))
     return path.read_text(), {s.episode.index: [(f.kind, f.text) for f in s.findings] for s in summaries}
 
 
@@ -105,7 +104,7 @@ def test_wrong_labels_are_found(tmp_path):
     root = make_dataset(tmp_path / "d", [course(60, s) for s in range(4)], fps=FPS)
     facts(root, e3=("FAILURE", {}))
     labelled = tmp_path / "labelled"
-    add_progress_labels(LabelArguments(root, labelled))
+    add_progress_labels(LabelOptions(root, labelled))
     path = labelled / "data/chunk-000/file-000.parquet"  # episodes 0 and 1
     table = pq.read_table(path)
     progress = table["observation.progress"].to_numpy().copy()
@@ -172,7 +171,7 @@ def labelled(tmp_path):
     done = {"e0": ("SUCCESS", {"<grasped>": 3, "placed": 9}), "e1": ("SUCCESS", {"lifted": 10})}
     facts(root, **done, e3=("FAILURE", {"lifted": 5}))
     out = tmp_path / "labelled & <new>"
-    add_progress_labels(LabelArguments(root, out, method="milestone", failures="last-milestone"))
+    add_progress_labels(LabelOptions(root, out, method="milestone", failures="last-milestone"))
     return out
 
 
@@ -191,7 +190,7 @@ def test_the_page_is_one_file_with_everything_in_it(labelled, tmp_path):
 
 
 def test_the_most_conspicuous_episodes_come_first_and_the_rest_is_counted(labelled, tmp_path):
-    path, summaries = inspect_dataset(Arguments(labelled, output=tmp_path / "p.html", max_episodes=2))
+    path, summaries = inspect_dataset(InspectOptions(labelled, output=tmp_path / "p.html", max_episodes=2))
     text = path.read_text()
     order = [int(index) for index in re.findall(r"<section class='card' id='e(\d+)'>", text)]
     assert order == [s.episode.index for s in summaries[:2]]
@@ -253,7 +252,7 @@ def test_pictures_of_an_episode_within_a_longer_file_are_its_own(tmp_path):
 def test_a_recording_that_was_cut_off_is_told_and_may_be_unlabelled(tmp_path):
     root = make_dataset(tmp_path / "d", [course(60, s) for s in range(3)], fps=FPS)
     save_progress_meta(root, ProgressMeta({1: EpisodeMeta(note="cut off: the file breaks off")}))
-    add_progress_labels(LabelArguments(root, tmp_path / "out"))
+    add_progress_labels(LabelOptions(root, tmp_path / "out"))
     text = "cut off: the file breaks off; its last frame is not the task's end"
     assert page_of(tmp_path / "out", tmp_path)[1] == {0: [], 1: [("cut off", text)], 2: []}
 
@@ -267,9 +266,9 @@ def test_axes_have_round_numbers():
 def test_the_output_is_only_replaced_when_asked(labelled, tmp_path):
     page_of(labelled, tmp_path)
     with pytest.raises(UserError, match="already there"):
-        inspect_dataset(Arguments(labelled, output=tmp_path / "page.html"))
+        inspect_dataset(InspectOptions(labelled, output=tmp_path / "page.html"))
     with pytest.raises(UserError, match=r"no episode \[9\]; the data set has 0 to 3"):
-        inspect_dataset(Arguments(labelled, output=tmp_path / "other.html", episodes=(9,)))
+        inspect_dataset(InspectOptions(labelled, output=tmp_path / "other.html", episodes=(9,)))
 
 
 @pytest.mark.parametrize("option", ["output", "rerun"])
@@ -278,16 +277,16 @@ def test_a_folder_is_no_file_to_write_whatever_is_overwritten(labelled, tmp_path
     before = sorted(tmp_path.iterdir())
     given = {"output": tmp_path / "page.html", option: tmp_path / "folder", "overwrite": True}
     with pytest.raises(UserError, match="is a folder; name a file in it"):
-        inspect_dataset(Arguments(labelled, **given))
+        inspect_dataset(InspectOptions(labelled, **given))
     assert sorted(tmp_path.iterdir()) == before and not list((tmp_path / "folder").iterdir())
 
 
 def test_folders_of_the_output_are_made_and_a_page_that_fails_leaves_nothing(labelled, tmp_path, monkeypatch):
-    inspect_dataset(Arguments(labelled, output=tmp_path / "new/page.html"))
+    inspect_dataset(InspectOptions(labelled, output=tmp_path / "new/page.html"))
     assert (tmp_path / "new/page.html").is_file()
     monkeypatch.setattr("training.inspect_dataset.page", lambda *_: "\ud800")  # cannot be encoded
     with pytest.raises(UnicodeEncodeError):
-        inspect_dataset(Arguments(labelled, output=tmp_path / "new/other.html"))
+        inspect_dataset(InspectOptions(labelled, output=tmp_path / "new/other.html"))
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["page.html"]
 
 
@@ -295,21 +294,21 @@ def test_a_data_set_that_lacks_a_file_is_refused(tmp_path):
     root = make_dataset(tmp_path / "d", [course(20, s) for s in range(4)], fps=FPS)
     (root / "data/chunk-000/file-001.parquet").unlink()
     with pytest.raises(DatasetError, match="a file is missing"):
-        inspect_dataset(Arguments(root, output=tmp_path / "page.html"))
+        inspect_dataset(InspectOptions(root, output=tmp_path / "page.html"))
     assert [path.name for path in tmp_path.iterdir()] == ["d"]
 
 
 @pytest.mark.skipif(find_spec("rerun") is not None, reason="rerun-sdk is installed")
 def test_without_rerun_the_error_says_what_to_install(labelled, tmp_path):
     with pytest.raises(UserError, match="pip install rerun-sdk"):
-        inspect_dataset(Arguments(labelled, output=tmp_path / "page.html", rerun=tmp_path / "r.rrd"))
+        inspect_dataset(InspectOptions(labelled, output=tmp_path / "page.html", rerun=tmp_path / "r.rrd"))
     assert not (tmp_path / "page.html").exists()
 
 
 def test_a_recording_for_rerun(labelled, tmp_path):
     pytest.importorskip("rerun")
     path = tmp_path / "r.rrd"
-    inspect_dataset(Arguments(labelled, output=tmp_path / "page.html", rerun=path))
+    inspect_dataset(InspectOptions(labelled, output=tmp_path / "page.html", rerun=path))
     done = subprocess.run([sys.executable, "-m", "rerun", "rrd", "print", "-v", path], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     for entity in ("/episode_001/progress", "/episode_001/state", "/episode_001/head_camera", "/episode_000/events"):

@@ -17,16 +17,13 @@ from places import ROOT
 from small_datasets import TWO_TASKS, tree
 
 from pi05_progress.units.normalize import load_norm_stats
-from training.add_progress_labels import Arguments as LabelArguments
-from training.add_progress_labels import add_progress_labels
-from training.compute_norm_stats import Arguments as StatsArguments
-from training.compute_norm_stats import compute_norm_stats
+from training.add_progress_labels import LabelOptions, add_progress_labels
+from training.compute_norm_stats import StatisticsOptions, compute_norm_stats
 from training.datasets import layout
 from training.datasets.frames import FrameReader
 from training.datasets.reader import DatasetError, open_dataset
 from training.datasets.statistics import feature_stats
-from training.inspect_dataset import Arguments as InspectArguments
-from training.inspect_dataset import inspect_dataset
+from training.inspect_dataset import InspectOptions, inspect_dataset
 
 DATA = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"
 VIDEO = "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4"
@@ -90,9 +87,9 @@ def as_v21(root: Path, version="v2.1") -> Path:
 def tools(root, out):
     """Every tool on a data set, as (name, call)."""
     return [
-        ("label", lambda: add_progress_labels(LabelArguments(root, out / "labelled"))),
-        ("statistics", lambda: compute_norm_stats(StatsArguments((root,), output=out / "norm_stats.json"))),
-        ("inspect", lambda: inspect_dataset(InspectArguments(root, output=out / "page.html"))),
+        ("label", lambda: add_progress_labels(LabelOptions(root, out / "labelled"))),
+        ("statistics", lambda: compute_norm_stats(StatisticsOptions((root,), output=out / "norm_stats.json"))),
+        ("inspect", lambda: inspect_dataset(InspectOptions(root, output=out / "page.html"))),
     ]
 
 

@@ -13,7 +13,7 @@ from pi05_progress.errors import UserError
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.units.normalize import load_norm_stats
 from pi05_progress.units.transforms import actions_to_model, state_to_model
-from training.compute_norm_stats import Arguments, compute_norm_stats
+from training.compute_norm_stats import StatisticsOptions, compute_norm_stats
 from training.datasets.pooled import Extent, Spread
 from training.datasets.reader import DatasetError, open_dataset
 
@@ -21,7 +21,7 @@ ARMS = np.r_[0:7, 8:15]
 
 
 def stats_of(*roots, output, **options):
-    compute_norm_stats(Arguments(tuple(roots), output=output, **options))
+    compute_norm_stats(StatisticsOptions(tuple(roots), output=output, **options))
     return load_norm_stats(output)
 
 
@@ -108,8 +108,10 @@ def test_the_same_data_gives_the_same_file(tmp_path):
 def test_lerobots_data_set_without_decoding_a_picture(tmp_path):
     before = tree(TWO_TASKS)
     program = (
-        "import sys\nfrom pathlib import Path\nfrom training.compute_norm_stats import Arguments, compute_norm_stats\n"
-        f"compute_norm_stats(Arguments((Path({str(TWO_TASKS)!r}),), output=Path({str(tmp_path / 's.json')!r})))\n"
+        "import sys\nfrom pathlib import Path\n"
+        "from training.compute_norm_stats import StatisticsOptions, compute_norm_stats\n"
+        f"options = StatisticsOptions((Path({str(TWO_TASKS)!r}),), output=Path({str(tmp_path / 's.json')!r}))\n"
+        "compute_norm_stats(options)\n"
         "print([m for m in ('av', 'PIL.JpegImagePlugin', 'torch', 'lerobot', 'rclpy', 'jax') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S)
@@ -123,13 +125,13 @@ def test_lerobots_data_set_without_decoding_a_picture(tmp_path):
 
 def test_the_file_lies_in_the_data_set_and_is_only_replaced_when_asked(tmp_path):
     root = random_set(tmp_path / "d")
-    path, _, _ = compute_norm_stats(Arguments((root,)))
+    path, _, _ = compute_norm_stats(StatisticsOptions((root,)))
     assert path == root / "norm_stats.json"
     with pytest.raises(UserError, match="already there"):
-        compute_norm_stats(Arguments((root,)))
-    compute_norm_stats(Arguments((root,), overwrite=True))
+        compute_norm_stats(StatisticsOptions((root,)))
+    compute_norm_stats(StatisticsOptions((root,), overwrite=True))
     with pytest.raises(UserError, match="is a folder; name a file in it"):
-        compute_norm_stats(Arguments((root,), output=tmp_path, overwrite=True))
+        compute_norm_stats(StatisticsOptions((root,), output=tmp_path, overwrite=True))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["d"]
     assert not tmp_path.with_name(tmp_path.name + ".partial").exists()
 
@@ -138,20 +140,20 @@ def test_no_statistics_are_written_of_a_data_set_that_lacks_a_file(tmp_path):
     root = random_set(tmp_path / "d")
     (root / "data/chunk-000/file-001.parquet").unlink()
     with pytest.raises(DatasetError, match="a file is missing"):
-        compute_norm_stats(Arguments((root,)))
+        compute_norm_stats(StatisticsOptions((root,)))
     assert not (root / "norm_stats.json").exists()
 
 
 def test_what_cannot_be_done_is_said(tmp_path):
     a, b = random_set(tmp_path / "a"), make_dataset(tmp_path / "b", [np.zeros((5, 48))], fps=30)
     with pytest.raises(UserError, match="--output"):
-        compute_norm_stats(Arguments((a, b)))
+        compute_norm_stats(StatisticsOptions((a, b)))
     with pytest.raises(DatasetError, match=r"a: 10, .*b: 30"):
-        compute_norm_stats(Arguments((a, b), output=tmp_path / "s.json"))
+        compute_norm_stats(StatisticsOptions((a, b), output=tmp_path / "s.json"))
     with pytest.raises(DatasetError, match="has 6 numbers"):
-        compute_norm_stats(Arguments((MERGED,), output=tmp_path / "s.json"))
+        compute_norm_stats(StatisticsOptions((MERGED,), output=tmp_path / "s.json"))
     with pytest.raises(UserError, match="--horizon is 0"):
-        compute_norm_stats(Arguments((a,), horizon=0))
+        compute_norm_stats(StatisticsOptions((a,), horizon=0))
     assert not (tmp_path / "s.json").exists()
 
 
@@ -167,7 +169,7 @@ def test_numbers_that_are_not_finite_are_named(tmp_path):
     spoilt = pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), 48)
     pq.write_table(table.set_column(table.column_names.index("action"), "action", spoilt), path)
     with pytest.raises(DatasetError, match="action of episode 3 is not finite in 1 frames, the first is 3"):
-        compute_norm_stats(Arguments((root,)))
+        compute_norm_stats(StatisticsOptions((root,)))
     assert not (root / "norm_stats.json").exists()
 
 

@@ -6,10 +6,10 @@ from dataclasses import fields
 from places import ROOT
 from serving_helpers import request, stub
 
-from pi05_progress.serve_policy import Arguments
+from pi05_progress.serve_policy import ServeOptions
 from pi05_progress.serving.metrics import Metrics
 
-OPTIONS = {field.name.replace("_", "-") for field in fields(Arguments)}
+OPTIONS = {field.name.replace("_", "-") for field in fields(ServeOptions)}
 PAGE = (ROOT / "docs/serving.md").read_text()
 
 

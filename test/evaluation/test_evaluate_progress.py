@@ -29,7 +29,7 @@ from training.datasets import layout
 from training.datasets.frames import FrameReader, PictureError
 from training.datasets.progress_meta import Labels, ProgressMeta, Stage, load_progress_meta, save_progress_meta
 from training.datasets.reader import DatasetError, open_dataset
-from training.evaluate_progress import Arguments, main, run
+from training.evaluate_progress import EvaluateOptions, main, run
 from training.evaluation.cache import OWN, code_digest
 from training.evaluation.frames import robot_frames
 from training.evaluation.playbacks import PICTURE_NOISE, all_playbacks
@@ -80,9 +80,9 @@ def dataset(tmp_path):
 
 
 def made_up(root, **options):
-    """Arguments for predictions that rise with time: 1 after 3 s."""
+    """EvaluateOptions for predictions that rise with time: 1 after 3 s."""
     options = {"policy": "made_up_predictions:rising", "train_dataset": (TWO_TASKS,), "resamples": 200} | options
-    return Arguments(root, **options)
+    return EvaluateOptions(root, **options)
 
 
 def frames_of(root, index, policy_frames=None):
@@ -272,7 +272,7 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(checkpoint, small_policy, d
         return infer(self, frame, prompt)
 
     monkeypatch.setattr(Pi05Policy, "infer", counted)
-    args = Arguments(
+    args = EvaluateOptions(
         dataset, checkpoint, cache=tmp_path / "cache", num_steps=1, perturbations=("reversed",), episodes=(1, 3),
         resamples=100,
     )  # fmt: skip
@@ -307,7 +307,7 @@ def test_answers_are_kept_apart_by_robot_profile(checkpoint, small_policy, datas
         path.write_text(content)
     calls, infer = [], Pi05Policy.infer
     monkeypatch.setattr(Pi05Policy, "infer", lambda *args: (calls.append(0), infer(*args))[1])
-    args = Arguments(
+    args = EvaluateOptions(
         dataset, checkpoint, cache=tmp_path / "cache", num_steps=1, perturbations=(), episodes=(3,), resamples=100,
         rate=1.0,
     )  # fmt: skip
@@ -355,7 +355,7 @@ def test_the_wrong_instruction_is_said_by_task_and_may_be_one_the_checkpoint_was
 
 
 def test_durations_of_the_checkpoint_are_used_and_tasks_it_never_saw_have_no_clock(checkpoint, dataset, tmp_path):
-    args = Arguments(
+    args = EvaluateOptions(
         dataset, checkpoint, cache=tmp_path / "cache", num_steps=1, perturbations=(), resamples=100, rate=2.0
     )
     evaluation = run(args)
@@ -449,7 +449,7 @@ def test_what_cannot_be_evaluated_is_said(dataset, options, said):
 
 def test_checkpoints_that_cannot_be_evaluated_are_refused_before_anything_is_computed(dataset, tmp_path):
     def arguments(name, **info):
-        return Arguments(dataset, save_small(tmp_path / name, **info), train_dataset=(TWO_TASKS,))
+        return EvaluateOptions(dataset, save_small(tmp_path / name, **info), train_dataset=(TWO_TASKS,))
 
     with pytest.raises(UserError, match="has no progress head"):
         run(arguments("headless", kind="none"))

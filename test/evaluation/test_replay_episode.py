@@ -9,7 +9,7 @@ from serving_helpers import PROFILE, StubPolicy, serving, stub
 from small_datasets import MERGED, TWO_TASKS
 
 from pi05_progress.serving.policy_responder import PolicyResponder
-from training.replay_episode import Arguments, main, replay_episode
+from training.replay_episode import ReplayOptions, main, replay_episode
 
 
 class FromThePicture(StubPolicy):
@@ -33,7 +33,7 @@ def dataset(tmp_path_factory):
 def test_an_episode_is_played_and_drawn(dataset, tmp_path):
     policy = FromThePicture()
     with serving(PolicyResponder(policy, PROFILE)) as server:
-        output, course = replay_episode(Arguments(dataset, 1, server.uri, output=tmp_path / "page.html"))
+        output, course = replay_episode(ReplayOptions(dataset, 1, server.uri, output=tmp_path / "page.html"))
     assert [prompt for _, prompt in policy.given] == ["stack the cubes"] * 30
     assert all(frame.images["left_color"].shape == (32, 32, 3) for frame, _ in policy.given)
     np.testing.assert_allclose(course.times, np.arange(30) / 10)

@@ -10,7 +10,7 @@ import pytest
 from conftest import PATIENCE_S
 from places import ROOT
 
-from pi05_progress.files.output_folder import OutputFolderError, begin, finish, output_folder, refuse_overlap
+from pi05_progress.files.output_folder import OutputFolderError, finish, output_folder, refuse_overlap, start_writing
 
 MARKER = ("is_ours",)
 
@@ -117,10 +117,10 @@ def test_a_source_is_not_written_to_whatever_it_is_called(tmp_path):
 
 
 def test_only_one_writes_at_a_time(tmp_path):
-    first = begin(tmp_path / "x")
+    first = start_writing(tmp_path / "x")
     (first.path / "text").write_text("first")
     with pytest.raises(OutputFolderError, match="another process is writing there"):
-        begin(tmp_path / "x", replaces=MARKER)
+        start_writing(tmp_path / "x", replaces=MARKER)
     assert (first.path / "text").read_text() == "first"
     finish(first)
     assert (tmp_path / "x/text").read_text() == "first" and names(tmp_path / "x") == ["text"]
@@ -129,7 +129,7 @@ def test_only_one_writes_at_a_time(tmp_path):
 
 
 def test_a_hold_that_was_given_back_is_taken_over_and_cleared(tmp_path):
-    first = begin(tmp_path / "x")
+    first = start_writing(tmp_path / "x")
     (first.path / "left").write_text("")
     first.release()
     assert names(write(tmp_path / "x")) == ["is_ours", "text"]
@@ -137,7 +137,7 @@ def test_a_hold_that_was_given_back_is_taken_over_and_cleared(tmp_path):
 
 def test_a_folder_that_moved_while_its_lock_was_opened_is_not_written_to(tmp_path, monkeypatch):
     """The other process finishes between opening its lock and having it."""
-    first = begin(tmp_path / "x")
+    first = start_writing(tmp_path / "x")
     (first.path / MARKER[0]).write_text("")
     flock = fcntl.flock
 
@@ -153,7 +153,7 @@ def test_a_folder_that_moved_while_its_lock_was_opened_is_not_written_to(tmp_pat
 
 
 def test_what_appears_meanwhile_is_not_replaced_and_what_was_written_is_kept(tmp_path):
-    pending = begin(tmp_path / "x")
+    pending = start_writing(tmp_path / "x")
     (pending.path / "text").write_text("new")
     (tmp_path / "x").mkdir()
     (tmp_path / "x/mine").write_text("precious")

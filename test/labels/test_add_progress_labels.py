@@ -294,7 +294,7 @@ def waiting(*arguments):
     sys.stdin.readline()
     return original(*arguments)
 writing.save_progress_meta = waiting
-tool.add_progress_labels(tool.Arguments(Path(sys.argv[1]), Path(sys.argv[2])))
+tool.add_progress_labels(tool.LabelOptions(Path(sys.argv[1]), Path(sys.argv[2])))
 """
 
 
@@ -333,7 +333,7 @@ from training import add_progress_labels as tool
 from training.labels import writing
 def die(*_, **__): os.kill(os.getpid(), signal.SIGKILL)
 setattr(writing, sys.argv[1], die)
-tool.add_progress_labels(tool.Arguments(Path(sys.argv[2]), Path(sys.argv[3])))
+tool.add_progress_labels(tool.LabelOptions(Path(sys.argv[2]), Path(sys.argv[3])))
 """
 
 

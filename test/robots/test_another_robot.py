@@ -23,7 +23,7 @@ from pi05_progress.units.normalize import NormStats
 from pi05_progress.units.transforms import actions_from_model, actions_to_model
 from pi05_progress_ros.commanding.chunks import next_commands
 from pi05_progress_ros.node.outputs import chunk_message
-from training.compute_norm_stats import Arguments, compute_norm_stats
+from training.compute_norm_stats import StatisticsOptions, compute_norm_stats
 from training.datasets.reader import open_dataset
 from training.inspect_dataset import known_joints
 
@@ -196,7 +196,7 @@ def test_recordings_become_a_data_set_of_this_robot(dataset, profile):
 
 def test_the_data_set_is_labelled_by_its_joints_motion_and_trained_on(dataset, file, tmp_path):
     root = labelled(tmp_path / "labelled", dataset.root, method="activity")
-    _, stats, _ = compute_norm_stats(Arguments((root,), robot=str(file), horizon=6, delta_actions=True))
+    _, stats, _ = compute_norm_stats(StatisticsOptions((root,), robot=str(file), horizon=6, delta_actions=True))
     assert len(stats["state"].mean) == len(stats["actions"].mean) == 7
     batches = loader(root, batch_size=4, robot=str(file), delta_actions=True, validation_fraction=0.5)
     batch = next(batches)

@@ -1,8 +1,8 @@
 """Labelled copies of data sets."""
 
-from training.add_progress_labels import Arguments, add_progress_labels
+from training.add_progress_labels import LabelOptions, add_progress_labels
 
 
 def labelled(source, target, **options):
-    add_progress_labels(Arguments(source, target, **options))
+    add_progress_labels(LabelOptions(source, target, **options))
     return target

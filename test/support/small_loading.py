@@ -9,7 +9,7 @@ from small_datasets import TWO_TASKS
 
 from pi05_progress.models.config import tiny
 from pi05_progress.units.tokenizer import ByteEncoder
-from training.add_progress_labels import Arguments, add_progress_labels
+from training.add_progress_labels import LabelOptions, add_progress_labels
 from training.datasets.reader import array_of
 from training.loading.config import DataConfig
 from training.loading.loader import TrainLoader
@@ -20,7 +20,7 @@ LENGTHS = (12, 30, 1, 21)
 
 def labelled(target, source=TWO_TASKS, **options):
     """A copy of a data set with progress labels, videos linked."""
-    add_progress_labels(Arguments(source, target, **options))
+    add_progress_labels(LabelOptions(source, target, **options))
     return target
 
 

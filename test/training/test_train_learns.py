@@ -7,7 +7,7 @@ import sys
 import pytest
 from training_runs import configuration, quick_programs, rows
 
-from training.add_progress_labels import Arguments, add_progress_labels
+from training.add_progress_labels import LabelOptions, add_progress_labels
 from training.engine.loss import LossConfig
 from training.engine.optimizer import OptimizerConfig
 from training.loading.config import DataConfig
@@ -31,7 +31,7 @@ def data(tmp_path_factory):
     converted = ["--input", folder / "bags", "--output", folder / "data", "--fps", "10"]
     for module, arguments in (("pi05_progress_ros.sim.generate", made), ("training.convert_rosbags", converted)):
         subprocess.run([sys.executable, "-m", module, *map(str, arguments)], check=True)
-    add_progress_labels(Arguments(folder / "data", folder / "labelled"))
+    add_progress_labels(LabelOptions(folder / "data", folder / "labelled"))
     return folder / "labelled"
 
 

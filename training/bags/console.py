@@ -28,20 +28,20 @@ def print_unused(plans: Plans) -> None:
 
 def print_dropped(plans: Plans) -> None:
     """Episodes that were dropped, and why."""
-    for fate in plans.fates:
-        if not fate.parts:
-            said = "; ".join([*fate.reasons, *fate.notes])
-            print(f"dropped: {fate.title}: {said}", file=sys.stderr)
+    for entry in plans.entries:
+        if not entry.parts:
+            said = "; ".join([*entry.reasons, *entry.notes])
+            print(f"dropped: {entry.title}: {said}", file=sys.stderr)
 
 
 def print_remarks(plans: Plans, kept: Collection[str]) -> None:
     """What is odd about recordings of which something is kept: ``kept`` names them."""
-    usable = [fate for fate in plans.fates if fate.bag in kept and (fate.parts or not fate.reasons)]
-    remarks = [Remark(fate.title, text) for fate in usable for text in (*fate.notes, *fate.reasons)]
+    usable = [entry for entry in plans.entries if entry.bag in kept and (entry.parts or not entry.reasons)]
+    remarks = [Remark(entry.title, text) for entry in usable for text in (*entry.notes, *entry.reasons)]
     for scan, found in zip(plans.scans, plans.found, strict=True):
         if str(scan.path) in kept:
             remarks += [Remark(scan.path.name, note) for note in (*scan.notes, *found.notes)]
-    if lines := kept_but(remarks, [part for fate in usable for part in fate.parts]):
+    if lines := kept_but(remarks, [part for entry in usable for part in entry.parts]):
         print("kept, but", file=sys.stderr)
         for line in lines:
             print(f"  {line}", file=sys.stderr)

@@ -18,12 +18,12 @@ from pi05_progress.robots.profile import RobotProfile
 
 from ..datasets.progress_meta import EpisodeMeta, Milestone, Outcome
 from ..datasets.video import VideoOptions
-from ..datasets.writer import Episode, write_dataset
+from ..datasets.writer import EpisodeFiles, write_dataset
 from .console import print_dropped, print_remarks, print_unused, progress
 from .convert import Converted, ConvertOptions, Part
 from .episodes import Candidate
 from .jobs import Pool, Workplace, finish_workplace, load_result
-from .planning import Fate, Plans, Wanted, episode_title, plan
+from .planning import Plans, ReportEntry, Wanted, episode_title, plan
 from .report import HTML_NAME, make_report, remove_report, report_without_data_set, write_report
 from .scan import ScanOptions
 from .segments import plan_segments
@@ -65,18 +65,18 @@ def dry_run(recordings: Recordings, wanted: Wanted, place: Workplace, console: C
         plans = recordings.planned(wanted, pool, bar)
     total = 0
     planned = {index: plan_segments(job.candidate, job.scan, wanted.times) for job, index in plans.jobs}
-    for index, fate in enumerate(plans.fates):
+    for index, entry in enumerate(plans.entries):
         segments = planned.get(index)
-        fate.notes += segments.notes if segments else ()
-        reasons = fate.reasons or list(segments.reasons)
+        entry.notes += segments.notes if segments else ()
+        reasons = entry.reasons or list(segments.reasons)
         counts = [] if segments is None else [segment.grid.count for segment in segments.segments]
         total += len(counts)
-        fate.reasons = [] if counts else reasons
+        entry.reasons = [] if counts else reasons
         what = f"{' + '.join(map(str, counts))} frames" if counts else "dropped"
-        said = [*reasons, *fate.notes]
-        print(f"{fate.title}: {what}" + (f": {'; '.join(said)}" if said else ""))
+        said = [*reasons, *entry.notes]
+        print(f"{entry.title}: {what}" + (f": {'; '.join(said)}" if said else ""))
     print_unused(plans)
-    print_remarks(plans, {plans.fates[index].bag for index, of in planned.items() if of.segments})
+    print_remarks(plans, {plans.entries[index].bag for index, of in planned.items() if of.segments})
     print(f"{total} episodes of {plans.frames} frames would be kept; nothing was written")
     return total
 
@@ -115,24 +115,24 @@ def convert(
     episodes = _episodes(plans, place)
     print_unused(plans)
     print_dropped(plans)
-    print_remarks(plans, {fate.bag for fate in plans.fates if fate.parts})
+    print_remarks(plans, {entry.bag for entry in plans.entries if entry.parts})
     fps = wanted.times.fps
-    report = make_report(settings, plans.scans, plans.found, plans.failed, plans.fates, fps)
+    report = make_report(settings, plans.scans, plans.found, plans.failed, plans.entries, fps)
     if not episodes:
         print("convert_rosbags: no episode can be used; no data set was written", file=sys.stderr)
         folder = report_without_data_set(output)
         folder.mkdir(parents=True, exist_ok=True)
-        write_report(folder, report, plans.fates)
+        write_report(folder, report, plans.entries)
         print(f"report: {folder / HTML_NAME}", file=sys.stderr)
         return 0
     for name in ("data", "meta", "videos"):
         shutil.rmtree(place.folder / name, ignore_errors=True)
     write_dataset(place.folder, episodes, recordings.profile, plans.sizes, fps, video)
-    write_report(place.folder, report, plans.fates)
+    write_report(place.folder, report, plans.entries)
     finish_workplace(place)
     remove_report(report_without_data_set(output))
     print(f"{len(episodes)} episodes, {sum(e.frames for e in episodes)} frames in {output}")
-    dropped = sum(not fate.parts for fate in plans.fates)
+    dropped = sum(not entry.parts for entry in plans.entries)
     if dropped or plans.failed:
         print(f"{dropped} episodes dropped, {len(plans.failed)} bags not used")
     print(f"report: {output / HTML_NAME}")
@@ -158,33 +158,35 @@ def _made(plans: Plans, options: ConvertOptions, place: Workplace, pool: Pool, b
 
 
 def _note(plans: Plans, done: Mapping[str, Converted]) -> None:
-    """Write the results into the fates."""
+    """Write the results into the entries."""
     index = 0
     of_job = {place: done[job.key] for job, place in plans.jobs}
-    for place, fate in enumerate(plans.fates):
+    for place, entry in enumerate(plans.entries):
         if place not in of_job:
             continue
         result = of_job[place]
-        fate.reasons, fate.parts = result.reasons, result.parts
-        fate.notes = [*fate.notes, *result.notes]
-        if fate.parts:
-            fate.first_index = index
-            index += len(fate.parts)
+        entry.reasons, entry.parts = result.reasons, result.parts
+        entry.notes = [*entry.notes, *result.notes]
+        if entry.parts:
+            entry.first_index = index
+            index += len(entry.parts)
 
 
-def _episodes(plans: Plans, place: Workplace) -> list[Episode]:
+def _episodes(plans: Plans, place: Workplace) -> list[EpisodeFiles]:
     episodes = []
     for job, index in plans.jobs:
-        fate = plans.fates[index]
-        for part in fate.parts:
+        entry = plans.entries[index]
+        for part in entry.parts:
             stats = {camera: {k: np.array(v) for k, v in of.items()} for camera, of in part.picture_stats.items()}
             folder = place.work / job.key / part.folder
-            episodes.append(Episode(folder, part.frames, fate.task, _meta(job.candidate, fate, part), stats))
+            episodes.append(EpisodeFiles(folder, part.frames, entry.task, _meta(job.candidate, entry, part), stats))
     return episodes
 
 
-def _meta(candidate: Candidate, fate: Fate, part: Part) -> EpisodeMeta:
+def _meta(candidate: Candidate, entry: ReportEntry, part: Part) -> EpisodeMeta:
     milestones = tuple(Milestone(label, frame) for label, frame in part.milestones)
-    source = episode_title(fate.bag, candidate.name) + (f" part {part.part + 1}/{part.parts}" if part.parts > 1 else "")
+    source = episode_title(entry.bag, candidate.name) + (
+        f" part {part.part + 1}/{part.parts}" if part.parts > 1 else ""
+    )
     outcome = candidate.outcome if part.ends else Outcome.UNKNOWN
     return EpisodeMeta(outcome, milestones, candidate.note if part.ends else "", source)

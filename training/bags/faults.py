@@ -25,7 +25,7 @@ def of_the_machine(error: BaseException) -> bool:
 
 
 @contextmanager
-def blamed(where: Path, what: str = "damaged") -> Iterator[None]:
+def bag_errors_naming(where: Path, what: str = "damaged") -> Iterator[None]:
     """Turns whatever reading a damaged file leads to into a ``BagError`` that names it.
 
     Readers of files raise what they like on bytes nobody expected (ZstdError, sqlite's, UnicodeDecodeError, ...). What

@@ -21,7 +21,7 @@ from typing import Any
 
 from pi05_progress.errors import UserError
 from pi05_progress.files.output_file import write_file
-from pi05_progress.files.output_folder import OutputFolderError, Pending, check_target, finish, hold
+from pi05_progress.files.output_folder import OutputFolderError, Pending, check_target, claim, finish
 from pi05_progress.files.worker_process import end_with_parent
 from training.datasets import layout
 from training.datasets.video import VideoError
@@ -96,7 +96,7 @@ def workplace(output: Path, settings: Mapping[str, Any], *, resume: bool, overwr
     Raises:
         OutputFolderError: something is there already, or nothing can be written.
     """
-    pending = hold(output)
+    pending = claim(output)
     try:
         place = _prepared(pending, output, settings, resume, overwrite)
         try:

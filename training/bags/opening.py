@@ -17,7 +17,7 @@ from rosbags.rosbag2.storage_sqlite3 import Sqlite3Reader
 
 from pi05_progress.files.output_file import output_file
 
-from .faults import BagError, blamed, explained, of_the_machine
+from .faults import BagError, bag_errors_naming, explained, of_the_machine
 from .finding import METADATA, natural_order, storage_suffix
 from .mcap import ChunkReader
 from .recovery import TruncatedMcapReader
@@ -88,7 +88,7 @@ class Opening:
         problems = []
         for file in files:
             try:
-                with blamed(file, "cannot be read"):
+                with bag_errors_naming(file, "cannot be read"):
                     readers[_plain(file.name)] = self._open_file(self._decompressed_file(file))
             except BagError as error:
                 problems.append(str(error))

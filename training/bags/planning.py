@@ -39,7 +39,7 @@ class Wanted:
 
 
 @dataclass
-class Fate:
+class ReportEntry:
     """What became of one episode of one recording, for the report."""
 
     bag: str
@@ -70,8 +70,8 @@ class Plans:
     Attributes:
         scans: of recordings that can be used, with their episodes in ``found``.
         failed: why others cannot.
-        jobs: episodes to be made, with their place in ``fates``.
-        fates: of all episodes.
+        jobs: episodes to be made, with their place in ``entries``.
+        entries: of all episodes.
         sizes: of the cameras' pictures.
         frames: how many will be made, if nothing turns up.
     """
@@ -80,7 +80,7 @@ class Plans:
     found: list[Found]
     failed: dict[str, str]
     jobs: list[tuple[Job, int]]
-    fates: list[Fate]
+    entries: list[ReportEntry]
     sizes: dict[str, tuple[int, int]]
     frames: int
 
@@ -103,19 +103,19 @@ def plan(bags: Sequence[Path], results: Sequence[Scan | str], profile: RobotProf
     absent = common_absent([scan.inputs for scan in scans])
     plans = Plans(scans, found, failed, [], [], sizes, 0)
     for number, (scan, episodes) in enumerate(zip(scans, found, strict=True)):
-        plans.fates += [Fate(str(scan.path), name, "", "", [reason]) for name, reason in episodes.rejected]
+        plans.entries += [ReportEntry(str(scan.path), name, "", "", [reason]) for name, reason in episodes.rejected]
         for index, candidate in enumerate(episodes.candidates):
-            fate = Fate(str(scan.path), candidate.name, wanted.task or candidate.task, str(candidate.outcome))
-            plans.fates.append(fate)
+            entry = ReportEntry(str(scan.path), candidate.name, wanted.task or candidate.task, str(candidate.outcome))
+            plans.entries.append(entry)
             if episodes.mode == "bag" and scan.cut_off:
-                fate.notes = [CUT_OFF_REMARK.format(scan.cut_off)]
-            fate.reasons = _against(fate, scan, sizes, bool(wanted.image_size), absent)
-            if fate.reasons:
+                entry.notes = [CUT_OFF_REMARK.format(scan.cut_off)]
+            entry.reasons = _against(entry, scan, sizes, bool(wanted.image_size), absent)
+            if entry.reasons:
                 continue
             segments = plan_segments(candidate, scan, wanted.times).segments
             plans.frames += sum(segment.grid.count for segment in segments)
             job = Job(f"{number:05d}_{index:04d}", scan, candidate)
-            plans.jobs.append((job, len(plans.fates) - 1))
+            plans.jobs.append((job, len(plans.entries) - 1))
     return plans
 
 
@@ -130,10 +130,10 @@ def common_sizes(scans: Sequence[Scan], profile: RobotProfile) -> dict[str, tupl
 
 
 def _against(
-    fate: Fate, scan: Scan, sizes: Mapping[str, tuple[int, int]], resize: bool, absent: Sequence[str]
+    entry: ReportEntry, scan: Scan, sizes: Mapping[str, tuple[int, int]], resize: bool, absent: Sequence[str]
 ) -> list[str]:
     """What speaks against an episode before its times are looked at."""
-    reasons = [] if fate.task else ["no instruction: neither events nor --task give one"]
+    reasons = [] if entry.task else ["no instruction: neither events nor --task give one"]
     if set(scan.inputs.absent) != set(absent):
         own, most = (", ".join(names) or "nothing" for names in (scan.inputs.absent, absent))
         reasons.append(f"{own} is missing, in most bags {most}: zeros and measured numbers do not mix; convert apart")

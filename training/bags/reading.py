@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from backports import zstd
 from rosbags.rosbag2.errors import ReaderError
 
-from .faults import BagError, blamed
+from .faults import BagError, bag_errors_naming
 from .mcap import ZSTD_MAGIC, ChunkReader
 from .message_types import bag_types, deserialized
 from .opening import Opening
@@ -62,7 +62,7 @@ class Bag:
     def __enter__(self) -> Bag:
         self._stack = ExitStack()
         try:
-            with blamed(self.path, "cannot be read"):
+            with bag_errors_naming(self.path, "cannot be read"):
                 opening = Opening(self.path, self._scratch, self._stack)
                 self._readers = opening.readers()
                 self.notes, self.cut_off = opening.notes, opening.cut_off
@@ -97,7 +97,7 @@ class Bag:
         for storage in self._storages():
             if isinstance(storage, ChunkReader):
                 storage.heads = frozenset(heads)
-        with blamed(self.path):
+        with bag_errors_naming(self.path):
             for reader in self._readers:
                 wanted = [c for c in reader.connections if c.topic in topics]
                 if not wanted:
@@ -129,7 +129,7 @@ class Bag:
         Raises:
             BagError: the file is damaged.
         """
-        with blamed(self.path):
+        with bag_errors_naming(self.path):
             return jumps_back(self._storages())
 
     def _topics(self) -> dict[str, Topic]:

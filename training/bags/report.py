@@ -12,7 +12,7 @@ from typing import Any
 
 from ..report.html_page import html_page
 from .episodes import Found
-from .planning import Fate
+from .planning import ReportEntry
 from .scan import Scan
 
 WITHOUT = ".report"  # of the folder beside a data set that did not come to be
@@ -31,7 +31,7 @@ def make_report(
     scans: Sequence[Scan],
     found: Sequence[Found],
     failed: Mapping[str, str],
-    fates: Sequence[Fate],
+    entries: Sequence[ReportEntry],
     fps: int,
 ) -> dict[str, Any]:
     """Everything about a conversion as plain data; pictures apart, see ``report_page``.
@@ -41,7 +41,7 @@ def make_report(
         scans: of recordings that could be read.
         found: their episodes, in the same order.
         failed: why others could not.
-        fates: of all episodes.
+        entries: of all episodes.
         fps: frames per second.
     """
     bags = [
@@ -57,16 +57,16 @@ def make_report(
         for scan, episodes in zip(scans, found, strict=True)
     ]
     bags += [{"bag": bag, "failed": why} for bag, why in failed.items()]
-    kept = [part for fate in fates for part in fate.parts]
+    kept = [part for entry in entries for part in entry.parts]
     return {
         "settings": dict(settings),
         "episodes_kept": len(kept),
-        "episodes_dropped": sum(not fate.parts for fate in fates),
+        "episodes_dropped": sum(not entry.parts for entry in entries),
         "bags_failed": len(failed),
         "frames": sum(part.frames for part in kept),
         "seconds": round(sum(part.frames for part in kept) / fps, 3),
         "frames_held": sum(facts["held"] for part in kept for facts in part.inputs.values()),
-        "episodes": [_fate(fate, fps) for fate in fates],
+        "episodes": [_entry(entry, fps) for entry in entries],
         "bags": bags,
     }
 
@@ -91,17 +91,17 @@ def _milliseconds(time_ns: int | None) -> float | None:
     return None if time_ns is None else round(time_ns * 1e-6, 3)
 
 
-def _fate(fate: Fate, fps: int) -> dict[str, Any]:
+def _entry(entry: ReportEntry, fps: int) -> dict[str, Any]:
     parts = []
-    for number, part in enumerate(fate.parts):
+    for number, part in enumerate(entry.parts):
         data = asdict(part)
         for key in ("thumbnails", "picture_stats", "folder"):
             del data[key]
-        data["episode_index"] = None if fate.first_index is None else fate.first_index + number
+        data["episode_index"] = None if entry.first_index is None else entry.first_index + number
         parts.append({**data, "seconds": round(part.frames / fps, 3)})
     return {
-        "bag": fate.bag, "episode": fate.name, "task": fate.task, "outcome": fate.outcome,
-        "kept": bool(parts), "reasons": fate.reasons, "notes": fate.notes, "parts": parts,
+        "bag": entry.bag, "episode": entry.name, "task": entry.task, "outcome": entry.outcome,
+        "kept": bool(parts), "reasons": entry.reasons, "notes": entry.notes, "parts": parts,
     }  # fmt: skip
 
 
@@ -111,10 +111,10 @@ def report_without_data_set(output: Path) -> Path:
     return real.with_name(real.name + WITHOUT)
 
 
-def write_report(root: Path, report: Mapping[str, Any], fates: Sequence[Fate]) -> None:
+def write_report(root: Path, report: Mapping[str, Any], entries: Sequence[ReportEntry]) -> None:
     """Write both files into a folder."""
     (root / JSON_NAME).write_text(json.dumps(report, indent=1) + "\n")
-    (root / HTML_NAME).write_text(report_page(report, fates))
+    (root / HTML_NAME).write_text(report_page(report, entries))
 
 
 def remove_report(root: Path) -> None:
@@ -125,7 +125,7 @@ def remove_report(root: Path) -> None:
         root.rmdir()
 
 
-def report_page(report: Mapping[str, Any], fates: Sequence[Fate]) -> str:
+def report_page(report: Mapping[str, Any], entries: Sequence[ReportEntry]) -> str:
     """The page: a summary, each episode with its inputs' rates, gaps and skews and with pictures, each recording."""
     text = html.escape
     lines = [
@@ -135,15 +135,15 @@ def report_page(report: Mapping[str, Any], fates: Sequence[Fate]) -> str:
         f"{report['seconds'] / 60:.1f} min, {report['frames_held']} pictures held for want of a nearer one.</p>",
         "<h2>Episodes</h2>",
     ]  # fmt: skip
-    for fate, entry in zip(fates, report["episodes"], strict=True):
-        bag = Path(fate.bag).name
-        name = text(bag if bag == fate.name else f"{bag} · {fate.name}")
-        if not fate.parts:
-            why = text("; ".join([*fate.reasons, *fate.notes]))
+    for entry, written in zip(entries, report["episodes"], strict=True):
+        bag = Path(entry.bag).name
+        name = text(bag if bag == entry.name else f"{bag} · {entry.name}")
+        if not entry.parts:
+            why = text("; ".join([*entry.reasons, *entry.notes]))
             lines.append(f"<div class='episode'><b class='dropped'>dropped</b> {name}: {why}</div>")
             continue
-        for part, facts in zip(fate.parts, entry["parts"], strict=True):
-            lines += _part(name, fate, part, facts)
+        for part, facts in zip(entry.parts, written["parts"], strict=True):
+            lines += _part(name, entry, part, facts)
     lines.append("<h2>Recordings</h2>")
     for bag in report["bags"]:
         if "failed" in bag:
@@ -156,17 +156,17 @@ def report_page(report: Mapping[str, Any], fates: Sequence[Fate]) -> str:
     return html_page("Conversion report", lines, STYLE)
 
 
-def _part(name: str, fate: Fate, part: Any, facts: Mapping[str, Any]) -> list[str]:
+def _part(name: str, entry: ReportEntry, part: Any, facts: Mapping[str, Any]) -> list[str]:
     text = html.escape
     which = f", part {part.part + 1} of {part.parts}" if part.parts > 1 else ""
     lines = [
         f"<div class='episode'><b class='kept'>episode {facts['episode_index']}</b> {name}{which} · "
-        f"{facts['seconds']:.2f} s, {part.frames} frames · {text(fate.task)} · {text(fate.outcome)}"
+        f"{facts['seconds']:.2f} s, {part.frames} frames · {text(entry.task)} · {text(entry.outcome)}"
     ]
     if part.milestones:
         steps = "; ".join(f"{text(label or 'milestone')} at frame {frame}" for label, frame in part.milestones)
         lines.append(f"<div class='note'>{steps}</div>")
-    lines += [f"<div class='warn'>{text(note)}</div>" for note in [*fate.reasons, *fate.notes]]
+    lines += [f"<div class='warn'>{text(note)}</div>" for note in [*entry.reasons, *entry.notes]]
     for camera, shots in part.thumbnails.items():
         pictures = "".join(f"<img src='data:image/jpeg;base64,{shot}' alt=''>" for shot in shots)
         lines.append(f"<div class='shots'><span>{text(camera)}</span>{pictures}</div>")

@@ -27,7 +27,7 @@ VECTOR_FILES = {layout.STATE: "state.f32", layout.ACTION: "action.f32"}
 
 
 @dataclass(frozen=True)
-class Episode:
+class EpisodeFiles:
     """An episode that lies ready.
 
     Attributes:
@@ -62,7 +62,7 @@ def features_of(profile: RobotProfile, sizes: Mapping[str, tuple[int, int]]) -> 
 
 def write_dataset(
     root: Path,
-    episodes: Sequence[Episode],
+    episodes: Sequence[EpisodeFiles],
     profile: RobotProfile,
     sizes: Mapping[str, tuple[int, int]],
     fps: int,
@@ -123,7 +123,7 @@ class _Rows:
         self._path = root
 
     def write(
-        self, index: int, episode: Episode, task_index: int, fps: int
+        self, index: int, episode: EpisodeFiles, task_index: int, fps: int
     ) -> tuple[dict[str, object], dict[str, Stats]]:
         """Append an episode's rows; returns where they are and their statistics."""
         if self._writer is None or self._path.stat().st_size > layout.DATA_FILE_MB * MEGABYTE:
@@ -159,7 +159,7 @@ class _Rows:
         plain = [field.name for field in self._schema if not pa.types.is_fixed_size_list(field.type)]
         self._writer = pq.ParquetWriter(self._path, self._schema, use_dictionary=plain)  # vectors hardly repeat
 
-    def _vectors(self, episode: Episode) -> dict[str, VectorReader]:
+    def _vectors(self, episode: EpisodeFiles) -> dict[str, VectorReader]:
         return {
             name: VectorReader(
                 episode.folder / VECTOR_FILES[name], self._schema.field(name).type.list_size, episode.frames
@@ -167,7 +167,7 @@ class _Rows:
             for name in (layout.STATE, layout.ACTION)
         }
 
-    def _columns(self, index: int, episode: Episode, task_index: int, fps: int) -> dict[str, np.ndarray]:
+    def _columns(self, index: int, episode: EpisodeFiles, task_index: int, fps: int) -> dict[str, np.ndarray]:
         n = episode.frames
         last = np.zeros(n, bool)
         last[-1] = True
@@ -200,10 +200,10 @@ def _place(number: int) -> dict[str, int]:
     return {"chunk_index": chunk, "file_index": file}
 
 
-def _write_videos(root: Path, camera: str, episodes: Sequence[Episode], fps: int) -> Iterator[dict[str, object]]:
+def _write_videos(root: Path, camera: str, episodes: Sequence[EpisodeFiles], fps: int) -> Iterator[dict[str, object]]:
     """Join one camera's videos into files of LeRobot's size; yields where each episode is."""
     key = layout.IMAGES + camera
-    files: list[list[Episode]] = []
+    files: list[list[EpisodeFiles]] = []
     size = 0
     for episode in episodes:
         own = (episode.folder / f"{camera}.mp4").stat().st_size

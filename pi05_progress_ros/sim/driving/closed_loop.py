@@ -27,7 +27,7 @@ from pi05_progress.robots.profile import IMAGE_TYPE, RobotProfile
 from pi05_progress.robots.states import Mode
 
 from ...commanding.chunks import Chunk, Timeline
-from ...commanding.command_rules import ENABLE_PERIOD_S, Against, CommandRules, CommandSettings
+from ...commanding.command_rules import ENABLE_PERIOD_S, CommandRules, CommandSettings, Objection
 from ...commanding.relay import relay_velocity
 from ..physics.cameras import CameraRig, scaled_sizes
 from ..physics.scene import strange_arms
@@ -214,9 +214,9 @@ class _Commander:
         now, fsm = self._robot.now_s, int(self._robot.machine.state)
         target = self.timeline.target(now)
         positions = {side: self._robot.world.arm_state(side).position for side in self._profile.arms}
-        against = self._rules.against(fsm, target, positions, now)
-        if against.reason:
-            self._halt(against, positions, now)
+        objection = self._rules.objection(fsm, target, positions, now)
+        if objection.reason:
+            self._halt(objection, positions, now)
             return
         step = self._rules.step(fsm, target, positions, period_s)
         self.stopped = ""
@@ -228,13 +228,13 @@ class _Commander:
             self._enabled_s = now
             self._robot.machine.enable(1.0, now)
 
-    def _halt(self, against: Against, positions: Mapping[str, np.ndarray], now: float) -> None:
+    def _halt(self, objection: Objection, positions: Mapping[str, np.ndarray], now: float) -> None:
         self.timeline.clear()
-        self._ended = against.for_good
+        self._ended = objection.for_good
         if not self._rules.commanding:
             return
         self._rules.stop(now)
-        self.stopped = against.reason
+        self.stopped = objection.reason
         self._command_arms(positions, positions)
         self._robot.machine.enable(0.0, now)
 
