@@ -77,19 +77,20 @@ def _parts(parts: dict[str, Row]) -> str:
 
 def _timed(part: str, rows: list[Row]) -> str:
     def cells(row: Row) -> list[str]:
-        peak = row["peak_bytes"]
+        peak, rate = row["peak_bytes"], row["median_ms"] and 1e3 * row["batch"] / row["median_ms"]
         return [
             row["name"] if row["median_ms"] is not None else f"{row['name']}: {_instead(row)}",
             _number(row["median_ms"]),
             _number(row["p99_ms"]),
             str(row.get("rounds", "-")),
+            _number(rate, ".2f"),
             _number(row.get("ratio"), ".3f"),
             _number(None if peak is None else peak / 1e9, ".2f"),
             _percent(row["roofline_share"]),
             f"{_percent(row.get('flop_share'))}, {_percent(row.get('memory_share'))}",
         ]
 
-    heads = ["", "median, ms", "p99, ms", "rounds", "to the table's first", "peak, GB"]
+    heads = ["", "median, ms", "p99, ms", "rounds", "samples/s", "to the table's first", "peak, GB"]
     last = "MFU" if part.startswith("training") else "of the roofline"
     return f"### {part}\n\n" + _table([*heads, last, "of FLOPs, of bandwidth"], map(cells, rows))
 

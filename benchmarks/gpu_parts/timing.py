@@ -31,7 +31,7 @@ class Program:
         floor_s: the shortest time the device could take; None if its peaks are not known.
         progress: whether it gives progress, too, or learns it.
         sample: the part of its result that is compared with the first program's.
-        about: further figures of the row.
+        about: further figures of the row, ``batch`` among them.
     """
 
     run: Callable[[], Any]
@@ -70,6 +70,7 @@ def measure_programs(context: Context, title: str, programs: Mapping[str, Progra
             median_ms=took["ms"],
             p99_ms=float(np.percentile(took["all_ms"], 99)),
             rounds=rounds,
+            samples_per_s=program.about["batch"] / seconds,
             ratio=took["ratio"],
             peak_bytes=after if raised else program.reserved,
             peak_of="the process, all rows of the table" if raised else "the compiled program",
