@@ -103,15 +103,19 @@ class Terminal:
 
     def until(self, text):
         """The first picture with the text."""
+        return self.until_it(lambda screen: text in words("\n".join(screen)), text)
+
+    def until_it(self, fits, what):
+        """The first picture that fits."""
         screen = []
 
         def found():
             assert self.process.poll() is None, self.output
             screen[:] = self.screen()
-            return text in words("\n".join(screen))
+            return fits(screen)
 
         try:
-            wait_for(found, what=text)
+            wait_for(found, what=what)
         except AssertionError as error:
             raise AssertionError(f"{error}; the screen was:\n" + "\n".join(screen)) from None
         return screen
@@ -276,7 +280,7 @@ def test_the_screen_follows_the_node_and_is_put_back_by_q(node, terminal):
     fake.message, fake.statuses = progress(status=0, **UNKNOWN), BAD
     window.until("status UNKNOWN heartbeat, no estimate: head_camera (/head/image_raw): nothing for more than 0.5 s")
     window.resize(40, 12)
-    wait_for(lambda: len(window.screen()) == 12, what="a smaller picture")
+    window.until_it(lambda screen: len(screen) == 12, "a smaller picture")
     assert max(map(len, window.screen())) <= 40
     fake.silent.set()
     window.until("LOST (was UNKNOWN)")
