@@ -14,10 +14,11 @@ from typing import Any
 import jax
 
 from .cards import Peak, peak_of
+from .finite import noted
 from .processes import Task
 
 REQUIRED = ("name", "median_ms", "p99_ms", "peak_bytes", "roofline_share", "progress")  # keys of every row
-MEMORY = "RESOURCE_EXHAUSTED"
+MEMORY = ("RESOURCE_EXHAUSTED", "OUT_OF_MEMORY", "out of memory")  # words of errors for lack of memory
 SHOWN = 2000  # characters of an error
 
 
@@ -53,8 +54,9 @@ class Context:
         return self.until - time.time()
 
     def say(self, **message: Any) -> None:
-        """Send a message to the process that writes the file."""
-        text = json.dumps(message) + "\n"
+        """Send a message to the process that writes the file; see ``finite`` for what JSON does not have."""
+        message = {key: noted(value) if isinstance(value, dict) else value for key, value in message.items()}
+        text = json.dumps(message, allow_nan=False) + "\n"
         os.write(self._pipe, text.encode())
 
     def row(self, name: str, **figures: Any) -> None:
@@ -77,7 +79,7 @@ class Context:
         try:
             measure()
         except Exception as error:
-            if MEMORY in str(error):
+            if lacks_memory(error):
                 self.row(name, error=f"the device's memory is full: {str(error)[:SHOWN]}")
             else:
                 self.failed = True
@@ -88,6 +90,11 @@ class Context:
     def high_water(self) -> int | None:
         """Most bytes of the device's memory that this process has had in use so far; None on a CPU."""
         return (self.device.memory_stats() or {}).get("peak_bytes_in_use")
+
+
+def lacks_memory(error: Exception) -> bool:
+    """Whether something failed because the device's memory was full."""
+    return any(word in str(error) for word in MEMORY)
 
 
 def run_task(task: Task, pipe: int) -> int:

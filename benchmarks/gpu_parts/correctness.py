@@ -1,7 +1,9 @@
 """Whether the device computes the same numbers: as the CPU of the same machine, and as openpi's that were recorded.
 
 The small model is compared in float32, with products in full precision, and in bfloat16; beside it float32 as a GPU
-multiplies by default (TensorFloat-32), for which there is no bound. Golden sets have the bounds of the parity tools.
+multiplies by default (TensorFloat-32), for which there is no bound. On a CPU actions of ``tiny`` in bfloat16 differ
+from float32 by 2.6e-3: two devices that round at different places may differ by three times that, and not more. In
+float32 only the order of sums differs, over ten steps. Golden sets have the bounds of the parity tools.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ GOLDEN = Path(__file__).resolve().parents[2] / "test/data/golden"
 KINDS = [*model.KINDS, *parity_training.KINDS, *pytorch.KINDS]
 TOKENS = 20
 FULL = "highest"
-CASES = (("float32", FULL, 1e-3), ("bfloat16", "default", 2e-2), ("float32", "default", None))
+CASES = (("float32", FULL, 5e-5), ("bfloat16", "default", 8e-3), ("float32", "default", None))
 WORST = 5  # checks that are listed
 
 
@@ -53,7 +55,7 @@ def _compare(context: Context, name: str, dtype: str, precision: str, bound: flo
         answers = [_on(device, sample, (parameters, *given)) for device in (context.device, jax.devices("cpu")[0])]
     ours, theirs = answers
     spread = {key: _relative(ours[key], theirs[key]) for key in ours}
-    met = None if bound is None else max(spread.values()) <= bound
+    met = None if bound is None else all(value <= bound for value in spread.values())  # NaN is not
     context.failed |= met is False
     context.row(name, difference=spread, bound=bound, met=met, progress=True, against="the CPU of the same machine")
     print(f"{name}: " + ", ".join(f"{key} {value:.1e}" for key, value in spread.items()) + f" (bound {bound})")

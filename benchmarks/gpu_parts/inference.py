@@ -1,16 +1,17 @@
 """Inference as the node does it: one program from pictures on the host to actions and progress on the device.
 
-In order of worth: three cameras and a short prompt, with progress and without, beside openpi's plain way; then larger
-batches, longer prompts and fewer cameras (of ``tiny`` a few of them). Every prompt is padded as the node pads it. All
-programs of a table take turns.
+First three cameras and a short prompt, with progress and without, beside openpi's plain way; as a part of its own
+larger batches, longer prompts and fewer cameras (of ``tiny`` a few of them). Every prompt is padded as the node pads
+it. All programs of a table take turns, and nothing is compiled meanwhile.
 """
 
 from __future__ import annotations
 
-import os
+import dataclasses
+import functools
 import time
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,12 +26,14 @@ from pi05_progress.models.costs import size_in_bytes
 from pi05_progress.models.parameters import parameter_paths
 from pi05_progress.models.pi05 import Sample
 
+from .compiling import DISTURBED, settle, workers
 from .context import Context
 from .roofline import inference_work
 from .subjects import STEPS, device_model, inference_config, padded, seen
-from .timing import Program, measure_programs
+from .timing import BRIEF, SECONDS, Program, measure_programs
 
 NODE_LIMIT_GB = 10
+MOST = 8  # programs that are compiled at once
 LONG = 200  # what openpi pads every prompt to
 WITH, WITHOUT, PLAIN = "with progress", "actions only", f"openpi's plain way: text padded to {LONG}, no modulations"
 
@@ -63,7 +66,7 @@ REST = {
 
 
 def main(context: Context) -> None:
-    """All cases; at full size on a CPU one inference with three cameras, which is all that it can do in minutes."""
+    """What matters most; at full size on a CPU one inference, which is all that it can do in minutes."""
     inference = Inference(context, inference_config(context.variant))
     if context.on_cpu and context.variant == "pi05":
         inference.measure([Case(3, 20, 1, (WITH,))], rounds=1)
@@ -71,7 +74,14 @@ def main(context: Context) -> None:
         return
     inference.measure([FIRST])
     inference.say_limit()
-    inference.measure(REST[context.variant])
+
+
+def rest(context: Context) -> None:
+    """All other cases."""
+    if context.on_cpu and context.variant == "pi05":
+        context.row("other inferences", left_out="they take a CPU minutes each")
+        return
+    Inference(context, inference_config(context.variant)).measure(REST[context.variant], seconds=BRIEF)
 
 
 class Inference:
@@ -92,23 +102,36 @@ class Inference:
         jax.block_until_ready((self._parameters, self._modulations))
         print(f"parameters made in {time.perf_counter() - began:.1f} s", flush=True)
 
-    def measure(self, cases: list[Case], rounds: int | None = None) -> None:
-        """Compile all cases at once, one in every two cores, then measure them one after the other."""
-        pool = ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // 2))
-        compiled = {case: [pool.submit(self._compile, case, way) for way in case.ways] for case in cases}
-        for case, programs in compiled.items():
-            self._context.attempt(str(case), lambda case=case, programs=programs: self._measure(case, programs, rounds))
+    def measure(self, cases: list[Case], rounds: int | None = None, seconds: Mapping[str, float] = SECONDS) -> None:
+        """Compile as many cases as there are workers, one for every two cores, measure them, then the next."""
+        pool = ThreadPoolExecutor(workers(MOST))
+        for some in _batches(cases, workers(MOST)):
+            if self._context.left_s() <= 0:
+                for case in some:
+                    self._context.row(str(case), left_out="time")
+                continue
+            compiling = {case: [pool.submit(self._compile, case, way) for way in case.ways] for case in some}
+            quiet = settle(self._context, [one for programs in compiling.values() for one in programs])
+            for case, programs in compiling.items():
+                measure = functools.partial(self._measure, case, programs, quiet, rounds, seconds)
+                self._context.attempt(str(case), measure)
         pool.shutdown(wait=False, cancel_futures=True)
 
-    def _measure(self, case: Case, compiled: list[Future], rounds: int | None) -> None:
-        try:
-            programs = [one.result(timeout=max(0.0, self._context.left_s())) for one in compiled]
-        except TimeoutError:
-            self._context.row(str(case), left_out="time")
-            return
-        rows = {f"{case}, {way}": program for way, program in zip(case.ways, programs, strict=True)}
-        measure_programs(self._context, str(case), rows, rounds)
-        self._first = self._first or programs[0]
+    def _measure(
+        self, case: Case, compiled: list[Future], quiet: bool, rounds: int | None, seconds: Mapping[str, float]
+    ) -> None:
+        """The programs that could be compiled in time; a failure to compile is the row's error."""
+        rows: dict[str, Program] = {}
+        for way, one in zip(case.ways, compiled, strict=True):
+            if one.cancelled() or not one.done():
+                self._context.row(f"{case}, {way}", left_out="time")
+                continue
+            program = one.result()
+            about = program.about if quiet else {**program.about, **DISTURBED}
+            rows[f"{case}, {way}"] = dataclasses.replace(program, about=about)
+        if rows:
+            measure_programs(self._context, str(case), rows, rounds, seconds)
+            self._first = self._first or next(iter(rows.values()))
 
     def _compile(self, case: Case, way: str) -> Program:
         config, graph = self._config, self._graph
@@ -155,10 +178,22 @@ class Inference:
                 "name": "the node's inference, as the compiler reserves it",
                 "limit_gb": NODE_LIMIT_GB,
                 "found_gb": program.reserved / 1e9,
+                "process_peak_bytes": self._context.high_water(),
                 "met": program.reserved < NODE_LIMIT_GB * 1e9,
                 "takes_bytes": takes,
             }
         )
+
+
+def _batches(cases: list[Case], most: int) -> Iterator[list[Case]]:
+    """In their order, as many at a time as have so many programs; one case at least."""
+    batch: list[Case] = []
+    for case in cases:
+        if batch and sum(len(one.ways) for one in [*batch, case]) > most:
+            yield batch
+            batch = []
+        batch.append(case)
+    yield batch
 
 
 def _runner(compiled: Any, given: tuple) -> Callable[[], Any]:

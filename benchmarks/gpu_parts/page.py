@@ -39,7 +39,8 @@ def _section(file: Path, result: Row) -> str:
     title = f"{result['device']}{' (a CPU, not a GPU)' if on_cpu else ''}: `{result['variant']}`"
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     memory = result["device_memory_bytes"]
-    driver = f"driver {result['driver']}, {memory / 1e9:.1f} GB" if memory else "no GPU driver"
+    driver = "no GPU driver" if on_cpu else f"driver {result['driver'] or 'unknown'}"
+    driver += f", {memory / 1e9:.1f} GB" if memory else ""
     limit = f", JAX limited to {result['limit_memory_gb']:g} GB" if result["limit_memory_gb"] else ""
     about = f"`{file.name}`, {result['date']}; {driver}{limit}; load at start {result['load_at_start']}; {versions}."
     of: dict[str, list[Row]] = {part: [] for part in result["parts"]}
@@ -70,6 +71,22 @@ def _instead(row: Row) -> str:
     return f"left out: {row['left_out']}" if "left_out" in row else row.get("error", "").partition("\n")[0][:100]
 
 
+def _remark(row: Row) -> str:
+    """What must be known of a timed row beside its figures."""
+    if row["median_ms"] is None:
+        return f": {_instead(row)}"
+    remarks = [
+        row.get("disturbed"),
+        "provisional" if row.get("provisional") else None,
+        "NOT FINITE" if row.get("finite") is False else None,
+    ]
+    return "".join(f"; {remark}" for remark in remarks if remark)
+
+
+def _giga(size: float | None) -> str:
+    return _number(None if size is None else size / 1e9, ".2f")
+
+
 def _parts(parts: dict[str, Row]) -> str:
     rows = [[name, p["status"], _number(p.get("seconds"), ".0f"), p.get("error", "")] for name, p in parts.items()]
     return _table(["part", "", "s", ""], rows)
@@ -77,20 +94,22 @@ def _parts(parts: dict[str, Row]) -> str:
 
 def _timed(part: str, rows: list[Row]) -> str:
     def cells(row: Row) -> list[str]:
-        peak, rate = row["peak_bytes"], row["median_ms"] and 1e3 * row["batch"] / row["median_ms"]
+        rate = row["median_ms"] and 1e3 * row["batch"] / row["median_ms"]
         return [
-            row["name"] if row["median_ms"] is not None else f"{row['name']}: {_instead(row)}",
+            f"{row['name']}{_remark(row)}",
             _number(row["median_ms"]),
             _number(row["p99_ms"]),
             str(row.get("rounds", "-")),
             _number(rate, ".2f"),
             _number(row.get("ratio"), ".3f"),
-            _number(None if peak is None else peak / 1e9, ".2f"),
+            f"{_giga(row['peak_bytes'])}, {_giga(row.get('process_peak_bytes'))}",
+            ", ".join(_number(row.get(f"difference_{what}"), ".1e") for what in ("actions", "progress")),
             _percent(row["roofline_share"]),
             f"{_percent(row.get('flop_share'))}, {_percent(row.get('memory_share'))}",
         ]
 
-    heads = ["", "median, ms", "p99, ms", "rounds", "samples/s", "to the table's first", "peak, GB"]
+    heads = ["", "median, ms", "p99, ms", "rounds", "samples/s", "to the table's first", "reserved, high water, GB"]
+    heads.append("largest difference of actions, of progress")
     last = "MFU" if part.startswith("training") else "of the roofline"
     return f"### {part}\n\n" + _table([*heads, last, "of FLOPs, of bandwidth"], map(cells, rows))
 
@@ -98,7 +117,7 @@ def _timed(part: str, rows: list[Row]) -> str:
 def _compared(part: str, rows: list[Row]) -> str:
     def cells(row: Row) -> list[str]:
         if "difference" in row:
-            found = ", ".join(f"{key} {value:.1e}" for key, value in row["difference"].items())
+            found = ", ".join(f"{key} {_number(value, '.1e')}" for key, value in row["difference"].items())
             bound = "-" if row["bound"] is None else f"{row['bound']:g}"
         elif "compared" in row:
             found, bound = f"{row['compared']} compared, {row['exceeded']} exceed", "each its own"
@@ -149,18 +168,22 @@ def _limits(limits: list[Row]) -> str:
         return [
             limit["name"],
             f"{limit['found_gb']:.2f}",
+            _giga(limit.get("process_peak_bytes")),
             f"{limit['limit_gb']:g}",
             "kept" if limit["met"] else "EXCEEDED",
             largest,
         ]
 
-    return "### memory\n\n" + _table(["", "GB", "below", "", "what takes it, GB"], map(cells, limits))
+    return "### memory\n\n" + _table(
+        ["", "reserved, GB", "high water", "below", "", "what takes it, GB"], map(cells, limits)
+    )
 
 
 SHOWN: dict[str, Callable[[str, list[Row]], str]] = {
     "correctness": _compared,
     "golden": _compared,
     "inference": _timed,
+    "inference_rest": _timed,
     "kernels": _profiled,
     "kernels_single": _profiled,
     "start": _started,

@@ -27,7 +27,7 @@ class Part:
         function: see ``Task``.
         share: of all the time that it may take at most, if the parts before it leave as much.
         settings: for the function.
-        flags: for XLA, in this part alone.
+        flags: for XLA, in this part alone and on GPUs alone.
         only_gpu: whether it means nothing on a CPU.
     """
 
@@ -39,18 +39,21 @@ class Part:
     only_gpu: bool = False
 
 
+# Command buffers launch many kernels at once, and under a profiler XLA takes them apart unless it is told not to.
+WHOLE_BUFFERS = "--xla_enable_command_buffers_during_profiling=true"
 PARTS = (
     Part("correctness", "gpu_parts.correctness:small_models", 0.15),
-    Part("inference", "gpu_parts.inference:main", 0.40),
-    Part("kernels", "gpu_parts.kernels:main", 0.20),
-    # Command buffers launch many kernels at once; without them every single one is seen.
-    Part("kernels_single", "gpu_parts.kernels:main", 0.20, flags="--xla_gpu_enable_command_buffer=", only_gpu=True),
+    Part("inference", "gpu_parts.inference:main", 0.30),
+    Part("kernels", "gpu_parts.kernels:main", 0.15, flags=WHOLE_BUFFERS),
     Part("start", "gpu_parts.start:main", 0.20),
-    Part("golden", "gpu_parts.correctness:golden", 0.20),
     Part("training_lora", "gpu_parts.training:main", 0.30, {"recipe": "pi05_teleavatar_lora"}),
+    Part("inference_rest", "gpu_parts.inference:rest", 0.30),
     Part("training_head", "gpu_parts.training:main", 0.25, {"recipe": "pi05_teleavatar_progress_only"}),
+    Part("golden", "gpu_parts.correctness:golden", 0.20),
     Part("training_full", "gpu_parts.training:main", 0.30, {"recipe": "pi05_teleavatar"}),
     Part("small_model", "gpu_parts.small:main", 0.20),
+    # Without command buffers every single kernel is seen as it is launched.
+    Part("kernels_single", "gpu_parts.kernels:main", 0.20, flags="--xla_gpu_enable_command_buffer=", only_gpu=True),
 )
 
 
@@ -83,7 +86,7 @@ def run_parts(
             else:
                 until = min(time.time() + part.share * 60 * minutes, end - GRACE * left)
                 killed_at = min(until + GRACE * 60 * minutes, end)
-                flags = " ".join(filter(None, (environment.get("XLA_FLAGS", ""), part.flags)))
+                flags = " ".join(filter(None, (environment.get("XLA_FLAGS", ""), "" if cpu else part.flags)))
                 own = {**environment, CACHE: cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
                 run_part(part, record, variant, until, killed_at, own | ({"XLA_FLAGS": flags} if flags else {}))
 
@@ -120,5 +123,11 @@ def end_when_told() -> None:
 
 
 def child_environment() -> dict[str, str]:
-    """The environment for processes that measure."""
-    return {**os.environ, "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "2")}
+    """The environment for processes that measure; the CPU is there beside a GPU, since numbers are compared with it."""
+    changed = {
+        "PYTHONUNBUFFERED": "1",
+        "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "2"),
+    }
+    if os.environ.get("JAX_PLATFORMS") == "cuda":
+        changed["JAX_PLATFORMS"] = "cuda,cpu"
+    return {**os.environ, **changed}

@@ -12,6 +12,8 @@ from typing import Any
 
 from pi05_progress.policies.device_memory import Card
 
+from .finite import noted
+
 PACKAGES = (
     "jax", "jaxlib", "jax-cuda12-plugin", "jax-cuda13-plugin", "flax", "optax", "orbax-checkpoint", "jaxtyping",
     "numpy", "ml-dtypes", "opencv-python-headless", "pyarrow", "pyyaml", "psutil", "tqdm",
@@ -66,10 +68,11 @@ class Record:
         self.write()
 
     def add(self, message: dict[str, Any]) -> None:
-        """Take over what a part says."""
+        """Take over what a part says; a row takes the place of its provisional one."""
         for key in ("row", "limit"):
             if key in message:
-                self.data[f"{key}s"].append({"part": self._part, **message[key]})
+                new, there = {"part": self._part, **message[key]}, self.data[f"{key}s"]
+                self.data[f"{key}s"] = [one for one in there if not _replaced(one, new)] + [new]
         self.write()
 
     def write(self) -> None:
@@ -77,13 +80,17 @@ class Record:
         if self._path is None:
             return
         beside = self._path.with_name(f"{self._path.name}.partial")
-        beside.write_text(json.dumps(self.data, indent=1) + "\n")
+        beside.write_text(json.dumps(noted(self.data), indent=1, allow_nan=False) + "\n")
         os.replace(beside, self._path)
 
     @property
     def failed(self) -> list[str]:
         """Parts that failed."""
         return [part for part, about in self.data["parts"].items() if about["status"] == "failed"]
+
+
+def _replaced(old: dict[str, Any], new: dict[str, Any]) -> bool:
+    return old.get("provisional", False) and (old["part"], old["name"]) == (new["part"], new["name"])
 
 
 def installed() -> dict[str, str]:

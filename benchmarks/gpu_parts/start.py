@@ -12,7 +12,6 @@ from common.subjects import noise
 from pi05_progress.policies.sampler import Sampler
 
 from .context import Context
-from .inference import NODE_LIMIT_GB
 from .parts import CACHE
 from .processes import CutOffError, Task, messages
 from .subjects import STEPS, device_model, inference_config, padded, seen
@@ -37,12 +36,6 @@ def _one(context: Context, name: str, environment: dict[str, str]) -> None:
         return
     for found in (message["found"] for message in said):
         context.row(f"first answer, {name}", median_ms=found["first_answer_ms"], progress=True, **found)
-        peak = found["peak_bytes"]
-        if peak is not None:
-            context.say(
-                limit={"name": f"the node's inference, a whole process, {name}", "limit_gb": NODE_LIMIT_GB,
-                       "found_gb": peak / 1e9, "met": peak < NODE_LIMIT_GB * 1e9}
-            )  # fmt: skip
 
 
 def first_answer(context: Context) -> None:
@@ -64,4 +57,4 @@ def first_answer(context: Context) -> None:
     for name, at in times.items():
         steps[name], before = round(1e3 * (at - before), 1), at
     first = 1e3 * (times["first answer"] - context.started)
-    context.say(found={"first_answer_ms": first, "steps_ms": steps, "peak_bytes": context.high_water()})
+    context.say(found={"first_answer_ms": first, "steps_ms": steps, "process_peak_bytes": context.high_water()})

@@ -18,6 +18,7 @@ from .context import Context
 
 ROUNDS = {"least": 5, "most": 200}
 SECONDS = {"pi05": 4.0, "tiny": 0.7}  # that a program is run for
+BRIEF = {"pi05": 2.0, "tiny": 0.7}  # where there are many
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class Program:
         progress: whether it gives progress, too, or learns it.
         sample: the part of its result that is compared with the first program's.
         about: further figures of the row, ``batch`` among them.
+
+    What ``run`` returns must be finite, else the part fails.
     """
 
     run: Callable[[], Any]
@@ -43,53 +46,75 @@ class Program:
     about: Mapping[str, Any] = field(default_factory=dict)
 
 
-def measure_programs(context: Context, title: str, programs: Mapping[str, Program], rounds: int | None = None) -> None:
-    """Run all in turn, round after round, and say a row for each; the first is what the others' times are compared to.
+def measure_programs(
+    context: Context,
+    title: str,
+    programs: Mapping[str, Program],
+    rounds: int | None = None,
+    seconds: Mapping[str, float] = SECONDS,
+) -> None:
+    """Run all in turn, round after round, and say a row for each; the first is what the others are compared to.
+
+    A provisional row of a single round is said first: it stays if the rest takes too long.
 
     Args:
         context: of the part.
         title: of the printed table.
         programs: by the names of their rows.
         rounds: None takes as many as the time for each allows.
+        seconds: by variant, that each program is run for.
     """
-    before = context.high_water()
+    finite = {name: _is_finite(program.run()) for name, program in programs.items()}  # the first run sets things up
+    context.failed |= not all(finite.values())
     if rounds is None:
-        once = _seconds(programs)  # the first run, which sets things up
-        once = _seconds(programs)
-        time_for_all = min(SECONDS[context.variant] * len(programs), context.left_s() / 2)
-        rounds = max(ROUNDS["least"], min(ROUNDS["most"], int(time_for_all / once)))
+        once = {name: _seconds(program) for name, program in programs.items()}
+        for name, program in programs.items():
+            took = {"ms": 1e3 * once[name], "all_ms": [1e3 * once[name]]}
+            _say(context, name, program, took, finite[name], provisional=True)
+        left = context.left_s() / 2
+        most = min(ROUNDS["most"], int(min(seconds[context.variant] * len(programs), left) / sum(once.values())))
+        # A slow program still gets a few rounds, if the time is enough for them and the warming up of ``measure``.
+        rounds = max(1, most, min(ROUNDS["least"], int(left / sum(once.values())) - 1))
     table = {name: Row(p.run, p.cost, p.sample) for name, p in programs.items()}
     found = measure(title, table, rounds)
-    after = context.high_water()
     for name, program in programs.items():
-        took = found[name]
-        raised = after is not None and after > (before or 0)
-        seconds = took["ms"] / 1e3
-        context.row(
-            name,
-            median_ms=took["ms"],
-            p99_ms=float(np.percentile(took["all_ms"], 99)),
-            rounds=rounds,
-            samples_per_s=program.about["batch"] / seconds,
-            ratio=took["ratio"],
-            peak_bytes=after if raised else program.reserved,
-            peak_of="the process, all rows of the table" if raised else "the compiled program",
-            reserved_bytes=program.reserved,
-            roofline_share=None if program.floor_s is None else program.floor_s / seconds,
-            floor_ms=None if program.floor_s is None else 1e3 * program.floor_s,
-            flop_share=_share(context, program.cost.flops / seconds, "flops"),
-            memory_share=_share(context, program.cost.bytes / seconds, "bandwidth"),
-            gflop=program.cost.flops / 1e9,
-            least_mb=program.cost.bytes / 1e6,
-            progress=program.progress,
-            **program.about,
-        )
+        _say(context, name, program, found[name], finite[name])
 
 
-def _seconds(programs: Mapping[str, Program]) -> float:
+def _say(context: Context, name: str, program: Program, took: Mapping[str, Any], finite: bool, **about: Any) -> None:
+    """A row, from times in ms; ``ratio`` and differences are there once all programs have been run side by side."""
+    seconds, floor = took["ms"] / 1e3, program.floor_s
+    context.row(
+        name,
+        median_ms=took["ms"],
+        p99_ms=float(np.percentile(took["all_ms"], 99)),
+        rounds=len(took["all_ms"]),
+        samples_per_s=program.about["batch"] / seconds,
+        ratio=took.get("ratio"),
+        difference_actions=took.get("actions"),
+        difference_progress=took.get("progress"),
+        finite=finite,
+        peak_bytes=program.reserved,
+        process_peak_bytes=context.high_water(),
+        roofline_share=None if floor is None else floor / seconds,
+        floor_ms=None if floor is None else 1e3 * floor,
+        flop_share=_share(context, program.cost.flops / seconds, "flops"),
+        memory_share=_share(context, program.cost.bytes / seconds, "bandwidth"),
+        gflop=program.cost.flops / 1e9,
+        least_mb=program.cost.bytes / 1e6,
+        progress=program.progress,
+        **program.about,
+        **about,
+    )
+
+
+def _is_finite(result: Any) -> bool:
+    return all(np.isfinite(np.asarray(leaf, np.float64)).all() for leaf in jax.tree.leaves(result))
+
+
+def _seconds(program: Program) -> float:
     started = time.perf_counter()
-    for program in programs.values():
-        jax.block_until_ready(program.run())
+    jax.block_until_ready(program.run())
     return time.perf_counter() - started
 
 

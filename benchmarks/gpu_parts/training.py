@@ -9,8 +9,9 @@ of this runs, machine code is not optimised: compiling it is most of the time.
 from __future__ import annotations
 
 import dataclasses
+import gc
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, TimeoutError
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -21,7 +22,7 @@ from common.rounds import reserved_bytes
 from pi05_progress.models.config import LoraConfig, tiny
 from pi05_progress.models.costs import Cost
 from pi05_progress.models.pi05 import Drawn, Sample
-from pi05_progress.parity.outputs import QUICK
+from pi05_progress.parity.outputs import quick
 from training.engine.loss import Part, shares, total_loss
 from training.engine.memory import MemoryPlan, plan_memory
 from training.engine.optimizer import make_optimizer
@@ -32,12 +33,14 @@ from training.loading.batch import Batch
 from training.recipes.config import TrainConfig
 from training.recipes.registry import named_recipe
 
-from .context import Context
+from .compiling import DISTURBED, settle, workers
+from .context import SHOWN, Context, lacks_memory
 from .roofline import product_flops
 from .subjects import random_arrays
 from .timing import Program, measure_programs
 
 LORA, LORA_LIMIT_GB = "pi05_teleavatar_lora", 22
+PLANNED = 0.9  # of what JAX may take
 SMALL_BATCH, SMALL_PIECES, SMALL_PROMPT = 4, 2, 48
 
 
@@ -50,6 +53,8 @@ def main(context: Context) -> None:
         context.row(recipe.name, left_out="a step of the full-size model takes hours on a CPU")
         return
     limit = (context.device.memory_stats() or {}).get("bytes_limit")
+    if limit is not None and recipe.trained == "everything":
+        limit *= PLANNED  # the plan leaves out what the compiler keeps between layers for itself
     fitting, plan = largest_batch(recipe, limit)
     if fitting is None:
         context.row(
@@ -58,7 +63,21 @@ def main(context: Context) -> None:
             plan_bytes=dataclasses.asdict(plan),
         )
         return
-    context.attempt(recipe.name, lambda: measure_training(context, fitting, plan))
+    context.attempt(recipe.name, lambda: measure_fitting(context, fitting, plan))
+
+
+def measure_fitting(context: Context, recipe: TrainConfig, plan: MemoryPlan) -> None:
+    """Measure it; if the device's memory does not do for that, once more with half the batch."""
+    try:
+        measure_training(context, recipe, plan)
+        return
+    except Exception as error:
+        if recipe.batch_size == 1 or not lacks_memory(error):
+            raise
+        name = f"{recipe.name}, a step of {recipe.batch_size}"
+        context.row(name, error=f"the device's memory is full: {str(error)[:SHOWN]}")
+    gc.collect()  # the state of the first try is gone only now that its error is
+    measure_training(context, *halved(recipe))
 
 
 def small(recipe: TrainConfig) -> TrainConfig:
@@ -77,33 +96,49 @@ def largest_batch(recipe: TrainConfig, limit: int | None) -> tuple[TrainConfig |
 
     Pieces stay as large as the recipe's, so that less memory is needed for nothing but the batch itself.
     """
-    batch, piece = recipe.batch_size, recipe.batch_size // recipe.optimizer.accumulation_steps
-    while True:
-        optimizer = dataclasses.replace(recipe.optimizer, accumulation_steps=max(1, batch // piece))
-        plan = plan_memory(
-            recipe.model, devices=1, fsdp_devices=1, batch_size=batch, optimizer=optimizer, trained=recipe.trained
-        )
-        if limit is None or plan.total <= limit:
-            return dataclasses.replace(recipe, batch_size=batch, optimizer=optimizer), plan
-        if batch == 1:
+    plan = planned(recipe)
+    while limit is not None and plan.total > limit:
+        if recipe.batch_size == 1:
             return None, plan
-        batch //= 2
+        recipe, plan = halved(recipe)
+    return recipe, plan
+
+
+def halved(recipe: TrainConfig) -> tuple[TrainConfig, MemoryPlan]:
+    """The recipe with half its batch, in pieces as large as before where there are two of them."""
+    pieces = max(1, recipe.optimizer.accumulation_steps // 2)
+    optimizer = dataclasses.replace(recipe.optimizer, accumulation_steps=pieces)
+    recipe = dataclasses.replace(recipe, batch_size=recipe.batch_size // 2, optimizer=optimizer)
+    return recipe, planned(recipe)
+
+
+def planned(recipe: TrainConfig) -> MemoryPlan:
+    """What it takes on one device."""
+    return plan_memory(
+        recipe.model, devices=1, fsdp_devices=1, batch_size=recipe.batch_size, optimizer=recipe.optimizer,
+        trained=recipe.trained,
+    )  # fmt: skip
 
 
 def measure_training(context: Context, recipe: TrainConfig, plan: MemoryPlan) -> None:
-    """Compile both at once, run and say the rows; of the recipe with adapters also whether it keeps to its limit."""
+    """Compile both, run and say the rows; of the recipe with adapters also whether it keeps to its limit.
+
+    Both are compiled at once where there are cores for it, but one after the other where everything is trained: what
+    the compiler tries takes memory.
+    """
     stepper = Stepper(recipe)
     batch = made_up_batch(recipe.model, recipe.batch_size)
     kinds = {True: batch} if recipe.trained == "head" else {True: batch, False: without_labels(batch)}
-    programs, pool = {}, ThreadPoolExecutor(len(kinds))
+    programs, pool = {}, ThreadPoolExecutor(1 if recipe.trained == "everything" else workers(len(kinds)))
     compiling = {progress: pool.submit(stepper.compile, samples) for progress, samples in kinds.items()}
+    quiet = settle(context, list(compiling.values()))
+    pool.shutdown(wait=False)
     for progress, samples in kinds.items():
         name = f"{recipe.name}, a step of {recipe.batch_size}, {'with progress' if progress else 'actions only'}"
-        try:
-            run, compiled = compiling[progress].result(timeout=max(0.0, context.left_s()))
-        except TimeoutError:
+        if compiling[progress].cancelled() or not compiling[progress].done():
             context.row(name, left_out="time")
             continue
+        run, compiled = compiling[progress].result()
         flops = step_flops(recipe, samples)
         peak = context.peak if recipe.model.compute_dtype == "bfloat16" else None
         programs[name] = (
@@ -116,7 +151,7 @@ def measure_training(context: Context, recipe: TrainConfig, plan: MemoryPlan) ->
                 sample=lambda _: Sample(None, None),
                 about={"batch": recipe.batch_size, "pieces": recipe.optimizer.accumulation_steps,
                        "trained": recipe.trained, "optimised": not context.on_cpu,
-                       "plan_bytes": dataclasses.asdict(plan)},
+                       "plan_bytes": dataclasses.asdict(plan)} | ({} if quiet else DISTURBED),
             )
         )  # fmt: skip
     if not programs:
@@ -124,10 +159,10 @@ def measure_training(context: Context, recipe: TrainConfig, plan: MemoryPlan) ->
     measure_programs(context, recipe.name, programs)
     if recipe.name == LORA:
         first = next(iter(programs.values()))
-        found = context.high_water() or first.reserved
         context.say(
             limit={"name": f"training of {recipe.name}, batch {recipe.batch_size}", "limit_gb": LORA_LIMIT_GB,
-                   "found_gb": found / 1e9, "met": found < LORA_LIMIT_GB * 1e9,
+                   "found_gb": first.reserved / 1e9, "met": first.reserved < LORA_LIMIT_GB * 1e9,
+                   "process_peak_bytes": context.high_water(),
                    "takes_bytes": dataclasses.asdict(plan) | {"reserved by the compiler, all": first.reserved}}
         )  # fmt: skip
 
@@ -148,7 +183,7 @@ class Stepper:
         state = TrainState(jnp.zeros((), jnp.int32), params, frozen, opt_state, averaged)
         self._state = jax.tree.map(lambda x, shape: jax.device_put(x, shape.sharding), state, shapes)
         self._rng = training_keys(0)[0]
-        self._options = QUICK if jax.default_backend() == "cpu" else None
+        self._options = quick()
 
     def compile(self, samples: Batch) -> tuple[Callable[[], Any], Any]:
         """A function that takes a step and gives its metrics, and the compiled program."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +21,11 @@ from ..observation import IMAGE_KEYS
 # Each program runs once, and nearly all the time is compiling. Machine code that is not optimised takes half of it; in
 # float32 that is not done, since a multiplication and an addition that are not fused move the last digit of the time.
 QUICK = {"xla_backend_optimization_level": 0}
+
+
+def quick() -> dict[str, int] | None:
+    """Compiler options for a program that runs once: ``QUICK`` on a CPU, a GPU's own defaults on a GPU."""
+    return QUICK if jax.default_backend() == "cpu" else None
 
 
 def config_of(data: Mapping) -> Pi05Config:
@@ -78,7 +85,7 @@ def outputs(
     """Our numbers for every quantity of a set's outputs."""
     steps = tuple(sorted(int(k.rpartition("_")[2]) for k in wanted if re.fullmatch(r"sample_actions_\d+", k)))
     graph, parameters = nnx.split(model)
-    compiled = _compiled if model.config.compute_dtype == "float32" else _compiled_quickly
+    compiled = _compiled if model.config.compute_dtype == "float32" else _compiled_quickly()
     result = compiled(graph, parameters, observation, dict(inputs), steps, loss_key)
     return {
         key: np.asarray(value, np.float32 if value.dtype == jnp.bfloat16 else value.dtype)
@@ -98,7 +105,11 @@ def _outputs_of(
 
 
 _compiled = jax.jit(_outputs_of, static_argnums=(0, 4, 5))
-_compiled_quickly = jax.jit(_outputs_of, static_argnums=(0, 4, 5), compiler_options=QUICK)
+
+
+@functools.cache
+def _compiled_quickly() -> Callable[..., Any]:
+    return jax.jit(_outputs_of, static_argnums=(0, 4, 5), compiler_options=quick())
 
 
 def _outputs(

@@ -19,6 +19,7 @@ MIB = 2**20
 FOR_OTHERS_GB = 4.0  # CUDA's libraries about 1, a video decoder and a viewer about 1 each, and one to spare
 LEAST_SHARE = 0.75  # of cards so small that this is more: what JAX would take by itself
 VARIABLES = ("XLA_PYTHON_CLIENT_MEM_FRACTION", "XLA_CLIENT_MEM_FRACTION")  # JAX's; both together are an error of its
+_claimed: set[str] = set()  # shares that ``claim`` has set in this process
 QUERY = "--query-gpu=name,memory.total,driver_version"
 
 
@@ -80,7 +81,8 @@ def claim(gpu_memory_gb: float, environment: MutableMapping[str, str]) -> Claim:
             else was asked for.
 
     Raises:
-        UserError: the number makes no sense, the card has less, or another share is set in the environment.
+        UserError: the number makes no sense, the card has less, another share is set in the environment, or an earlier
+            call in this process has claimed another.
     """
     if not math.isfinite(gpu_memory_gb) or gpu_memory_gb < 0:
         raise UserError(f"gpu_memory_gb is {gpu_memory_gb}; expected GB, or 0 for all but {FOR_OTHERS_GB:g}")
@@ -88,6 +90,11 @@ def claim(gpu_memory_gb: float, environment: MutableMapping[str, str]) -> Claim:
     fraction = _fraction(gpu_memory_gb, card)
     if by_user and fraction is not None and environment[by_user] == str(fraction):
         by_user = ""  # an earlier call's
+    if by_user and fraction is not None and environment[by_user] in _claimed:
+        raise UserError(
+            f"gpu_memory_gb is {gpu_memory_gb:g}, another share than before, but JAX has its memory already; "
+            "restart the process"
+        )
     if by_user:
         if gpu_memory_gb:
             raise UserError(
@@ -96,6 +103,7 @@ def claim(gpu_memory_gb: float, environment: MutableMapping[str, str]) -> Claim:
         return Claim(gpu_memory_gb, card, None, by_user)
     if fraction is not None:
         environment[VARIABLES[0]] = str(fraction)
+        _claimed.add(str(fraction))
     return Claim(gpu_memory_gb, card, fraction)
 
 

@@ -77,6 +77,14 @@ def test_a_node_that_is_configured_again_claims_the_same(tmp_path):
     assert claim(10, environment) == claim(10, environment)
 
 
+@pytest.mark.parametrize("other", [0, 20])
+def test_a_node_that_is_configured_again_with_another_share_is_told_to_restart(tmp_path, other):
+    environment = machine(tmp_path, H100)
+    claim(11, environment)
+    with pytest.raises(UserError, match="JAX has its memory already; restart the process"):
+        claim(other, environment)
+
+
 def test_without_a_card_nothing_is_set_and_the_log_says_that_it_has_no_effect(tmp_path):
     environment = {"PATH": str(tmp_path)}
     made = claim(10, environment)

@@ -15,7 +15,7 @@ from pi05_progress.checkpoints.parameter_source import ParameterSource
 from pi05_progress.models.config import Pi05Config
 from pi05_progress.models.lora import Trained
 from pi05_progress.models.pi05 import Drawn
-from pi05_progress.parity.outputs import QUICK, observation_of
+from pi05_progress.parity.outputs import observation_of, quick
 
 from ..engine.loss import LossConfig
 from ..engine.optimizer import OptimizerConfig
@@ -113,7 +113,7 @@ def runs_rounded_differently(task: Task, count: int) -> list[Run]:
         batches = [NudgedBatch(**vars(batch), direction=rng.choice([-1, 1], rows)) for _ in range(task.steps)]
         if compiled is None:
             given = (_start(task, parameters), training_keys(SEED)[0], put_batch(_mesh(), batches[0]))
-            compiled = step.lower(*given).compile(compiler_options=QUICK)
+            compiled = step.lower(*given).compile(compiler_options=quick())
         runs.append(_run(task, compiled, parameters, batches))
     return runs
 
