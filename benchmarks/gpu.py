@@ -33,7 +33,8 @@ from pi05_progress.policies.device_memory import claim
 ROOT = Path(__file__).resolve().parents[1]
 MINUTES = {"pi05": 8.0, "tiny": 3.5}
 PAGE = ROOT / "docs/gpu.md"
-FACTS_S = 60.0  # that JAX has to find its devices
+NO_FACTS = {"device": None, "platform": None, "bytes_limit": None}
+FACTS_S = 180.0  # that JAX has to find its devices
 
 
 def main(arguments: Sequence[str] | None = None, parts: Sequence[Part] = PARTS) -> int:
@@ -56,10 +57,11 @@ def main(arguments: Sequence[str] | None = None, parts: Sequence[Part] = PARTS) 
     end_when_told()
     try:
         facts = device_facts(environment)
-        variant = args.variant or ("tiny" if facts["platform"] == "cpu" else "pi05")
-        if memory.card is not None and facts["platform"] == "cpu":
-            print(f"{memory.card.name} is there, but JAX computes on the CPU: its CUDA plugin is missing", flush=True)
-        if args.limit_memory_gb and (memory.fraction is None or facts["platform"] == "cpu"):
+        on_cpu = facts["platform"] == "cpu"
+        if memory.card is not None and on_cpu and not args.variant and not os.environ.get("JAX_PLATFORMS"):
+            raise ProcessError(f"{memory.card.name} is there, but JAX computes on the CPU: its CUDA plugin is missing")
+        variant = args.variant or ("tiny" if on_cpu else "pi05")
+        if args.limit_memory_gb and (memory.fraction is None or on_cpu):
             print("--limit-memory-gb has no effect: no GPU whose memory is known", flush=True)
         record = Record(args.json, variant, facts, memory.card, args.limit_memory_gb)
         chosen = [part for part in parts if not args.only or part.name in args.only]
@@ -67,7 +69,9 @@ def main(arguments: Sequence[str] | None = None, parts: Sequence[Part] = PARTS) 
         print(f"{record.data['device']}, JAX {record.data['jax']}, {variant}, {minutes:g} minutes", flush=True)
         run_parts(chosen, record, variant=variant, minutes=minutes, begun=begun, environment=environment)
     except ProcessError as error:
-        print(f"JAX does not find its devices: {error}", file=sys.stderr)
+        problem = f"JAX does not find its devices: {error}"
+        print(problem, file=sys.stderr)
+        Record(args.json, args.variant, NO_FACTS, memory.card, args.limit_memory_gb, problem)
         return 1
     except Ended as ended:
         print(f"ended by {ended}; what was done is in the file", file=sys.stderr)
@@ -113,9 +117,16 @@ def _positive(text: str) -> float:
 
 def device_facts(environment: dict[str, str]) -> dict[str, object]:
     """What JAX computes on, asked in a process that is gone again: this one must not take the device's memory."""
+    quiet = "TF_CPP_MIN_LOG_LEVEL"  # why there is no GPU is said in the log that other processes keep to themselves
+    environment = {**environment, quiet: os.environ.get(quiet, "0")}
     task = Task("gpu_parts.context:facts", "tiny", time.time() + FACTS_S)
-    found = [message for message in messages(task, time.time() + FACTS_S, environment) if "facts" in message]
-    return found[0]["facts"]
+    problem, found = "", {}
+    try:
+        for message in messages(task, time.time() + FACTS_S, environment):
+            problem, found = message.get("error", problem), message.get("facts", found)
+    except ProcessError as error:
+        raise ProcessError(problem or str(error)) from error
+    return found
 
 
 def run_as_child(task: str, pipe: int) -> None:

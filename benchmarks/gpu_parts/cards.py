@@ -21,6 +21,7 @@ CARDS = {  # the longer name first where one begins with another
     "H100 PCIe": Peak(756e12, 2.00e12),
     "H100 NVL": Peak(835e12, 3.90e12),
     "H100": Peak(989e12, 3.35e12),  # SXM
+    "H200 NVL": Peak(835e12, 4.80e12),
     "H200": Peak(989e12, 4.80e12),
     "A100-SXM4-40GB": Peak(312e12, 1.555e12),
     "A100-PCIE-40GB": Peak(312e12, 1.555e12),

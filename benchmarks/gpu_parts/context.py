@@ -32,7 +32,7 @@ class Context:
 
     def __init__(self, task: Task, pipe: int) -> None:
         self.variant, self.settings, self.started, self.until = task.variant, task.settings, task.started, task.until
-        self._pipe, self.failed = pipe, False
+        self.keep, self._pipe, self.failed = task.keep, pipe, False
 
     @property
     def device(self) -> jax.Device:

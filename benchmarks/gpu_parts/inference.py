@@ -110,7 +110,7 @@ class Inference:
                 for case in some:
                     self._context.row(str(case), left_out="time")
                 continue
-            compiling = {case: [pool.submit(self._compile, case, way) for way in case.ways] for case in some}
+            compiling = {case: [pool.submit(self.compile, case, way) for way in case.ways] for case in some}
             quiet = settle(self._context, [one for programs in compiling.values() for one in programs])
             for case, programs in compiling.items():
                 measure = functools.partial(self._measure, case, programs, quiet, rounds, seconds)
@@ -133,7 +133,8 @@ class Inference:
             measure_programs(self._context, str(case), rows, rounds, seconds)
             self._first = self._first or next(iter(rows.values()))
 
-    def _compile(self, case: Case, way: str) -> Program:
+    def compile(self, case: Case, way: str) -> Program:
+        """One of a case's programs."""
         config, graph = self._config, self._graph
         length = LONG if way == PLAIN else padded(case.tokens)
         observation = seen(config, case.cameras, case.tokens, min(length, config.max_token_len), case.rows)
@@ -157,6 +158,7 @@ class Inference:
             cost=work.total,
             floor_s=None if peak is None else work.floor_s(peak),
             progress=way == WITH,
+            text=compiled.as_text,
             about={"cameras": case.cameras, "tokens": case.tokens, "padded_to": observation.tokenized_prompt.shape[1],
                    "batch": case.rows, "way": way, "dtype": config.compute_dtype, "compile_s": round(took, 2)},
         )  # fmt: skip

@@ -36,7 +36,7 @@ def write_page(path: Path, files: Sequence[Path]) -> None:
 
 def _section(file: Path, result: Row) -> str:
     on_cpu = result["platform"] == "cpu"
-    title = f"{result['device']}{' (a CPU, not a GPU)' if on_cpu else ''}: `{result['variant']}`"
+    title = f"{result['device'] or 'no device'}{' (a CPU, not a GPU)' if on_cpu else ''}: `{result['variant']}`"
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     memory = result["device_memory_bytes"]
     driver = "no GPU driver" if on_cpu else f"driver {result['driver'] or 'unknown'}"
@@ -46,6 +46,8 @@ def _section(file: Path, result: Row) -> str:
     of: dict[str, list[Row]] = {part: [] for part in result["parts"]}
     for row in result["rows"]:
         of[row["part"]].append(row)
+    if "error" in result:
+        return f"## {title}\n\n{about}\n\n{result['error']}\n"
     blocks = [f"## {title}\n", about + "\n", _parts(result["parts"])]
     blocks += [SHOWN[part](part, rows) for part, rows in of.items() if rows and part in SHOWN]
     if result["limits"]:
@@ -133,20 +135,24 @@ def _profiled(part: str, rows: list[Row]) -> str:
     text = f"### {part}\n\n"
     for row in rows:
         if "profile" not in row:
-            text += f"{row['name']}: {_instead(row)}\n"
+            timed = "" if row["median_ms"] is None else f"{_number(row['median_ms'])} ms; no profile "
+            text += f"{row['name']}: {timed}{_instead(row)}\n"
             continue
         found = row["profile"]
+        outside = row.get("outside_kernels_ms")
+        outside = "" if outside is None else f"; outside of kernels {outside:.2f} ms of the median"
         flags = f"; XLA_FLAGS {row['xla_flags']}" if row["xla_flags"] else ""
         text += (
             f"{row['name']}: {_number(row['median_ms'])} ms, under the profiler {_number(row['profiled_ms'])} ms"
             f"{flags}. "
             f"{found['operations']} {found['kind']}: busy {found['busy_ms']:.2f} of {found['span_ms']:.2f} ms, "
-            f"{found['gaps']} gaps of {found['idle_ms']:.2f} ms in all.\n\n"
+            f"{found['gaps']} gaps of {found['idle_ms']:.2f} ms in all{outside}.\n\n"
         )
         kernels = [
-            [f"`{k['name']}`", str(k["calls"]), f"{k['total_ms']:.3f}", _percent(k["share"])] for k in found["kernels"]
+            [f"`{k['name']}`", f"`{k['layer']}`", str(k["calls"]), f"{k['total_ms']:.3f}", _percent(k["share"])]
+            for k in found["kernels"]
         ]
-        text += _table(["largest", "calls", "ms in all", "share"], kernels) + "\n"
+        text += _table(["largest", "layer", "calls", "ms in all", "share"], kernels) + "\n"
         gaps = [[f"{g['ms']:.3f}", f"`{g['after']}`", f"`{g['before']}`"] for g in found["largest_gaps"]]
         text += _table(["gap, ms", "after", "before"], gaps)
     return text

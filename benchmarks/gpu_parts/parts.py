@@ -96,7 +96,7 @@ def run_part(
 ) -> None:
     """One part, to its end or to that of its time."""
     print(f"\n=== {part.name}", flush=True)
-    task = Task(part.function, variant, until, settings=part.settings or {})
+    task = Task(part.function, variant, until, settings=part.settings or {}, keep=record.keep(part.name))
     problem, status = "", "failed"
     try:
         for message in messages(task, killed_at, environment):

@@ -33,6 +33,7 @@ class Task:
         until: time (``time.time()``) after which nothing new is begun.
         started: time at which the process was started.
         settings: further words for the function.
+        keep: what files that are kept begin with; None keeps none.
     """
 
     function: str
@@ -40,6 +41,7 @@ class Task:
     until: float
     started: float = 0.0
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    keep: str | None = None
 
 
 class ProcessError(RuntimeError):

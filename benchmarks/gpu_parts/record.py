@@ -29,10 +29,17 @@ class Record:
         facts: ``device``, ``platform`` and ``bytes_limit``, as JAX says.
         card: as its driver says, if there is one.
         limit_gb: of the device's memory that JAX may take, if one was asked for.
+        error: why there will be no results.
     """
 
     def __init__(
-        self, path: Path | None, variant: str, facts: dict[str, Any], card: Card | None, limit_gb: float | None
+        self,
+        path: Path | None,
+        variant: str | None,
+        facts: dict[str, Any],
+        card: Card | None,
+        limit_gb: float | None,
+        error: str | None = None,
     ) -> None:
         self._path, self._part = path, ""
         on_card = card is not None and facts["platform"] != "cpu"
@@ -52,7 +59,7 @@ class Record:
             "parts": {},
             "rows": [],
             "limits": [],
-        }
+        } | ({"error": error} if error else {})
         self.write()
 
     def begin(self, part: str) -> None:
@@ -82,6 +89,10 @@ class Record:
         beside = self._path.with_name(f"{self._path.name}.partial")
         beside.write_text(json.dumps(noted(self.data), indent=1, allow_nan=False) + "\n")
         os.replace(beside, self._path)
+
+    def keep(self, part: str) -> str | None:
+        """What files that a part keeps begin with, beside the file of results."""
+        return None if self._path is None else str(self._path.absolute().with_name(f"{self._path.stem}.{part}"))
 
     @property
     def failed(self) -> list[str]:

@@ -33,6 +33,7 @@ class Program:
         progress: whether it gives progress, too, or learns it.
         sample: the part of its result that is compared with the first program's.
         about: further figures of the row, ``batch`` among them.
+        text: of the compiled program.
 
     What ``run`` returns must be finite, else the part fails.
     """
@@ -44,6 +45,7 @@ class Program:
     progress: bool
     sample: Callable[[Any], Sample] = lambda result: result
     about: Mapping[str, Any] = field(default_factory=dict)
+    text: Callable[[], str] = str
 
 
 def measure_programs(

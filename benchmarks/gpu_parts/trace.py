@@ -35,11 +35,31 @@ def read_events(folder: Path) -> list[Event]:
     Raises:
         ValueError: there is none.
     """
+    with gzip.open(find_trace(folder)) as file:
+        return json.load(file)["traceEvents"]
+
+
+def find_trace(folder: Path) -> Path:
+    """The file of the one trace in a folder that JAX's profiler wrote.
+
+    Raises:
+        ValueError: there is none.
+    """
     files = sorted(folder.rglob("*.trace.json.gz"))
     if not files:
         raise ValueError(f"{folder}: the profiler wrote no *.trace.json.gz")
-    with gzip.open(files[-1]) as file:
-        return json.load(file)["traceEvents"]
+    return files[-1]
+
+
+def last_run(operations: list[Operation], runs: int) -> list[Operation]:
+    """Those of the last of so many runs of a program; pauses between runs are longer than any within."""
+    pauses: list[tuple[float, int]] = []
+    end = operations[0].start if operations else 0.0
+    for index, operation in enumerate(operations):
+        pauses.append((operation.start - end, index))
+        end = max(end, operation.start + operation.duration)
+    longest = sorted(pauses[1:], reverse=True)[: runs - 1]
+    return operations[max((index for _, index in longest), default=0) :]
 
 
 def device_operations(events: Iterable[Event]) -> tuple[str, list[Operation]]:
@@ -76,9 +96,9 @@ def summary(kind: str, operations: list[Operation]) -> dict[str, Any]:
     """
     if not operations:
         raise ValueError("the trace holds no operation of the device")
-    totals: dict[str, list[Operation]] = defaultdict(list)
+    totals: dict[tuple[str, str], list[Operation]] = defaultdict(list)
     for operation in operations:
-        totals[operation.name].append(operation)
+        totals[operation.name, operation.layer].append(operation)
     busy, gaps = _gaps(operations)
     span = max(o.start + o.duration for o in operations) - operations[0].start
     by_total = sorted(totals.items(), key=lambda item: -sum(o.duration for o in item[1]))
@@ -96,9 +116,9 @@ def summary(kind: str, operations: list[Operation]) -> dict[str, Any]:
                 "calls": len(calls),
                 "total_ms": sum(o.duration for o in calls) / 1e3,
                 "share": sum(o.duration for o in calls) / all_time if all_time else 0.0,
-                "layer": max(calls, key=lambda o: o.duration).layer[:NAME],
+                "layer": layer[-NAME:],
             }
-            for name, calls in by_total[:LARGEST]
+            for (name, layer), calls in by_total[:LARGEST]
         ],
         "largest_gaps": [
             {"ms": length / 1e3, "after": after[:NAME], "before": before[:NAME]}

@@ -17,7 +17,7 @@ from gpu_parts.cards import CARDS, peak_of
 from gpu_parts.page import write_page
 from gpu_parts.roofline import inference_work, product_flops
 from gpu_parts.subjects import STEPS, inference_config, random_arrays, seen
-from gpu_parts.trace import device_operations, read_events, summary
+from gpu_parts.trace import Operation, device_operations, last_run, read_events, summary
 
 from pi05_progress.models.parameters import HEAD, parameter_paths
 from pi05_progress.models.pi05 import Pi05
@@ -59,8 +59,9 @@ def test_kernels_and_gaps_of_a_gpu_are_those_of_its_streams(tmp_path):
     found = summary(*device_operations(read_events(tmp_path)))
     assert found["kind"] == "GPU kernels and copies"
     assert [(k["name"], k["calls"], k["total_ms"]) for k in found["kernels"]] == [
-        ("gemm", 2, 0.03),
+        ("gemm", 1, 0.02),
         ("MemcpyH2D", 1, 0.01),
+        ("gemm", 1, 0.01),
         ("loop_fusion", 1, 0.002),
     ]
     assert found["kernels"][0]["layer"] == "jit(sample)/while/body/dot_general"
@@ -81,6 +82,19 @@ def test_loops_of_a_cpu_do_not_count_twice():
     assert summary(*device_operations(events))["busy_ms"] == pytest.approx(0.02)
 
 
+def test_of_several_runs_in_a_trace_the_last_is_found():
+    runs = [Operation(f"{run}", 1000.0 * run + at, 5.0, "") for run in range(3) for at in (0.0, 20.0, 400.0)]
+    assert [operation.name for operation in last_run(runs, 3)] == ["2", "2", "2"]
+    assert last_run(runs[:3], 1) == runs[:3]
+
+
+def test_the_same_kernel_in_two_layers_is_two():
+    found = summary("", [Operation("gemm", 0.0, 5.0, "trunk"), Operation("gemm", 9.0, 1.0, "expert")])
+    assert [(k["name"], k["layer"], k["calls"]) for k in found["kernels"]] == [
+        ("gemm", "trunk", 1), ("gemm", "expert", 1)
+    ]  # fmt: skip
+
+
 def test_a_trace_without_the_device_is_an_error():
     with pytest.raises(ValueError, match="no operation of the device"):
         summary(*device_operations([]))
@@ -92,6 +106,7 @@ def test_a_trace_without_the_device_is_an_error():
         ("NVIDIA H100 80GB HBM3", "H100"),
         ("NVIDIA H100 PCIe", "H100 PCIe"),
         ("NVIDIA H200", "H200"),
+        ("NVIDIA H200 NVL", "H200 NVL"),
         ("NVIDIA GeForce RTX 4090", "RTX 4090"),
         ("NVIDIA L40S", "L40S"),
         ("NVIDIA L4", "L4"),

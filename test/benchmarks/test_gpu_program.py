@@ -53,6 +53,7 @@ def test_a_part_that_fails_crashes_hangs_or_lacks_memory_leaves_the_others(tmp_p
         "hangs": 0.01,
         "lacks_memory": 1.0,
         "has_no_time": 1.0,
+        "finds_nan": 1.0,
         "good": 1.0,
     }
     assert start(file, parts, minutes=4).wait() == 1, "a part failed"
@@ -64,6 +65,7 @@ def test_a_part_that_fails_crashes_hangs_or_lacks_memory_leaves_the_others(tmp_p
         "hangs": "cut off",
         "lacks_memory": "done",
         "has_no_time": "done",
+        "finds_nan": "done",
         "good": "done",
     }
     assert about["fails_after_a_row"]["error"] == "ValueError: the card has caught fire"
@@ -72,6 +74,8 @@ def test_a_part_that_fails_crashes_hangs_or_lacks_memory_leaves_the_others(tmp_p
     assert rows["batch 32"]["error"].startswith("the device's memory is full: RESOURCE_EXHAUSTED")
     assert rows["batch 1"]["median_ms"] == 4.0
     assert rows["too late"]["left_out"] == "time"
+    assert (rows["no number"]["median_ms"], rows["no number"]["not_finite"]) == (None, ["median_ms is nan"])
+    assert [row["median_ms"] for row in result["rows"] if row["name"] == "made better"] == [2.0]
     assert rows["a figure"] == {
         "part": "good", "name": "a figure", "median_ms": 1.5, "p99_ms": None, "peak_bytes": None,
         "roofline_share": None, "progress": True,
@@ -95,6 +99,16 @@ def test_parts_for_which_there_is_no_time_are_left_out(tmp_path):
     assert start(file, {"good": 1.0, "crashes": 1.0}, minutes=0.05).wait() == 0
     result = json.loads(file.read_text())
     assert [part["status"] for part in result["parts"].values()] == ["left out", "left out"]
+
+
+def test_without_devices_the_file_says_why(tmp_path):
+    file = tmp_path / "result.json"
+    command = [sys.executable, PROGRAM, "--json", file]
+    found = subprocess.run(command, env=environment(JAX_PLATFORMS="no_such_platform"), capture_output=True, text=True)
+    assert found.returncode == 1
+    result = json.loads(file.read_text())
+    assert (result["device"], result["rows"]) == (None, [])
+    assert "no_such_platform" in result["error"]
 
 
 def test_a_short_run_measures_and_says_what_it_ran_on(tmp_path):

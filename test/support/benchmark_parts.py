@@ -31,6 +31,12 @@ def lacks_memory(context):
     context.attempt("batch 1", lambda: context.row("batch 1", median_ms=4.0))
 
 
+def finds_nan(context):
+    context.row("no number", median_ms=float("nan"))
+    context.row("made better", median_ms=1.0, provisional=True)
+    context.row("made better", median_ms=2.0)
+
+
 def has_no_time(context):
     context.until = time.time()
     context.attempt("too late", lambda: context.row("too late", median_ms=5.0))
