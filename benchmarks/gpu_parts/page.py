@@ -18,6 +18,7 @@ Models have random parameters. An inference is one compiled program from picture
 progress on the device, awaited. Shares of the roofline are floor over median: the floor is what the matrix products and
 the bytes that must be read would take at the card's peaks, for the prefix and for every step whichever is longer. MFU
 counts the products of loss and gradient once, whatever is computed again. On a CPU training steps are not optimised.
+Memory is what the compiled program reserves, arguments included; beside it the most that the process had in use.
 """
 NO_GPU = "**No GPU has been measured yet.** What follows was computed on CPUs, to show that everything runs."
 Row = dict[str, Any]
