@@ -66,6 +66,11 @@ def node(ros):
         each.close()
 
 
+def without_size(environ):
+    """Without the size of another terminal, which goes before that of its own; pytest's workers are given one."""
+    return {name: value for name, value in environ.items() if name not in ("COLUMNS", "LINES")}
+
+
 class Terminal:
     """The program in a pseudo-terminal of its own session, where Ctrl-C is a key."""
 
@@ -78,7 +83,7 @@ class Terminal:
         self.process = subprocess.Popen(
             command, stdin=self.slave, stdout=self.slave, stderr=self.slave, start_new_session=True,
             preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
-            env={**os.environ, "TERM": "xterm-256color", "LANG": "C.UTF-8", **environ},
+            env={**without_size(os.environ), "TERM": "xterm-256color", "LANG": "C.UTF-8", **environ},
         )  # fmt: skip
         threading.Thread(target=self.read, daemon=True).start()
 

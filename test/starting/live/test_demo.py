@@ -200,8 +200,9 @@ def test_asked_to_end_it_ends_everything(run, number):
 
 
 def test_killed_it_leaves_nothing_running_even_if_that_does_not_listen(run):
-    started = run("-c", SUPERVISED, STUBBORN, "import time; time.sleep(300)")
+    started = run("-c", SUPERVISED, STUBBORN, "import time; print('second', flush=True); time.sleep(300)")
     started.until("up")
+    started.until("second")  # by then the watchdog knows both
     assert len(left_running(started.mark)) == 5, "itself, its watchdog, two programs and the child of one"
     started.popen.kill()
     started.popen.wait()
