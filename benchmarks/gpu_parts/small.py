@@ -5,8 +5,9 @@ from __future__ import annotations
 from training.recipes.registry import named_recipe
 
 from .context import Context
+from .fitting import largest_batch
 from .inference import WITH, WITHOUT, Case, Inference
-from .training import largest_batch, measure_training
+from .training import measure_fitting
 
 TOKENS = 20
 
@@ -16,4 +17,4 @@ def main(context: Context) -> None:
     recipe = named_recipe("tiny_demo")
     Inference(context, recipe.model).measure([Case(3, TOKENS, 1, (WITH, WITHOUT))])
     fitting, plan = largest_batch(recipe, None)
-    context.attempt(recipe.name, lambda: measure_training(context, fitting, plan))
+    context.attempt(recipe.name, lambda: measure_fitting(context, fitting, plan))

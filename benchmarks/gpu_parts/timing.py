@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -66,24 +67,34 @@ def measure_programs(
         rounds: None takes as many as the time for each allows.
         seconds: by variant, that each program is run for.
     """
-    finite = {name: _is_finite(program.run()) for name, program in programs.items()}  # the first run sets things up
-    context.failed |= not all(finite.values())
     if rounds is None:
-        once = {name: _seconds(program) for name, program in programs.items()}
+        once = {}
+        for program in programs.values():
+            _seconds(program)  # the first run sets things up
         for name, program in programs.items():
+            once[name] = _seconds(program)
             took = {"ms": 1e3 * once[name], "all_ms": [1e3 * once[name]]}
-            _say(context, name, program, took, finite[name], provisional=True)
+            _say(context, name, program, took, None, provisional=True)
         left = context.left_s() / 2
         most = min(ROUNDS["most"], int(min(seconds[context.variant] * len(programs), left) / sum(once.values())))
         # A slow program still gets a few rounds, if the time is enough for them and the warming up of ``measure``.
         rounds = max(1, most, min(ROUNDS["least"], int(left / sum(once.values())) - 1))
-    table = {name: Row(p.run, p.cost, p.sample) for name, p in programs.items()}
+    finite: dict[str, bool] = {}
+
+    def checked(name: str, result: Any) -> Sample:
+        finite[name] = _is_finite(result)
+        return programs[name].sample(result)
+
+    table = {name: Row(p.run, p.cost, functools.partial(checked, name)) for name, p in programs.items()}
     found = measure(title, table, rounds)
+    context.failed |= not all(finite.values())
     for name, program in programs.items():
         _say(context, name, program, found[name], finite[name])
 
 
-def _say(context: Context, name: str, program: Program, took: Mapping[str, Any], finite: bool, **about: Any) -> None:
+def _say(
+    context: Context, name: str, program: Program, took: Mapping[str, Any], finite: bool | None, **about: Any
+) -> None:
     """A row, from times in ms; ``ratio`` and differences are there once all programs have been run side by side."""
     seconds, floor = took["ms"] / 1e3, program.floor_s
     context.row(

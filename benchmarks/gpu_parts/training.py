@@ -19,12 +19,11 @@ import jax.numpy as jnp
 from common.batches import made_up_batch
 from common.rounds import reserved_bytes
 
-from pi05_progress.models.config import LoraConfig, tiny
 from pi05_progress.models.costs import Cost
 from pi05_progress.models.pi05 import Drawn, Sample
 from pi05_progress.parity.outputs import quick
 from training.engine.loss import Part, shares, total_loss
-from training.engine.memory import MemoryPlan, plan_memory
+from training.engine.memory import MemoryPlan
 from training.engine.optimizer import make_optimizer
 from training.engine.sharding import MeshConfig, make_mesh, put_batch
 from training.engine.state import TrainState, abstract_state, with_parameters
@@ -35,13 +34,13 @@ from training.recipes.registry import named_recipe
 
 from .compiling import DISTURBED, settle, workers
 from .context import SHOWN, Context, lacks_memory
+from .fitting import halved, largest_batch, small
 from .roofline import product_flops
 from .subjects import random_arrays
 from .timing import Program, measure_programs
 
 LORA, LORA_LIMIT_GB = "pi05_teleavatar_lora", 22
 PLANNED = 0.9  # of what JAX may take
-SMALL_BATCH, SMALL_PIECES, SMALL_PROMPT = 4, 2, 48
 
 
 def main(context: Context) -> None:
@@ -78,46 +77,6 @@ def measure_fitting(context: Context, recipe: TrainConfig, plan: MemoryPlan) -> 
         context.row(name, error=f"the device's memory is full: {str(error)[:SHOWN]}")
     gc.collect()  # the state of the first try is gone only now that its error is
     measure_training(context, *halved(recipe))
-
-
-def small(recipe: TrainConfig) -> TrainConfig:
-    """The same recipe for ``tiny``, with adapters where the recipe has them."""
-    model = dataclasses.replace(tiny(), discrete_state=False, max_token_len=SMALL_PROMPT)
-    if recipe.trained == "adapters":
-        experts = (model.paligemma.with_lora(LoraConfig(4, 4.0)), model.expert.with_lora(LoraConfig(4, 4.0)))
-        model = dataclasses.replace(model, paligemma=experts[0], expert=experts[1])
-    pieces = min(recipe.optimizer.accumulation_steps, SMALL_PIECES)
-    optimizer = dataclasses.replace(recipe.optimizer, accumulation_steps=pieces)
-    return dataclasses.replace(recipe, model=model, optimizer=optimizer, batch_size=SMALL_BATCH)
-
-
-def largest_batch(recipe: TrainConfig, limit: int | None) -> tuple[TrainConfig | None, MemoryPlan]:
-    """The recipe with its own batch or the largest half, quarter, ... of it that fits; None if one sample does not.
-
-    Pieces stay as large as the recipe's, so that less memory is needed for nothing but the batch itself.
-    """
-    plan = planned(recipe)
-    while limit is not None and plan.total > limit:
-        if recipe.batch_size == 1:
-            return None, plan
-        recipe, plan = halved(recipe)
-    return recipe, plan
-
-
-def halved(recipe: TrainConfig) -> tuple[TrainConfig, MemoryPlan]:
-    """The recipe with half its batch, in pieces as large as before where there are two of them."""
-    pieces = max(1, recipe.optimizer.accumulation_steps // 2)
-    optimizer = dataclasses.replace(recipe.optimizer, accumulation_steps=pieces)
-    recipe = dataclasses.replace(recipe, batch_size=recipe.batch_size // 2, optimizer=optimizer)
-    return recipe, planned(recipe)
-
-
-def planned(recipe: TrainConfig) -> MemoryPlan:
-    """What it takes on one device."""
-    return plan_memory(
-        recipe.model, devices=1, fsdp_devices=1, batch_size=recipe.batch_size, optimizer=recipe.optimizer,
-        trained=recipe.trained,
-    )  # fmt: skip
 
 
 def measure_training(context: Context, recipe: TrainConfig, plan: MemoryPlan) -> None:
