@@ -116,7 +116,7 @@ def ros():
 def keeps_promise(limit_s, attempt, undo):
     """Whether ``attempt()``, a time between stamps in s, is below the promised limit; ``undo`` precedes each new try.
 
-    Where other work starves a process no promise can be kept, hence a few tries; one that is late again and again fails.
+    Where other work starves a process no promise can be kept, hence a few tries; what is late again and again fails.
     """
     took = [attempt()]
     while took[-1] >= limit_s:
