@@ -6,17 +6,20 @@ jump of the ROS clock cannot make old messages look fresh; stamps are judged apa
 
 from __future__ import annotations
 
+import math
 import re
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from pi05_progress.robots.messages import stamp_ns
 
 RATE_WINDOW = 50  # messages over which a rate is measured
+WELL_S = 2.0  # without a problem, until that is told
+AGAIN_S = 10.0  # between two times that a problem is told which comes and goes
 _NUMBER = re.compile(r"-?\d+(\.\d+)?")
 
 
@@ -155,4 +158,41 @@ class Inputs:
 
 def same_kind(one: str, other: str) -> bool:
     """Whether two texts about a problem say the same but for the numbers in them."""
-    return _NUMBER.sub("#", one) == _NUMBER.sub("#", other)
+    return _kind(one) == _kind(other)
+
+
+def _kind(text: str) -> str:
+    return _NUMBER.sub("#", text)
+
+
+class News:
+    """Tells what is news among problems that come and go, perhaps many times a second.
+
+    Problems that differ only in their numbers are of one kind.
+    """
+
+    def __init__(self) -> None:
+        self._there: set[str] = set()  # kinds, at the last call
+        self._told_s: dict[str, float] = {}  # by kind, monotonic
+        self._well_since_s: float | None = None
+
+    def among(self, problems: Iterable[str]) -> list[str]:
+        """Those of the present problems that are to be told: that were not there, nor told a short while ago."""
+        now, found = time.monotonic(), {_kind(problem): problem for problem in problems}
+        new = [k for k in found if k not in self._there and now - self._told_s.get(k, -math.inf) >= AGAIN_S]
+        self._told_s.update(dict.fromkeys(new, now))
+        self._there = set(found)
+        if found:
+            self._well_since_s = None
+        return [found[kind] for kind in new]
+
+    def over(self) -> bool:
+        """No problem is there: whether that is to be told, because one was told and none has come for a while."""
+        now = time.monotonic()
+        self._there.clear()
+        if self._well_since_s is None:
+            self._well_since_s = now
+        if not self._told_s or now - self._well_since_s < WELL_S:
+            return False
+        self._told_s.clear()
+        return True

@@ -2,13 +2,60 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable, Collection
 from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.exceptions import ParameterException
 from rclpy.node import Node
+from rclpy.publisher import Publisher
+from rclpy.qos import QoSPolicyKind, QoSProfile
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.subscription import Subscription
 
 from pi05_progress.errors import UserError
+
+QOS = "qos_overrides."  # with which parameters begin that set the QoS of a topic
+PARAMETER_EVENTS = "/parameter_events"  # made by rclpy before a node has parameters
+POLICIES = (QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH, QoSPolicyKind.RELIABILITY, QoSPolicyKind.DURABILITY)
+
+
+class QosOverrides:
+    """Base of nodes whose topics have parameters for their QoS: ``qos_overrides.TOPIC.KIND.POLICY``.
+
+    KIND is ``publisher`` or ``subscription``, POLICY is ``history``, ``depth``, ``reliability`` or ``durability``.
+    """
+
+    def create_publisher(self, msg_type: type, topic: str, qos_profile: QoSProfile | int, **options: Any) -> Publisher:
+        """See rclpy."""
+        return _overridable(super().create_publisher, topic, qos_profile, options, msg_type, topic)
+
+    def create_subscription(
+        self, msg_type: type, topic: str, callback: Callable[..., None], qos_profile: QoSProfile | int, **options: Any
+    ) -> Subscription:
+        """See rclpy."""
+        return _overridable(super().create_subscription, topic, qos_profile, options, msg_type, topic, callback)
+
+
+def _overridable(
+    create: Callable[..., Any], topic: str, qos: QoSProfile | int, options: dict[str, Any], *arguments: Any
+) -> Any:
+    if topic != PARAMETER_EVENTS:
+        options.setdefault("qos_overriding_options", QoSOverridingOptions(POLICIES))
+    try:
+        return create(*arguments, copy.copy(qos), **options)  # rclpy writes the overrides into the profile it is given
+    except (ParameterException, RuntimeError) as error:
+        raise UserError(f"{topic} cannot be opened, see its parameters {QOS}{topic}.*: {error}") from error
+
+
+def warn_of_unused_overrides(node: Node, made_later: Collection[str] = ()) -> None:
+    """Call it when a node's topics are made: QoS overrides of topics that it does not have are told in its log."""
+    later = tuple(f"{QOS}{node.resolve_topic_name(topic)}." for topic in made_later)
+    given = [name for name in node._parameter_overrides if name.startswith(QOS) and not name.startswith(later)]
+    if unused := sorted(set(given) - set(node._parameters)):
+        known = sorted({name.removeprefix(QOS).rpartition(".")[0] for name in node._parameters if name.startswith(QOS)})
+        node.get_logger().warning(f"no effect have {', '.join(unused)}; known are {', '.join(known)}")
 
 
 def declare(
@@ -58,7 +105,7 @@ def refuse_unknown(node: Node) -> None:
     Raises:
         UserError: the node was given one that it does not have.
     """
-    known = [name for name in node._parameters if not name.startswith("qos_overrides")]
-    given = [name for name in node._parameter_overrides if not name.startswith("qos_overrides")]
+    known = [name for name in node._parameters if not name.startswith(QOS)]
+    given = [name for name in node._parameter_overrides if not name.startswith(QOS)]
     if unknown := sorted(set(given) - set(known) - {"use_sim_time"}):
         raise UserError(f"unknown parameter {', '.join(unknown)}; known: {', '.join(sorted(known))}")

@@ -1,13 +1,12 @@
 """The policy beside a robot: its sensors in, task progress and action chunks out, commands only if asked for.
 
 A lifecycle node. Threads: the executor's runs callbacks, which only store, and two timers (watch, diagnostics);
-``inference.py``'s makes estimates, which ``results.py`` publishes, ``commands.py``'s walks action chunks. The table of
-inputs has its own lock, the instruction is replaced as a whole.
+``inference.py``'s makes estimates, which ``results.py`` publishes, ``commands.py``'s walks action chunks;
+``loading.py``'s loads the policy. The table of inputs has its own lock, the instruction is replaced as a whole.
 """
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import threading
@@ -25,10 +24,6 @@ from std_msgs.msg import Float32, Int32, String
 from std_srvs.srv import Trigger
 
 from pi05_progress.errors import run_program
-from pi05_progress.make_policy import make_policy
-from pi05_progress.policies import device_memory
-from pi05_progress.policies.backend import choose_backend
-from pi05_progress.policies.compilation_cache import use_compilation_cache
 from pi05_progress.policy import Policy, PolicyUnavailableError
 from pi05_progress.robots.messages import image_backend
 from pi05_progress.robots.profile import ArmProfile, RobotProfile
@@ -37,45 +32,54 @@ from .commanding.commands import CommandExecutor
 from .commanding.robot_state import RobotState
 from .inputs import Inputs, Snapshot
 from .node.inference import InferenceLoop, Result
+from .node.loading import PolicyLoader
 from .node.node_parameters import declare_parameters, read_parameters
 from .node.results import Results
 from .node.watch import NO_TASK, Watch
-from .ros_session import END_SIGNALS, ros_session, spin
+from .parameters import QosOverrides, warn_of_unused_overrides
+from .ros_session import END_SIGNALS, end_at_once, ros_session, spin
 
 WATCH_HZ = 20.0  # how often staleness is looked for
 DIAGNOSTICS_HZ = 1.0
 
 
-class PolicyNode(LifecycleNode):
+class PolicyNode(QosOverrides, LifecycleNode):
     """See the module's docstring."""
 
-    def __init__(self) -> None:
+    def __init__(self, stop: threading.Event) -> None:
         super().__init__("policy_node")
         declare_parameters(self)
         self._prompt = self.get_parameter("prompt").value
         self.add_post_set_parameters_callback(self._on_parameters)
+        self._stop = stop  # set when the end is asked for
+        self._loader = PolicyLoader(self.get_logger(), stop)
         self._policy: Policy | None = None
         self._commands: CommandExecutor | None = None
         self._inference: InferenceLoop | None = None
         self._lingering: InferenceLoop | None = None  # of an activation before, whose policy has not answered yet
         self._interfaces: list = []
 
-    def run(self, stop: threading.Event) -> int:
+    def run(self) -> int:
         """Work until the end is asked for; returns the exit status. The robot is told to hold before ROS goes."""
         try:
-            if self.get_parameter("autostart").value and not self._start(stop):
+            if self.get_parameter("autostart").value and not self._start():
                 return 1
-            spin(self, stop)
+            spin(self, self._stop)
         finally:
             self.on_shutdown(None)
         return 0
 
-    def _start(self, stop: threading.Event) -> bool:
+    def _start(self) -> bool:
         """Configure and activate, unless the end is asked for meanwhile; False if one of them fails."""
         ok = TransitionCallbackReturn.SUCCESS
-        if not stop.is_set() and self.trigger_configure() != ok:
-            return False
-        return stop.is_set() or self.trigger_activate() == ok
+        return (self.trigger_configure() == ok or self._stop.is_set()) and (
+            self._stop.is_set() or self.trigger_activate() == ok
+        )
+
+    @property
+    def busy(self) -> bool:
+        """Whether a thread still loads or asks a policy, which nothing can interrupt."""
+        return self._loader.busy or bool(self._lingering and self._lingering.running)
 
     # --- lifecycle ---
 
@@ -94,17 +98,11 @@ class PolicyNode(LifecycleNode):
         self._profile = RobotProfile.load(p.robot)
         if kinds := self._profile.unusual_cameras():
             raise ValueError(f"cameras of {self._profile.name} arrive as {kinds}: not supported yet")
-        use_compilation_cache()
-        claim = device_memory.claim(p.gpu_memory_gb, os.environ)
         started = time.monotonic()
-        self._policy = make_policy(self._profile, p.policy_options())
-        self._policy.warm_up()
-        computed_by = choose_backend(p.checkpoint, p.backend) if p.policy == "pi05" else f"policy {p.policy}"
-        self.get_logger().info(device_memory.describe(claim, computed_by))
-        backend = image_backend()
+        self._policy = self._loader.load(self._profile, p)
         self._results = Results(self, self._profile, self._policy)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
-        model = f"model {self._policy.model_id}, images by {backend}"
+        model = f"model {self._policy.model_id}, images by {image_backend()}"
         self.get_logger().info(f"configured for {self._profile.name} in {time.monotonic() - started:.1f} s: {model}")
         if not self._results.trained:
             text = "no checkpoint: random parameters, progress_raw means nothing and nothing will be commanded"
@@ -145,6 +143,9 @@ class PolicyNode(LifecycleNode):
             task=lambda: self._prompt, facts=facts,
         )  # fmt: skip
         self._subscribe()
+        grippers = [gripper.command_topic for gripper in self._profile.grippers.values()]
+        commanded = (*self._profile.target_topics().values(), *grippers, self._profile.enable_topic)
+        warn_of_unused_overrides(self, made_later=commanded)
         self._commands.set_wanted(self.get_parameter("publish_commands").value)
         self._commands.start()
         self._inference.start()
@@ -184,16 +185,20 @@ class PolicyNode(LifecycleNode):
         newest = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
         profile = self._profile
 
-        def subscribe(kind: type, topic: str, callback: object, qos: QoSProfile | int) -> None:
+        def subscribe(kind: type, topic: str, callback: object, qos: QoSProfile | int) -> str:
+            """Returns the topic's name as it is after remapping."""
             interface = self.create_subscription(kind, topic, callback, qos)
             self._interfaces.append((self.destroy_subscription, interface))
+            return interface.topic_name
 
         for key, camera in profile.cameras.items():
-            self._inputs.add(key, camera.topic, image=True)
-            subscribe(Image, camera.topic, lambda message, key=key: self._on_image(key, message), newest)
+            topic = subscribe(Image, camera.topic, lambda message, key=key: self._on_image(key, message), newest)
+            self._inputs.add(key, topic, image=True)
         for name, part in profile.joint_parts().items():
-            self._inputs.add(name, part.state_topic, image=False, required=isinstance(part, ArmProfile))
-            subscribe(JointState, part.state_topic, lambda message, name=name: self._store(name, message), newest)
+            topic = subscribe(
+                JointState, part.state_topic, lambda message, name=name: self._store(name, message), newest
+            )
+            self._inputs.add(name, topic, image=False, required=isinstance(part, ArmProfile))
         subscribe(String, "~/set_task", self._on_task, 10)
         subscribe(Float32, profile.enable_topic, self._on_enable, 10)
         self._interfaces.append((self.destroy_service, self.create_service(Trigger, "~/reset", self._on_reset)))
@@ -265,7 +270,11 @@ def main() -> int:
 
 def _run() -> int:
     with ros_session(signals=(*END_SIGNALS, signal.SIGHUP)) as stop:
-        return PolicyNode().run(stop)
+        node = PolicyNode(stop)
+        status = node.run()
+    if node.busy:
+        end_at_once(status)
+    return status
 
 
 if __name__ == "__main__":

@@ -22,8 +22,13 @@ class Mode(IntEnum):
 
 
 def mode_text(mode: Mode) -> str:
-    """A mode as it is written on ``mode_topic``, in JSON."""
-    return json.dumps({"meta_mode": int(mode)})
+    """A mode as the vendor's simulator writes it on ``mode_topic``, in JSON; the robot leaves out ``simulator``."""
+    enabled = {"enable_left_arm": True, "enable_right_arm": True, "enable_chassis": False, "enable_lift_servo": False}
+    return json.dumps(
+        {"meta_mode": int(mode), "left_arm_control_mode": 1, "right_arm_control_mode": 1}
+        | enabled
+        | {"enable_collision_check": False, "current_mode": 1, "simulator": "mujoco"}
+    )
 
 
 def read_mode(text: str) -> int | None:

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from ..errors import UserError
+from ..files.config_files import config_folder
 
 Key = tuple[str | int, ...]
 
@@ -35,7 +36,9 @@ class Document:
 
 
 def read_document(path: Path) -> Document:
-    """Read a file; its ``extends`` names a file beside it whose mappings it adds to and whose values it replaces.
+    """Read a file; its ``extends`` names another whose mappings it adds to and whose values it replaces.
+
+    That lies beside it, or is a shipped one, whose name may go without ``.yaml``.
 
     Raises:
         ConfigError: missing, not YAML, not a mapping, a key given twice, or files that extend each other in a circle.
@@ -63,8 +66,16 @@ def _read(path: Path, seen: tuple[Path, ...]) -> Document:
     data = yaml.safe_load(text)
     if "extends" not in data:
         return Document(path, data, places)
-    base = _read(path.parent / str(data.pop("extends")), (*seen, path))
+    base = _read(_extended(path, str(data.pop("extends"))), (*seen, path))
     return Document(path, _merged(base.data, data), base.places | places)
+
+
+def _extended(path: Path, name: str) -> Path:
+    """The file that another one extends: beside it, else a shipped one of that name."""
+    beside = path.parent / name
+    shipped = config_folder() / f"{name.removesuffix('.yaml')}.yaml"
+    own = beside.exists() and beside.samefile(path)  # a profile of a shipped one's name may extend that
+    return shipped if shipped.exists() and (own or not beside.exists()) and not shipped.samefile(path) else beside
 
 
 def _note(node: yaml.Node, key: Key, path: Path, places: dict[Key, tuple[Path, int]]) -> None:

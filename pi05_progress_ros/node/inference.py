@@ -20,12 +20,12 @@ from pi05_progress.robots.joints import MessageError
 from pi05_progress.robots.messages import robot_frame
 from pi05_progress.robots.profile import RobotProfile
 
-from ..inputs import Snapshot
+from ..inputs import News, Snapshot
 from .diagnostics import InferenceStats
 
 ERROR_PAUSE_S = 0.5  # after a failed inference
 FRESHER_S = 0.04  # how long a frame newer than one that had to wait is waited for; cameras come at 30 Hz
-STOP_TIMEOUT_S = 3.0  # how long the end of a running inference is waited for
+STOP_TIMEOUT_S = 1.0  # how long the end of a running inference is waited for
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class InferenceLoop:
         self._policy, self._profile, self._period_s = policy, profile, 1 / rate_hz
         self._snapshot, self._task, self._publish, self._failed, self._logger = snapshot, task, publish, failed, logger
         self._checker = OutputChecker(logger.warning)
-        self.stats = InferenceStats()
+        self.stats, self._news = InferenceStats(), News()
         self._triggered = threading.Condition()
         self._trigger_s: float | None = None  # arrival (monotonic) of an image that no inference has used yet
         self._epoch = 0  # answers of an earlier one are thrown away
@@ -177,6 +177,7 @@ class InferenceLoop:
             return
         self.stats.no_progress = self._checker.reason
         self.stats.last_error = ""
+        self._news.over()
         self._publish(Result(output, task, stamp_ns, policy_ms))
         self.stats.count += 1
         self.stats.model_ms.append(policy_ms)
@@ -185,7 +186,7 @@ class InferenceLoop:
     def _fail(self, text: str, details: str = "") -> None:
         self.stats.failures += 1
         self._failed(text)
-        if text != self.stats.last_error:
+        if self._news.among([text]):
             self._logger.error("\n".join(part for part in (text, details) if part))
         self.stats.last_error = text
         self._stopping.wait(ERROR_PAUSE_S)

@@ -11,7 +11,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.node import Node
 
 from ..commanding.commands import CommandExecutor
-from ..inputs import Inputs, same_kind
+from ..inputs import Inputs, News
 from .diagnostics import commands_status, inference_status, input_statuses
 from .inference import InferenceLoop
 from .results import Results
@@ -47,7 +47,7 @@ class Watch:
     ) -> None:
         self._node, self._inputs, self._inference, self._commands = node, inputs, inference, commands
         self._results, self._task, self._facts = results, task, facts
-        self._problem, self._last_now_ns = "", node.get_clock().now().nanoseconds
+        self._known, self._news, self._last_now_ns = True, News(), node.get_clock().now().nanoseconds
 
     def look(self) -> None:
         """Look for a clock that jumped back and for what is wrong; tell both."""
@@ -59,24 +59,25 @@ class Watch:
             self._results.reset_estimator()
             self._commands.refuse("the clock jumped back")
         self._last_now_ns = now_ns
-        problem = self._current_problem()
-        if problem and not same_kind(problem, self._problem):
-            logger.warning(f"progress unknown: {problem}")
-        elif self._problem and not problem:
+        problems = self._current_problems()
+        if news := self._news.among(problems):
+            logger.warning(f"progress unknown: {'; '.join(news)}")
+        elif not problems and self._news.over():
             logger.info("progress is known again")
-        if problem and (not self._problem or self._results.silent_s >= HEARTBEAT_S):
+        if problems and (self._known or self._results.silent_s >= HEARTBEAT_S):
             self._results.publish_unknown(self._task())
-        self._problem = problem
+        self._known = not problems
 
     def _input_problems(self) -> tuple[str, ...]:
         return self._inputs.snapshot(self._node.get_clock().now().nanoseconds).problems
 
-    def _current_problem(self) -> str:
+    def _current_problems(self) -> tuple[str, ...]:
         if problems := self._input_problems():
-            return "; ".join(problems)
+            return problems
         if not self._task():
-            return NO_TASK
-        return self._inference.stats.last_error or self._inference.stats.slow()
+            return (NO_TASK,)
+        problem = self._inference.stats.last_error or self._inference.stats.slow()
+        return (problem,) if problem else ()
 
     def diagnostics(self) -> DiagnosticArray:
         """The state of inputs, policy and commands."""
@@ -91,4 +92,6 @@ class Watch:
             inference_status(name, self._inference.stats, waiting, facts),
             commands_status(name, wanted, commands.reason, commands.broken),
         ]
+        for status in array.status:
+            status.hardware_id = self._facts["robot"]
         return array

@@ -222,3 +222,13 @@ def test_a_profile_of_ones_own_extends_a_shipped_one(tmp_path):
     assert profile.cameras["head_camera"].topic == "/other/image_raw"
     assert profile.cameras["head_camera"].compressed_topic == "/other/image_raw/compressed"
     assert profile.cameras["left_color"].topic == "/left/color/image_raw"
+
+
+@pytest.mark.parametrize(
+    ("file", "base"),
+    [("mine.yaml", "teleavatar"), ("mine.yaml", "teleavatar_v1.yaml"), ("teleavatar.yaml", "teleavatar")],
+)
+def test_a_profile_anywhere_extends_a_shipped_one_by_its_name(tmp_path, file, base):
+    (tmp_path / file).write_text(f"extends: {base}\nname: mine\n")
+    shipped = RobotProfile.load(base.removesuffix(".yaml"))
+    assert RobotProfile.load(tmp_path / file) == shipped.model_copy(update={"name": "mine"})

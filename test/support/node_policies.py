@@ -78,3 +78,9 @@ class ByTask:
 def by_task(_):
     """See ``ByTask``."""
     return ByTask()
+
+
+def never_ready(_):
+    """Is never loaded."""
+    while True:
+        time.sleep(1.0)
