@@ -13,7 +13,7 @@ FILE :=
 # What benchmarks/gpu.py may count on: nothing else of what this package needs, and not the package itself.
 BARE := jax==0.11.2 flax optax orbax-checkpoint jaxtyping "numpy==2.5.*" opencv-python-headless pyarrow pyyaml psutil tqdm
 
-.PHONY: setup demo demo-data demo-train test test-all test-stress test-torch lint bench bench-bare lock clean
+.PHONY: setup demo demo-data demo-train test test-all test-stress test-torch test-newest lint bench bench-bare lock clean
 
 setup:  ## install everything that tests and the simulation need into .venv
 	@$(BOOT) scripts/bootstrap.py --extras ros,sim,data,train,dev
@@ -52,6 +52,10 @@ test-torch: setup  ## the tests that need PyTorch, in an environment of their ow
 	@.venv/bin/uv pip install --quiet --python .venv-torch --constraints requirements.lock --editable .[torch,dev]
 	@.venv-torch/bin/python scripts/torch_tests.py
 
+test-newest:  ## the short tests with the newest release of every dependency, not the lock's, in .venv-newest
+	@$(BOOT) scripts/bootstrap.py --venv .venv-newest --newest --extras ros,sim,data,train,hub,rerun,dev
+	@.venv-newest/bin/python scripts/with_ros.py .venv-newest/bin/python scripts/run_tests.py
+
 lint: setup  ## style and formatting
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
@@ -69,4 +73,4 @@ lock:  ## renew requirements.lock: names, versions and hashes for every extra
 	    --no-annotate --no-header --quiet --output-file requirements.lock
 
 clean:  ## remove everything that was built
-	rm -rf .venv .venv-torch .venv-bare build install log *.egg-info
+	rm -rf .venv .venv-torch .venv-bare .venv-newest build install log *.egg-info

@@ -2,15 +2,15 @@
 """Create the project's virtual environment, build its ROS messages and check that it can render.
 
 Run through ``make setup`` (or ``make demo``, ``make test``, which call it). It needs nothing but a Python to start it
-and a Python 3.12 to build with; everything else is installed into ``.venv``. A second run notices that nothing changed
-and returns at once.
+and a Python 3.12 to build with; everything else is installed into ``.venv`` (``--venv``). A second run notices that
+nothing changed and returns at once.
 
 What it does, in order:
 
 1. find a Python 3.12 by *running* the candidates (a ``python3.12`` on PATH may be a shim that only prints an error);
 2. create ``.venv``; with a sourced ROS 2 Jazzy it sees the system's packages and ROS wins, otherwise ROS comes from
    the ``ros-jazzy-*`` wheels (extra ``ros``);
-3. install the extras asked for, at the versions and hashes of ``requirements.lock``;
+3. install the extras asked for, at the versions and hashes of ``requirements.lock``, or the newest (``--newest``);
 4. repair the wheels' CMake files, which name the include folders of the machine that built them;
 5. build ``pi05_progress_msgs`` and install it into ``.venv``;
 6. check that MuJoCo can render (extra ``sim``) and install or name the Debian packages that are missing.
@@ -30,12 +30,11 @@ import textwrap
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-VENV = ROOT / ".venv"
 LOCK = ROOT / "requirements.lock"
 MESSAGES = ROOT / "pi05_progress_msgs"
-STAMP = VENV / "pi05_progress_setup.json"
+STAMP = "pi05_progress_setup.json"  # in the environment
 UV_VERSION = "0.13.9"
-EXTRAS = ("ros", "sim", "data", "train", "torch", "cuda", "dev")
+EXTRAS = ("ros", "sim", "data", "train", "hub", "rerun", "torch", "cuda", "dev")
 GL_PACKAGES = ("libegl1", "libgl1-mesa-dri", "libosmesa6")
 COMPILER_PACKAGES = ("g++", "make")
 PYTHON_PACKAGES = ("python3.12", "python3.12-venv", "python3.12-dev")
@@ -136,34 +135,34 @@ def repair_wheel_cmake_paths(share: Path, python_include: str, numpy_include: st
     )
     changed = 0
     for path in share.glob("*/cmake/*.cmake"):
-        before = path.read_text()
+        before = path.read_text(encoding="utf-8")
         after = before
         for pattern, replacement in repairs:
             after = pattern.sub(lambda _, to=replacement: to, after)
         if after != before:
-            path.write_text(after)
+            path.write_text(after, encoding="utf-8")
             changed += 1
     return changed
 
 
-def build_messages(ros: str | None, env: dict[str, str]) -> None:
+def build_messages(venv: Path, ros: str | None, env: dict[str, str]) -> None:
     """Build pi05_progress_msgs with CMake and install it into the virtual environment."""
     if shutil.which("g++", path=env["PATH"]) is None or shutil.which("make", path=env["PATH"]) is None:
         install_debian(COMPILER_PACKAGES, "building pi05_progress_msgs needs a C++ compiler")
-    build = VENV / "build_msgs"
+    build = venv / "build_msgs"
     shutil.rmtree(build, ignore_errors=True)
-    prefixes = [str(VENV)] if ros is None else env["AMENT_PREFIX_PATH"].split(os.pathsep)
-    child = {**env, "PATH": f"{VENV / 'bin'}{os.pathsep}{env['PATH']}", "AMENT_PREFIX_PATH": os.pathsep.join(prefixes)}
+    prefixes = [str(venv)] if ros is None else env["AMENT_PREFIX_PATH"].split(os.pathsep)
+    child = {**env, "PATH": f"{venv / 'bin'}{os.pathsep}{env['PATH']}", "AMENT_PREFIX_PATH": os.pathsep.join(prefixes)}
     configure: list[str | Path] = [
         "cmake",
         "-S",
         MESSAGES,
         "-B",
         build,
-        f"-DCMAKE_INSTALL_PREFIX={VENV}",
+        f"-DCMAKE_INSTALL_PREFIX={venv}",
         "-DBUILD_TESTING=OFF",
     ]
-    configure += [f"-DPython3_EXECUTABLE={VENV / 'bin/python'}", f"-DPYTHON_EXECUTABLE={VENV / 'bin/python'}"]
+    configure += [f"-DPython3_EXECUTABLE={venv / 'bin/python'}", f"-DPYTHON_EXECUTABLE={venv / 'bin/python'}"]
     say("building pi05_progress_msgs")
     run(configure, child)
     run(["cmake", "--build", build, "--parallel", str(os.cpu_count() or 1)], child)
@@ -222,36 +221,43 @@ def fingerprint(extras: list[str], ros: str | None, python: Path, env: dict[str,
     }
 
 
-def read_stamp() -> dict[str, object]:
+def read_stamp(venv: Path) -> dict[str, object]:
     try:
-        return json.loads(STAMP.read_text())
+        return json.loads((venv / STAMP).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
 
 
-def setup(wanted: list[str], env: dict[str, str]) -> None:
-    """Bring ``.venv`` to the state the checkout asks for; extras installed earlier stay."""
+def setup(venv: Path, wanted: list[str], env: dict[str, str], newest: bool = False) -> None:
+    """Bring an environment to the state the checkout asks for; extras installed earlier stay.
+
+    Args:
+        venv: the environment's folder.
+        wanted: extras.
+        env: this process's environment variables.
+        newest: the newest release of every dependency in place of ``requirements.lock``'s, looked for each time.
+    """
     if not env.get("HOME"):
         raise SetupError("HOME is not set; ROS needs it for its log folder")
-    stamp = read_stamp()
+    stamp = read_stamp(venv)
     extras = sorted(set(wanted) | set(stamp.get("extras", ())))  # never take away what an earlier command installed
     base = find_python(env) if not stamp else Path(str(stamp["python"]))
     ros = sourced_ros(env, base)
     state = fingerprint(extras, ros, base, env)
-    python = VENV / "bin/python"
-    if state == stamp and python.exists():
+    python = venv / "bin/python"
+    if state == stamp and python.exists() and not newest:
         return
     if stamp and (state["ros"] != stamp.get("ros") or not is_python_312(base)):
-        say("the ROS installation or the Python changed: starting .venv afresh")
-        shutil.rmtree(VENV)
-        return setup(extras, env)
+        say(f"the ROS installation or the Python changed: starting {venv.name} afresh")
+        shutil.rmtree(venv)
+        return setup(venv, extras, env, newest)
 
-    STAMP.unlink(missing_ok=True)
+    (venv / STAMP).unlink(missing_ok=True)
     if not is_python_312(python):
-        say(f"creating .venv with {base}")
-        command = [base, "-m", "venv", "--clear", VENV]
+        say(f"creating {venv.name} with {base}")
+        command = [base, "-m", "venv", "--clear", venv]
         run([*command, "--system-site-packages"] if ros else command)
-    uv = VENV / "bin/uv"
+    uv = venv / "bin/uv"
     installed = subprocess.run([str(uv), "--version"], capture_output=True, text=True).stdout if uv.exists() else ""
     if UV_VERSION not in installed:
         run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", f"uv=={UV_VERSION}"])
@@ -262,19 +268,19 @@ def setup(wanted: list[str], env: dict[str, str]) -> None:
     )
     target = f"{ROOT}[{','.join(from_wheels)}]"
     # Compiled once here: where Python may not write bytecode (containers often say so), every start would do it again.
-    install = [uv, "pip", "install", "--quiet", "--compile-bytecode", "--python", python, "--constraints", LOCK]
-    run([*install, "--editable", target], env)
+    install = [uv, "pip", "install", "--quiet", "--compile-bytecode", "--python", python]
+    run([*install, *(["--upgrade"] if newest else ["--constraints", LOCK]), "--editable", target], env)
     if ros is None:
         includes = "import sysconfig, numpy; print(sysconfig.get_path('include')); print(numpy.get_include())"
         python_include, numpy_include = subprocess.check_output([str(python), "-c", includes], text=True).split("\n")[
             :2
         ]
-        repair_wheel_cmake_paths(VENV / "share", python_include, numpy_include)
+        repair_wheel_cmake_paths(venv / "share", python_include, numpy_include)
     if "ros" in extras:
-        build_messages(ros, env)
+        build_messages(venv, ros, env)
     if "sim" in extras:
         ensure_rendering(python)
-    STAMP.write_text(json.dumps(state, indent=2) + "\n")
+    (venv / STAMP).write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
     say("ready")
 
 
@@ -283,12 +289,17 @@ def main() -> int:
     parser.add_argument(
         "--extras", default="ros,sim,data,dev", help=f"comma-separated, of {', '.join(EXTRAS)} (default: %(default)s)"
     )
-    extras = [e for e in parser.parse_args().extras.split(",") if e]
+    parser.add_argument("--venv", default=".venv", help="folder of the environment, in this one (default: %(default)s)")
+    parser.add_argument(
+        "--newest", action="store_true", help="the newest releases of all dependencies, not those of requirements.lock"
+    )
+    args = parser.parse_args()
+    extras = [e for e in args.extras.split(",") if e]
     unknown = sorted(set(extras) - set(EXTRAS))
     if unknown:
         parser.error(f"unknown extra {', '.join(unknown)}; known: {', '.join(EXTRAS)}")
     try:
-        setup(extras, dict(os.environ))
+        setup(ROOT / args.venv, extras, dict(os.environ), args.newest)
     except SetupError as error:
         print(textwrap.indent(str(error), "[setup] "), file=sys.stderr)
         return 1

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Run a command so that it finds the messages built into .venv beside a sourced ROS installation.
+"""Run a command so that it finds the messages built into the environment beside a sourced ROS installation.
 
 With ROS from wheels nothing is needed and the command is run as it is. With a sourced ROS the libraries of
-``pi05_progress_msgs`` lie in ``.venv/lib``, which the dynamic loader must be told, unless an overlay has the package.
+``pi05_progress_msgs`` lie in its ``lib``, which the dynamic loader must be told, unless an overlay has the package.
+The environment is that of the Python which runs this, else ``.venv``.
 
 Usage: with_ros.py COMMAND [ARGUMENT ...]
 """
@@ -11,7 +12,7 @@ import os
 import sys
 from pathlib import Path
 
-VENV = Path(__file__).resolve().parent.parent / ".venv"
+VENV = Path(sys.prefix) if sys.prefix != sys.base_prefix else Path(__file__).resolve().parent.parent / ".venv"
 
 
 def environment(env: dict[str, str]) -> dict[str, str]:
