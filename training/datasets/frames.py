@@ -38,9 +38,9 @@ class VideoReader:
     def __init__(self, path: Path, fps: float) -> None:
         self._path, self._fps = path, fps
         try:
-            self._container = av.open(str(path), metadata_errors="replace")  # of a damaged file: anything
+            self._container = av.open(str(path))
             self._stream = self._container.streams.video[0]
-        except (OSError, IndexError, av.FFmpegError) as error:
+        except (OSError, IndexError, UnicodeDecodeError, av.FFmpegError) as error:  # damaged names, too
             raise PictureError(f"{path}: cannot be opened: {error}; copy the data set anew") from error
         if self._stream.codec_context is None:
             self._container.close()
