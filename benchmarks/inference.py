@@ -21,6 +21,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from common.costs import Cost, argument_bytes, program_cost, size_in_bytes
 from common.robots import robot
 from common.rounds import Row, measure
 from common.subjects import full_expert, noise, observation, prefix_of, random_model, step_weights
@@ -30,7 +31,6 @@ from jax.experimental.compilation_cache import compilation_cache
 from pi05_progress.checkpoints.checkpoint import Checkpoint
 from pi05_progress.checkpoints.description import CheckpointInfo
 from pi05_progress.models.config import named_config
-from pi05_progress.models.costs import Cost, argument_bytes, program_cost, size_in_bytes
 from pi05_progress.models.parameters import parameter_paths
 from pi05_progress.models.pi05 import Pi05, PrefixPass, Sample
 from pi05_progress.policies.model_policy import Pi05Policy

@@ -27,10 +27,10 @@ import optax
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # training/ is not installed
 
 from common.batches import made_up_batch
+from common.costs import Cost, program_cost
 from common.rounds import Row, measure, reserved_bytes
 
 from pi05_progress.models.config import Pi05Config, named_config, pi05_lora
-from pi05_progress.models.costs import Cost, program_cost
 from pi05_progress.models.pi05 import Drawn, Sample
 from training.engine.loss import LossConfig, Part, shares, total_loss
 from training.engine.memory import GIB, H100, MemoryPlan, plan_memory, table

@@ -11,8 +11,8 @@ from typing import Any
 
 import jax
 import numpy as np
+from common.costs import Cost
 
-from pi05_progress.models.costs import Cost
 from pi05_progress.models.pi05 import Sample
 
 

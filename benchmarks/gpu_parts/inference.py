@@ -17,12 +17,12 @@ from typing import Any
 
 import jax
 import numpy as np
+from common.costs import size_in_bytes
 from common.rounds import reserved_bytes
 from common.subjects import noise
 from flax import nnx
 
 from pi05_progress.models.config import Pi05Config
-from pi05_progress.models.costs import size_in_bytes
 from pi05_progress.models.parameters import parameter_paths
 from pi05_progress.models.pi05 import Sample
 

@@ -14,11 +14,11 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+from common.costs import Cost, size_in_bytes
 from common.subjects import step_weights
 from flax import nnx
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
-from pi05_progress.models.costs import Cost, size_in_bytes
 from pi05_progress.models.parameters import parameter_paths
 from pi05_progress.models.pi05 import Pi05
 

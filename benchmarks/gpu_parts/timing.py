@@ -10,9 +10,9 @@ from typing import Any
 
 import jax
 import numpy as np
+from common.costs import Cost
 from common.rounds import Row, measure
 
-from pi05_progress.models.costs import Cost
 from pi05_progress.models.pi05 import Sample
 
 from .context import Context

@@ -17,9 +17,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from common.batches import made_up_batch
+from common.costs import Cost
 from common.rounds import reserved_bytes
 
-from pi05_progress.models.costs import Cost
 from pi05_progress.models.pi05 import Drawn, Sample
 from pi05_progress.parity.outputs import quick
 from training.engine.loss import Part, shares, total_loss

@@ -1,22 +1,17 @@
-"""What of a model is trained: everything, adapters, or the progress head alone; and how the rest is kept.
-
-    graph, trained, frozen = nnx.split(model, trainable(config, "adapters"), ...)
+"""What of a model is trained: everything, adapters, or the progress head alone.
 
 The adapters themselves are part of the experts (``gemma.py``); whether an expert has them is in its configuration.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array
 
 from .config import GemmaConfig, ModelConfigError, Pi05Config
-from .parameters import HEAD, load_parameters, parameter_paths
+from .parameters import HEAD, parameter_paths
 
 Trained = Literal["everything", "adapters", "head"]
 LLM, EXPERT = "PaliGemma/llm/", "_1"
@@ -69,34 +64,6 @@ def of_action_expert(path: str) -> bool:
     return any(part.endswith(EXPERT) for part in path.removeprefix(LLM).split("/"))
 
 
-def trainable(config: Pi05Config, trained: Trained) -> Callable[[tuple, Any], bool]:
-    """A filter for ``nnx.split``, ``nnx.DiffState`` and optimisers that picks the parameters to train.
-
-    Raises:
-        ModelConfigError: see ``is_trained``; at once, not when the filter is used.
-    """
-    is_trained(config, trained, "")
-
-    def keep(path: tuple, value: Any) -> bool:
-        kind = value.type if hasattr(value, "type") else type(value)
-        return issubclass(kind, nnx.Param) and is_trained(config, trained, "/".join(map(str, path)))
-
-    return keep
-
-
-def freeze(model: nnx.Module, config: Pi05Config, trained: Trained) -> None:
-    """Store what is not trained in bfloat16, as openpi does; what is trained keeps its dtype (float32).
-
-    Raises:
-        ModelConfigError: see ``is_trained``.
-    """
-    state = nnx.state(model, nnx.Param)
-    for path, leaf in nnx.to_flat_state(state):
-        if not is_trained(config, trained, "/".join(map(str, path))):
-            leaf.set_value(leaf.get_value().astype(jnp.bfloat16))
-    nnx.update(model, state)
-
-
 class Counts(NamedTuple):
     """Numbers of parameters."""
 
@@ -124,22 +91,3 @@ def count_parameters(model: nnx.Module, config: Pi05Config, trained: Trained = "
         adapters=sum(size for path, size in sizes.items() if is_adapter(path)),
         head=sum(size for path, size in sizes.items() if path.startswith(HEAD)),
     )
-
-
-def load_base_parameters(model: nnx.Module, parameters: Mapping[str, np.ndarray | Array]) -> list[str]:
-    """Put parameters of a model without adapters into one that has them; the adapters keep what they start with.
-
-    Args:
-        model: with real parameters, not only a shape.
-        parameters: by path; adapters among them are taken.
-
-    Returns:
-        The adapters' paths that were kept.
-
-    Raises:
-        ParameterMismatchError: anything but adapters is missing, or anything is extra or of another shape.
-    """
-    own = parameter_paths(model)
-    kept = [path for path in own if is_adapter(path) and path not in parameters]
-    load_parameters(model, {**parameters, **{path: own[path] for path in kept}})
-    return kept

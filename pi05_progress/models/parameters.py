@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -28,64 +28,56 @@ def parameter_paths(model: nnx.Module) -> dict[str, Array | jax.ShapeDtypeStruct
     return {"/".join(map(str, path)): leaf.get_value() for path, leaf in nnx.to_flat_state(state)}
 
 
-def load_parameters(
-    model: nnx.Module,
-    parameters: Mapping[str, np.ndarray | Array],
-    *,
-    allow_missing: Iterable[str] = (),
-    allow_extra: bool = False,
-) -> list[str]:
+def load_parameters(model: nnx.Module, parameters: Mapping[str, np.ndarray | Array]) -> None:
     """Put parameters into a model, in the dtype they come in.
 
     Args:
-        model: may be only a shape (``nnx.eval_shape``) unless something is allowed to be missing.
+        model: may be only a shape (``nnx.eval_shape``).
         parameters: by path.
-        allow_missing: prefixes of paths that keep what the model has.
-        allow_extra: whether paths the model does not have are passed over.
-
-    Returns:
-        The paths that were missing and kept.
 
     Raises:
-        ParameterMismatchError: anything else is missing, extra, or of another shape.
+        ParameterMismatchError: any is missing, extra, or of another shape.
     """
-    kept = check_parameters(
-        parameter_paths(model), parameters, allow_missing=tuple(allow_missing), allow_extra=allow_extra
-    )
+    check_parameters(parameter_paths(model), parameters)
     state = nnx.state(model, nnx.Param)
     for path, leaf in nnx.to_flat_state(state):
-        name = "/".join(map(str, path))
-        if name in parameters:
-            leaf.set_value(jnp.asarray(parameters[name]))
+        leaf.set_value(jnp.asarray(parameters["/".join(map(str, path))]))
     nnx.update(model, state)
-    return kept
 
 
-def check_parameters(
-    wanted: Mapping[str, Shaped],
-    given: Mapping[str, Shaped],
-    *,
-    allow_missing: tuple[str, ...] = (),
-    allow_extra: bool = False,
-) -> list[str]:
-    """Compare names and shapes; arguments, result and error as in ``load_parameters``, but nothing is read or put."""
-    kept = [path for path in wanted if path not in given and path.startswith(allow_missing)] if allow_missing else []
-    missing = [path for path in wanted if path not in given and path not in kept]
-    extra = [] if allow_extra else [path for path in given if path not in wanted]
+def check_parameters(wanted: Mapping[str, Shaped], given: Mapping[str, Shaped]) -> None:
+    """Compare names and shapes; nothing is read.
+
+    Raises:
+        ParameterMismatchError: any is missing, extra, or of another shape.
+    """
     shapes = [
         f"{path}: {tuple(given[path].shape)} instead of {tuple(value.shape)}"
         for path, value in wanted.items()
         if path in given and tuple(given[path].shape) != tuple(value.shape)
     ]
-    problems = [("missing", missing), ("not known to the model", extra), ("of another shape", shapes)]
-    if any(found for _, found in problems):
-        raise ParameterMismatchError("; ".join(f"{what}: {_listed(found)}" for what, found in problems if found))
-    return kept
+    if problems := differences(wanted, given, shapes):
+        raise ParameterMismatchError(problems)
 
 
-def _listed(items: list[str]) -> str:
-    more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
-    return f"{len(items)} ({', '.join(items[:SHOWN])}{more})"
+def differences(wanted: Iterable[str], given: Iterable[str], shapes: Sequence[str] = ()) -> str:
+    """What is wrong with names of parameters, for messages; empty if nothing is.
+
+    Args:
+        wanted: names that must be there.
+        given: names that are there.
+        shapes: descriptions of those that have another shape.
+    """
+    wanted, given = dict.fromkeys(wanted), dict.fromkeys(given)
+    missing, extra = [name for name in wanted if name not in given], [name for name in given if name not in wanted]
+    problems = {"missing": missing, "not known to the model": extra, "of another shape": shapes}
+    return "; ".join(f"{what}: {listed(found)}" for what, found in problems.items() if found)
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first of many names, and how many more there are."""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"{len(names)} ({', '.join(names[:SHOWN])}{more})"
 
 
 def cast(model: nnx.Module, dtype: jnp.dtype) -> None:

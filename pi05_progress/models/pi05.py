@@ -300,12 +300,6 @@ class Pi05(nnx.Module):
         loss = self.progress_head.loss(logits, target)
         return Losses(action, jnp.where(labelled, loss, 0.0), labelled, belief)
 
-    def compute_loss(
-        self, rng: Array, observation: Observation, actions: Float[Array, "b a d"], **draws: Array | bool
-    ) -> Float[Array, "b a"]:
-        """The action loss alone."""
-        return self.compute_loss_with_progress(rng, observation, actions, **draws).action
-
     def belief(self, prefix: PrefixPass) -> Belief | None:
         """What the head reads in a prefix pass; None without a head."""
         if not self.has_progress:

@@ -59,12 +59,10 @@ def config_of(data: Mapping) -> Pi05Config:
 
 def observation_of(inputs: Mapping[str, np.ndarray]) -> Observation:
     """The observation of a golden set's inputs."""
-    return Observation.from_dict(
-        {
-            "image": {key: inputs[f"image/{key}"] for key in IMAGE_KEYS},
-            "image_mask": {key: inputs[f"image_mask/{key}"] for key in IMAGE_KEYS},
-            **{key: inputs[key] for key in ("state", "tokenized_prompt", "tokenized_prompt_mask")},
-        }
+    return Observation(
+        images={key: inputs[f"image/{key}"] for key in IMAGE_KEYS},
+        image_masks={key: inputs[f"image_mask/{key}"] for key in IMAGE_KEYS},
+        **{key: inputs[key] for key in ("state", "tokenized_prompt", "tokenized_prompt_mask")},
     )
 
 
@@ -176,7 +174,6 @@ def action_loss(
     Recorded times are rounded to float32, those drawn inside the compiled loss need not be, and a time's last digit
     moves the time embedding's fastest angle by 1e-4 rad: only the key gives exactly what was recorded.
     """
-    if loss_key is not None:
-        return model.compute_loss(jax.random.key(loss_key), observation, inputs["actions"])
-    draws = {"noise": inputs["loss_noise"], "time": inputs["loss_time"]}
-    return model.compute_loss(jax.random.key(0), observation, inputs["actions"], **draws)
+    draws = {} if loss_key is not None else {"noise": inputs["loss_noise"], "time": inputs["loss_time"]}
+    key = jax.random.key(loss_key or 0)
+    return model.compute_loss_with_progress(key, observation, inputs["actions"], **draws).action

@@ -107,7 +107,8 @@ def test_the_training_loss_augments_with_the_first_split_of_its_key():
 
     def losses(model, observation, changed):
         by_hand = dataclasses.replace(observation, images=changed)
-        return model.compute_loss(key, observation, actions, train=True), model.compute_loss(key, by_hand, actions)
+        ours = model.compute_loss_with_progress(key, observation, actions, train=True)
+        return ours.action, model.compute_loss_with_progress(key, by_hand, actions).action
 
     prepared = model.prepare_images(observation)
     changed = program(jax.random.split(key, 3)[0], prepared)

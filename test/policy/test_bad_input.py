@@ -15,7 +15,6 @@ from pi05_progress.checkpoints.description import CheckpointInfo, config_from_di
 from pi05_progress.make_policy import make_policy
 from pi05_progress.models.config import ModelConfigError, config_to_dict, named_config
 from pi05_progress.models.input_checks import check_observation
-from pi05_progress.models.observation import Observation
 from pi05_progress.models.pi05 import Pi05
 from pi05_progress.observation import IMAGE_KEYS, ObservationError, RobotFrame
 from pi05_progress.policies.model_policy import Pi05Policy
@@ -165,49 +164,6 @@ def test_noise_of_another_horizon_is_refused_by_sampling():
         model.sample(GOOD, noise=np.zeros((2, 4, 5), np.float32))
     with pytest.raises(ValueError, match="needs a key"):
         model.sample(GOOD)
-
-
-# --- dictionaries ---
-
-
-def dictionary(**changes):
-    images = {key: np.zeros((2, 4, 4, 3), np.uint8) for key in IMAGE_KEYS}
-    data = {
-        "image": images,
-        "state": np.zeros((2, 5), np.float32),
-        "tokenized_prompt": np.ones((2, 3), np.int32),
-        "tokenized_prompt_mask": np.ones((2, 3), bool),
-    }
-    return {k: v for k, v in (data | changes).items() if v is not None}
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"state": None}, "observation lacks state; it has image, tokenized_prompt"),
-        ({"image": {BASE: np.zeros((2, 4, 4, 3), np.uint8)}}, "image left_wrist_0_rgb is missing"),
-        (
-            {"image": dict.fromkeys(IMAGE_KEYS, np.zeros((2, 4, 4, 3), np.int32))},
-            r"image base_0_rgb is int32\[2, 4, 4, 3\]",
-        ),
-        ({"image": dict.fromkeys(IMAGE_KEYS, np.zeros((2, 4, 4), np.uint8))}, r"image base_0_rgb is uint8\[2, 4, 4\]"),
-        ({"state": np.zeros((3, 5), np.float32)}, r"state has shape \[3, 5\]; the pictures are a batch of 2"),
-        ({"image_mask": {BASE: np.ones(3, bool)}}, r"image_mask base_0_rgb has shape \[3\]"),
-        ({"progress": np.zeros(1, np.float32)}, r"progress has shape \[1\]"),
-    ],
-)
-def test_dictionaries_that_are_no_observation_are_refused(changes, message):
-    with pytest.raises(ObservationError, match=message):
-        Observation.from_dict(dictionary(**changes))
-
-
-def test_dictionaries_with_and_without_progress_are_read():
-    plain = Observation.from_dict(dictionary())
-    assert (plain.progress, plain.progress_mask) == (None, None)
-    assert all(mask.tolist() == [True, True] for mask in plain.image_masks.values())
-    labelled = Observation.from_dict(dictionary(progress=np.float32([[0.1], [0.2]])))
-    assert labelled.progress.shape == (2,)
-    assert labelled.progress_mask.tolist() == [True, True]
 
 
 # --- configurations ---

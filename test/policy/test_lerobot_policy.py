@@ -80,7 +80,7 @@ def test_lerobots_own_policy_gives_the_velocities_losses_and_samples_of_the_expo
         samples = policy.model.sample_actions(*given, noise=torch.from_numpy(noise), num_steps=10).numpy()
     t = time[:, None, None]
     x_t = t * noise + (1 - t) * actions
-    losses = model.compute_loss(jax.random.key(0), observation, actions, noise=noise, time=time)
+    losses = model.compute_loss_with_progress(jax.random.key(0), observation, actions, noise=noise, time=time).action
     found = {
         "velocity": (model.joint_pass(observation, jnp.asarray(x_t), jnp.asarray(time))[2], velocities[0]),
         "loss": (losses, loss.mean(axis=-1)),

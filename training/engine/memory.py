@@ -18,10 +18,10 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, AxisType
 
+from pi05_progress.checkpoints.parameter_source import size_in_bytes
 from pi05_progress.models.abstract import parameter_shapes
 from pi05_progress.models.activations import BATCH_AXES
 from pi05_progress.models.config import Pi05Config
-from pi05_progress.models.costs import size_in_bytes
 from pi05_progress.models.lora import Trained, is_trained
 from pi05_progress.models.observation import Observation
 from pi05_progress.models.pi05 import Drawn
@@ -140,7 +140,7 @@ def plan_memory(
         gradients=_held(state.params) * (1 if optimizer.accumulation_steps == 1 else 2),
         optimizer=_held(state.opt_state),
         average=_held(state.ema_params),
-        batch=loaded + size_in_bytes(_part(model, rows, labels)),
+        batch=loaded + sum(map(size_in_bytes, jax.tree.leaves(_part(model, rows, labels)))),
         kept=kept,
         working=round(working),
         gathered=_gathered({**state.params, **state.frozen}),

@@ -1,10 +1,15 @@
 """Costs of compiled programs: loops count as often as they run, and only what is read counts as read."""
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import pytest
+from places import ROOT
 
-from pi05_progress.models.costs import argument_bytes, program_cost, size_in_bytes
+sys.path.append(str(ROOT / "benchmarks"))
+
+from common.costs import argument_bytes, program_cost, size_in_bytes
 
 X, W = jnp.ones((16, 64)), jnp.ones((5, 64, 64))
 PRODUCT = 2 * 16 * 64 * 64  # floating point operations of x @ w
