@@ -27,9 +27,9 @@ from .checkpoints.foreign.exporting import LAYOUTS, export_checkpoint, open_nati
 from .checkpoints.foreign.exporting import MARKERS as EXPORTED
 from .checkpoints.foreign.hub import resolve
 from .checkpoints.foreign.importing import ImportOptions, carry_out, is_native, open_foreign, plan_import
-from .checkpoints.parameter_source import CheckpointError, ParameterSource, Progress, size_in_bytes
+from .checkpoints.parameter_source import ParameterSource, Progress, size_in_bytes
 from .errors import run_program
-from .files.output_folder import OutputFolderError, check_target
+from .files.output_folder import check_target
 from .files.progress_bar import progress_bar
 from .models.config import CONFIGS
 from .observation import UNTRAINED
@@ -132,7 +132,7 @@ def _import(args: argparse.Namespace) -> None:
         asset_id=args.asset_id,
         seed=args.seed,
     )
-    _refuse_existing(args, MARKERS)
+    check_target(args.destination, MARKERS if args.overwrite else None)  # before anything is downloaded
     path = resolve(args.source, args.revision)
     planned = plan_import(path, options, None if Path(args.source).expanduser().exists() else args.source)
     print(f"{planned.foreign.kind} checkpoint {args.source}")
@@ -142,16 +142,8 @@ def _import(args: argparse.Namespace) -> None:
     print(f"written to {args.destination}; {_about(planned.info, planned.foreign.stats)}")
 
 
-def _refuse_existing(args: argparse.Namespace, markers: tuple[str, ...]) -> None:
-    """Before anything is downloaded or read; it is checked again when writing starts."""
-    try:
-        check_target(args.destination, markers if args.overwrite else None)
-    except OutputFolderError as error:
-        raise CheckpointError(str(error)) from error
-
-
 def _export(args: argparse.Namespace) -> None:
-    _refuse_existing(args, EXPORTED)
+    check_target(args.destination, EXPORTED if args.overwrite else None)
     _, source = open_native(args.checkpoint)
     with _bar(source, args.quiet) as progress:
         notes = export_checkpoint(

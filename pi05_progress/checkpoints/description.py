@@ -58,12 +58,12 @@ class CheckpointInfo:
 _INFO, _MODEL = TypeAdapter(CheckpointInfo), TypeAdapter(Pi05Config)
 
 
-def write_description(folder: Path, info: CheckpointInfo, stats: Mapping[str, NormStats]) -> None:
+def write_description(folder: Path, info: CheckpointInfo, stats: Mapping[str, NormStats], name: str = CONFIG) -> None:
     """Write all but the parameters; ``config.json`` comes last, a folder without it is not a checkpoint."""
     if stats:
         save_norm_stats(folder / ASSETS / info.asset_id / NORM_STATS, stats)
     data = dataclasses.asdict(info) | {"format": FORMAT, "model": config_to_dict(info.model)}
-    (folder / CONFIG).write_text(json.dumps(data, indent=2) + "\n")
+    (folder / name).write_text(json.dumps(data, indent=2) + "\n")
 
 
 def code_version() -> str:

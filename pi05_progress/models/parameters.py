@@ -70,7 +70,7 @@ def differences(wanted: Iterable[str], given: Iterable[str], shapes: Sequence[st
     """
     wanted, given = dict.fromkeys(wanted), dict.fromkeys(given)
     missing, extra = [name for name in wanted if name not in given], [name for name in given if name not in wanted]
-    problems = {"missing": missing, "not known to the model": extra, "of another shape": shapes}
+    problems = {"missing": missing, "not known": extra, "of another shape": shapes}
     return "; ".join(f"{what}: {listed(found)}" for what, found in problems.items() if found)
 
 

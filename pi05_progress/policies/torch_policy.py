@@ -24,15 +24,16 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ..checkpoints.description import ASSETS
-from ..checkpoints.foreign.foreign import listed, read_json
+from ..checkpoints.foreign.foreign_checkpoint import read_json
 from ..checkpoints.foreign.head_file import NAMES, to_torch, write_head
 from ..checkpoints.foreign.importing import ImportOptions, open_foreign, plan_import
-from ..checkpoints.foreign.lerobot import CONFIG, PREFIX, camera_names
+from ..checkpoints.foreign.lerobot import CONFIG, camera_names
 from ..checkpoints.foreign.safetensors_files import TensorFile, open_safetensors
-from ..checkpoints.foreign.torch_names import EMBEDDING, TORCH_HEAD, TRUNK_LM_HEAD, head_parts, is_unused
+from ..checkpoints.foreign.torch_parameters import TORCH_HEAD, head_parts, is_unused, names_by_key
 from ..checkpoints.parameter_source import CheckpointError, ParameterSource
 from ..models.config import Pi05Config, ProgressConfig
 from ..models.observation import Observation
+from ..models.parameters import ParameterMismatchError, check_parameters
 from ..models.pi05 import Sample
 from ..models.progress import Belief
 from ..observation import CONFIDENCE_LEVEL, IMAGE_KEYS, UNTRAINED
@@ -296,18 +297,12 @@ def load_model(
 
 def _load_parameters(model: nn.Module, file: TensorFile) -> None:
     """Copy tensors into a model, one at a time, in the model's dtypes."""
-    names = {name.removeprefix(PREFIX): name for name in file.tensors}
-    if EMBEDDING not in names and TRUNK_LM_HEAD in names:
-        names[EMBEDDING] = names[TRUNK_LM_HEAD]  # files with tied weights keep them under this name
-    wanted = model.state_dict()
+    names, wanted = names_by_key(file.tensors), model.state_dict()
     keys = {key for key in names if not is_unused(key) and not key.startswith(TORCH_HEAD)}
-    problems = [f"missing: {listed(sorted(wanted.keys() - keys))}"] if wanted.keys() - keys else []
-    problems += [f"not known: {listed(sorted(keys - wanted.keys()))}"] if keys - wanted.keys() else []
-    shapes = {key: (tuple(file.tensors[names[key]].shape), tuple(wanted[key].shape)) for key in keys & wanted.keys()}
-    if wrong := [f"{key}: {found} instead of {own}" for key, (found, own) in sorted(shapes.items()) if found != own]:
-        problems.append(f"of another shape: {listed(wrong)}")
-    if problems:
-        raise CheckpointError(f"{file.where} does not fit LeRobot's PI05: {'; '.join(problems)}")
+    try:
+        check_parameters(wanted, {key: file.tensors[names[key]] for key in sorted(keys)})
+    except ParameterMismatchError as error:
+        raise CheckpointError(f"{file.where} does not fit LeRobot's PI05: {error}") from error
     for path in sorted({file.files[names[key]] for key in keys}):
         try:
             with safe_open(path, framework="pt") as opened, torch.no_grad():

@@ -184,7 +184,7 @@ def test_parameters_that_do_not_fit_are_listed(copy):
         load_checkpoint(copy)
     text = str(error.value)
     assert "action_in_proj/kernel: (4, 16) instead of (6, 16)" in text
-    assert "not known to the model: 4 (progress_head/hidden/bias" in text
+    assert "not known: 4 (progress_head/hidden/bias" in text
 
 
 def data_files(folder):

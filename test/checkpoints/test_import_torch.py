@@ -24,7 +24,7 @@ from checkpoint_cases import (
 )
 
 from pi05_progress.checkpoints.checkpoint import CheckpointError
-from pi05_progress.checkpoints.foreign import torch_names
+from pi05_progress.checkpoints.foreign import torch_parameters as torch_names
 from pi05_progress.checkpoints.foreign.importing import ImportOptions, plan_import
 from pi05_progress.models.config import ModelConfigError
 from pi05_progress.observation import IMAGE_KEYS

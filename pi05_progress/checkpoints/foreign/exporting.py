@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from pathlib import Path
 from typing import Literal, get_args
 
-from ...files.output_folder import OutputFolderError, output_folder
-from ...models.config import config_to_dict
-from ...units.normalize import save_norm_stats
-from ..description import ASSETS, FORMAT, NORM_STATS, PARAMS, CheckpointInfo, read_info, read_stats
+from ...files.output_folder import output_folder, refuse_overlap
+from ..description import PARAMS, CheckpointInfo, read_info, read_stats, write_description
 from ..loading import check_fit
 from ..orbax_files import open_orbax
 from ..parameter_source import CheckpointError, ParameterSource, Progress
-from .foreign import DESCRIPTION
-from .importing import refuse_same
+from .foreign_checkpoint import DESCRIPTION
 from .lerobot import export_lerobot
 from .openpi import export_openpi
 
@@ -59,25 +54,20 @@ def export_checkpoint(
         progress: called with path and bytes of every leaf.
 
     Raises:
-        CheckpointError: the checkpoint is incomplete, the layout has no place for it, or it cannot be written.
+        CheckpointError: the checkpoint is incomplete, or the layout has no place for it.
+        OutputFolderError: the destination is there already or cannot be written, or one of both lies in the other.
     """
     if layout not in LAYOUTS:
         raise CheckpointError(f"unknown layout {layout!r}; known: {', '.join(LAYOUTS)}")
     info, source = open_native(folder)
     stats = read_stats(folder, info)
-    refuse_same(folder, destination)
-    try:
-        with output_folder(destination, replaces=MARKERS if overwrite else None) as partial:
-            if layout == "openpi":
-                notes = export_openpi(partial, source, info.model, dtype=dtype, progress=progress)
-            else:
-                notes = export_lerobot(partial, source, info, stats, dtype=dtype, progress=progress)
-            if stats:
-                save_norm_stats(partial / ASSETS / info.asset_id / NORM_STATS, stats)
-            described = dataclasses.asdict(info) | {"format": FORMAT, "model": config_to_dict(info.model)}
-            (partial / DESCRIPTION).write_text(json.dumps(described, indent=2) + "\n")
-    except OutputFolderError as error:
-        raise CheckpointError(str(error)) from error
+    refuse_overlap(destination, [folder])
+    with output_folder(destination, replaces=MARKERS if overwrite else None) as partial:
+        if layout == "openpi":
+            notes = export_openpi(partial, source, info.model, dtype=dtype, progress=progress)
+        else:
+            notes = export_lerobot(partial, source, info, stats, dtype=dtype, progress=progress)
+        write_description(partial, info, stats, DESCRIPTION)
     if not stats:
         notes.append("the checkpoint has no normalisation statistics, so the export has none")
     return notes

@@ -21,7 +21,7 @@ import numpy as np
 from ...models.config import Pi05Config
 from ..parameter_source import CheckpointError, ParameterSource
 from .safetensors_files import TensorFile, open_safetensors, write_safetensors
-from .torch_names import TORCH_HEAD, head_parts
+from .torch_parameters import TORCH_HEAD, head_parts
 
 HEAD_FILE = "progress_head.safetensors"
 NAMES = tuple(f"{TORCH_HEAD}{layer}.{kind}" for layer in ("hidden", "output") for kind in ("weight", "bias"))
@@ -30,11 +30,6 @@ NAMES = tuple(f"{TORCH_HEAD}{layer}.{kind}" for layer in ("hidden", "output") fo
 def to_torch(leaves: Mapping[str, np.ndarray], config: Pi05Config) -> dict[str, np.ndarray]:
     """A head's tensors out of leaves by openpi's paths; others are passed over, and without a head there are none."""
     return {part.key: part.to_tensor(np.asarray(leaves[p])) for p, (part,) in head_parts(config).items()}
-
-
-def to_jax(tensors: Mapping[str, np.ndarray], config: Pi05Config) -> dict[str, np.ndarray]:
-    """A head's leaves, by openpi's paths, out of tensors; others are passed over, and without a head there are none."""
-    return {p: np.ascontiguousarray(part.to_leaf(tensors[part.key])) for p, (part,) in head_parts(config).items()}
 
 
 def write_head(folder: Path, tensors: Mapping[str, np.ndarray]) -> None:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ...files.output_folder import OutputFolderError, output_folder
+from ...files.output_folder import output_folder, refuse_overlap
 from ...models.config import (
     BYTE_VOCABULARY,
     PALIGEMMA_VOCABULARY,
@@ -23,7 +23,7 @@ from ...models.config import (
 from ...models.parameters import HEAD, parameter_paths
 from ...models.progress import ProgressHead
 from ...observation import UNTRAINED
-from ...units.normalize import NormStats
+from ...units.normalize import NormStats, load_norm_stats
 from ...units.tokenizer import TokenizerName
 from ..checkpoint import MARKERS
 from ..description import CONFIG, PARAMS, CheckpointInfo, code_version, write_description
@@ -31,7 +31,7 @@ from ..loading import check_fit
 from ..orbax_files import write_orbax
 from ..parameter_source import CheckpointError, ParameterSource, Progress
 from .config_fields import OPTIONAL, SHAPELESS, Fields, make_config
-from .foreign import Foreign, read_json, read_stats_file
+from .foreign_checkpoint import ForeignCheckpoint, read_json
 from .lerobot import open_torch
 from .openpi import is_openpi, open_openpi
 from .safetensors_files import is_safetensors
@@ -76,7 +76,7 @@ class ImportOptions:
     seed: int = 0
 
 
-def open_foreign(path: Path, asset_id: str | None = None) -> Foreign:
+def open_foreign(path: Path, asset_id: str | None = None) -> ForeignCheckpoint:
     """Open a checkpoint of openpi or LeRobot, whichever it is.
 
     Raises:
@@ -110,7 +110,7 @@ class Planned:
         notes: what a person should know.
     """
 
-    foreign: Foreign
+    foreign: ForeignCheckpoint
     info: CheckpointInfo
     source: ParameterSource
     notes: tuple[str, ...]
@@ -144,7 +144,7 @@ def plan_import(path: Path, options: ImportOptions, name: str | None = None) -> 
 
 
 def _with_head(
-    foreign: Foreign, config: Pi05Config, options: ImportOptions, notes: list[str]
+    foreign: ForeignCheckpoint, config: Pi05Config, options: ImportOptions, notes: list[str]
 ) -> tuple[ParameterSource, Pi05Config, bool]:
     """Parameters with the progress head that is wanted, the configuration with it, and whether it is a new one."""
     source = foreign.source(config)
@@ -173,8 +173,8 @@ def _initial_head(config: Pi05Config, seed: int) -> dict[str, np.ndarray]:
     return {f"{HEAD}{path}": np.asarray(value, np.float32) for path, value in parameter_paths(head).items()}
 
 
-def _statistics(foreign: Foreign, options: ImportOptions, notes: list[str]) -> dict[str, NormStats]:
-    stats = dict(foreign.stats) if options.norm_stats is None else read_stats_file(options.norm_stats)
+def _statistics(foreign: ForeignCheckpoint, options: ImportOptions, notes: list[str]) -> dict[str, NormStats]:
+    stats = dict(foreign.stats) if options.norm_stats is None else load_norm_stats(options.norm_stats)
     if not stats:
         notes.append("there are no normalisation statistics; add them with --norm-stats before it runs on a robot")
     without = [key for key, values in stats.items() if values.q01 is None]
@@ -186,7 +186,7 @@ def _statistics(foreign: Foreign, options: ImportOptions, notes: list[str]) -> d
     return stats
 
 
-def _normalises_by_quantiles(foreign: Foreign, options: ImportOptions) -> bool:
+def _normalises_by_quantiles(foreign: ForeignCheckpoint, options: ImportOptions) -> bool:
     told = options.quantiles, foreign.quantiles, foreign.description and foreign.description.quantiles
     return next((value for value in told if value is not None), True)
 
@@ -198,7 +198,12 @@ def _name(path: Path) -> str:
 
 
 def _info(
-    foreign: Foreign, config: Pi05Config, options: ImportOptions, name: str, initialised: bool, notes: list[str]
+    foreign: ForeignCheckpoint,
+    config: Pi05Config,
+    options: ImportOptions,
+    name: str,
+    initialised: bool,
+    notes: list[str],
 ) -> CheckpointInfo:
     """The description; what neither the checkpoint nor a person says is assumed, and the assumption is told."""
     described = foreign.description
@@ -255,26 +260,11 @@ def carry_out(
     """Write what was planned; the folder appears when it is complete, and one leaf at a time is in memory.
 
     Raises:
-        CheckpointError: parameters are damaged, or the folder is there already or cannot be written.
+        CheckpointError: parameters are damaged.
+        OutputFolderError: the folder is there already or cannot be written, or one of both lies in the other.
     """
-    refuse_same(planned.foreign.where, destination)
-    try:
-        with output_folder(destination, replaces=MARKERS if overwrite else None) as partial:
-            wanted = None if dtype is None else jnp.dtype(dtype)
-            write_orbax(partial / PARAMS, planned.source, dtype=wanted, progress=progress)
-            write_description(partial, planned.info, planned.foreign.stats)
-    except OutputFolderError as error:
-        raise CheckpointError(str(error)) from error
-
-
-def refuse_same(source: Path, destination: Path) -> None:
-    """Raise where writing would replace what is read.
-
-    Raises:
-        CheckpointError: one is in the other.
-    """
-    read, written = source.resolve(), destination.resolve()
-    if read == written or written in read.parents or read in written.parents:
-        raise CheckpointError(
-            f"{destination} would lie in, or replace, what is read from {source}; choose another folder"
-        )
+    refuse_overlap(destination, [planned.foreign.where])
+    with output_folder(destination, replaces=MARKERS if overwrite else None) as partial:
+        wanted = None if dtype is None else jnp.dtype(dtype)
+        write_orbax(partial / PARAMS, planned.source, dtype=wanted, progress=progress)
+        write_description(partial, planned.info, planned.foreign.stats)

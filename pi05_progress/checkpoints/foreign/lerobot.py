@@ -13,18 +13,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from ...models.config import Pi05Config, ProgressConfig, pi05, tiny
+from ...models.lora import is_adapter
+from ...models.parameters import ParameterMismatchError, check_parameters, listed
 from ...models.pi05 import PERIODS
 from ...observation import IMAGE_KEYS
 from ...units.normalize import NormStats
 from ..description import CheckpointInfo
 from ..parameter_source import CheckpointError, ParameterSource, Progress
-from . import torch_names as torch
+from . import torch_parameters as torch
 from .config_fields import TORCH_HEADS, Fields, fields_of_tensors
-from .foreign import Foreign, find_description, find_stats, listed, read_json
+from .foreign_checkpoint import ForeignCheckpoint, find_description, find_stats, read_json, refuse_incomplete
 from .head_file import HEAD_FILE, export_head, open_head
 from .safetensors_files import SINGLE, TensorFile, open_safetensors, write_safetensors
 
-PREFIX = "model."
 CONFIG, TYPE = "config.json", "pi05"
 PREPROCESSOR, NORMALIZER = "policy_preprocessor.json", "normalizer_processor"
 STATE, ACTION = "observation.state", "action"
@@ -33,7 +34,7 @@ STATISTICS = ("mean", "std", "q01", "q99")
 NORMALIZATION = {"QUANTILES": True, "MEAN_STD": False}
 
 
-def open_torch(path: Path, asset_id: str | None = None) -> Foreign:
+def open_torch(path: Path, asset_id: str | None = None) -> ForeignCheckpoint:
     """Open a folder with ``model.safetensors``, or such a file.
 
     Raises:
@@ -44,15 +45,14 @@ def open_torch(path: Path, asset_id: str | None = None) -> Foreign:
     if settings.get("type", TYPE) != TYPE:
         raise CheckpointError(f"{folder / CONFIG} is of a policy of type {settings['type']!r}; only {TYPE} is known")
     file = _with_head(open_safetensors(path), folder)
-    is_lerobot = "type" in settings or any(name.startswith(PREFIX) for name in file.tensors)
-    names = {name.removeprefix(PREFIX): name for name in file.tensors}
-    shapes = {key: tuple(file.tensors[name].shape) for key, name in names.items()}
+    is_lerobot = "type" in settings or any(name.startswith(torch.PREFIX) for name in file.tensors)
+    names = torch.names_by_key(file.tensors)
     notes = []
-    if torch.TRUNK_LM_HEAD in names and torch.EMBEDDING not in names:
-        names[torch.EMBEDDING] = names[torch.TRUNK_LM_HEAD]
+    if names.get(torch.EMBEDDING) == names.get(torch.TRUNK_LM_HEAD):
         notes.append("embeddings are read from lm_head, under which files with tied weights keep them")
-    fields = fields_of_tensors(shapes)
-    _check_names(file.where, names, fields)
+    fields = fields_of_tensors({key: tuple(file.tensors[name].shape) for key, name in names.items()})
+    wanted, head = _keys(fields)
+    refuse_incomplete(file.where, wanted, [key for key in names if key not in head and not torch.is_unused(key)])
     told, quantiles, delta = (
         _lerobot_settings(folder, settings) if is_lerobot else (_openpi_settings(settings), True, None)
     )
@@ -66,7 +66,7 @@ def open_torch(path: Path, asset_id: str | None = None) -> Foreign:
     if not stats and is_lerobot:
         stats = _processor_statistics(folder)
         found = (asset_id or "lerobot") if stats else None
-    return Foreign(
+    return ForeignCheckpoint(
         kind="lerobot" if is_lerobot else "openpi-pytorch",
         where=path,
         fields=fields | told,
@@ -92,13 +92,13 @@ def _with_head(file: TensorFile, folder: Path) -> TensorFile:
     head = open_head(folder)
     if head is None:
         return file
-    if inside := [name for name in file.tensors if name.removeprefix(PREFIX) in head.tensors]:
+    if inside := [name for name in file.tensors if name.removeprefix(torch.PREFIX) in head.tensors]:
         raise CheckpointError(f"{file.where} has a progress head ({inside[0]}) and so has {head.where}: remove one")
     return TensorFile(file.where, {**file.tensors, **head.tensors}, {**file.files, **head.files})
 
 
-def _check_names(where: str, names: Mapping[str, str], fields: Fields) -> None:
-    """Missing and unknown tensors are told before anything is derived from those that are there."""
+def _keys(fields: Fields) -> tuple[list[str], set[str]]:
+    """Keys of the tensors of a model with so many layers, and those of a progress head."""
     depth = max(fields.get("paligemma.depth", 1), fields.get("expert.depth", 1))
     small = tiny()
     like = dataclasses.replace(
@@ -107,31 +107,19 @@ def _check_names(where: str, names: Mapping[str, str], fields: Fields) -> None:
         paligemma=dataclasses.replace(small.paligemma, depth=depth),
         expert=dataclasses.replace(small.expert, depth=depth),
     )
-    wanted = {part.key for parts in torch.torch_parts(like).values() for part in parts}
-    missing = sorted(wanted - names.keys())
-    known = wanted | {part.key for parts in torch.head_parts(like).values() for part in parts}
-    extra = sorted(key for key in names if key not in known and not torch.is_unused(key))
-    if not missing and not extra:
-        return
-    told = [f"{what}: {listed(found)}" for what, found in (("missing", missing), ("not known", extra)) if found]
-    hint = "; this looks like pi0, which has another action expert than pi0.5" if "state_proj.weight" in names else ""
-    raise CheckpointError(f"{where} is not a complete Pi0.5: {'; '.join(told)}{hint}")
+    keys = [part.key for parts in torch.torch_parts(like).values() for part in parts]
+    return sorted(keys), {part.key for parts in torch.head_parts(like).values() for part in parts}
 
 
 def _source(file: TensorFile, names: Mapping[str, str], config: Pi05Config, fields: Fields) -> ParameterSource:
     head = {name.partition(".")[2]: value for name, value in fields.items() if name.startswith("progress.")}
     progress = ProgressConfig(**head) if head else ProgressConfig(kind="none")
     parts = torch.torch_parts(config) | torch.head_parts(dataclasses.replace(config, progress=progress))
-    wrong = [
-        f"{part.key}: {found} instead of {part.shape}"
-        for of in parts.values()
-        for part in of
-        if (found := tuple(file.tensors[names[part.key]].shape)) != part.shape
-    ]
-    if wrong:
-        raise CheckpointError(
-            f"{file.where} does not fit the model configuration {config.name!r}: of another shape: {listed(wrong)}"
-        )
+    wanted = {part.key: jax.ShapeDtypeStruct(part.shape, np.float32) for of in parts.values() for part in of}
+    try:
+        check_parameters(wanted, {key: file.tensors[names[key]] for key in wanted})
+    except ParameterMismatchError as error:
+        raise CheckpointError(f"{file.where} does not fit the model configuration {config.name!r}: {error}") from error
     dtypes = {key: np.dtype(file.tensors[name].dtype) for key, name in names.items()}
     return torch.leaf_source(file.where, parts, dtypes, lambda key: file.read(names[key]))
 
@@ -207,28 +195,28 @@ def export_lerobot(
         notes.append(f"the progress head is kept in {HEAD_FILE}, which LeRobot passes over and backend torch reads")
     wanted = None if dtype is None else jnp.dtype(dtype)
     layout = {
-        PREFIX + part.key: jax.ShapeDtypeStruct(part.shape, source.dtype_of(path, wanted))
+        torch.PREFIX + part.key: jax.ShapeDtypeStruct(part.shape, source.dtype_of(path, wanted))
         for path, of in parts.items()
         for part in of
     }
     # Not used by the model, but LeRobot's strict loading wants them; it takes the embeddings from the first if it must.
-    table = layout[PREFIX + torch.EMBEDDING]
-    layout[PREFIX + torch.TRUNK_LM_HEAD] = table
+    table = layout[torch.PREFIX + torch.EMBEDDING]
+    layout[torch.PREFIX + torch.TRUNK_LM_HEAD] = table
     unused = jax.ShapeDtypeStruct((config.vocabulary, config.expert.width), table.dtype)
-    layout[PREFIX + torch.EXPERT_LM_HEAD] = unused
+    layout[torch.PREFIX + torch.EXPERT_LM_HEAD] = unused
 
     def tensors() -> Iterator[tuple[str, np.ndarray]]:
         for path, of in parts.items():
             leaf = source.read(path, wanted)
             for part in of:
                 tensor = part.to_tensor(leaf)
-                yield PREFIX + part.key, tensor
+                yield torch.PREFIX + part.key, tensor
                 if part.key == torch.EMBEDDING:
-                    yield PREFIX + torch.TRUNK_LM_HEAD, tensor
+                    yield torch.PREFIX + torch.TRUNK_LM_HEAD, tensor
             if progress is not None:
                 progress(path, leaf.nbytes)
             del leaf, tensor  # before the next is read
-        yield PREFIX + torch.EXPERT_LM_HEAD, np.zeros(unused.shape, unused.dtype)
+        yield torch.PREFIX + torch.EXPERT_LM_HEAD, np.zeros(unused.shape, unused.dtype)
 
     write_safetensors(folder / SINGLE, layout, tensors())
     settings = _config_json(info, stats, str(jnp.dtype(table.dtype)))
@@ -238,7 +226,7 @@ def export_lerobot(
 
 def _check_exportable(source: ParameterSource, info: CheckpointInfo) -> list[str]:
     config = info.model
-    if adapters := [path for path in source.leaves if "lora" in path]:
+    if adapters := list(filter(is_adapter, source.leaves)):
         raise CheckpointError(f"LeRobot's layout has no place for the model's adapters (LoRA): {listed(adapters)}")
     if config.paligemma.num_heads != TORCH_HEADS:
         heads = config.paligemma.num_heads

@@ -6,11 +6,12 @@ from pathlib import Path
 
 from ...models.abstract import parameter_shapes
 from ...models.config import Pi05Config, tiny
+from ...models.lora import is_adapter
 from ...models.parameters import HEAD
 from ..orbax_files import VALUE, open_orbax, write_orbax
 from ..parameter_source import CheckpointError, ParameterSource, Progress
 from .config_fields import fields_of_leaves
-from .foreign import Foreign, find_description, find_stats, listed
+from .foreign_checkpoint import ForeignCheckpoint, find_description, find_stats, refuse_incomplete
 
 PARAMS, TRAIN_STATE, METADATA = "params", "train_state", "_METADATA"
 
@@ -25,7 +26,7 @@ def _steps(folder: Path) -> list[str]:
     return sorted(steps, key=int)
 
 
-def open_openpi(folder: Path, asset_id: str | None = None) -> Foreign:
+def open_openpi(folder: Path, asset_id: str | None = None) -> ForeignCheckpoint:
     """Open a step's folder, or the ``params`` folder in it.
 
     Raises:
@@ -36,15 +37,17 @@ def open_openpi(folder: Path, asset_id: str | None = None) -> Foreign:
     parameters = folder if (folder / METADATA).is_file() else folder / PARAMS
     step = parameters.parent if parameters.name == PARAMS else parameters
     source = open_orbax(parameters)
-    _check_names(source)
+    wanted = parameter_shapes(tiny().with_progress("none"))
+    of_trunk = [path for path in source.leaves if path in wanted or not (path.startswith(HEAD) or is_adapter(path))]
+    refuse_incomplete(source.where, wanted, of_trunk)
     found, stats = find_stats(step, asset_id)
     notes = []
     if (step / TRAIN_STATE).is_dir():
         notes.append("train_state is left out: parameters are those of params, averaged if the run averaged them")
-    if any("lora" in path for path in source.leaves):
+    if any(map(is_adapter, source.leaves)):
         notes.append("it has adapters (LoRA), which are kept as they are")
     shapes = {path: tuple(leaf.shape) for path, leaf in source.leaves.items()}
-    return Foreign(
+    return ForeignCheckpoint(
         kind="openpi",
         where=folder,
         fields=fields_of_leaves(shapes),
@@ -55,20 +58,6 @@ def open_openpi(folder: Path, asset_id: str | None = None) -> Foreign:
         notes=tuple(notes),
         description=find_description(step),
     )
-
-
-def _check_names(source: ParameterSource) -> None:
-    """Missing and unknown leaves are told before anything is derived from those that are there."""
-    wanted = parameter_shapes(tiny().with_progress("none"))
-    missing = [path for path in wanted if path not in source.leaves]
-    extra = [path for path in source.leaves if path not in wanted and not path.startswith(HEAD) and "lora" not in path]
-    if not missing and not extra:
-        return
-    told = [f"{what}: {listed(names)}" for what, names in (("missing", missing), ("not known", extra)) if names]
-    hint = ""
-    if any("state_proj" in path for path in extra):
-        hint = "; this looks like pi0, which has another action expert than pi0.5"
-    raise CheckpointError(f"{source.where} is not a complete Pi0.5: {'; '.join(told)}{hint}")
 
 
 def export_openpi(

@@ -8,7 +8,7 @@ its layout differs by taking axes apart and permuting them, so both directions f
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import jax
@@ -19,6 +19,7 @@ from ...models.config import GemmaConfig, Pi05Config
 from ...models.parameters import HEAD
 from ..parameter_source import Index, ParameterSource, aligned_empty, shape_of
 
+PREFIX = "model."  # before all names in LeRobot's files
 VISION = "paligemma_with_expert.paligemma.model.vision_tower.vision_model."
 PROJECTOR = "paligemma_with_expert.paligemma.model.multi_modal_projector.linear."
 TRUNK = "paligemma_with_expert.paligemma.model.language_model."
@@ -179,6 +180,14 @@ def head_parts(config: Pi05Config) -> dict[str, tuple[Part, ...]]:
         leaves[f"{HEAD}{name}/kernel"] = (_dense(f"{TORCH_HEAD}{name}.weight", inputs, width),)
         leaves[f"{HEAD}{name}/bias"] = (_copied(f"{TORCH_HEAD}{name}.bias", width),)
     return leaves
+
+
+def names_by_key(names: Iterable[str]) -> dict[str, str]:
+    """A file's names by the tensors' keys; files with tied weights keep the embeddings under the name of lm_head."""
+    keys = {name.removeprefix(PREFIX): name for name in names}
+    if TRUNK_LM_HEAD in keys:
+        keys.setdefault(EMBEDDING, keys[TRUNK_LM_HEAD])
+    return keys
 
 
 def is_unused(key: str) -> bool:

@@ -1,16 +1,17 @@
-"""A checkpoint of another program, opened but not read yet."""
+"""A checkpoint of another program, opened but not read yet, and what all such checkpoints have in common."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import jax
 
 from ...models.config import Pi05Config
-from ...units.normalize import NormStats, NormStatsError, load_norm_stats
+from ...models.parameters import differences
+from ...units.normalize import NormStats, load_norm_stats
 from ..description import ASSETS, NORM_STATS, CheckpointInfo, parse_info
 from ..parameter_source import CheckpointError, ParameterSource
 from .config_fields import Fields
@@ -19,8 +20,8 @@ DESCRIPTION = "pi05_progress.json"  # what an export of ours says about itself; 
 
 
 @dataclass(frozen=True)
-class Foreign:
-    """What was found.
+class ForeignCheckpoint:
+    """What was found of a checkpoint of another program; no parameters have been read.
 
     Attributes:
         kind: ``openpi``, ``openpi-pytorch`` or ``lerobot``.
@@ -57,7 +58,8 @@ def find_stats(folder: Path, asset_id: str | None) -> tuple[str | None, dict[str
         asset_id: which, if there are several.
 
     Raises:
-        CheckpointError: there are several and none was named, the one named is missing, or it is damaged.
+        CheckpointError: there are several and none was named, or the one named is missing.
+        NormStatsError: they are damaged.
     """
     assets = folder / ASSETS
     found = {str(path.parent.relative_to(assets)): path for path in sorted(assets.rglob(NORM_STATS))}
@@ -68,19 +70,7 @@ def find_stats(folder: Path, asset_id: str | None) -> tuple[str | None, dict[str
     chosen = next(iter(found)) if asset_id is None else asset_id
     if chosen not in found:
         raise CheckpointError(f"{assets} has no statistics {chosen!r}; there are: {', '.join(found) or 'none'}")
-    return chosen, read_stats_file(found[chosen])
-
-
-def read_stats_file(path: Path) -> dict[str, NormStats]:
-    """openpi's ``norm_stats.json``.
-
-    Raises:
-        CheckpointError: missing or damaged.
-    """
-    try:
-        return load_norm_stats(path)
-    except NormStatsError as error:
-        raise CheckpointError(str(error)) from error
+    return chosen, load_norm_stats(found[chosen])
 
 
 def find_description(folder: Path) -> CheckpointInfo | None:
@@ -110,7 +100,14 @@ def read_json(path: Path) -> dict:
     return data
 
 
-def listed(names: list[str], shown: int = 12) -> str:
-    """The first of many names, and how many more there are."""
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return f"{len(names)} ({', '.join(names[:shown])}{more})"
+def refuse_incomplete(where: str, wanted: Iterable[str], given: Iterable[str]) -> None:
+    """Tell missing and unknown parameters before anything is derived from those that are there.
+
+    Raises:
+        CheckpointError: there are some; they are listed.
+    """
+    given = list(given)
+    if problems := differences(wanted, given):
+        is_pi0 = any("state_proj" in name for name in given)
+        hint = "; this looks like pi0, which has another action expert than pi0.5" if is_pi0 else ""
+        raise CheckpointError(f"{where} is not a complete Pi0.5: {problems}{hint}")
