@@ -29,19 +29,12 @@ class OutputFolderError(UserError):
 
 @dataclass(frozen=True)
 class Pending:
-    """A folder that is being written; made by ``claim`` or ``start_writing``.
+    """A folder that is being written; made by ``claim`` or ``start_writing``."""
 
-    Attributes:
-        path: where to write.
-        folder: where it will be, links resolved.
-        replaces: see ``start_writing``.
-        lock: the open file whose lock this process has.
-    """
-
-    path: Path
-    folder: Path
-    replaces: tuple[str, ...] | None
-    lock: IO[str]
+    path: Path  # where to write
+    folder: Path  # where it will be, links resolved
+    replaces: tuple[str, ...] | None  # see `start_writing`
+    lock: IO[str]  # the open file whose lock this process has
 
     def release(self) -> None:
         """Give the lock back; what was written stays, and whoever begins next removes it."""

@@ -73,20 +73,13 @@ class GemmaConfig:
 
 @dataclass(frozen=True)
 class ProgressConfig:
-    """The progress head.
-
-    Attributes:
-        kind: none, ``scalar`` (one number) or ``categorical`` (probabilities of bins of [0, 1]).
-        hidden: width of its hidden layer.
-        bins: number of bins of a categorical head.
-        sigma_bins: spread of HL-Gauss targets, in bins.
-    """
+    """The progress head."""
 
     __pydantic_config__: ClassVar = STRICT
-    kind: ProgressKind = "scalar"
-    hidden: int = 256
-    bins: int = 50
-    sigma_bins: float = 2.0
+    kind: ProgressKind = "scalar"  # none, `scalar` (one number) or `categorical` (probabilities of bins of [0, 1])
+    hidden: int = 256  # width of its hidden layer
+    bins: int = 50  # number of bins of a categorical head
+    sigma_bins: float = 2.0  # spread of HL-Gauss targets, in bins
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(ProgressKind):

@@ -34,19 +34,12 @@ class Card:
 
 @dataclass(frozen=True)
 class Claim:
-    """What was asked for and what came of it.
+    """What was asked for and what came of it."""
 
-    Attributes:
-        asked_gb: 0 for the default.
-        card: None if no NVIDIA card was found.
-        fraction: of the card's memory; None if nothing was set.
-        by_user: the variable by which the user has set a fraction already; then nothing else is.
-    """
-
-    asked_gb: float
-    card: Card | None
-    fraction: float | None
-    by_user: str = ""
+    asked_gb: float  # 0 for the default
+    card: Card | None  # None if no NVIDIA card was found
+    fraction: float | None  # of the card's memory; None if nothing was set
+    by_user: str = ""  # the variable by which the user has set a fraction already; then nothing else is
 
 
 def is_set(environment: Mapping[str, str]) -> str:

@@ -33,17 +33,11 @@ SampleFunction = Callable[[Observation, np.ndarray | jax.Array], Sample]  # nois
 
 @dataclass(frozen=True)
 class Prepared:
-    """A frame as the model reads it, and what is needed to bring the answer back into the robot's units.
+    """A frame as the model reads it, and what is needed to bring the answer back into the robot's units."""
 
-    Attributes:
-        observation: a batch of one, on the host.
-        state: float32 (s,) what the model reads of the frame's state, in the robot's units.
-        preparing_ms: what it took.
-    """
-
-    observation: Observation
-    state: np.ndarray
-    preparing_ms: float
+    observation: Observation  # a batch of one, on the host
+    state: np.ndarray  # float32 (s,) what the model reads of the frame's state, in the robot's units
+    preparing_ms: float  # what it took
 
 
 class ModelPolicy(Policy):

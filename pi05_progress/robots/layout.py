@@ -26,15 +26,10 @@ class LayoutError(UserError):
 
 @dataclass(frozen=True)
 class GripperCurve:
-    """How a gripper's effort and the number that commands it belong together: straight between points.
+    """How a gripper's effort and the number that commands it belong together: straight between points."""
 
-    Attributes:
-        efforts: N m, rising.
-        commands: numbers in [0, 1] that belong to them, rising or falling.
-    """
-
-    efforts: tuple[float, ...]
-    commands: tuple[float, ...]
+    efforts: tuple[float, ...]  # N m, rising
+    commands: tuple[float, ...]  # numbers in [0, 1] that belong to them, rising or falling
 
     def command(self, effort: np.ndarray | float) -> np.ndarray:
         """The command number, float64 of any shape, for an effort in N m; beyond the points that of the last one."""
@@ -59,31 +54,18 @@ def _along(x: np.ndarray | float, xs: tuple[float, ...], ys: tuple[float, ...]) 
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """See the module's docstring.
+    """See the module's docstring."""
 
-    Attributes:
-        joints: names of all joints, in the order of a block and of a row of actions.
-        arms: where each arm's joints are in that order.
-        grippers: where each arm's gripper is, for arms that have one.
-        limits: (n, 2) lower and upper position of each joint, rad; infinite for grippers.
-        state_columns: columns of a state vector that the model reads.
-        action_columns: columns of an action vector that the model learns, one per joint.
-        action_units: of each number of a row of actions.
-        relative: which numbers of a row are relative to the state, for models that are trained so.
-        curves: of each gripper.
-        cameras: the model's name of each camera's picture.
-    """
-
-    joints: tuple[str, ...]
-    arms: Mapping[str, slice]
-    grippers: Mapping[str, int]
-    limits: Float[np.ndarray, "n 2"]
-    state_columns: Int[np.ndarray, " s"]
-    action_columns: Int[np.ndarray, " n"]
-    action_units: tuple[str, ...]
-    relative: Bool[np.ndarray, " n"]
-    curves: Mapping[str, GripperCurve]
-    cameras: Mapping[str, str]
+    joints: tuple[str, ...]  # names of all joints, in the order of a block and of a row of actions
+    arms: Mapping[str, slice]  # where each arm's joints are in that order
+    grippers: Mapping[str, int]  # where each arm's gripper is, for arms that have one
+    limits: Float[np.ndarray, "n 2"]  # (n, 2) lower and upper position of each joint, rad; infinite for grippers
+    state_columns: Int[np.ndarray, " s"]  # columns of a state vector that the model reads
+    action_columns: Int[np.ndarray, " n"]  # columns of an action vector that the model learns, one per joint
+    action_units: tuple[str, ...]  # of each number of a row of actions
+    relative: Bool[np.ndarray, " n"]  # which numbers of a row are relative to the state, for models that are trained so
+    curves: Mapping[str, GripperCurve]  # of each gripper
+    cameras: Mapping[str, str]  # the model's name of each camera's picture
 
     @property
     def state_size(self) -> int:

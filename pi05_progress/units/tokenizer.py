@@ -71,21 +71,13 @@ class WordEncoder:
 
 @dataclass(frozen=True)
 class KnownTokenizer:
-    """What tells one sentencepiece model from all others.
+    """What tells one sentencepiece model from all others."""
 
-    Attributes:
-        name: for messages.
-        source: where the file can be had.
-        sha256: of the published file.
-        size: number of pieces.
-        pieces: some pieces and their ids.
-    """
-
-    name: str
-    source: str
-    sha256: str
-    size: int
-    pieces: Mapping[str, int]
+    name: str  # for messages
+    source: str  # where the file can be had
+    sha256: str  # of the published file
+    size: int  # number of pieces
+    pieces: Mapping[str, int]  # some pieces and their ids
 
 
 PALIGEMMA = KnownTokenizer(

@@ -31,25 +31,15 @@ from .wrong_instruction import wrong_instruction
 
 @dataclass(frozen=True)
 class Settings:
-    """How it is done.
+    """How it is done."""
 
-    Attributes:
-        rate_hz: inferences per second of an episode.
-        perturbations: which are made.
-        black: the camera that is covered in one of them; empty takes the head's.
-        wrong: the instruction for something else in one of them; empty takes another task's.
-        resamples: of the bootstrap.
-        seed: of the bootstrap.
-        estimator: turns beliefs into progress and status.
-    """
-
-    rate_hz: float = 5.0
-    perturbations: tuple[str, ...] = PERTURBATIONS
-    black: str = ""
-    wrong: str = ""
-    resamples: int = 2000
-    seed: int = 0
-    estimator: EstimatorConfig = field(default_factory=EstimatorConfig)
+    rate_hz: float = 5.0  # inferences per second of an episode
+    perturbations: tuple[str, ...] = PERTURBATIONS  # which are made
+    black: str = ""  # the camera that is covered in one of them; empty takes the head's
+    wrong: str = ""  # the instruction for something else in one of them; empty takes another task's
+    resamples: int = 2000  # of the bootstrap
+    seed: int = 0  # of the bootstrap
+    estimator: EstimatorConfig = field(default_factory=EstimatorConfig)  # turns beliefs into progress and status
 
     def stride(self, fps: float) -> int:
         """Frames from one inference to the next."""

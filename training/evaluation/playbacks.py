@@ -21,19 +21,12 @@ STATE_NOISE = 5e-4  # of a paused robot's state, rad and so on
 
 @dataclass(frozen=True)
 class View:
-    """One thing a policy is shown.
+    """One thing a policy is shown."""
 
-    Attributes:
-        frame: of the episode, from 0.
-        prompt: the instruction.
-        black: a camera whose picture is black.
-        noise: seed of sensor noise that is added; None adds none.
-    """
-
-    frame: int
-    prompt: str
-    black: str | None = None
-    noise: int | None = None
+    frame: int  # of the episode, from 0
+    prompt: str  # the instruction
+    black: str | None = None  # a camera whose picture is black
+    noise: int | None = None  # seed of sensor noise that is added; None adds none
 
     def of(self, frame: RobotFrame) -> RobotFrame:
         """The frame as it is shown."""
@@ -51,17 +44,11 @@ class View:
 
 @dataclass(frozen=True)
 class Playback:
-    """Views in the order in which they are shown.
+    """Views in the order in which they are shown."""
 
-    Attributes:
-        name: one of the constants above.
-        time_s: when each is shown, rising, in seconds from the start.
-        views: what is shown.
-    """
-
-    name: str
-    time_s: np.ndarray
-    views: tuple[View, ...]
+    name: str  # one of the constants above
+    time_s: np.ndarray  # when each is shown, rising, in seconds from the start
+    views: tuple[View, ...]  # what is shown
 
     @property
     def frames(self) -> np.ndarray:

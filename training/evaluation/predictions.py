@@ -23,44 +23,26 @@ Frames = Callable[[Sequence[int]], Iterator[RobotFrame]]  # of these frames, giv
 
 @dataclass(frozen=True)
 class Answers:
-    """What the policy said to the views of one playback.
+    """What the policy said to the views of one playback."""
 
-    Attributes:
-        progress: its raw belief, float64 (n,) in [0, 1].
-        bins: probabilities over equal bins of [0, 1], (n, b), or None if the head has none.
-        ms: what an answer took, float64 (n,).
-    """
-
-    progress: np.ndarray
-    bins: np.ndarray | None
-    ms: np.ndarray
+    progress: np.ndarray  # its raw belief, float64 (n,) in [0, 1]
+    bins: np.ndarray | None  # probabilities over equal bins of [0, 1], (n, b), or None if the head has none
+    ms: np.ndarray  # what an answer took, float64 (n,)
 
 
 @dataclass(frozen=True)
 class Track:
-    """Progress over one playback, as the node would have had it: every value is made from the past only.
+    """Progress over one playback, as the node would have had it: every value is made from the past only."""
 
-    Attributes:
-        time_s: of each view, float64 (n,).
-        frames: of each view, int (n,).
-        raw: the model's belief, float64 (n,) in [0, 1].
-        filtered: the estimator's progress, float64 (n,).
-        bins: see ``Answers``.
-        intervals: the estimator's around ``filtered``, by confidence level, float64 (n, 2).
-        remaining_s: until the task is done, with its interval, float64 (n, 3); NaN where it was not told.
-        status: int (n,), see ``Status``.
-        ms: what an answer took, float64 (n,).
-    """
-
-    time_s: np.ndarray
-    frames: np.ndarray
-    raw: np.ndarray
-    filtered: np.ndarray
-    bins: np.ndarray | None
-    intervals: Mapping[float, np.ndarray]
-    remaining_s: np.ndarray
-    status: np.ndarray
-    ms: np.ndarray
+    time_s: np.ndarray  # of each view, float64 (n,)
+    frames: np.ndarray  # of each view, int (n,)
+    raw: np.ndarray  # the model's belief, float64 (n,) in [0, 1]
+    filtered: np.ndarray  # the estimator's progress, float64 (n,)
+    bins: np.ndarray | None  # see `Answers`
+    intervals: Mapping[float, np.ndarray]  # the estimator's around `filtered`, by confidence level, float64 (n, 2)
+    remaining_s: np.ndarray  # until the task is done, with its interval, float64 (n, 3); NaN where it was not told
+    status: np.ndarray  # int (n,), see `Status`
+    ms: np.ndarray  # what an answer took, float64 (n,)
 
     def values(self, kind: str) -> np.ndarray:
         """``raw`` or ``filtered``."""

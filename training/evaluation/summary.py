@@ -20,21 +20,13 @@ EXCESSIVE_S = 1.0  # so long above HIGH is too long for a failure
 
 @dataclass(frozen=True)
 class Measure:
-    """A row of the table.
+    """A row of the table."""
 
-    Attributes:
-        key: its name in JSON; a figure is ``<key>.<source>``.
-        title: for people.
-        section: under which it stands.
-        unit: ``""``, ``s`` or ``ms``.
-        better: ``higher``, ``lower``, or what it should be.
-    """
-
-    key: str
-    title: str
-    section: str
-    unit: str = ""
-    better: str = ""
+    key: str  # its name in JSON; a figure is `<key>.<source>`
+    title: str  # for people
+    section: str  # under which it stands
+    unit: str = ""  # empty, `s` or `ms`
+    better: str = ""  # `higher`, `lower`, or what it should be
 
 
 ORDER, ERROR = "Successful episodes: order", "Successful episodes: error"

@@ -27,15 +27,10 @@ class MilestoneError(UserError):
 
 @dataclass(frozen=True)
 class Stages:
-    """The stages of one task.
+    """The stages of one task."""
 
-    Attributes:
-        labels: of the milestones, in order; milestone ``k`` ends stage ``k``.
-        boundaries: progress at each milestone, float64 (m,): the mean share of an episode until it.
-    """
-
-    labels: tuple[str, ...]
-    boundaries: np.ndarray
+    labels: tuple[str, ...]  # of the milestones, in order; milestone `k` ends stage `k`
+    boundaries: np.ndarray  # progress at each milestone, float64 (m,): the mean share of an episode until it
 
     @property
     def end_the_task(self) -> bool:

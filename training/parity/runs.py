@@ -35,40 +35,24 @@ Numbers = dict[str, np.ndarray]  # by the parameter's path
 
 @dataclass(frozen=True)
 class Task:
-    """What is trained, from what, on what, and how often.
+    """What is trained, from what, on what, and how often."""
 
-    Attributes:
-        config: of the model.
-        parameters: at the start.
-        inputs: of the recorded set.
-        trained: what is trained.
-        augment: whether pictures are augmented.
-        steps: how many are taken.
-    """
-
-    config: Pi05Config
-    parameters: Mapping[str, np.ndarray]
-    inputs: Mapping[str, np.ndarray]
-    trained: Trained
-    augment: bool
-    steps: int
+    config: Pi05Config  # of the model
+    parameters: Mapping[str, np.ndarray]  # at the start
+    inputs: Mapping[str, np.ndarray]  # of the recorded set
+    trained: Trained  # what is trained
+    augment: bool  # whether pictures are augmented
+    steps: int  # how many are taken
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a run leads to.
+    """What a run leads to."""
 
-    Attributes:
-        start: parameters before the first step, as they are kept in training.
-        metrics: float64 (steps, metrics), in the order of ``METRICS``.
-        params: parameters after the last step.
-        averages: their moving average.
-    """
-
-    start: Numbers
-    metrics: np.ndarray
-    params: Numbers
-    averages: Numbers
+    start: Numbers  # parameters before the first step, as they are kept in training
+    metrics: np.ndarray  # float64 (steps, metrics), in the order of `METRICS`
+    params: Numbers  # parameters after the last step
+    averages: Numbers  # their moving average
 
 
 @jax.tree_util.register_dataclass

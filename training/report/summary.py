@@ -18,27 +18,16 @@ POINTS = 300  # of a curve on the page
 
 @dataclass(frozen=True)
 class Thresholds:
-    """When something is worth a look.
+    """When something is worth a look."""
 
-    Attributes:
-        standstill_speed: joints slower than this stand still, rad/s.
-        standstill_s: standstills from this length on are told.
-        jump_speed: arm joints faster than this jump, rad/s; about what no joint of the robot does.
-        limit_margin: nearer than this to a joint limit counts as being at it, rad.
-        beyond_limit: farther than this outside the joint limits is told, rad.
-        clipping_share: of an episode's frames, from which on being at a limit is told.
-        duration_ratio: how often the median duration of its task an episode may last, or the other way round.
-        timestamp_frames: by how much a time stamp may miss its frame, in frames.
-    """
-
-    standstill_speed: float = 0.02
-    standstill_s: float = 2.0
-    jump_speed: float = 10.0
-    limit_margin: float = 1e-3
-    beyond_limit: float = 0.05
-    clipping_share: float = 0.02
-    duration_ratio: float = 2.0
-    timestamp_frames: float = 0.5
+    standstill_speed: float = 0.02  # joints slower than this stand still, rad/s
+    standstill_s: float = 2.0  # standstills from this length on are told
+    jump_speed: float = 10.0  # arm joints faster than this jump, rad/s; about what no joint of the robot does
+    limit_margin: float = 1e-3  # nearer than this to a joint limit counts as being at it, rad
+    beyond_limit: float = 0.05  # farther than this outside the joint limits is told, rad
+    clipping_share: float = 0.02  # of an episode's frames, from which on being at a limit is told
+    duration_ratio: float = 2.0  # how often the median duration of its task an episode may last, or the other way round
+    timestamp_frames: float = 0.5  # by how much a time stamp may miss its frame, in frames
 
 
 @dataclass(frozen=True)

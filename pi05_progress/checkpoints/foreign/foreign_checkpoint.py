@@ -21,33 +21,19 @@ DESCRIPTION = "pi05_progress.json"  # what an export of ours says about itself; 
 
 @dataclass(frozen=True)
 class ForeignCheckpoint:
-    """What was found of a checkpoint of another program; no parameters have been read.
+    """What was found of a checkpoint of another program; no parameters have been read."""
 
-    Attributes:
-        kind: ``openpi``, ``openpi-pytorch`` or ``lerobot``.
-        where: folder or file.
-        fields: what it tells of the model's configuration.
-        source: its parameters, by openpi's paths, for a configuration.
-        listing: its arrays under its own names.
-        stats: its statistics; empty if there are none.
-        asset_id: of the statistics.
-        notes: what a person should know about it.
-        description: what this package wrote beside it, if it is an export.
-        quantiles: whether quantiles normalise; None if not known.
-        delta_actions: whether actions are relative; None if not known.
-    """
-
-    kind: str
-    where: Path
-    fields: Fields
-    source: Callable[[Pi05Config], ParameterSource]
-    listing: Mapping[str, jax.ShapeDtypeStruct]
-    stats: Mapping[str, NormStats] = field(default_factory=dict)
-    asset_id: str | None = None
-    notes: tuple[str, ...] = ()
-    description: CheckpointInfo | None = None
-    quantiles: bool | None = None
-    delta_actions: bool | None = None
+    kind: str  # `openpi`, `openpi-pytorch` or `lerobot`
+    where: Path  # folder or file
+    fields: Fields  # what it tells of the model's configuration
+    source: Callable[[Pi05Config], ParameterSource]  # its parameters, by openpi's paths, for a configuration
+    listing: Mapping[str, jax.ShapeDtypeStruct]  # its arrays under its own names
+    stats: Mapping[str, NormStats] = field(default_factory=dict)  # its statistics; empty if there are none
+    asset_id: str | None = None  # of the statistics
+    notes: tuple[str, ...] = ()  # what a person should know about it
+    description: CheckpointInfo | None = None  # what this package wrote beside it, if it is an export
+    quantiles: bool | None = None  # whether quantiles normalise; None if not known
+    delta_actions: bool | None = None  # whether actions are relative; None if not known
 
 
 def find_stats(folder: Path, asset_id: str | None) -> tuple[str | None, dict[str, NormStats]]:

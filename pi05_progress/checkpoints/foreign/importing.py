@@ -45,35 +45,20 @@ TOKENIZERS: dict[int, TokenizerName] = {
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """What a person adds to what a checkpoint tells; None leaves it to the checkpoint, or to a default that is told.
+    """What a person adds to what a checkpoint tells; None leaves it to the checkpoint, or to a default that is told."""
 
-    Attributes:
-        config: name of a configuration that supplies what cannot be told from parameters.
-        fields: of the configuration, one by one.
-        progress: kind of progress head.
-        robot: name of the robot profile.
-        model_id: under which estimates are published.
-        action_dt_s: time between two actions.
-        delta_actions: whether arm actions are relative to the state.
-        quantiles: whether quantiles normalise.
-        tokenizer: of the prompt.
-        norm_stats: file with statistics.
-        asset_id: which statistics, if there are several.
-        seed: of a progress head that is initialised.
-    """
-
-    config: str | None = None
-    fields: Fields = field(default_factory=dict)
-    progress: ProgressKind | None = None
-    robot: str | None = None
-    model_id: str | None = None
-    action_dt_s: float | None = None
-    delta_actions: bool | None = None
-    quantiles: bool | None = None
-    tokenizer: TokenizerName | None = None
-    norm_stats: Path | None = None
-    asset_id: str | None = None
-    seed: int = 0
+    config: str | None = None  # name of a configuration that supplies what cannot be told from parameters
+    fields: Fields = field(default_factory=dict)  # of the configuration, one by one
+    progress: ProgressKind | None = None  # kind of progress head
+    robot: str | None = None  # name of the robot profile
+    model_id: str | None = None  # under which estimates are published
+    action_dt_s: float | None = None  # time between two actions
+    delta_actions: bool | None = None  # whether arm actions are relative to the state
+    quantiles: bool | None = None  # whether quantiles normalise
+    tokenizer: TokenizerName | None = None  # of the prompt
+    norm_stats: Path | None = None  # file with statistics
+    asset_id: str | None = None  # which statistics, if there are several
+    seed: int = 0  # of a progress head that is initialised
 
 
 def open_foreign(path: Path, asset_id: str | None = None) -> ForeignCheckpoint:
@@ -101,19 +86,12 @@ def is_native(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class Planned:
-    """An import that is ready to be carried out.
+    """An import that is ready to be carried out."""
 
-    Attributes:
-        foreign: what was found.
-        info: what the checkpoint will say about itself.
-        source: its parameters, the progress head included.
-        notes: what a person should know.
-    """
-
-    foreign: ForeignCheckpoint
-    info: CheckpointInfo
-    source: ParameterSource
-    notes: tuple[str, ...]
+    foreign: ForeignCheckpoint  # what was found
+    info: CheckpointInfo  # what the checkpoint will say about itself
+    source: ParameterSource  # its parameters, the progress head included
+    notes: tuple[str, ...]  # what a person should know
 
 
 def plan_import(path: Path, options: ImportOptions, name: str | None = None) -> Planned:

@@ -27,17 +27,11 @@ ALIGNMENT = 8  # bytes, of the header
 
 @dataclass(frozen=True)
 class TensorFile:
-    """Tensors that are still on disk.
+    """Tensors that are still on disk."""
 
-    Attributes:
-        where: file or folder, for messages.
-        tensors: shape and dtype by name.
-        files: where each tensor is.
-    """
-
-    where: str
-    tensors: Mapping[str, jax.ShapeDtypeStruct]
-    files: Mapping[str, Path]
+    where: str  # file or folder, for messages
+    tensors: Mapping[str, jax.ShapeDtypeStruct]  # shape and dtype by name
+    files: Mapping[str, Path]  # where each tensor is
 
     def read(self, name: str) -> np.ndarray:
         """One tensor.

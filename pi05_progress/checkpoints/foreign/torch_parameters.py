@@ -35,21 +35,13 @@ TORCH_HEAD = "progress_head."
 
 @dataclass(frozen=True)
 class Part:
-    """A PyTorch tensor and where it lies in a leaf.
+    """A PyTorch tensor and where it lies in a leaf."""
 
-    Attributes:
-        key: the tensor's name, without prefix.
-        shape: the tensor's.
-        index: positions on the leaf's leading axes.
-        split: the tensor's shape with axes taken apart.
-        order: which of the split axes the leaf's remaining axes are.
-    """
-
-    key: str
-    shape: tuple[int, ...]
-    index: tuple[int, ...]
-    split: tuple[int, ...]
-    order: tuple[int, ...]
+    key: str  # the tensor's name, without prefix
+    shape: tuple[int, ...]  # the tensor's
+    index: tuple[int, ...]  # positions on the leaf's leading axes
+    split: tuple[int, ...]  # the tensor's shape with axes taken apart
+    order: tuple[int, ...]  # which of the split axes the leaf's remaining axes are
 
     def to_leaf(self, tensor: np.ndarray) -> np.ndarray:
         """The tensor in the leaf's layout; a view where possible."""
