@@ -87,38 +87,24 @@ class CompletedPolicy(Policy):
     def __init__(self, own: OwnPolicy) -> None:
         self._own = own
 
-    @property
-    def model_id(self) -> str:
-        """See ``OwnPolicy``."""
-        return self._own.model_id
-
-    @property
-    def horizon(self) -> int:
-        """See ``OwnPolicy``."""
-        return self._own.horizon
-
-    @property
-    def action_dt_s(self) -> float:
-        """See ``OwnPolicy``."""
-        return self._own.action_dt_s
+    def __getattr__(self, name: str) -> Any:  # what the class does not have: model_id, horizon, action_dt_s
+        return getattr(self._own, name)
 
     def infer(self, frame: RobotFrame, prompt: str) -> PolicyOutput:
-        """See ``OwnPolicy``."""
+        """Actions and progress for one frame, as the code of one's own answers it."""
         return self._own.infer(frame, prompt)
 
     def warm_up(self) -> None:
-        """See ``OwnPolicy``."""
+        """Do what makes the first call slow before it is needed."""
         self._own.warm_up()
 
     def restart(self, seed: int) -> None:
-        """See ``Policy``."""
-        if restart := getattr(self._own, "restart_noise", None):
-            restart(seed)
+        """Begin an episode; code without ``restart_noise`` is not told of it."""
+        getattr(self._own, "restart_noise", lambda seed: None)(seed)
 
     def close(self) -> None:
-        """See ``Policy``."""
-        if close := getattr(self._own, "close", None):
-            close()
+        """Give back what it holds; code without ``close`` holds nothing."""
+        getattr(self._own, "close", lambda: None)()
 
 
 def completed(policy: OwnPolicy) -> Policy:

@@ -78,16 +78,7 @@ def ordered(names: Sequence[str], values: Sequence[float], expected: Sequence[st
         raise MessageError(f"{what} needs {len(expected)} values, got {len(values)}")
     if not all(math.isfinite(v) for v in values):
         raise MessageError(f"{what} has values that are not finite: {list(values)}")
-    array = np.asarray(values, dtype=float)
-    if not names:
-        return array
-    duplicates = sorted({n for n in names if list(names).count(n) > 1})
-    if duplicates:
-        raise MessageError(f"{what} names {', '.join(duplicates)} more than once")
-    if set(names) != set(expected):
-        unknown, missing = sorted(set(names) - set(expected)), sorted(set(expected) - set(names))
-        raise MessageError(f"{what} names the wrong joints: unknown {unknown}, missing {missing}")
-    return array[[list(names).index(name) for name in expected]]
+    return np.asarray(values, dtype=float)[joint_order(names, len(values), expected, what)]
 
 
 def clipped(values: np.ndarray, ranges: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, list[str]]:

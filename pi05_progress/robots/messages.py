@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -18,7 +18,6 @@ from ..observation import RobotFrame
 from .joints import MessageError, joint_values
 from .layout import QUANTITIES
 from .profile import CameraProfile, RobotProfile
-from .views import crop, one_eye, turned
 
 # Run in a process of its own: a cv_bridge built for another NumPy may crash the interpreter instead of raising.
 _CV_BRIDGE_TRIAL = """
@@ -66,10 +65,25 @@ def joint_vector(profile: RobotProfile, joints: Mapping[str, Any | None]) -> np.
 
 
 def prepare_image(image: np.ndarray, camera: CameraProfile) -> np.ndarray:
-    """The part of one camera's raw picture (h, w, 3) that the model gets; a view."""
+    """The part of one camera's raw picture (h, w, 3) that the model gets, turned by 180 degrees if need be; a view."""
     if camera.turned:
-        image = turned(image)
+        image = image[::-1, ::-1]
     return one_eye(image, camera.eye) if camera.eye else image
+
+
+def one_eye(image: np.ndarray, eye: Literal["left", "right"]) -> np.ndarray:
+    """One eye of a stereo picture, known by being at least twice as wide as high; others come back as they are."""
+    height, width = image.shape[:2]
+    if width < 2 * height:
+        return image
+    return image[:, : width // 2] if eye == "left" else image[:, width - width // 2 :]
+
+
+def crop(image: np.ndarray, box: tuple[float, float, float, float]) -> np.ndarray:
+    """A view of the part of a picture (h, w, 3) within ``box``: fractions (left, top, right, bottom)."""
+    height, width = image.shape[:2]
+    left, top, right, bottom = box
+    return image[round(top * height) : round(bottom * height), round(left * width) : round(right * width)]
 
 
 def split_stream(frame: np.ndarray, profile: RobotProfile) -> dict[str, np.ndarray]:

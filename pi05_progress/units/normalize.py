@@ -35,9 +35,9 @@ def normalize(x: np.ndarray, stats: NormStats, quantiles: bool = True) -> np.nda
     n = x.shape[-1]
     if quantiles:
         low, high = _quantiles(stats)
-        _check(n, len(low), "values", at_most=True)
+        _check(n, len(low), "values")
         return (x - low[:n]) / (high[:n] - low[:n] + EPSILON) * 2.0 - 1.0
-    _check(n, len(stats.mean), "values", at_most=True)
+    _check(n, len(stats.mean), "values")
     return (x - stats.mean[:n]) / (stats.std[:n] + EPSILON)
 
 
@@ -49,7 +49,7 @@ def unnormalize(x: np.ndarray, stats: NormStats, quantiles: bool = True) -> np.n
     """
     n = x.shape[-1]
     known = len(stats.mean)
-    _check(known, n, "statistics", at_most=True)
+    _check(known, n, "statistics")
     part, rest = x[..., :known], x[..., known:]
     if quantiles:
         low, high = _quantiles(stats)
@@ -65,8 +65,8 @@ def _quantiles(stats: NormStats) -> tuple[np.ndarray, np.ndarray]:
     return stats.q01, stats.q99
 
 
-def _check(count: int, limit: int, what: str, at_most: bool) -> None:
-    if at_most and count > limit:
+def _check(count: int, limit: int, what: str) -> None:
+    if count > limit:
         raise NormStatsError(f"{count} {what} where there are {limit} dimensions to match them")
 
 
