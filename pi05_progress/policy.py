@@ -78,11 +78,7 @@ class Policy(OwnPolicy, Protocol):
 
 
 class CompletedPolicy(Policy):
-    """Code of one's own as a whole policy. Where it has ``restart_noise`` or ``close``, they are called, too.
-
-    Args:
-        own: has at least what ``OwnPolicy`` asks for.
-    """
+    """Code of one's own as a whole policy. Where it has ``restart_noise`` or ``close``, they are called, too."""
 
     def __init__(self, own: OwnPolicy) -> None:
         self._own = own
@@ -201,7 +197,6 @@ class OutputChecker:
         """The answer as it is passed on.
 
         Args:
-            output: the answer as it came.
             horizon: rows that its actions must have.
             columns: numbers that each row must have.
 

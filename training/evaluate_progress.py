@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import tyro
 from rich.console import Console
@@ -26,7 +26,7 @@ from rich.table import Table
 
 from pi05_progress.checkpoints.description import CheckpointInfo, code_version, read_info
 from pi05_progress.errors import UserError, run_program
-from pi05_progress.files.output_file import check_output, output_file
+from pi05_progress.files.output_file import check_output, write_file
 from pi05_progress.files.progress_bar import progress_bar
 from pi05_progress.make_policy import make_policy
 from pi05_progress.observation import UNTRAINED
@@ -39,10 +39,10 @@ from .datasets.reader import Dataset, open_dataset
 from .datasets.thumbnails import Thumbnail, thumbnails
 from .evaluation.cache import FOLDER, AnswerCache, code_digest, fingerprint_of_answers
 from .evaluation.evaluation import Evaluation, Settings, evaluate, head_camera
-from .evaluation.page import HEADINGS, counts, number, page
+from .evaluation.page import HEADINGS, measured, number, page
 from .evaluation.playbacks import HELD_S, PERTURBATIONS, PICTURE_NOISE, STATE_NOISE
 from .evaluation.record import record
-from .evaluation.summary import MEASURES, SOURCES
+from .evaluation.summary import SOURCES
 from .evaluation.truth import training_of
 
 PICTURE_HEIGHT = 90
@@ -109,8 +109,7 @@ def run(args: EvaluateOptions) -> Evaluation:
     """Evaluate, and write what was asked for.
 
     Raises:
-        UserError:
-            what is wrong, and what to do.
+        UserError: what is wrong, and what to do.
         OSError: a file cannot be written.
     """
     _check(args)
@@ -136,10 +135,10 @@ def run(args: EvaluateOptions) -> Evaluation:
     if args.json is not None:
         more = {"median_durations_s": dict(training.durations_s), "code_version": code_version(),
                 "episodes": sorted(wanted), "settings": asdict(settings), "num_steps": args.num_steps}  # fmt: skip
-        _write(args.json, json.dumps(record(evaluation, facts | more), indent=1, allow_nan=False) + "\n")
+        write_file(args.json, json.dumps(record(evaluation, facts | more), indent=1, allow_nan=False) + "\n")
     if args.html is not None:
         pictures = _pictures(dataset, evaluation, head_camera(profile), args)
-        _write(args.html, page(evaluation, facts, pictures, dataset.fps))
+        write_file(args.html, page(evaluation, facts, pictures, dataset.fps))
     return evaluation
 
 
@@ -243,11 +242,6 @@ def _pictures(
         return dict(pool.map(make, [episode.index for episode in chosen]))
 
 
-def _write(path: Path, text: str) -> None:
-    with output_file(path) as partial:
-        partial.write_text(text, encoding="utf-8")
-
-
 def print_table(evaluation: Evaluation, console: Console) -> None:
     """The figures of all tasks together."""
     table = Table(title=f"{len(evaluation.episodes)} episodes, 95 % bootstrap intervals over episodes")
@@ -255,18 +249,13 @@ def print_table(evaluation: Evaluation, console: Console) -> None:
     for source in SOURCES:
         table.add_column(HEADINGS[source], justify="right")
     table.add_column("episodes", justify="right")
-    section = ""
-    for measure in MEASURES:
-        found: dict[str, Any] = {s: evaluation.total.get(f"{measure.key}.{s}") for s in SOURCES}
-        if not any(found.values()):
-            continue
-        if measure.section != section:
-            section = measure.section
+    for section, measure, found, count in measured(evaluation.total):
+        if section:
             table.add_section()
             table.add_row(f"[bold]{section}")
         shown = [("", "") if figure is None else number(figure, measure.unit) for figure in found.values()]
         cells = [f"{value} \\{interval}" if interval else value for value, interval in shown]
-        table.add_row(measure.title, *cells, counts({s: figure.episodes for s, figure in found.items() if figure}))
+        table.add_row(measure.title, *cells, count)
     console.print(table)
     for note in evaluation.notes:
         console.print(f"note: {note}", highlight=False)

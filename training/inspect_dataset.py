@@ -20,7 +20,7 @@ import numpy as np
 import tyro
 
 from pi05_progress.errors import UserError, run_program
-from pi05_progress.files.output_file import check_output, output_file
+from pi05_progress.files.output_file import check_output, write_file
 from pi05_progress.files.progress_bar import progress_bar
 from pi05_progress.robots.layout import EFFORT, Layout
 from pi05_progress.robots.profile import RobotProfile
@@ -201,8 +201,7 @@ def inspect_dataset(args: InspectOptions) -> tuple[Path, list[EpisodeSummary]]:
     """Write the page; returns its path and what was found, the most conspicuous episode first.
 
     Raises:
-        UserError: what is wrong, and what
-            to do.
+        UserError: what is wrong, and what to do.
         OSError: a file cannot be written.
     """
     output = args.output or Path(f"inspect_{args.dataset.resolve().name}.html")
@@ -225,8 +224,7 @@ def inspect_dataset(args: InspectOptions) -> tuple[Path, list[EpisodeSummary]]:
     shown.sort(key=lambda e: (-e.summary.severity, e.summary.episode.index))  # pictures may have told more
     summaries = [e.summary for e in shown] + ordered[args.max_episodes :]
     in_order = sorted(summaries, key=lambda s: s.episode.index)
-    with output_file(output) as partial:
-        partial.write_text(page(dataset, meta.labels, in_order, shown, arms, grippers), encoding="utf-8")
+    write_file(output, page(dataset, meta.labels, in_order, shown, arms, grippers))
     if args.rerun is not None:
         rerun_file.write(args.rerun, dataset, _columns(dataset, meta), meta, wanted)
     return output, summaries

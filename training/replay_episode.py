@@ -21,7 +21,7 @@ import tyro
 from jaxtyping import Float
 
 from pi05_progress.errors import UserError, run_program
-from pi05_progress.files.output_file import check_output, output_file
+from pi05_progress.files.output_file import check_output, write_file
 from pi05_progress.files.progress_bar import progress_bar
 from pi05_progress.observation import RobotFrame
 from pi05_progress.policy import PolicyUnavailableError
@@ -34,7 +34,7 @@ from .datasets.progress_meta import load_progress_meta
 from .datasets.reader import Dataset, Episode, open_dataset
 from .report import charts
 from .report.charts import Curve
-from .report.html_page import html_page
+from .report.html_page import html_page, key
 
 
 @dataclass(frozen=True)
@@ -152,13 +152,10 @@ def page(dataset: Dataset, episode: Episode, course: Course, server: str, model_
         ".label{stroke:var(--good);stroke-opacity:1;stroke-dasharray:7 4}.raw{stroke:var(--soft);stroke-opacity:.8}"
         ".filtered{stroke-width:2.6;stroke-opacity:1}.bound{stroke-width:1;stroke-opacity:.4}"
     )
-    key = "".join(
-        f"<i style='background:var(--{colour})'></i>{name}"
-        for colour, name in (("good", "label"), ("soft", "model"), ("accent", "filtered, with its interval"))
-    )
+    colours = {"good": "label", "soft": "model", "accent": "filtered, with its interval"}
     facts = f"{html.escape(model_id)} on {html.escape(server)}; {len(course.times)} frames; {told}; reply in "
     facts += f"{np.median(course.reply_ms):.1f} ms (median)"
-    body = f"<h1>{html.escape(title)}</h1><p class=soft>{facts}</p>{chart}<p class='key soft'>{key}</p>"
+    body = f"<h1>{html.escape(title)}</h1><p class=soft>{facts}</p>{chart}{key(colours)}"
     return html_page(title, [body], style)
 
 
@@ -182,8 +179,7 @@ def replay_episode(args: ReplayOptions) -> tuple[Path, Course]:
     with PolicyClient(args.server, timeout_s=args.timeout_s) as client:
         course = play(dataset, episode, client, prompt, args.every)
         model_id = str(client.metadata.get("model_id", "a model"))
-    with output_file(output) as partial:
-        partial.write_text(page(dataset, episode, course, args.server, model_id, prompt), encoding="utf-8")
+    write_file(output, page(dataset, episode, course, args.server, model_id, prompt))
     return output, course
 
 

@@ -31,7 +31,6 @@ def output_file(path: Path, *, durable: bool = False, shared: bool = False) -> I
     Links are followed, folders made.
 
     Args:
-        path: of the file.
         durable: whether the contents are on the disk before the file has its name. After a loss of power some file
             systems show a moved file that is empty: what a long work is gone on with must not be found so. What can be
             made again in a moment does without, since waiting for a disk takes up to a second.
@@ -61,7 +60,6 @@ def write_file(path: Path, content: str | bytes, *, durable: bool = False, priva
     """Write a whole file, complete or not at all.
 
     Args:
-        path: of the file.
         content: text is written as UTF-8.
         durable: see ``output_file``.
         private: whether nobody but the owner may read it.

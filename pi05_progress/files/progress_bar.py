@@ -22,8 +22,6 @@ def progress_bar(what: str, total: int, unit: str, *, done: int = 0, quiet: bool
     """A bar while the block runs; the function it gives advances it.
 
     Args:
-        what: is being done.
-        total: steps.
         unit: what a step is, in the plural; ``bytes`` are shown in MB and GB.
         done: steps that were done before.
         quiet: whether nothing is shown in any case.

@@ -84,8 +84,6 @@ class Einsum(nnx.Module):
     Args:
         shape: of the weight; its last two axes are (inputs, outputs).
         fan_in: for the initial spread.
-        lora: the adapter, or None.
-        stack: leading axes.
     """
 
     def __init__(
@@ -273,8 +271,6 @@ class Gemma(nnx.Module):
     Args:
         configs: of the trunk and of the action expert.
         vocabulary: rows of the embedding table.
-        dtype: compute dtype.
-        remat: what the backward pass computes again.
     """
 
     def __init__(

@@ -22,10 +22,6 @@ SLACK = 1e-3  # how far float pictures may leave [-1, 1], by rounding
 def check_observation(config: Pi05Config, observation: Observation) -> None:
     """Refuse an observation that the model cannot read as it is meant.
 
-    Args:
-        config: of the model.
-        observation: batched.
-
     Raises:
         ObservationError: the message names the field, what it holds, what was expected, and what to do.
     """

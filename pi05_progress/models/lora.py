@@ -30,8 +30,6 @@ def is_trained(config: Pi05Config, trained: Trained, path: str) -> bool:
     head, and an expert without adapters are trained.
 
     Args:
-        config: of the model.
-        trained: what is to be trained.
         path: of the parameter, parts joined with "/".
 
     Raises:

@@ -64,8 +64,6 @@ def differences(wanted: Iterable[str], given: Iterable[str], shapes: Sequence[st
     """What is wrong with names of parameters, for messages; empty if nothing is.
 
     Args:
-        wanted: names that must be there.
-        given: names that are there.
         shapes: descriptions of those that have another shape.
     """
     wanted, given = dict.fromkeys(wanted), dict.fromkeys(given)

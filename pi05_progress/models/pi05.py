@@ -108,12 +108,7 @@ class PaliGemma(nnx.Module):
 
 
 class Pi05(nnx.Module):
-    """The model. Its parameters are float32 unless they were cast; it computes in ``config.compute_dtype``.
-
-    Args:
-        config: sizes.
-        rngs: for the initial parameters.
-    """
+    """The model. Its parameters are float32 unless they were cast; it computes in ``config.compute_dtype``."""
 
     def __init__(self, config: Pi05Config, rngs: nnx.Rngs) -> None:
         width = config.expert.width
@@ -281,7 +276,6 @@ class Pi05(nnx.Module):
         Args:
             observation: with or without progress labels; its pictures are taken as they are.
             actions: normalised, padded to the model's width.
-            noise: as large.
             time: in (0, 1], 1 is noise.
             action_size: only so many of an action's numbers count; None counts all, padding included, as openpi does.
         """
@@ -332,9 +326,6 @@ class Pi05(nnx.Module):
         """Actions from noise, by Euler steps along the flow.
 
         Args:
-            prefix: of the observation.
-            noise: where to start.
-            num_steps: how many steps.
             modulations: from ``step_modulations``; None computes them anew in every step.
         """
         times = jnp.asarray(time_steps(num_steps))

@@ -38,7 +38,6 @@ class ProgressHead(nnx.Module):
 
     Args:
         config: kind and sizes; its kind must not be ``none``.
-        width: of the trunk.
     """
 
     def __init__(self, config: ProgressConfig, width: int, rngs: nnx.Rngs) -> None:

@@ -97,11 +97,9 @@ class Siglip(nnx.Module):
     """Pictures to tokens of the language model's width.
 
     Args:
-        config: sizes.
         tokens: patches of a picture.
         output: width of the tokens.
         dtype: compute dtype; the patch embedding is always float32.
-        remat: what the backward pass computes again.
     """
 
     def __init__(

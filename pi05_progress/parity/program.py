@@ -75,9 +75,6 @@ def run_program(kinds: Sequence[Kind], program: str, description: str | None, ar
     """Check what the command line names, print the result, and return the exit status.
 
     Args:
-        kinds: the kinds of sets that this program knows.
-        program: how it is called, for its help.
-        description: what it does, for its help.
         arguments: of the command line; None takes those of this process.
 
     Returns:

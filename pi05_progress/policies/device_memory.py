@@ -115,7 +115,6 @@ def describe(claim: Claim, backend: str) -> str:
     """What a policy computes on and how much memory it may use, for a log.
 
     Args:
-        claim: as it was made.
         backend: ``jax``, which looks for devices now if it has not yet; of others nothing is known here.
     """
     if backend != "jax":

@@ -44,7 +44,6 @@ class ModelPolicy(Policy):
     """A sampler of Pi0.5 with its transforms, statistics and tokenizer, whatever the sampler computes with.
 
     Args:
-        info: what the checkpoint says about itself.
         stats: its statistics; if there are none, nothing is normalised.
         make_sampler: what answers a batch, given the noise that its actions start from; called once everything else
             has been checked.
@@ -53,7 +52,6 @@ class ModelPolicy(Policy):
             ``make_sampler`` to heed.
 
     Attributes:
-        sampler: as made.
         batch_sizes: powers of two below ``max_batch``, and that.
 
     Raises:
@@ -222,12 +220,10 @@ class Pi05Policy(ModelPolicy):
     """``ModelPolicy`` with this package's model, in JAX.
 
     Args:
-        checkpoint: the model and what it needs.
         profile: the robot; must be the one the checkpoint was made for.
-        options: how it computes.
 
     Raises:
-        CheckpointError: see ``ModelPolicy``.
+        CheckpointError: the checkpoint is of another robot, or its statistics or sizes do not fit the robot's.
         UserError: the tokenizer cannot be loaded.
     """
 

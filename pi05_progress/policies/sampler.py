@@ -54,12 +54,9 @@ class Sampler:
     """Actions and progress from observations; compiled once for every set of cameras and prompt length it meets.
 
     Args:
-        model: as it comes; see ``for_inference``.
-        num_steps: denoising steps.
         options: of these, how prompts and cameras come is up to the caller.
 
     Attributes:
-        model: as given.
         programs: (cameras, prompt length) that were compiled, in order.
     """
 

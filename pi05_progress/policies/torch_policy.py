@@ -52,7 +52,6 @@ class ProgressHead(nn.Module):
 
     Args:
         config: kind and sizes; its kind must not be ``none``.
-        width: of the trunk.
     """
 
     def __init__(self, config: ProgressConfig, width: int) -> None:
@@ -100,9 +99,7 @@ class TorchSampler:
     """Actions and progress from observations: one call of LeRobot's ``sample_actions``, and the head on what it leaves.
 
     Args:
-        model: LeRobot's model.
         head: None gives no progress.
-        num_steps: denoising steps.
         cameras: the model's cameras in the order it was trained with; others of an observation are passed over.
     """
 
@@ -267,10 +264,8 @@ def load_model(
     """LeRobot's model with a folder's parameters. Its own loader goes on with random ones if it cannot read them.
 
     Args:
-        folder: of the checkpoint.
         config: its sizes; those of trunk and expert must be the variants'.
         variants: LeRobot's names for the sizes of trunk and expert.
-        dtype: to compute in.
         device: PyTorch's name of it.
 
     Raises:

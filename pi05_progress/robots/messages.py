@@ -41,7 +41,6 @@ def joint_vector(profile: RobotProfile, joints: Mapping[str, Any | None]) -> np.
     """A state or action vector of ``profile.layout``, float32 and without poses, from messages by part.
 
     Args:
-        profile: the robot.
         joints: ``JointState`` messages by the names of ``RobotProfile.joint_parts``, as ``left_arm``; a gripper that
             is None or left out is 0. A gripper's command may hold only an effort.
 
@@ -178,7 +177,6 @@ def robot_frame(profile: RobotProfile, images: Mapping[str, Any], joints: Mappin
     """What the robot sensed, from the newest message of each input.
 
     Args:
-        profile: the robot.
         images: per camera key an image message, or an RGB array (h, w, 3) that a video decoder made.
         joints: see ``joint_vector``.
 

@@ -58,9 +58,6 @@ class PacketDecoder:
 
     After a packet that is lost, cannot be decoded, or whose picture is damaged, nothing comes until the next key frame:
     what follows in between is built upon the damage.
-
-    Args:
-        what: name for messages.
     """
 
     def __init__(self, what: str) -> None:

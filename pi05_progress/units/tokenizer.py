@@ -98,7 +98,6 @@ class SentencePieceEncoder:
 
     Args:
         path: of the model, e.g. ``paligemma_tokenizer.model``.
-        known: which tokenizer it must be.
 
     Raises:
         UserError: the file or the library is missing, or it is another tokenizer; the message says what differs
@@ -171,7 +170,6 @@ class PromptTokenizer:
     """Prompts, with or without the state, to padded ids and their mask.
 
     Args:
-        encoder: text to ids.
         max_length: longest prompt, tokens.
         bucketed: pad to the smallest of a few lengths that holds the prompt, instead of always to the longest.
         cut: cut longer prompts at the end, with a warning, as openpi does; otherwise they are an error. What is cut off
@@ -191,7 +189,6 @@ class PromptTokenizer:
         """Ids int32 (l,), 0 where padded, and the mask bool (l,).
 
         Args:
-            prompt: the instruction.
             state: normalised, unpadded values (s,) that become part of the text; None leaves them out.
 
         Raises:

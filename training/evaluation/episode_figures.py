@@ -33,8 +33,6 @@ def episode_figures(
 
     Args:
         tracks: by name of the playback, at least the plain one and the one whose end is held.
-        truth: of the episode.
-        fps: of the recording.
         median_s: median duration of its task in training; None if training had no such task.
         standstills: first and last frame of each stretch in which the recorded robot stood still.
     """

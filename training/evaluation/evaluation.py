@@ -104,14 +104,10 @@ def evaluate(
     """Predict and judge episodes.
 
     Args:
-        policy: asked frame by frame.
-        profile: the robot it is for.
         dataset: the recordings; only read.
         meta: outcomes and milestones.
         training: durations and stages of the data the policy was trained on.
         wanted: indices of the episodes, at least one.
-        settings: how.
-        cache: of answers.
         advance: called with 1 after every episode.
 
     Raises:

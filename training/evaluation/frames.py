@@ -23,10 +23,7 @@ def robot_frames(
     The pictures of a data set are already cropped and turned, as those of ``robots/messages.py`` are.
 
     Args:
-        episode: where its videos are.
         states: of all its frames.
-        profile: names the cameras.
-        fps: of the recording.
         frames: from 0.
 
     Raises:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import html
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from ..datasets.thumbnails import Thumbnail
 from ..report import charts
 from ..report.charts import Band, Curve
-from ..report.html_page import html_page
+from ..report.html_page import html_page, key, row, table
 from .bootstrap import Figure
 from .evaluation import EpisodeResult, Evaluation
 from .playbacks import DOUBLE, HALF, HELD, PAUSE, PLAIN, REVERSED
+from .predictions import Track
 from .summary import MEASURES, SOURCES, Measure
-from .truth import PARTIAL
+from .truth import PARTIAL, Truth
 
 BEST = 3  # episodes that are shown as best, and as worst
 HEADINGS = {"raw": "raw (model)", "filtered": "filtered (estimator)", "clock": "clock"}
@@ -31,12 +32,13 @@ td.figure small { color:var(--soft); margin-left:6px }
 .declared { stroke:var(--good); stroke-width:2 } .PARTIAL { color:var(--warn) }
 details summary { cursor:pointer; color:var(--accent); margin:6px 0 }
 """
-KEY = (
-    "<p class='key soft'><i style='background:var(--accent)'></i>filtered, shaded: its 90 % interval"
-    "<i style='background:var(--second)'></i>raw<i style='background:var(--ink)'></i>truth (dashed)"
-    "<i style='background:var(--soft)'></i>milestones (dotted)"
-    "<i style='background:var(--good)'></i>status became SUCCEEDED</p>"
-)
+KEY = {
+    "accent": "filtered, shaded: its 90 % interval",
+    "second": "raw",
+    "ink": "truth (dashed)",
+    "soft": "milestones (dotted)",
+    "good": "status became SUCCEEDED",
+}
 
 
 def number(figure: Figure, unit: str = "") -> tuple[str, str]:
@@ -57,7 +59,6 @@ def page(
     """The whole page.
 
     Args:
-        evaluation: what it is about.
         facts: of the run: names and values, shown at the top.
         pictures: of the episodes that are drawn, by index.
         fps: of the data set.
@@ -84,31 +85,31 @@ def _facts(evaluation: Evaluation, facts: Mapping[str, str]) -> str:
     counts = Counter("success" if r.truth.success else "failure" for r in evaluation.episodes)
     shown = [(str(len(evaluation.episodes)), "episodes"), *((str(n), kind) for kind, n in counts.items())]
     items = "".join(f"<li><b>{value}</b>{what}</li>" for value, what in shown)
-    rows = "".join(f"<tr><th>{html.escape(k)}</th><td>{html.escape(v)}</td></tr>" for k, v in facts.items())
+    rows = [f"<tr><th>{html.escape(k)}</th><td>{html.escape(v)}</td></tr>" for k, v in facts.items()]
     notes = "".join(f"<li class='usual'>{html.escape(note)}</li>" for note in evaluation.notes)
-    return (
-        f"<ul class='facts'>{items}</ul><div class='scroll'><table>{rows}</table></div>"
-        f"<ul class='findings'>{notes}</ul>"
-    )
+    return f"<ul class='facts'>{items}</ul>{table(rows)}<ul class='findings'>{notes}</ul>"
+
+
+def measured(figures: Mapping[str, Figure]) -> Iterator[tuple[str, Measure, dict[str, Figure | None], str]]:
+    """Every measure that has a figure: its section where that begins, figures by source, of how many episodes."""
+    section = ""
+    for measure in MEASURES:
+        of = {source: figures.get(f"{measure.key}.{source}") for source in SOURCES}
+        if any(of.values()):
+            new, section = measure.section if measure.section != section else "", measure.section
+            yield new, measure, of, counts({source: figure.episodes for source, figure in of.items() if figure})
 
 
 def _table(figures: Mapping[str, Figure]) -> str:
-    rows, section = [], ""
-    for measure in MEASURES:
-        of = {source: figures.get(f"{measure.key}.{source}") for source in SOURCES}
-        if not any(of.values()):
-            continue
-        if measure.section != section:
-            section = measure.section
-            head = "".join(f"<th>{HEADINGS[source]}</th>" for source in SOURCES)
-            rows.append(f"<tr><th><b>{section}</b></th><th>better</th>{head}<th>episodes</th></tr>")
-        cells = "".join(f"<td class='figure'>{_cell(measure, of[source])}</td>" for source in SOURCES)
-        count = counts({source: figure.episodes for source, figure in of.items() if figure})
-        rows.append(
-            f"<tr><td>{html.escape(measure.title)}</td><td class='soft'>{measure.better}</td>{cells}"
-            f"<td class='number'>{count}</td></tr>"
-        )
-    return f"<div class='scroll'><table>{''.join(rows)}</table></div>"
+    rows = []
+    for section, measure, of, count in measured(figures):
+        if section:
+            rows.append(
+                row((f"<b>{section}</b>", "better", *(HEADINGS[source] for source in SOURCES), "episodes"), "th")
+            )
+        cells = [("figure", _cell(measure, figure)) for figure in of.values()]
+        rows.append(row((html.escape(measure.title), ("soft", measure.better), *cells, ("number", count))))
+    return table(rows)
 
 
 def counts(by_source: Mapping[str, int]) -> str:
@@ -128,13 +129,11 @@ def _cell(measure: Measure, figure: Figure | None) -> str:
 def _milestones(errors: Mapping[str, Mapping[str, float]]) -> str:
     if not errors:
         return ""
-    rows = "".join(
-        f"<tr><td>{html.escape(name)}</td><td class='figure'>{of['raw']:+.3f}</td>"
-        f"<td class='figure'>{of['filtered']:+.3f}</td><td class='number'>{of['episodes']:.0f}</td></tr>"
-        for name, of in errors.items()
-    )
-    head = "<tr><th>prediction minus truth at milestone</th><th>raw</th><th>filtered</th><th>episodes</th></tr>"
-    return f"<div class='scroll'><table>{head}{rows}</table></div>"
+    rows = [row(("prediction minus truth at milestone", "raw", "filtered", "episodes"), "th")]
+    for name, of in errors.items():
+        values = [("figure", f"{of[kind]:+.3f}") for kind in ("raw", "filtered")]
+        rows.append(row((html.escape(name), *values, ("number", f"{of['episodes']:.0f}"))))
+    return table(rows)
 
 
 def _episodes(evaluation: Evaluation, pictures: Mapping[int, Sequence[Thumbnail]], fps: float) -> str:
@@ -144,7 +143,7 @@ def _episodes(evaluation: Evaluation, pictures: Mapping[int, Sequence[Thumbnail]
     parts = [
         "<h2>Episodes</h2><p class='soft'>In order of the filtered progress's mean error; failures by how far it went "
         "beyond their last milestone.</p>",
-        KEY,
+        key(KEY),
     ]
     for heading, results in (("Best", best), ("Worst", worst), ("Others, best first", others)):
         if results:
@@ -165,25 +164,25 @@ def _episode(result: EpisodeResult, pictures: Sequence[Thumbnail], fps: float) -
     marks = [(frame / fps, name, "milestone") for name, frame, _ in truth.boundaries]
     if np.isfinite(declared_s := track.declared_s()):
         marks.append((declared_s, "status SUCCEEDED", "declared"))
-    lines = [Curve(track.time_s, track.raw, "raw"), Curve(track.time_s, track.filtered, "filtered")]
-    if truth.reference is not None:
-        lines.insert(0, Curve(track.time_s, truth.reference[track.frames], "truth"))
     low, high = track.intervals[max(track.intervals)].T
-    drawn = charts.curves(
-        lines, end, f"progress over episode {index}", 220, [Band(track.time_s, low, high)], marks
-    )  # fmt: skip
-    nothing = Curve(np.zeros(0), np.zeros(0))
-    strip = charts.strip(pictures, nothing, end, label=f"pictures of episode {index}", height=90) if pictures else ""
+    bands = [Band(track.time_s, low, high)]
+    drawn = charts.curves(_lines(track, truth), end, f"progress over episode {index}", 220, bands, marks)
+    strip = charts.strip(pictures, end, label=f"pictures of episode {index}", height=90) if pictures else ""
     return f"<section class='card' id='e{index}'>{head}{drawn}{strip}{_perturbed(result)}</section>"
 
 
+def _lines(track: Track, truth: Truth) -> list[Curve]:
+    lines = [Curve(track.time_s, track.raw, "raw"), Curve(track.time_s, track.filtered, "filtered")]
+    known = [] if truth.reference is None else [Curve(track.time_s, truth.reference[track.frames], "truth")]
+    return [*known, *lines]
+
+
 def _in_short(result: EpisodeResult) -> str:
-    figures, found = result.figures, []
+    figures = result.figures
     names = {"voc.filtered": "VOC", "mae_milestone.filtered": "milestone error", "mae_linear.filtered": "linear error",
              "failure_high.filtered": "highest", "failure_end.filtered": "at the end"}  # fmt: skip
-    for key, name in names.items():
-        if np.isfinite(figures.get(key, np.nan)):
-            found.append(f"{name} {figures[key]:.3f}")
+    known = {title: figures.get(name, np.nan) for name, title in names.items()}
+    found = [f"{title} {value:.3f}" for title, value in known.items() if np.isfinite(value)]
     declared_s, end_s = result.tracks[HELD].declared_s(), float(result.tracks[PLAIN].time_s[-1])
     if declared_s > end_s:
         found.append(f"SUCCEEDED {declared_s - end_s:.1f} s after the end")
@@ -195,10 +194,7 @@ def _perturbed(result: EpisodeResult) -> str:
     parts = []
     for name in (PAUSE, REVERSED, HALF, DOUBLE):
         if (track := result.tracks.get(name)) is not None:
-            lines = [Curve(track.time_s, track.raw, "raw"), Curve(track.time_s, track.filtered, "filtered")]
-            if result.truth.reference is not None:
-                lines.insert(0, Curve(track.time_s, result.truth.reference[track.frames], "truth"))
-            title = name.replace("_", " ")
+            lines, title = _lines(track, result.truth), name.replace("_", " ")
             drawn = charts.curves(lines, float(track.time_s[-1]), f"{title}, episode {result.episode.index}", 150)
             parts.append(f"<div class='camera'>{title}</div>{drawn}")
     return f"<details><summary>perturbed</summary>{''.join(parts)}</details>" if parts else ""

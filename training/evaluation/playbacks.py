@@ -119,10 +119,7 @@ def all_playbacks(
     """An episode as it was, with its end held, and perturbed in each of the ways that are named.
 
     Args:
-        length: frames of the episode.
-        fps: of the recording.
         stride: frames from one inference to the next.
-        prompt: its instruction.
         wrong_prompt: an instruction for something else.
         black: the camera that is covered.
         seed: of the noise, the episode's index for instance.

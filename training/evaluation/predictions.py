@@ -119,9 +119,6 @@ def track(playback: Playback, answers: Answers, config: EstimatorConfig, levels:
     """What the estimator makes of the answers, fed one after the other as in the node.
 
     Args:
-        playback: what was answered.
-        answers: to each of its views.
-        config: the estimator's.
         levels: of the intervals that are wanted beside the configured one.
     """
     runs = {}

@@ -17,12 +17,7 @@ VERSION = 1
 
 
 def record(evaluation: Evaluation, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything that is worth keeping.
-
-    Args:
-        evaluation: what was found.
-        facts: about the run: checkpoint, data set, settings.
-    """
+    """Everything that is worth keeping."""
     return {
         "version": VERSION,
         "run": dict(facts),

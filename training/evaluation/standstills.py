@@ -19,9 +19,6 @@ def standstills(
     """First and last frame of every stretch in which no joint or gripper moves; none after ``done_frame``.
 
     Args:
-        states: of all frames of an episode.
-        robot: layout of a state.
-        fps: of the recording.
         done_frame: from which on the task is done, and standing still says nothing.
     """
     positions = robot.positions(states[: done_frame + 1])

@@ -98,8 +98,6 @@ def summarise(
     Args:
         episodes: figures of each, see ``episode_figures``.
         tasks: of each; only episodes of one task are ranked against each other.
-        resamples: of the bootstrap.
-        seed: of the bootstrap.
     """
     samples = bootstrap.draws(len(episodes), resamples, seed)
     found = {}

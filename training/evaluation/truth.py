@@ -58,8 +58,6 @@ def episode_truth(length: int, meta: EpisodeMeta, stages: Stages | None) -> Trut
     """What is true of an episode.
 
     Args:
-        length: its frames.
-        meta: its outcome and milestones.
         stages: of its task; None if they are not known.
     """
     failed, end = meta.unsuccessful, end_frame(length, meta, stages)
@@ -86,8 +84,6 @@ def task_stages(
     successful episodes have.
 
     Args:
-        dataset: what is evaluated.
-        meta: its ``meta/progress.json``.
         trained: stages of the training's labels, by task.
     """
     labelled = meta.labels.stages if meta.labels else {}
@@ -140,7 +136,6 @@ def training_of(
     Args:
         train_datasets: folders of the training data; may be none.
         labels: what the checkpoint says of its labels.
-        checkpoint: its name, for messages.
         evaluated: the data set that is evaluated.
         held_out: its episodes that are evaluated: where it is a training data set, too, they do not count.
 

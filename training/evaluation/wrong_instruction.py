@@ -17,7 +17,6 @@ def wrong_instruction(task: str, known: Iterable[str], wanted: str = "") -> str:
     Another order of the same words is not taken for another task (see ``same_words``).
 
     Args:
-        task: the right instruction.
         known: instructions the model was trained on, and those of the data set.
         wanted: take this one; empty takes the next task of other words in alphabetical order, or a foreign one if
             there is none.

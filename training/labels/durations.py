@@ -17,8 +17,6 @@ def end_frame(length: int, meta: EpisodeMeta, stages: Stages | None) -> int:
     """The frame from which on a success has progress 1; without stages that is the last one.
 
     Args:
-        length: frames of the episode.
-        meta: its milestones.
         stages: of its task; None if they are not known.
     """
     if stages is None:
@@ -32,7 +30,6 @@ def durations_s(dataset: Dataset, meta: ProgressMeta, left_out: Collection[int])
     """How long the successful episodes of each task took, s: from the first frame until progress is 1.
 
     Args:
-        dataset: whose episodes.
         meta: its ``meta/progress.json``; stages are those of its labels.
         left_out: indices of episodes that do not count.
     """

@@ -130,7 +130,6 @@ def label(dataset: Dataset, facts: Mapping[int, EpisodeMeta], options: Options) 
     Args:
         dataset: what is labelled; ``activity`` reads its states.
         facts: of every episode, see ``checked_facts``.
-        options: the method.
 
     Raises:
         UserError: nothing would be labelled, an option is out of range, or the method lacks what it needs.

@@ -23,7 +23,6 @@ def remaining(length: int, longest: int) -> Float[np.ndarray, " n"]:
     """1 minus the share that the time remaining has of that at the start of the task's longest episode.
 
     Args:
-        length: frames of the episode.
         longest: frames of the longest episode of its task.
     """
     left = np.arange(length - 1, -1, -1)

@@ -108,9 +108,7 @@ def anchors(
     """Frames where an episode's progress is known, rising, and the progress there; it is linear in between.
 
     Args:
-        length: frames of the episode.
         frames: see ``reached``.
-        stages: of its task.
         finished: whether the last frame has progress 1; otherwise progress stays what it was at the last milestone.
     """
     points = {0: 0.0}

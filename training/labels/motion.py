@@ -26,7 +26,6 @@ def moving(speed: Float[np.ndarray, " n"], fps: float, threshold: float, seconds
 
     Args:
         speed: see ``speeds``.
-        fps: frames per second.
         threshold: below it a joint stands still, in the unit of ``speed``.
         seconds: a standstill lasts at least this long; shorter ones count as motion.
     """

@@ -78,7 +78,6 @@ def write_labelled(
     Args:
         dataset: the input; its files are only read.
         folder: where to write; see ``pi05_progress.files.output_folder``.
-        labels: of every episode.
         facts: outcomes and milestones of every episode, kept in ``meta/progress.json``.
         record: method, arguments and columns, kept there, too.
         copy_videos: do not hard-link videos.

@@ -1,4 +1,8 @@
-"""Whether two runs differ by rounding alone: judged by runs of our own that differ by nothing else."""
+"""Whether two runs differ by rounding alone: judged by runs of our own that differ by nothing else.
+
+Everywhere ``ours`` is of the run as it is, ``others`` of runs that are rounded differently, ``theirs`` recorded, and
+``start`` before the first step.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +22,7 @@ SCALE = Tolerance(atol=0.005)
 
 
 def compare_metric(name: str, ours: np.ndarray, others: Sequence[np.ndarray], theirs: np.ndarray) -> Check:
-    """Compare a metric over all steps.
-
-    Args:
-        name: of the quantity.
-        ours: of the run as it is.
-        others: of runs rounded differently.
-        theirs: recorded.
-    """
+    """Compare a metric over all steps."""
     floor = np.finfo(np.float32).eps * _rms(ours)  # runs of our own may agree to the last digit by chance
     noise = max(_rms(np.subtract(others, ours)), floor)
     return compare(name, ours, theirs, _relative(noise, theirs))
@@ -38,13 +35,6 @@ def compare_parameter(
 
     The scale is the factor by which the recorded way comes nearest to ours: an error of all its numbers in common shows
     there long before it exceeds their rounding.
-
-    Args:
-        name: of the parameter.
-        start: before the first step.
-        ours: of the run as it is.
-        others: of runs rounded differently.
-        theirs: recorded.
     """
     if ours.shape != theirs.shape:
         yield compare(name, ours, theirs, Tolerance())
@@ -64,10 +54,6 @@ def compare_sums(
     """Compare the sum and the sum of absolute values, of which alone there is a record.
 
     Args:
-        name: of the quantity.
-        start: numbers before the first step.
-        ours: numbers of the run as it is.
-        others: numbers of runs rounded differently.
         theirs: the two sums recorded.
     """
     noise = rounding(start, ours, others)

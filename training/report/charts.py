@@ -24,6 +24,9 @@ class Curve:
     kind: str = "line"
 
 
+NOTHING = Curve(np.zeros(0), np.zeros(0))
+
+
 @dataclass(frozen=True)
 class Band:
     """The area between two lines."""
@@ -175,10 +178,10 @@ def ranges(rows: Sequence[Range], unit: str, label: str) -> str:
 
 def strip(
     pictures: Sequence[Thumbnail],
-    curve: Curve,
     duration_s: float,
     *,
     label: str,
+    curve: Curve = NOTHING,
     boundaries: Sequence[tuple[float, str]] = (),
     standstills: Sequence[tuple[float, float]] = (),
     jumps: Sequence[float] = (),
@@ -187,14 +190,11 @@ def strip(
     """Pictures along time with the progress curve over them.
 
     Args:
-        pictures: of one camera.
-        curve: progress over seconds; empty without labels.
-        duration_s: of the episode.
         label: for readers who cannot see it.
+        curve: progress over seconds; empty without labels.
         boundaries: times and names of milestones.
         standstills: (from, to) in seconds, shaded at the bottom.
         jumps: seconds, marked at the top.
-        height: of the pictures.
     """
     left, right, bottom = 34, 6, 24
     width, duration = WIDTH - left - right, max(duration_s, 1e-9)

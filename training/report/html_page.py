@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 STYLE = """
 :root { --page:#fff; --card:#f6f7f9; --ink:#1c2330; --soft:#5d6675; --line:#dfe3e9; --accent:#1769d2; --second:#c2570c;
@@ -45,11 +45,27 @@ td.number { text-align:right }
 """
 
 
+def row(cells: Iterable[str | tuple[str, str]], kind: str = "td") -> str:
+    """A row of a table; a cell is HTML, or its class and HTML."""
+    pairs = [("", cell) if isinstance(cell, str) else cell for cell in cells]
+    return "<tr>" + "".join(f"<{kind} class='{name}'>{cell}</{kind}>" for name, cell in pairs) + "</tr>"
+
+
+def table(rows: Iterable[str]) -> str:
+    """Rows, in a box that scrolls if they are too wide."""
+    return f"<div class='scroll'><table>{''.join(rows)}</table></div>"
+
+
+def key(colours: Mapping[str, str], before: str = "") -> str:
+    """What the colours of a chart mean: names by the style's variables."""
+    named = "".join(f"<i style='background:var(--{colour})'></i>{name}" for colour, name in colours.items())
+    return f"<p class='key soft'>{before}{named}</p>"
+
+
 def html_page(title: str, parts: Iterable[str], style: str = "") -> str:
     """A whole page.
 
     Args:
-        title: plain text.
         parts: HTML, one under the other; empty ones are left out.
         style: CSS rules of this page alone.
     """

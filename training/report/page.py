@@ -14,7 +14,7 @@ from ..datasets.reader import Dataset
 from ..datasets.thumbnails import Thumbnail
 from . import charts
 from .charts import Curve, Range
-from .html_page import html_page
+from .html_page import html_page, key, row, table
 from .summary import EpisodeSummary
 
 BAD_FROM = 2.0  # severity of a finding
@@ -53,7 +53,6 @@ def page(
     """The whole page.
 
     Args:
-        dataset: what it is about.
         labels: how its labels were made, if that is known.
         summaries: every episode that was looked at.
         shown: those with pictures, in the order of the page.
@@ -114,18 +113,13 @@ def _worth_a_look(summaries: Sequence[EpisodeSummary], shown: set[int]) -> str:
             f"<h2>Worth a look</h2>{common}<p>No episode differs from the others in standstill, jumps, clipping, "
             "length, labels or cameras.</p>"
         )
-    rows = []
+    rows = [row(("episode", "outcome", "duration", "what"), "th")]
     for s in flagged:
-        index = s.episode.index
+        index, outcome = s.episode.index, s.meta.outcome
         name = f"<a href='#e{index}'>{index}</a>" if index in shown else str(index)
-        rows.append(
-            f"<tr><td class='number'>{name}</td><td class='{s.meta.outcome}'>{s.meta.outcome.value.lower()}</td>"
-            f"<td class='number'>{s.duration_s:.1f} s</td><td>{_findings(s, usual=False)}</td></tr>"
-        )
-    return (
-        f"<h2>Worth a look: {len(flagged)} of {len(summaries)} episodes</h2>{common}<div class='scroll'><table>"
-        "<tr><th>episode</th><th>outcome</th><th>duration</th><th>what</th></tr>" + "".join(rows) + "</table></div>"
-    )
+        duration, found = ("number", f"{s.duration_s:.1f} s"), _findings(s, usual=False)
+        rows.append(row((("number", name), (str(outcome), outcome.value.lower()), duration, found)))
+    return f"<h2>Worth a look: {len(flagged)} of {len(summaries)} episodes</h2>{common}{table(rows)}"
 
 
 def _labels(summaries: Sequence[EpisodeSummary], labels: Labels | None) -> str:
@@ -149,32 +143,27 @@ def _labels(summaries: Sequence[EpisodeSummary], labels: Labels | None) -> str:
         parts.append(f"<p><b>{html.escape(task)}</b>: progress over time, {len(own)} episodes, failures in red</p>")
         parts.append(charts.curves(lines, longest, f"progress over time, {task}"))
         if labels and labels.stages.get(task):
-            stages = labels.stages[task]
-            head = "".join(f"<th>{html.escape(stage.name)}</th>" for stage in stages)
-            cells = "".join(f"<td>{100 * stage.share:.1f} %</td>" for stage in stages)
-            parts.append(f"<div class='scroll'><table><tr>{head}</tr><tr>{cells}</tr></table></div>")
+            shares = [(html.escape(stage.name), f"{100 * stage.share:.1f} %") for stage in labels.stages[task]]
+            names, cells = zip(*shares, strict=True)
+            parts.append(table([row(names, "th"), row(cells)]))
     return "\n".join(parts)
 
 
 def _durations(summaries: Sequence[EpisodeSummary]) -> str:
-    rows = []
+    rows = [row(("task", "episodes", "shortest", "median", "longest", "total"), "th")]
     for task in dict.fromkeys(s.episode.task for s in summaries):
         of = np.array([s.duration_s for s in summaries if s.episode.task == task])
-        cells = (len(of), *(f"{v:.1f} s" for v in (of.min(), np.median(of), of.max(), of.sum())))
-        rows.append(f"<tr><td>{html.escape(task)}</td>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>")
-    head = "".join(f"<th>{name}</th>" for name in ("task", "episodes", "shortest", "median", "longest", "total"))
-    return f"<h2>Durations</h2><div class='scroll'><table><tr>{head}</tr>{''.join(rows)}</table></div>"
+        seconds = [f"{v:.1f} s" for v in (of.min(), np.median(of), of.max(), of.sum())]
+        rows.append(row((html.escape(task), str(len(of)), *seconds)))
+    return f"<h2>Durations</h2>{table(rows)}"
 
 
 def _ranges(arms: Sequence[Range], grippers: Sequence[Range]) -> str:
-    key = (
-        "<p class='key soft'>Thick: 1 % to 99 %, thin: all.<i style='background:var(--accent)'></i>state"
-        "<i style='background:var(--second)'></i>action<i style='background:var(--limits)'></i>allowed"
-        "<i style='background:var(--bad)'></i>outside</p>"
-    )
+    colours = {"accent": "state", "second": "action", "limits": "allowed", "bad": "outside"}
     parts = []
     if arms:
-        parts += ["<h2>State and action ranges</h2>", key, charts.ranges(arms, "rad", "ranges of joint positions")]
+        parts += ["<h2>State and action ranges</h2>", key(colours, "Thick: 1 % to 99 %, thin: all.")]
+        parts.append(charts.ranges(arms, "rad", "ranges of joint positions"))
     if grippers:
         parts += ["<p>Gripper efforts</p>", charts.ranges(grippers, "N m", "ranges of gripper efforts")]
     return "\n".join(parts)
@@ -203,16 +192,9 @@ def _strips(entry: PageEpisode) -> list[str]:
     s, parts = entry.summary, []
     fps = (s.episode.length - 1) / s.duration_s if s.duration_s else 1.0
     marks = [(m.frame / fps, m.label) for m in s.meta.milestones]
-    for number, (camera, pictures) in enumerate((entry.pictures or {"": ()}).items()):
-        if number == 0:
-            drawn = charts.strip(
-                pictures, Curve(s.times, s.progress), s.duration_s, boundaries=marks, standstills=s.standstills,
-                jumps=s.jumps, label=f"episode {s.episode.index}, {camera}, progress",
-            )  # fmt: skip
-        else:
-            nothing = Curve(np.zeros(0), np.zeros(0))
-            drawn = charts.strip(
-                pictures, nothing, s.duration_s, label=f"episode {s.episode.index}, {camera}", height=90
-            )
+    shown = {"curve": Curve(s.times, s.progress), "boundaries": marks, "standstills": s.standstills, "jumps": s.jumps}
+    for camera, pictures in (entry.pictures or {"": ()}).items():
+        drawn = charts.strip(pictures, s.duration_s, label=f"episode {s.episode.index}, {camera}", **shown)
         parts += [f"<div class='camera'>{html.escape(camera)}</div>" if camera else "", drawn]
+        shown = {"height": 90}
     return parts

@@ -36,8 +36,6 @@ def write(
     """Write the recording; it appears complete or not at all.
 
     Args:
-        path: of the ``.rrd`` file.
-        dataset: opened.
         columns: which to show, by what they are called there; see ``inspect_dataset``.
         meta: milestones and outcomes.
         wanted: indices of episodes; all if None.

@@ -106,13 +106,9 @@ def summarise(
     """Look at one episode.
 
     Args:
-        episode: which one.
-        meta: what is known of it.
         columns: joint positions of ``state`` and ``action`` (n, p) where the data set has them, ``timestamp`` (n,);
             with labels ``progress`` and ``valid`` (n,).
-        fps: frames per second.
         joints: the arm joints, if the state has the robot's layout.
-        limits: what is worth a look.
     """
     n = episode.length
     findings: list[Finding] = []
@@ -277,7 +273,6 @@ def picture_findings(pictures: Mapping[str, Sequence[np.ndarray]], moves: bool) 
 
     Args:
         pictures: per camera some pictures of the episode, uint8 (h, w, 3).
-        moves: whether the robot does.
     """
     found = []
     for camera, of_camera in pictures.items():

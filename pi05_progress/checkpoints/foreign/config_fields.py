@@ -169,7 +169,6 @@ def make_config(told: Fields, *, base: Pi05Config | None, given: Fields, where: 
         told: by the checkpoint itself.
         base: supplies what is neither told nor given; must not contradict shapes.
         given: by a person; must not contradict shapes.
-        where: the checkpoint, for messages.
 
     Raises:
         ModelConfigError: fields are not known from anywhere, or contradict each other; they are listed.

@@ -46,9 +46,7 @@ def export_checkpoint(
     description (``pi05_progress.json``), so that importing the export gives the same checkpoint again.
 
     Args:
-        folder: of the checkpoint.
         destination: to write; appears when it is complete.
-        layout: whose.
         dtype: to store parameters in; None keeps what they have. The progress head keeps its own.
         overwrite: whether to replace an export that is there; other folders never are.
         progress: called with path and bytes of every leaf.

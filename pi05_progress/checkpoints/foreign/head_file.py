@@ -36,7 +36,6 @@ def write_head(folder: Path, tensors: Mapping[str, np.ndarray]) -> None:
     """Write the file into a folder.
 
     Args:
-        folder: that the model's file is in, or will be.
         tensors: all four, by name; their dtypes are kept.
 
     Raises:

@@ -98,8 +98,6 @@ def plan_import(path: Path, options: ImportOptions, name: str | None = None) -> 
     """Open a checkpoint and settle everything; no parameters are read.
 
     Args:
-        path: folder or file.
-        options: what a person adds.
         name: to remember it by; None takes it from the path.
 
     Raises:

@@ -177,12 +177,8 @@ def export_lerobot(
     """Write ``model.safetensors``, ``config.json`` and the progress head; returns what a person should know.
 
     Args:
-        folder: being written.
-        source: the parameters.
-        info: of the model.
         stats: decide how many numbers of state and action LeRobot is told of.
         dtype: to store in; None keeps what they have.
-        progress: told about each leaf.
 
     Raises:
         CheckpointError: LeRobot has no such model.

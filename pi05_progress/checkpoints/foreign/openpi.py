@@ -66,11 +66,7 @@ def export_openpi(
     """Write parameters so that openpi restores them; returns what a person should know.
 
     Args:
-        folder: the step's folder, being written.
-        source: the parameters.
-        config: of the model.
         dtype: to store in; None keeps what they have.
-        progress: told about each leaf.
     """
     write_orbax(folder / PARAMS, source, dtype=dtype, suffix=VALUE, progress=progress)
     if config.progress.kind == "none":

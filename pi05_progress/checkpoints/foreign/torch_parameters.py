@@ -196,8 +196,6 @@ def leaf_source(
     """Leaves put together from tensors as they are read.
 
     Args:
-        where: for messages.
-        parts: of each leaf.
         dtypes: of each tensor; a leaf of several dtypes has the one all fit into.
         read: a tensor by its name.
     """
