@@ -21,6 +21,7 @@ from rclpy.signals import SignalHandlerOptions
 from .transport import use_image_transport
 
 END_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+UNNAMED = "a node whose name is not known yet"
 
 
 @contextmanager
@@ -42,6 +43,13 @@ def ros_session(
         yield stop
     finally:
         rclpy.try_shutdown()
+
+
+def publisher_names(node: Node, topic: str) -> list[str]:
+    """Full names of the nodes that publish a topic, sorted; a name is known a little later than its publisher."""
+    infos = node.get_publishers_info_by_topic(topic)
+    named = ((f"{i.node_namespace.rstrip('/')}/{i.node_name}", "UNKNOWN" not in i.node_name) for i in infos)
+    return sorted(name if known else UNNAMED for name, known in named)
 
 
 def end_at_once(status: int) -> NoReturn:

@@ -8,14 +8,15 @@ from rclpy.node import Node
 
 from pi05_progress.robots.profile import RobotProfile
 
+from ..ros_session import publisher_names
+
 WATCH_PERIOD_S = 0.25  # how often other publishers of the robot's commands are looked for
 DISCOVERY_S = 0.5  # how long they are looked for before the first command
 
 
 def other_publishers(node: Node, topic: str) -> list[str]:
     """Names of publishers of a topic beside one of this node's own, sorted; two nodes may bear the same name."""
-    infos = node.get_publishers_info_by_topic(topic)
-    names = sorted(f"{info.node_namespace.rstrip('/')}/{info.node_name}" for info in infos)
+    names = publisher_names(node, topic)
     own = node.get_fully_qualified_name()
     if own in names:
         names.remove(own)

@@ -17,6 +17,7 @@ from rclpy.serialization import deserialize_message
 
 from pi05_progress_msgs.msg import TaskProgress
 
+from ..ros_session import UNNAMED, publisher_names
 from .state import HISTORY_STEP_S, Seen
 
 # Best effort takes messages of reliable publishers, too, and can never make the policy node send anything twice.
@@ -72,7 +73,5 @@ class Monitor:
         self._seen.take_diagnostics(array.status, time.monotonic())
 
     def _look(self) -> None:
-        """Who publishes: a name comes a little after its publisher is discovered."""
-        found = self._node.get_publishers_info_by_topic(self._seen.topic)
-        names = [f"{i.node_namespace.rstrip('/')}/{i.node_name}" for i in found if "UNKNOWN" not in i.node_name]
-        self._seen.take_publishers(names)
+        names = publisher_names(self._node, self._seen.topic)
+        self._seen.take_publishers([name for name in names if name != UNNAMED])

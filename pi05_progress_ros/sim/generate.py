@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
 
+from pi05_progress.errors import INTERRUPTED
 from pi05_progress.files.progress_bar import progress_bar
 
 from ..command_line import read_options
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 advance(1, f"{options.task}, {speed:.1f} x real time")
         except KeyboardInterrupt:
             print("stopped; the same command goes on with what is missing")
-            return 130
+            return INTERRUPTED
         except (BrokenProcessPool, OSError) as error:
             print(f"generate: {error}; finished episodes are kept, the same command goes on", file=sys.stderr)
             return 1

@@ -16,9 +16,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rich.console import Console
-
-from pi05_progress.errors import UserError
+from pi05_progress.errors import INTERRUPTED, UserError, run_program
 
 from ..command_line import read_options
 from ..starting.domains import make_log_folder, own_variables
@@ -29,6 +27,7 @@ from .episodes.facts import SUMMARY, read_facts, write_summary
 from .episodes.options import EpisodeOptions
 
 MODULE = "pi05_progress_ros.sim.record_live"
+KEPT = "finished episodes are kept, the same command goes on with what is missing"
 
 
 @dataclass(frozen=True)
@@ -77,53 +76,51 @@ def missing(options: Options) -> list[range]:
     return runs
 
 
-def record(options: Options, seeds: range, console: Console) -> int:
+def record(options: Options, seeds: range) -> int:
     """Record the episodes of these seeds; returns the exit status."""
     variables = own_variables(os.environ)
     os.environ |= variables
     logs = make_log_folder(os.environ)
-    console.print(f"ROS domain {variables['ROS_DOMAIN_ID']}, logs {logs}; {len(seeds)} episodes in real time")
+    print(f"ROS domain {variables['ROS_DOMAIN_ID']}, logs {logs}; {len(seeds)} episodes in real time", flush=True)
     with Supervisor({**session_environment(), **variables}, logs) as supervisor:
         children = [supervisor.start(process) for process in processes(options, seeds)]
 
         def check() -> None:
             if ended := supervisor.ended():
                 child = ended[0]
-                raise UserError(f"{child.process.name} ended, {child.how_it_ended()}:\n{child.last_words()}")
+                raise UserError(f"{child.process.name} ended, {child.how_it_ended()}; {KEPT}:\n{child.last_words()}")
 
         files = ", ".join(str(child.log) for child in children)
-        assistant = Assistant(options, seeds, check, files, lambda text: console.print(text, soft_wrap=True))
+        assistant = Assistant(options, seeds, check, files, lambda text: print(text, flush=True))
         on_end_signals(lambda _: setattr(assistant, "interrupted", True))
         try:
             assistant.run()
         finally:
             assistant.close()
     if assistant.interrupted:
-        console.print("stopped; the same command goes on with what is missing")
-        return 130
+        print(f"stopped; {KEPT}")
+        return INTERRUPTED
     return 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     options = read_options(Options, MODULE, __doc__, arguments, Options.check)
-    console = Console(highlight=False)
+    return run_program(lambda: _run(options), name="record_live", kept=KEPT)
+
+
+def _run(options: Options) -> int:
     runs = missing(options)
     kept = len(options.seeds) - sum(len(seeds) for seeds in runs)
     if kept:
-        console.print(f"{kept} of {len(options.seeds)} episodes are already there and are kept")
+        print(f"{kept} of {len(options.seeds)} episodes are already there and are kept")
     status = 0
     for seeds in runs:
-        try:
-            status = record(options, seeds, console)
-        except (UserError, OSError) as error:
-            print(f"record_live: {error}\nfinished episodes are kept, the same command goes on", file=sys.stderr)
-            return 1
-        if status:
+        if status := record(options, seeds):
             break
     facts = write_summary(options.out)
     successes = sum(f["outcome"] == "success" for f in facts)
-    console.print(f"{len(facts)} episodes in {options.out}, {successes} successful; summary in {options.out / SUMMARY}")
+    print(f"{len(facts)} episodes in {options.out}, {successes} successful; summary in {options.out / SUMMARY}")
     return status
 
 

@@ -8,23 +8,24 @@ the mode.
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING
 
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 
-from pi05_progress.errors import run_program
+from pi05_progress.errors import UserError, run_program
 from pi05_progress.robots.states import Mode
 
-from ..ros_session import ros_session, spin
+from ..ros_session import UNNAMED, publisher_names, ros_session, spin
 from ..starting.simulation_choices import parse_fault
 from .physics.cameras import scaled_sizes
 from .physics.gl import require_backend
 from .physics.world import World
-from .robot.alone import check_alone
 from .robot.command_listener import CommandListener
 from .robot.image_publisher import ImagePublisher
 from .robot.physics_loop import PhysicsLoop
@@ -34,6 +35,30 @@ from .robot.robot_parameters import RobotParameters, declare_parameters, read_pa
 
 if TYPE_CHECKING:
     from .expert.operator import Operator
+
+DISCOVERY_S, NAMES_S = 1.5, 2.0  # how long another robot in this domain is looked for, and then its name
+
+
+def refuse_second_robot(node: Node, topic: str) -> None:
+    """Refuse to run beside another robot: two that answer to the same topics cannot be told apart.
+
+    Raises:
+        UserError: somebody already publishes the topic in this ROS domain.
+    """
+    until = time.monotonic() + DISCOVERY_S
+    while not (names := publisher_names(node, topic)):
+        if time.monotonic() > until:
+            return
+        time.sleep(0.05)
+    until = time.monotonic() + NAMES_S
+    while UNNAMED in names and time.monotonic() < until:
+        time.sleep(0.05)
+        names = publisher_names(node, topic) or names
+    raise UserError(
+        f"{node.resolve_topic_name(topic)} is already published by {', '.join(dict.fromkeys(names))} in ROS domain "
+        f"{os.environ.get('ROS_DOMAIN_ID', '0')}: another robot or simulation is running. Stop it, or use another "
+        "ROS_DOMAIN_ID."
+    )
 
 
 class RobotNode(Node):
@@ -52,7 +77,7 @@ class RobotNode(Node):
         parameters = read_parameters(self)
         profile, lock = parameters.profile, threading.Lock()
         self._stop, self._robot = stop, Robot(World(parameters.task, parameters.seed, parameters.arm_command))
-        check_alone(self, next(iter(profile.arms.values())).state_topic)
+        refuse_second_robot(self, next(iter(profile.arms.values())).state_topic)
         requests = Requests(self, self._robot, parameters.lockstep_step_s is not None, stop.is_set)
         operator = self._make_operator(parameters) if parameters.expert else None
         mode = Mode.TELEOPERATION if parameters.teleoperation or operator else Mode.API

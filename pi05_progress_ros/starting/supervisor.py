@@ -107,15 +107,18 @@ class Supervisor:
                 stdout=output,
                 stderr=subprocess.STDOUT if output else None,
                 start_new_session=True,
+                preexec_fn=self._announce,
             )
         finally:
             if output:
                 output.close()
         child = Child(process, popen, log)
         self._children.append(child)
-        self._watchdog.stdin.write(f"{popen.pid}\n".encode())
-        self._watchdog.stdin.flush()
         return child
+
+    def _announce(self) -> None:
+        """Tell the watchdog of a child, in that child: this process may be killed before it could tell of it."""
+        os.write(self._watchdog.stdin.fileno(), f"{os.getpid()}\n".encode())
 
     def ended(self) -> list[Child]:
         """Those that are no longer running."""

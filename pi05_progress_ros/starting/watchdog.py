@@ -1,7 +1,8 @@
 """Ends processes whose starter is gone, even if it was killed: run as a script, with its standard input a pipe.
 
-The starter writes the id of every process it starts, each the leader of a session of its own. When the pipe closes,
-whatever of them is still there is asked to end and killed after a while. Standard library only; see ``supervisor.py``.
+Every process that is started writes its id before it becomes the program, each the leader of a session of its own. When
+the pipe closes, whatever of them is still there is asked to end and killed after a while. Standard library only; see
+``supervisor.py``.
 """
 
 from __future__ import annotations

@@ -152,7 +152,7 @@ def test_unknown_profiles_are_refused_with_a_list():
     with pytest.raises(ConfigError, match="unknown robot profile 'teleavatr'; known profiles: teleavatar, "):
         RobotProfile.load("teleavatr")
     with pytest.raises(ConfigError, match="unknown robot profile"):
-        RobotProfile.load("teleavatar_arms")
+        RobotProfile.load("arm_geometry")
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ WRIST_CAMERA = {  # position and the directions of the image's right and up, in 
 
 @dataclass(frozen=True)
 class ArmTable:
-    """Kinematics of both arms as read from ``config/teleavatar_arms.yaml``."""
+    """Kinematics of both arms as read from ``config/arm_geometry.yaml``."""
 
     links: dict[str, list[dict[str, Any]]]  # per side: the entries with a joint
     fingers: dict[str, list[dict[str, Any]]]  # per side: the entries of the two fingers
@@ -51,7 +51,7 @@ class ArmTable:
 @cache
 def arm_table() -> ArmTable:
     """The kinematic table, read once."""
-    table = yaml.safe_load(config_file("teleavatar_arms.yaml").read_text())
+    table = yaml.safe_load(config_file("arm_geometry.yaml").read_text())
     sides = table["home"]
     return ArmTable(
         links={side: [entry for entry in table[side] if "joint" in entry] for side in sides},

@@ -250,7 +250,7 @@ def test_a_second_robot_in_the_same_domain_is_refused(start, ros):
     ApiClient(ros).connect()
     second = start(MODULE, "--ros-args", "-p", "images:=false", "-p", "seed:=5")
     assert second.wait(PATIENCE_S) == 1
-    assert "/left_arm/joint_states is already published by simulated_robot in ROS domain" in second.log()
+    assert "/left_arm/joint_states is already published by /simulated_robot in ROS domain" in second.log()
 
 
 def test_without_a_library_for_rendering_it_says_what_to_install(start, tmp_path):

@@ -209,6 +209,17 @@ def test_killed_it_leaves_nothing_running_even_if_that_does_not_listen(run):
     wait_for(lambda: left_running(started.mark) == [], what="the end of everything")
 
 
+def test_killed_by_the_very_program_that_it_starts_it_leaves_nothing_running(run):
+    code = "import os, signal, time; os.kill(os.getppid(), signal.SIGKILL); print('up', flush=True); time.sleep(300)"
+    slow = "import pi05_progress_ros.starting.supervisor as s, subprocess, time; real = subprocess.Popen\n"
+    slow += "def late(*a, **k):\n    made = real(*a, **k)\n    time.sleep(1.0)\n    return made\n"
+    slow += "s.subprocess.Popen = late\n"  # long enough for the program to kill it before it goes on
+    started = run("-c", slow + SUPERVISED, code)
+    wait_for(lambda: "up" in started.text(), what="the program")
+    started.popen.wait(PATIENCE_S)
+    wait_for(lambda: left_running(started.mark) == [], what="the end of everything")
+
+
 def test_a_program_that_does_not_listen_is_killed_with_its_children(run):
     hurried = "import pi05_progress_ros.starting.supervisor as s; s.PATIENCE = ((2, 1), (15, 1), (9, 1))" + SUPERVISED
     started = run("-c", hurried, STUBBORN)
