@@ -187,7 +187,7 @@ def ask(port: int, clients: int, seconds: float) -> dict[str, Any]:
     """Have so many clients ask for a while; every round trip, and what of it was not the policy."""
     rng = np.random.default_rng(0)
     pictures = {f"observation/images/{k}": rng.integers(0, 256, (224, 224, 3), np.uint8) for k in PROFILE.cameras}
-    request = {"observation/state": np.zeros(48, np.float32), **pictures, "prompt": "stack the cubes"}
+    request = {"observation/state": np.zeros(PROFILE.vector_size, np.float32), **pictures, "prompt": "stack the cubes"}
     until = 0.0
 
     def begin() -> None:

@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 
+from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.serving.client import PolicyClient
 
 if len(sys.argv) != 2:
@@ -15,10 +16,11 @@ if len(sys.argv) != 2:
 with PolicyClient(sys.argv[1]) as client:
     server = client.connect()
     print(f"model {server['model_id']} for {server['robot']}, {server['action_horizon']} rows a chunk")
+    robot = RobotProfile.load(server["robot"])
     rng = np.random.default_rng(0)
     for _ in range(5):
         request = {
-            "observation/state": np.zeros(48, np.float32),  # positions, velocities, efforts
+            "observation/state": np.zeros(robot.vector_size, np.float32),  # positions, velocities, efforts
             "prompt": "stack the cubes",
         }
         for camera in server["cameras"]:

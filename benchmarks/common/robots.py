@@ -14,4 +14,4 @@ def robot(cameras: int) -> tuple[RobotProfile, RobotFrame]:
     profile = profile.model_copy(update={"cameras": dict(list(profile.cameras.items())[:cameras])})
     rng = np.random.default_rng(3)
     pictures = {key: rng.integers(0, 256, (*c.size[::-1], 3), np.uint8) for key, c in profile.cameras.items()}
-    return profile, RobotFrame(pictures, np.zeros(48, np.float32))
+    return profile, RobotFrame(pictures, np.zeros(profile.vector_size, np.float32))
