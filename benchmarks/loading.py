@@ -37,7 +37,6 @@ from pi05_progress.units.tokenizer import ByteEncoder  # noqa: E402
 from training.datasets import layout  # noqa: E402
 from training.datasets.progress_meta import EpisodeMeta  # noqa: E402
 from training.datasets.statistics import picture_stats  # noqa: E402
-from training.datasets.vectors import VectorWriter  # noqa: E402
 from training.datasets.video import VideoFile, VideoOptions  # noqa: E402
 from training.datasets.writer import VECTOR_FILES, EpisodeFiles, write_dataset  # noqa: E402
 from training.loading.cache import cached_pictures  # noqa: E402
@@ -90,9 +89,7 @@ def make_dataset(root: Path, work: Path, episodes: int, frames: int, shape: tupl
             stats[camera] = picture_stats(pictures(min(frames, 20), width, height, seed))
         state = np.cumsum(rng.normal(0, 0.01, (frames, profile.vector_size)), axis=0).astype(np.float32)
         for name, values in ((layout.STATE, state), (layout.ACTION, state + np.float32(0.01))):
-            with VectorWriter(folder / VECTOR_FILES[name], profile.vector_size) as writer:
-                for row in values:
-                    writer.append(row)
+            values.tofile(folder / VECTOR_FILES[name])
         made.append(EpisodeFiles(folder, frames, "stack the cubes", EpisodeMeta(), stats))
     root.mkdir()
     write_dataset(root, made, profile, dict.fromkeys(profile.cameras, (height, width)), FPS, VideoOptions())

@@ -27,22 +27,21 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from rich.console import Console
 
 from pi05_progress.errors import UsageError, run_program
 from pi05_progress.files.output_folder import refuse_overlap
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.robots.yaml_lines import ConfigError
 
-from .bags.conversion import Recordings, convert, dry_run
+from .bags.conversion import convert, dry_run
 from .bags.episodes import Mode
 from .bags.faults import BagError
 from .bags.finding import find_bags
-from .bags.inputs import Actions
-from .bags.jobs import KEPT, Workplace, finish_workplace, workplace
+from .bags.inputs import Actions, ScanOptions
 from .bags.planning import Wanted
-from .bags.scan import ScanOptions
+from .bags.pool import KEPT, Pool
 from .bags.segments import OnGap, PlanOptions
+from .bags.workplace import Workplace, finish_workplace, workplace
 from .datasets.video import Codec, VideoOptions
 
 
@@ -165,7 +164,7 @@ class ConvertOptions:
     def settings(self, profile: RobotProfile, bags: Sequence[Path]) -> dict[str, Any]:
         """What decides about the result, for --resume and for the report."""
         left_out = ("input", "output", "workers", "resume", "dry_run", "overwrite", "robot")
-        files = sorted({f for bag in bags for f in ([bag] if bag.is_file() else bag.iterdir()) if f.is_file()})
+        files = sorted({f for bag in bags for f in (bag, *bag.glob("*")) if f.is_file()})
         return {
             **{key: value for key, value in dataclasses.asdict(self).items() if key not in left_out},
             "robot": profile.model_dump(mode="json"),
@@ -200,7 +199,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(args: ConvertOptions) -> int:
-    console = Console(stderr=True)
     try:
         profile = RobotProfile.load(args.robot)
         if args.vector_size is not None:
@@ -211,11 +209,12 @@ def _run(args: ConvertOptions) -> int:
         bags = find_bags(args.input)
     except (ConfigError, BagError) as error:
         raise UsageError(str(error)) from error
-    recordings = Recordings(bags, args.scan_options(profile), args.workers)
+    options, wanted = args.scan_options(profile), args.wanted()
     refuse_overlap(args.output, [*args.input, *bags])
     if args.dry_run:
-        with tempfile.TemporaryDirectory(prefix="convert_rosbags_") as folder:
-            return 0 if dry_run(recordings, args.wanted(), Workplace(Path(folder)), console) else 1
+        folder = tempfile.TemporaryDirectory(prefix="convert_rosbags_")
+        with folder as path, Pool(Workplace(Path(path)), options, args.workers) as pool:
+            return 0 if dry_run(bags, wanted, pool) else 1
     settings = args.settings(profile, bags)
     with workplace(args.output, settings, resume=args.resume, overwrite=args.overwrite) as place:
         if place.assembled:
@@ -223,7 +222,8 @@ def _run(args: ConvertOptions) -> int:
             print(f"the data set was complete; it is in {args.output} now")
             return 0
         video = VideoOptions(args.codec, args.preset, args.crf, args.gop)
-        made = convert(recordings, args.wanted(), video, args.output, place, settings, console)
+        with Pool(place, options, args.workers) as pool:
+            made = convert(bags, wanted, video, args.output, place, settings, pool)
         if not made:
             place.pending.abandon()
     return 0 if made else 1

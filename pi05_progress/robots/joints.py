@@ -63,7 +63,8 @@ def joint_values(message: Any, expected: Sequence[str], what: str, required: str
             array = np.asarray(values, np.float64)[order].astype(np.float32)
         if not np.isfinite(array).all():
             bad = [name for name, value in zip(expected, array, strict=True) if not math.isfinite(value)]
-            raise MessageError(f"{what}: {field} of {', '.join(bad)} is not finite")
+            remedy = "" if field == required else f"; a driver that measures none must leave {field} empty, which is 0"
+            raise MessageError(f"{what}: {field} of {', '.join(bad)} is not finite{remedy}")
         fields.append(array)
     return JointValues(*fields)
 

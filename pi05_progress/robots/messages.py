@@ -6,6 +6,7 @@ Messages are duck-typed: their fields are read, ROS is not imported. rclpy's, ro
 from __future__ import annotations
 
 import functools
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -19,6 +20,8 @@ from .joints import MessageError, joint_values
 from .layout import QUANTITIES
 from .profile import CameraProfile, RobotProfile
 
+# Encodings that cv_bridge and rosbags-image convert alike. 8UC3 does not say which channel is red; NV12 has two planes.
+_COLOURS = re.compile(r"(rgba?|bgra?|mono|bayer_(rggb|bggr|gbrg|grbg))(8|16)|yuv422(_yuy2)?|uyvy|yuyv")
 # Run in a process of its own: a cv_bridge built for another NumPy may crash the interpreter instead of raising.
 _CV_BRIDGE_TRIAL = """
 import numpy as np
@@ -110,26 +113,24 @@ def image_backend() -> str:
 
 
 @functools.cache
-def _decoder(backend: str) -> Callable[[Any], np.ndarray]:
+def _converter(backend: str) -> Callable[[Any], np.ndarray]:
     if backend == "cv_bridge":
         from cv_bridge import CvBridge
 
         bridge = CvBridge()
 
-        def decode(message: Any) -> np.ndarray:
-            if hasattr(message, "format"):
-                return bridge.compressed_imgmsg_to_cv2(message, "rgb8")
-            return bridge.imgmsg_to_cv2(message, "rgb8")
+        return lambda message: bridge.imgmsg_to_cv2(message, "rgb8")
+    from rosbags.image import image_to_cvimage
 
-        return decode
-    from rosbags.image import compressed_image_to_cvimage, image_to_cvimage
+    return lambda message: image_to_cvimage(_without_row_padding(message), "rgb8")
 
-    def decode(message: Any) -> np.ndarray:
-        if hasattr(message, "format"):
-            return compressed_image_to_cvimage(message, "rgb8")
-        return image_to_cvimage(_without_row_padding(message), "rgb8")
 
-    return decode
+def _decompressed(message: Any) -> np.ndarray | None:
+    """A ``CompressedImage``'s picture as it was sent: like image_transport, without turning it as its EXIF data say."""
+    import cv2
+
+    image = cv2.imdecode(np.frombuffer(message.data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    return None if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 def _without_row_padding(message: Any) -> Any:
@@ -138,7 +139,7 @@ def _without_row_padding(message: Any) -> Any:
 
     bits, _, _, channels = to_cvtype(message.encoding)
     row = message.width * channels * bits // 8
-    if not 0 < row < message.step or message.encoding in ("nv12", "nv21"):
+    if not 0 < row < message.step:
         return message
     rows = np.frombuffer(message.data, np.uint8)[: message.height * message.step].reshape(message.height, message.step)
     return SimpleNamespace(
@@ -162,8 +163,13 @@ def decode_image(message: Any, what: str) -> np.ndarray:
         raise MessageError(
             f"{what}: {len(message.data)} bytes of data, {message.height} rows of {message.step} bytes expected"
         )
+    if hasattr(message, "height") and not _COLOURS.fullmatch(message.encoding):
+        raise MessageError(
+            f"{what}: cannot decode {message.encoding!r}, which does not name its colours, or names them as not every "
+            "reader does; have the driver publish rgb8, bgr8, mono8, a Bayer pattern or yuv422"
+        )
     try:
-        image = _decoder(image_backend())(message)
+        image = _converter(image_backend())(message) if hasattr(message, "height") else _decompressed(message)
     except Exception as error:  # decoders raise whatever their library raises
         kind = getattr(message, "format", None) or getattr(message, "encoding", "")
         raise MessageError(f"{what}: cannot decode {kind!r}: {error}") from error

@@ -96,7 +96,7 @@ def live_frames(messages):
 
 
 def test_the_live_nodes_path_and_the_converter_make_the_same_frames(tmp_path, messages, monkeypatch):
-    from training.bags import convert as conversion
+    from training.bags import second_pass as conversion
 
     encoded = {}
 

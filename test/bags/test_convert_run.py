@@ -148,7 +148,7 @@ def test_an_output_that_is_an_input_or_holds_it_or_lies_in_it_is_refused(tmp_pat
 
 
 def test_a_conversion_that_replaces_a_data_set_can_be_resumed_at_any_point(tmp_path, bags, monkeypatch):
-    from training.bags import jobs
+    from training.bags import workplace
 
     output = tmp_path / "ds"
     assert convert(output, bags).status == 0
@@ -159,9 +159,9 @@ def test_a_conversion_that_replaces_a_data_set_can_be_resumed_at_any_point(tmp_p
             raise SystemExit("killed")
 
         with monkeypatch.context() as patch:
-            patch.setattr("training.bags.jobs." + fault, killed)
+            patch.setattr("training.bags.workplace." + fault, killed)
             if fault == "shutil.rmtree":
-                patch.setattr(jobs.shutil, "rmtree", lambda path, **options: killed() if path.name == "work" else None)
+                patch.setattr(workplace.shutil, "rmtree", lambda path, **options: killed() if path.name == "work" else None)
             with pytest.raises(SystemExit):
                 convert(output, bags, overwrite=True) if fault == "shutil.rmtree" else convert(
                     output, bags, resume=True

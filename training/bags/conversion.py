@@ -5,64 +5,37 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import Progress
 
 from pi05_progress.errors import UserError
-from pi05_progress.robots.profile import RobotProfile
+from pi05_progress.files.progress_bar import progress_bar
 
 from ..datasets.progress_meta import EpisodeMeta, Milestone, Outcome
 from ..datasets.video import VideoOptions
 from ..datasets.writer import EpisodeFiles, write_dataset
-from .console import print_dropped, print_remarks, print_unused, progress
-from .convert import Converted, ConvertOptions, Part
 from .episodes import Candidate
-from .jobs import Pool, Workplace, finish_workplace, load_result
 from .planning import Plans, ReportEntry, Wanted, episode_title, plan
+from .pool import Pool, load_result
+from .remarks import print_dropped, print_remarks, print_unused
 from .report import HTML_NAME, make_report, remove_report, report_without_data_set, write_report
-from .scan import ScanOptions
+from .second_pass import Converted, ConvertOptions, Part
 from .segments import plan_segments
+from .workplace import Workplace, finish_workplace
 
 
-@dataclass(frozen=True)
-class Recordings:
-    """What is converted, and what the first pass needs to know to read it.
-
-    Attributes:
-        bags: files or folders.
-        scan: how they are read, with the robot's profile.
-        workers: processes that read them.
-    """
-
-    bags: Sequence[Path]
-    scan: ScanOptions
-    workers: int
-
-    @property
-    def profile(self) -> RobotProfile:
-        """The robot that made them."""
-        return self.scan.profile
-
-    def pool(self, place: Workplace) -> Pool:
-        """The processes; use it as a context."""
-        return Pool(place, self.scan, self.workers)
-
-    def planned(self, wanted: Wanted, pool: Pool, bar: Progress) -> Plans:
-        """The first pass over all of them, and what follows from it."""
-        task = bar.add_task("looking through bags", total=len(self.bags))
-        results = pool.scan(self.bags, lambda: bar.update(task, advance=1))
-        return plan(self.bags, results, self.profile, wanted)
+def _planned(bags: Sequence[Path], wanted: Wanted, pool: Pool) -> Plans:
+    """The first pass over all recordings, and what follows from it."""
+    with progress_bar("looking through bags", len(bags), "bags") as advance:
+        results = pool.scan(bags, lambda number: advance(1))
+    return plan(bags, results, pool.options.profile, wanted)
 
 
-def dry_run(recordings: Recordings, wanted: Wanted, place: Workplace, console: Console) -> int:
+def dry_run(bags: Sequence[Path], wanted: Wanted, pool: Pool) -> int:
     """Say of every episode what would become of it; returns the number of those that would be kept."""
-    with recordings.pool(place) as pool, progress(console) as bar:
-        plans = recordings.planned(wanted, pool, bar)
+    plans = _planned(bags, wanted, pool)
     total = 0
     planned = {index: plan_segments(job.candidate, job.scan, wanted.times) for job, index in plans.jobs}
     for index, entry in enumerate(plans.entries):
@@ -82,24 +55,24 @@ def dry_run(recordings: Recordings, wanted: Wanted, place: Workplace, console: C
 
 
 def convert(
-    recordings: Recordings,
+    bags: Sequence[Path],
     wanted: Wanted,
     video: VideoOptions,
     output: Path,
     place: Workplace,
     settings: Mapping[str, Any],
-    console: Console,
+    pool: Pool,
 ) -> int:
     """Make the data set and its report; what ``place`` has of it already is not made again.
 
     Args:
-        recordings: what is converted.
+        bags: recordings, files or folders.
         wanted: which episodes.
         video: how pictures are encoded.
         output: folder of the data set.
         place: where it is made.
         settings: of the conversion, for the report.
-        console: for people.
+        pool: works in ``place``.
 
     Returns:
         The number of episodes; without any there is a report, and no data set.
@@ -107,11 +80,10 @@ def convert(
     Raises:
         UserError: it cannot go on; the message says what to do.
     """
-    with progress(console) as bar, recordings.pool(place) as pool:
-        plans = recordings.planned(wanted, pool, bar)
-        _check_even(plans.sizes)
-        options = ConvertOptions(recordings.profile, wanted.times, plans.sizes, bool(wanted.image_size), video)
-        _note(plans, _made(plans, options, place, pool, bar))
+    profile = pool.options.profile
+    plans = _planned(bags, wanted, pool)
+    _check_even(plans.sizes)
+    _make(plans, ConvertOptions(profile, wanted.times, plans.sizes, bool(wanted.image_size), video), place, pool)
     episodes = _episodes(plans, place)
     print_unused(plans)
     print_dropped(plans)
@@ -127,7 +99,7 @@ def convert(
         return 0
     for name in ("data", "meta", "videos"):
         shutil.rmtree(place.folder / name, ignore_errors=True)
-    write_dataset(place.folder, episodes, recordings.profile, plans.sizes, fps, video)
+    write_dataset(place.folder, episodes, profile, plans.sizes, fps, video)
     write_report(place.folder, report, plans.entries)
     finish_workplace(place)
     remove_report(report_without_data_set(output))
@@ -145,31 +117,20 @@ def _check_even(sizes: Mapping[str, tuple[int, int]]) -> None:
         raise UserError(f"{text}: video needs even sizes; give --image-size")
 
 
-def _made(plans: Plans, options: ConvertOptions, place: Workplace, pool: Pool, bar: Progress) -> dict[str, Converted]:
-    """The second pass over what is not made yet; returns by job what became of it."""
+def _make(plans: Plans, options: ConvertOptions, place: Workplace, pool: Pool) -> None:
+    """The second pass over what is not made yet; what became of each episode is written into its entry."""
     done = {job.key: result for job, _ in plans.jobs if (result := load_result(place.work / job.key))}
     todo = [job for job, _ in plans.jobs if job.key not in done]
     if todo:
-        task = bar.add_task(f"converting {len(todo)} episodes", total=plans.frames)
-        before = sum(part.frames for result in done.values() for part in result.parts)
-        results = pool.convert(todo, options, lambda frames: bar.update(task, completed=before + frames))
+        with progress_bar("converting", len(todo), "episodes") as advance:
+            results: list[Converted] = pool.convert(todo, options, lambda number: advance(1))
         done |= {job.key: result for job, result in zip(todo, results, strict=True)}
-    return done
-
-
-def _note(plans: Plans, done: Mapping[str, Converted]) -> None:
-    """Write the results into the entries."""
-    index = 0
-    of_job = {place: done[job.key] for job, place in plans.jobs}
-    for place, entry in enumerate(plans.entries):
-        if place not in of_job:
-            continue
-        result = of_job[place]
-        entry.reasons, entry.parts = result.reasons, result.parts
-        entry.notes = [*entry.notes, *result.notes]
+    first = 0
+    for job, index in plans.jobs:
+        entry, result = plans.entries[index], done[job.key]
+        entry.reasons, entry.parts, entry.notes = result.reasons, result.parts, [*entry.notes, *result.notes]
         if entry.parts:
-            entry.first_index = index
-            index += len(entry.parts)
+            entry.first_index, first = first, first + len(entry.parts)
 
 
 def _episodes(plans: Plans, place: Workplace) -> list[EpisodeFiles]:

@@ -9,8 +9,8 @@ from typing import Literal
 from pi05_progress.robots.episode_notes import ABORTED, CUT_OFF
 from training.datasets.progress_meta import Outcome
 
+from .first_pass import Scan
 from .markers import Event, Mark
-from .scan import Scan
 
 Mode = Literal["auto", "bag", "marks", "events"]
 START, STOP, MILESTONE = 0, 1, 2  # EpisodeEvent.event
@@ -115,7 +115,9 @@ def _by_marks(scan: Scan) -> Found:
 def _by_events(scan: Scan, keep_aborted: bool) -> Found:
     found = Found("events")
     opened: dict[str, list[Event]] = {}
-    for event in scan.events:
+    if unknown := sorted({event.event for event in scan.events} - {START, STOP, MILESTONE}):
+        found.notes.append(f"episode events of kinds that are not known, {unknown}, are passed over")
+    for event in (event for event in scan.events if event.event not in unknown):
         if event.event == START:
             if event.episode_id in opened:
                 found.rejected.append((event.episode_id, "started again before it was stopped"))

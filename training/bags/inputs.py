@@ -13,6 +13,7 @@ from .faults import BagError
 from .message_types import EVENT_TYPE
 from .reading import Topic
 
+MARKS_TYPE = "sensor_msgs/msg/Joy"
 COMPRESSED_TYPE = "sensor_msgs/msg/CompressedImage"
 CAMERA_KINDS = {IMAGE_TYPE: "raw", COMPRESSED_TYPE: "compressed", PACKET_TYPE: "packets"}
 OTHER_KINDS = {
@@ -81,29 +82,34 @@ class Inputs:
         return {source.topic for source in self.sources.values()}
 
 
-def choose_inputs(
-    topics: Mapping[str, Topic],
-    profile: RobotProfile,
-    actions: Actions = "teleoperation",
-    cameras: Mapping[str, str] | None = None,
-    namespace: str = "",
-    allow_missing_grippers: bool = False,
-) -> Inputs:
-    """The topics that a profile names, as far as the recording has messages on them.
+@dataclass(frozen=True)
+class ScanOptions:
+    """What the first pass over a recording needs to know.
 
-    Args:
-        topics: what is recorded.
+    Attributes:
         profile: the robot.
         actions: whether actions are the operator's commands or the policy's.
         cameras: topics of cameras that take the place of the profile's.
         namespace: put before every topic of the profile.
+        max_gap_ns: how long an input may be silent.
         allow_missing_grippers: whether a gripper that was not recorded may become zeros.
+    """
+
+    profile: RobotProfile
+    actions: Actions
+    cameras: Mapping[str, str]
+    namespace: str
+    max_gap_ns: int
+    allow_missing_grippers: bool = False
+
+
+def choose_inputs(topics: Mapping[str, Topic], options: ScanOptions) -> Inputs:
+    """The topics that a profile names, as far as the recording has messages on them.
 
     Raises:
         BagError: something that is always needed is missing, or has a type that cannot be read.
     """
-    choice = _Choice(topics, profile, actions, dict(cameras or {}), namespace.rstrip("/"), allow_missing_grippers)
-    return choice.made()
+    return _Choice(topics, options).made()
 
 
 def common_absent(inputs: Sequence[Inputs]) -> tuple[str, ...]:
@@ -113,19 +119,11 @@ def common_absent(inputs: Sequence[Inputs]) -> tuple[str, ...]:
 
 
 class _Choice:
-    def __init__(
-        self,
-        topics: Mapping[str, Topic],
-        profile: RobotProfile,
-        actions: Actions,
-        cameras: dict[str, str],
-        prefix: str,
-        allow_missing_grippers: bool,
-    ) -> None:
-        self._allow_missing_grippers = allow_missing_grippers
-        self._topics = {name: topic for name, topic in topics.items() if topic.count}
-        self._silent = {name for name, topic in topics.items() if not topic.count}
-        self._profile, self._actions, self._cameras, self._prefix = profile, actions, cameras, prefix
+    def __init__(self, topics: Mapping[str, Topic], options: ScanOptions) -> None:
+        self._topics = {name: topic for name, topic in topics.items() if topic.used}
+        self._silent = {name for name, topic in topics.items() if not topic.used}
+        self._options, self._profile = options, options.profile
+        self._prefix = options.namespace.rstrip("/")
         self._sources: dict[str, Source] = {}
         self._problems: list[str] = []
         self._hints: set[str] = set()
@@ -133,7 +131,7 @@ class _Choice:
         self._absent: list[str] = []
 
     def made(self) -> Inputs:
-        if unknown := sorted(set(self._cameras) - set(self._profile.cameras)):
+        if unknown := sorted(set(self._options.cameras) - set(self._profile.cameras)):
             raise BagError(
                 f"--camera {', '.join(unknown)}: no such camera; {self._profile.name} has "
                 f"{', '.join(self._profile.cameras)}"
@@ -148,7 +146,7 @@ class _Choice:
             hints = f" {' '.join(sorted(self._hints))}" if self._hints else ""
             raise BagError(f"{'; '.join(self._problems)}.{hints}")
         marks = self._named(self._profile.marks.topic)
-        marks = marks if marks in self._topics else None
+        marks = marks if marks in self._topics and self._topics[marks].type == MARKS_TYPE else None
         return Inputs(self._sources, tuple(self._absent), self._event_topic(), marks, tuple(self._notes))
 
     def _named(self, topic: str) -> str:
@@ -156,8 +154,8 @@ class _Choice:
 
     def _camera(self, key: str) -> None:
         camera = self._profile.cameras[key]
-        if key in self._cameras:
-            candidates = [self._cameras[key]]
+        if key in self._options.cameras:
+            candidates = [self._options.cameras[key]]
         elif camera.topic is None:
             self._problems.append(
                 f"{key} arrives as {camera.type}, which is no topic: if it was recorded, name its topic with "
@@ -180,7 +178,7 @@ class _Choice:
     def _arm(self, side: str) -> None:
         arm, part = self._profile.arms[side], f"{side}_arm"
         self._needed(part, part, arm.state_topic, "state")
-        if self._actions == "teleoperation":
+        if self._options.actions == "teleoperation":
             command, other, instead = arm.teleoperation_topic, arm.target_topic, "policy"
         else:
             direct = self._profile.arm_command == "direct"
@@ -199,11 +197,11 @@ class _Choice:
 
     def _gripper(self, side: str) -> None:
         gripper, part = self._profile.grippers[side], f"{side}_gripper"
-        command = gripper.teleoperation_topic if self._actions == "teleoperation" else gripper.command_topic
+        command = gripper.teleoperation_topic if self._options.actions == "teleoperation" else gripper.command_topic
         for name, topic, role in ((part, gripper.state_topic, "state"), (f"action {part}", command, "action")):
             if self._named(topic) in self._topics:
                 self._add(name, part, self._named(topic), role)
-            elif self._allow_missing_grippers:
+            elif self._options.allow_missing_grippers:
                 self._absent.append(name)
             else:
                 self._missing(name, self._named(topic))

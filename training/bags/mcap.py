@@ -1,117 +1,284 @@
-"""Reading MCAP files faster: messages are not copied out of their chunks, and where only their beginnings are wanted,
-only those are read from the file."""
+"""MCAP files: their messages in the order of reception, read record by record as far as a file without its end goes.
+
+An own way through the file: other readers give it up for one odd schema of a topic that nobody needs, and copy every
+message out of its chunk. Where only the beginnings of messages are wanted, only those are read from the file.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import heapq
+import io
 import os
 import struct
-from collections.abc import Collection, Generator, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import NamedTuple
 
-from rosbags.interfaces import Connection
-from rosbags.rosbag2.errors import ReaderError
-from rosbags.rosbag2.storage_mcap import ChunkInfo, McapReader, decompress
+from mcap import records
+from mcap.data_stream import ReadDataStream
+from mcap.exceptions import McapError
+from mcap.opcode import Opcode
+from rosbags.rosbag2.storage_mcap import decompress
 
-MESSAGE = 0x05
+from .faults import BagError, explained
+from .message_types import Channel, Stored
+
+MAGIC = b"\x89MCAP0\r\n"
 HEAD = 64  # bytes of a message that are read where only its beginning is wanted
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # a message that is compressed by itself: its beginning alone cannot be read
 LARGE_CHUNK = 16 << 20  # a message does not keep a chunk beyond this size in memory
-_RECORD = struct.Struct("<BQHIQQ")  # kind, length, channel, sequence, log time, publish time
+_RECORD = struct.Struct("<BQ")  # kind, length
+_MESSAGE = struct.Struct("<BQHIQQ")  # kind, length, channel, sequence, log time, publish time
 
 
-class _Found(NamedTuple):
-    time: int
-    chunk: int
-    connection: Connection | None
-    data: Any
+class _Chunk(NamedTuple):
+    """A chunk's place in the file and what is in it; ``at`` is 0 for messages that are in no chunk."""
+
+    start_ns: int
+    end_ns: int
+    at: int
+    channels: Collection[int] = ()  # that have messages in it; none if that is not known
 
 
-class ChunkReader(McapReader):
-    """rosbags' reader with another way through the chunks.
+_LOOSE = _Chunk(0, 2**63, 0)
+
+
+class McapFile:
+    """One file, open.
+
+    Args:
+        path: of the file.
 
     Attributes:
-        heads: topics of whose messages only the first ``HEAD`` bytes are wanted.
+        channels: its topics.
+        note: what is odd about it, for the report.
+        ended: whether all its messages are there.
+
+    Raises:
+        Exception: it cannot be read; whatever its bytes lead to.
     """
 
-    heads: frozenset[str] = frozenset()
+    def __init__(self, path: Path) -> None:
+        self.path, self.note, self.ended = path, "", True
+        self._file = path.open("rb")
+        try:
+            self._size = os.fstat(self._file.fileno()).st_size
+            self._open()
+        except BaseException:
+            self.close()
+            raise
+        used = self._counted.union(*(chunk.channels for chunk in self._chunks))
+        self.channels = []
+        for number, of in self._described.items():
+            schema = self._schemas.get(of.schema_id, records.Schema(0, b"", "", "unknown"))
+            text = schema.data.decode(errors="replace")
+            self.channels.append(
+                Channel(number, of.topic, schema.name, schema.encoding, text, of.message_encoding, number in used)
+            )
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _open(self) -> None:
+        if self._read(len(MAGIC), 0) != MAGIC:
+            raise BagError(f"{self.path}: it does not begin as an MCAP file does")
+        try:
+            why = self._read_summary()
+        except (ValueError, struct.error, McapError) as error:
+            why = explained(error)
+        if why is None:
+            return
+        try:
+            count = self._read_records()
+        except Exception as error:
+            raise BagError(f"{self.path}: {why}. Nor can it be read record by record: {explained(error)}") from error
+        read, lost = f"{count} messages are read from its complete records", self._size - self._data_end
+        if not self.ended:
+            self.note = f"{self.path.name} has no proper end ({why}): {read}, {lost} bytes after them are lost"
+        elif why:
+            self.note = f"{self.path.name}: its summary cannot be used ({why}): {read}"
+
+    def _forget(self) -> None:
+        self._schemas: dict[int, records.Schema] = {}
+        self._described: dict[int, records.Channel] = {}
+        self._counted: set[int] = set()  # channels that have messages
+        self._chunks: list[_Chunk] = []
+        self._data_end = self._size
+
+    def _read_summary(self) -> str | None:
+        """Take what the summary at the end says; returns why it is not enough, an empty text where that is no fault."""
+        self._forget()
+        footer = max(self._size - 37, 0)
+        kind, length, start = struct.unpack_from("<BQQ", self._read(29, footer))
+        if self._read(8, self._size - 8) != MAGIC or (kind, length) != (Opcode.FOOTER, 20):
+            return "its end is missing"
+        if not start:
+            return ""
+        self._data_end = start
+        data = self._read(footer - start, start)
+        for kind, at, end in _split(data):
+            self._take(kind, data[at:end])
+        if not self._chunks and self._counted:
+            self._chunks.append(_LOOSE)
+        known = self._described and self._chunks and all(c.channels for c in self._chunks if c.at and c.end_ns)
+        return None if known else ""
+
+    def _take(self, kind: int, data: bytes) -> None:
+        """Note what a record of these kinds says, passing over others, and over names that are no text."""
+        stream = ReadDataStream(io.BytesIO(data))
+        with contextlib.suppress(UnicodeDecodeError):  # whoever needs that topic will miss it
+            self._understand(kind, stream)
+
+    def _understand(self, kind: int, stream: ReadDataStream) -> None:
+        if kind == Opcode.SCHEMA:
+            schema = records.Schema.read(stream)
+            self._schemas[schema.id] = schema
+        elif kind == Opcode.CHANNEL:
+            channel = records.Channel.read(stream)
+            self._described[channel.id] = channel
+        elif kind == Opcode.STATISTICS:
+            counts = records.Statistics.read(stream).channel_message_counts
+            self._counted |= {number for number, count in counts.items() if count}
+        elif kind == Opcode.CHUNK_INDEX:
+            of = records.ChunkIndex.read(stream)
+            place = (of.message_start_time, of.message_end_time, of.chunk_start_offset)
+            self._chunks.append(_Chunk(*place, frozenset(of.message_index_offsets)))
+
+    def _read_records(self) -> int:
+        """Go through the file record by record; returns the number of messages."""
+        self._forget()
+        at, count, self.ended = len(MAGIC), 0, False
+        while at + _RECORD.size <= self._size:
+            kind, length = _RECORD.unpack(self._read(_RECORD.size, at))
+            self.ended = kind in (Opcode.DATA_END, Opcode.FOOTER)
+            if self.ended or at + _RECORD.size + length > self._size or not 0 < kind < 0x80:
+                break
+            if kind in (Opcode.SCHEMA, Opcode.CHANNEL):
+                self._take(kind, self._read(length, at + _RECORD.size))
+            elif kind == Opcode.MESSAGE:
+                self._counted.add(struct.unpack("<H", self._read(2, at + _RECORD.size))[0])
+                count += 1
+                self._chunks[:0] = [] if _LOOSE in self._chunks[:1] else [_LOOSE]
+            elif kind == Opcode.CHUNK:
+                chunk = _Chunk(*struct.unpack("<QQ", self._read(16, at + _RECORD.size)), at)
+                channels = []
+                for inner, start, stop in _split(data := self._unpacked(chunk)):
+                    self._take(inner, data[start:stop] if inner != Opcode.MESSAGE else b"")
+                    channels += struct.unpack_from("<H", data, start) if inner == Opcode.MESSAGE else ()
+                count += len(channels)
+                self._chunks.append(chunk._replace(channels=frozenset(channels)))
+            at += _RECORD.size + length
+        self._data_end = at
+        if at == len(MAGIC):
+            raise ValueError("no record of it is complete")
+        return count
+
+    def span(self) -> tuple[int, int] | None:
+        """First and last time of reception, ns; None without messages."""
+        parts = [c[:2] for c in self._chunks if c.channels]
+        times = list(self.written_times()) if _LOOSE in self._chunks else parts
+        return (min(start for start, _ in times), max(end for _, end in times)) if times else None
 
     def messages(
-        self, connections: Collection[Connection], start: int | None = None, stop: int | None = None
-    ) -> Generator[tuple[Connection, int, Any], None, None]:
-        """Messages in order of reception, as rosbags' own method gives them; the data may be a view."""
-        if not self.chunks:
-            yield from super().messages(connections, start, stop)
-            return
-        channels = {connection.id: connection for connection in connections}
-        low, high = -(2**63) if start is None else start, 2**63 - 1 if stop is None else stop
+        self, topics: Collection[str], start_ns: int | None, stop_ns: int | None, heads: Collection[str] = ()
+    ) -> Iterator[Stored]:
+        """Messages of these topics received in [start, stop), in order of reception; see ``Bag.messages``."""
+        wanted = {channel.id: channel.topic for channel in self.channels if channel.topic in topics}
+        short = {channel.id for channel in self.channels if channel.topic in heads}
+        low, high = -1 if start_ns is None else start_ns, 2**64 if stop_ns is None else stop_ns
         sources = [
-            self._within(chunk, channels, low, high)
-            for chunk in self.chunks
-            if low <= chunk.message_end_time
-            and chunk.message_start_time < high
-            and any(chunk.channel_count.get(channel, 0) for channel in channels)
+            self._within(chunk, wanted, short, low, high)
+            for chunk in self._chunks
+            if low <= chunk.end_ns and chunk.start_ns < high and (not chunk.at or chunk.channels & wanted.keys())
         ]
-        for found in heapq.merge(*sources):
-            if found.connection is not None:
-                yield found.connection, found.time, found.data
+        for _, message in heapq.merge(*sources, key=lambda found: found[0]):
+            if message is not None:
+                yield message
 
-    def _within(self, chunk: ChunkInfo, channels: dict[int, Connection], low: int, high: int) -> Iterator[_Found]:
+    def _within(
+        self, chunk: _Chunk, wanted: dict[int, str], short: set[int], low: int, high: int
+    ) -> Iterator[tuple[int, Stored | None]]:
         # Nothing is read before its time has come: the merge asks for the first entry of every chunk at once.
-        yield _Found(chunk.message_start_time, 0, None, None)
-        place = chunk.chunk_start_offset + 9 + 40 + len(chunk.compression)
-        if self.heads and not chunk.compression:
-            records = self._beginnings(place, chunk, channels)
-        else:
-            records = _records(self._data(place, chunk), channels)
-        found = [
-            _Found(time, chunk.chunk_start_offset, channels[channel], data)
-            for channel, time, data in records
+        yield chunk.start_ns, None
+        found = (
+            (time, Stored(wanted[channel], time, data))
+            for channel, time, data in self._records(chunk, wanted, short)
             if low <= time < high
-        ]
-        found.sort(key=lambda f: f.time)
-        yield from found
+        )
+        yield from sorted(found, key=lambda entry: entry[0]) if chunk.at else found
 
-    def _data(self, place: int, chunk: ChunkInfo) -> bytes:
-        head = os.pread(self.bio.fileno(), 28, chunk.chunk_start_offset + 9)
-        (checksum,) = struct.unpack_from("<I", head, 24)
-        data = _read(self.bio.fileno(), chunk.compressed_size, place)
-        return decompress(data, chunk.compression, chunk.uncompressed_size, checksum)
+    def written_times(self) -> Iterator[tuple[int, int]]:
+        """First and last time of reception, ns, of consecutive parts of the file, in the order they were written.
+
+        Only the first chunk is looked into: a jump in a later one shows as a beginning before the last one's end.
+        """
+        for number, chunk in enumerate(sorted(self._chunks, key=lambda chunk: chunk.at)):
+            if not number:
+                yield from ((time, time) for _, time, _ in self._records(chunk, self._described, self._described))
+            elif chunk.channels:
+                yield chunk.start_ns, chunk.end_ns
+
+    def _records(
+        self, chunk: _Chunk, wanted: Collection[int], short: Collection[int]
+    ) -> Iterator[tuple[int, int, bytes | memoryview]]:
+        """Channel, time of reception and data of a chunk's messages, as they were written."""
+        place, size, compression, _, _ = self._contents(chunk)
+        if not compression and (short or not chunk.at):
+            yield from self._beginnings(place, place + size, wanted, short)
+            return
+        data = self._unpacked(chunk)
+        view = data if len(data) > LARGE_CHUNK else memoryview(data)
+        for kind, at, end in _split(data):
+            if kind == Opcode.MESSAGE:
+                _, _, channel, _, time, _ = _MESSAGE.unpack_from(data, at - _RECORD.size)
+                if channel in wanted:
+                    yield channel, time, view[at - _RECORD.size + _MESSAGE.size : end]
 
     def _beginnings(
-        self, place: int, chunk: ChunkInfo, channels: dict[int, Connection]
+        self, at: int, end: int, wanted: Collection[int], short: Collection[int]
     ) -> Iterator[tuple[int, int, bytes]]:
-        """The messages of a chunk that is not compressed, read one by one, some of them not to their end."""
-        file, at, end = self.bio.fileno(), place, place + chunk.uncompressed_size
+        """The messages between two places, read one by one, those of the channels ``short`` not to their end."""
         while at < end:
-            record = os.pread(file, _RECORD.size + HEAD, at)
-            code, length, channel, _, time, _ = _RECORD.unpack_from(record.ljust(_RECORD.size, b"\0"))
-            size = length - (_RECORD.size - 9)
-            if code == MESSAGE and channel in channels:
-                whole = channels[channel].topic not in self.heads or record.startswith(ZSTD_MAGIC, _RECORD.size)
-                whole = whole and size > HEAD
-                data = _read(file, size, at + _RECORD.size) if whole else record[_RECORD.size : _RECORD.size + size]
-                yield channel, time, data
-            at += 9 + length
+            record = os.pread(self._file.fileno(), _MESSAGE.size + HEAD, at)
+            kind, length, channel, _, time, _ = _MESSAGE.unpack_from(record.ljust(_MESSAGE.size, b"\0"))
+            size = length - (_MESSAGE.size - _RECORD.size)
+            if kind == Opcode.MESSAGE and channel in wanted:
+                whole = size > HEAD and (channel not in short or record.startswith(ZSTD_MAGIC, _MESSAGE.size))
+                rest = record[_MESSAGE.size : _MESSAGE.size + max(size, 0)]
+                yield channel, time, self._read(size, at + _MESSAGE.size) if whole else rest
+            at += _RECORD.size + length
+
+    def _contents(self, chunk: _Chunk) -> tuple[int, int, str, int, int]:
+        """Place and size of a chunk's records in the file, their compression, size when unpacked, and checksum."""
+        if not chunk.at:
+            return len(MAGIC), self._data_end - len(MAGIC), "", 0, 0
+        kind, _, _, _, unpacked, checksum, name = struct.unpack("<BQQQQII", self._read(41, chunk.at))
+        if kind != Opcode.CHUNK or name > 16:
+            raise ValueError(f"there is no chunk at {chunk.at}, where one should be")
+        compression = self._read(name, chunk.at + 41).decode(errors="replace")
+        (size,) = struct.unpack("<Q", self._read(8, chunk.at + 41 + name))
+        return chunk.at + 49 + name, size, compression, unpacked, checksum
+
+    def _unpacked(self, chunk: _Chunk) -> bytes:
+        place, size, compression, unpacked, checksum = self._contents(chunk)
+        return decompress(self._read(size, place), compression, unpacked, checksum)
+
+    def _read(self, size: int, at: int) -> bytes:
+        data = os.pread(self._file.fileno(), size, at) if 0 <= at <= at + size <= self._size else b""
+        if len(data) != size:
+            raise ValueError(f"a record of {size} bytes at {at} is not within the file")
+        return data
 
 
-def _records(data: bytes, channels: dict[int, Connection]) -> Iterator[tuple[int, int, Any]]:
-    """The messages of a chunk: views of it, unless it is large."""
-    view = data if len(data) > LARGE_CHUNK else memoryview(data)
-    at, end = 0, len(data)
-    while at + 9 <= end:
-        code, length = struct.unpack_from("<BQ", data, at)
-        if code == MESSAGE:
-            if at + 9 + length > end or length < _RECORD.size - 9:
-                raise ReaderError(f"A message of {length} bytes does not fit into its chunk.")
-            _, _, channel, _, time, _ = _RECORD.unpack_from(data, at)
-            if channel in channels:
-                yield channel, time, view[at + _RECORD.size : at + 9 + length]
-        at += 9 + length
-
-
-def _read(file: int, size: int, at: int) -> bytes:
-    data = os.pread(file, size, at)
-    if len(data) != size:
-        raise ReaderError(f"The file ends within a record at {at}.")
-    return data
+def _split(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Kind of every record, and where what it holds begins and ends."""
+    at = 0
+    while at < len(data):
+        kind, length = _RECORD.unpack_from(data, at)
+        at += _RECORD.size
+        if at + length > len(data) or (kind == Opcode.MESSAGE and length < _MESSAGE.size - _RECORD.size):
+            raise ValueError(f"a record of {length} bytes does not fit where it stands")
+        yield kind, at, at + length
+        at += length

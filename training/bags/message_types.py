@@ -1,17 +1,19 @@
-"""Types of the messages in a bag: from the definitions it embeds, else from those known here."""
+"""Messages as files hold them, and their types: from the definitions a recording embeds, else from those known here."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
-from typing import Any
+import threading
+from collections.abc import Collection, Iterable, Iterator
+from typing import Any, NamedTuple
 
-from rosbags.interfaces import Connection, MessageDefinitionFormat
 from rosbags.typesys import Stores, TypesysError, get_types_from_idl, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
 from pi05_progress.robots.message_store import message_store
 from pi05_progress.robots.profile import PACKET_TYPE
+
+from .faults import explained
 
 SPARE = 64  # bytes that may follow a message
 EVENT_TYPE = "pi05_progress_msgs/msg/EpisodeEvent"
@@ -28,6 +30,26 @@ uint8[] data
 _IDL_RULE = "=" * 80 + "\n"
 
 
+class Channel(NamedTuple):
+    """A topic in one file: its messages' type with its definition, which format that has, and how they are encoded."""
+
+    id: int
+    topic: str
+    type: str
+    format: str  # ros2msg, ros2idl, ... or nothing
+    definition: str
+    encoding: str  # of messages
+    used: bool  # whether there are any
+
+
+class Stored(NamedTuple):
+    """A serialised message and when it was received, ns since the epoch of the recorder's clock."""
+
+    topic: str
+    received_ns: int
+    data: bytes | memoryview
+
+
 @functools.cache
 def known_types() -> Typestore:
     """ROS 2 Jazzy's common types, this project's, and video packets."""
@@ -36,81 +58,95 @@ def known_types() -> Typestore:
     return store
 
 
-def bag_types(connections: Iterable[Connection]) -> tuple[Typestore, dict[str, str]]:
-    """The types of these connections, embedded definitions first.
+class Types:
+    """Reads messages of a recording. No definition is parsed before a message of its type is read.
 
-    Returns:
-        The store, and per type that cannot be read the reason: a bag may well hold topics nobody asks for.
+    Args:
+        channels: of the recording.
     """
-    types: dict[str, Any] = {}
-    problems: dict[str, str] = {}
-    for connection in connections:
-        name = connection.msgtype
-        if name in types or name in problems:
-            continue
+
+    def __init__(self, channels: Iterable[Channel]) -> None:
+        self._channels = {channel.type: channel for channel in channels}
+        self._stores: dict[str, Typestore] = {}
+        self._lock = threading.Lock()  # cameras' threads read messages, too
+
+    def notes(self, names: Collection[str]) -> list[str]:
+        """What is odd about these types' definitions."""
+        notes = []
+        for name in sorted(names):
+            try:
+                _with_dependencies(name, _embedded(self._channels[name]))
+            except Exception as error:
+                why = explained(error).splitlines()[0]
+                notes.append(f"the recording's definition of {name} cannot be used ({why}); the usual one is")
+        return notes
+
+    def read(self, data: bytes | memoryview, name: str) -> Any:
+        """A message from its bytes; a few bytes too many are no fault.
+
+        rclpy leaves undefined bytes behind a message that ends in empty sequences of 8-byte numbers, as a joint message
+        without efforts does; the store's own method refuses those.
+
+        Raises:
+            ValueError: too few bytes, or far too many.
+            TypesysError: its type is not known.
+        """
+        with self._lock:
+            if name not in self._stores:
+                self._stores[name] = self._store(name)
+            types = self._stores[name]
+            definition = types.get_msgdef(name)
+        if len(data) < 4 or data[0] or data[1] > 1:
+            raise ValueError("its encapsulation is not CDR's")
+        body = memoryview(data)[4:]  # a picture is not copied
+        function = definition.deserialize_cdr_le if data[1] else definition.deserialize_cdr_be
+        message, used = function(body, 0, definition.cls, types)
+        if not used <= len(body) <= used + SPARE:
+            raise ValueError(f"it has {len(body)} bytes, {used} were expected")
+        return message
+
+    def _store(self, name: str) -> Typestore:
+        store = get_typestore(Stores.EMPTY)
         try:
-            types |= _embedded(connection) or _known(name)
-        except Exception as error:  # parsers of definitions raise what they like
-            problems[name] = str(error).strip() or type(error).__name__
-    store = get_typestore(Stores.EMPTY)
-    try:
-        store.register(types)
-    except (TypesysError, NameError, SyntaxError) as error:
-        problems |= {name: f"the bag's definitions cannot be used: {error}" for name in types}
-    return store, problems
+            store.register(_with_dependencies(name, _embedded(self._channels[name])))
+        except Exception:  # parsers of definitions raise what they like
+            if name not in known_types().fielddefs:
+                raise
+            return known_types()
+        return store
 
 
-def _embedded(connection: Connection) -> dict[str, Any]:
-    definition = connection.msgdef
-    if definition.format == MessageDefinitionFormat.MSG and definition.data.strip():
-        return get_types_from_msg(definition.data, connection.msgtype)
-    if definition.format == MessageDefinitionFormat.IDL and definition.data.strip():
-        if not definition.data.startswith(f"{_IDL_RULE}IDL: "):
-            return get_types_from_idl(definition.data)
+def _embedded(channel: Channel) -> dict[str, Any]:
+    """Types by name that a channel's definition describes; none if it has none in a language that is known."""
+    text = channel.definition.replace("\r\n", "\n")
+    if channel.format == "ros2msg" and text.strip():
+        return get_types_from_msg(text, channel.type)
+    if channel.format in ("ros2idl", "omgidl") and text.strip():
+        parts = [part.partition("\n")[2] for part in text.split(_IDL_RULE)[1:]]
         types: dict[str, Any] = {}
-        for part in definition.data.split(_IDL_RULE)[1:]:
-            types |= get_types_from_idl(part.partition("\n")[2])
+        for part in parts if text.startswith(f"{_IDL_RULE}IDL: ") else [text]:
+            types |= get_types_from_idl(part)
         return types
     return {}
 
 
-def _known(name: str) -> dict[str, Any]:
-    fields = known_types().fielddefs
-    if name not in fields:
-        raise TypesysError(f"the bag embeds no definition of {name}, and it is not among the known types")
-    types: dict[str, Any] = {}
-    waiting = [name]
+def _with_dependencies(name: str, embedded: dict[str, Any]) -> dict[str, Any]:
+    """A type and all that it is made of; what the recording does not describe is taken from the known types."""
+    known, types, waiting = known_types().fielddefs, {}, [name]
     while waiting:
         current = waiting.pop()
-        if current in types:
-            continue
-        types[current] = fields[current]
-        waiting += [part for _, description in fields[current][1] for part in _names_in(description) if part in fields]
+        if current not in types:
+            types[current] = embedded[current] if current in embedded else known.get(current)
+            if types[current] is None:
+                raise TypesysError(f"the recording has no definition of {current}, and it is not a known type")
+            waiting += [part for _, field in types[current][1] for part in _names_in(field)]
     return types
 
 
-def _names_in(description: Any) -> list[str]:
-    """Type names within a field's description, which nests tuples."""
+def _names_in(description: Any) -> Iterator[str]:
+    """Names of types within a field's description, which nests tuples."""
     if isinstance(description, str):
-        return [description]
-    return [name for part in description if isinstance(part, tuple | str) for name in _names_in(part)]
-
-
-def deserialized(types: Typestore, data: bytes, name: str) -> Any:
-    """A message from its bytes; a few bytes too many are no fault.
-
-    rclpy leaves undefined bytes behind a message that ends in empty sequences of 8-byte numbers, as a joint message
-    without efforts does; the store's own method refuses those.
-
-    Raises:
-        ValueError: too few bytes, or far too many.
-    """
-    definition = types.get_msgdef(name)
-    if len(data) < 4 or data[0] or data[1] > 1:
-        raise ValueError("its encapsulation is not CDR's")
-    body = memoryview(data)[4:]  # a picture is not copied
-    function = definition.deserialize_cdr_le if data[1] else definition.deserialize_cdr_be
-    message, used = function(body, 0, definition.cls, types)
-    if not used <= len(body) <= used + SPARE:
-        raise ValueError(f"it has {len(body)} bytes, {used} were expected")
-    return message
+        yield from [description] if "/" in description else []
+    elif isinstance(description, tuple):
+        for part in description:
+            yield from _names_in(part)

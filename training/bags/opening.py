@@ -4,7 +4,10 @@ they can be read."""
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
+import sqlite3
+import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,22 +15,46 @@ from typing import Any
 
 import yaml
 from backports import zstd
-from rosbags.rosbag2.reader import DirectoryReader
-from rosbags.rosbag2.storage_sqlite3 import Sqlite3Reader
 
 from pi05_progress.files.output_file import output_file
+from training.datasets.reader import LFS_REMEDY, is_lfs_pointer
 
-from .faults import BagError, bag_errors_naming, explained, of_the_machine
-from .finding import METADATA, natural_order, storage_suffix
-from .mcap import ChunkReader
-from .recovery import TruncatedMcapReader
+from .faults import BagError, bag_errors_naming
+from .mcap import McapFile
+from .sqlite import SqliteFile
+
+METADATA = "metadata.yaml"
+READERS = {".mcap": McapFile, ".db3": SqliteFile}
+JOURNALS = ("-wal", "-journal")  # of a killed recorder's database: they hold rows that the file itself lacks
+StorageFile = McapFile | SqliteFile
 
 
-class _FolderReader(DirectoryReader):
-    STORAGE_PLUGINS = {"mcap": ChunkReader, "sqlite3": Sqlite3Reader}  # noqa: RUF012 (rosbags' own table, ours inside)
+def plain_name(name: str) -> str:
+    """A file's name without what says that it is compressed as a whole."""
+    return re.sub(r"\.zstd?$", "", name, flags=re.IGNORECASE)
 
 
-_FILE_READERS = {".mcap": ChunkReader, ".db3": Sqlite3Reader}
+def storage_suffix(path: Path) -> str:
+    """``.mcap`` or ``.db3`` for a file of a recording, also one compressed as a whole; else nothing."""
+    suffix = Path(plain_name(path.name)).suffix.lower()
+    return suffix if suffix in READERS else ""
+
+
+def storage_files(folder: Path) -> list[Path]:
+    """The files of recordings in a folder, in natural order; one that lies there twice is taken as it was recorded."""
+    found = sorted((p for p in folder.iterdir() if storage_suffix(p) and p.is_file()), key=natural_order)
+    return list({plain_name(file.name): file for file in reversed(found)}.values())[::-1]  # x.mcap before x.mcap.zstd
+
+
+def natural_order(path: Path) -> list[Any]:
+    """Key by which ``bag_2`` comes before ``bag_10``."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", path.name)]
+
+
+def number_in_series(path: Path) -> tuple[str, int] | None:
+    """What a recorder that splits its files calls all of them, and this one's number; None for another file."""
+    parts = re.fullmatch(r"(.+)_(\d+)\.\w+", plain_name(path.name))
+    return (parts[1], int(parts[2])) if parts else None
 
 
 class Opening:
@@ -35,7 +62,7 @@ class Opening:
 
     Args:
         path: of the recording.
-        scratch: folder for decompressed files of recordings that are compressed as whole files; needed for those only.
+        scratch: folder for copies of files that cannot be read where they are.
         stack: closes what was opened.
 
     Attributes:
@@ -43,126 +70,117 @@ class Opening:
         cut_off: why the recording's beginning or end are known to be missing; empty if they are not.
     """
 
-    def __init__(self, path: Path, scratch: Path | None, stack: ExitStack) -> None:
+    def __init__(self, path: Path, scratch: Path, stack: ExitStack) -> None:
         self._path, self._scratch, self._stack = path, scratch, stack
         self.notes: list[str] = []
         self.cut_off = ""
 
-    def readers(self) -> list[Any]:
-        """Readers of the recording, in the order of their messages; whoever uses them closes nothing.
+    def files(self) -> list[StorageFile]:
+        """The recording's files, in the order of their messages; whoever uses them closes nothing.
 
         Raises:
             BagError: no file can be read.
         """
         if not self._path.is_dir():
-            return self._open_files([self._path])
-        found = sorted((p for p in self._path.iterdir() if p.is_file() and storage_suffix(p)), key=natural_order)
-        files = list({_plain(file.name): file for file in reversed(found)}.values())[::-1]  # x.mcap before x.mcap.zstd
-        if not (self._path / METADATA).exists():
-            self.notes.append(f"no {METADATA}; its files are read in the order of their names")
-            if files and storage_suffix(files[-1]) == ".db3":  # MCAP files say themselves whether they were ended
-                self.cut_off = f"no {METADATA}, which a recorder writes when it ends"
-            return self._open_files(files)
-        if self._compressed_files():
-            if missing := sorted(set(self._named()) - {_plain(file.name) for file in files}):
-                self.notes.append(f"files named in {METADATA} are missing: {', '.join(missing)}")
-            return self._open_files(files)
-        try:
-            return [self._opened(_FolderReader(self._path))]
-        except Exception as error:
-            if of_the_machine(error):
-                raise
-            self.notes.append(f"not as {METADATA} says ({explained(error)}); its files are read one by one")
-            return self._open_files(files)
-
-    def _opened(self, reader: Any) -> Any:
-        reader.open()
-        self._stack.callback(reader.close)
-        return reader
-
-    def _open_files(self, files: Sequence[Path]) -> list[Any]:
-        """Readers of those files that can be read; what is the matter with others goes into the notes."""
-        if not files:
+            return self._opened([self._path], [])
+        found = {plain_name(file.name): file for file in storage_files(self._path)}
+        if not found:
             raise BagError(f"{self._path}: no .mcap or .db3 file in it")
-        readers: dict[str, Any] = {}
+        named, finished = self._metadata()
+        if missing := [name for name in named if name not in found]:
+            self.notes.append(f"files named in {METADATA} are missing: {', '.join(missing)}")
+        series = {of[0] for name in named if (of := number_in_series(Path(name)))}
+        more = [n for n in found if n not in named and (not named or (number_in_series(found[n]) or [""])[0] in series)]
+        if named and more:
+            self.notes.append(f"{METADATA} does not name {', '.join(more)}, which is read all the same")
+        if other := [name for name in found if name not in (*named, *more)]:
+            self.notes.append(f"{METADATA} does not name {', '.join(other)}, which is not read")
+        names = [*named, *more]
+        if not finished and storage_suffix(Path(names[-1])) == ".db3":  # MCAP files say themselves if they were ended
+            self.cut_off = f"no complete {METADATA}, which a recorder writes when it ends"
+        return self._opened([found[name] for name in names if name in found], names)
+
+    def _metadata(self) -> tuple[list[str], bool]:
+        """Names of the files as the metadata say, not compressed, and whether the recorder had come to its end."""
+        path = self._path / METADATA
+        if not path.exists():
+            self.notes.append(f"no {METADATA}; its files are read in the order of their names")
+            return [], False
+        try:
+            facts = yaml.safe_load(path.read_text(encoding="utf-8"))["rosbag2_bagfile_information"]
+            names = [plain_name(Path(str(name)).name) for name in facts["relative_file_paths"]]
+            return list(dict.fromkeys(names)), bool(facts["message_count"])
+        except (OSError, yaml.YAMLError, LookupError, TypeError, ValueError) as error:
+            self.notes.append(
+                f"{METADATA} cannot be used ({type(error).__name__}); its files are read in the order of their names"
+            )
+            return [], True
+
+    def _opened(self, files: Sequence[Path], names: Sequence[str]) -> list[StorageFile]:
+        """Those files that can be read; what is the matter with others goes into the notes."""
+        opened: dict[str, StorageFile] = {}
         problems = []
         for file in files:
             try:
                 with bag_errors_naming(file, "cannot be read"):
-                    readers[_plain(file.name)] = self._open_file(self._decompressed_file(file))
+                    opened[plain_name(file.name)] = self._open(file)
             except BagError as error:
                 problems.append(str(error))
-        if not readers:
-            raise BagError("; ".join(problems))
-        self.notes += problems
-        names = self._named() or [_plain(file.name) for file in files]
-        self.cut_off = _why_cut_off(names, readers) or self.cut_off
-        return list(readers.values())
+        if not opened:
+            raise BagError("; ".join(problems) or f"{self._path}: none of its files is there")
+        self.notes += [*problems, *(file.note for file in opened.values() if file.note)]
+        self.cut_off = _why_cut_off(names or [*opened], opened) or self.cut_off
+        return list(opened.values())
 
-    def _open_file(self, file: Path) -> Any:
-        """The file's reader; a damaged MCAP file is read as far as it goes."""
+    def _open(self, file: Path) -> StorageFile:
         if not file.stat().st_size:
             raise BagError(f"{file}: the file is empty")
-        try:
-            return self._opened(_FILE_READERS[file.suffix](file))
-        except Exception as error:
-            if of_the_machine(error) or file.suffix != ".mcap":
-                raise
-            try:
-                reader = self._opened(TruncatedMcapReader(file))
-            except Exception as second:
-                raise BagError(
-                    f"{file}: cannot be read: {explained(error)}. Nor record by record: {explained(second)}"
-                ) from error
-            count = f"{reader.metadata.message_count} messages are read from its complete records"
-            self.notes.append(
-                f"{file.name}: its summary cannot be used ({explained(error)}): {count}"
-                if reader.ended
-                else f"{file.name} has no proper end ({explained(error)}): {count}, {reader.lost_bytes} bytes after "
-                "them are lost"
-            )
-            return reader
+        if is_lfs_pointer(file):
+            raise BagError(f"{file}: {LFS_REMEDY}")
+        suffix, journals = storage_suffix(file), [file.with_name(file.name + ending) for ending in JOURNALS]
+        if plain_name(file.name) != file.name:
+            file = self._copied(file, _decompress)
+        elif suffix == ".db3" and any(path.exists() and path.stat().st_size for path in journals):
+            file = self._copied(file, _with_journal)
+        opened = READERS[suffix](file)
+        self._stack.callback(opened.close)
+        return opened
 
-    def _facts(self) -> dict[str, Any]:
-        """What the metadata say of the recording; nothing, where they cannot be read."""
-        try:
-            return dict(yaml.safe_load((self._path / METADATA).read_text())["rosbag2_bagfile_information"])
-        except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError):
-            return {}  # the reader says what is wrong with it
-
-    def _named(self) -> list[str]:
-        """Names of the recording's files as the metadata say, decompressed."""
-        names = self._facts().get("relative_file_paths") if self._path.is_dir() else None
-        return [_plain(Path(str(name)).name) for name in names] if isinstance(names, list) else []
-
-    def _compressed_files(self) -> bool:
-        """Whether the files are compressed as a whole."""
-        return str(self._facts().get("compression_mode", "")).lower() == "file"
-
-    def _decompressed_file(self, file: Path) -> Path:
-        if file.suffix != ".zstd":
-            return file
-        if self._scratch is None:
-            raise BagError(f"{file}: compressed as a whole file; a scratch folder is needed to read it")
+    def _copied(self, file: Path, copy: Any) -> Path:
+        """A copy of a file in the scratch folder, made once."""
         folder = self._scratch / hashlib.sha256(str(file.parent.resolve()).encode()).hexdigest()[:16]
-        target = folder / file.stem
+        target = folder / plain_name(file.name)
         if not target.exists():
-            opened = zstd.open(file, "rb")
-            # several processes may want it
-            with opened as source, output_file(target, shared=True) as partial, partial.open("wb") as sink:
-                shutil.copyfileobj(source, sink, 1 << 20)
+            with output_file(target, shared=True) as partial:  # several processes may want it
+                copy(file, partial)
         return target
 
 
-def _plain(name: str) -> str:
-    return name.removesuffix(".zstd")
+def _decompress(file: Path, target: Path) -> None:
+    with zstd.open(file, "rb") as source, target.open("wb") as sink:
+        shutil.copyfileobj(source, sink, 1 << 20)
 
 
-def _why_cut_off(names: Sequence[str], readers: Mapping[str, Any]) -> str:
+def _with_journal(file: Path, target: Path) -> None:
+    """Copy a database and what lies beside it, and have the copy take in or undo what its recorder was at."""
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        for path in (file, *(file.with_name(file.name + ending) for ending in JOURNALS)):
+            if path.exists():
+                shutil.copyfile(path, Path(folder, path.name))
+        connection = sqlite3.connect(Path(folder, file.name))
+        try:
+            connection.execute("PRAGMA journal_mode = DELETE").fetchall()
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
+        finally:
+            connection.close()
+        shutil.move(Path(folder, file.name), target)
+
+
+def _why_cut_off(names: Sequence[str], opened: Mapping[str, StorageFile]) -> str:
     """Why files that could not be read mean that a recording's beginning or end is missing; empty if they do not."""
     first, last = names[0], names[-1]
-    if last not in readers:
+    if last not in opened:
         return f"its last file, {last}, is missing or cannot be read"
-    if isinstance(readers[last], TruncatedMcapReader) and not readers[last].ended:
+    if not opened[last].ended:
         return f"{last} has no proper end"
-    return "" if first in readers else f"its first file, {first}, is missing or cannot be read"
+    return "" if first in opened else f"its first file, {first}, is missing or cannot be read"

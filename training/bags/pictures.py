@@ -15,8 +15,8 @@ from pi05_progress.units.transforms import resize_with_pad
 
 from .faults import BagError
 from .inputs import Source
-from .reading import Stored
-from .tracks import GapError, Grid, Track
+from .message_types import Stored
+from .samples import GapError, Grid, NotYetError, Track
 
 
 class Pictures:
@@ -61,7 +61,11 @@ class Pictures:
         for stamp_ns, message in messages:
             self._push(stamp_ns, message)
             while index < self._grid.count and self.track.ready(self._grid.time_ns(index)):
-                yield self._choose(index)
+                try:
+                    picture = self._choose(index)
+                except NotYetError:
+                    break
+                yield picture
                 index += 1
         if self._decoder is not None:
             for stamp_ns, frame in self._decoder.flush():
@@ -96,6 +100,8 @@ class Pictures:
         time_ns = self._grid.time_ns(index)
         chosen, before, after = self.track.nearest(time_ns)
         why = self.track.counts.first_problem
+        if after is None and not self.track.closed and (chosen is None or time_ns - chosen.stamp > self._half_ns):
+            raise NotYetError
         if chosen is None:
             raise GapError(self._source.name, None, None, why)
         if abs(chosen.stamp - time_ns) > self._half_ns:

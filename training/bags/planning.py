@@ -9,11 +9,11 @@ from pathlib import Path
 
 from pi05_progress.robots.profile import RobotProfile
 
-from .convert import Part
 from .episodes import Found, Mode, find_episodes
+from .first_pass import Scan
 from .inputs import common_absent
-from .jobs import Job
-from .scan import Scan
+from .pool import Job
+from .second_pass import Part
 from .segments import PlanOptions, plan_segments
 
 CUT_OFF_REMARK = "the recording is cut off ({}): the episode's end is not the task's end; its outcome stays unknown"
@@ -140,7 +140,8 @@ def _against(
     for camera, size in sizes.items():
         own = scan.sizes.get(camera)
         if own is None:
-            reasons.append(f"{camera}: none of its pictures can be decoded")
+            why = scan.undecodable.get(camera, "no key frame among its packets")
+            reasons.append(f"{camera}: none of its pictures can be decoded: {why}")
         elif not resize and tuple(own) != tuple(size):
             reasons.append(
                 f"{camera} is {own[1]}x{own[0]}, in most bags {size[1]}x{size[0]}; --image-size brings all to one size"

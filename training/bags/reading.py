@@ -5,39 +5,31 @@ A recording is a folder that rosbag2 wrote, or a single ``.mcap`` or ``.db3`` fi
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from backports import zstd
-from rosbags.rosbag2.errors import ReaderError
 
 from .faults import BagError, bag_errors_naming
-from .mcap import ZSTD_MAGIC, ChunkReader
-from .message_types import bag_types, deserialized
-from .opening import Opening
-from .recorder_clock import jumps_back
+from .mcap import ZSTD_MAGIC
+from .message_types import Stored, Types
+from .opening import Opening, StorageFile
 
 END_OF_TIME_NS = 1 << 62  # of receive times, in the year 2116: differences of such times fit into 64 bits
+BACK_NS = 500_000_000  # messages are stored in order of arrival up to this; further back is a jump of the clock
 
 
 @dataclass(frozen=True)
 class Topic:
-    """What a recording holds of one topic."""
+    """What a recording holds of one topic; ``used`` is whether there are any messages."""
 
     name: str
     type: str
-    count: int
-
-
-class Stored(NamedTuple):
-    """A serialised message and when it was received, ns since the epoch of the recorder's clock."""
-
-    topic: str
-    received_ns: int
-    data: bytes | memoryview
+    used: bool
 
 
 class Bag:
@@ -45,7 +37,7 @@ class Bag:
 
     Args:
         path: from ``find_bags``.
-        scratch: folder for decompressed files of recordings that are compressed as whole files; needed for those only.
+        scratch: folder for copies of files that cannot be read where they are.
 
     Attributes:
         topics: by name.
@@ -56,7 +48,7 @@ class Bag:
         BagError: it cannot be read at all.
     """
 
-    def __init__(self, path: Path, scratch: Path | None = None) -> None:
+    def __init__(self, path: Path, scratch: Path) -> None:
         self.path, self._scratch = path, scratch
 
     def __enter__(self) -> Bag:
@@ -64,11 +56,9 @@ class Bag:
         try:
             with bag_errors_naming(self.path, "cannot be read"):
                 opening = Opening(self.path, self._scratch, self._stack)
-                self._readers = opening.readers()
+                self._files = opening.files()
                 self.notes, self.cut_off = opening.notes, opening.cut_off
-                self._connections = [c for reader in self._readers for c in reader.connections]
-                self._types, self.type_problems = bag_types(self._connections)
-                self.topics = self._topics()
+                self._find_topics()
         except BaseException:
             self._stack.close()
             raise
@@ -76,6 +66,19 @@ class Bag:
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+
+    def _find_topics(self) -> None:
+        channels = []
+        for channel in (channel for file in self._files for channel in file.channels):
+            kind = channel.type.replace("/", "/msg/") if channel.type.count("/") == 1 else channel.type  # an old name
+            kind += "" if channel.encoding in ("", "cdr") else f" encoded as {channel.encoding}, not as cdr"
+            channels.append(channel._replace(type=kind))
+        self.topics: dict[str, Topic] = {}
+        for name in dict.fromkeys(channel.topic for channel in channels):
+            own = [channel for channel in channels if channel.topic == name]
+            types = " and ".join(sorted({channel.type for channel in own}))
+            self.topics[name] = Topic(name, types, any(channel.used for channel in own))
+        self._types = Types(channels)
 
     def messages(
         self,
@@ -94,20 +97,28 @@ class Bag:
         Raises:
             BagError: the file is damaged.
         """
-        for storage in self._storages():
-            if isinstance(storage, ChunkReader):
-                storage.heads = frozenset(heads)
         with bag_errors_naming(self.path):
-            for reader in self._readers:
-                wanted = [c for c in reader.connections if c.topic in topics]
-                if not wanted:
-                    continue
-                for connection, received_ns, data in reader.messages(wanted, start_ns, stop_ns):
-                    if not isinstance(received_ns, int) or not 0 <= received_ns < END_OF_TIME_NS:
-                        raise ReaderError(f"a message was received at {received_ns!r}")
-                    if data[:4] == ZSTD_MAGIC:  # one by one compressed, and no metadata said so
-                        data = zstd.decompress(data)
-                    yield Stored(connection.topic, received_ns, data)
+            # Files that were written at once hold different topics; of those with the same, one follows the other.
+            parts = [
+                (message for file in files for message in file.messages(topics, start_ns, stop_ns, heads))
+                for files in self._side_by_side()
+            ]
+            for topic, received_ns, data in heapq.merge(*parts, key=_received) if len(parts) > 1 else parts[0]:
+                _received(Stored(topic, received_ns, data))
+                if data[:4] == ZSTD_MAGIC:  # one by one compressed
+                    data = zstd.decompress(data)
+                yield Stored(topic, received_ns, data)
+
+    def _side_by_side(self) -> list[list[StorageFile]]:
+        """The files in groups of which none shares a topic with another: a recording that was split by topic."""
+        groups: list[tuple[set[str], list[StorageFile]]] = []
+        for file in self._files:
+            topics, files = {channel.topic for channel in file.channels if channel.used}, [file]
+            for group in [group for group in groups if group[0] & topics]:
+                topics, files = topics | group[0], [*group[1], *files]
+                groups.remove(group)
+            groups.append((topics, files))
+        return [sorted(files, key=self._files.index) for _, files in groups]
 
     def deserialize(self, message: Stored) -> Any:
         """The message as an object with the type's fields.
@@ -116,12 +127,14 @@ class Bag:
             BagError: its type is unknown, or the bytes do not fit it.
         """
         name = self.topics[message.topic].type
-        if name in self.type_problems:
-            raise BagError(f"{message.topic} is of type {name}, which cannot be read: {self.type_problems[name]}")
         try:
-            return deserialized(self._types, message.data, name)
+            return self._types.read(message.data, name)
         except Exception as error:  # whatever reading past an end leads to
             raise BagError(f"{message.topic}: a message cannot be read as {name}: {error}") from error
+
+    def type_notes(self, topics: Collection[str]) -> list[str]:
+        """What is odd about the definitions of these topics' types."""
+        return self._types.notes({self.topics[topic].type for topic in topics})
 
     def jumps_back(self) -> list[tuple[int, int]]:
         """Receive times, ns, that were recorded twice because the recorder's clock was set back: (from, to).
@@ -130,18 +143,26 @@ class Bag:
             BagError: the file is damaged.
         """
         with bag_errors_naming(self.path):
-            return jumps_back(self._storages())
+            return [jump for files in self._side_by_side() for jump in _jumps_back(files)]
 
-    def _topics(self) -> dict[str, Topic]:
-        topics: dict[str, Topic] = {}
-        for name in dict.fromkeys(c.topic for c in self._connections):
-            connections = [c for c in self._connections if c.topic == name]
-            types = sorted({c.msgtype for c in connections})
-            if len(types) > 1:
-                self.type_problems["/".join(types)] = f"the topic has several types: {', '.join(types)}"
-            topics[name] = Topic(name, "/".join(types), sum(c.msgcount for c in connections))
-        return topics
 
-    def _storages(self) -> list[Any]:
-        """The readers of single files."""
-        return [storage for reader in self._readers for storage in getattr(reader, "storages", [reader])]
+def _received(message: Stored) -> int:
+    time_ns = message.received_ns
+    if not isinstance(time_ns, int) or not 0 <= time_ns < END_OF_TIME_NS:
+        raise ValueError(f"a message was received at {time_ns!r}")
+    return time_ns
+
+
+def _jumps_back(files: Collection[StorageFile]) -> list[tuple[int, int]]:
+    """The same for files of which one follows the other, by the order in which their messages were written."""
+    jumps: list[tuple[int, int]] = []
+    newest = -(2**63)
+    for start, end in (times for file in files for times in file.written_times()):
+        if start < newest - BACK_NS:
+            until = newest
+            if jumps and start <= jumps[-1][1]:  # still the same jump
+                before = jumps.pop()
+                start, until = min(start, before[0]), max(until, before[1])
+            jumps.append((start, until))
+        newest = max(newest, end)
+    return jumps

@@ -1,56 +1,56 @@
-"""What a person should know of episodes that were kept, in a few lines. The report has it one by one. Pure."""
+"""What a conversion tells whoever runs it of recordings and episodes, in a few lines. The report has it one by one."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import sys
+from collections.abc import Collection, Sequence
 
-from .convert import Part
+from .planning import Plans
+from .second_pass import Part
 
 MOST_LINES = 10
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 
-@dataclass(frozen=True)
-class Remark:
-    """One remark on one recording or episode.
+def print_unused(plans: Plans) -> None:
+    """Recordings that cannot be used, and why."""
+    for bag, why in plans.failed.items():
+        print(f"not used: {why if bag in why else f'{bag}: {why}'}", file=sys.stderr)
 
-    Attributes:
-        of: its name.
-        text: the remark.
+
+def print_dropped(plans: Plans) -> None:
+    """Episodes that were dropped, and why."""
+    for entry in plans.entries:
+        if not entry.parts:
+            print(f"dropped: {entry.title}: {'; '.join([*entry.reasons, *entry.notes])}", file=sys.stderr)
+
+
+def print_remarks(plans: Plans, kept: Collection[str]) -> None:
+    """What is odd about recordings of which something is kept: ``kept`` names them.
+
+    Remarks that differ only in numbers and files become one, with how many there are.
     """
-
-    of: str
-    text: str
-
-
-def kept_but(remarks: Iterable[Remark], parts: Sequence[Part]) -> list[str]:
-    """Lines for the console: remarks that differ only in numbers and files become one, with how many there are.
-
-    Args:
-        remarks: on recordings and episodes that were kept, the most important first.
-        parts: the episodes that were made.
-    """
-    alike: dict[str, list[Remark]] = {}
-    for remark in remarks:
-        alike.setdefault(_kind(remark), []).append(remark)
-    lines = [*map(_line, alike.values()), *_lost(parts)]
+    usable = [entry for entry in plans.entries if entry.bag in kept and (entry.parts or not entry.reasons)]
+    remarks = [(entry.title, text) for entry in usable for text in (*entry.notes, *entry.reasons)]
+    for scan, found in zip(plans.scans, plans.found, strict=True):
+        if str(scan.path) in kept:
+            remarks += [(scan.path.name, note) for note in (*scan.notes, *found.notes)]
+    alike: dict[str, list[tuple[str, str]]] = {}
+    for name, text in remarks:
+        alike.setdefault(_NUMBER.sub("0", text.replace(name.partition(" ")[0], "*")), []).append((name, text))
+    lines = [*map(_line, alike.values()), *_lost([part for entry in usable for part in entry.parts])]
     if len(lines) > MOST_LINES:
         rest = len(lines) - MOST_LINES + 1
         lines = [*lines[: MOST_LINES - 1], f"and {rest} remarks of other kinds, which the report lists"]
-    return lines
+    if lines:
+        print("\n  ".join(["kept, but", *lines]), file=sys.stderr)
 
 
-def _kind(remark: Remark) -> str:
-    """The remark without its numbers and without its recording's name."""
-    return _NUMBER.sub("0", remark.text.replace(remark.of.partition(" ")[0], "*"))
-
-
-def _line(alike: Sequence[Remark]) -> str:
-    names = list(dict.fromkeys(remark.of for remark in alike))
+def _line(alike: Sequence[tuple[str, str]]) -> str:
+    names = {name for name, _ in alike}
     others = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    return f"{names[0]}{others}: {alike[0].text}"
+    return f"{alike[0][0]}{others}: {alike[0][1]}"
 
 
 def _lost(parts: Sequence[Part]) -> list[str]:

@@ -10,10 +10,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from pi05_progress.files.output_file import write_file
+
 from ..report.html_page import html_page
 from .episodes import Found
+from .first_pass import Scan
 from .planning import ReportEntry
-from .scan import Scan
 
 WITHOUT = ".report"  # of the folder beside a data set that did not come to be
 JSON_NAME, HTML_NAME = "conversion_report.json", "conversion_report.html"
@@ -80,15 +82,11 @@ def _timing(timings: Mapping[str, Any]) -> dict[str, Any]:
             "duplicates": t.duplicates,
             "out_of_order": t.disorder,
             "without_stamp": t.stampless,
-            "stamp_minus_reception_ms": _milliseconds(t.offsets.median_ns()),
+            "stamp_minus_reception_ms": None if t.offset_ns is None else round(t.offset_ns * 1e-6, 3),
             "gaps": [[round((a - t.first) * 1e-9, 3), round((b - a) * 1e-9, 3)] for a, b in t.gaps[:100]],
         }
         for name, t in timings.items()
     }
-
-
-def _milliseconds(time_ns: int | None) -> float | None:
-    return None if time_ns is None else round(time_ns * 1e-6, 3)
 
 
 def _entry(entry: ReportEntry, fps: int) -> dict[str, Any]:
@@ -113,8 +111,8 @@ def report_without_data_set(output: Path) -> Path:
 
 def write_report(root: Path, report: Mapping[str, Any], entries: Sequence[ReportEntry]) -> None:
     """Write both files into a folder."""
-    (root / JSON_NAME).write_text(json.dumps(report, indent=1) + "\n")
-    (root / HTML_NAME).write_text(report_page(report, entries))
+    write_file(root / JSON_NAME, json.dumps(report, indent=1) + "\n")
+    write_file(root / HTML_NAME, report_page(report, entries))
 
 
 def remove_report(root: Path) -> None:

@@ -8,13 +8,46 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from .episodes import Candidate, Span
-from .scan import Scan
-from .stretches import Stretch
-from .tracks import Grid
+from .first_pass import Scan
+from .samples import Grid
+from .timeline import Stretch
 
 OnGap = Literal["drop", "split"]
+LATE = "{} begins {:.2f} s late; the first frame is there"
 MIN_PART_S = 1.0  # a part that splitting leaves and that is shorter is dropped
-Gap = tuple[int, int, int, str]  # stretch, from, to, reason
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Samples of one input that cannot be used, within the frames of a segment.
+
+    Attributes:
+        stretch: of the recording.
+        frames: times of the segment's first and last frame.
+        start, stop: the last sample before and the first after; None if there is none.
+        name: of the input.
+        why: what is the matter with it.
+    """
+
+    stretch: int
+    frames: tuple[int, int]
+    start: int | None
+    stop: int | None
+    name: str
+    why: str
+
+    @property
+    def cut(self) -> tuple[int, int]:
+        """Times that cannot be used."""
+        first, last = self.frames
+        return first - 1 if self.start is None else self.start, last + 1 if self.stop is None else self.stop
+
+    def reason(self) -> str:
+        """Why the episode cannot go on over it."""
+        start, stop = self.cut
+        lasting = "to the end" if self.stop is None else f"of {(stop - start) * 1e-9:.2f} s"
+        where = f"at {max(start - self.frames[0], 0) * 1e-9:.2f} s"
+        return f"{self.name}: gap {lasting} {where}" + (f" ({self.why})" if self.why else "")
 
 
 @dataclass(frozen=True)
@@ -73,14 +106,15 @@ def plan_segments(candidate: Candidate, scan: Scan, options: PlanOptions, found:
         if missing := [name for name in scan.inputs.sources if name not in stretch.timings and not _pauses(scan, name)]:
             reasons.append(f"nothing from {', '.join(missing)}")
             continue
-        start, stop, trimmed = _usable(scan, stretch, span, options)
-        reasons += trimmed[0]
-        notes += trimmed[1]
-        shortened |= bool(trimmed[1]) and span.start_ns is not None
+        start, stop, early, late = _usable(scan, stretch, span, options)
+        start, stop, gaps, later = _narrowed(scan, span.stretch, (start, stop), options, found)
+        reasons += early
+        notes += (late := [*late, *later])
+        shortened |= bool(late) and span.start_ns is not None
         if stop <= start:
             reasons.append("its inputs do not overlap in time: " + _extents(stretch))
             continue
-        cuts, why = _cuts(scan, span.stretch, (start, stop), options, found)
+        cuts, why = _cuts(scan, span.stretch, (start, stop), gaps)
         reasons += why
         pieces += [(span.stretch, a, b) for a, b in _without(start, stop, cuts)]
     if not pieces or (reasons and options.on_gap == "drop"):
@@ -125,9 +159,7 @@ def _pauses(scan: Scan, name: str) -> bool:
     return scan.inputs.sources[name].may_pause and bool(scan.changes.get(name))
 
 
-def _usable(
-    scan: Scan, stretch: Stretch, span: Span, options: PlanOptions
-) -> tuple[int, int, tuple[list[str], list[str]]]:
+def _usable(scan: Scan, stretch: Stretch, span: Span, options: PlanOptions) -> tuple[int, int, list[str], list[str]]:
     """Where all inputs have begun and none has ended, within the span; what that costs as reasons and as notes."""
     half = round(0.5e9 / options.fps)
     firsts, lasts = {}, {}
@@ -148,11 +180,33 @@ def _usable(
     reasons, notes = [], []
     at_start = start - (span.start_ns if span.start_ns is not None else min(firsts.values()))
     if at_start > options.max_gap_ns:
-        notes.append(f"{late} begins {at_start * 1e-9:.2f} s late; the first frame is there")
+        notes.append(LATE.format(late, at_start * 1e-9))
     at_stop = (newest if span.stop_ns is None else span.stop_ns) - stop
     if at_stop > options.max_gap_ns:
         reasons.append(f"{early} ends {at_stop * 1e-9:.2f} s early")
-    return start, stop, (reasons, notes)
+    return start, stop, reasons, notes
+
+
+def _narrowed(
+    scan: Scan, index: int, within: tuple[int, int], options: PlanOptions, found: Sequence[Gap]
+) -> tuple[int, int, list[Gap], list[str]]:
+    """Where an input's first and last messages cannot be used, it begins later and ends earlier than they say.
+
+    Returns:
+        Start and stop, the gaps that are in between, and notes on what begins much later.
+    """
+    (start, stop), gaps, notes = within, [], []
+    for gap in (gap for gap in found if gap.stretch == index):
+        grid = _grid(scan, index, start, stop, options)
+        if grid and gap.start is None and gap.stop is not None and gap.frames[0] == grid.start_ns:
+            if gap.stop - start > options.max_gap_ns:
+                notes.append(f"{LATE.format(gap.name, (gap.stop - start) * 1e-9)} ({gap.why})")
+            start = gap.stop
+        elif grid and gap.stop is None and gap.start is not None and stop - gap.start <= options.max_gap_ns:
+            stop = gap.start
+        else:
+            gaps.append(gap)
+    return start, stop, gaps, notes
 
 
 def _extents(stretch: Stretch) -> str:
@@ -163,27 +217,20 @@ def _extents(stretch: Stretch) -> str:
 
 
 def _cuts(
-    scan: Scan, index: int, within: tuple[int, int], options: PlanOptions, found: Sequence[Gap]
+    scan: Scan, index: int, within: tuple[int, int], found: Sequence[Gap]
 ) -> tuple[list[tuple[int, int]], list[str]]:
     """Times that cannot be used, and what is the matter with them."""
     start, stop = within
-    cuts, reasons = [], []
+    known = []
     for name, timing in scan.stretches[index].timings.items():
-        jumps = set(timing.jumps)
         for a, b in timing.gaps:
-            if a < stop and b > start:
-                cuts.append((a, b))
-                kind = "clock jumped ahead by" if (a, b) in jumps else "gap of"
-                reasons.append(f"{name}: {kind} {(b - a) * 1e-9:.2f} s at {_at(a, start)}")
+            kind = "clock jumped ahead by" if (a, b) in timing.jumps else "gap of"
+            known.append(((a, b), f"{name}: {kind} {(b - a) * 1e-9:.2f} s at {_at(a, start)}"))
     for a, b in scan.breaks:
-        if a < stop and b > start:
-            cuts.append((a, b))
-            reasons.append(f"the recorder's clock was set back by {(b - a) * 1e-9:.2f} s at {_at(a, start)}")
-    for stretch, a, b, why in found:
-        if stretch == index and a < stop and b > start:
-            cuts.append((a, b))
-            reasons.append(why)
-    return sorted(cuts), reasons
+        known.append(((a, b), f"the recorder's clock was set back by {(b - a) * 1e-9:.2f} s at {_at(a, start)}"))
+    known += [(gap.cut, gap.reason()) for gap in found]
+    inside = [((a, b), why) for (a, b), why in known if a < stop and b > start]
+    return sorted(cut for cut, _ in inside), [why for _, why in inside]
 
 
 def _at(time_ns: int, start: int) -> str:

@@ -17,8 +17,8 @@ from pi05_progress.robots.profile import RobotProfile
 
 from .faults import BagError
 from .inputs import Role, Source
-from .reading import Stored
-from .tracks import GapError, Grid, SendersError, Track
+from .message_types import Stored
+from .samples import GapError, Grid, NotYetError, Sample, SendersError, Track
 
 LEAP_RAD, LEAP_NS = 0.2, 20_000_000  # from one message to the next: faster than any arm
 LEAP_SHARE = 0.2  # of frames, from which on leaps are no accident
@@ -109,7 +109,14 @@ class Table:
             time_ns = self._grid.time_ns(self.rows)
             if not all(track.ready(time_ns) for track in self.tracks.values()):
                 return
-            self._write(self._vector("state", time_ns), self._vector("action", time_ns))
+            self._used: list[tuple[Track, Sample]] = []
+            try:
+                row = self._vector("state", time_ns), self._vector("action", time_ns)
+            except NotYetError:
+                return
+            for track, sample in self._used:
+                track.note_use(sample, time_ns)
+            self._write(*row)
             self.rows += 1
 
     def close(self) -> None:
@@ -141,25 +148,22 @@ class Table:
             return self._number(source, time_ns)
         track = self.tracks[source.name]
         before, after = track.around(time_ns, after=source.role == "state")
-        why = track.counts.first_problem
-        if before is None:
-            raise GapError(source.name, None, after and after.stamp, why)
+        exact = before is not None and before.stamp == time_ns
+        in_force = source.role == "action" and before is not None and time_ns - before.stamp <= self._max_gap_ns
+        if exact or in_force:
+            self._used.append((track, before))
+            return before.value
         if source.role == "action":
-            if time_ns - before.stamp > self._max_gap_ns:
-                _, after = track.around(time_ns)
-                raise GapError(source.name, before.stamp, after and after.stamp, why)
-            track.note_use(before, time_ns)
-            return before.value
-        if before.stamp == time_ns:
-            track.note_use(before, time_ns)
-            return before.value
-        if after is None or after.stamp - before.stamp > self._max_gap_ns:
-            raise GapError(source.name, before.stamp, after and after.stamp, why)
-        if source.kind == "joints" and after.stamp - before.stamp < LEAP_NS:
+            before, after = track.around(time_ns)
+        if after is None and not track.closed:
+            raise NotYetError
+        ends = (before and before.stamp, after and after.stamp)
+        if source.role == "action" or None in ends or ends[1] - ends[0] > self._max_gap_ns:
+            raise GapError(source.name, *ends, track.counts.first_problem)
+        if source.kind == "joints" and ends[1] - ends[0] < LEAP_NS:
             self._leaps[source.name] += np.abs(after.value.position - before.value.position).max() > LEAP_RAD
-        nearer = before if time_ns - before.stamp <= after.stamp - time_ns else after
-        track.note_use(nearer, time_ns)
-        return before.value.towards(after.value, (time_ns - before.stamp) / (after.stamp - before.stamp))
+        self._used.append((track, before if time_ns - ends[0] <= ends[1] - time_ns else after))
+        return before.value.towards(after.value, (time_ns - ends[0]) / (ends[1] - ends[0]))
 
     def _number(self, source: Source, time_ns: int) -> Any:
         """A gripper's command number, in force since it was last given, as a message with what it stands for."""

@@ -22,6 +22,7 @@ from pi05_progress.errors import UserError
 from . import layout
 
 ROWS = 8192  # read at a time
+LFS_REMEDY = "it is a Git LFS pointer, not the file: fetch the files with `git lfs pull`"
 
 
 class DatasetError(UserError):
@@ -251,10 +252,18 @@ def open_parquet(path: Path) -> pq.ParquetFile:
     except FileNotFoundError:
         raise DatasetError(f"{path}: is missing; the data set is incomplete") from None
     except (OSError, pa.ArrowException) as error:
-        hint = "copy it anew"
-        if path.is_file() and path.read_bytes()[:20].startswith(b"version https://git"):
-            hint = "it is a Git LFS pointer: fetch the files with `git lfs pull`"
-        raise DatasetError(f"{path}: not a readable Parquet file: {error}; {hint}") from error
+        raise DatasetError(f"{path}: not a readable Parquet file: {error}; {remedy(path)}") from error
+
+
+def is_lfs_pointer(path: Path) -> bool:
+    """Whether Git left a pointer in the file's place."""
+    with path.open("rb") as file:
+        return file.read(20).startswith(b"version https://git")
+
+
+def remedy(path: Path) -> str:
+    """What to do about a file that cannot be read."""
+    return LFS_REMEDY if path.is_file() and is_lfs_pointer(path) else "copy it anew"
 
 
 def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:

@@ -17,7 +17,6 @@ from pi05_progress.robots.profile import RobotProfile
 from . import layout
 from .progress_meta import EpisodeMeta, Outcome, ProgressMeta, save_progress_meta
 from .statistics import Stats, feature_stats, flattened, pool_episodes, save_stats
-from .vectors import VectorReader
 from .video import VideoOptions, check_count, join, video_info
 
 MEGABYTE = 2**20
@@ -31,7 +30,7 @@ class EpisodeFiles:
     """An episode that lies ready.
 
     Attributes:
-        folder: holds ``<camera>.mp4`` and the files of ``VECTOR_FILES``, see ``vectors.py``.
+        folder: holds ``<camera>.mp4`` and the files of ``VECTOR_FILES``: float32, row after row.
         frames: their number.
         task: instruction.
         meta: outcome, milestones, source.
@@ -109,7 +108,7 @@ def write_dataset(
         features, fps=fps, robot_type=profile.name, total_episodes=len(episodes), total_frames=total,
         total_tasks=len(tasks),
     )  # fmt: skip
-    (root / layout.INFO).write_text(json.dumps(info, indent=4))
+    (root / layout.INFO).write_text(json.dumps(info, indent=4), encoding="utf-8")
 
 
 class _Rows:
@@ -132,7 +131,7 @@ class _Rows:
         vectors = self._vectors(episode)
         for start in range(0, episode.frames, ROWS):
             part = {name: values[start : start + ROWS] for name, values in columns.items()}
-            part |= {name: file.rows(start, start + ROWS) for name, file in vectors.items()}
+            part |= {name: values[start : start + ROWS] for name, values in vectors.items()}
             arrays = [_arrow(part[field.name], field.type) for field in self._schema]
             self._writer.write_table(pa.Table.from_arrays(arrays, schema=self._schema))
         chunk, file = divmod(self._file, layout.CHUNK_SIZE)
@@ -144,7 +143,7 @@ class _Rows:
         }
         self._total += episode.frames
         stats = {name: feature_stats(values) for name, values in columns.items()}
-        return placed, stats | {name: _vector_stats(file) for name, file in vectors.items()}
+        return placed, stats | {name: _vector_stats(values) for name, values in vectors.items()}
 
     def close(self) -> None:
         """Finish the last file."""
@@ -159,12 +158,13 @@ class _Rows:
         plain = [field.name for field in self._schema if not pa.types.is_fixed_size_list(field.type)]
         self._writer = pq.ParquetWriter(self._path, self._schema, use_dictionary=plain)  # vectors hardly repeat
 
-    def _vectors(self, episode: EpisodeFiles) -> dict[str, VectorReader]:
+    def _vectors(self, episode: EpisodeFiles) -> dict[str, np.ndarray]:
+        """States and actions (frames, numbers), read as they are needed."""
         return {
-            name: VectorReader(
-                episode.folder / VECTOR_FILES[name], self._schema.field(name).type.list_size, episode.frames
+            name: np.memmap(episode.folder / file, np.float32, "r").reshape(
+                episode.frames, self._schema.field(name).type.list_size
             )
-            for name in (layout.STATE, layout.ACTION)
+            for name, file in VECTOR_FILES.items()
         }
 
     def _columns(self, index: int, episode: EpisodeFiles, task_index: int, fps: int) -> dict[str, np.ndarray]:
@@ -183,9 +183,9 @@ class _Rows:
         }
 
 
-def _vector_stats(file: VectorReader) -> Stats:
+def _vector_stats(values: np.ndarray) -> Stats:
     """``feature_stats``, a few columns at a time."""
-    parts = [feature_stats(file.columns(at, at + 4)) for at in range(0, file.size, 4)]
+    parts = [feature_stats(values[:, at : at + 4]) for at in range(0, values.shape[1], 4)]
     return {key: parts[0][key] if key == "count" else np.concatenate([p[key] for p in parts]) for key in parts[0]}
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import queue
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,18 +21,18 @@ import numpy as np
 from pi05_progress.robots.profile import RobotProfile
 from training.datasets.layout import ACTION, STATE
 from training.datasets.statistics import Stats, picture_stats, sample_frames
-from training.datasets.vectors import VectorWriter
 from training.datasets.video import VideoFile, VideoOptions
 from training.datasets.writer import VECTOR_FILES
 
 from .episodes import Candidate
+from .first_pass import Scan
+from .message_types import Stored
 from .pictures import Pictures
-from .reading import Bag, Stored
-from .scan import Scan
+from .reading import Bag
+from .samples import GapError, SendersError, TrackCounts
 from .segments import Gap, PlanOptions, Segment, plan_segments
-from .stretches import message_time_ns
 from .table import Table
-from .tracks import GapError, SendersError, TrackCounts
+from .timeline import message_time_ns
 
 SLACK_NS = 100_000_000  # how far messages of one topic may be out of order
 QUEUE = 4  # messages waiting for a camera's thread
@@ -97,14 +97,7 @@ class Converted:
     notes: list[str]
 
 
-def convert_episode(
-    bag: Bag,
-    scan: Scan,
-    candidate: Candidate,
-    options: ConvertOptions,
-    folder: Path,
-    advanced: Callable[[int], None] = lambda frames: None,
-) -> Converted:
+def convert_episode(bag: Bag, scan: Scan, candidate: Candidate, options: ConvertOptions, folder: Path) -> Converted:
     """Make an episode's files in ``folder``, which is there.
 
     A gap that only turns up now, from samples that cannot be used, drops or splits the episode as one known before.
@@ -115,56 +108,26 @@ def convert_episode(
         candidate: the episode.
         options: how.
         folder: for its parts' folders.
-        advanced: called with the number of frames that were made since the last call; negative if they are thrown away.
     """
     found: list[Gap] = []
     for _ in range(MAX_REPLANS):
         plan = plan_segments(candidate, scan, options.plan, found)
-        parts: list[Part] = []
-        for segment in plan.segments:
-            made = _Counter(advanced)
-            try:
-                part = _convert_segment(bag, scan, candidate, segment, options, folder, made)
-            except GapError as gap:
-                advanced(-made.frames - sum(p.frames for p in parts))
-                found.append(_as_gap(gap, segment))
-                break
-            except SendersError as error:
-                advanced(-made.frames - sum(p.frames for p in parts))
-                return Converted([], [str(error)], list(plan.notes))
-            parts.append(part)
-        else:
-            return Converted(parts, list(plan.reasons), list(plan.notes))
-    return Converted([], [*plan.reasons, f"more than {MAX_REPLANS} gaps"], list(plan.notes))
-
-
-class _Counter:
-    def __init__(self, advanced: Callable[[int], None]) -> None:
-        self._advanced, self.frames = advanced, 0
-
-    def __call__(self) -> None:
-        self.frames += 1
-        self._advanced(1)
-
-
-def _as_gap(gap: GapError, segment: Segment) -> Gap:
-    grid = segment.grid
-    first, last = grid.start_ns, grid.time_ns(grid.count - 1)
-    start = first - 1 if gap.start_ns is None else gap.start_ns
-    stop = last + 1 if gap.stop_ns is None else gap.stop_ns
-    lasting = "to the end" if gap.stop_ns is None else f"of {(stop - start) * 1e-9:.2f} s"
-    where = f"at {max(start - first, 0) * 1e-9:.2f} s"
-    return segment.stretch, start, stop, f"{gap.name}: gap {lasting} {where}" + (f" ({gap.why})" if gap.why else "")
+        notes = list(plan.notes)
+        try:
+            parts = []
+            for segment in plan.segments:
+                parts.append(_convert_segment(bag, scan, candidate, segment, options, folder))
+            return Converted(parts, list(plan.reasons), notes)
+        except GapError as gap:
+            frames = (segment.grid.start_ns, segment.grid.time_ns(segment.grid.count - 1))
+            found.append(Gap(segment.stretch, frames, gap.start_ns, gap.stop_ns, gap.name, gap.why))
+        except SendersError as error:
+            return Converted([], [str(error)], notes)
+    return Converted([], [*plan.reasons, f"more than {MAX_REPLANS} gaps"], notes)
 
 
 def _convert_segment(
-    bag: Bag,
-    scan: Scan,
-    candidate: Candidate,
-    segment: Segment,
-    options: ConvertOptions,
-    folder: Path,
-    made: Callable[[], None],
+    bag: Bag, scan: Scan, candidate: Candidate, segment: Segment, options: ConvertOptions, folder: Path
 ) -> Part:
     grid, sources = segment.grid, scan.inputs.sources
     out = folder / f"part_{segment.part:03d}"
@@ -178,24 +141,21 @@ def _convert_segment(
             options.resize, max_gap, SLACK_NS,
         )  # fmt: skip
         cameras[source.name] = _CameraThread(pictures, out / f"{source.name}.mp4", grid.fps, options.video, failed)
-    first = next(iter(cameras.values()))
-    first.made = made  # one camera speaks for all in the progress bar
-    size = options.profile.vector_size
-    with (
-        VectorWriter(out / VECTOR_FILES[STATE], size) as state,
-        VectorWriter(out / VECTOR_FILES[ACTION], size) as action,
-    ):
+    with (out / VECTOR_FILES[STATE]).open("wb") as state, (out / VECTOR_FILES[ACTION]).open("wb") as action:
 
         def write(of_state: np.ndarray, of_action: np.ndarray) -> None:
-            state.append(of_state)
-            action.append(of_action)
+            state.write(of_state.tobytes())
+            action.write(of_action.tobytes())
 
         table = Table(options.profile, dict(sources), scan.changes, grid, write, bag.deserialize, max_gap, SLACK_NS)
         try:
             _read(bag, scan, segment, table, cameras, failed)
+        except BaseException:
+            failed.set()
+            raise
         finally:
             for thread in cameras.values():
-                thread.close(abandon=failed.is_set())
+                thread.close()
         for thread in cameras.values():
             if thread.error is not None:
                 raise thread.error
@@ -227,11 +187,7 @@ def _read(
             cameras[source.name].put(stamp, message)
             continue
         table.push(source.name, stamp, message)
-        try:
-            table.advance()
-        except (GapError, SendersError):
-            failed.set()
-            raise
+        table.advance()
 
 
 class _CameraThread:
@@ -240,13 +196,12 @@ class _CameraThread:
     def __init__(
         self, pictures: Pictures, path: Path, fps: int, options: VideoOptions, failed: threading.Event
     ) -> None:
-        self.pictures, self.made = pictures, lambda: None
+        self.pictures = pictures
         self.thumbnails: list[str] = []
         self.stats: Stats = {}
         self.error: BaseException | None = None
         self._path, self._fps, self._options, self._failed = path, fps, options, failed
         self._queue: queue.Queue[tuple[int, Stored] | None] = queue.Queue(QUEUE)
-        self._abandoned = False
         self._thread = threading.Thread(target=self._run, name=path.stem)
         self._thread.start()
 
@@ -259,9 +214,8 @@ class _CameraThread:
             except queue.Full:
                 continue
 
-    def close(self, abandon: bool) -> None:
+    def close(self) -> None:
         """No more messages will come; wait for the end."""
-        self._abandoned = abandon
         while self._thread.is_alive():
             try:
                 self._queue.put(None, timeout=0.1)
@@ -287,7 +241,6 @@ class _CameraThread:
         shown = {round(i * (count - 1) / (THUMBNAILS - 1)) for i in range(THUMBNAILS)}
         for index, image in enumerate(self.pictures.frames(self._messages())):
             video.write(image)
-            self.made()
             if index in shown:
                 self.thumbnails.append(_thumbnail(image))
             if index in sampled:
@@ -298,7 +251,7 @@ class _CameraThread:
             if self._failed.is_set():
                 raise _AbandonedError
             yield item
-        if self._abandoned or self._failed.is_set():
+        if self._failed.is_set():
             raise _AbandonedError
 
 

@@ -49,6 +49,10 @@ class GapError(Exception):
         self.name, self.start_ns, self.stop_ns, self.why = name, start_ns, stop_ns, why
 
 
+class NotYetError(Exception):
+    """The samples that have arrived cannot be used, and others may follow."""
+
+
 class SendersError(Exception):
     """Messages of a topic do not come from the one robot that is expected; the text says what was found."""
 
@@ -72,11 +76,13 @@ class TrackCounts:
     first_problem: str = ""
 
 
-@dataclass
-class _Entry[Raw]:
+@dataclass(eq=False)
+class Sample[Raw, Value]:
+    """One sample; ``value`` is made of ``raw`` when it is first needed."""
+
     stamp: int
-    raw: Raw
-    value: object = None
+    raw: Raw | None
+    value: Value | None = None
     parsed: bool = False
     used: bool = False
 
@@ -96,7 +102,7 @@ class Track[Raw, Value]:
     slack_ns: int
     counts: TrackCounts = field(default_factory=TrackCounts)
     closed: bool = False
-    _entries: list[_Entry[Raw]] = field(default_factory=list)
+    _samples: list[Sample[Raw, Value]] = field(default_factory=list)
     _newest: int = -(2**63)
     _asked: int = -(2**63)
 
@@ -109,91 +115,76 @@ class Track[Raw, Value]:
         elif stamp > counts.last_ns:
             counts.largest_gap_ns = max(counts.largest_gap_ns, stamp - counts.last_ns)
             counts.last_ns = stamp
-        at = bisect.bisect_left(self._entries, stamp, key=lambda entry: entry.stamp)
-        if at < len(self._entries) and self._entries[at].stamp == stamp:
+        at = bisect.bisect_left(self._samples, stamp, key=_stamp)
+        if at < len(self._samples) and self._samples[at].stamp == stamp:
             counts.duplicates += 1
             return
         if stamp <= self._asked:
             counts.late += 1  # frames that it would have served are made
             if at == 0:
                 return
-        self._entries.insert(at, _Entry(stamp, raw))
+        self._samples.insert(at, Sample(stamp, raw))
         self._newest = max(self._newest, stamp)
 
     def ready(self, time_ns: int) -> bool:
         """Whether nothing that may still arrive changes what is around a time."""
         return self.closed or self._newest - self.slack_ns >= time_ns
 
-    def around(self, time_ns: int, after: bool = True) -> tuple[_Sample | None, _Sample | None]:
+    def around(self, time_ns: int, after: bool = True) -> tuple[Sample | None, Sample | None]:
         """The sound samples at or before a time and after it; with ``after`` false only the former is made."""
         self._asked = time_ns
-        split = bisect.bisect_right(self._entries, time_ns, key=lambda entry: entry.stamp)
-        before = self._sound(range(split - 1, -1, -1))
-        if before is not None:
-            del self._entries[: before[0]]
-        if not after:
-            return before and before[1], None
-        split = bisect.bisect_right(self._entries, time_ns, key=lambda entry: entry.stamp)
-        later = self._sound(range(split, len(self._entries)))
-        return before and before[1], later and later[1]
+        before, later = self._neighbours(time_ns)
+        while before and not self._sound(before):
+            before, later = self._neighbours(time_ns)
+        while after and later and not self._sound(later):
+            before, later = self._neighbours(time_ns)
+        if before:
+            del self._samples[: self._samples.index(before)]
+        return before, later if after else None
 
-    def nearest(self, time_ns: int) -> tuple[_Sample | None, _Sample | None, _Sample | None]:
+    def nearest(self, time_ns: int) -> tuple[Sample | None, Sample | None, Sample | None]:
         """The sound sample nearest to a time (the earlier of two at the same distance), those before and after it.
 
         Only the nearest is parsed, unless it is not sound.
         """
         self._asked = time_ns
         while True:
-            split = bisect.bisect_right(self._entries, time_ns, key=lambda entry: entry.stamp)
-            before = self._entries[split - 1] if split else None
-            after = self._entries[split] if split < len(self._entries) else None
-            if before is None and after is None:
-                return None, None, None
-            if after is None or (before is not None and time_ns - before.stamp <= after.stamp - time_ns):
-                chosen = before
+            before, after = self._neighbours(time_ns)
+            if before and after:
+                chosen = before if time_ns - before.stamp <= after.stamp - time_ns else after
             else:
-                chosen = after
-            if self._parse(chosen):
-                del self._entries[: max(split - 1, 0)]
-                return _sample(chosen), before and _sample(before), after and _sample(after)
+                chosen = before or after
+            if chosen is None or self._sound(chosen):
+                if before:
+                    del self._samples[: self._samples.index(before)]
+                return chosen, before, after
 
-    def _sound(self, indices: range) -> tuple[int, _Sample] | None:
-        """The first sample of these that can be parsed; others on the way are removed."""
-        for removed, index in enumerate(indices):
-            at = index - removed if indices.step > 0 else index
-            entry = self._entries[at]
-            if self._parse(entry):
-                return at, _sample(entry)
-        return None
+    def _neighbours(self, time_ns: int) -> tuple[Sample | None, Sample | None]:
+        """The samples at or before a time and after it."""
+        split = bisect.bisect_right(self._samples, time_ns, key=_stamp)
+        return (self._samples[split - 1] if split else None), next(iter(self._samples[split : split + 1]), None)
 
-    def _parse(self, entry: _Entry[Raw]) -> bool:
-        if not entry.parsed:
+    def _sound(self, sample: Sample) -> bool:
+        """Whether a sample can be parsed; one that cannot is removed."""
+        if not sample.parsed:
             try:
-                entry.value, entry.parsed = self.parse(entry.raw), True
-                entry.raw = None
+                sample.value, sample.parsed, sample.raw = self.parse(sample.raw), True, None
             except MessageError as error:
                 self.counts.bad += 1
                 self.counts.first_problem = self.counts.first_problem or str(error)
-                self._entries.remove(entry)
+                self._samples.remove(sample)
                 return False
         return True
 
-    def note_use(self, sample: _Sample, time_ns: int) -> None:
+    def note_use(self, sample: Sample, time_ns: int) -> None:
         """Keep book of a sample that a frame was made of."""
         skew = abs(sample.stamp - time_ns)
         self.counts.frames += 1
-        self.counts.used += not sample.entry.used
-        sample.entry.used = True
+        self.counts.used += not sample.used
+        sample.used = True
         self.counts.skew_sum_ns += skew
         self.counts.skew_max_ns = max(self.counts.skew_max_ns, skew)
 
 
-@dataclass(frozen=True)
-class _Sample:
-    stamp: int
-    value: object
-    entry: _Entry
-
-
-def _sample(entry: _Entry) -> _Sample:
-    return _Sample(entry.stamp, entry.value, entry)
+def _stamp(sample: Sample) -> int:
+    return sample.stamp

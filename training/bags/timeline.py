@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import statistics
 import struct
 from array import array
 from dataclasses import dataclass, field
 
-from .clocks import Offsets
 from .inputs import Source
-from .reading import Stored
+from .message_types import Stored
 
 BACK_NS = 500_000_000  # a stamp that lies further back than this is a jump of the clock, a nearer one disorder
 FORWARD_NS = 1_000_000_000  # a stamp that runs ahead of the time of reception by this is a jump of the clock
 OTHER_CLOCK_NS = 1_000_000_000  # stamps this far from the times of reception are of another clock
+APART_NS = 50_000_000  # medians of two topics that differ by more are worth a remark
+EVERY = 16  # one of so many stamps is kept to see how far it is from its time of reception
+
+
+def _times() -> array:
+    return array("q")
 
 
 @dataclass
@@ -28,9 +34,14 @@ class Timing:
     gaps: list[tuple[int, int]] = field(default_factory=list)
     jumps: list[tuple[int, int]] = field(default_factory=list)  # those gaps that only stamps have
     offset: int = 0  # of the last stamp from its time of reception
-    offsets: Offsets = field(default_factory=Offsets)  # of all messages that have a stamp
-    stamps: array = field(default_factory=lambda: array("q"))  # of pictures, all of them
+    offsets: array = field(default_factory=_times)  # of every so many messages, see ``EVERY``
+    stamps: array = field(default_factory=_times)  # of pictures, all of them
     keys: list[tuple[int, int]] = field(default_factory=list)  # packets that decoding can begin at, with reception
+
+    @property
+    def offset_ns(self) -> int | None:
+        """Median of stamp minus time of reception; None without stamps."""
+        return round(statistics.median(self.offsets)) if self.offsets else None
 
 
 @dataclass
@@ -49,9 +60,29 @@ class Stretch:
     timings: dict[str, Timing] = field(default_factory=dict)
     why: str = ""
 
+    def clocks_apart(self) -> str:
+        """A remark on inputs whose stamps are ``APART_NS`` further from reception than those of others; or nothing."""
+        known = {name: timing.offset_ns for name, timing in self.timings.items() if timing.offset_ns is not None}
+        if not known or max(known.values()) - min(known.values()) <= APART_NS:
+            return ""
+        middle = statistics.median_low(known.values())
+        odd = {name: median - middle for name, median in known.items() if abs(median - middle) > APART_NS}
+        odd = odd or {name: median - middle for name, median in known.items() if median != middle}
+        parts = (
+            (", ".join(f"{name} by {abs(by) * 1e-6:.0f} ms" for name, by in odd.items() if sign * by > 0), way)
+            for sign, way in ((-1, "behind"), (1, "ahead"))
+        )
+        said = "; ".join(f"{text} {way}" for text, way in parts if text)
+        return (
+            f"seen from the recorder, stamps of other inputs run apart: {said}. Either clocks of computers differ, and "
+            "pictures and joints are out of step by as much, or these messages travel slowly, and nothing is wrong"
+        )
+
 
 def header_stamp_ns(data: bytes) -> int:
-    """Stamp of a serialised message whose first field is a header, ns; 0 if it was left empty."""
+    """Stamp of a serialised message whose first field is a header, ns; 0 if it was left empty or is cut off."""
+    if len(data) < 12:
+        return 0
     order = "<" if data[1] & 1 else ">"
     seconds, nanoseconds = struct.unpack_from(f"{order}iI", data, 4)
     return seconds * 10**9 + nanoseconds
@@ -59,8 +90,7 @@ def header_stamp_ns(data: bytes) -> int:
 
 def message_time_ns(message: Stored, has_header: bool, clock_offset_ns: int) -> int:
     """When a message was made: its stamp, or where it has none, when it was received."""
-    stamp = header_stamp_ns(message.data) if has_header and len(message.data) >= 12 else 0
-    return stamp or message.received_ns + clock_offset_ns
+    return (has_header and header_stamp_ns(message.data)) or message.received_ns + clock_offset_ns
 
 
 class Timeline:
@@ -85,10 +115,8 @@ class Timeline:
     def sample(self, source: Source, message: Stored) -> tuple[int, Timing]:
         """The next message of an input; returns its stamp, ns, and the input's timing in the stretch it belongs to."""
         stretch = self._newest(message)
-        stamp = header_stamp_ns(message.data) if source.has_header and len(message.data) >= 12 else 0
-        stampless = not stamp
-        if stampless:
-            stamp = message.received_ns + self._clock_offset_ns
+        stamp = message_time_ns(message, source.has_header, self._clock_offset_ns)
+        stampless = not (source.has_header and header_stamp_ns(message.data))
         if stampless and source.has_header:
             self.stampless[source.name] = self.stampless.get(source.name, 0) + 1
         timing = stretch.timings.get(source.name)
@@ -108,8 +136,8 @@ class Timeline:
             self._follow(timing, stamp, offset, source)
         timing.stampless += stampless
         timing.offset = offset
-        if not stampless:
-            timing.offsets.add(offset)
+        if not stampless and timing.count % EVERY == 1:
+            timing.offsets.append(offset)
         return stamp, timing
 
     def _follow(self, timing: Timing, stamp: int, offset: int, source: Source) -> None:

@@ -1,0 +1,195 @@
+"""Many recordings, many episodes, one process per core; each episode is kept as soon as it is made."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import traceback
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pi05_progress.errors import UserError
+from pi05_progress.files.worker_process import end_with_parent
+
+from .episodes import Candidate
+from .faults import BagError
+from .first_pass import Scan, scan_bag
+from .inputs import ScanOptions
+from .reading import Bag
+from .second_pass import Converted, ConvertOptions, Part, convert_episode
+from .workplace import RESULT, Workplace, write_json
+
+KILLED = (
+    "a worker process was ended by force, most likely for want of memory; give the same command with --resume and "
+    "fewer --workers"
+)
+KEPT = "finished episodes are kept: make room, then go on with --resume"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One episode to be made.
+
+    Attributes:
+        key: name of its folder.
+        scan: of its recording.
+        candidate: the episode.
+    """
+
+    key: str
+    scan: Scan
+    candidate: Candidate
+
+
+class _Worker:
+    """What a process does; the recording that was used last stays open."""
+
+    def __init__(self, work: Path, scratch: Path, options: ScanOptions) -> None:
+        self._work, self._scratch, self._options = work, scratch, options
+        self._bag: Bag | None = None
+
+    def scan(self, path: Path) -> Scan | str:
+        """First pass over a recording; a text says why it cannot be used."""
+        try:
+            return scan_bag(path, self._options, self._scratch)
+        except BagError as error:
+            return str(error)
+        except (UserError, OSError):  # of this machine
+            raise
+        except Exception as error:
+            return f"{path}: {_unexpected(error)}"
+
+    def convert(self, job: Job, options: ConvertOptions) -> Converted:
+        """Make one episode's folder; a problem of the recording is a result, one of this machine is not."""
+        partial = self._work / f"{job.key}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        try:
+            converted = convert_episode(self._open(job.scan.path), job.scan, job.candidate, options, partial)
+        except BagError as error:
+            converted = Converted([], [str(error)], [])
+        except (UserError, OSError):
+            raise
+        except Exception as error:
+            converted = Converted([], [_unexpected(error)], [])
+        for extra in partial.iterdir():
+            if extra.name not in {part.folder for part in converted.parts}:
+                shutil.rmtree(extra)
+        write_json(partial / RESULT, asdict(converted))
+        os.replace(partial, self._work / job.key)
+        return converted
+
+    def _open(self, path: Path) -> Bag:
+        if self._bag is None or self._bag.path != path:
+            self.close()
+            self._bag = Bag(path, self._scratch).__enter__()
+        return self._bag
+
+    def close(self) -> None:
+        """Close the recording that is open."""
+        if self._bag is not None:
+            self._bag.__exit__()
+        self._bag = None
+
+
+def _unexpected(error: Exception) -> str:
+    """An error that nobody thought of, with its place: one odd recording must not end the conversion of all."""
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    place = f"{Path(where.filename).name}:{where.lineno}"
+    return f"cannot be converted: {type(error).__name__}: {error} ({place}; please report this)"
+
+
+_worker: _Worker | None = None  # one per process
+
+
+def _start_process(*arguments: Any) -> None:
+    import cv2
+
+    global _worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    end_with_parent()
+    cv2.setNumThreads(1)
+    _worker = _Worker(*arguments)
+
+
+def _in_process(task: str, arguments: tuple) -> Any:
+    return getattr(_worker, task)(*arguments)
+
+
+def load_result(folder: Path) -> Converted | None:
+    """What became of an episode, if it was finished."""
+    try:
+        data = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    parts = [Part(**{**part, "milestones": [tuple(m) for m in part["milestones"]]}) for part in data["parts"]]
+    return Converted(parts, data["reasons"], data["notes"])
+
+
+class Pool:
+    """Worker processes; a single worker, or a single task, needs none but this. Use it as a context manager.
+
+    Args:
+        place: where to write.
+        options: of the first pass.
+        workers: number of processes.
+    """
+
+    def __init__(self, place: Workplace, options: ScanOptions, workers: int) -> None:
+        self.options, self._workers = options, workers
+        self._arguments = (place.work, place.scratch, options)
+        self._own = _Worker(*self._arguments)
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self._own.close()
+        if self._pool is None:
+            return
+        if kind is not None:  # nobody waits for work that is thrown away
+            for process in list((self._pool._processes or {}).values()):
+                process.terminate()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def scan(self, bags: Sequence[Path], done: Callable[[int], None]) -> list[Scan | str]:
+        """First pass over recordings, see ``_Worker.scan``; ``done`` is called with the number of each that is read."""
+        return self._all("scan", [(bag,) for bag in bags], done)
+
+    def convert(self, jobs: Sequence[Job], options: ConvertOptions, done: Callable[[int], None]) -> list[Converted]:
+        """Second pass; ``done`` is called with the number of each job that is made."""
+        return self._all("convert", [(job, options) for job in jobs], done)
+
+    def _all(self, task: str, arguments: Sequence[tuple], done: Callable[[int], None]) -> list[Any]:
+        results: dict[int, Any] = {}
+        try:
+            if min(len(arguments), self._workers) <= 1:
+                for number, of_task in enumerate(arguments):
+                    results[number] = getattr(self._own, task)(*of_task)
+                    done(number)
+            else:
+                pool = self._processes()
+                futures = {pool.submit(_in_process, task, of_task): i for i, of_task in enumerate(arguments)}
+                for future in as_completed(futures):
+                    results[futures[future]] = future.result()
+                    done(futures[future])
+        except BrokenProcessPool as error:
+            raise UserError(KILLED) from error
+        except OSError as error:  # a fault of this machine, not of a recording: nothing can go on
+            where = f"{error.filename}: " if error.filename else ""
+            raise UserError(f"{where}{error.strerror or error}; {KEPT}") from error
+        return [results[number] for number in range(len(arguments))]
+
+    def _processes(self) -> ProcessPoolExecutor:
+        if self._pool is None:
+            context = multiprocessing.get_context("spawn")  # threads of video libraries do not survive a fork
+            self._pool = ProcessPoolExecutor(self._workers, context, _start_process, self._arguments)
+        return self._pool

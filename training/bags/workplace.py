@@ -1,0 +1,129 @@
+"""The folder beside a data set in which it is made, so that a conversion that was killed goes on with what is missing.
+
+Everything is written under ``<output>.partial``: episodes in ``work``, one folder each, which appears complete or not
+at all.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pi05_progress.files.output_file import write_file
+from pi05_progress.files.output_folder import OutputFolderError, Pending, check_target, claim, finish
+from training.datasets import layout
+
+WORK, SCRATCH, SETTINGS = "work", "scratch", "conversion.json"
+RESULT = "result.json"
+REPLACES, ASSEMBLED = "_replaces", "_assembled"  # in the settings' file, no settings themselves
+
+
+@dataclass
+class Workplace:
+    """The folder in which a data set is made; see ``workplace``.
+
+    Attributes:
+        folder: where.
+        assembled: whether the data set in it is complete, and only its way into place is left.
+        pending: the hold on the folder; None where nothing is kept, as in a dry run.
+    """
+
+    folder: Path
+    assembled: bool = False
+    pending: Pending | None = None
+
+    @property
+    def work(self) -> Path:
+        """Where episodes are kept."""
+        return self.folder / WORK
+
+    @property
+    def scratch(self) -> Path:
+        """Where compressed recordings are unpacked."""
+        return self.folder / SCRATCH
+
+
+@contextmanager
+def workplace(output: Path, settings: Mapping[str, Any], *, resume: bool, overwrite: bool) -> Iterator[Workplace]:
+    """Prepare the folder beside ``output`` and hold it against a second conversion; what is in it stays.
+
+    Args:
+        output: the data set.
+        settings: what decides about the result; a conversion goes on only with the same.
+        resume: go on with an unfinished conversion.
+        overwrite: replace a finished data set, and begin an unfinished conversion again.
+
+    Raises:
+        OutputFolderError: something is there already, or nothing can be written.
+    """
+    pending = claim(output)
+    try:
+        place = _prepared(pending, output, settings, resume, overwrite)
+        try:
+            yield place
+        except BaseException:
+            if not place.assembled and not any(place.work.glob(f"*/{RESULT}")):
+                pending.abandon()  # nothing in it is worth going on with
+            raise
+    finally:
+        pending.release()
+
+
+def _prepared(pending: Pending, output: Path, settings: Mapping[str, Any], resume: bool, overwrite: bool) -> Workplace:
+    """The folder cleared or as it was left; whatever is decided in here is decided under its lock."""
+    folder = pending.path
+    begun = json.loads((folder / SETTINGS).read_text(encoding="utf-8")) if (folder / SETTINGS).exists() else {}
+    replaces = layout.MARKERS if overwrite or (resume and begun.get(REPLACES)) else None
+    try:
+        check_target(output, replaces)
+    except OutputFolderError:
+        if not begun:
+            pending.abandon()
+        raise
+    if begun and not resume and not overwrite:
+        raise OutputFolderError(
+            f"{folder}: an unfinished conversion is there; go on with --resume, or begin again with --overwrite"
+        )
+    if begun and resume:
+        _compare(begun, json.loads(json.dumps(settings)), folder)
+    else:
+        begun = {}
+        pending.clear()
+        write_json(folder / SETTINGS, {**settings, REPLACES: overwrite})
+    place = Workplace(folder, bool(begun.get(ASSEMBLED)), replace(pending, replaces=replaces))
+    place.work.mkdir(exist_ok=True)
+    for leftover in place.work.glob("*.partial"):
+        shutil.rmtree(leftover)
+    return place
+
+
+def _compare(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
+    different = [key for key in {**before, **now} if key[0] != "_" and before.get(key) != now.get(key)]
+    if different:
+        raise OutputFolderError(
+            f"--resume: {folder} was begun with other {', '.join(sorted(different))}; give the same as then, or begin "
+            "again with --overwrite"
+        )
+
+
+def finish_workplace(place: Workplace) -> None:
+    """Leave only the data set in the folder, and move it into place.
+
+    That it is complete is written down first: killed in here, the conversion needs nothing but the rest of this.
+    """
+    settings = json.loads((place.folder / SETTINGS).read_text(encoding="utf-8"))
+    write_json(place.folder / SETTINGS, {**settings, ASSEMBLED: True})
+    shutil.rmtree(place.work, ignore_errors=True)
+    shutil.rmtree(place.scratch, ignore_errors=True)
+    finish(place.pending)
+    (place.pending.folder / SETTINGS).unlink(missing_ok=True)
+
+
+def write_json(path: Path, data: object) -> None:
+    """Write a file from which hours of work go on."""
+    write_file(path, json.dumps(data, indent=1) + "\n", durable=True)
