@@ -161,7 +161,8 @@ def test_a_conversion_that_replaces_a_data_set_can_be_resumed_at_any_point(tmp_p
         with monkeypatch.context() as patch:
             patch.setattr("training.bags.workplace." + fault, killed)
             if fault == "shutil.rmtree":
-                patch.setattr(workplace.shutil, "rmtree", lambda path, **options: killed() if path.name == "work" else None)
+                spared = lambda path, **options: killed() if path.name == "work" else None  # noqa: E731
+                patch.setattr(workplace.shutil, "rmtree", spared)
             with pytest.raises(SystemExit):
                 convert(output, bags, overwrite=True) if fault == "shutil.rmtree" else convert(
                     output, bags, resume=True
