@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import json
 import textwrap
-from typing import Any
+from dataclasses import fields
 
-from rcl_interfaces.msg import ParameterDescriptor
-
-from .node.node_parameters import declare_parameters
+from .node.node_parameters import NodeParameters
 
 HEAD = """\
 # Parameters of the policy node at their defaults; copy this file, keep what you change and give it to
@@ -23,31 +21,18 @@ HEAD = """\
 """
 
 
-class _Declared:
-    """Stands in for a node and keeps what is declared on it."""
-
-    def __init__(self) -> None:
-        self._parameters: dict[str, tuple[Any, ParameterDescriptor]] = {}
-        self._parameter_overrides: dict[str, Any] = {}
-
-    def declare_parameter(self, name: str, default: Any, descriptor: ParameterDescriptor) -> None:
-        """As of a node."""
-        self._parameters[name] = (default, descriptor)
-
-
 def template() -> str:
     """The file's text: every parameter with its meaning, range and default."""
-    declared = _Declared()
-    declare_parameters(declared)
     entries = []
-    for name, (default, descriptor) in declared._parameters.items():
-        text = descriptor.description
-        text += "".join(f"; {r.from_value:g} to {r.to_value:g}" for r in descriptor.floating_point_range)
-        text += "".join(f"; {r.from_value} to {r.to_value}" for r in descriptor.integer_range)
-        if not descriptor.read_only and "running" not in text:
+    for declared in fields(NodeParameters):
+        text, between = declared.metadata["text"], declared.metadata["between"]
+        if between:
+            low, high = between
+            text += f"; {low} to {high}" if isinstance(declared.default, int) else f"; {low:g} to {high:g}"
+        if not declared.metadata["read_only"] and "running" not in text:
             text += "; may be changed while running"
         comment = textwrap.wrap(text, 115, initial_indent="    # ", subsequent_indent="    # ")
-        entries.append("\n".join([*comment, f"    {name}: {json.dumps(default)}"]))  # JSON is YAML
+        entries.append("\n".join([*comment, f"    {declared.name}: {json.dumps(declared.default)}"]))  # JSON is YAML
     return HEAD + "\n".join(entries) + "\n"
 
 

@@ -1,9 +1,10 @@
-"""Declaring ROS parameters so that a wrong one is refused with its name, what was found and what is known."""
+"""ROS parameters as fields of a frozen dataclass; a wrong one is refused with what was found and what is known."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection
+from dataclasses import field, fields
 from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
@@ -58,24 +59,38 @@ def warn_of_unused_overrides(node: Node, made_later: Collection[str] = ()) -> No
         node.get_logger().warning(f"no effect have {', '.join(unused)}; known are {', '.join(known)}")
 
 
-def declare(
-    node: Node,
-    name: str,
-    default: Any,
-    text: str,
-    *,
-    between: tuple[float, float] | None = None,
-    read_only: bool = True,
-) -> None:
-    """Declare one parameter.
+def parameter(default: Any, text: str, *, between: tuple[float, float] | None = None, read_only: bool = True) -> Any:
+    """A parameter, as the default of a field that has its name.
 
     Args:
-        node: whose it is.
-        name: its name.
         default: its value unless given; its type is the parameter's type.
         text: description, with the unit.
         between: smallest and largest value of a number.
         read_only: whether it may be changed while the node runs.
+    """
+    return field(default=default, metadata={"text": text, "between": between, "read_only": read_only})
+
+
+def declare_all(node: Node, kind: type) -> None:
+    """Declare a dataclass's fields that are made by ``parameter``.
+
+    Raises:
+        UserError: one given to the node is unknown, of another type or out of range.
+    """
+    for declared in fields(kind):
+        declare(node, declared.name, declared.default, **declared.metadata)
+    refuse_unknown(node)
+
+
+def read_all[T](node: Node, kind: type[T]) -> T:
+    """The present values of parameters that ``declare_all`` has declared."""
+    return kind(**{declared.name: node.get_parameter(declared.name).value for declared in fields(kind)})
+
+
+def declare(
+    node: Node, name: str, default: Any, text: str, between: tuple[float, float] | None = None, read_only: bool = True
+) -> None:
+    """Declare one parameter; arguments as of ``parameter``.
 
     Raises:
         UserError: the value given to the node is of another type or out of range.

@@ -33,10 +33,10 @@ from .commanding.robot_state import RobotState
 from .inputs import Inputs, Snapshot
 from .node.inference import InferenceLoop, Result
 from .node.loading import PolicyLoader
-from .node.node_parameters import declare_parameters, read_parameters
+from .node.node_parameters import NodeParameters
 from .node.results import Results
 from .node.watch import NO_TASK, Watch
-from .parameters import QosOverrides, warn_of_unused_overrides
+from .parameters import QosOverrides, declare_all, read_all, warn_of_unused_overrides
 from .ros_session import END_SIGNALS, end_at_once, ros_session, spin
 
 WATCH_HZ = 20.0  # how often staleness is looked for
@@ -48,7 +48,7 @@ class PolicyNode(QosOverrides, LifecycleNode):
 
     def __init__(self, stop: threading.Event) -> None:
         super().__init__("policy_node")
-        declare_parameters(self)
+        declare_all(self, NodeParameters)
         self._prompt = self.get_parameter("prompt").value
         self.add_post_set_parameters_callback(self._on_parameters)
         self._stop = stop  # set when the end is asked for
@@ -94,7 +94,7 @@ class PolicyNode(QosOverrides, LifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
     def _configure(self) -> None:
-        p = self._settings = read_parameters(self)
+        p = self._settings = read_all(self, NodeParameters)
         self._profile = RobotProfile.load(p.robot)
         if kinds := self._profile.unusual_cameras():
             raise ValueError(f"cameras of {self._profile.name} arrive as {kinds}: not supported yet")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from pi05_progress.robots.profile import MarksProfile, RobotProfile
 from pi05_progress_msgs.msg import EpisodeEvent
 from pi05_progress_msgs.srv import MarkMilestone, StartEpisode, StopEpisode
 
-from .parameters import declare, refuse_unknown
+from .parameters import QosOverrides, declare_all, parameter, read_all, warn_of_unused_overrides
 from .recording.bag_writer import PARTIAL, learn_type, type_name
 from .recording.episodes import Episodes
 from .recording.topics import EVENTS, recorded_topics
@@ -35,7 +36,30 @@ WATCH_S = 1.0  # between looks at rates and at the disk
 COMMANDS = ("teleoperation", "policy", "none")
 
 
-class RecorderNode(Node):
+@dataclass(frozen=True)
+class RecorderParameters:
+    """The values of all parameters, as they were when the node started; the defaults say what each means."""
+
+    robot: str = parameter("teleavatar", "robot profile: a name, or the path of a YAML file")
+    output: str = parameter("recordings", "folder of the bags, one folder in it per episode")
+    task: str = parameter("", "instruction of episodes that the operator's button starts", read_only=False)
+    images: str = parameter("raw", "which form of Image topics: raw, or compressed (<topic>/compressed)")
+    topics: Sequence[str] = parameter(("",), "further topics, each as NAME:PACKAGE/msg/TYPE")
+    commands: str = parameter(
+        "teleoperation", "whose commands an episode is of no use without: teleoperation, policy, none"
+    )
+    min_free_gb: float = parameter(
+        2.0, "free space, GB, below which nothing is recorded", between=(0.0, 10_000.0), read_only=False
+    )
+
+    def check(self) -> None:
+        """Raises UserError for a text that is none of those known."""
+        for name, known in (("images", ("raw", "compressed")), ("commands", COMMANDS)):
+            if (value := getattr(self, name)) not in known:
+                raise UserError(f"parameter {name}: {value!r} is refused, expected one of {', '.join(known)}")
+
+
+class RecorderNode(QosOverrides, Node):
     """See the module's docstring.
 
     Raises:
@@ -44,14 +68,17 @@ class RecorderNode(Node):
 
     def __init__(self) -> None:
         super().__init__("recorder")
-        self._declare()
-        profile, output, store = self._load_profile(), Path(self._get("output")).expanduser(), message_store()
-        self._traffic = Traffic(self._topics(profile))
+        declare_all(self, RecorderParameters)
+        given = read_all(self, RecorderParameters)
+        given.check()
+        profile, output, store = RobotProfile.load(given.robot), Path(given.output).expanduser(), message_store()
+        self._traffic = Traffic(self._topics(given, profile))
         for topic in self._traffic.topics:  # now, not when its first message comes in the middle of an episode
             learn_type(store, type_name(topic.kind))
         self._report_leftovers(output)
         self._episodes = Episodes(self, profile.name, output, store, self._traffic)
         self._subscribe(profile.marks)
+        warn_of_unused_overrides(self)
         self.create_service(StartEpisode, "~/start_episode", self._on_start)
         self.create_service(StopEpisode, "~/stop_episode", self._on_stop)
         self.create_service(MarkMilestone, "~/mark_milestone", self._on_milestone)
@@ -64,41 +91,14 @@ class RecorderNode(Node):
         if self._episodes.current:
             self._episodes.finish(EpisodeEvent.UNKNOWN, f"{ABORTED}the recorder was stopped")
 
-    # --- parameters ---
-
-    def _declare(self) -> None:
-        declare(self, "robot", "teleavatar", "robot profile: a name, or the path of a YAML file")
-        declare(self, "output", "recordings", "folder of the bags, one folder in it per episode")
-        text = "instruction of episodes that the operator's button starts"
-        declare(self, "task", "", text, read_only=False)
-        declare(self, "images", "raw", "which form of Image topics: raw, or compressed (<topic>/compressed)")
-        declare(self, "topics", [""], "further topics, each as NAME:PACKAGE/msg/TYPE")
-        text = "whose commands an episode is of no use without: teleoperation, policy, none"
-        declare(self, "commands", "teleoperation", text)
-        text = "free space, GB, below which nothing is recorded"
-        declare(self, "min_free_gb", 2.0, text, between=(0.0, 10_000.0), read_only=False)
-        refuse_unknown(self)
-
-    def _get(self, name: str) -> Any:
-        return self.get_parameter(name).value
-
-    def _load_profile(self) -> RobotProfile:
-        profile = RobotProfile.load(self._get("robot"))
-        if self._get("images") not in ("raw", "compressed"):
-            raise UserError(f"parameter images: {self._get('images')!r} is refused, expected raw or compressed")
-        if self._get("commands") not in COMMANDS:
-            known = ", ".join(COMMANDS)
-            raise UserError(f"parameter commands: {self._get('commands')!r} is refused, expected one of {known}")
-        return profile
-
-    def _topics(self, profile: RobotProfile) -> list[Topic]:
-        images, commands, events = self._get("images"), self._get("commands"), self.resolve_topic_name(EVENTS)
+    def _topics(self, given: RecorderParameters, profile: RobotProfile) -> list[Topic]:
+        events = self.resolve_topic_name(EVENTS)
         topics = [
             Topic(topic.name, message_class(topic.type), topic.required, topic.expected_hz)
-            for topic in recorded_topics(profile, self.get_namespace(), images, commands)
+            for topic in recorded_topics(profile, self.get_namespace(), given.images, given.commands)
             if topic.name != events  # what this node publishes it writes itself
         ]
-        return topics + [further_topic(text) for text in self._get("topics") if text]
+        return topics + [further_topic(text) for text in given.topics if text]
 
     def _report_leftovers(self, output: Path) -> None:
         if left := sorted(path.name for path in (output / PARTIAL).glob("*")):
@@ -117,7 +117,8 @@ class RecorderNode(Node):
                 self._episodes.lose(topic, status.total_count_change)
 
             events = SubscriptionEventCallbacks(message_lost=lose)
-            self.create_subscription(topic.kind, topic.name, store, qos, raw=True, event_callbacks=events)
+            made = self.create_subscription(topic.kind, topic.name, store, qos, raw=True, event_callbacks=events)
+            topic.heard = made.topic_name
         self._marks, self._pressed = marks, {}
         self.create_subscription(Joy, marks.topic, self._on_buttons, 10)
 
@@ -163,7 +164,7 @@ class RecorderNode(Node):
             self._pressed[button] = down
 
     def _press_start(self) -> None:
-        if problem := self._episodes.start(str(self._get("task"))):
+        if problem := self._episodes.start(str(self.get_parameter("task").value)):
             self.get_logger().warning(f"the start button has no effect: {problem}")
 
     def _press_stop(self) -> None:

@@ -24,6 +24,8 @@ class Topic:
     """One recorded topic; counters of the present episode and of the present watch period.
 
     Attributes:
+        name: under which it is recorded: the profile's, by which converters know it.
+        heard: its name after remapping, for people.
         required: whether an episode without it is of no use.
         expected_hz: lowest and highest usual rate; 0 and infinity where nothing is known.
         connection: of the episode's bag; None until its first message.
@@ -43,6 +45,10 @@ class Topic:
     rate_hz: float = 0.0
     lost: int = 0
     warned: str = ""
+    heard: str = ""
+
+    def __post_init__(self) -> None:
+        self.heard = self.heard or self.name
 
     def begin_episode(self) -> None:
         """Count anew, for another bag."""
@@ -90,15 +96,15 @@ class Traffic:
 
     def silent(self) -> list[str]:
         """Names of required topics on which nothing came lately."""
-        return [topic.name for topic in self.topics if topic.required and not topic.recent and not topic.rate_hz]
+        return [topic.heard for topic in self.topics if topic.required and not topic.recent and not topic.rate_hz]
 
     def absent(self) -> list[str]:
         """Names of required topics on which nothing came in the present episode."""
-        return [topic.name for topic in self.topics if topic.required and not topic.total]
+        return [topic.heard for topic in self.topics if topic.required and not topic.total]
 
     def lost(self) -> dict[str, int]:
         """How many messages the middleware lost in the present episode, by topic."""
-        return {topic.name: topic.lost for topic in self.topics if topic.lost}
+        return {topic.heard: topic.lost for topic in self.topics if topic.lost}
 
     def look(self) -> None:
         """Measure rates since the last look."""
@@ -113,9 +119,9 @@ class Traffic:
         for topic in self.topics:
             problem = topic.rate_problem() if topic.required else ""
             if problem and not same_kind(problem, topic.warned):
-                found.append(Change(False, f"{topic.name} is {problem}"))
+                found.append(Change(False, f"{topic.heard} is {problem}"))
             elif topic.warned and not problem:
-                found.append(Change(True, f"{topic.name} is at {topic.rate_hz:.0f} Hz again"))
+                found.append(Change(True, f"{topic.heard} is at {topic.rate_hz:.0f} Hz again"))
             topic.warned = problem
         return found
 

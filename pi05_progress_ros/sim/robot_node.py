@@ -19,8 +19,10 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 
 from pi05_progress.errors import UserError, run_program
+from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.robots.states import Mode
 
+from ..parameters import QosOverrides, declare_all, read_all, warn_of_unused_overrides
 from ..ros_session import UNNAMED, publisher_names, ros_session, spin
 from ..starting.simulation_choices import parse_fault
 from .physics.cameras import scaled_sizes
@@ -31,7 +33,7 @@ from .robot.image_publisher import ImagePublisher
 from .robot.physics_loop import PhysicsLoop
 from .robot.requests import Requests
 from .robot.robot import Robot
-from .robot.robot_parameters import RobotParameters, declare_parameters, read_parameters
+from .robot.robot_parameters import RobotParameters
 
 if TYPE_CHECKING:
     from .expert.operator import Operator
@@ -61,7 +63,7 @@ def refuse_second_robot(node: Node, topic: str) -> None:
     )
 
 
-class RobotNode(Node):
+class RobotNode(QosOverrides, Node):
     """See the module's docstring.
 
     Args:
@@ -73,37 +75,40 @@ class RobotNode(Node):
 
     def __init__(self, stop: threading.Event) -> None:
         super().__init__("simulated_robot")
-        declare_parameters(self)
-        parameters = read_parameters(self)
-        profile, lock = parameters.profile, threading.Lock()
-        self._stop, self._robot = stop, Robot(World(parameters.task, parameters.seed, parameters.arm_command))
+        declare_all(self, RobotParameters)
+        parameters = read_all(self, RobotParameters)
+        profile, lock = parameters.checked_profile(), threading.Lock()
+        world = World(parameters.task, parameters.seed, parameters.arms_follow(profile))
+        self._stop, self._robot = stop, Robot(world)
         refuse_second_robot(self, next(iter(profile.arms.values())).state_topic)
-        requests = Requests(self, self._robot, parameters.lockstep_step_s is not None, stop.is_set)
-        operator = self._make_operator(parameters) if parameters.expert else None
+        requests = Requests(self, self._robot, parameters.lockstep, stop.is_set)
+        operator = self._make_operator(parameters, profile) if parameters.expert else None
         mode = Mode.TELEOPERATION if parameters.teleoperation or operator else Mode.API
         self._loop = PhysicsLoop(
             self,
             self._robot,
             lock,
             parameters,
+            profile,
             listener=CommandListener(self, self._robot, profile, lock, mode),
             requests=requests,
-            images=self._make_images(parameters) if parameters.images else None,
+            images=self._make_images(parameters, profile) if parameters.images else None,
             worker=operator,
         )
+        warn_of_unused_overrides(self)
 
-    def _make_operator(self, parameters: RobotParameters) -> Operator:
+    def _make_operator(self, parameters: RobotParameters, profile: RobotProfile) -> Operator:
         from .expert.operator import Operator  # its solver takes seconds to import; only those who need it wait
 
-        for text in parameters.faults:
+        faults = [text for text in parameters.faults if text]
+        for text in faults:
             parse_fault(text)
-        return Operator(self, self._robot.world, parameters.profile, parameters.faults, parameters.fault_share)
+        return Operator(self, self._robot.world, profile, faults, parameters.fault_share)
 
-    def _make_images(self, parameters: RobotParameters) -> ImagePublisher:
+    def _make_images(self, parameters: RobotParameters, profile: RobotProfile) -> ImagePublisher:
         require_backend()
         newest = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
-        cameras = parameters.profile.cameras
-        publishers = {key: self.create_publisher(Image, camera.topic, newest) for key, camera in cameras.items()}
+        publishers = {k: self.create_publisher(Image, camera.topic, newest) for k, camera in profile.cameras.items()}
         return ImagePublisher(self._robot.world.model, scaled_sizes(parameters.image_scale), publishers)
 
     def run(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pi05_progress.errors import UserError
 
@@ -18,7 +18,10 @@ from .launch_arguments import BOOLEANS, DEFAULT_ROBOT, LOG_LEVEL, NAMESPACE, ROB
 from .parameter_files import file_parameters
 from .processes import Argument, Launch, Process, Value, absolute_namespace
 from .rosbag import record_process
-from .simulation_choices import SIM_TASKS, parse_fault
+from .simulation_choices import RANGES, SIM_TASKS, check_simulable, parse_fault
+
+if TYPE_CHECKING:
+    from pi05_progress.robots.profile import RobotProfile
 
 EITHER = ("", *BOOLEANS)
 # Parameters of the policy node that are launch arguments, too: argument, else parameter file, else default.
@@ -109,7 +112,13 @@ def _policy_values(given: Mapping[str, str], params_file: str, full_name: str) -
     return values
 
 
-def _simulated_robot(parameters: Mapping[str, Value], log_level: str, environment: Mapping[str, str]) -> Process:
+def _simulated_robot(
+    profile: RobotProfile, parameters: Mapping[str, Value], log_level: str, environment: Mapping[str, str]
+) -> Process:
+    try:
+        check_simulable(profile)
+    except UserError as error:
+        raise UserError(f"robot:={profile.name}: {error}") from error
     check_domain(number("ROS_DOMAIN_ID", environment.get("ROS_DOMAIN_ID") or "0", int), force=False)
     return Process(
         "simulated_robot",
@@ -138,12 +147,12 @@ def _bringup(given: Mapping[str, str], environment: Mapping[str, str]) -> tuple[
         parameters: dict[str, Value] = {
             "profile": values["robot"],
             "task": given["sim_task"],
-            "image_scale": number("sim_image_scale", given["sim_image_scale"], float),
+            "image_scale": number("sim_image_scale", given["sim_image_scale"], float, RANGES["image_scale"]),
             "expert": not values["publish_commands"],
             "expert_episodes": 0,
             "faults": faults,
         }
-        processes.append(_simulated_robot(parameters, level, environment))
+        processes.append(_simulated_robot(profile, parameters, level, environment))
     # The simulated robot says once a second what the present episode asks for; instructions differ between episodes.
     follows = (("~/set_task", "/sim/task"),) if sim and not values["prompt"] else ()
     processes.append(
@@ -181,20 +190,18 @@ def _bringup(given: Mapping[str, str], environment: Mapping[str, str]) -> tuple[
 
 
 def _simulation(given: Mapping[str, str], environment: Mapping[str, str]) -> tuple[Process, ...]:
-    load_profile(given["robot"])
+    profile = load_profile(given["robot"])
     parameters: dict[str, Value] = {
         "profile": given["robot"],
         "task": given["task"],
         "arm_command": given["arm_command"],
     }
-    for name in ("seed", "expert_episodes"):
-        parameters[name] = number(name, given[name], int)
-    for name in ("image_scale", "lockstep_step_s"):
-        parameters[name] = number(name, given[name], float)
+    for name, between in RANGES.items():
+        parameters[name] = number(name, given[name], type(between[1]), between)
     for name in ("images", "teleoperation", "expert", "lockstep"):
         parameters[name] = given[name] == "true"
     parameters["faults"] = _faults(given, "faults")
-    return (_simulated_robot(parameters, given["log_level"], environment),)
+    return (_simulated_robot(profile, parameters, given["log_level"], environment),)
 
 
 BRINGUP = Launch("bringup", "The policy beside a robot, or beside the simulated one.", BRINGUP_ARGUMENTS, _bringup)

@@ -58,13 +58,16 @@ def transport(environment: Mapping[str, str], sim: bool = False) -> dict[str, st
     return {name: value for name, value in wanted.items() if not environment.get(name)}
 
 
-def number(name: str, text: str, kind: Callable[[str], Any]) -> Any:
-    """A number from an argument's text.
+def number(name: str, text: str, kind: Callable[[str], Any], between: tuple[float, float] | None = None) -> Any:
+    """A number from an argument's text, within limits that belong to it.
 
     Raises:
-        UserError: it is none.
+        UserError: it is none, or outside of the limits.
     """
     try:
-        return kind(text)
+        value = kind(text)
     except ValueError:
         raise UserError(f"{name}:={text}: expected {'a whole number' if kind is int else 'a number'}") from None
+    if between and not between[0] <= value <= between[1]:
+        raise UserError(f"{name}:={text}: expected {between[0]:g} to {between[1]:g}")
+    return value

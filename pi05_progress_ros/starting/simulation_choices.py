@@ -1,14 +1,17 @@
-"""What may be asked of a simulation: its tasks, and what goes wrong when the scripted expert works. Needs none."""
+"""What may be asked of a simulation: robots, tasks, ranges, and what goes wrong when the expert works. Needs none."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
 from pi05_progress.errors import UserError
+
+if TYPE_CHECKING:
+    from pi05_progress.robots.profile import RobotProfile
 
 TaskName = Literal["stack_cubes", "place_in_basket"]
 SIM_TASKS: tuple[TaskName, ...] = get_args(TaskName)
@@ -22,6 +25,37 @@ FaultKind = Literal[
     "freezes_holding",  # holds it on the way up, and does nothing more
 ]
 FAULTS: tuple[FaultKind, ...] = get_args(FaultKind)
+
+# Least and most of the simulated robot's parameters.
+RANGES = {
+    "image_scale": (0.05, 1.0),
+    "seed": (0, 2**31 - 1),
+    "expert_episodes": (0, 2**31 - 1),
+    "lockstep_step_s": (1 / 200, 10.0),
+}
+
+
+def check_simulable(profile: RobotProfile) -> None:
+    """Refuse a robot with other cameras or arms than the simulated one, which is ``teleavatar``.
+
+    Raises:
+        UserError: it has.
+    """
+    from pi05_progress.robots.profile import DEFAULT, IMAGE_TYPE, RobotProfile
+
+    if kinds := profile.unusual_cameras():
+        raise UserError(
+            f"cameras of {profile.name} arrive as {kinds}; the simulated robot publishes {IMAGE_TYPE} only: "
+            f"use profile {DEFAULT}"
+        )
+    own = RobotProfile.load(DEFAULT)
+    joints, expected = ({name: len(arm.joints) for name, arm in p.arms.items()} for p in (profile, own))
+    if joints != expected or set(profile.grippers) != set(own.grippers):
+        told, known = (", ".join(f"{name} of {n} joints" for name, n in arms.items()) for arms in (joints, expected))
+        raise UserError(
+            f"arms of {profile.name} are {told}, with {len(profile.grippers)} grippers; simulated are {known}, with "
+            f"{len(own.grippers)}: use profile {DEFAULT}"
+        )
 
 
 @dataclass(frozen=True)

@@ -142,6 +142,28 @@ def test_the_simulation_alone_takes_the_robots_parameters_in_their_types():
     assert isinstance(robot.parameters["image_scale"], float)
 
 
+@pytest.mark.parametrize(
+    ("launch", "given", "message"),
+    [
+        (BRINGUP, {"sim": "true", "sim_image_scale": "2"}, "sim_image_scale:=2: expected 0.05 to 1"),
+        (
+            BRINGUP,
+            {"sim": "true", "robot": "teleavatar_v2"},
+            "robot:=teleavatar_v2: cameras of teleavatar_v2 arrive as",
+        ),
+        (SIMULATION, {"robot": "teleavatar_v1"}, "robot:=teleavatar_v1: cameras of teleavatar_v1 arrive as"),
+        (SIMULATION, {"image_scale": "nan"}, "image_scale:=nan: expected 0.05 to 1"),
+        (SIMULATION, {"seed": "-1"}, "seed:=-1: expected 0 to"),
+        (SIMULATION, {"lockstep_step_s": "0"}, "lockstep_step_s:=0: expected 0.005 to 10"),
+    ],
+    ids=str,
+)
+def test_what_the_simulated_robot_would_refuse_is_refused_before_anything_starts(launch, given, message):
+    with pytest.raises(UserError) as error:
+        launch.processes(given, {})
+    assert str(error.value).startswith(message)
+
+
 # --- parameter files ---
 
 

@@ -23,14 +23,14 @@ from pi05_progress.estimate.status import Status
 from pi05_progress.observation import PolicyOutput, RobotFrame
 from pi05_progress.policy import OutputChecker, OutputError, Policy
 from pi05_progress.robots.messages import robot_frame
-from pi05_progress.robots.profile import IMAGE_TYPE, RobotProfile
+from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.robots.states import Mode
 
 from ...commanding.chunks import Chunk, Timeline
 from ...commanding.command_rules import ENABLE_PERIOD_S, CommandRules, CommandSettings, Objection
 from ...commanding.relay import relay_velocity
+from ...starting.simulation_choices import check_simulable
 from ..physics.cameras import CameraRig, scaled_sizes
-from ..physics.scene import strange_arms
 from ..physics.world import World
 from ..robot.robot import STATE_HZ, Robot
 from ..robot.states import StatePublisher, to_time
@@ -118,15 +118,11 @@ class ClosedLoop:
         settings: how.
 
     Raises:
-        UserError: the simulated robot has not this profile's cameras or arms.
-        UserError: nothing can be rendered here.
+        UserError: the simulated robot has not this profile's cameras or arms, or nothing can be rendered here.
     """
 
     def __init__(self, policy: Policy, profile: RobotProfile, task: str, settings: LoopSettings | None = None) -> None:
-        if kinds := profile.unusual_cameras():
-            raise UserError(f"cameras of {profile.name} arrive as {kinds}; the simulated robot has {IMAGE_TYPE} only")
-        if text := strange_arms(profile):
-            raise UserError(text)
+        check_simulable(profile)
         self._policy, self._profile, self._task = policy, profile, task
         self._checker = OutputChecker(log.warning)
         self._settings = settings or LoopSettings()

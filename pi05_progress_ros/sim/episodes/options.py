@@ -10,13 +10,12 @@ from typing import Annotated
 import tyro
 
 from pi05_progress.errors import UserError
-from pi05_progress.robots.profile import IMAGE_TYPE, RobotProfile
+from pi05_progress.robots.profile import RobotProfile
 
 from ...command_line import OptionError, check_ranges
-from ...starting.simulation_choices import FAULTS, TaskName, parse_fault
+from ...starting.simulation_choices import FAULTS, TaskName, check_simulable, parse_fault
 from ..physics.cameras import scaled_sizes
 from ..physics.gl import require_backend
-from ..physics.scene import strange_arms
 
 FAULT_HELP = f"What goes wrong, as KIND or KIND:PICK; may be repeated. Kinds: {', '.join(FAULTS)}."
 
@@ -58,15 +57,9 @@ class EpisodeOptions:
             for fault in self.fault:
                 parse_fault(fault)
             require_backend()
-            profile = RobotProfile.load(self.profile)
+            check_simulable(RobotProfile.load(self.profile))
         except UserError as error:
             raise OptionError(str(error)) from error
-        if kinds := profile.unusual_cameras():
-            raise OptionError(
-                f"--profile {self.profile}: its cameras arrive as {kinds}, only {IMAGE_TYPE} is made here"
-            )
-        if text := strange_arms(profile):
-            raise OptionError(f"--profile {self.profile}: {text}")
         try:
             self.out.mkdir(parents=True, exist_ok=True)
             if not os.access(self.out, os.W_OK):

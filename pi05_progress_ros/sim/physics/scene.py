@@ -15,7 +15,6 @@ import numpy as np
 import yaml
 
 from pi05_progress.files.config_files import config_file
-from pi05_progress.robots.profile import RobotProfile
 
 TIMESTEP_S = 0.002
 TABLE_HEIGHT_ABOVE_FLOOR = 0.80  # m
@@ -59,16 +58,6 @@ def arm_table() -> ArmTable:
         home={side: np.array(table["home"][side], dtype=float) for side in sides},
         shoulder_height=float(table["shoulder_height"]),
     )
-
-
-def strange_arms(profile: RobotProfile) -> str:
-    """How a profile's arms differ from those of the scene, as text for people; empty if they do not."""
-    own = {side: len(links) for side, links in arm_table().links.items()}
-    theirs = {name: len(arm.joints) for name, arm in profile.arms.items()}
-    if theirs == own and set(profile.grippers) == set(own):
-        return ""
-    told, expected = (", ".join(f"{name} of {n} joints" for name, n in arms.items()) for arms in (theirs, own))
-    return f"arms of {profile.name} are {told}, with {len(profile.grippers)} grippers; simulated are {expected}, with 2"
 
 
 def table_top_z() -> float:

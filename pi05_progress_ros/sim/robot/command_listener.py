@@ -39,16 +39,17 @@ class CommandListener:
         for side in profile.arms:
             arm, gripper = profile.arms[side], profile.grippers[side]
             for topic, source in ((arm.command_topic, Mode.API), (arm.teleoperation_topic, Mode.TELEOPERATION)):
+                told = node.resolve_topic_name(topic)
 
-                def follow(message: JointState, side: str = side, source: Mode = source, topic: str = topic) -> None:
-                    self._on_arm(message, side, source, topic)
+                def follow(message: JointState, side: str = side, source: Mode = source, told: str = told) -> None:
+                    self._on_arm(message, side, source, told)
 
                 node.create_subscription(JointState, topic, follow, queue)
             node.create_subscription(Float32, gripper.command_topic, lambda m, s=side: self._on_gripper(m, s), queue)
             node.create_subscription(
                 JointState, gripper.teleoperation_topic, lambda m, s=side: self._on_operator_gripper(m, s), queue
             )
-        node.create_subscription(Float32, profile.enable_topic, self._on_enable, queue)
+        self._enable = node.create_subscription(Float32, profile.enable_topic, self._on_enable, queue)
         node.create_service(SetBool, "/sim/set_teleoperation", self._set_teleoperation)
 
     @property
@@ -76,7 +77,7 @@ class CommandListener:
         with self._lock:
             machine, now = self._robot.machine, self._robot.now_s
             if machine.state == FsmState.PAUSE and source == Mode.API and not machine.enabled(now):
-                self._warn(f"{topic} ignored in PAUSE: publish {self._profile.enable_topic} (1.0, repeated) first")
+                self._warn(f"{topic} ignored in PAUSE: publish {self._enable.topic_name} (1.0, repeated) first")
             self._robot.command_arm(side, target, velocity)
             if source == Mode.TELEOPERATION:  # the operator's hand on both arms is what enables
                 machine.enable(1.0, now)
@@ -84,7 +85,7 @@ class CommandListener:
     def _on_gripper(self, message: Float32, side: str) -> None:
         if self._mode != Mode.API:
             return
-        topic = self._profile.grippers[side].command_topic
+        topic = self._node.resolve_topic_name(self._profile.grippers[side].command_topic)
         if not np.isfinite(message.data):
             self._warn(f"rejected: {topic} is {message.data}")
             return
@@ -98,8 +99,9 @@ class CommandListener:
         if self._mode != Mode.TELEOPERATION:
             return
         gripper = self._profile.grippers[side]
+        topic = self._node.resolve_topic_name(gripper.teleoperation_topic)
         try:
-            effort = ordered(message.name, message.effort, [gripper.joint], f"{gripper.teleoperation_topic} effort")
+            effort = ordered(message.name, message.effort, [gripper.joint], f"{topic} effort")
         except MessageError as error:
             self._warn(f"rejected: {error}")
             return

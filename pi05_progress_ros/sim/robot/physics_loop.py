@@ -15,6 +15,8 @@ from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
 from rosgraph_msgs.msg import Clock
 
+from pi05_progress.robots.profile import RobotProfile
+
 from .command_listener import CommandListener
 from .image_publisher import ImagePublisher
 from .requests import RENDER_TIMEOUT_S, Requests
@@ -48,7 +50,7 @@ class PhysicsLoop:
         node: whose publishers and logger are used.
         robot: what is stepped.
         lock: guards the robot.
-        parameters: the node's.
+        parameters, profile: the node's.
         listener: knows the mode.
         requests: resets and steps that are asked for.
         images: renders and publishes pictures; None for none.
@@ -61,17 +63,18 @@ class PhysicsLoop:
         robot: Robot,
         lock: Lock,
         parameters: RobotParameters,
+        profile: RobotProfile,
         *,
         listener: CommandListener,
         requests: Requests,
         images: ImagePublisher | None,
         worker: Worker | None,
     ) -> None:
-        self._node, self._robot, self._lock, self._step_s = node, robot, lock, parameters.lockstep_step_s
+        self._node, self._robot, self._lock, self._step_s = node, robot, lock, parameters.step_s
         self._listener, self._requests, self._images, self._worker = listener, requests, images, worker
         self._episodes_left = parameters.expert_episodes or math.inf
         self._clock = node.create_publisher(Clock, "/clock", qos_profile_sensor_data)
-        self._states = StatePublisher(node, robot, parameters.profile)
+        self._states = StatePublisher(node, robot, profile)
         self._truth = Truth(node, robot)
 
     def run(self, stop: Event) -> None:

@@ -239,7 +239,7 @@ def test_a_write_that_fails_ends_the_episode_and_keeps_what_there_is(ros, start,
 
 def test_wrong_parameters_are_named(start):
     wrong = [
-        ({"images": "blue"}, "parameter images: 'blue' is refused, expected raw or compressed"),
+        ({"images": "blue"}, "parameter images: 'blue' is refused, expected one of raw, compressed"),
         ({"topics": "['/x:nothing/msg/Y']"}, "message type 'nothing/msg/Y' is not installed"),
         (
             {"commands": "anybody"},

@@ -107,7 +107,7 @@ def test_bad_commands_are_rejected_with_a_warning_and_move_nothing(start, ros):
     bad = {
         "needs 7 values, got 6": JointState(name=names[:6], position=[0.5] * 6),
         "not finite": JointState(name=names, position=[float("nan")] * 7),
-        "unknown ['wrist']": JointState(name=[*names[:6], "wrist"], position=[0.5] * 7),
+        "joints l_joint7 are missing; it names": JointState(name=[*names[:6], "wrist"], position=[0.5] * 7),
         "l_joint1 more than once": JointState(name=[*names[:6], "l_joint1"], position=[0.5] * 7),
     }
     for text, message in bad.items():
