@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from ..models.abstract import abstract_model
 from ..models.config import GemmaConfig, LoraConfig, Pi05Config, ProgressConfig, SiglipConfig
 from ..models.observation import Observation
 from ..models.parameters import load_parameters
@@ -68,7 +68,7 @@ def observation_of(inputs: Mapping[str, np.ndarray]) -> Observation:
 
 def make_model(config: Pi05Config, parameters: Mapping[str, np.ndarray]) -> Pi05:
     """A model with exactly these parameters."""
-    model = nnx.eval_shape(lambda: Pi05(config, nnx.Rngs(0)))
+    model = abstract_model(config)
     load_parameters(model, parameters)
     return model
 
@@ -83,15 +83,21 @@ def outputs(
     """Our numbers for every quantity of a set's outputs."""
     steps = tuple(sorted(int(k.rpartition("_")[2]) for k in wanted if re.fullmatch(r"sample_actions_\d+", k)))
     graph, parameters = nnx.split(model)
-    compiled = _compiled if model.config.compute_dtype == "float32" else _compiled_quickly()
-    result = compiled(graph, parameters, observation, dict(inputs), steps, loss_key)
+    result = _compiled(model.config.compute_dtype != "float32")(
+        graph, parameters, observation, dict(inputs), steps, loss_key
+    )
     return {
         key: np.asarray(value, np.float32 if value.dtype == jnp.bfloat16 else value.dtype)
         for key, value in result.items()
     }
 
 
-def _outputs_of(
+@functools.cache
+def _compiled(quickly: bool) -> Callable[..., dict[str, jax.Array]]:
+    return jax.jit(_outputs, static_argnums=(0, 4, 5), compiler_options=quick() if quickly else None)
+
+
+def _outputs(
     graph: nnx.GraphDef,
     parameters: nnx.State,
     observation: Observation,
@@ -99,25 +105,7 @@ def _outputs_of(
     steps: tuple[int, ...],
     loss_key: int | None,
 ) -> dict[str, jax.Array]:
-    return _outputs(nnx.merge(graph, parameters), observation, inputs, steps=steps, loss_key=loss_key)
-
-
-_compiled = jax.jit(_outputs_of, static_argnums=(0, 4, 5))
-
-
-@functools.cache
-def _compiled_quickly() -> Callable[..., Any]:
-    return jax.jit(_outputs_of, static_argnums=(0, 4, 5), compiler_options=quick())
-
-
-def _outputs(
-    model: Pi05,
-    observation: Observation,
-    inputs: Mapping[str, jax.Array],
-    *,
-    steps: tuple[int, ...],
-    loss_key: int | None,
-) -> dict[str, jax.Array]:
+    model = nnx.merge(graph, parameters)
     # Every pass appears once: compiling is nearly all the time this takes. Sampling and the loss go through the model's
     # own `velocity` and `joint_pass`.
     x_t, t, n = inputs["x_t"], inputs["t"], model.config.tokens_per_image

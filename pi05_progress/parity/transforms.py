@@ -21,7 +21,6 @@ import numpy as np
 from ..models.augmentation import augment
 from ..models.images import resize_with_pad, to_unit_range
 from ..models.noise import next_noise
-from ..units.delta import absolute_actions, delta_actions
 from ..units.normalize import (
     NormStats,
     NormStatsError,
@@ -32,7 +31,7 @@ from ..units.normalize import (
     unnormalize,
 )
 from ..units.tokenizer import discretize
-from ..units.transforms import pad_to
+from ..units.transforms import pad_to, shifted
 from ..units.transforms import resize_with_pad as resize_before_model
 from .checks import EXACT, Check, Tolerance, compare, same, skip
 from .files import npz_names, read_json, read_npz
@@ -92,8 +91,9 @@ def _check_stats(a: Arrays) -> Iterator[Check]:
 
 def _check_delta(a: Arrays) -> Iterator[Check]:
     actions, state, mask = (a[f"delta/{name}"] for name in ("actions", "state", "mask"))
-    yield compare("delta/delta", delta_actions(actions, state, mask), a["delta/delta"], ARITHMETIC)
-    yield compare("delta/abs", absolute_actions(actions, state, mask), a["delta/abs"], ARITHMETIC)
+    offset = np.where(mask, state[..., : len(mask)], 0)
+    for name, sign in (("delta", -1), ("abs", 1)):
+        yield compare(f"delta/{name}", shifted(actions, offset, sign), a[f"delta/{name}"], ARITHMETIC)
     for name in ("state", "actions"):
         if f"pad/{name}" in a:
             padded = a[f"pad/{name}"]

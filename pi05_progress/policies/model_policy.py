@@ -25,7 +25,6 @@ from ..robots.profile import RobotProfile
 from ..units.normalize import NormStats, NormStatsError, normalize, unnormalize
 from ..units.tokenizer import PromptError, PromptTokenizer, clean, make_encoder
 from ..units.transforms import absolute_actions, actions_from_model, pad_to, resize_with_pad, state_to_model
-from .batches import one_batch
 from .sampler import Sampler, for_inference
 
 SampleFunction = Callable[[Observation, np.ndarray | jax.Array], Sample]  # noise (b, horizon, action dimensions)
@@ -254,3 +253,23 @@ def _check_sizes(model: Pi05Config, stats: Mapping[str, NormStats], quantiles: b
         unnormalize(np.zeros(model.action_dim), stats["actions"], quantiles)
     except NormStatsError as error:
         raise CheckpointError(f"the statistics do not fit: {error}") from error
+
+
+def one_batch(observations: Sequence[Observation]) -> Observation:
+    """Observations of the same cameras as one batch; their prompts are padded to the longest."""
+    if len(observations) == 1:
+        return observations[0]
+    length = max(observation.tokenized_prompt.shape[1] for observation in observations)
+
+    def padded(array: np.ndarray) -> np.ndarray:
+        return np.pad(array, ((0, 0), (0, length - array.shape[1])))
+
+    observations = [
+        replace(
+            observation,
+            tokenized_prompt=padded(observation.tokenized_prompt),
+            tokenized_prompt_mask=padded(observation.tokenized_prompt_mask),
+        )
+        for observation in observations
+    ]
+    return jax.tree.map(lambda *rows: np.concatenate(rows), *observations)

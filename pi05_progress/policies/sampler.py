@@ -14,6 +14,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from ..models.abstract import abstract_model
 from ..models.config import ModelConfigError, Pi05Config
 from ..models.gemma import Modulation
 from ..models.observation import Observation
@@ -44,7 +45,7 @@ def for_inference(model: Pi05, dtype: Dtype | None = None) -> Pi05:
         ModelConfigError: an unknown dtype.
     """
     config = dataclasses.replace(model.config, compute_dtype=inference_dtype(model.config, dtype))
-    result = nnx.eval_shape(lambda: Pi05(config, nnx.Rngs(0)))
+    result = abstract_model(config)
     load_parameters(result, parameter_paths(model))
     cast(result, jnp.dtype(config.compute_dtype))
     return result

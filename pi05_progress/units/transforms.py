@@ -7,7 +7,6 @@ from jaxtyping import Float, Float32
 from PIL import Image
 
 from ..robots.layout import Layout, LayoutError
-from . import delta
 
 
 def resize_with_pad(image: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -71,11 +70,19 @@ def delta_actions(
     actions: Float[np.ndarray, "*b h n"], state: Float[np.ndarray, "*b s"], layout: Layout
 ) -> Float[np.ndarray, "*b h n"]:
     """Rows of actions relative to the model's state, in the columns that the layout says."""
-    return delta.delta_actions(actions, layout.state_in_actions(state), layout.relative)
+    return shifted(actions, layout.state_in_actions(state), -1)
 
 
 def absolute_actions(
     actions: Float[np.ndarray, "*b h n"], state: Float[np.ndarray, "*b s"], layout: Layout
 ) -> Float[np.ndarray, "*b h n"]:
     """The inverse of ``delta_actions``."""
-    return delta.absolute_actions(actions, layout.state_in_actions(state), layout.relative)
+    return shifted(actions, layout.state_in_actions(state), 1)
+
+
+def shifted(
+    actions: Float[np.ndarray, "*b h d"], offset: Float[np.ndarray, "*b n"], sign: int
+) -> Float[np.ndarray, "*b h d"]:
+    """New actions with ``sign`` times an offset added to every row of a chunk; columns beyond the offset's stay."""
+    n = offset.shape[-1]
+    return np.concatenate([actions[..., :n] + sign * offset[..., None, :], actions[..., n:]], axis=-1)

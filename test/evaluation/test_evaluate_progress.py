@@ -31,9 +31,8 @@ from training.datasets.progress_meta import Labels, ProgressMeta, Stage, load_pr
 from training.datasets.reader import DatasetError, open_dataset
 from training.evaluate_progress import EvaluateOptions, main, run
 from training.evaluation.cache import OWN, code_digest
-from training.evaluation.frames import robot_frames
 from training.evaluation.playbacks import PICTURE_NOISE, all_playbacks
-from training.evaluation.predictions import Answers, ask, track
+from training.evaluation.predictions import Answers, ask, robot_frames, track
 from training.evaluation.truth import training_of
 from training.labels.durations import DURATIONS
 

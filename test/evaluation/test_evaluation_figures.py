@@ -12,9 +12,9 @@ from pi05_progress.errors import UserError
 from pi05_progress.robots.profile import RobotProfile
 from training.evaluation import bootstrap, metrics
 from training.evaluation.page import counts
-from training.evaluation.standstills import standstills
+from training.evaluation.playbacks import wrong_instruction
 from training.evaluation.summary import MEASURES, SOURCES, summarise
-from training.evaluation.wrong_instruction import wrong_instruction
+from training.evaluation.truth import standstills
 from training.labels.milestones import Stages
 
 LAYOUT = RobotProfile.load("teleavatar").layout

@@ -10,8 +10,7 @@ from pi05_progress.models.images import resize_with_pad as resize_in_model
 from pi05_progress.models.images import to_unit_range
 from pi05_progress.models.noise import next_noise
 from pi05_progress.robots.layout import LayoutError
-from pi05_progress.units.delta import absolute_actions, delta_actions, delta_mask
-from pi05_progress.units.transforms import pad_to, resize_with_pad
+from pi05_progress.units.transforms import pad_to, resize_with_pad, shifted
 
 GOLDEN = dict(np.load(places.GOLDEN / "transforms/transforms.npz"))
 CASES = sorted({name.split("/")[1] for name in GOLDEN if name.startswith("resize/")})
@@ -61,22 +60,12 @@ def test_uint8_goes_to_minus_one_to_one():
 
 def test_relative_actions_of_any_mask_and_back():
     actions, state, mask = (GOLDEN[f"delta/{name}"] for name in ("actions", "state", "mask"))
-    before = actions.copy()
-    delta = delta_actions(actions, state, mask)
+    offset, before = np.where(mask, state[..., : len(mask)], 0), actions.copy()
+    delta = shifted(actions, offset, -1)
     np.testing.assert_allclose(delta, GOLDEN["delta/delta"], atol=1e-12)
-    np.testing.assert_allclose(absolute_actions(actions, state, mask), GOLDEN["delta/abs"], atol=1e-12)
-    np.testing.assert_allclose(absolute_actions(delta, state, mask), actions, atol=1e-12)
+    np.testing.assert_allclose(shifted(actions, offset, 1), GOLDEN["delta/abs"], atol=1e-12)
+    np.testing.assert_allclose(shifted(delta, offset, 1), actions, atol=1e-12)
     np.testing.assert_array_equal(actions, before)  # openpi's transform writes into its input
-
-
-def test_a_mask_is_made_of_run_lengths():
-    assert delta_mask(2, -1, 1).tolist() == [True, True, False, True]
-    assert delta_mask().tolist() == []
-
-
-def test_a_mask_wider_than_actions_or_state_is_refused():
-    with pytest.raises(ValueError, match="the mask has 3 columns, actions have 2 and the state 4"):
-        delta_actions(np.zeros((5, 2)), np.zeros(4), delta_mask(3))
 
 
 def test_states_and_actions_are_padded_with_zeros():

@@ -20,13 +20,10 @@ from . import playbacks
 from .bootstrap import Figure
 from .cache import AnswerCache
 from .episode_figures import boundary_errors, episode_figures
-from .frames import robot_frames
-from .playbacks import PERTURBATIONS, PLAIN, WRONG, Playback
-from .predictions import LEVELS, Track, ask, track
-from .standstills import standstills
+from .playbacks import PERTURBATIONS, PLAIN, WRONG, wrong_instruction
+from .predictions import LEVELS, Track, ask, robot_frames, track
 from .summary import summarise
-from .truth import Training, Truth, episode_truth, task_stages
-from .wrong_instruction import wrong_instruction
+from .truth import Training, Truth, episode_truth, standstills, task_stages
 
 
 @dataclass(frozen=True)
@@ -122,9 +119,17 @@ def evaluate(
     wrong = {task: wrong_instruction(task, {*known, *training.tasks}, settings.wrong) for task in tasks}
     results = []
     for episode, columns in dataset.frames([layout.STATE], set(wanted)):
-        failed = meta.episode(episode.index).unsuccessful
-        names = () if failed else settings.perturbations
-        shown = episode_playbacks(dataset, episode, profile, settings, names, wrong[episode.task])
+        perturbed = episode.length > 1 and not meta.episode(episode.index).unsuccessful
+        shown = playbacks.all_playbacks(
+            episode.length,
+            dataset.fps,
+            settings.stride(dataset.fps),
+            episode.task,
+            wrong_prompt=wrong[episode.task],
+            black=settings.black or head_camera(profile),
+            seed=episode.index,
+            names=settings.perturbations if perturbed else (),
+        )
         answers = cache.load(episode.index, shown)
         if answers is None:
             states = columns[layout.STATE]
@@ -149,27 +154,6 @@ def evaluate(
     notes = _notes(results, training, stages_from, settings.stride(dataset.fps), dataset.fps)
     used = {task: wrong[task] for task in dict.fromkeys(r.episode.task for r in results if WRONG in r.tracks)}
     return Evaluation(tuple(results), total, by_task, milestones, stages_from, used, notes)
-
-
-def episode_playbacks(
-    dataset: Dataset,
-    episode: Episode,
-    profile: RobotProfile,
-    settings: Settings,
-    perturbations: Sequence[str],
-    wrong_prompt: str,
-) -> list[Playback]:
-    """What the policy is shown of an episode: as it was, its end held, and perturbed if it has more than one frame."""
-    return playbacks.all_playbacks(
-        episode.length,
-        dataset.fps,
-        settings.stride(dataset.fps),
-        episode.task,
-        wrong_prompt=wrong_prompt,
-        black=settings.black or head_camera(profile),
-        seed=episode.index,
-        names=perturbations if episode.length > 1 else (),
-    )
 
 
 def head_camera(profile: RobotProfile) -> str:

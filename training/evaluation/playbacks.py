@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from pi05_progress.errors import UserError
 from pi05_progress.observation import RobotFrame
+
+from ..datasets.instructions import same_words, words
 
 PLAIN, HELD = "plain", "held"
 PAUSE, REVERSED, HALF, DOUBLE, WRONG, BLACK = "pause", "reversed", "half_speed", "double_speed", "wrong", "black"
@@ -16,6 +19,7 @@ PAUSE_S = 5.0
 LATE_S = 3.0  # declared so long after it was done is late
 HELD_S = LATE_S + 3.0  # how long the end of a recording is held (a robot that is done stays): late is not never
 PICTURE_NOISE = 3.0  # standard deviation of a paused picture's noise, of 255
+FOREIGN = "water the plants"  # the wrong instruction where no other task is known
 STATE_NOISE = 5e-4  # of a paused robot's state, rad and so on
 
 
@@ -135,3 +139,25 @@ def all_playbacks(
         BLACK: lambda: changed(BLACK, original, black=black),
     }
     return [original, held(original, fps, stride, seed), *(makers[name]() for name in names)]
+
+
+def wrong_instruction(task: str, known: Iterable[str], wanted: str = "") -> str:
+    """An instruction for something else.
+
+    Another order of the same words is not taken for another task (see ``same_words``).
+
+    Args:
+        known: instructions the model was trained on, and those of the data set.
+        wanted: take this one; empty takes the next task of other words in alphabetical order, or a foreign one if
+            there is none.
+
+    Raises:
+        UserError: the wanted one is the right one.
+    """
+    if wanted:
+        if words(wanted) == words(task):
+            raise UserError(f"--wrong {wanted!r}: is the right instruction of a task; give one for something else")
+        return wanted
+    others = sorted({other for other in known if not same_words(other, task)})
+    later = [other for other in others if other > task]
+    return (later or others or [FOREIGN])[0]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from jaxtyping import Float32
 
 from pi05_progress.errors import UserError
 from pi05_progress.estimate.estimator import EstimatorConfig, ProgressEstimator
@@ -14,7 +15,11 @@ from pi05_progress.estimate.status import Status
 from pi05_progress.observation import ObservationError, PolicyOutput, RobotFrame
 from pi05_progress.policy import Policy
 from pi05_progress.robots.layout import LayoutError
+from pi05_progress.robots.profile import RobotProfile
 
+from ..datasets import layout
+from ..datasets.frames import FrameReader
+from ..datasets.reader import Episode
 from .playbacks import Playback, View
 
 LEVELS = (0.5, 0.8, 0.9)  # of the intervals whose coverage is looked at
@@ -52,6 +57,27 @@ class Track:
         """When the status became SUCCEEDED for the first time; NaN if never."""
         found = np.flatnonzero(self.status == Status.SUCCEEDED)
         return float(self.time_s[found[0]]) if len(found) else np.nan
+
+
+def robot_frames(
+    episode: Episode, states: Float32[np.ndarray, "n d"], profile: RobotProfile, fps: float, frames: Sequence[int]
+) -> Iterator[RobotFrame]:
+    """What the robot sensed in these frames, given in rising order.
+
+    The pictures of a data set are already cropped and turned, as those of ``robots/messages.py`` are.
+
+    Args:
+        states: of all its frames.
+        frames: from 0.
+
+    Raises:
+        PictureError: a video is missing, damaged, or lacks one of the frames.
+    """
+    with FrameReader(fps) as videos:
+        for frame in frames:
+            images = {key: videos.read(episode.videos[layout.IMAGES + key], frame) for key in profile.cameras}
+            stamps = dict.fromkeys(images, round(frame / fps * 1e9))
+            yield RobotFrame(images, np.asarray(states[frame], np.float32), stamps)
 
 
 def ask(policy: Policy, frames: Frames, playbacks: Sequence[Playback]) -> dict[str, Answers]:

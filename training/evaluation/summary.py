@@ -11,8 +11,7 @@ from . import bootstrap
 from .bootstrap import Figure, Statistic
 from .episode_figures import HIGH, LATE_S, MOMENTS, PREMATURE_S
 from .predictions import LEVELS
-from .standstills import SECONDS
-from .truth import SUCCESSFUL
+from .truth import STILL_S, SUCCESSFUL
 
 SOURCES = ("raw", "filtered", "clock")
 EXCESSIVE_S = 1.0  # so long above HIGH is too long for a failure
@@ -56,7 +55,7 @@ MEASURES: tuple[Measure, ...] = (
     Measure("failure_high", "failures: highest progress", OUTCOMES, better="lower"),
     Measure("failure_excess", "failures: progress at the end beyond the last milestone", OUTCOMES, better="near 0"),
     Measure("failure_too_high", f"failures above {HIGH:g} for {EXCESSIVE_S:g} s or longer", OUTCOMES, better="lower"),
-    Measure("standstill_drift", f"drift while the robot stood still for {SECONDS:g} s or more", STILL, better="lower"),
+    Measure("standstill_drift", f"drift while the robot stood still for {STILL_S:g} s or more", STILL, better="lower"),
     Measure("pause_drift", "drift in a pause of 5 s", PERTURBED, better="lower"),
     Measure("reversed_voc", "reversed: value-order correlation", PERTURBED, better="near -1"),
     Measure("half_speed_mae", "half speed: mean error", PERTURBED, better="lower"),

@@ -8,16 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from pi05_progress.errors import UserError
+from pi05_progress.robots.layout import Layout
 
 from ..datasets.progress_meta import EpisodeMeta, ProgressMeta, Stage, load_progress_meta
 from ..datasets.reader import Dataset, open_dataset
-from ..labels import methods, milestones
+from ..labels import methods, milestones, motion
 from ..labels.durations import DURATIONS, STAGES, durations_s, end_frame
 from ..labels.milestones import MilestoneError, Stages
 
 FAILED, PARTIAL, SUCCESSFUL = 0, 1, 2
+STILL_SPEED = 0.02  # rad/s: slower than this a joint stands still
+STILL_S = 3.0  # a standstill lasts at least this long
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,22 @@ def task_stages(
             except MilestoneError:
                 found[task], source[task] = None, "none"
     return found, source
+
+
+def standstills(
+    states: Float[np.ndarray, "n d"], robot: Layout, fps: float, done_frame: int
+) -> tuple[tuple[int, int], ...]:
+    """First and last frame of every stretch in which no joint or gripper moves; none after ``done_frame``.
+
+    Args:
+        done_frame: from which on the task is done, and standing still says nothing.
+    """
+    positions = robot.positions(states[: done_frame + 1])
+    still = motion.speeds(positions, fps) < STILL_SPEED
+    # a step leads to its frame: n still steps are n + 1 frames at rest
+    return tuple(
+        (start, stop) for start, stop in motion.runs(still[1:]) if (stop - start) / fps >= STILL_S - 1e-9
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
