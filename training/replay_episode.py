@@ -61,24 +61,16 @@ class ReplayOptions:
 
 @dataclass(frozen=True)
 class Course:
-    """Progress over an episode, one value per frame that was sent; NaN where there is none.
+    """Progress over an episode, one value per frame that was sent; NaN where there is none."""
 
-    Attributes:
-        times: s from the episode's start.
-        raw: what the model says.
-        filtered: what the estimator makes of it.
-        lower, upper: ends of its interval.
-        label: of the data set.
-        reply_ms: how long each reply took.
-    """
-
-    times: Float[np.ndarray, " n"]
-    raw: Float[np.ndarray, " n"]
-    filtered: Float[np.ndarray, " n"]
+    times: Float[np.ndarray, " n"]  # s from the episode's start
+    raw: Float[np.ndarray, " n"]  # what the model says
+    filtered: Float[np.ndarray, " n"]  # what the estimator makes of it
+    # lower, upper: ends of its interval
     lower: Float[np.ndarray, " n"]
     upper: Float[np.ndarray, " n"]
-    label: Float[np.ndarray, " n"]
-    reply_ms: Float[np.ndarray, " n"]
+    label: Float[np.ndarray, " n"]  # of the data set
+    reply_ms: Float[np.ndarray, " n"]  # how long each reply took
 
     def errors(self) -> tuple[float, float] | None:
         """Mean absolute error of raw and of filtered progress; None if nothing can be compared."""

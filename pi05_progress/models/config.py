@@ -95,32 +95,24 @@ class ProgressConfig:
 
 @dataclass(frozen=True)
 class Pi05Config:
-    """Everything that decides shapes and arithmetic.
-
-    Attributes:
-        image_size: (height, width) of the pictures the vision tower reads, pixels.
-        vocabulary: rows of the embedding table.
-        max_token_len: longest prompt, tokens.
-        discrete_state: whether the state is part of the prompt; if not, the model does not see it.
-        compute_dtype: of activations and of weights in use; parameters may be stored otherwise.
-        remat: what the backward pass computes again: all of every layer (``layers``, as openpi; only a layer's input is
-            kept), all but the products with weights (``dots``), or nothing (``none``: fastest, most memory). True and
-            False, as older files have it, are ``layers`` and ``none``.
-    """
+    """Everything that decides shapes and arithmetic."""
 
     __pydantic_config__: ClassVar = STRICT
     name: str
     siglip: SiglipConfig
     paligemma: GemmaConfig
     expert: GemmaConfig
-    image_size: tuple[int, int] = (224, 224)
-    vocabulary: int = PALIGEMMA_VOCABULARY
+    image_size: tuple[int, int] = (224, 224)  # (height, width) of the pictures the vision tower reads, pixels
+    vocabulary: int = PALIGEMMA_VOCABULARY  # rows of the embedding table
     action_dim: int = 32
     action_horizon: int = 50
-    max_token_len: int = 200
-    discrete_state: bool = True
-    compute_dtype: ComputeDtype = "bfloat16"
+    max_token_len: int = 200  # longest prompt, tokens
+    discrete_state: bool = True  # whether the state is part of the prompt; if not, the model does not see it
+    compute_dtype: ComputeDtype = "bfloat16"  # of activations and of weights in use; parameters may be stored otherwise
     progress: ProgressConfig = ProgressConfig()
+    # what the backward pass computes again: all of every layer (`layers`, as openpi; only a layer's input is kept),
+    # all but the products with weights (`dots`), or nothing (`none`: fastest, most memory). True and False, as older
+    # files have it, are `layers` and `none`.
     remat: Remat = "layers"
 
     def __post_init__(self) -> None:

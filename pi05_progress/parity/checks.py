@@ -10,15 +10,12 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Tolerance:
-    """What difference is acceptable.
+    """What difference is acceptable."""
 
-    Attributes:
-        atol, rtol: element by element, ``|ours - theirs| <= atol + rtol |theirs|``.
-        rms: instead of these, the largest root mean square of the difference relative to that of the numbers.
-    """
-
+    # atol, rtol: element by element, `|ours - theirs| <= atol + rtol |theirs|`
     atol: float = 0.0
     rtol: float = 0.0
+    # instead of these, the largest root mean square of the difference relative to that of the numbers
     rms: float | None = None
 
     def __str__(self) -> str:

@@ -23,18 +23,13 @@ Statistic = Callable[[Float[np.ndarray, "r n"]], Float[np.ndarray, " r"]]
 
 @dataclass(frozen=True)
 class Figure:
-    """A number and between which values it lies. None means unknown: there is nothing to compute it from.
+    """A number and between which values it lies. None means unknown: there is nothing to compute it from."""
 
-    Attributes:
-        value: of all episodes.
-        low, high: ends of the 95 % interval; None with fewer than two episodes, which tell nothing about others.
-        episodes: how many it is made of.
-    """
-
-    value: float | None
+    value: float | None  # of all episodes
+    # low, high: ends of the 95 % interval; None with fewer than two episodes, which tell nothing about others
     low: float | None
     high: float | None
-    episodes: int
+    episodes: int  # how many it is made of
 
 
 def draws(episodes: int, count: int, seed: int) -> Float[np.ndarray, "r n"]:

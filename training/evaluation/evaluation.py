@@ -65,25 +65,16 @@ class EpisodeResult:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All of it.
+    """All of it."""
 
-    Attributes:
-        episodes: in the order of their index.
-        total: figures over all of them, by name.
-        by_task: the same by task.
-        milestones: by task and milestone: mean signed error of raw and filtered progress, and how many episodes.
-        stages_from: by task where its stages are from.
-        wrong: by task the wrong instruction its episodes were shown with; empty if they were not.
-        notes: what somebody should know.
-    """
-
-    episodes: tuple[EpisodeResult, ...]
-    total: Mapping[str, Figure]
-    by_task: Mapping[str, Mapping[str, Figure]]
+    episodes: tuple[EpisodeResult, ...]  # in the order of their index
+    total: Mapping[str, Figure]  # figures over all of them, by name
+    by_task: Mapping[str, Mapping[str, Figure]]  # the same by task
+    # by task and milestone: mean signed error of raw and filtered progress, and how many episodes
     milestones: Mapping[str, Mapping[str, Mapping[str, float]]]
-    stages_from: Mapping[str, str]
-    wrong: Mapping[str, str]
-    notes: Sequence[str]
+    stages_from: Mapping[str, str]  # by task where its stages are from
+    wrong: Mapping[str, str]  # by task the wrong instruction its episodes were shown with; empty if they were not
+    notes: Sequence[str]  # what somebody should know
 
 
 def evaluate(

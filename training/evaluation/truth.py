@@ -26,25 +26,20 @@ STILL_S = 3.0  # a standstill lasts at least this long
 
 @dataclass(frozen=True)
 class Truth:
-    """One episode.
+    """One episode."""
 
-    Attributes:
-        rank: FAILED (no milestone was reached), PARTIAL (a failure that reached some), SUCCESSFUL (anything that is
-            not known to have failed).
-        linear: progress by time, float64 (frames,), 1 from ``end_frame`` on; None for failures, which do not come to 1.
-        milestone: progress by milestones, float64 (frames,); None where the task or the episode has none. A failure
-            stays at its last milestone.
-        boundaries: milestones that were reached: name, frame, progress.
-        done_frame: from which on a success is done: its task's last milestone, or the last frame if that is not known.
-        end_frame: from which on its progress is 1: ``done_frame`` where the task ends with its last milestone, else the
-            last frame.
-    """
-
+    # FAILED (no milestone was reached), PARTIAL (a failure that reached some), SUCCESSFUL (anything that is not known
+    # to have failed)
     rank: int
+    # progress by time, float64 (frames,), 1 from `end_frame` on; None for failures, which do not come to 1
     linear: np.ndarray | None
+    # progress by milestones, float64 (frames,); None where the task or the episode has none. A failure stays at its
+    # last milestone.
     milestone: np.ndarray | None
-    boundaries: tuple[tuple[str, int, float], ...]
+    boundaries: tuple[tuple[str, int, float], ...]  # milestones that were reached: name, frame, progress
+    # from which on a success is done: its task's last milestone, or the last frame if that is not known
     done_frame: int
+    # from which on its progress is 1: `done_frame` where the task ends with its last milestone, else the last frame
     end_frame: int
 
     @property
@@ -129,18 +124,12 @@ def standstills(
 
 @dataclass(frozen=True)
 class Training:
-    """What is known of the training data.
+    """What is known of the training data."""
 
-    Attributes:
-        durations_s: median duration of the successful episodes of each task, s.
-        stages: of each task, where its labels had any.
-        source: where this was read.
-        tasks: all instructions the model is known to have been trained on, whatever the source of the others says.
-    """
-
-    durations_s: Mapping[str, float]
-    stages: Mapping[str, tuple[Stage, ...]]
-    source: str
+    durations_s: Mapping[str, float]  # median duration of the successful episodes of each task, s
+    stages: Mapping[str, tuple[Stage, ...]]  # of each task, where its labels had any
+    source: str  # where this was read
+    # all instructions the model is known to have been trained on, whatever the source of the others says
     tasks: frozenset[str] = frozenset()
 
 

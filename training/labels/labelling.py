@@ -25,23 +25,17 @@ Failures = Literal["unlabelled", "last-milestone"]
 
 @dataclass(frozen=True)
 class Options:
-    """How labels are made.
+    """How labels are made."""
 
-    Attributes:
-        method: see the guide.
-        failures: episodes that are known to have failed stay unlabelled, or end at the last milestone they reached.
-        standstill_speed: of ``activity``: slower than this (rad/s) is no motion.
-        standstill_s: of ``activity``: shorter standstills count as motion.
-        label_cut_off: whether episodes whose recording was cut off or aborted count as if they had been done; otherwise
-            they are labelled as failures are.
-        finish: of ``milestone``: the time after the last milestone is one more stage, or the task is done by then.
-    """
-
-    method: Method = "linear"
+    method: Method = "linear"  # see the guide
+    # episodes that are known to have failed stay unlabelled, or end at the last milestone they reached
     failures: Failures = "unlabelled"
-    standstill_speed: float = 0.02
-    standstill_s: float = 0.5
+    standstill_speed: float = 0.02  # of `activity`: slower than this (rad/s) is no motion
+    standstill_s: float = 0.5  # of `activity`: shorter standstills count as motion
+    # whether episodes whose recording was cut off or aborted count as if they had been done; otherwise they are
+    # labelled as failures are
     label_cut_off: bool = False
+    # of `milestone`: the time after the last milestone is one more stage, or the task is done by then
     finish: Finish = "stage"
 
     def arguments(self) -> dict[str, str | float | bool]:
@@ -56,37 +50,24 @@ class Options:
 
 @dataclass(frozen=True)
 class EpisodeLabels:
-    """Labels of one episode's frames, in the types of their columns.
+    """Labels of one episode's frames, in the types of their columns."""
 
-    Attributes:
-        progress: in [0, 1]; 0 where unlabelled.
-        valid: whether ``progress`` is a label.
-        seconds_remaining: until the task is done, which is at the last frame or what ``finish`` says; -1 where unknown.
-        stage: index; -1 where unknown. None where the method has no stages.
-    """
-
-    progress: Float32[np.ndarray, " n"]
-    valid: Bool[np.ndarray, " n"]
+    progress: Float32[np.ndarray, " n"]  # in [0, 1]; 0 where unlabelled
+    valid: Bool[np.ndarray, " n"]  # whether `progress` is a label
+    # until the task is done, which is at the last frame or what `finish` says; -1 where unknown
     seconds_remaining: Float32[np.ndarray, " n"]
-    stage: Int64[np.ndarray, " n"] | None = None
+    stage: Int64[np.ndarray, " n"] | None = None  # index; -1 where unknown. None where the method has no stages.
 
 
 @dataclass(frozen=True)
 class LabelSet:
-    """Labels of a data set.
+    """Labels of a data set."""
 
-    Attributes:
-        episodes: by index, every episode.
-        stages: by task, where the method has them.
-        outcomes: how many episodes of each.
-        cut_off: indices of episodes of unknown outcome that were cut off or aborted.
-        notes: what somebody should know: episodes that stayed unlabelled and why, marks that were left out.
-    """
-
-    episodes: Mapping[int, EpisodeLabels]
-    stages: Mapping[str, tuple[Stage, ...]] = field(default_factory=dict)
-    outcomes: Mapping[Outcome, int] = field(default_factory=dict)
-    cut_off: tuple[int, ...] = ()
+    episodes: Mapping[int, EpisodeLabels]  # by index, every episode
+    stages: Mapping[str, tuple[Stage, ...]] = field(default_factory=dict)  # by task, where the method has them
+    outcomes: Mapping[Outcome, int] = field(default_factory=dict)  # how many episodes of each
+    cut_off: tuple[int, ...] = ()  # indices of episodes of unknown outcome that were cut off or aborted
+    # what somebody should know: episodes that stayed unlabelled and why, marks that were left out
     notes: Sequence[str] = ()
 
 

@@ -54,30 +54,20 @@ class Finding:
 
 @dataclass(frozen=True)
 class EpisodeSummary:
-    """One episode on the page.
+    """One episode on the page."""
 
-    Attributes:
-        episode: what the data set says of it.
-        meta: outcome and milestones.
-        duration_s: from the first to the last frame.
-        standstills: (from, to) in seconds, those that are told.
-        jumps: when joints jump, seconds.
-        times, progress: points of the labels' curve, NaN where unlabelled; empty without labels.
-        histogram: how many labelled frames fall into each twentieth of [0, 1].
-        labelled: frames with a label.
-        findings: the worst first.
-    """
-
-    episode: Episode
-    meta: EpisodeMeta
-    duration_s: float
-    standstills: tuple[tuple[float, float], ...] = ()
-    jumps: tuple[float, ...] = ()
+    episode: Episode  # what the data set says of it
+    meta: EpisodeMeta  # outcome and milestones
+    duration_s: float  # from the first to the last frame
+    standstills: tuple[tuple[float, float], ...] = ()  # (from, to) in seconds, those that are told
+    jumps: tuple[float, ...] = ()  # when joints jump, seconds
+    # times, progress: points of the labels' curve, NaN where unlabelled; empty without labels
     times: np.ndarray = field(default_factory=lambda: np.zeros(0))
     progress: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    # how many labelled frames fall into each twentieth of [0, 1]
     histogram: np.ndarray = field(default_factory=lambda: np.zeros(20, int))
-    labelled: int = 0
-    findings: tuple[Finding, ...] = ()
+    labelled: int = 0  # frames with a label
+    findings: tuple[Finding, ...] = ()  # the worst first
 
     @property
     def severity(self) -> float:
