@@ -13,7 +13,6 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
 
 import tyro
 
@@ -29,42 +28,25 @@ from .datasets.progress_meta import (
     load_progress_meta,
 )
 from .datasets.reader import Dataset, open_dataset
-from .labels.labelling import Failures, LabelSet, Options, checked_facts, label, with_marks
-from .labels.methods import Method
-from .labels.milestones import Finish, read_csv
+from .labels.labelling import LabelSet, Options, checked_facts, label, with_marks
+from .labels.milestones import read_csv
 from .labels.writing import former_columns, label_columns, write_labelled
 
 
 @dataclass(frozen=True)
-class LabelOptions:
+class LabelOptions(Options):
     """Command line."""
 
     input_dataset: Path
     """Folder of the data set that gets labels; it is only read."""
     output_dataset: Path
     """Folder of the labelled data set; it appears complete or not at all."""
-    method: Method = "linear"
-    """linear: 0 at the first frame, 1 at the last. milestone: linear within stages, whose boundaries are the mean
-    shares of an episode. remaining: 1 - time remaining / longest time remaining of the task. activity: time without
-    standstill."""
-    failures: Failures = "unlabelled"
-    """Episodes known to have failed: leave them unlabelled, or let their progress end at the last milestone reached."""
-    finish: Finish = "stage"
-    """Of milestone. stage: the time after the last milestone is one more stage, and progress is 1 at its end. done: the
-    task is done at its last milestone, and progress is 1 from there on."""
     failed: tuple[int, ...] = ()
     """Indices of episodes that failed, besides those that meta/progress.json knows of."""
     milestones: Path | None = None
     """CSV file with the columns episode_index, label and frame (or seconds); replaces recorded milestones."""
     column: str = layout.PROGRESS_COLUMN
     """Name of the progress column."""
-    standstill_speed: Annotated[float, tyro.conf.arg(metavar="RAD_PER_S")] = Options.standstill_speed
-    """Of activity: joints slower than this stand still."""
-    standstill_s: float = Options.standstill_s
-    """Of activity: shorter standstills count as motion."""
-    label_cut_off: bool = False
-    """Count episodes whose recording was cut off or aborted as if they had been done; otherwise they are labelled as
-    failures are."""
     copy_videos: bool = False
     """Copy videos instead of hard-linking them."""
     overwrite: bool = False
@@ -93,13 +75,11 @@ def add_progress_labels(args: LabelOptions) -> tuple[Dataset, LabelSet]:
             raise UserError(f"--failed {index}: the data set has the episodes 0 to {len(dataset.episodes) - 1}")
         facts[index] = replace(facts.get(index, EpisodeMeta()), outcome=Outcome.FAILURE)
     complete = checked_facts(dataset, facts, source)
-    options = Options(args.method, args.failures, args.standstill_speed, args.standstill_s, args.label_cut_off,
-                      args.finish)  # fmt: skip
-    labels = label(dataset, complete, options)
+    labels = label(dataset, complete, args)
     if missing := dataset.missing_videos():
         note = f"{len(missing)} videos are missing in the input, as {missing[0]}; the labelled data set lacks them, too"
         labels = replace(labels, notes=(*labels.notes, note))
-    record = Labels(args.method, options.arguments(), label_columns(labels, args.column))
+    record = Labels(args.method, args.arguments(), label_columns(labels, args.column))
     with (
         output_folder(args.output_dataset, replaces=replaces) as folder,
         progress_bar("labelling", dataset.frame_count, "frames") as advance,

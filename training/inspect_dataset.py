@@ -40,7 +40,6 @@ from .report.summary import (
     EpisodeSummary,
     Finding,
     Joints,
-    Thresholds,
     duration_findings,
     picture_findings,
     summarise,
@@ -82,36 +81,30 @@ def known_joints(dataset: Dataset, profile: RobotProfile) -> Joints | None:
     return Joints(tuple(robot.joints[column] for column in columns), columns, robot.limits[columns])
 
 
-@dataclass(frozen=True)
-class Look:
-    """What one reading of the tables gave: summaries, and how far numbers reach."""
-
-    summaries: tuple[EpisodeSummary, ...]
-    extents: dict[str, Extent]
-
-
-def look(dataset: Dataset, meta: ProgressMeta, robot: Layout, joints: Joints | None, wanted: set[int] | None) -> Look:
-    """Read the tables once and summarise every episode.
+def look(
+    dataset: Dataset, meta: ProgressMeta, robot: Layout, joints: Joints | None, wanted: set[int] | None
+) -> tuple[list[EpisodeSummary], dict[str, Extent]]:
+    """Read the tables once: a summary of every episode, and how far the numbers of state and action reach.
 
     Raises:
         DatasetError: the data set is damaged.
     """
     names = _columns(dataset, meta)
-    limits, found, extents = Thresholds(), [], {}
+    found, extents = [], {}
     positions = {s: position_columns(dataset, names[s], robot) for s in ("state", "action") if s in names}
     with progress_bar("reading", dataset.frame_count, "frames") as advance:
         for episode, columns in dataset.frames(list(names.values()), wanted):
             named = {short: columns[name] for short, name in names.items()}
             vectors = {short: np.atleast_2d(named[short].T).T for short in positions}
             named |= {short: vector[:, positions[short]] for short, vector in vectors.items()}
-            found.append(summarise(episode, meta.episode(episode.index), named, dataset.fps, joints, limits))
+            found.append(summarise(episode, meta.episode(episode.index), named, dataset.fps, joints))
             for short, vector in vectors.items():
                 if np.isfinite(vector).all():
                     extents.setdefault(short, Extent(vector.shape[1])).add(vector)
             advance(episode.length)
-    more = duration_findings(found, limits)
+    more = duration_findings(found)
     told = [s.with_findings(more.get(s.episode.index, ())) for s in found]
-    return Look(tuple(with_usual_ones_marked(told)), extents)
+    return with_usual_ones_marked(told), extents
 
 
 def _columns(dataset: Dataset, meta: ProgressMeta) -> dict[str, str]:
@@ -217,9 +210,9 @@ def inspect_dataset(args: InspectOptions) -> tuple[Path, list[EpisodeSummary]]:
         raise UserError(f"--episodes: there is no episode {unknown}; the data set has 0 to {len(dataset.episodes) - 1}")
     wanted = set(args.episodes) or None
     meta, joints = load_progress_meta(dataset.root), known_joints(dataset, profile)
-    seen = look(dataset, meta, profile.layout, joints, wanted)
-    arms, grippers = ranges(dataset, seen.extents, profile.layout, joints, wanted) if seen.extents else ([], [])
-    ordered = sorted(seen.summaries, key=lambda s: (-s.severity, s.episode.index))
+    found, extents = look(dataset, meta, profile.layout, joints, wanted)
+    arms, grippers = ranges(dataset, extents, profile.layout, joints, wanted) if extents else ([], [])
+    ordered = sorted(found, key=lambda s: (-s.severity, s.episode.index))
     shown = add_pictures(dataset, ordered[: args.max_episodes], args.pictures)
     shown.sort(key=lambda e: (-e.summary.severity, e.summary.episode.index))  # pictures may have told more
     summaries = [e.summary for e in shown] + ordered[args.max_episodes :]

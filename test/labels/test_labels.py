@@ -7,7 +7,7 @@ from small_datasets import facts, make_dataset
 from pi05_progress.errors import UserError
 from training.datasets.progress_meta import Stage, load_progress_meta
 from training.datasets.reader import open_dataset
-from training.labels import motion
+from training.labels import methods
 from training.labels.labelling import Options, checked_facts, label
 
 
@@ -20,7 +20,7 @@ def labelled(root, method="linear", **options):
     """Labels of the data set by index."""
     dataset = open_dataset(root)
     known = checked_facts(dataset, load_progress_meta(root).episodes, "facts")
-    return label(dataset, known, Options(method, **options))
+    return label(dataset, known, Options(method=method, **options))
 
 
 def progress(labels, index):
@@ -66,8 +66,8 @@ def test_sensor_noise_is_no_motion():
     rng = np.random.default_rng(0)
     ramp = np.concatenate([np.zeros(60), np.linspace(0, 1, 30), np.ones(60)])[:, None]
     noisy = ramp + rng.normal(0, 2e-4, ramp.shape)
-    moving = motion.moving(motion.speeds(noisy, 30), 30, 0.02, 0.5)
-    (start, stop), *others = motion.runs(moving)
+    moving = methods.moving(methods.speeds(noisy, 30), 30, 0.02, 0.5)
+    (start, stop), *others = methods.runs(moving)
     assert not others and abs(start - 60) <= 4 and abs(stop - 90) <= 4
 
 

@@ -10,6 +10,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy import stats
 
+from ..labels.methods import runs
+
 
 def _both(first: Float[np.ndarray, " n"], second: Float[np.ndarray, " n"]) -> tuple[np.ndarray, np.ndarray]:
     known = np.isfinite(first) & np.isfinite(second)
@@ -72,8 +74,7 @@ def longest_above(time_s: Float[np.ndarray, " n"], values: Float[np.ndarray, " n
     time_s = np.asarray(time_s, float)
     until = np.append(time_s[1:], time_s[-1:] + np.diff(time_s)[-1:].sum())
     above = np.asarray(values) > threshold  # False for NaN
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], above, [False]]).astype(np.int8))).reshape(-1, 2)
-    return max((float(until[stop - 1] - time_s[start]) for start, stop in edges), default=0.0)
+    return max((float(until[stop - 1] - time_s[start]) for start, stop in runs(above)), default=0.0)
 
 
 def clock(time_s: Float[np.ndarray, " n"], median_s: float) -> Float[np.ndarray, " n"]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-
-from .bootstrap import CONFIDENCE, Figure
+from .bootstrap import CONFIDENCE
 from .evaluation import EpisodeResult, Evaluation
 from .playbacks import PLAIN
 from .summary import MEASURES
@@ -17,7 +16,7 @@ VERSION = 1
 
 
 def record(evaluation: Evaluation, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything that is worth keeping."""
+    """Everything that is worth keeping, after the facts about the run: checkpoint, data set, settings."""
     return {
         "version": VERSION,
         "run": dict(facts),
@@ -26,19 +25,10 @@ def record(evaluation: Evaluation, facts: Mapping[str, Any]) -> dict[str, Any]:
         "notes": list(evaluation.notes),
         "stages_from": dict(evaluation.stages_from),
         "wrong_instructions": dict(evaluation.wrong),
-        "total": _figures(evaluation.total),
-        "by_task": {task: _figures(of) for task, of in evaluation.by_task.items()},
-        "at_milestones": {
-            task: {name: {key: _number(v) for key, v in of.items()} for name, of in errors.items()}
-            for task, errors in evaluation.milestones.items()
-        },
+        "total": {name: asdict(figure) for name, figure in evaluation.total.items()},
+        "by_task": {task: {name: asdict(f) for name, f in of.items()} for task, of in evaluation.by_task.items()},
+        "at_milestones": _known(evaluation.milestones),
         "episodes": [_episode(result) for result in evaluation.episodes],
-    }
-
-
-def _figures(figures: Mapping[str, Figure]) -> dict[str, Any]:
-    return {
-        name: {"value": f.value, "low": f.low, "high": f.high, "episodes": f.episodes} for name, f in figures.items()
     }
 
 
@@ -49,17 +39,16 @@ def _episode(result: EpisodeResult) -> dict[str, Any]:
         "task": result.episode.task,
         "outcome": str(result.meta.outcome),
         "source": result.meta.source,
-        "figures": {name: _number(value) for name, value in result.figures.items()},
-        "time_s": _numbers(track.time_s),
-        "raw": _numbers(track.raw),
-        "filtered": _numbers(track.filtered),
+        "figures": _known(result.figures),
+        **{name: _known(getattr(track, name).round(5).tolist()) for name in ("time_s", "raw", "filtered")},
         "status": track.status.tolist(),
     }
 
 
-def _number(value: float) -> float | None:
+def _known(value: Any) -> Any:
+    """The same with None in place of numbers that are not finite."""
+    if isinstance(value, Mapping):
+        return {name: _known(of) for name, of in value.items()}
+    if isinstance(value, list):
+        return [_known(of) for of in value]
     return float(value) if math.isfinite(value) else None
-
-
-def _numbers(values: np.ndarray) -> list[float | None]:
-    return [_number(round(float(value), 5)) for value in values]

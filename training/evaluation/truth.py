@@ -15,7 +15,7 @@ from pi05_progress.robots.layout import Layout
 
 from ..datasets.progress_meta import EpisodeMeta, ProgressMeta, Stage, load_progress_meta
 from ..datasets.reader import Dataset, open_dataset
-from ..labels import methods, milestones, motion
+from ..labels import methods, milestones
 from ..labels.durations import DURATIONS, STAGES, durations_s, end_frame
 from ..labels.milestones import MilestoneError, Stages
 
@@ -115,10 +115,10 @@ def standstills(
         done_frame: from which on the task is done, and standing still says nothing.
     """
     positions = robot.positions(states[: done_frame + 1])
-    still = motion.speeds(positions, fps) < STILL_SPEED
+    still = methods.speeds(positions, fps) < STILL_SPEED
     # a step leads to its frame: n still steps are n + 1 frames at rest
     return tuple(
-        (start, stop) for start, stop in motion.runs(still[1:]) if (stop - start) / fps >= STILL_S - 1e-9
+        (start, stop) for start, stop in methods.runs(still[1:]) if (stop - start) / fps >= STILL_S - 1e-9
     )  # fmt: skip
 
 

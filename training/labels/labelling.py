@@ -16,27 +16,33 @@ from ..datasets import layout
 from ..datasets.positions import position_columns
 from ..datasets.progress_meta import EpisodeMeta, Milestone, Outcome, Stage
 from ..datasets.reader import Dataset, Episode
-from . import methods, milestones, motion
+from . import methods, milestones
 from .methods import Method
 from .milestones import Finish, MilestoneError, Stages
 
 Failures = Literal["unlabelled", "last-milestone"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Options:
-    """How labels are made."""
+    """How labels are made; the command line of ``training.add_progress_labels`` has these fields, too."""
 
-    method: Method = "linear"  # see the guide
-    # episodes that are known to have failed stay unlabelled, or end at the last milestone they reached
+    method: Method = "linear"
+    """linear: 0 at the first frame, 1 at the last. milestone: linear within stages, whose boundaries are the mean
+    shares of an episode. remaining: 1 - time remaining / longest time remaining of the task. activity: time without
+    standstill."""
     failures: Failures = "unlabelled"
-    standstill_speed: float = 0.02  # of `activity`: slower than this (rad/s) is no motion
-    standstill_s: float = 0.5  # of `activity`: shorter standstills count as motion
-    # whether episodes whose recording was cut off or aborted count as if they had been done; otherwise they are
-    # labelled as failures are
-    label_cut_off: bool = False
-    # of `milestone`: the time after the last milestone is one more stage, or the task is done by then
+    """Episodes known to have failed: leave them unlabelled, or let their progress end at the last milestone reached."""
     finish: Finish = "stage"
+    """Of milestone. stage: the time after the last milestone is one more stage, and progress is 1 at its end. done: the
+    task is done at its last milestone, and progress is 1 from there on."""
+    standstill_speed: float = 0.02
+    """Of activity: joints slower than this stand still, rad/s."""
+    standstill_s: float = 0.5
+    """Of activity: shorter standstills count as motion, s."""
+    label_cut_off: bool = False
+    """Count episodes whose recording was cut off or aborted as if they had been done; otherwise they are labelled as
+    failures are."""
 
     def arguments(self) -> dict[str, str | float | bool]:
         """Those that matter to the method, for the record."""
@@ -174,9 +180,9 @@ class _Labelling:
             positions = np.atleast_2d(columns[layout.STATE].T).T[:, wanted]
             if not np.isfinite(positions).all():
                 raise UserError(f"episode {episode.index}: {layout.STATE} holds numbers that are not finite")
-            speed = motion.speeds(positions, self._dataset.fps)
+            speed = methods.speeds(positions, self._dataset.fps)
             threshold, seconds = self._options.standstill_speed, self._options.standstill_s
-            clocks[episode.index] = methods.activity(motion.moving(speed, self._dataset.fps, threshold, seconds))
+            clocks[episode.index] = methods.activity(methods.moving(speed, self._dataset.fps, threshold, seconds))
         return clocks
 
     def _stages(self, task: str, done: list[Episode]) -> Stages | None:

@@ -1,17 +1,17 @@
-"""The label methods as array functions: progress of an episode that is done at its last frame, float64 (n,).
+"""The label methods as array functions, and when a robot moves, on which one of them depends.
 
-All end in exactly 1 and never fall.
+Progress is of an episode that is done at its last frame, float64 (n,): it ends in exactly 1 and never falls.
 """
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 Method = Literal["linear", "milestone", "remaining", "activity"]
-METHODS: tuple[Method, ...] = get_args(Method)
+SMOOTHING_S = 0.2  # speeds are taken over this time, so that sensor noise is no motion
 
 
 def linear(length: int) -> Float[np.ndarray, " n"]:
@@ -33,9 +33,44 @@ def activity(moving: Bool[np.ndarray, " n"]) -> Float[np.ndarray, " n"] | None:
     """The share of the episode's motion that is done: standstill adds nothing. None if nothing ever moves.
 
     Args:
-        moving: whether the step that leads to each frame is motion; see ``motion.moving``.
+        moving: whether the step that leads to each frame is motion; see ``moving``.
     """
     done = np.cumsum(moving)
     if len(moving) == 1:
         return np.ones(1)
     return done / done[-1] if done[-1] else None
+
+
+def speeds(positions: Float[np.ndarray, "n p"], fps: float) -> Float[np.ndarray, " n"]:
+    """The fastest joint's speed (rad/s where positions are rad) in the step that leads to each frame; 0 at the first.
+
+    A step's speed is that over the ``SMOOTHING_S`` around it.
+    """
+    n = len(positions)
+    around = round((SMOOTHING_S * fps - 1) / 2)
+    after = np.minimum(np.arange(1, n) + max(around, 0), n - 1)
+    before = np.maximum(np.arange(n - 1) - max(around, 0), 0)
+    moved = np.abs(positions[after].astype(float) - positions[before]).max(axis=1, initial=0.0)
+    return np.concatenate([np.zeros(min(n, 1)), moved * fps / (after - before)])
+
+
+def moving(speed: Float[np.ndarray, " n"], fps: float, threshold: float, seconds: float) -> Bool[np.ndarray, " n"]:
+    """Whether the step that leads to each frame is motion; the first frame has none.
+
+    Args:
+        speed: see ``speeds``.
+        threshold: below it a joint stands still, in the unit of ``speed``.
+        seconds: a standstill lasts at least this long; shorter ones count as motion.
+    """
+    still = speed < threshold
+    for start, stop in runs(still[1:]):
+        if (stop - start) / fps < seconds:
+            still[start + 1 : stop + 1] = False
+    still[:1] = True
+    return ~still
+
+
+def runs(mask: Bool[np.ndarray, " n"]) -> list[tuple[int, int]]:
+    """Where ``mask`` is true: (start, stop) of each stretch."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).astype(np.int8)))
+    return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]

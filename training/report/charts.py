@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ..datasets.thumbnails import Thumbnail
+from ..labels.methods import runs
 
 WIDTH = 1000
 LETTER = 7  # about the width of one
@@ -69,9 +70,8 @@ def _rect(x: float, y: float, width: float, height: float, kind: str, title: str
 
 def _polylines(x: np.ndarray, y: np.ndarray, kind: str) -> str:
     """Lines between neighbours that are numbers; a single point becomes a short one."""
-    parts, known = [], np.isfinite(y)
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], known, [False]]).astype(np.int8))).reshape(-1, 2)
-    for start, stop in edges:
+    parts = []
+    for start, stop in runs(np.isfinite(y)):
         xs = x[start:stop] if stop - start > 1 else x[[start, start]] + [-3, 3]
         ys = y[start:stop] if stop - start > 1 else y[[start, start]]
         points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(xs, ys, strict=True))

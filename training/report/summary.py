@@ -11,23 +11,18 @@ from jaxtyping import Bool, Float
 
 from ..datasets.progress_meta import EpisodeMeta, Outcome
 from ..datasets.reader import Episode
-from ..labels import motion
+from ..labels import methods
 
 POINTS = 300  # of a curve on the page
-
-
-@dataclass(frozen=True)
-class Thresholds:
-    """When something is worth a look."""
-
-    standstill_speed: float = 0.02  # joints slower than this stand still, rad/s
-    standstill_s: float = 2.0  # standstills from this length on are told
-    jump_speed: float = 10.0  # arm joints faster than this jump, rad/s; about what no joint of the robot does
-    limit_margin: float = 1e-3  # nearer than this to a joint limit counts as being at it, rad
-    beyond_limit: float = 0.05  # farther than this outside the joint limits is told, rad
-    clipping_share: float = 0.02  # of an episode's frames, from which on being at a limit is told
-    duration_ratio: float = 2.0  # how often the median duration of its task an episode may last, or the other way round
-    timestamp_frames: float = 0.5  # by how much a time stamp may miss its frame, in frames
+# When something is worth a look
+STANDSTILL_SPEED = 0.02  # joints slower than this stand still, rad/s
+STANDSTILL_S = 2.0  # standstills from this length on are told
+JUMP_SPEED = 10.0  # arm joints faster than this jump, rad/s; about what no joint of the robot does
+LIMIT_MARGIN = 1e-3  # nearer than this to a joint limit counts as being at it, rad
+BEYOND_LIMIT = 0.05  # farther than this outside the joint limits is told, rad
+CLIPPING_SHARE = 0.02  # of an episode's frames, from which on being at a limit is told
+DURATION_RATIO = 2.0  # how often the median duration of its task an episode may last, or the other way round
+TIMESTAMP_FRAMES = 0.5  # by how much a time stamp may miss its frame, in frames
 
 
 @dataclass(frozen=True)
@@ -91,7 +86,6 @@ def summarise(
     columns: Mapping[str, np.ndarray],
     fps: float,
     joints: Joints | None,
-    limits: Thresholds,
 ) -> EpisodeSummary:
     """Look at one episode.
 
@@ -111,15 +105,15 @@ def summarise(
             findings.append(Finding("numbers", f"{name} is not finite in {bad} frames", 10))
     finite = {name: positions for name, positions in vectors.items() if np.isfinite(positions).all()}
     if "state" in finite:
-        standstills = _standstills(finite["state"], fps, limits)
+        standstills = _standstills(finite["state"], fps)
         findings += _standstill_finding(standstills, n / fps)
     for name, positions in finite.items():
-        where, finding = _jumps(positions, name, fps, joints, limits)
+        where, finding = _jumps(positions, name, fps, joints)
         jumps += where
         findings += finding
     if joints is not None:
-        findings += _limits(finite, joints, limits)
-    findings += _timestamps(columns["timestamp"], fps, limits)
+        findings += _limits(finite, joints)
+    findings += _timestamps(columns["timestamp"], fps)
     times, curve, histogram, labelled = np.zeros(0), np.zeros(0), np.zeros(20, int), 0
     if "progress" in columns:
         valid = columns["valid"] if "valid" in columns else np.ones(n, bool)
@@ -136,12 +130,10 @@ def summarise(
     return summary.with_findings(findings)
 
 
-def _standstills(
-    positions: Float[np.ndarray, "n p"], fps: float, limits: Thresholds
-) -> tuple[tuple[float, float], ...]:
-    speed = motion.speeds(positions, fps)
-    still = ~motion.moving(speed, fps, limits.standstill_speed, limits.standstill_s)
-    stretches = ((start, stop) for start, stop in motion.runs(still) if (stop - start) / fps >= limits.standstill_s)
+def _standstills(positions: Float[np.ndarray, "n p"], fps: float) -> tuple[tuple[float, float], ...]:
+    speed = methods.speeds(positions, fps)
+    still = ~methods.moving(speed, fps, STANDSTILL_SPEED, STANDSTILL_S)
+    stretches = ((start, stop) for start, stop in methods.runs(still) if (stop - start) / fps >= STANDSTILL_S)
     return tuple((max(start - 1, 0) / fps, (stop - 1) / fps) for start, stop in stretches)
 
 
@@ -154,12 +146,12 @@ def _standstill_finding(standstills: Sequence[tuple[float, float]], duration_s: 
 
 
 def _jumps(
-    positions: Float[np.ndarray, "n p"], name: str, fps: float, joints: Joints | None, limits: Thresholds
+    positions: Float[np.ndarray, "n p"], name: str, fps: float, joints: Joints | None
 ) -> tuple[tuple[float, ...], list[Finding]]:
     columns = np.arange(positions.shape[1]) if joints is None else joints.columns
     names = [f"number {c}" for c in columns] if joints is None else joints.names
     steps = np.abs(np.diff(positions[:, columns].astype(float), axis=0))
-    frames = np.flatnonzero((steps * fps > limits.jump_speed).any(axis=1))
+    frames = np.flatnonzero((steps * fps > JUMP_SPEED).any(axis=1))
     if not len(frames):
         return (), []
     frame, column = np.unravel_index(int(steps.argmax()), steps.shape)
@@ -170,7 +162,7 @@ def _jumps(
     return tuple(float((f + 1) / fps) for f in frames[:50]), [Finding("jump", text, 2 + min(len(frames), 10) / 5)]
 
 
-def _limits(vectors: Mapping[str, Float[np.ndarray, "n p"]], joints: Joints, limits: Thresholds) -> list[Finding]:
+def _limits(vectors: Mapping[str, Float[np.ndarray, "n p"]], joints: Joints) -> list[Finding]:
     """Joints outside their limits, and those that are at them for long; of state and action together."""
     low, high = joints.limits.T
     outside, clipped, most = [], [], 0.0
@@ -179,11 +171,11 @@ def _limits(vectors: Mapping[str, Float[np.ndarray, "n p"]], joints: Joints, lim
         values = positions[:, joints.columns].astype(float)
         over[name] = np.maximum(low - values, values - high)
     for j, joint in enumerate(joints.names):
-        far = {name: of[:, j].max() for name, of in over.items() if of[:, j].max() > limits.beyond_limit}
-        share = {name: float((of[:, j] > -limits.limit_margin).mean()) for name, of in over.items()}
+        far = {name: of[:, j].max() for name, of in over.items() if of[:, j].max() > BEYOND_LIMIT}
+        share = {name: float((of[:, j] > -LIMIT_MARGIN).mean()) for name, of in over.items()}
         if far:
             outside.append(f"{joint} by {max(far.values()):.2f} rad ({', '.join(far)})")
-        elif max(share.values(), default=0.0) > limits.clipping_share:
+        elif max(share.values(), default=0.0) > CLIPPING_SHARE:
             clipped.append(f"{joint} ({', '.join(f'{name} {100 * of:.0f} %' for name, of in share.items())})")
             most = max(most, *share.values())
     found = []
@@ -194,9 +186,9 @@ def _limits(vectors: Mapping[str, Float[np.ndarray, "n p"]], joints: Joints, lim
     return found
 
 
-def _timestamps(times: Float[np.ndarray, " n"], fps: float, limits: Thresholds) -> list[Finding]:
+def _timestamps(times: Float[np.ndarray, " n"], fps: float) -> list[Finding]:
     off = np.abs(np.asarray(times, float) * fps - np.arange(len(times)))
-    if not np.isfinite(off).all() or off.max() > limits.timestamp_frames:
+    if not np.isfinite(off).all() or off.max() > TIMESTAMP_FRAMES:
         text = f"time stamps miss their frames, by up to {off.max():.1f} frames (number {int(off.argmax())})"
         return [Finding("time", text, 3)]
     return []
@@ -223,7 +215,7 @@ def _labels(progress: Float[np.ndarray, " n"], valid: Bool[np.ndarray, " n"], me
     return found
 
 
-def duration_findings(summaries: Sequence[EpisodeSummary], limits: Thresholds) -> dict[int, list[Finding]]:
+def duration_findings(summaries: Sequence[EpisodeSummary]) -> dict[int, list[Finding]]:
     """Episodes much shorter or longer than the median of their task, by index; the median needs three episodes."""
     by_task: dict[str, list[EpisodeSummary]] = {}
     for summary in summaries:
@@ -235,7 +227,7 @@ def duration_findings(summaries: Sequence[EpisodeSummary], limits: Thresholds) -
             continue
         for summary in of_task:
             ratio = summary.duration_s / median
-            if not 1 / limits.duration_ratio <= ratio <= limits.duration_ratio:
+            if not 1 / DURATION_RATIO <= ratio <= DURATION_RATIO:
                 word = "short" if ratio < 1 else "long"
                 text = f"{word}: {summary.duration_s:.1f} s, the median of its task is {median:.1f} s"
                 found[summary.episode.index] = [Finding(word, text, min(3.0, abs(np.log2(max(ratio, 1 / 8)))))]
