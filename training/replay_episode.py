@@ -32,6 +32,7 @@ from .datasets import layout
 from .datasets.frames import FrameReader
 from .datasets.progress_meta import load_progress_meta
 from .datasets.reader import Dataset, Episode, open_dataset
+from .evaluation.metrics import mean_error
 from .report import charts
 from .report.charts import Curve
 from .report.html_page import html_page, key
@@ -74,13 +75,8 @@ class Course:
 
     def errors(self) -> tuple[float, float] | None:
         """Mean absolute error of raw and of filtered progress; None if nothing can be compared."""
-        both = [np.isfinite(self.label) & np.isfinite(values) for values in (self.raw, self.filtered)]
-        if not all(known.any() for known in both):
-            return None
-        return tuple(
-            float(np.abs(values - self.label)[known].mean())
-            for values, known in zip((self.raw, self.filtered), both, strict=True)
-        )
+        errors = mean_error(self.raw, self.label), mean_error(self.filtered, self.label)
+        return errors if np.isfinite(errors).all() else None
 
 
 def labels_of(dataset: Dataset, episode: Episode) -> Float[np.ndarray, " n"]:

@@ -7,22 +7,22 @@ action loss (training). Formulas: openpi's model; names of parameters and their 
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Key
 
 from ..observation import IMAGE_KEYS
 from .augmentation import augment
 from .config import ModelConfigError, Pi05Config
 from .gemma import Gemma, KVCache, Modulation
 from .images import resize_with_pad, to_unit_range
-from .input_checks import check_actions, check_observation, check_time
 from .layers import Linear
-from .observation import Observation
+from .observation import Observation, check_actions, check_observation, check_time
 from .progress import Belief, ProgressHead
 from .siglip import Siglip
 
@@ -95,6 +95,16 @@ def time_steps(count: int) -> np.ndarray:
         times.append(time)
         time = np.float32(time + dt)
     return np.array(times, np.float32)
+
+
+@partial(jax.jit, static_argnames="shape")
+def next_noise(key: Key[Array, ""], shape: tuple[int, ...]) -> tuple[Key[Array, ""], Float[Array, "*shape"]]:
+    """The key for the next call, and standard normal noise float32 that actions start from for this one.
+
+    openpi starts with ``jax.random.key(0)`` and splits once per call: the same seed gives the same noise here.
+    """
+    key, this = jax.random.split(key)
+    return key, jax.random.normal(this, shape)
 
 
 class PaliGemma(nnx.Module):

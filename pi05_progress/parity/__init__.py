@@ -4,8 +4,7 @@ Each module that knows a kind of recorded set lists it in its ``KINDS``: ``model
 model), ``transforms``, ``prompts`` and ``wire``. What they share is exported here and needs no JAX.
 """
 
-from .checks import EXACT, FORWARD, Check, Tolerance, compare, same, skip
-from .files import npz_names, read_json, read_npz
+from .checks import EXACT, FORWARD, Check, Tolerance, compare, npz_names, read_json, read_npz, same, skip
 from .program import Kind, find_sets, run_program
 
 __all__ = [

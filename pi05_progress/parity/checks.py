@@ -1,8 +1,12 @@
-"""What a comparison with a recorded number is: the difference, what is tolerated, and whether that is kept."""
+"""Recorded files, and how a number in them is compared: the difference, what is tolerated, and whether it is kept."""
 
 from __future__ import annotations
 
+import json
+import zipfile
+import zlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -78,3 +82,57 @@ def compare(name: str, ours: object, theirs: object, tolerance: Tolerance, note:
         ok = bool((difference <= tolerance.atol + tolerance.rtol * np.abs(np.nan_to_num(b))).all())
         relative = float(difference.max()) / max(float(np.abs(finite).max()), 1e-30)
     return Check(name, float(difference.max()), relative, tolerance, ok, note)
+
+
+def read_npz(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of a file.
+
+    Raises:
+        ValueError: it is damaged.
+        OSError: it cannot be read.
+    """
+    try:
+        with np.load(path) as arrays:
+            return dict(arrays)
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+
+
+def npz_names(path: Path) -> list[str]:
+    """Names of a file's arrays, without reading them; empty if its name does not end in .npz.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    if path.suffix != ".npz":
+        return []
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return [name.removesuffix(".npy") for name in archive.namelist()]
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file, NaN included.
+
+    Raises:
+        ValueError: it is damaged.
+        OSError: it cannot be read.
+    """
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+
+
+def is_list_of(file: Path, keys: set[str]) -> bool:
+    """Whether a file is JSON: a list of dictionaries that all have these keys.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    if file.suffix != ".json":
+        return False
+    content = read_json(file)
+    return isinstance(content, list) and bool(content) and all(isinstance(x, dict) and keys <= set(x) for x in content)

@@ -12,11 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ..models.input_checks import check_actions, check_observation
-from ..models.observation import Observation
+from ..models.observation import Observation, check_actions, check_observation
 from ..models.pi05 import Pi05
-from .checks import EXACT, FORWARD, Check, Tolerance, compare, skip
-from .files import read_json, read_npz
+from .checks import EXACT, FORWARD, Check, Tolerance, compare, read_json, read_npz, skip
 from .outputs import action_loss, config_of, make_model, observation_of, outputs
 
 # bfloat16 results depend on how the compiler fuses, so only their spread is comparable; the trunk's is larger

@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..units.tokenizer import BOS, PromptTokenizer, discretize
-from .checks import Check, same
-from .files import is_list_of, read_json
+from .checks import Check, is_list_of, read_json, same
 
 
 class _CharacterEncoder:

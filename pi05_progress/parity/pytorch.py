@@ -19,8 +19,7 @@ from ..models.config import GemmaConfig, Pi05Config, ProgressConfig, SiglipConfi
 from ..models.observation import Observation
 from ..models.pi05 import PERIODS, Pi05, attention_mask, time_embedding
 from ..observation import IMAGE_KEYS
-from .checks import EXACT, FORWARD, Check, Tolerance, compare
-from .files import npz_names, read_npz
+from .checks import EXACT, FORWARD, Check, Tolerance, compare, npz_names, read_npz
 from .outputs import outputs
 
 META, STATE, INPUT, OUTPUT = "meta/json", "sd/", "in/", "out/"

@@ -20,7 +20,7 @@ import numpy as np
 
 from ..models.augmentation import augment
 from ..models.images import resize_with_pad, to_unit_range
-from ..models.noise import next_noise
+from ..models.pi05 import next_noise
 from ..units.normalize import (
     NormStats,
     NormStatsError,
@@ -33,8 +33,7 @@ from ..units.normalize import (
 from ..units.tokenizer import discretize
 from ..units.transforms import pad_to, shifted
 from ..units.transforms import resize_with_pad as resize_before_model
-from .checks import EXACT, Check, Tolerance, compare, same, skip
-from .files import npz_names, read_json, read_npz
+from .checks import EXACT, Check, Tolerance, compare, npz_names, read_json, read_npz, same, skip
 
 ARITHMETIC = Tolerance(atol=1e-9, rtol=1e-6)  # float64 and float32 inputs, computed in float64
 PICTURE = Tolerance(atol=1e-5)  # float32 in [-1, 1]

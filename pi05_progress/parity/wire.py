@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..serving.wire import WireError, pack, unpack
-from .checks import Check, same, skip
-from .files import is_list_of, read_json
+from .checks import Check, is_list_of, read_json, same, skip
 
 
 def _message_file(file: Path) -> Path | None:

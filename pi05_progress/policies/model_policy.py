@@ -14,10 +14,8 @@ import numpy as np
 from ..checkpoints.checkpoint import Checkpoint, CheckpointError
 from ..checkpoints.description import CheckpointInfo
 from ..models.config import Pi05Config
-from ..models.input_checks import check_observation
-from ..models.noise import next_noise
-from ..models.observation import Observation
-from ..models.pi05 import Sample
+from ..models.observation import Observation, check_observation
+from ..models.pi05 import Sample, next_noise
 from ..observation import CONFIDENCE_LEVEL, IMAGE_KEYS, ObservationError, PolicyOutput, RobotFrame
 from ..policy import DEFAULT_OPTIONS, Policy, PolicyOptions
 from ..robots.layout import Layout

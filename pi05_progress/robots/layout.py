@@ -99,23 +99,7 @@ class Layout:
 
     def positions(self, vector: Shaped[np.ndarray, "*b v"]) -> Shaped[np.ndarray, "*b n"]:
         """The positions of all joints within a vector."""
-        return self._checked(vector, "vector")[..., : len(self.joints)]
-
-    def model_state(self, vector: Shaped[np.ndarray, "*b v"]) -> Shaped[np.ndarray, "*b s"]:
-        """What the model reads of a state vector, in the robot's units.
-
-        Raises:
-            LayoutError: another number of values.
-        """
-        return self._checked(vector, "state")[..., self.state_columns]
-
-    def model_action(self, vector: Shaped[np.ndarray, "*b v"]) -> Shaped[np.ndarray, "*b n"]:
-        """The row of actions that an action vector holds, in the robot's units.
-
-        Raises:
-            LayoutError: another number of values.
-        """
-        return self._checked(vector, "action")[..., self.action_columns]
+        return self.checked(vector, "vector")[..., : len(self.joints)]
 
     def state_in_actions(self, state: Shaped[np.ndarray, "*b s"]) -> Shaped[np.ndarray, "*b n"]:
         """What relative actions are relative to: the model's state in the places of a row of actions, elsewhere 0."""
@@ -126,7 +110,12 @@ class Layout:
             row[..., at] = state[..., of[self.action_columns[at]]]
         return row
 
-    def _checked(self, vector: np.ndarray, what: str) -> np.ndarray:
+    def checked(self, vector: Shaped[np.ndarray, "*b v"], what: str) -> Shaped[np.ndarray, "*b v"]:
+        """A vector, as an array.
+
+        Raises:
+            LayoutError: it has another number of values than the robot's; ``what`` names it.
+        """
         array = np.asarray(vector)
         if array.shape[-1] not in self.vector_sizes:
             raise LayoutError(

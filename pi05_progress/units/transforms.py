@@ -43,7 +43,7 @@ def state_to_model(vector: Float[np.ndarray, "*b v"], layout: Layout) -> Float32
     Raises:
         LayoutError: the vector has another number of values than the robot's.
     """
-    return layout.model_state(vector).astype(np.float32)
+    return layout.checked(vector, "state")[..., layout.state_columns].astype(np.float32)
 
 
 def actions_to_model(vector: Float[np.ndarray, "*b v"], layout: Layout) -> Float32[np.ndarray, "*b n"]:
@@ -52,7 +52,7 @@ def actions_to_model(vector: Float[np.ndarray, "*b v"], layout: Layout) -> Float
     Raises:
         LayoutError: the vector has another number of values than the robot's.
     """
-    actions = np.array(layout.model_action(vector), np.float32)
+    actions = layout.checked(vector, "action")[..., layout.action_columns].astype(np.float32)
     for gripper, column in layout.grippers.items():
         actions[..., column] = layout.curves[gripper].command(actions[..., column])
     return actions

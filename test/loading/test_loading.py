@@ -13,7 +13,7 @@ from small_models import SMALL, random_model
 
 from pi05_progress.checkpoints.checkpoint import Checkpoint
 from pi05_progress.checkpoints.description import CheckpointInfo
-from pi05_progress.models.input_checks import check_actions, check_observation
+from pi05_progress.models.observation import check_actions, check_observation
 from pi05_progress.observation import IMAGE_KEYS, RobotFrame
 from pi05_progress.policies.model_policy import Pi05Policy
 from pi05_progress.robots.episode_notes import CUT_OFF

@@ -14,7 +14,7 @@ from pi05_progress.checkpoints.checkpoint import Checkpoint, CheckpointError
 from pi05_progress.checkpoints.description import CheckpointInfo, config_from_dict
 from pi05_progress.make_policy import make_policy
 from pi05_progress.models.config import ModelConfigError, config_to_dict, named_config
-from pi05_progress.models.input_checks import check_observation
+from pi05_progress.models.observation import check_observation
 from pi05_progress.models.pi05 import Pi05
 from pi05_progress.observation import IMAGE_KEYS, ObservationError, RobotFrame
 from pi05_progress.policies.model_policy import Pi05Policy

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -126,50 +126,46 @@ def _files(folder: Path) -> Iterator[Path]:
         yield from (Path(parent, name) for name in sorted(files))
 
 
+@dataclass(frozen=True)
 class _DataWriter:
     """Writes the files with frames, a row group per episode, and ``sarm_progress.parquet``; gathers statistics."""
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        folder: Path,
-        labels: LabelSet,
-        columns: Mapping[str, str],
-        kept: Mapping[str, layout.Feature],
-        added: Mapping[str, layout.Feature],
-        progress: Callable[[int], None],
-    ) -> None:
-        self._dataset, self._folder, self._labels, self._columns = dataset, folder, labels, columns
-        self._kept, self._added, self._progress = kept, added, progress
-        self._without_stats = _features_without_stats(dataset, kept)
+    dataset: Dataset
+    folder: Path
+    labels: LabelSet
+    columns: Mapping[str, str]  # of labels, by what they hold
+    kept: Mapping[str, layout.Feature]
+    added: Mapping[str, layout.Feature]
+    progress: Callable[[int], None]
 
     def write(self) -> dict[int, dict[str, Stats]]:
         """Write; returns statistics of the labels per episode, and of features that had none."""
         stats: dict[int, dict[str, Stats]] = {}
+        without_stats = _features_without_stats(self.dataset, self.kept)
         sarm = pa.schema(
             [("index", pa.int64()), ("episode_index", pa.int64()), ("frame_index", pa.int64()),
              ("progress_sparse", pa.float32())]
         )  # fmt: skip
-        with pq.ParquetWriter(self._folder / layout.SARM_PROGRESS, sarm) as sarm_writer:
-            for path in self._dataset.data_files():
-                target = self._folder / path.relative_to(self._dataset.root)
+        with pq.ParquetWriter(self.folder / layout.SARM_PROGRESS, sarm) as sarm_writer:
+            for path in self.dataset.data_files():
+                target = self.folder / path.relative_to(self.dataset.root)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with open_parquet(path) as file:
                     schema = self._schema(path, file.schema_arrow)
                     with pq.ParquetWriter(target, schema, compression="snappy") as writer:
-                        for episode, table in self._dataset.tables(path, file):
+                        for episode, table in self.dataset.tables(path, file):
                             if episode.index in stats:
                                 raise DatasetError(f"{path}: episode {episode.index} is in an earlier file, too")
-                            labels = self._labels.episodes[episode.index]
-                            arrays = _arrays(labels, self._columns)
+                            labels = self.labels.episodes[episode.index]
+                            arrays = _arrays(labels, self.columns)
                             writer.write_table(self._labelled(table, schema, arrays))
                             stats[episode.index] = {name: feature_stats(values) for name, values in arrays.items()}
-                            for name in self._without_stats:
+                            for name in without_stats:
                                 stats[episode.index][name] = self._stats_of(path, episode.index, name, table)
                             if labels.valid.any():
                                 sarm_writer.write_table(_sarm(table, labels, sarm))
-                            self._progress(episode.length)
-        self._dataset.refuse_missing(stats)
+                            self.progress(episode.length)
+        self.dataset.refuse_missing(stats)
         return stats
 
     def _stats_of(self, path: Path, index: int, name: str, table: pa.Table) -> Stats:
@@ -187,11 +183,11 @@ class _DataWriter:
         return pa.Table.from_arrays(columns, schema=schema)
 
     def _schema(self, path: Path, schema: pa.Schema) -> pa.Schema:
-        columns = {name for name, feature in self._kept.items() if feature["dtype"] != "video"}
+        columns = {name for name, feature in self.kept.items() if feature["dtype"] != "video"}
         if missing := columns - set(schema.names):
             raise DatasetError(f"{path}: no column {', '.join(sorted(missing))}, which {layout.INFO} promises")
         fields = [field for field in schema if field.name in columns]
-        fields += [pa.field(name, layout.arrow_type(feature)) for name, feature in self._added.items()]
+        fields += [pa.field(name, layout.arrow_type(feature)) for name, feature in self.added.items()]
         return pa.schema(fields, metadata=self._metadata(path, schema.metadata or {}))
 
     def _metadata(self, path: Path, metadata: dict[bytes, bytes]) -> dict[bytes, bytes]:
@@ -203,10 +199,10 @@ class _DataWriter:
         try:
             described = json.loads(metadata[b"huggingface"])
             features = described["info"]["features"]
-            kept = {name: value for name, value in features.items() if name in self._kept}
+            kept = {name: value for name, value in features.items() if name in self.kept}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DatasetError(f"{path}: its metadata under 'huggingface' is damaged: {error!r}") from error
-        added = {name: layout.huggingface_feature(feature) for name, feature in self._added.items()}
+        added = {name: layout.huggingface_feature(feature) for name, feature in self.added.items()}
         described["info"]["features"] = kept | added
         described.pop("fingerprint", None)  # of the contents before
         return metadata | {b"huggingface": json.dumps(described).encode()}
