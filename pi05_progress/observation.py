@@ -23,20 +23,14 @@ class ObservationError(UserError):
 
 @dataclass(frozen=True)
 class RobotFrame:
-    """What one robot sensed at about one time, in its own units and sizes.
+    """What one robot sensed at about one time, in its own units and sizes."""
 
-    Attributes:
-        images: per camera key (e.g. ``head_camera``) uint8 (h, w, 3) RGB, already cropped and turned.
-        state: float32 (v,): positions, velocities and efforts of all joints, see ``robots/layout.py``.
-        stamps_ns: per input (camera keys, ``left_arm``, ...) when it was taken, ns of
-            the sender's clock since its epoch.
-        absent: inputs that the robot does not have; their entries of ``state`` are 0.
-    """
-
+    # per camera key (e.g. `head_camera`) uint8 (h, w, 3) RGB, already cropped and turned.
     images: Mapping[str, np.ndarray]
-    state: np.ndarray
+    state: np.ndarray  # float32 (v,): positions, velocities and efforts of all joints, see `robots/layout.py`.
+    # per input (camera keys, `left_arm`, ...) when it was taken, ns of the sender's clock since its epoch.
     stamps_ns: Mapping[str, int] = field(default_factory=dict)
-    absent: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()  # inputs that the robot does not have; their entries of `state` are 0
 
     def check(self) -> None:
         """Refuse pictures of another type or shape.
@@ -53,24 +47,19 @@ class RobotFrame:
 
 @dataclass(frozen=True)
 class PolicyOutput:
-    """What the policy believes and would do, for one observation.
+    """What the policy believes and would do, for one observation."""
 
-    Attributes:
-        actions: float32 (horizon, n), absolute, in the robot's units: of a Teleavatar 16 numbers, arm joint targets in
-            rad and gripper efforts in N m.
-        progress: the model's raw belief in [0, 1], or None without a head. Test with ``is None``: 0.0 is a value.
-        progress_interval: (lower, upper) of the belief at ``confidence_level``, or None.
-        progress_belief: float32 (bins,) probabilities over equal bins of [0, 1], or None if the head has no bins.
-        timing: ms per part (``transforms``, ``model``), measured after the device is done.
-        confidence_level: nominal probability that the interval holds the truth.
-    """
-
+    # float32 (horizon, n), absolute, in the robot's units: of a Teleavatar 16 numbers, arm joint targets in rad and
+    # gripper efforts in N m
     actions: np.ndarray
+    # the model's raw belief in [0, 1], or None without a head. Test with `is None`: 0.0 is a value.
     progress: float | None
-    progress_interval: tuple[float, float] | None = None
+    progress_interval: tuple[float, float] | None = None  # (lower, upper) of the belief at `confidence_level`, or None
+    # float32 (bins,) probabilities over equal bins of [0, 1], or None if the head has no bins
     progress_belief: np.ndarray | None = None
+    # ms per part (`transforms`, `model`), measured after the device is done
     timing: Mapping[str, float] = field(default_factory=dict)
-    confidence_level: float = CONFIDENCE_LEVEL
+    confidence_level: float = CONFIDENCE_LEVEL  # nominal probability that the interval holds the truth
 
     def problem(self, horizon: int, columns: int) -> str:
         """Why the answer cannot be used at all, because its actions cannot; empty if they can.

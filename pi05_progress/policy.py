@@ -110,28 +110,21 @@ def completed(policy: OwnPolicy) -> Policy:
 
 @dataclass(frozen=True)
 class InferenceOptions:
-    """Ways to do less work for the same numbers, to float tolerance; each can be switched off to compare.
+    """Ways to do less work for the same numbers, to float tolerance; each can be switched off to compare."""
 
-    Attributes:
-        precomputed_modulations: what depends on the sampler's time steps alone (time embedding, time MLP, the
-            modulations of all adaRMS norms) is computed once, instead of in every step of every call.
-        bucketed_prompts: a prompt is padded to the smallest of ``tokenizer.PADDED_LENGTHS`` that holds it, instead of
-            to the model's longest.
-        skip_absent_cameras: cameras that are not there are not encoded, instead of encoded black and masked.
-        one_program: prefix, all denoising steps and the head are one compiled program, instead of one call each.
-        donated_noise: actions take the place of the noise in memory, instead of new memory.
-        warm_up: ``warm_up`` compiles every program before the first request, instead of the first request that needs
-            it doing so.
-        compilation_cache: compiled programs are kept on disk for the next process.
-    """
-
+    # what depends on the sampler's time steps alone (time embedding, time MLP, the modulations of all adaRMS norms) is
+    # computed once, instead of in every step of every call
     precomputed_modulations: bool = True
+    # a prompt is padded to the smallest of `tokenizer.PADDED_LENGTHS` that holds it, instead of to the model's
+    # longest.
     bucketed_prompts: bool = True
-    skip_absent_cameras: bool = True
+    skip_absent_cameras: bool = True  # cameras that are not there are not encoded, instead of encoded black and masked
+    # prefix, all denoising steps and the head are one compiled program, instead of one call each
     one_program: bool = True
-    donated_noise: bool = True
+    donated_noise: bool = True  # actions take the place of the noise in memory, instead of new memory
+    # `warm_up` compiles every program before the first request, instead of the first request that needs it doing so
     warm_up: bool = True
-    compilation_cache: bool = True
+    compilation_cache: bool = True  # compiled programs are kept on disk for the next process
 
 
 ALL_ON = InferenceOptions()
@@ -139,37 +132,25 @@ ALL_ON = InferenceOptions()
 
 @dataclass(frozen=True)
 class PolicyOptions:
-    """Which policy, and how it computes.
+    """Which policy, and how it computes."""
 
-    Attributes:
-        policy: ``pi05``, ``websocket`` for one behind a policy server, or ``module:function`` of Python code that
-            takes the robot profile and returns a policy (see ``OwnPolicy``).
-        checkpoint: folder; empty takes random parameters.
-        backend: ``jax`` for this package's checkpoints, ``torch`` for LeRobot's, ``auto`` for what the folder contains.
-        model: configuration of a model without a checkpoint.
-        tokenizer: path of PaliGemma's tokenizer, for models that use it.
-        num_steps: denoising steps.
-        seed: of random parameters, and of the noise that actions start from, drawn as openpi's policy does (its seed
-            is 0).
-        dtype: to compute and to keep parameters in; None takes what the checkpoint's configuration says.
-        max_batch: most frames that are computed together; a robot's own policy needs one.
-        inference: what is computed ahead or left out.
-        server_uri: of the policy server, for policy ``websocket``.
-        server_timeout_s: how long its answers are waited for.
-    """
-
+    # `pi05`, `websocket` for one behind a policy server, or `module:function` of Python code that takes the robot
+    # profile and returns a policy (see `OwnPolicy`)
     policy: str = "pi05"
-    checkpoint: str = ""
+    checkpoint: str = ""  # folder; empty takes random parameters
+    # `jax` for this package's checkpoints, `torch` for LeRobot's, `auto` for what the folder contains
     backend: BackendChoice = "auto"
-    model: str = "tiny"
-    tokenizer: str = ""
-    num_steps: int = 10
+    model: str = "tiny"  # configuration of a model without a checkpoint
+    tokenizer: str = ""  # path of PaliGemma's tokenizer, for models that use it
+    num_steps: int = 10  # denoising steps
+    # of random parameters, and of the noise that actions start from, drawn as openpi's policy does (its seed is 0)
     seed: int = 0
+    # to compute and to keep parameters in; None takes what the checkpoint's configuration says
     dtype: Dtype | None = None
-    max_batch: int = 1
-    inference: InferenceOptions = ALL_ON
-    server_uri: str = ""
-    server_timeout_s: float = 2.0
+    max_batch: int = 1  # most frames that are computed together; a robot's own policy needs one
+    inference: InferenceOptions = ALL_ON  # what is computed ahead or left out
+    server_uri: str = ""  # of the policy server, for policy `websocket`
+    server_timeout_s: float = 2.0  # how long its answers are waited for
 
 
 DEFAULT_OPTIONS = PolicyOptions()

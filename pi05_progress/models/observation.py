@@ -23,25 +23,17 @@ SLACK = 1e-3  # how far float pictures may leave [-1, 1], by rounding
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Observation:
-    """What the model reads: a pytree that compiled programs carry, batched ``b`` on the first axis of every array.
+    """What the model reads: a pytree that compiled programs carry, batched ``b`` on the first axis of every array."""
 
-    Attributes:
-        images: per key of ``IMAGE_KEYS`` uint8 in [0, 255] or float32 in [-1, 1].
-        image_masks: whether the camera is there; where not, its picture means nothing.
-        state: normalised proprioception. Pi0.5's network does not read it: it is part of the prompt, if anywhere.
-        tokenized_prompt: token ids, 0 where padded.
-        tokenized_prompt_mask: True where a token is not padding.
-        progress: label in [0, 1]; only in training data.
-        progress_mask: whether the label counts.
-    """
-
+    # per key of `IMAGE_KEYS` uint8 in [0, 255] or float32 in [-1, 1]
     images: dict[str, UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"]]
-    image_masks: dict[str, Bool[Array, " b"]]
+    image_masks: dict[str, Bool[Array, " b"]]  # whether the camera is there; where not, its picture means nothing
+    # normalised proprioception. Pi0.5's network does not read it: it is part of the prompt, if anywhere.
     state: Float[Array, "b s"]
-    tokenized_prompt: Int[Array, "b l"]
-    tokenized_prompt_mask: Bool[Array, "b l"]
-    progress: Float[Array, " b"] | None = None
-    progress_mask: Bool[Array, " b"] | None = None
+    tokenized_prompt: Int[Array, "b l"]  # token ids, 0 where padded
+    tokenized_prompt_mask: Bool[Array, "b l"]  # True where a token is not padding
+    progress: Float[Array, " b"] | None = None  # label in [0, 1]; only in training data
+    progress_mask: Bool[Array, " b"] | None = None  # whether the label counts
 
 
 def check_observation(config: Pi05Config, observation: Observation) -> None:

@@ -21,40 +21,8 @@ def learnt(vector):
 
 def test_what_the_model_reads_and_learns_of_state_and_action():
     vector = np.arange(48)
-    assert read(vector).tolist() == [
-        0,
-        1,
-        2,
-        3,
-        4,
-        5,
-        6,
-        8,
-        9,
-        10,
-        11,
-        12,
-        13,
-        14,
-    ]
-    assert learnt(vector).tolist() == [
-        0,
-        1,
-        2,
-        3,
-        4,
-        5,
-        6,
-        39,
-        8,
-        9,
-        10,
-        11,
-        12,
-        13,
-        14,
-        47,
-    ]
+    assert read(vector).tolist() == [0, 1, 2, 3, 4, 5, 6, 8, 9, 10, 11, 12, 13, 14]
+    assert learnt(vector).tolist() == [0, 1, 2, 3, 4, 5, 6, 39, 8, 9, 10, 11, 12, 13, 14, 47]
     assert (LAYOUT.state_size, LAYOUT.action_size) == (14, 16)
 
 
