@@ -41,7 +41,7 @@ def episode_figures(
     found: dict[str, float] = {"rank": float(truth.rank)}
     held = tracks[playbacks.HELD]
     found |= _reached(track, held, truth) | _declared(held, truth, fps) | _standing(track, standstills)
-    found |= _latency(track)
+    found |= {"latency_median.raw": float(np.median(track.ms)), "latency_p95.raw": float(np.quantile(track.ms, 0.95))}
     if truth.success:
         found |= _order_and_error(track, truth, fps, by_clock)
         found |= _belief(track, truth) | _remaining(track, truth.end_frame / fps, median_s) | _perturbed(tracks, truth)
@@ -173,7 +173,3 @@ def _perturbed(tracks: Mapping[str, Track], truth: Truth) -> dict[str, float]:
                     found[f"wrong_end.{kind}"] = float(values[last].mean())
                     found[f"wrong_change.{kind}"] = metrics.mean_error(values, original.values(kind))
     return found
-
-
-def _latency(track: Track) -> dict[str, float]:
-    return {"latency_median.raw": float(np.median(track.ms)), "latency_p95.raw": float(np.quantile(track.ms, 0.95))}

@@ -51,16 +51,15 @@ def former_columns(dataset: Dataset, progress_column: str) -> list[str]:
     known = set(COLUMNS.values()) | (set(recorded.columns.values()) if recorded else set())
     for name in (progress_column, *COLUMNS.values()):
         feature = dataset.features.get(name)
-        if feature is not None and (name not in known or not _is_label(feature)):
+        if feature is None:
+            continue
+        is_label = list(feature["shape"]) == [1] and feature["dtype"] in _DTYPES.values()
+        if name not in known or not is_label:
             raise UserError(
                 f"{dataset.root}: feature {name!r} ({feature['dtype']}, shape {list(feature['shape'])}) is no label of "
                 "ours; choose another name with --column or rename that feature"
             )
     return [name for name in dataset.features if name in known]
-
-
-def _is_label(feature: layout.Feature) -> bool:
-    return list(feature["shape"]) == [1] and feature["dtype"] in _DTYPES.values()
 
 
 def write_labelled(
@@ -157,7 +156,7 @@ class _DataWriter:
                             if episode.index in stats:
                                 raise DatasetError(f"{path}: episode {episode.index} is in an earlier file, too")
                             labels = self.labels.episodes[episode.index]
-                            arrays = _arrays(labels, self.columns)
+                            arrays = {name: getattr(labels, what) for what, name in self.columns.items()}
                             writer.write_table(self._labelled(table, schema, arrays))
                             stats[episode.index] = {name: feature_stats(values) for name, values in arrays.items()}
                             for name in without_stats:
@@ -223,10 +222,6 @@ def _stats(path: Path) -> dict[str, Any]:
         return {}
     except (OSError, ValueError) as error:
         raise DatasetError(f"{path}: cannot be read: {error}") from error
-
-
-def _arrays(labels: EpisodeLabels, columns: Mapping[str, str]) -> dict[str, np.ndarray]:
-    return {name: getattr(labels, what) for what, name in columns.items()}
 
 
 def _sarm(table: pa.Table, labels: EpisodeLabels, schema: pa.Schema) -> pa.Table:

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from ...files.output_folder import output_folder, refuse_overlap
+from ...models.parameters import HEAD
 from ..description import PARAMS, CheckpointInfo, read_info, read_stats, write_description
 from ..loading import check_fit
-from ..orbax_files import open_orbax
+from ..orbax_files import VALUE, open_orbax, write_orbax
 from ..parameter_source import CheckpointError, ParameterSource, Progress
 from .foreign_checkpoint import DESCRIPTION
 from .lerobot import export_lerobot
-from .openpi import export_openpi
 
 Layout = Literal["openpi", "lerobot"]
 LAYOUTS = get_args(Layout)
@@ -62,7 +62,9 @@ def export_checkpoint(
     refuse_overlap(destination, [folder])
     with output_folder(destination, replaces=MARKERS if overwrite else None) as partial:
         if layout == "openpi":
-            notes = export_openpi(partial, source, info.model, dtype=dtype, progress=progress)
+            write_orbax(partial / PARAMS, source, dtype=dtype, suffix=VALUE, progress=progress)
+            kept = f"the progress head is kept ({HEAD}*); openpi passes over parameters it does not know"
+            notes = [] if info.model.progress.kind == "none" else [kept]
         else:
             notes = export_lerobot(partial, source, info, stats, dtype=dtype, progress=progress)
         write_description(partial, info, stats, DESCRIPTION)

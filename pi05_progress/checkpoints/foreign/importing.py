@@ -135,7 +135,8 @@ def _with_head(
     if wanted == there and dataclasses.replace(config.progress, **told) == config.progress:
         notes.append(f"the {there} progress head is kept")
         return source, config, False
-    head = _initial_head(config, options.seed)
+    made = parameter_paths(ProgressHead(config.progress, config.paligemma.width, nnx.Rngs(options.seed)))
+    head = {f"{HEAD}{path}": np.asarray(value, np.float32) for path, value in made.items()}
     reason = f"instead of the {there} one" if there else "there was none"
     notes.append(
         f"a {wanted} progress head is initialised ({reason}; {sum(a.size for a in head.values()):,} parameters, seed "
@@ -144,27 +145,18 @@ def _with_head(
     return source.without(HEAD).with_arrays(head), config, True
 
 
-def _initial_head(config: Pi05Config, seed: int) -> dict[str, np.ndarray]:
-    head = ProgressHead(config.progress, config.paligemma.width, nnx.Rngs(seed))
-    return {f"{HEAD}{path}": np.asarray(value, np.float32) for path, value in parameter_paths(head).items()}
-
-
 def _statistics(foreign: ForeignCheckpoint, options: ImportOptions, notes: list[str]) -> dict[str, NormStats]:
     stats = dict(foreign.stats) if options.norm_stats is None else load_norm_stats(options.norm_stats)
     if not stats:
         notes.append("there are no normalisation statistics; add them with --norm-stats before it runs on a robot")
     without = [key for key, values in stats.items() if values.q01 is None]
-    if without and _normalises_by_quantiles(foreign, options):
+    told = options.quantiles, foreign.quantiles, foreign.description and foreign.description.quantiles
+    if without and next((value for value in told if value is not None), True):
         notes.append(
             f"the statistics of {' and '.join(without)} have no quantiles, by which this model normalises: compute "
             "them anew, or give --z-score if mean and deviation normalise"
         )
     return stats
-
-
-def _normalises_by_quantiles(foreign: ForeignCheckpoint, options: ImportOptions) -> bool:
-    told = options.quantiles, foreign.quantiles, foreign.description and foreign.description.quantiles
-    return next((value for value in told if value is not None), True)
 
 
 def _name(path: Path) -> str:

@@ -53,9 +53,9 @@ def open_torch(path: Path, asset_id: str | None = None) -> ForeignCheckpoint:
     fields = fields_of_tensors({key: tuple(file.tensors[name].shape) for key, name in names.items()})
     wanted, head = _keys(fields)
     refuse_incomplete(file.where, wanted, [key for key in names if key not in head and not torch.is_unused(key)])
-    told, quantiles, delta = (
-        _lerobot_settings(folder, settings) if is_lerobot else (_openpi_settings(settings), True, None)
-    )
+    told, quantiles, delta = {k: v for k, v in settings.items() if k == "action_horizon"}, True, None
+    if is_lerobot:
+        told, quantiles, delta = _lerobot_settings(folder, settings)
     cameras = camera_names(settings)
     if cameras and cameras != IMAGE_KEYS:
         notes.append(
@@ -122,10 +122,6 @@ def _source(file: TensorFile, names: Mapping[str, str], config: Pi05Config, fiel
         raise CheckpointError(f"{file.where} does not fit the model configuration {config.name!r}: {error}") from error
     dtypes = {key: np.dtype(file.tensors[name].dtype) for key, name in names.items()}
     return torch.leaf_source(file.where, parts, dtypes, lambda key: file.read(names[key]))
-
-
-def _openpi_settings(settings: Mapping[str, Any]) -> Fields:
-    return {"action_horizon": settings["action_horizon"]} if "action_horizon" in settings else {}
 
 
 def _lerobot_settings(folder: Path, settings: Mapping[str, Any]) -> tuple[Fields, bool | None, bool | None]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...models.abstract import parameter_shapes
-from ...models.config import Pi05Config, tiny
+from ...models.config import tiny
 from ...models.lora import is_adapter
 from ...models.parameters import HEAD
-from ..orbax_files import VALUE, open_orbax, write_orbax
-from ..parameter_source import CheckpointError, ParameterSource, Progress
+from ..orbax_files import open_orbax
+from ..parameter_source import CheckpointError
 from .config_fields import fields_of_leaves
 from .foreign_checkpoint import ForeignCheckpoint, find_description, find_stats, refuse_incomplete
 
@@ -58,17 +58,3 @@ def open_openpi(folder: Path, asset_id: str | None = None) -> ForeignCheckpoint:
         notes=tuple(notes),
         description=find_description(step),
     )
-
-
-def export_openpi(
-    folder: Path, source: ParameterSource, config: Pi05Config, *, dtype: str | None = None, progress: Progress | None
-) -> list[str]:
-    """Write parameters so that openpi restores them; returns what a person should know.
-
-    Args:
-        dtype: to store in; None keeps what they have.
-    """
-    write_orbax(folder / PARAMS, source, dtype=dtype, suffix=VALUE, progress=progress)
-    if config.progress.kind == "none":
-        return []
-    return [f"the progress head is kept ({HEAD}*); openpi passes over parameters it does not know"]
