@@ -61,7 +61,7 @@ def write_file(path: Path, content: str | bytes, *, durable: bool = False, priva
 
     Args:
         content: text is written as UTF-8.
-        durable: see ``output_file``.
+        durable: whether it must survive a loss of power as soon as it has its name.
         private: whether nobody but the owner may read it.
 
     Raises:

@@ -33,7 +33,7 @@ class Pending:
 
     path: Path  # where to write
     folder: Path  # where it will be, links resolved
-    replaces: tuple[str, ...] | None  # see `start_writing`
+    replaces: tuple[str, ...] | None  # what a folder must have to be replaced; None if a folder that is there stays
     lock: IO[str]  # the open file whose lock this process has
 
     def release(self) -> None:
@@ -76,7 +76,7 @@ def resolved(folder: Path) -> Path:
 
 
 def partial_of(folder: Path) -> Path:
-    """Where a folder is written before it is moved into place; see ``resolved`` for errors."""
+    """Where a folder is written before it is moved into place."""
     real = resolved(folder)
     return real.with_name(real.name + PARTIAL)
 
@@ -98,7 +98,7 @@ def refuse_overlap(folder: Path, sources: Iterable[Path]) -> None:
 
 
 def check_target(folder: Path, replaces: Sequence[str] | None) -> None:
-    """Whether a folder may be written to a place; nothing is changed. See ``start_writing`` for arguments.
+    """Whether a folder may be written to a place, or may replace what is there; nothing is changed.
 
     Raises:
         OutputFolderError: something is there that stays.
@@ -121,10 +121,6 @@ def check_target(folder: Path, replaces: Sequence[str] | None) -> None:
 
 def claim(folder: Path, replaces: Sequence[str] | None = None) -> Pending:
     """Take the place beside ``folder`` where it is written; what an earlier attempt left there stays.
-
-    Args:
-        folder: see ``start_writing``.
-        replaces: see ``start_writing``; not looked at in here.
 
     Raises:
         OutputFolderError: another process is writing there, something else is there, or nothing can be written.
@@ -239,7 +235,7 @@ def output_folder(folder: Path, *, replaces: Sequence[str] | None = None) -> Ite
     """``start_writing`` and ``finish`` around a block that writes into the folder given; an exception removes it.
 
     Raises:
-        OutputFolderError: see ``start_writing`` and ``finish``.
+        OutputFolderError: something is there that stays, another process is writing it, or nothing can be written.
     """
     pending = start_writing(folder, replaces=replaces)
     try:

@@ -80,7 +80,7 @@ def count_parameters(model: nnx.Module, config: Pi05Config, trained: Trained = "
     """How many parameters there are; the model may be only a shape (``nnx.eval_shape``).
 
     Raises:
-        ModelConfigError: see ``is_trained``.
+        ModelConfigError: adapters are to be trained where there are none, or a head where there is none.
     """
     sizes = {path: int(np.prod(value.shape, dtype=np.int64)) for path, value in parameter_paths(model).items()}
     return Counts(

@@ -65,7 +65,7 @@ def check_actions(config: Pi05Config, name: str, actions: Any, batch: int) -> No
     """Refuse actions, or noise in their place, of another horizon or width than the model's.
 
     Raises:
-        ObservationError: see ``check_observation``.
+        ObservationError: the message says what was found, what was expected, and what to do.
     """
     hint = "the horizon is the configuration's action_horizon; narrower actions are padded with zeros (pad_to)"
     _check_array(name, actions, (batch, config.action_horizon, config.action_dim), "float", hint)
@@ -76,7 +76,7 @@ def check_time(time: Any, batch: int) -> None:
     """Refuse times of the flow outside (0, 1] or not one per sample.
 
     Raises:
-        ObservationError: see ``check_observation``.
+        ObservationError: the message says what was found, what was expected, and what to do.
     """
     _check_array("time", time, (batch,), "float")
     if (values := concrete(time)) is not None and not ((values > 0) & (values <= 1)).all():

@@ -50,12 +50,12 @@ class ProgressHead(nnx.Module):
         """One logit, or one per bin."""
         return self.output(jax.nn.swish(self.hidden(pool(tokens, mask))))
 
-    def belief(self, logits: Float[Array, "b n"], confidence: float = CONFIDENCE_LEVEL) -> Belief:
+    def belief(self, logits: Float[Array, "b n"]) -> Belief:
         """The belief in [0, 1] that logits stand for; the interval is between equal tails."""
         if self._config.kind == "scalar":
             return Belief(jax.nn.sigmoid(logits[:, 0]))
         bins = jax.nn.softmax(logits)
-        tail = (1 - confidence) / 2
+        tail = (1 - CONFIDENCE_LEVEL) / 2
         return Belief(bins @ bin_centres(self._config.bins), bins, quantile(bins, tail), quantile(bins, 1 - tail))
 
     def loss(self, logits: Float[Array, "b n"], target: Float[Array, " b"]) -> Float[Array, " b"]:

@@ -134,11 +134,11 @@ class ModelPolicy(Policy):
         return observation
 
     def infer(self, frame: RobotFrame, prompt: str) -> PolicyOutput:
-        """See ``Policy``."""
+        """Actions and progress for one frame; returns when the device is done."""
         return self.infer_prepared([self.prepare(frame, prompt)])[0]
 
     def prepare(self, frame: RobotFrame, prompt: str) -> Prepared:
-        """The part that needs no device: see ``observe``. Several threads may call it at once."""
+        """The model's input for a frame, which needs no device. Several threads may call it at once."""
         started = time.perf_counter()
         observation, state = self.observe(frame, prompt), state_to_model(frame.state, self._layout)
         return Prepared(observation, state, 1e3 * (time.perf_counter() - started))

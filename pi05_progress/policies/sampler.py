@@ -39,7 +39,7 @@ def for_inference(model: Pi05, dtype: Dtype | None = None) -> Pi05:
 
     Args:
         model: is left as it is; parameters that have the dtype already are shared with it, not copied.
-        dtype: see ``inference_dtype``.
+        dtype: None takes what the model's configuration computes in.
 
     Raises:
         ModelConfigError: an unknown dtype.

@@ -67,13 +67,13 @@ class ProgressHead(nn.Module):
         pooled = total / mask.sum(dim=1, keepdim=True).clamp(min=1)
         return self.output(nn.functional.silu(self.hidden(pooled)))
 
-    def belief(self, logits: Float[Tensor, "b n"], confidence: float = CONFIDENCE_LEVEL) -> Belief:
+    def belief(self, logits: Float[Tensor, "b n"]) -> Belief:
         """The belief in [0, 1] that logits stand for, as tensors; the interval is between equal tails."""
         if self.config.kind == "scalar":
             return Belief(torch.sigmoid(logits[:, 0]))
         bins = torch.softmax(logits, dim=-1)
         centres = (torch.arange(self.config.bins, device=bins.device) + 0.5) / self.config.bins
-        tail = (1 - confidence) / 2
+        tail = (1 - CONFIDENCE_LEVEL) / 2
         return Belief(bins @ centres, bins, quantile(bins, tail), quantile(bins, 1 - tail))
 
     def save(self, folder: Path) -> None:
@@ -115,7 +115,7 @@ class TorchSampler:
 
     @torch.inference_mode()
     def __call__(self, observation: Observation, noise: Float[np.ndarray, "b a d"] | jax.Array) -> Sample:
-        """Normalised actions and the belief, float32 on the host; see ``SampleFunction``.
+        """Normalised actions and the belief, float32 on the host, for noise (b, horizon, action dimensions).
 
         Raises:
             RuntimeError: LeRobot ran its trunk another number of times than once.
@@ -165,22 +165,21 @@ def trunk_outputs(model: modeling_pi05.PI05Pytorch) -> Iterator[list[Tensor]]:
         handle.remove()
 
 
-def load_torch_policy(profile: RobotProfile, options: PolicyOptions, device: str | None = None) -> ModelPolicy:
-    """A policy from LeRobot's folder, with the progress head if it lies beside the model.
+def load_torch_policy(profile: RobotProfile, options: PolicyOptions) -> ModelPolicy:
+    """A policy from LeRobot's folder, with the progress head if it lies beside the model; on the GPU if there is one.
 
     Args:
         profile: the robot; must be the one the checkpoint was made for.
         options: the checkpoint (``model.safetensors`` and ``config.json``, from LeRobot or from ``convert_checkpoint
             export``), and how it computes. Of what may be left out, only prompts and cameras, and whether to warm up,
             mean something here; LeRobot keeps the vision tower and norms float32 whatever dtype is asked for.
-        device: PyTorch's name of it; None takes the GPU if there is one.
 
     Raises:
         CheckpointError: it is incomplete or damaged, or does not fit LeRobot's code or the robot.
         UserError: the tokenizer cannot be loaded.
     """
     folder = Path(options.checkpoint)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     if device != "cpu" and not os.environ.get("JAX_PLATFORMS"):
         jax.config.update("jax_platforms", "cpu")  # on the GPU, JAX would take most of the memory at its first use
     foreign = open_foreign(folder)

@@ -48,7 +48,7 @@ def joint_values(message: Any, expected: Sequence[str], what: str, required: str
     Fields other than ``required`` may be empty: they are then 0.
 
     Raises:
-        MessageError: see ``joint_order``; also a field of another length, or a number that is not finite.
+        MessageError: joints are missing or named twice, a field has another length, or a number is not finite.
     """
     order = joint_order(message.name, len(getattr(message, required)), expected, what)
     fields = []

@@ -54,7 +54,7 @@ def _along(x: np.ndarray | float, xs: tuple[float, ...], ys: tuple[float, ...]) 
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """See the module's docstring."""
+    """Which number of a vector means what, and which of them the model reads and answers."""
 
     joints: tuple[str, ...]  # names of all joints, in the order of a block and of a row of actions
     arms: Mapping[str, slice]  # where each arm's joints are in that order

@@ -184,7 +184,7 @@ def robot_frame(profile: RobotProfile, images: Mapping[str, Any], joints: Mappin
 
     Args:
         images: per camera key an image message, or an RGB array (h, w, 3) that a video decoder made.
-        joints: see ``joint_vector``.
+        joints: ``JointState`` messages by the names of ``RobotProfile.joint_parts``; arms are always needed.
 
     Raises:
         MessageError: an input is missing or wrong; it is named.

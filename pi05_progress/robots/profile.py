@@ -241,7 +241,7 @@ class RobotProfile(_Section):
         return [*self.arms[arm].joints, *([self.grippers[arm].joint] if arm in self.grippers else [])]
 
     def model_copy(self, **options: Any) -> RobotProfile:
-        """See pydantic; the layout is that of the changed values."""
+        """A copy with changed values (pydantic's ``update``), and with their layout."""
         copy = super().model_copy(**options)
         copy.__dict__.pop("layout", None)
         return copy

@@ -45,7 +45,7 @@ def figure(statistic: Statistic, used: Float[np.ndarray, " n"], samples: Float[n
     Args:
         statistic: values from counts; NaN where it is not defined.
         used: which episodes it looks at (bool).
-        samples: see ``draws``; samples in which it is not defined are left out.
+        samples: as ``draws`` gives them; those in which it is not defined are left out.
     """
     n = int(np.sum(used))
     value = float(statistic(np.ones((1, len(used))))[0]) if n else np.nan

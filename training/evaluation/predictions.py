@@ -43,10 +43,10 @@ class Track:
     frames: np.ndarray  # of each view, int (n,)
     raw: np.ndarray  # the model's belief, float64 (n,) in [0, 1]
     filtered: np.ndarray  # the estimator's progress, float64 (n,)
-    bins: np.ndarray | None  # see `Answers`
+    bins: np.ndarray | None  # probabilities over equal bins of [0, 1], (n, b), or None if the head has none
     intervals: Mapping[float, np.ndarray]  # the estimator's around `filtered`, by confidence level, float64 (n, 2)
     remaining_s: np.ndarray  # until the task is done, with its interval, float64 (n, 3); NaN where it was not told
-    status: np.ndarray  # int (n,), see `Status`
+    status: np.ndarray  # int (n,), members of `Status`
     ms: np.ndarray  # what an answer took, float64 (n,)
 
     def values(self, kind: str) -> np.ndarray:

@@ -95,7 +95,7 @@ def summarise(
     """Every figure that the episodes allow, by name.
 
     Args:
-        episodes: figures of each, see ``episode_figures``.
+        episodes: the figures of each, by name.
         tasks: of each; only episodes of one task are ranked against each other.
     """
     samples = bootstrap.draws(len(episodes), resamples, seed)

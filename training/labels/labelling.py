@@ -116,7 +116,7 @@ def label(dataset: Dataset, facts: Mapping[int, EpisodeMeta], options: Options) 
 
     Args:
         dataset: what is labelled; ``activity`` reads its states.
-        facts: of every episode, see ``checked_facts``.
+        facts: of every episode, as ``checked_facts`` gives them.
 
     Raises:
         UserError: nothing would be labelled, an option is out of range, or the method lacks what it needs.
@@ -142,6 +142,8 @@ class _Labelling:
     def __init__(self, dataset: Dataset, facts: Mapping[int, EpisodeMeta], options: Options) -> None:
         self._dataset, self._facts, self._options = dataset, facts, options
         self._notes: list[str] = []
+        self._clocks: dict[int, np.ndarray | None] = {}  # of `activity`, by episode
+        self._frames: dict[int, dict[str, int]] = {}  # of milestones reached, by episode
         self._marks = {e.index: milestones.with_names(facts[e.index].milestones) for e in dataset.episodes}
         self._cut_off = tuple(e.index for e in dataset.episodes if facts[e.index].ended_early)
         self._failed = {index for index, known in facts.items() if known.outcome is Outcome.FAILURE}
@@ -151,7 +153,7 @@ class _Labelling:
         by_task: dict[str, list[Episode]] = {}
         for episode in self._dataset.episodes:
             by_task.setdefault(episode.task, []).append(episode)
-        clocks = self._activity() if self._options.method == "activity" else {}
+        self._clocks = self._activity() if self._options.method == "activity" else {}
         labels: dict[int, EpisodeLabels] = {}
         named: dict[str, tuple[Stage, ...]] = {}
         for task, episodes in by_task.items():
@@ -165,10 +167,10 @@ class _Labelling:
             if stages is not None and self._options.method == "milestone":
                 named[task] = stages.named()
             longest = max(e.length for e in done)
-            progress = {e.index: self._progress(e, longest, stages, clocks) for e in done}
+            progress = {e.index: self._progress(e, longest, stages) for e in done}
             labels |= {e.index: self._labelled(e, progress[e.index], stages) for e in done}
             targets = self._targets(stages, progress)
-            labels |= {e.index: self._failure(e, stages, targets, clocks) for e in episodes if e.index in self._failed}
+            labels |= {e.index: self._failure(e, stages, targets) for e in episodes if e.index in self._failed}
         if not any(of.valid.any() for of in labels.values()):
             raise UserError("; ".join(["no episode would be labelled", *self._notes]))
         outcomes = Counter(self._facts[e.index].outcome for e in self._dataset.episodes)
@@ -202,21 +204,19 @@ class _Labelling:
             ) from error
         for episode in self._dataset.episodes:
             if episode.task == task:
+                self._frames[episode.index] = milestones.reached(self._marks[episode.index], stages.labels)
                 self._note_marks(episode, stages)
         return stages
 
     def _note_marks(self, episode: Episode, stages: Stages) -> None:
-        marks = self._marks[episode.index]
-        if other := sorted({m.label for m in marks} - set(stages.labels)):
+        frames = self._frames[episode.index]
+        if other := sorted({m.label for m in self._marks[episode.index]} - set(stages.labels)):
             self._notes.append(f"episode {episode.index}: milestones that its task does not have: {', '.join(other)}")
-        frames = milestones.reached(marks, stages.labels)
         missing = [name for name in stages.labels if name not in frames]
         if missing and frames and episode.index not in self._failed and self._options.method == "milestone":
             self._notes.append(f"episode {episode.index}: no mark of {', '.join(missing)}; linear across")
 
-    def _progress(
-        self, episode: Episode, longest: int, stages: Stages | None, clocks: Mapping[int, np.ndarray | None]
-    ) -> Float[np.ndarray, " n"] | None:
+    def _progress(self, episode: Episode, longest: int, stages: Stages | None) -> Float[np.ndarray, " n"] | None:
         """Of an episode that was done; None if the method cannot tell."""
         n = episode.length
         match self._options.method:
@@ -225,16 +225,14 @@ class _Labelling:
             case "remaining":
                 return methods.remaining(n, longest)
             case "activity":
-                if clocks[episode.index] is None:
+                if self._clocks[episode.index] is None:
                     self._notes.append(f"episode {episode.index}: nothing moves in it; it stays unlabelled")
-                return clocks[episode.index]
+                return self._clocks[episode.index]
             case "milestone":
-                assert stages is not None
-                frames = milestones.reached(self._marks[episode.index], stages.labels)
-                if not frames:
-                    self._notes.append(f"episode {episode.index}: no milestones; it stays unlabelled")
-                    return None
-                return np.interp(np.arange(n), *milestones.anchors(n, frames, stages, finished=True))
+                if frames := self._frames[episode.index]:
+                    return np.interp(np.arange(n), *milestones.anchors(n, frames, stages, finished=True))
+                self._notes.append(f"episode {episode.index}: no milestones; it stays unlabelled")
+                return None
 
     def _targets(self, stages: Stages | None, progress: Mapping[int, np.ndarray | None]) -> dict[str, float]:
         """Mean progress at each milestone in the episodes that were done."""
@@ -244,22 +242,16 @@ class _Labelling:
             return dict(zip(stages.labels, stages.boundaries.tolist(), strict=True))
         seen: dict[str, list[float]] = {}
         for index, values in progress.items():
-            for name, frame in milestones.reached(self._marks[index], stages.labels).items():
+            for name, frame in self._frames[index].items():
                 if values is not None:
                     seen.setdefault(name, []).append(float(values[frame]))
         means = {name: float(np.mean(values)) for name, values in seen.items()}
         return {name: means[name] for name in stages.labels if name in means}
 
-    def _failure(
-        self,
-        episode: Episode,
-        stages: Stages | None,
-        targets: Mapping[str, float],
-        clocks: Mapping[int, np.ndarray | None],
-    ) -> EpisodeLabels:
+    def _failure(self, episode: Episode, stages: Stages | None, targets: Mapping[str, float]) -> EpisodeLabels:
         if stages is None or self._options.failures == "unlabelled":
             return self._unlabelled(episode)
-        n, frames = episode.length, milestones.reached(self._marks[episode.index], stages.labels)
+        n, frames = episode.length, self._frames[episode.index]
         last = next((name for name in reversed(stages.labels) if name in frames and name in targets), None)
         if last is None:
             self._notes.append(f"episode {episode.index}: failed before its first milestone; it stays unlabelled")
@@ -267,7 +259,7 @@ class _Labelling:
         if self._options.method == "milestone":
             progress = np.interp(np.arange(n), *milestones.anchors(n, frames, stages, finished=False))
         else:
-            clock = clocks.get(episode.index) if self._options.method == "activity" else methods.linear(n)
+            clock = self._clocks.get(episode.index) if self._options.method == "activity" else methods.linear(n)
             until = np.zeros(n) if clock is None else np.minimum(clock, clock[frames[last]])
             # a milestone that was reached before anything moved, or in the first frame, holds from there on
             scaled = until / until[frames[last]] if until[frames[last]] > 0 else np.arange(n) >= frames[last]
@@ -282,7 +274,7 @@ class _Labelling:
         n = episode.length
         end, stage = n - 1, None
         if self._options.method == "milestone" and stages is not None:
-            frames = milestones.reached(self._marks[episode.index], stages.labels)
+            frames = self._frames[episode.index]
             stage = milestones.stage_indices(n, frames, stages, finished)
             end = milestones.done_frame(n, frames, stages)
         left = np.maximum(end - np.arange(n), 0) / self._dataset.fps if finished else np.full(n, -1.0)

@@ -33,7 +33,7 @@ def activity(moving: Bool[np.ndarray, " n"]) -> Float[np.ndarray, " n"] | None:
     """The share of the episode's motion that is done: standstill adds nothing. None if nothing ever moves.
 
     Args:
-        moving: whether the step that leads to each frame is motion; see ``moving``.
+        moving: whether the step that leads to each frame is motion; as ``moving`` gives it.
     """
     done = np.cumsum(moving)
     if len(moving) == 1:
@@ -58,7 +58,7 @@ def moving(speed: Float[np.ndarray, " n"], fps: float, threshold: float, seconds
     """Whether the step that leads to each frame is motion; the first frame has none.
 
     Args:
-        speed: see ``speeds``.
+        speed: of the fastest joint, as ``speeds`` gives it.
         threshold: below it a joint stands still, in the unit of ``speed``.
         seconds: a standstill lasts at least this long; shorter ones count as motion.
     """

@@ -108,7 +108,7 @@ def anchors(
     """Frames where an episode's progress is known, rising, and the progress there; it is linear in between.
 
     Args:
-        frames: see ``reached``.
+        frames: of the milestones it ``reached``.
         finished: whether the last frame has progress 1; otherwise progress stays what it was at the last milestone.
     """
     points = {0: 0.0}
@@ -121,15 +121,15 @@ def anchors(
 
 
 def done_frame(length: int, frames: Mapping[str, int], stages: Stages) -> int:
-    """The frame from which on an episode that was done has progress 1; see ``anchors`` for the arguments."""
+    """The frame from which on an episode that was done has progress 1, from the milestones it ``reached``."""
     return frames.get(stages.labels[-1], length - 1) if stages.end_the_task else length - 1
 
 
 def stage_indices(length: int, frames: Mapping[str, int], stages: Stages, finished: bool) -> Int[np.ndarray, " n"]:
     """The stage each frame belongs to, int64; -1 where it is unknown because a milestone was not marked.
 
-    A milestone's own frame ends its stage. See ``anchors`` for the arguments; without ``finished``, the frames after
-    the last milestone belong to the stage that was tried then.
+    A milestone's own frame ends its stage. Without ``finished``, the frames after the last milestone belong to the stage
+    that was tried then.
     """
     index = np.full(length, -1, np.int64)
     last = len(stages.named()) - 1

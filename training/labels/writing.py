@@ -76,7 +76,7 @@ def write_labelled(
 
     Args:
         dataset: the input; its files are only read.
-        folder: where to write; see ``pi05_progress.files.output_folder``.
+        folder: where to write; it is moved into place afterwards.
         facts: outcomes and milestones of every episode, kept in ``meta/progress.json``.
         record: method, arguments and columns, kept there, too.
         copy_videos: do not hard-link videos.

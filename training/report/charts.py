@@ -47,9 +47,9 @@ class Range:
     rows: Sequence[tuple[str, float, float, float, float]]  # kind, minimum, 1 %, 99 %, maximum
 
 
-def _svg(height: float, parts: Iterable[str], label: str, width: float = WIDTH) -> str:
+def _svg(height: float, parts: Iterable[str], label: str) -> str:
     label = html.escape(label, quote=True)
-    return f'<svg viewBox="0 0 {width} {height:g}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
+    return f'<svg viewBox="0 0 {WIDTH} {height:g}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
 
 
 def _text(x: float, y: float, text: str, kind: str = "", anchor: str = "start") -> str:

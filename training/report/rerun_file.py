@@ -36,7 +36,7 @@ def write(
     """Write the recording; it appears complete or not at all.
 
     Args:
-        columns: which to show, by what they are called there; see ``inspect_dataset``.
+        columns: which to show, by what they are called there (``state``, ``progress``, ...).
         meta: milestones and outcomes.
         wanted: indices of episodes; all if None.
     """

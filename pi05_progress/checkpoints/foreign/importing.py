@@ -176,28 +176,16 @@ def _info(
     """The description; what neither the checkpoint nor a person says is assumed, and the assumption is told."""
     described = foreign.description
     known = described or CheckpointInfo(config)
-    assumed = []
-
-    def settle(given: object, told: object, default: object, assumption: str) -> object:
-        if given is not None or told is not None:
-            return given if given is not None else told
-        if described is None:
-            assumed.append(assumption)
-        return default
-
-    tokenizer = TOKENIZERS.get(config.vocabulary)
-    if described:
-        tokenizer = known.tokenizer
-    rate = f"{1 / known.action_dt_s:.3g} actions per second (--fps)"
-    absolute = "absolute actions (--delta-actions)"
-    of_prompts = f"tokenizer {known.tokenizer} (--tokenizer)"
-    stated = {
-        "robot": settle(options.robot, None, known.robot, f"robot {known.robot} (--robot)"),
-        "action_dt_s": settle(options.action_dt_s, None, known.action_dt_s, rate),
-        "delta_actions": settle(options.delta_actions, foreign.delta_actions, known.delta_actions, absolute),
-        "quantiles": settle(options.quantiles, foreign.quantiles, known.quantiles, "quantiles normalise (--z-score)"),
-        "tokenizer": settle(options.tokenizer, tokenizer, known.tokenizer, of_prompts),
+    tokenizer = described.tokenizer if described else TOKENIZERS.get(config.vocabulary)
+    choices = {  # what a person says, what the checkpoint says, and what is assumed otherwise
+        "robot": (options.robot, None, f"robot {known.robot} (--robot)"),
+        "action_dt_s": (options.action_dt_s, None, f"{1 / known.action_dt_s:.3g} actions per second (--fps)"),
+        "delta_actions": (options.delta_actions, foreign.delta_actions, "absolute actions (--delta-actions)"),
+        "quantiles": (options.quantiles, foreign.quantiles, "quantiles normalise (--z-score)"),
+        "tokenizer": (options.tokenizer, tokenizer, f"tokenizer {known.tokenizer} (--tokenizer)"),
     }
+    stated = {name: told if given is None else given for name, (given, told, _) in choices.items()}
+    assumed = [choices[name][2] for name, value in stated.items() if value is None and described is None]
     if assumed:
         notes.append(f"assumed, as the checkpoint does not say: {', '.join(assumed)}")
     if initialised and options.model_id not in (None, UNTRAINED):
@@ -213,7 +201,7 @@ def _info(
         asset_id=options.asset_id or foreign.asset_id or known.asset_id,
         code_version=code_version(),
         source={"kind": foreign.kind, "name": name, "notes": list(notes)},
-        **stated,
+        **{name: value for name, value in stated.items() if value is not None},
     )
 
 
