@@ -43,7 +43,7 @@ def test_end_effector_numbers_are_ignored():
     np.testing.assert_array_equal(learnt(long), learnt(short))
 
 
-@pytest.mark.parametrize("function", [LAYOUT.model_state, LAYOUT.model_action])
+@pytest.mark.parametrize("function", [read, learnt])
 def test_other_sizes_are_refused(function):
     with pytest.raises(LayoutError, match="has 50 numbers on its last axis, the robot's layouts have 48 or 62"):
         function(np.zeros(50))

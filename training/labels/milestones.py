@@ -128,8 +128,8 @@ def done_frame(length: int, frames: Mapping[str, int], stages: Stages) -> int:
 def stage_indices(length: int, frames: Mapping[str, int], stages: Stages, finished: bool) -> Int[np.ndarray, " n"]:
     """The stage each frame belongs to, int64; -1 where it is unknown because a milestone was not marked.
 
-    A milestone's own frame ends its stage. Without ``finished``, the frames after the last milestone belong to the stage
-    that was tried then.
+    A milestone's own frame ends its stage. Without ``finished``, the frames after the last milestone belong to the
+    stage that was tried then.
     """
     index = np.full(length, -1, np.int64)
     last = len(stages.named()) - 1
