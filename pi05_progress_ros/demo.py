@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pi05_progress.errors import UserError, run_program
+from pi05_progress.errors import INTERRUPTED, UserError, run_program
 from pi05_progress.files.config_files import shipped_checkpoint
 
 from .starting.bringup import BRINGUP
@@ -27,9 +27,9 @@ from .starting.supervisor import Child, Supervisor, on_end_signals, session_envi
 IMAGE_SCALE = "0.25"  # of the real cameras' size: the small model looks at less, and a laptop renders that in real time
 FAULTS = "long_pause:1"  # in every episode: progress has to stand still, which a clock would not
 NONE = "none"
-INTERRUPTED = 130
 START_LIMIT_S = 300.0  # for loading and compiling a model, on a slow and busy machine, too
-WAITING_PERIOD_S = 5.0  # how often waiting is reported
+WAITING_PERIOD_S = 5.0  # how often waiting is reported, before the policy node says anything
+LOGGED = "[policy_node]: "  # before what it logs
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def greeting(chosen: Settings, variables: Mapping[str, str], log_folder: Path) -
             f"  export {exports}",
             f"  {sys.executable} -m pi05_progress_ros.monitor --once",
             f"logs: {log_folder}",
-            f"{ending}; loading and compiling the model first",
+            f"{ending}; loading and compiling the model first: about a minute the first time, 10 to 20 s later",
         ]
     )
 
@@ -126,38 +126,41 @@ class Demo:
 
     def watch(self, supervisor: Supervisor) -> None:
         """Show progress until the end."""
-        import rclpy  # only now: its settings are in the environment
-        from rclpy.executors import SingleThreadedExecutor
-        from rclpy.signals import SignalHandlerOptions
+        from rclpy.executors import SingleThreadedExecutor  # only now: ROS's settings are in the environment
+        from rclpy.node import Node
 
         from pi05_progress_msgs.msg import TaskProgress
 
-        from .monitoring.monitor import Monitor
-        from .monitoring.show import show
+        from .monitoring.seen import Monitor
+        from .monitoring.terminal import show
+        from .ros_session import ros_session
 
-        rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
-        node = rclpy.create_node("demo", enable_rosout=False, start_parameter_services=False)
-        node.create_subscription(TaskProgress, "/task_progress", self._on_progress, 50)
-        monitor = Monitor(node)
-        executor = SingleThreadedExecutor()
-        executor.add_node(node)
-        try:
-            self._wait(lambda: executor.spin_once(timeout_sec=0.1), supervisor)
-            if not self.over(supervisor):
-                show(monitor, lambda seconds: executor.spin_once(timeout_sec=seconds), lambda: self.over(supervisor))
-        finally:
-            executor.shutdown()
-            node.destroy_node()
-            rclpy.try_shutdown()
+        with ros_session(["demo"], signals=()):
+            node = Node("demo", enable_rosout=False, start_parameter_services=False)
+            node.create_subscription(TaskProgress, "/task_progress", self._on_progress, 50)
+            monitor, executor = Monitor(node), SingleThreadedExecutor()
+            executor.add_node(node)
+            try:
+                self._wait(lambda: executor.spin_once(timeout_sec=0.1), supervisor)
+                if not self.over(supervisor):
+                    show(monitor, lambda s: executor.spin_once(timeout_sec=s), lambda: self.over(supervisor))
+            finally:
+                executor.shutdown()
+                node.destroy_node()
 
     def _wait(self, spin: Callable[[], None], supervisor: Supervisor) -> None:
-        """Until the policy node is heard."""
-        report_s = self._started_s + WAITING_PERIOD_S
+        """Until the policy node is heard; what it does meanwhile is told as it says it, and that it goes on."""
+        (node,) = (child for child in supervisor.children if child.process.name == "policy_node")
+        told, report_s = 0, self._started_s + WAITING_PERIOD_S
         while self._up_s is None and not self.over(supervisor):
             spin()
-            if time.monotonic() >= report_s:
-                print(f"starting, {report_s - self._started_s:.0f} s", flush=True)
+            said = [line for line in node.lines() if LOGGED in line]
+            for line in said[told:]:
+                print(f"{time.monotonic() - self._started_s:4.0f} s  {line.partition(LOGGED)[2]}", flush=True)
+            if not said and time.monotonic() >= report_s:
+                print(f"{report_s - self._started_s:4.0f} s  starting: Python's libraries are read", flush=True)
                 report_s += WAITING_PERIOD_S
+            told = len(said)
 
     def _on_progress(self, message: object) -> None:
         if self._up_s is None:

@@ -74,11 +74,7 @@ class Snapshot:
 
 
 class Inputs:
-    """The table of inputs.
-
-    Args:
-        limits: what is fresh enough.
-    """
+    """The table of inputs."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits

@@ -12,27 +12,29 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import rclpy
+import yaml
 from rclpy.exceptions import NameValidationException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
 
+from pi05_progress.errors import UsageError, UserError, run_program
+
 from .command_line import OptionError, read_options
-from .monitoring.message_yaml import message_yaml
-from .monitoring.monitor import Monitor
-from .monitoring.show import KEY_PERIOD_S, show
-from .monitoring.terminal import pick_charset, save_svg
-from .monitoring.view import no_messages, view
-from .transport import use_image_transport
+from .monitoring.screen import no_messages, view
+from .monitoring.seen import Monitor
+from .monitoring.terminal import KEY_PERIOD_S, pick_charset, save_svg, show
+from .ros_session import ros_session
 
 MODULE = "pi05_progress_ros.monitor"
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PICTURE = (100, 40)  # columns and lines of the one that is saved
 
 
@@ -67,32 +69,37 @@ def _check(options: Options) -> None:
             raise OptionError(f"--{name}: {value:g} is not a positive number")
 
 
-@contextmanager
-def _stop_on_signals() -> Iterator[threading.Event]:
-    """An event that is set by Ctrl-C, termination and a closed terminal."""
-    stop = threading.Event()
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    in_main = threading.current_thread() is threading.main_thread()  # elsewhere signals are the caller's
-    before = {number: signal.signal(number, lambda *_: stop.set()) for number in numbers if in_main}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _plain(value: Any) -> Any:
+    if hasattr(value, "get_fields_and_field_types"):  # a message
+        return {name: _plain(getattr(value, name)) for name in value.get_fields_and_field_types()}
+    if isinstance(value, bytes):  # `octet` and arrays of it
+        return "".join(chr(number) for number in value)
+    if isinstance(value, str | bool | int | float):
+        return value
+    if hasattr(value, "tolist"):  # arrays of numbers, NumPy scalars
+        return value.tolist()
+    return [_plain(element) for element in value]
 
 
-def _print_once(monitor: Monitor, spin: Callable[[float], object], stop: threading.Event, timeout_s: float) -> int:
-    seen, end_s = monitor.seen, time.monotonic() + timeout_s
-    while seen.message is None and time.monotonic() < end_s:
-        if stop.is_set():
-            return 0
+def message_yaml(message: Any) -> str:
+    """YAML of a message, fields in the order of its definition, nothing shortened, NaN as ``.nan``.
+
+    Returns:
+        the text, ending with a newline; the ``---`` that parts messages is the caller's.
+    """
+    return yaml.safe_dump(
+        _plain(message), sort_keys=False, allow_unicode=True, width=sys.maxsize, default_flow_style=False
+    )
+
+
+def _print_once(monitor: Monitor, spin: Callable[[float], object], stop: threading.Event, timeout_s: float) -> None:
+    end_s = time.monotonic() + timeout_s
+    while monitor.seen.message is None and not stop.is_set():
+        if time.monotonic() >= end_s:
+            raise UserError(no_messages(monitor.seen, time.monotonic()))
         spin(min(KEY_PERIOD_S, max(end_s - time.monotonic(), 0.0)))
-    if seen.message is None:
-        print(f"monitor: {no_messages(seen, time.monotonic())}", file=sys.stderr)
-        return 1
-    sys.stdout.write(f"{message_yaml(seen.message)}---\n")
-    sys.stdout.flush()
-    return 0
+    if monitor.seen.message is not None:
+        print(f"{message_yaml(monitor.seen.message)}---", flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -104,13 +111,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         the exit status: 0; 1 if ``--once`` got nothing in time; 2 if an argument is wrong.
     """
-    argv = ["monitor", *(sys.argv[1:] if argv is None else argv)]
-    use_image_transport()
+    words = ["monitor", *(sys.argv[1:] if argv is None else argv)]
+    return run_program(lambda: _run(words), name="monitor")
+
+
+def _run(words: Sequence[str]) -> None:
     context = rclpy.Context()
-    with _stop_on_signals() as stop:
+    with ExitStack() as stack:
         try:
-            options = read_options(Options, MODULE, __doc__, remove_ros_args(argv)[1:], _check)
-            rclpy.init(args=argv, context=context, signal_handler_options=SignalHandlerOptions.NO)
+            options = read_options(Options, MODULE, __doc__, remove_ros_args(words)[1:], _check)
+            stop = stack.enter_context(ros_session(words, SIGNALS, context))
             node = Node(
                 f"progress_monitor_{os.getpid()}",
                 namespace=options.namespace or None,
@@ -120,11 +130,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
             monitor = Monitor(node, options.topic)
         except (NameValidationException, ValueError, RuntimeError) as error:
-            print(f"monitor: {error}", file=sys.stderr)
-            context.try_shutdown()
-            return 2
+            raise UsageError(str(error)) from error
+        stack.callback(node.destroy_node)
         executor = SingleThreadedExecutor(context=context)
         executor.add_node(node)
+        stack.callback(executor.shutdown)
 
         def spin(seconds: float) -> None:
             executor.spin_once(timeout_sec=seconds)
@@ -143,11 +153,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             pass
         except OSError:  # whoever read the output is gone: a closed pipe or terminal
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (else Python complains at exit)
-        finally:
-            executor.shutdown()
-            node.destroy_node()
-            context.try_shutdown()
-    return 0
 
 
 if __name__ == "__main__":

@@ -26,23 +26,28 @@ UNNAMED = "a node whose name is not known yet"
 
 @contextmanager
 def ros_session(
-    arguments: Sequence[str] | None = None, signals: Sequence[signal.Signals] = END_SIGNALS
+    arguments: Sequence[str] | None = None,
+    signals: Sequence[signal.Signals] = END_SIGNALS,
+    context: rclpy.Context | None = None,
 ) -> Iterator[threading.Event]:
-    """rclpy, initialised within the context; yields an event that the given signals set. For the main thread.
+    """rclpy, initialised within the context; yields an event that the given signals set.
 
     Args:
         arguments: of the program, with its name; those of the process by default.
-        signals: that ask for the end.
+        signals: that ask for the end; in another thread than the main one they are the caller's.
+        context: one of its own, beside other uses of ROS in this process, whose signal handlers come back at the end.
     """
     use_image_transport()
-    rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
+    rclpy.init(args=arguments, context=context, signal_handler_options=SignalHandlerOptions.NO)
     stop = threading.Event()
-    for number in signals:
-        signal.signal(number, lambda *_: stop.set())
+    in_main = threading.current_thread() is threading.main_thread()
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in signals if in_main}
     try:
         yield stop
     finally:
-        rclpy.try_shutdown()
+        rclpy.try_shutdown(context=context)
+        for number, handler in before.items() if context else ():
+            signal.signal(number, handler)
 
 
 def publisher_names(node: Node, topic: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""The terminal the monitor draws on: what it can show, single keys, pictures of it. Imports no ROS."""
+"""The terminal the monitor draws on: a full screen or lines of text, single keys, pictures of it."""
 
 from __future__ import annotations
 
@@ -8,22 +8,29 @@ import os
 import re
 import select
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
 from rich.cells import cell_len
-from rich.console import CONSOLE_SVG_FORMAT, Console
+from rich.console import CONSOLE_SVG_FORMAT, Console, Group
+from rich.live import Live
 from rich.text import Text
 
 from pi05_progress.files.output_file import write_file
 
-from .drawing import ASCII, UNICODE, Charset
+from .charts import ASCII, UNICODE, Charset
+from .screen import line, view
+from .seen import Monitor
 
 try:
     import termios
 except ImportError:  # no POSIX terminal: no keys
     termios = None
+
+SCREEN_RATE_HZ, LOG_RATE_HZ = 4.0, 1.0
+KEY_PERIOD_S = 0.1  # how long a key may wait
 
 
 def pick_charset(out: TextIO, environ: Mapping[str, str], force_ascii: bool = False) -> Charset:
@@ -85,11 +92,69 @@ class Keys:
 
 def save_svg(lines: Sequence[Text], path: Path, title: str) -> None:
     """A picture of the lines as they look on a terminal. It refers to no font on the network."""
-    width = max((cell_len(line.plain) for line in lines), default=1)
+    width = max((cell_len(row.plain) for row in lines), default=1)
     console = Console(record=True, file=io.StringIO(), width=width, color_system="truecolor", force_terminal=True)
-    for line in (*lines, Text()):  # the last one would be clipped
-        console.print(line, no_wrap=True, overflow="crop", highlight=False)
+    for row in (*lines, Text()):  # the last one would be clipped
+        console.print(row, no_wrap=True, overflow="crop", highlight=False)
     template = re.sub(r"@font-face \{\{.*?\}\}\s*", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
     template = re.sub(r"\s*<!--.*?-->", "", template, flags=re.DOTALL)
     template = template.replace("Fira Code, monospace", "monospace").replace("Fira Code", "monospace")
     write_file(path, console.export_svg(title=title, code_format=template, unique_id="monitor") + "\n")
+
+
+def show(
+    monitor: Monitor,
+    spin: Callable[[float], object],
+    stopped: Callable[[], bool],
+    *,
+    seconds: float | None = None,
+    rate_hz: float | None = None,
+    plain: bool = False,
+    force_ascii: bool = False,
+    out: TextIO | None = None,
+) -> None:
+    """Draw until asked to stop: a full screen on a terminal, else a line of text at a time.
+
+    Args:
+        monitor: what to draw.
+        spin: lets callbacks run for at most so many seconds; called from here only.
+        stopped: whether to end; asked at least ten times a second. ``q`` on the terminal ends it, too.
+        seconds: end after so long.
+        rate_hz: pictures or lines per second; by default 4 pictures or 1 line.
+        plain: lines even on a terminal.
+        force_ascii: no other characters even where they could be shown.
+        out: where to; standard output by default.
+    """
+    out = sys.stdout if out is None else out
+    charset = pick_charset(out, os.environ, force_ascii)
+    lines = plain or not can_draw(out, os.environ)
+    period = 1 / (rate_hz or (LOG_RATE_HZ if lines else SCREEN_RATE_HZ))
+    end_s = None if seconds is None else time.monotonic() + seconds
+
+    def wait(keys: Keys) -> bool:
+        """Until the next picture; False at the end."""
+        due_s = time.monotonic() + period
+        while (now_s := time.monotonic()) < due_s:
+            if stopped() or "q" in keys.pressed().lower() or (end_s is not None and now_s >= end_s):
+                return False
+            spin(min(due_s - now_s, KEY_PERIOD_S))
+        return True
+
+    if lines:
+        with Keys() as keys:
+            while wait(keys):
+                print(line(monitor.seen, time.monotonic(), charset), file=out, flush=True)
+        return
+    console = Console(file=out, highlight=False)
+
+    def picture() -> Group:
+        return Group(*view(monitor.seen, time.monotonic(), console.width, console.height, charset))
+
+    with (
+        Keys() as keys,
+        Live(
+            picture(), console=console, screen=True, auto_refresh=False, redirect_stdout=False, redirect_stderr=False
+        ) as live,
+    ):
+        while wait(keys):
+            live.update(picture(), refresh=True)

@@ -51,13 +51,7 @@ def _milliseconds(prefix: str, values: deque[float]) -> dict[str, object]:
 
 
 def input_statuses(node: str, inputs: Sequence[Input], problems: Sequence[str]) -> list[DiagnosticStatus]:
-    """One entry per input.
-
-    Args:
-        node: name of the node, which comes first in every entry's.
-        inputs: the table of inputs.
-        problems: what speaks against using them; each begins with the input's name.
-    """
+    """One entry per input."""
     now, entries = time.monotonic(), []
     for entry in inputs:
         own = [text for text in problems if text.startswith((f"{entry.name} ", f"{entry.name}:"))]
@@ -71,14 +65,7 @@ def input_statuses(node: str, inputs: Sequence[Input], problems: Sequence[str]) 
 
 
 def inference_status(node: str, stats: InferenceStats, waiting: str, values: dict[str, object]) -> DiagnosticStatus:
-    """How the policy does.
-
-    Args:
-        node: name of the node.
-        stats: of the inference thread.
-        waiting: why no inference is made now, empty if nothing speaks against it.
-        values: further facts to show.
-    """
+    """How the policy does."""
     level, text = OK, "running"
     if stats.last_error:
         level, text = ERROR, stats.last_error

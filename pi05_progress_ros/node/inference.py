@@ -46,18 +46,7 @@ class Result:
 
 
 class InferenceLoop:
-    """See the module's docstring.
-
-    Args:
-        policy: asked for every answer; only this thread uses it.
-        profile: the robot.
-        rate_hz: most inferences a second.
-        snapshot: the inputs as they are now.
-        task: the present instruction; empty means that there is nothing to do.
-        publish: called with every result.
-        failed: called with the reason when an answer cannot be had.
-        logger: for faults.
-    """
+    """See the module's docstring."""
 
     def __init__(
         self,

@@ -29,12 +29,7 @@ COMPILING = (
 
 
 class PolicyLoader:
-    """Loads a policy and says each step before it is taken.
-
-    Args:
-        logger: for what is said.
-        stop: set when the end is asked for.
-    """
+    """Loads a policy and says each step before it is taken."""
 
     def __init__(self, logger: RcutilsLogger, stop: threading.Event) -> None:
         self._logger, self._stop = logger, stop

@@ -25,11 +25,6 @@ from .outputs import chunk_message, progress_message
 class Results:
     """See the module's docstring.
 
-    Args:
-        node: whose publishers these are.
-        profile: names the columns of a chunk.
-        policy: gave the answers.
-
     Attributes:
         trained: whether the policy's answers mean anything.
         status: of the task, as published last.

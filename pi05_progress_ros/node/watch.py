@@ -22,17 +22,7 @@ NO_TASK = "no task is set: set the parameter prompt or publish the instruction o
 
 
 class Watch:
-    """See the module's docstring; ``look`` and ``diagnostics`` are called by timers.
-
-    Args:
-        node: whose clock, logger and parameters these are.
-        inputs: the table of inputs.
-        inference: the inference thread.
-        commands: the commands' thread.
-        results: publishes that progress is unknown.
-        task: the present instruction.
-        facts: what diagnostics say of the policy, beside the task and its status.
-    """
+    """See the module's docstring; ``look`` and ``diagnostics`` are called by timers."""
 
     def __init__(
         self,

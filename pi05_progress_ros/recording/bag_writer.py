@@ -73,10 +73,6 @@ def type_name(message_type: type) -> str:
 class BagWriter:
     """A bag that is being written; end it with ``finish`` or ``discard``.
 
-    Args:
-        path: the bag's folder; must not exist.
-        store: from ``message_store``.
-
     Raises:
         FileExistsError: the folder, or a part of it left by a killed process, is already there.
     """

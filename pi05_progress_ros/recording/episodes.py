@@ -33,19 +33,7 @@ class OpenEpisode:
 
 
 class Episodes:
-    """Records one episode after the other.
-
-    Args:
-        node: who publishes events, logs, and knows the time.
-        robot: name of the robot, with which names of episodes begin.
-        output: folder of the bags.
-        store: knows the types of all topics.
-        traffic: the topics whose messages are stored.
-
-    Attributes:
-        current: the episode being recorded, if there is one.
-        output: see above.
-    """
+    """Records one episode after the other."""
 
     def __init__(self, node: Node, robot: str, output: Path, store: Typestore, traffic: Traffic) -> None:
         self.current: OpenEpisode | None = None

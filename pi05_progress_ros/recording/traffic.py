@@ -74,11 +74,7 @@ class Change(NamedTuple):
 
 
 class Traffic:
-    """All recorded topics together.
-
-    Args:
-        topics: the topics.
-    """
+    """All recorded topics together."""
 
     def __init__(self, topics: Iterable[Topic]) -> None:
         self.topics: Sequence[Topic] = list(topics)

@@ -66,9 +66,6 @@ def refuse_second_robot(node: Node, topic: str) -> None:
 class RobotNode(QosOverrides, Node):
     """See the module's docstring.
 
-    Args:
-        stop: set when the end is asked for.
-
     Raises:
         UserError: it cannot run here, or not with these parameters.
     """

@@ -52,12 +52,14 @@ class Child:
     popen: subprocess.Popen[bytes]
     log: Path | None
 
+    def lines(self) -> list[str]:
+        """Its output so far; empty where that is the terminal."""
+        return self.log.read_text(encoding="utf-8", errors="replace").splitlines() if self.log else []
+
     def last_words(self) -> str:
         """The last lines of its output, indented, and where all of it is; empty where that is the terminal."""
-        if self.log is None:
-            return ""
-        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL_LINES:]
-        return "\n".join([*(f"    {line}" for line in lines), f"  all of it: {self.log}"])
+        words = [f"    {line}" for line in self.lines()[-TAIL_LINES:]]
+        return "\n".join([*words, f"  all of it: {self.log}"]) if self.log else ""
 
     def how_it_ended(self) -> str:
         """Its exit status or signal, in words."""
@@ -75,7 +77,7 @@ class Supervisor:
 
     def __init__(self, environment: Mapping[str, str], log_folder: Path | None = None) -> None:
         self._environment, self._log_folder = dict(environment), log_folder
-        self._children: list[Child] = []
+        self.children: list[Child] = []
         self._parameters = tempfile.TemporaryDirectory(prefix="pi05_progress_")
 
     def __enter__(self) -> Supervisor:
@@ -113,7 +115,7 @@ class Supervisor:
             if output:
                 output.close()
         child = Child(process, popen, log)
-        self._children.append(child)
+        self.children.append(child)
         return child
 
     def _announce(self) -> None:
@@ -122,13 +124,13 @@ class Supervisor:
 
     def ended(self) -> list[Child]:
         """Those that are no longer running."""
-        return [child for child in self._children if child.popen.poll() is not None]
+        return [child for child in self.children if child.popen.poll() is not None]
 
     def end(self, children: list[Child] | None = None) -> None:
         """End some, or all; returns when they and what they started are gone."""
-        groups = [child.popen.pid for child in (self._children if children is None else children)]
+        groups = [child.popen.pid for child in (self.children if children is None else children)]
         watchdog.end(groups, PATIENCE)
-        for child in self._children:
+        for child in self.children:
             child.popen.poll()
 
 

@@ -12,11 +12,11 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from pi05_progress_msgs.msg import ActionChunk, TaskProgress
-from pi05_progress_ros.monitoring.drawing import ASCII, UNICODE, bar, columns, duration, plot
-from pi05_progress_ros.monitoring.message_yaml import message_yaml
-from pi05_progress_ros.monitoring.state import HISTORY_S, Seen
+from pi05_progress_ros.monitor import message_yaml
+from pi05_progress_ros.monitoring.charts import ASCII, UNICODE, bar, columns, duration, plot
+from pi05_progress_ros.monitoring.screen import STATUSES, line, view
+from pi05_progress_ros.monitoring.seen import HISTORY_S, Seen
 from pi05_progress_ros.monitoring.terminal import pick_charset, save_svg
-from pi05_progress_ros.monitoring.view import STATUSES, line, view
 
 
 def seen(message=None, statuses=GOOD, now_s=10.0, **fields):
@@ -162,7 +162,7 @@ def test_the_age_of_the_observation_grows_through_heartbeats_about_it():
 def test_the_rate_is_that_of_the_last_seconds():
     state = Seen()
     for tick in range(300):
-        state.count(tick / 30)
+        state.take_progress(progress(), tick / 30)
     assert state.rate_hz(10.0) == pytest.approx(30, rel=0.01)
     assert state.rate_hz(20.0) == 0.0
 

@@ -111,12 +111,6 @@ class _Slot:
 class ClosedLoop:
     """Drives one episode after the other; scene and renderers are made once. Used by one thread.
 
-    Args:
-        policy: asked frame by frame; its ``action_dt_s`` is the time between rows of a chunk.
-        profile: the robot.
-        task: name of the task.
-        settings: how.
-
     Raises:
         UserError: the simulated robot has not this profile's cameras or arms, or nothing can be rendered here.
     """

@@ -30,13 +30,7 @@ Which = tuple[str, int]  # task and seed of an episode
 
 @dataclass(frozen=True)
 class Driving:
-    """Who drives, and how; what each process needs to know.
-
-    Attributes:
-        policy: which, and how it computes.
-        profile: robot profile; empty takes the checkpoint's.
-        loop: see there.
-    """
+    """Who drives, and how; what each process needs to know."""
 
     policy: PolicyOptions
     profile: str

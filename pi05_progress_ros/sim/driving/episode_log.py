@@ -27,14 +27,6 @@ BEGINNING = b'{"settings"'
 class EpisodeLog:
     """The finished episodes of a run; use it as a context. One process at a time has the file.
 
-    Args:
-        path: of the file.
-        settings: what decides about episodes, as JSON has it.
-        overwrite: whether episodes of other settings are thrown away.
-
-    Attributes:
-        episodes: that are there, in the order in which they were finished.
-
     Raises:
         UserError: the file is another run's, or no file of episodes.
         OSError: it cannot be read or written.

@@ -39,18 +39,7 @@ class OpenEpisode:
 
 
 class Assistant:
-    """See the module's docstring.
-
-    Args:
-        options: what is recorded.
-        seeds: of the episodes still to be recorded.
-        check: called again and again; raises UserError when recorder or simulated robot have ended.
-        logs: where to look when something does not come.
-        say: where a line for people goes.
-
-    Attributes:
-        interrupted: set it to end after the present request.
-    """
+    """See the module's docstring."""
 
     def __init__(
         self, options: EpisodeOptions, seeds: range, check: Callable[[], None], logs: str, say: Callable[[str], None]

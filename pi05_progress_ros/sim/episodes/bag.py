@@ -23,10 +23,6 @@ from ...recording.bag_writer import PARTIAL, BagWriter, type_name
 class EpisodeBag:
     """A bag that is being written. Use it as a context manager; it is in place only if no exception was raised.
 
-    Args:
-        path: the bag's folder; must not exist.
-        store: from ``message_store``.
-
     Raises:
         FileExistsError: the folder is already there.
     """

@@ -25,13 +25,6 @@ class Operator:
     """Commands at the rate it is called (100 Hz); they come back to the robot through DDS.
 
     Runs in the physics thread, so it may look at the world without a lock.
-
-    Args:
-        outlet: where messages go.
-        world: the world the expert looks at.
-        profile: topics, gripper curve and buttons.
-        faults: what can go wrong, each as ``KIND`` or ``KIND:PICK``.
-        fault_share: share of the episodes in which each of them happens; which ones, the seed decides.
     """
 
     def __init__(

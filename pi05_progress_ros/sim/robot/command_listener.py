@@ -23,15 +23,7 @@ from .robot import Robot
 
 
 class CommandListener:
-    """See the module's docstring.
-
-    Args:
-        node: whose subscriptions these are.
-        robot: what is commanded.
-        profile: topics, joint ranges and gripper curve.
-        lock: guards the robot and the mode.
-        mode: whose commands are followed, until the service ``/sim/set_teleoperation`` changes it.
-    """
+    """See the module's docstring."""
 
     def __init__(self, node: Node, robot: Robot, profile: RobotProfile, lock: Lock, mode: Mode) -> None:
         self._node, self._robot, self._profile, self._lock, self._mode = node, robot, profile, lock, mode

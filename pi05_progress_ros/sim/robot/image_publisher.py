@@ -17,13 +17,7 @@ from ..physics.cameras import CameraRig
 
 
 class ImagePublisher:
-    """Renders the snapshots offered; of those that wait the newest two are kept, so that a late one is no gap.
-
-    Args:
-        model: the world's model; the renderer keeps a state of its own.
-        sizes: (width, height) in pixels per camera key.
-        publishers: of ``sensor_msgs/Image`` per camera key.
-    """
+    """Renders the snapshots offered; of those that wait the newest two are kept, so that a late one is no gap."""
 
     def __init__(
         self, model: mujoco.MjModel, sizes: Mapping[str, tuple[int, int]], publishers: Mapping[str, Publisher]

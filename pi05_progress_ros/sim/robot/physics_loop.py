@@ -44,18 +44,7 @@ class Worker(Protocol):
 
 
 class PhysicsLoop:
-    """See the module's docstring.
-
-    Args:
-        node: whose publishers and logger are used.
-        robot: what is stepped.
-        lock: guards the robot.
-        parameters, profile: the node's.
-        listener: knows the mode.
-        requests: resets and steps that are asked for.
-        images: renders and publishes pictures; None for none.
-        worker: who works; None if commands come from elsewhere.
-    """
+    """See the module's docstring."""
 
     def __init__(
         self,

@@ -18,14 +18,7 @@ ANSWER_TIMEOUT_S = 5.0  # how long a caller waits for the physics thread, beside
 
 
 class Requests:
-    """See the module's docstring.
-
-    Args:
-        node: whose services these are.
-        robot: for the answers' texts.
-        lockstep: whether steps may be asked for.
-        stopped: whether the node ends; nobody waits any longer then.
-    """
+    """See the module's docstring."""
 
     def __init__(self, node: Node, robot: Robot, lockstep: bool, stopped: Callable[[], bool]) -> None:
         self._robot, self._lockstep, self._stopped = robot, lockstep, stopped

@@ -17,11 +17,7 @@ VELOCITY_TIMEOUT_S = 0.1  # a velocity is not run on for longer than this: no co
 
 
 class Robot:
-    """A world whose arms follow commands as the robot's state machine allows.
-
-    Args:
-        world: what is moved.
-    """
+    """A world whose arms follow commands as the robot's state machine allows."""
 
     def __init__(self, world: World) -> None:
         self.world = world

@@ -64,12 +64,7 @@ class StateMachine:
         return side in self._targets and now_s - self._targets[side][0] <= COMMAND_TIMEOUT_S
 
     def update(self, positions: dict[str, np.ndarray], now_s: float) -> dict[str, np.ndarray | None]:
-        """Per arm the target to follow now, rad, or None for: hold the pose you have.
-
-        Args:
-            positions: where each arm is, rad.
-            now_s: the present time.
-        """
+        """Per arm the target to follow now, rad, or None for: hold the pose you have."""
         # After a gap, or at the very first call, the arm must not jump to make up for it.
         dt = 0.0 if math.isinf(self._now) else max(0.0, min(now_s - self._now, MAX_STEP_S))
         self._now = now_s

@@ -38,13 +38,7 @@ def is_image_tick(tick: int) -> bool:
 
 
 class StatePublisher:
-    """Publishes the robot's states.
-
-    Args:
-        outlet: where to.
-        robot: whose.
-        profile: topics and names.
-    """
+    """Publishes the robot's states."""
 
     def __init__(self, outlet: Outlet, robot: Robot, profile: RobotProfile) -> None:
         self._robot, self._profile = robot, profile

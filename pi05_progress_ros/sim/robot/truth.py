@@ -21,14 +21,7 @@ OUTCOMES = {"unknown": EpisodeEvent.UNKNOWN, "success": EpisodeEvent.SUCCESS, "f
 
 
 class Truth:
-    """Publishes progress, instruction, object poses and episode events. Used by the physics thread only.
-
-    Args:
-        outlet: where messages go.
-        robot: whose world is looked at.
-        events: topic of the episode's events.
-        start_ns: added to the robot's clock in every stamp.
-    """
+    """Publishes progress, instruction, object poses and episode events. Used by the physics thread only."""
 
     def __init__(self, outlet: Outlet, robot: Robot, events: str = "/sim/events", start_ns: int = 0) -> None:
         self._robot, self._world, self._start_ns = robot, robot.world, start_ns

@@ -107,8 +107,10 @@ def test_bad_commands_are_rejected_with_a_warning_and_move_nothing(start, ros):
     bad = {
         "needs 7 values, got 6": JointState(name=names[:6], position=[0.5] * 6),
         "not finite": JointState(name=names, position=[float("nan")] * 7),
-        "joints l_joint7 are missing; it names": JointState(name=[*names[:6], "wrist"], position=[0.5] * 7),
-        "l_joint1 more than once": JointState(name=[*names[:6], "l_joint1"], position=[0.5] * 7),
+        "l_joint7 are missing; it names l_joint1, l_joint2, l_joint3, l_joint4, l_joint5, l_joint6, wrist": JointState(
+            name=[*names[:6], "wrist"], position=[0.5] * 7
+        ),
+        "l_joint1 named more than once": JointState(name=[*names[:6], "l_joint1"], position=[0.5] * 7),
     }
     for text, message in bad.items():
 

@@ -1,4 +1,4 @@
-"""What the monitor shows: from what was seen to lines of text, for a screen or for a log. Pure; imports no ROS."""
+"""What the monitor shows: from what was seen to lines of text, for a screen or for a log."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from rich.text import Text
 
 from pi05_progress.observation import UNTRAINED
 
-from .drawing import Charset, bar, columns, cut, duration, flow, known, percent, plot, wrapped
-from .state import ERROR, HISTORY_S, OK, Report, Seen
+from .charts import Charset, bar, columns, cut, duration, flow, known, percent, plot, wrapped
+from .seen import ERROR, HISTORY_S, OK, Report, Seen
 
 LABEL = 10  # cells
 UNTRAINED_TEXT = "untrained: progress_raw means nothing"
@@ -136,12 +136,6 @@ class _Page:
 
 def view(seen: Seen, now_s: float, width: int, height: int, charset: Charset) -> list[Text]:
     """The screen.
-
-    Args:
-        seen: what was seen.
-        now_s: the present time on its clock.
-        width, height: of the terminal, cells.
-        charset: what may be drawn with.
 
     Returns:
         at most ``height`` lines, none wider than ``width`` cells.

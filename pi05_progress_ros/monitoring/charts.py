@@ -4,33 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
 
-@dataclass(frozen=True)
-class Charset:
-    """Characters to draw with.
+class Charset(NamedTuple):
+    """Characters to draw with; ``ascii``: whether other text must be ASCII, too."""
 
-    Attributes:
-        done, below, above, rest: of the bar: below the interval, from its lower end to the value, from the value to its
-            upper end, above it.
-        ramp: of a column of the plot, from least to full.
-        marks: of diagnostics levels OK, WARN, ERROR, STALE.
-        more: stands for what was cut off.
-        ascii: whether other text must be ASCII, too.
-    """
-
-    done: str
-    below: str
-    above: str
+    done: str  # of the bar: below the interval
+    below: str  # from the interval's lower end to the value
+    above: str  # from the value to its upper end
     rest: str
-    ramp: str
-    marks: str
-    more: str
+    ramp: str  # of a column of the plot, from least to full
+    marks: str  # of diagnostics levels OK, WARN, ERROR, STALE
+    more: str  # stands for what was cut off
     ascii: bool
 
     def clean(self, text: str) -> str:

@@ -1,24 +1,36 @@
-"""What the monitor has seen: newest messages, when they came, and a minute of progress. Imports no ROS.
+"""What the monitor has seen: newest messages, when they came, and a minute of progress; and its subscriptions.
 
-Messages are duck-typed: their fields are read, nothing more. All times are seconds of one monotonic clock, that of
-arrival, so that neither simulated time nor clocks out of step can spoil an age.
+All times are seconds of one monotonic clock, that of arrival, so that neither simulated time nor clocks out of step can
+spoil an age. Everything happens in the thread that spins the node, which must be the one that draws.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import re
+import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.event_handler import SubscriptionEventCallbacks
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+
+from pi05_progress_msgs.msg import TaskProgress
+
+from ..ros_session import UNNAMED, publisher_names
 
 HISTORY_S = 60.0
 HISTORY_STEP_S = 0.25  # one point per step is kept: twice as many as are drawn
 RATE_WINDOW_S = 5.0
 SILENT_S = 2.5  # a node that lives sends a heartbeat every second
 OK, WARN, ERROR, STALE = range(4)  # levels of diagnostic_msgs/DiagnosticStatus
-ENTRY = re.compile(r"(?P<node>[^:]+): (?P<entry>input \S+|inference|commands)")  # names as in diagnostics.py
+ENTRY = re.compile(r"(?P<node>[^:]+): (?P<entry>input \S+|inference|commands)")  # names as in node/diagnostics.py
 
 
 class Moment(NamedTuple):
@@ -29,8 +41,7 @@ class Moment(NamedTuple):
     raw: float
 
 
-@dataclass(frozen=True)
-class Report:
+class Report(NamedTuple):
     """One entry of ``/diagnostics``: ``level`` is one of the constants above."""
 
     level: int
@@ -40,7 +51,7 @@ class Report:
 
 @dataclass
 class Seen:
-    """Everything the view draws. Not thread-safe: whoever feeds it also draws it.
+    """Everything that is drawn.
 
     Attributes:
         topic: full name of the progress topic.
@@ -67,12 +78,9 @@ class Seen:
     _arrivals: deque[float] = field(default_factory=lambda: deque(maxlen=1000))
     _reports: dict[str, tuple[float, dict[str, Report]]] = field(default_factory=dict)  # by node: arrival, entries
 
-    def count(self, now_s: float) -> None:
-        """A ``TaskProgress`` has arrived, whether or not it is looked at."""
-        self._arrivals.append(now_s)
-
     def take_progress(self, message: Any, now_s: float) -> None:
-        """A ``TaskProgress`` that arrived at ``now_s`` is looked at."""
+        """A ``TaskProgress`` has arrived."""
+        self._arrivals.append(now_s)
         age_ms = message.observation_age_ms
         if math.isfinite(age_ms):
             self.observed_s = now_s - 1e-3 * age_ms
@@ -140,3 +148,41 @@ class Seen:
         """What is not OK in the diagnostics, worst first: entry and report."""
         entries = [(entry, report) for entry, report in self.reports().items() if report.level != OK]
         return sorted(entries, key=lambda pair: -pair[1].level)
+
+
+# Best effort takes messages of reliable publishers, too, and can never make the policy node send anything twice.
+QOS = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
+
+
+class Monitor:
+    """Subscribes and keeps what is drawn in ``seen``.
+
+    Args:
+        node: whose subscriptions these are; whoever spins it feeds the monitor, and must be who draws it.
+        topic: of the ``TaskProgress``, relative to the node's namespace unless it starts with a slash.
+    """
+
+    def __init__(self, node: Node, topic: str = "task_progress") -> None:
+        self._node = node
+        quiet = SubscriptionEventCallbacks(use_default_callbacks=False)  # less to wait for
+        subscription = node.create_subscription(TaskProgress, topic, self._on_progress, QOS, event_callbacks=quiet)
+        self.seen = Seen(
+            topic=subscription.topic_name,
+            domain=node.context.get_domain_id(),
+            discovery=os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE", ""),
+            started_s=time.monotonic(),
+        )
+        node.create_subscription(
+            DiagnosticArray, "/diagnostics", lambda array: self.seen.take_diagnostics(array.status, time.monotonic()),
+            QOS, event_callbacks=quiet,
+        )  # fmt: skip
+        node.create_timer(1.0, self._look, clock=rclpy.clock.Clock(clock_type=rclpy.clock.ClockType.STEADY_TIME))
+
+    def _on_progress(self, message: TaskProgress) -> None:
+        if not self.seen.publishers:
+            self._look()
+        self.seen.take_progress(message, time.monotonic())
+
+    def _look(self) -> None:
+        names = publisher_names(self._node, self.seen.topic)
+        self.seen.take_publishers([name for name in names if name != UNNAMED])
