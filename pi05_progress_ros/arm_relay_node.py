@@ -1,7 +1,8 @@
 """Turns joint targets into the velocity commands of robots that follow velocities, at 100 Hz.
 
-Silent when the target or the joint state is stale: on these robots no command means no motion. Everything runs in one
-thread, the executor's: callbacks store, the timer reads.
+Silent when the target or the joint state is stale, or when anybody else publishes targets or the robot's commands: on
+these robots no command means no motion. It reports at 10 Hz that it lives. Everything runs in one thread, the
+executor's: callbacks store, the timers read.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import sys
 import time
 
 import numpy as np
+from diagnostic_msgs.msg import DiagnosticStatus
+from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from sensor_msgs.msg import JointState
 
@@ -19,10 +22,11 @@ from pi05_progress.robots.profile import ArmProfile, RobotProfile
 
 from .commanding.graph import other_publishers
 from .commanding.relay import relay_velocity
+from .commanding.robot_state import RELAY_HZ, RELAY_TOPIC
 from .parameters import declare, refuse_unknown
 from .ros_session import ros_session, spin
 
-WATCH_PERIOD_S = 0.5  # how often other publishers of the robot's command topics are looked for
+WATCH_PERIOD_S = 0.5  # how often other publishers of targets and of the robot's commands are looked for
 
 
 class ArmRelay:
@@ -110,7 +114,7 @@ class ArmRelayNode(Node):
         super().__init__("arm_relay")
         declare(self, "robot", "teleavatar", "robot profile: a name, or the path of a YAML file")
         refuse_unknown(self)
-        profile = RobotProfile.load(self.get_parameter("robot").value)
+        self._profile = profile = RobotProfile.load(self.get_parameter("robot").value)
         if profile.arm_command != "relay":
             raise UserError(
                 f"parameter robot: {profile.name} follows joint positions directly and needs no relay; "
@@ -120,6 +124,9 @@ class ArmRelayNode(Node):
         self._hold = ""
         self.create_timer(1 / profile.relay.rate_hz, self._tick)
         self.create_timer(WATCH_PERIOD_S, self._watch)
+        self._status = self.create_publisher(DiagnosticStatus, RELAY_TOPIC, 10)
+        # Not the node's clock: a stopped /clock does not mean that the relay is gone.
+        self.create_timer(1 / RELAY_HZ, self._report, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def _tick(self) -> None:
         for arm in self._arms:
@@ -130,7 +137,14 @@ class ArmRelayNode(Node):
         hold = "another node publishes the robot's commands, too; stop one of the two" if others else ""
         if hold and hold != self._hold:
             self.get_logger().error(f"{hold} (besides this relay: {', '.join(others)})")
+        for topic in (arm.target_topic for arm in self._profile.arms.values()):
+            if (count := self.count_publishers(topic)) > 1:
+                hold = hold or f"{count} nodes publish {topic}: only one may"
         self._hold = hold
+
+    def _report(self) -> None:
+        level = DiagnosticStatus.ERROR if self._hold else DiagnosticStatus.OK
+        self._status.publish(DiagnosticStatus(name=self.get_fully_qualified_name(), level=level, message=self._hold))
 
 
 def main() -> int:

@@ -14,7 +14,7 @@ import time
 import traceback
 from collections.abc import Sequence
 
-from diagnostic_msgs.msg import DiagnosticArray
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
@@ -27,20 +27,23 @@ from pi05_progress.errors import run_program
 from pi05_progress.policy import Policy, PolicyUnavailableError
 from pi05_progress.robots.messages import image_backend
 from pi05_progress.robots.profile import ArmProfile, RobotProfile
+from pi05_progress_msgs.srv import Arm
 
 from .commanding.commands import CommandExecutor
-from .commanding.robot_state import RobotState
+from .commanding.robot_state import RELAY_TOPIC, RobotState
+from .commanding.state_machine import Reason
 from .inputs import Inputs, Snapshot
 from .node.inference import InferenceLoop, Result
 from .node.loading import PolicyLoader
 from .node.node_parameters import NodeParameters
 from .node.results import Results
-from .node.watch import NO_TASK, Watch
+from .node.watch import Watch
 from .parameters import QosOverrides, declare_all, read_all, warn_of_unused_overrides
 from .ros_session import END_SIGNALS, end_at_once, ros_session, spin
 
 WATCH_HZ = 20.0  # how often staleness is looked for
 DIAGNOSTICS_HZ = 1.0
+UNTRAINED = "the model is untrained, its actions mean nothing: give a checkpoint"
 
 
 class PolicyNode(QosOverrides, LifecycleNode):
@@ -127,7 +130,7 @@ class PolicyNode(QosOverrides, LifecycleNode):
         self._inputs = Inputs(p.limits())
         self._robot = RobotState(self._profile)
         self._commands = CommandExecutor(
-            self, self._profile, p.commands(), self._robot, self._snapshot, self._against_commanding
+            self, self._profile, p.commands(), self._robot, self._snapshot, "" if self._results.trained else UNTRAINED
         )
         self._inference = InferenceLoop(
             self._policy, self._profile, p.inference_rate_hz, snapshot=self._snapshot, task=lambda: self._prompt,
@@ -146,7 +149,8 @@ class PolicyNode(QosOverrides, LifecycleNode):
         grippers = [gripper.command_topic for gripper in self._profile.grippers.values()]
         commanded = (*self._profile.target_topics().values(), *grippers, self._profile.enable_topic)
         warn_of_unused_overrides(self, made_later=commanded)
-        self._commands.set_wanted(self.get_parameter("publish_commands").value)
+        self._commands.allow(self.get_parameter("publish_commands").value)
+        self._commands.set_goal(self._prompt)
         self._commands.start()
         self._inference.start()
 
@@ -201,7 +205,10 @@ class PolicyNode(QosOverrides, LifecycleNode):
             self._inputs.add(name, topic, image=False, required=isinstance(part, ArmProfile))
         subscribe(String, "~/set_task", self._on_task, 10)
         subscribe(Float32, profile.enable_topic, self._on_enable, 10)
-        self._interfaces.append((self.destroy_service, self.create_service(Trigger, "~/reset", self._on_reset)))
+        for kind, name, answer in ((Trigger, "~/reset", self._on_reset), (Arm, "~/arm", self._on_arm)):
+            self._interfaces.append((self.destroy_service, self.create_service(kind, name, answer)))
+        if profile.arm_command == "relay":
+            subscribe(DiagnosticStatus, RELAY_TOPIC, self._on_relay, 10)
         subscribe(String, profile.mode_topic, self._on_mode, 10)
         subscribe(Int32, profile.fsm_topic, lambda message: self._robot.hear_fsm(message.data), 10)
         # Not the node's clock: a stopped /clock must not stop the watch over it.
@@ -227,6 +234,21 @@ class PolicyNode(QosOverrides, LifecycleNode):
         response.success, response.message = True, "the next estimate starts anew"
         return response
 
+    def _on_arm(self, request: Arm.Request, response: Arm.Response) -> Arm.Response:
+        if request.arm:
+            against = self._commands.arm(request.full_speed)
+            response.accepted = not against
+            response.message = f"not armed: {'; '.join(against)}" if against else "armed"
+            if against:
+                self.get_logger().warning(response.message)
+        else:
+            self._commands.disarm(Reason.CANCELED, "disarmed by ~/arm")
+            response.accepted, response.message = True, "disarmed"
+        return response
+
+    def _on_relay(self, message: DiagnosticStatus) -> None:
+        self._robot.hear_relay("" if message.level == DiagnosticStatus.OK else message.message)
+
     def _on_enable(self, message: Float32) -> None:
         self._commands.hear_enable(message.data)
 
@@ -239,15 +261,10 @@ class PolicyNode(QosOverrides, LifecycleNode):
             if parameter.name == "prompt" and parameter.value != self._prompt:
                 self._prompt = parameter.value
                 if self._commands:
-                    self._commands.forget()  # what was planned for the task before
+                    self._commands.set_goal(self._prompt)
                 self.get_logger().info(f"task: {self._prompt!r}")
             elif parameter.name == "publish_commands" and self._commands:
-                self._commands.set_wanted(parameter.value)
-
-    def _against_commanding(self) -> str:
-        if not self._results.trained:
-            return "the model is untrained, its actions mean nothing: give a checkpoint"
-        return "" if self._prompt else NO_TASK
+                self._commands.allow(parameter.value)
 
     def _snapshot(self) -> Snapshot:
         return self._inputs.snapshot(self.get_clock().now().nanoseconds)

@@ -120,7 +120,7 @@ def blocked(
     last: Mapping[str, np.ndarray], positions: Mapping[str, np.ndarray], profile: RobotProfile, max_error: float
 ) -> str:
     """Which joint is farther than ``max_error`` (rad) from what it was commanded last; empty if none is."""
-    for side in last:
+    for side in last.keys() & positions.keys():
         error = np.abs(last[side] - positions[side])
         if error.max() > max_error:
             joint = profile.arms[side].joints[int(error.argmax())]

@@ -1,12 +1,11 @@
-"""What is commanded from one tick to the next, and what speaks against it. Neither ROS nor a clock in here.
+"""What is commanded from one tick to the next. Neither ROS nor a clock in here.
 
-The node's command thread and the simulation's closed loop both walk chunks through this: how a policy drives there is
-how it drives a robot.
+The node's command thread and the simulation's closed loop both walk chunks through this and obey the same state machine
+(``state_machine.py``): how a policy drives there is how it drives a robot.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,13 +15,10 @@ from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.robots.states import FsmState
 
 from .chunks import blocked, inside, next_commands
+from .state_machine import Ending, Reason
 
 ENABLE_PERIOD_S = 0.1  # of the heartbeat that keeps the robot enabled
-PAUSE_S = 0.5  # after a stop, so that what the robot says of itself is news again
-HOLD_S = 3.0  # how long the end of a chunk is held with the robot enabled
 OUTSIDE_RAD = 0.05  # how far outside its range a joint may be measured when commanding begins
-AGAIN = "set publish_commands to true again to go on"
-PAUSED = f"the robot was paused by another while it was commanded: {AGAIN}"
 
 
 @dataclass(frozen=True)
@@ -42,13 +38,6 @@ class CommandSettings:
     max_tracking_error: float = 0.5
 
 
-class Objection(NamedTuple):
-    """What speaks against commanding; an empty reason if nothing does. ``for_good``: until it is asked for anew."""
-
-    reason: str = ""
-    for_good: bool = False
-
-
 class Step(NamedTuple):
     """What is commanded now: rad per arm, gripper numbers in [0, 1] where they move, and what it waits for."""
 
@@ -58,7 +47,7 @@ class Step(NamedTuple):
 
 
 class CommandRules:
-    """State from tick to tick. Ask ``objection`` every tick; then ``step`` if nothing speaks against it, else ``stop``.
+    """State from tick to tick: ``step`` at every tick at which the state machine lets something be sent, else ``stop``.
 
     Args:
         profile: joint ranges and gripper curve.
@@ -67,73 +56,49 @@ class CommandRules:
 
     def __init__(self, profile: RobotProfile, settings: CommandSettings) -> None:
         self._profile, self._settings = profile, settings
-        self.commanding = False
-        self._last: dict[str, np.ndarray] = {}  # per arm what was commanded last, rad
-        self._highest_fsm = FsmState.PAUSE  # that the robot has reached since commanding began
-        self._stopped_s, self._target_s = -math.inf, -math.inf
+        self._last: dict[str, np.ndarray] = {}  # per arm what was commanded last, rad; empty while nothing is
+        self._still = False  # whether that is the pose that was measured when there was nothing else to command
 
-    def objection(
-        self, fsm: int | None, target: np.ndarray | None, positions: dict[str, np.ndarray], now_s: float
-    ) -> Objection:
-        """What speaks against commanding now.
+    @property
+    def commanding(self) -> bool:
+        """Whether the robot is commanded, enabled and all."""
+        return bool(self._last)
 
-        Args:
-            fsm: state of the robot's state machine.
-            target: of the chunk in force, one number per joint; None if there is none.
-            positions: where each arm is, rad.
-            now_s: of any clock that only goes forward.
-        """
-        if target is not None:
-            self._target_s = now_s
-        found = (
-            self._objection_to_going_on(fsm, positions)
-            if self.commanding
-            else self._objection_to_starting(positions, now_s)
-        )
-        if found.reason or target is not None:
-            return found
-        if not self.commanding:
-            return Objection("no chunk yet")
-        return Objection(f"no new actions for {HOLD_S:g} s" if now_s - self._target_s > HOLD_S else "")
-
-    def _objection_to_starting(self, positions: dict[str, np.ndarray], now_s: float) -> Objection:
-        if now_s - self._stopped_s < PAUSE_S:
-            return Objection("pausing after a stop")
+    def outside(self, positions: dict[str, np.ndarray]) -> str:
+        """Which joint is too far outside its range to command the arms from there; empty if none is."""
         for side, position in positions.items():
             limits = self._profile.arms[side].limits()
             outside = np.maximum(limits[:, 0] - position, position - limits[:, 1])
             if outside.max() > OUTSIDE_RAD:
                 joint = self._profile.arms[side].joints[int(outside.argmax())]
-                return Objection(f"{joint} is {outside.max():.2f} rad outside its range: move the arm by hand")
-        return Objection()
+                return f"{joint} is {outside.max():.2f} rad outside its range: move the arm by hand"
+        return ""
 
-    def _objection_to_going_on(self, fsm: int | None, positions: dict[str, np.ndarray]) -> Objection:
-        # The robot goes PAUSE, SLOW_START, READY by itself; back only if somebody wants it to.
-        if fsm is None or fsm < self._highest_fsm:
-            return Objection(PAUSED, for_good=True)
-        if text := blocked(self._last, positions, self._profile, self._settings.max_tracking_error):
-            return Objection(f"{text} {AGAIN}", for_good=True)
-        return Objection()
+    def limit(self, positions: dict[str, np.ndarray]) -> Ending | None:
+        """The limit that is broken now, if one is; ``positions`` are where the arms are, rad."""
+        text = blocked(self._last, positions, self._profile, self._settings.max_tracking_error)
+        return Ending(Reason.LIMIT, text) if text else None
 
     def step(self, fsm: int, target: np.ndarray | None, positions: dict[str, np.ndarray], period_s: float) -> Step:
-        """What is commanded ``period_s`` after the last step; arguments as ``objection``."""
-        if not self.commanding:
-            self.commanding, self._highest_fsm = True, FsmState.PAUSE
+        """What is commanded ``period_s`` after the last step.
+
+        Args:
+            fsm: state of the robot's state machine.
+            target: of the chunk in force, one number per joint; None to hold the pose that the arms have now.
+            positions: where each arm is, rad.
+            period_s: since the last step.
+        """
+        # The pose the arms have is commanded until the robot follows: slow start then moves nothing.
+        if not self._last or fsm == FsmState.PAUSE or (target is None and not self._still):
             self._last = inside(positions, self._profile)
-        if fsm == FsmState.PAUSE:
-            # The pose the arms have is commanded until the robot follows: slow start then moves nothing.
-            self._last = inside(positions, self._profile)
-        self._highest_fsm = max(self._highest_fsm, fsm)
+        self._still = target is None
         grippers: dict[str, float] = {}
-        if fsm != FsmState.READY:
-            waits_for = f"waiting for the robot to be READY, it is in {FsmState(fsm).name}"
-        elif target is None:
-            waits_for = "the chunk has ended: holding its last target"
-        else:
-            waits_for, speed = "", self._settings.max_joint_speed
+        waits_for = "" if fsm == FsmState.READY else f"waiting for the robot to be READY, it is in {FsmState(fsm).name}"
+        if target is not None and not waits_for:
+            speed = self._settings.max_joint_speed
             self._last, grippers = next_commands(target, self._last, self._profile, speed, period_s)
         return Step(dict(self._last), grippers, waits_for)
 
-    def stop(self, now_s: float) -> None:
+    def stop(self) -> None:
         """Commanding has ended; whoever commands makes the present pose the target and pauses the robot."""
-        self.commanding, self._stopped_s, self._last = False, now_s, {}
+        self._last = {}

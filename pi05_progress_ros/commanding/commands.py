@@ -1,33 +1,56 @@
-"""Commanding the robot: a thread that walks the chunk in force at the control rate, or holds still and says why.
+"""Commanding the robot: a thread that obeys the state machine at the control rate, and says in which state it is.
 
-Nothing is sent unless it is wanted and every check of the tick has passed; publishers exist only while it is wanted.
-What ends commanding for good, until it is asked for anew: somebody else paused the robot, an arm does not follow.
+At every tick the thread itself judges what is known and sends what the state machine allows then; publishers exist only
+while commands are allowed.
 
-Threads: ``start``, ``stop``, ``offer``, ``refuse``, ``forget``, ``hear_enable``, ``set_wanted``, ``reason`` and
-``broken`` are called by others, all else belongs to the executor's own thread. What both sides write is in the plan,
-which has a lock of its own; ``reason``, ``broken`` and the rules' ``commanding`` are single values that only this
-thread replaces.
+Threads: methods in the first part are called by others, all else belongs to the executor's own thread. `_lock` guards
+the state machine, the chunks and what is asked for; `_against`, `_broken` and `_waits_for` are single values that only
+this thread replaces.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from rclpy.node import Node
 
 from pi05_progress.robots.joints import MessageError, joint_values
 from pi05_progress.robots.profile import RobotProfile
+from pi05_progress.robots.states import Mode
 
 from ..inputs import Snapshot, same_kind
-from .chunks import Chunk
-from .command_rules import PAUSED, CommandRules, CommandSettings
+from .chunks import Chunk, Timeline
+from .command_rules import CommandRules, CommandSettings
 from .graph import OtherCommanders
-from .plan import Plan, Request
-from .publishers import CommandPublishers
+from .publishers import OWN_PAUSE, CommandPublishers
 from .robot_state import RobotState
+from .state_machine import PAUSED, Ending, Facts, Reason, Send, State, StateMachine
+
+SLOW = "the policy is too slow"
+NOT_ALLOWED = "the parameter publish_commands is false"
+
+
+class Situation(NamedTuple):
+    """How commanding stands.
+
+    Attributes:
+        state: of the state machine.
+        text: what there is to say about it; empty if there is nothing.
+        full_speed: whether arming asked for it.
+        against: everything that speaks against arming at present.
+        broken: whether a fault has ended the commands' thread.
+    """
+
+    state: State
+    text: str
+    full_speed: bool
+    against: tuple[str, ...]
+    broken: bool
 
 
 class CommandExecutor:
@@ -39,7 +62,7 @@ class CommandExecutor:
         settings: how commands are made.
         robot: what the robot says of itself.
         snapshot: the inputs as they are now, with what speaks against using them.
-        against: further reasons against commanding, empty if there are none.
+        unfit: why the policy must not command any robot; empty if it may.
     """
 
     def __init__(
@@ -49,13 +72,16 @@ class CommandExecutor:
         settings: CommandSettings,
         robot: RobotState,
         snapshot: Callable[[], Snapshot],
-        against: Callable[[], str],
+        unfit: str,
     ) -> None:
         self._node, self._profile, self._settings, self._robot = node, profile, settings, robot
-        self._snapshot, self._against = snapshot, against
-        self._plan = Plan(settings.blend_s)
-        self._reason, self._broken = "commands were not asked for", False
+        self._snapshot, self._unfit = snapshot, unfit
+        self._against, self._broken = ("the node was activated just now",), False
+        self._lock = threading.Lock()
+        self._machine, self._timeline = StateMachine(), Timeline(settings.blend_s)
+        self._allowed, self._goal, self._failing, self._waits_for = False, "", "", ""
         # From here on the thread's own:
+        self._said = (State.LOOKING, "")
         self._publishers: CommandPublishers | None = None
         self._others: OtherCommanders | None = None
         self._rules = CommandRules(profile, settings)
@@ -74,42 +100,63 @@ class CommandExecutor:
         if self._thread.ident:
             self._thread.join()
 
-    def set_wanted(self, wanted: bool) -> None:
-        """Whether commands are asked for."""
-        self._plan.set_wanted(wanted)
+    def allow(self, allowed: bool) -> None:
+        """Whether arming is possible at all."""
+        with self._lock:
+            self._allowed = allowed
+
+    def arm(self, full_speed: bool) -> tuple[str, ...]:
+        """Arm for goals; returns everything that speaks against it, nothing if it is armed."""
+        with self._lock:
+            against = self._against
+            self._machine.arm(against, full_speed, time.monotonic())
+        return against
+
+    def disarm(self, reason: Reason, text: str) -> None:
+        """End the goal, if there is one, and disarm."""
+        with self._lock:
+            self._machine.disarm(reason, text, time.monotonic())
+
+    def set_goal(self, task: str) -> None:
+        """What is to be done once it is armed, nothing if empty; what was planned for the task before is dropped."""
+        with self._lock:
+            self._goal, self._failing = task, ""
+            self._timeline.clear()
+            if not task:
+                self._machine.finish(Reason.CANCELED, "no task is set", time.monotonic())
 
     def offer(self, chunk: Chunk, now_s: float) -> None:
         """A newer chunk, rad and N m (h, n), all of it finite."""
-        self._plan.offer(chunk, now_s, self._rules.commanding)
-
-    def forget(self) -> None:
-        """Drop what is planned; the pose commanded last is held until the next chunk."""
-        self._plan.forget()
-
-    def hear_enable(self, value: float) -> None:
-        """What somebody published to the robot's heartbeat; this node itself sends nothing but 1 while it commands."""
-        if self._rules.commanding and not value > 0:
-            self._plan.end(PAUSED)
+        late_s, length_s = now_s - chunk.start_s, chunk.end_s - chunk.start_s
+        with self._lock:
+            self._failing = ""
+            self._timeline.add(chunk, now_s)
+            if late_s >= length_s:
+                self._failing = f"{SLOW}: actions came after {late_s:.1f} s, a chunk lasts {length_s:.2f} s"
 
     def refuse(self, reason: str) -> None:
-        """Hold still until the next chunk is offered."""
-        self._plan.refuse(reason)
+        """The policy has no answer that can be used."""
+        with self._lock:
+            self._failing = reason
+            self._timeline.clear()
 
-    @property
-    def reason(self) -> str:
-        """Why the robot is not moved now; empty while it is."""
-        return self._reason
+    def hear_enable(self, value: float) -> None:
+        """What somebody published to the robot's heartbeat; this node's own pauses carry a minus sign (-0.0)."""
+        own = value == OWN_PAUSE and math.copysign(1.0, value) == math.copysign(1.0, OWN_PAUSE)
+        if not value > 0 and not own:
+            self.disarm(Reason.PAUSED, PAUSED)
 
-    @property
-    def broken(self) -> bool:
-        """Whether the thread was ended by a fault."""
-        return self._broken
+    def situation(self) -> Situation:
+        """How it stands."""
+        with self._lock:
+            machine, against = self._machine, self._against
+            return Situation(machine.state, machine.text or self._waits_for, machine.full_speed, against, self._broken)
 
     # --- the thread ---
 
     def _run(self) -> None:
         period = 1 / self._settings.rate_hz
-        due, reason = time.monotonic(), "the node stops"
+        due, ending = time.monotonic(), Ending(Reason.DEACTIVATED, "the node was deactivated")
         try:
             while not self._ended.is_set():
                 self._tick(period)
@@ -120,54 +167,63 @@ class CommandExecutor:
                 else:
                     due = time.monotonic()
         except Exception as error:  # a dead thread must not leave the robot enabled
-            reason, self._broken = f"commands ended by a fault in this node, restart it: {error!r}", True
-            self._node.get_logger().fatal(reason)
+            ending = Ending(Reason.DEACTIVATED, f"commands ended by a fault in this node, restart it: {error!r}")
+            self._broken, self._against = True, (ending.text,)
+            self._node.get_logger().fatal(ending.text)
         finally:
+            self.disarm(*ending)
             try:
-                self._halt(self._snapshot(), reason)
+                self._halt(self._positions(self._snapshot())[0])
             finally:
                 self._close()
 
     def _tick(self, period: float) -> None:
-        snapshot = self._snapshot()
-        request = self._plan.request(self._node.get_clock().now().nanoseconds * 1e-9)
-        if not request.wanted:
-            self._halt(snapshot, "commands were not asked for")
+        snapshot, now_s = self._snapshot(), time.monotonic()
+        positions, missing = self._positions(snapshot)
+        if not self._allowed:
+            self.disarm(Reason.CANCELED, NOT_ALLOWED)
+            self._against = (NOT_ALLOWED,)
+            self._halt(positions)
             self._close()
+            self._say()
             return
         self._open()
-        reason, positions, fsm = self._reason_against(snapshot, request), {}, self._robot.fsm
-        if not reason:
-            try:
-                positions = _positions(snapshot, self._profile)
-                reason, for_good = self._rules.objection(fsm, request.target, positions, time.monotonic())
-                if for_good:
-                    self._plan.end(reason)
-            except MessageError as error:
-                reason = str(error)
-        if reason:
-            self._halt(snapshot, reason)
-            return
-        step = self._rules.step(fsm, request.target, positions, period)
-        self._say(step.waits_for)
-        self._publishers.send(step)
+        losses = [text for text in (*self._robot.lost(), self._others.against()) if text]
+        lost = Ending(Reason.ROBOT_LOST, losses[0]) if losses else self._rules.limit(positions)
+        outside = self._rules.outside(positions)
+        (mode_s, mode), fsm = self._robot.mode, self._robot.fsm
+        missing = snapshot.problems[0] if snapshot.problems else missing
+        with self._lock:
+            target = self._timeline.target(self._node.get_clock().now().nanoseconds * 1e-9)
+            facts = Facts(fsm, mode, mode_s, lost, missing, self._failing, target is not None)
+            if self._goal and target is not None and not missing and not outside:
+                self._machine.begin(now_s)
+            send = self._machine.tick(facts, now_s)
+            operated = "the robot is in teleoperation mode and ignores commands" if mode == Mode.TELEOPERATION else ""
+            texts = (self._unfit, *snapshot.problems, missing, *losses, operated, outside, self._failing)
+            self._against = tuple(dict.fromkeys(filter(None, texts)))
+        self._waits_for = ""
+        if send in (Send.CHUNK, Send.POSE):
+            step = self._rules.step(fsm, target if send == Send.CHUNK else None, positions, period)
+            self._waits_for = step.waits_for
+            self._publishers.send(step)
+        else:
+            self._halt(positions)
+            if send == Send.PAUSE:
+                self._publishers.enable(False)
+        self._say()
 
-    def _reason_against(self, snapshot: Snapshot, request: Request) -> str:
-        reason = (snapshot.problems[0] if snapshot.problems else "") or self._robot.against()
-        return reason or request.ended_by or self._against() or self._others.against() or request.refusal
-
-    def _halt(self, snapshot: Snapshot, reason: str) -> None:
+    def _halt(self, positions: dict[str, np.ndarray]) -> None:
         """Stop at once: the pose the arms have becomes their target, and the robot is paused. Grippers keep theirs."""
-        self._plan.forget()
-        if self._rules.commanding:
-            self._rules.stop(time.monotonic())
-            try:
-                self._publishers.send_arms(_positions(snapshot, self._profile))
-            except MessageError as error:  # the pause below holds the arms all the same
-                self._node.get_logger().warning(f"the present pose is not known: {error}")
-            finally:
-                self._publishers.pause()
-        self._say(reason)
+        if not self._rules.commanding:
+            return
+        self._rules.stop()
+        with self._lock:
+            self._timeline.clear()
+        try:
+            self._publishers.send_arms(positions)
+        finally:
+            self._publishers.enable(False, at_once=True)
 
     def _open(self) -> None:
         if self._publishers is None:
@@ -179,30 +235,28 @@ class CommandExecutor:
             self._publishers.destroy()
             self._publishers = self._others = None
 
-    def _say(self, reason: str) -> None:
-        known, self._reason = self._reason, reason
-        if same_kind(reason, known):
+    def _say(self) -> None:
+        """Log the state and what there is to say about it, when either changes."""
+        state, text, *_ = self.situation()
+        if state == self._said[0] and same_kind(text, self._said[1]):
             return
-        logger = self._node.get_logger()
-        if not reason:
-            logger.info("commanding the robot")
-        elif self._plan.wanted:
-            logger.warning(f"holding still: {reason}")
+        self._said = state, text
+        logger, line = self._node.get_logger(), f"{state.name}: {text}" if text else state.name
+        if state in (State.ARMED, State.RUNNING):
+            logger.info(line)
         else:
-            logger.info(f"not commanding: {reason}")
+            logger.warning(line)
 
-
-def _positions(snapshot: Snapshot, profile: RobotProfile) -> dict[str, np.ndarray]:
-    """Where each arm is, rad.
-
-    Raises:
-        MessageError: an arm's joints are stale or wrong.
-    """
-    found = {}
-    for side, arm in profile.arms.items():
-        name = f"{side}_arm"
-        if name in snapshot.stale or name not in snapshot.messages:
-            raise MessageError(f"{name}: no fresh joint state")
-        values = joint_values(snapshot.messages[name], arm.joints, name)
-        found[side] = values.position.astype(float)
-    return found
+    def _positions(self, snapshot: Snapshot) -> tuple[dict[str, np.ndarray], str]:
+        """Where the arms are, rad, those of which it is known, and what is wrong with another."""
+        found, wrong = {}, ""
+        for side, arm in self._profile.arms.items():
+            name = f"{side}_arm"
+            if name in snapshot.stale or name not in snapshot.messages:
+                wrong = f"{name}: no fresh joint state"
+                continue
+            try:
+                found[side] = joint_values(snapshot.messages[name], arm.joints, name).position.astype(float)
+            except MessageError as error:
+                wrong = str(error)
+        return found, wrong

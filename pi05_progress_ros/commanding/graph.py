@@ -49,11 +49,4 @@ class OtherCommanders:
         for topic in (*self._profile.target_topics().values(), *grippers):
             if others := other_publishers(self._node, topic):
                 return f"{', '.join(others)} publishes {topic}, too: stop one of the two"
-        relayed = self._profile.arm_command == "relay"
-        for topic in (arm.command_topic for arm in self._profile.arms.values() if relayed):
-            count = self._node.count_publishers(topic)
-            if count == 0:
-                return f"nothing publishes {topic}: start arm_relay_node"
-            if count > 1:
-                return f"{count} nodes publish {topic}: only one arm_relay_node may, stop the others"
         return ""

@@ -16,6 +16,7 @@ from pi05_progress.robots.profile import RobotProfile
 from .command_rules import ENABLE_PERIOD_S, Step
 
 ACKNOWLEDGED_S = 0.2  # how long the last commands may take to arrive
+OWN_PAUSE = -0.0  # to a robot 0 like any other; hearing it back, the node knows that nobody else has sent it
 
 
 class CommandPublishers:
@@ -39,9 +40,7 @@ class CommandPublishers:
         for side, command in step.grippers.items():
             self._grippers[side].publish(Float32(data=command))
         self.send_arms(step.arms)
-        if time.monotonic() - self._enabled_s >= ENABLE_PERIOD_S:
-            self._enabled_s = time.monotonic()
-            self._enable.publish(Float32(data=1.0))
+        self.enable(True)
 
     def send_arms(self, positions: Mapping[str, np.ndarray]) -> None:
         """Command arm positions, per arm in rad."""
@@ -51,9 +50,12 @@ class CommandPublishers:
             message.header.stamp = stamp
             self._arms[side].publish(message)
 
-    def pause(self) -> None:
-        """Have the robot pause at once."""
-        self._enable.publish(Float32(data=0.0))
+    def enable(self, enabled: bool, at_once: bool = False) -> None:
+        """Keep the robot enabled or paused, by a heartbeat, or have it so at once."""
+        now_s = time.monotonic()
+        if at_once or now_s - self._enabled_s >= ENABLE_PERIOD_S:
+            self._enabled_s = now_s
+            self._enable.publish(Float32(data=1.0 if enabled else OWN_PAUSE))
 
     def destroy(self) -> None:
         """Let go of the publishers when what was sent has arrived."""

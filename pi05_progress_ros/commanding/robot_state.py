@@ -1,21 +1,26 @@
-"""What the robot says of itself, as far as it decides whether it may be commanded. No ROS in here.
+"""What the robot and its relay say of themselves, as far as it decides whether it may be commanded. No ROS in here.
 
 Written by the callbacks' thread, read by the commands' thread: single attributes that are replaced as a whole, no lock.
 """
 
 from __future__ import annotations
 
+import math
 import time
+from typing import Any
 
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.robots.states import FsmState, Mode, read_mode
 
 FSM_TIMEOUT_S = 1.0  # comes at 20 Hz
 MODE_TIMEOUT_S = 3.0  # comes at 1 Hz
+RELAY_TIMEOUT_S = 0.3
+RELAY_HZ = 10.0
+RELAY_TOPIC = "arm_relay/status"
 
 
 class RobotState:
-    """State machine and mode of the robot, with the time they were heard.
+    """State machine, mode and relay of the robot, with the time they were heard.
 
     Args:
         profile: names the topics.
@@ -23,39 +28,51 @@ class RobotState:
 
     def __init__(self, profile: RobotProfile) -> None:
         self._profile = profile
-        self._fsm: tuple[float, int] | None = None  # monotonic s, state
-        self._mode: tuple[float, int] | None = None
+        self._heard: dict[str, tuple[float, Any]] = {}  # by topic: monotonic s, and what is of interest
 
     def hear_fsm(self, state: int) -> None:
         """The state machine's state, as published."""
-        self._fsm = (time.monotonic(), state)
+        self._heard[self._profile.fsm_topic] = (time.monotonic(), state)
 
     def hear_mode(self, text: str) -> str:
         """The mode, JSON as published; returns what is wrong with it, else an empty string."""
-        mode = read_mode(text)
-        self._mode = None if mode is None else (time.monotonic(), mode)
-        if self._mode is None:
-            return f"{self._profile.mode_topic}: expected JSON with meta_mode, got {text[:80]!r}"
+        mode, topic = read_mode(text), self._profile.mode_topic
+        if mode is None:
+            self._heard.pop(topic, None)
+            return f"{topic}: expected JSON with meta_mode, got {text[:80]!r}"
+        self._heard[topic] = (time.monotonic(), mode)
         return ""
 
-    @property
-    def fsm(self) -> int | None:
-        """The state last heard of."""
-        return self._fsm[1] if self._fsm else None
+    def hear_relay(self, refuses: str) -> None:
+        """The relay lives; ``refuses`` is why it passes nothing on, empty if it does when there is something."""
+        self._heard[RELAY_TOPIC] = (time.monotonic(), refuses)
 
-    def against(self) -> str:
-        """What speaks against commanding the robot; empty if nothing does."""
-        now = time.monotonic()
-        for what, heard, limit in (
-            (self._profile.fsm_topic, self._fsm, FSM_TIMEOUT_S),
-            (self._profile.mode_topic, self._mode, MODE_TIMEOUT_S),
-        ):
-            if heard is None:
-                return f"nothing valid on {what} yet: the robot's state is not known"
-            if now - heard[0] > limit:
-                return f"{what}: nothing for more than {limit:g} s"
-        if self._mode[1] == Mode.TELEOPERATION:
-            return "the robot is in teleoperation mode and ignores commands"
-        if self._mode[1] != Mode.API:
-            return f"{self._profile.mode_topic}: meta_mode {self._mode[1]} is not known"
-        return "" if self._fsm[1] in FsmState else f"{self._profile.fsm_topic}: state {self._fsm[1]} is not known"
+    @property
+    def fsm(self) -> int:
+        """The state last heard of; PAUSE before there is one."""
+        return self._heard.get(self._profile.fsm_topic, (0.0, FsmState.PAUSE))[1]
+
+    @property
+    def mode(self) -> tuple[float, int]:
+        """When the mode was heard last, monotonic s, and what it was."""
+        return self._heard.get(self._profile.mode_topic, (-math.inf, Mode.API))
+
+    def lost(self) -> list[str]:
+        """What speaks against commanding the robot at all, whoever it follows."""
+        now_s, profile = time.monotonic(), self._profile
+        limits = {profile.fsm_topic: (FSM_TIMEOUT_S, ""), profile.mode_topic: (MODE_TIMEOUT_S, "")}
+        if profile.arm_command == "relay":
+            limits[RELAY_TOPIC] = (RELAY_TIMEOUT_S, ": does arm_relay_node run?")
+        heard, found = dict(self._heard), []
+        for topic, (limit_s, remedy) in limits.items():
+            if topic not in heard:
+                found.append(f"nothing valid on {topic} yet{remedy or ": the robot's state is not known"}")
+            elif now_s - heard[topic][0] > limit_s:
+                found.append(f"{topic}: nothing for more than {limit_s:g} s{remedy}")
+        if (mode := self.mode[1]) not in Mode:
+            found.append(f"{profile.mode_topic}: meta_mode {mode} is not known")
+        if self.fsm not in FsmState:
+            found.append(f"{profile.fsm_topic}: state {self.fsm} is not known")
+        if refuses := heard.get(RELAY_TOPIC, (0.0, ""))[1]:
+            found.append(f"the arm relay is silent: {refuses}")
+        return found

@@ -230,7 +230,7 @@ def _diagnostics(page: _Page, seen: Seen, now_s: float) -> None:
     if age > OLD_REPORTS_S:
         page.words("warning", f"the diagnostics below are {age:.0f} s old, none came since", "bold red")
     if report := reports.get("commands"):
-        style = "yellow" if report.level else "bold green" if report.message == "commanding" else ""
+        style = "yellow" if report.level else "bold green" if report.message.startswith("RUNNING") else ""
         page.words("commands", report.message, style)
     if report := reports.get("inference"):
         counts = ", ".join(f"{report.values.get(key, '-')} {key}" for key in ("inferences", "failures"))

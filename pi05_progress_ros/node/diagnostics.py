@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
+from ..commanding.commands import Situation
+from ..commanding.state_machine import State
 from ..inputs import Input
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
@@ -80,12 +82,18 @@ def inference_status(node: str, stats: InferenceStats, waiting: str, values: dic
     return _status(f"{node}: inference", level, text, values | counters | times)
 
 
-def commands_status(node: str, wanted: bool, reason: str, broken: bool = False) -> DiagnosticStatus:
-    """Whether the robot is commanded; ``reason`` is why not, empty while it is; ``broken`` if it cannot be any more."""
-    if broken:
-        level, text = ERROR, reason
-    elif not wanted:
-        level, text = OK, "off (publish_commands is false)"
-    else:
-        level, text = (WARN, f"holding still: {reason}") if reason else (OK, "commanding")
-    return _status(f"{node}: commands", level, text, {"publish_commands": str(wanted).lower()})
+def commands_status(node: str, allowed: bool, now: Situation) -> DiagnosticStatus:
+    """In which state commanding is and why; ``allowed`` is the parameter ``publish_commands``."""
+    level = OK if now.state in (State.ARMED, State.RUNNING) or not now.text else WARN
+    message = f"{now.state.name}: {now.text}" if now.text else now.state.name
+    if now.broken:
+        level, message = ERROR, now.against[0]
+    elif not allowed:
+        level, message = OK, "off (publish_commands is false)"
+    values = {
+        "publish_commands": str(allowed).lower(),
+        "state": now.state.name,
+        "full_speed": str(now.full_speed).lower(),
+        "against_arming": "; ".join(now.against),
+    }
+    return _status(f"{node}: commands", level, message, values)

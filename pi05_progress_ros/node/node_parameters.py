@@ -45,7 +45,9 @@ class NodeParameters:
         "", "the task's instruction; changed while running by this parameter or by ~/set_task", read_only=False
     )
     publish_commands: bool = parameter(
-        False, "command the robot with the policy's actions; can be switched while running", read_only=False
+        False,
+        "allow commanding the robot, once it is armed by ~/arm; can be switched while running",
+        read_only=False,
     )
     inference_rate_hz: float = parameter(10.0, "most inferences a second, Hz", between=(0.1, 100.0))
     image_timeout_s: float = parameter(0.5, "an image older than this is stale, s", between=(0.05, 10.0))

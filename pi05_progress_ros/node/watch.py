@@ -11,6 +11,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.node import Node
 
 from ..commanding.commands import CommandExecutor
+from ..commanding.state_machine import Reason
 from ..inputs import Inputs, News
 from .diagnostics import commands_status, inference_status, input_statuses
 from .inference import InferenceLoop
@@ -47,6 +48,7 @@ class Watch:
             self._inference.forget()
             self._inputs.clear()
             self._results.reset_estimator()
+            self._commands.disarm(Reason.INPUTS_LOST, "the clock jumped back")
             self._commands.refuse("the clock jumped back")
         self._last_now_ns = now_ns
         problems = self._current_problems()
@@ -74,13 +76,13 @@ class Watch:
         name, problems, task = self._node.get_fully_qualified_name().lstrip("/"), self._input_problems(), self._task()
         waiting = problems[0] if problems else ("" if task else NO_TASK)
         facts = {**self._facts, "task": task, "task_status": self._results.status.name}
-        wanted, commands = self._node.get_parameter("publish_commands").value, self._commands
+        allowed = self._node.get_parameter("publish_commands").value
         array = DiagnosticArray()
         array.header.stamp = self._node.get_clock().now().to_msg()
         array.status = [
             *input_statuses(name, self._inputs.state(), (*problems, self._inference.stats.last_error)),
             inference_status(name, self._inference.stats, waiting, facts),
-            commands_status(name, wanted, commands.reason, commands.broken),
+            commands_status(name, allowed, self._commands.situation()),
         ]
         for status in array.status:
             status.hardware_id = self._facts["robot"]

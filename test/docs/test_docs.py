@@ -9,6 +9,9 @@ from places import ROOT
 
 from pi05_progress.files.config_files import config_file
 from pi05_progress.robots.profile import RobotProfile
+from pi05_progress_ros.commanding.commands import Situation
+from pi05_progress_ros.commanding.robot_state import RELAY_TOPIC
+from pi05_progress_ros.commanding.state_machine import State
 from pi05_progress_ros.inputs import Input
 from pi05_progress_ros.node.diagnostics import InferenceStats, commands_status, inference_status, input_statuses
 
@@ -48,7 +51,8 @@ def test_every_topic_is_documented():
         | {profile.arms[s].state_topic for s in profile.arms}
         | {profile.grippers[s].state_topic for s in profile.arms}
     )
-    assert {topic for row in table("it subscribes to") for topic in code(row[0])} == inputs | {"~/set_task"}
+    inputs |= {"~/set_task", RELAY_TOPIC}
+    assert {topic for row in table("it subscribes to") for topic in code(row[0])} == inputs
     outputs = {profile.arms[s].target_topic for s in profile.arms} | {
         profile.grippers[s].command_topic for s in profile.arms
     }
@@ -62,7 +66,7 @@ def test_every_diagnostic_value_is_documented():
     made: list[DiagnosticStatus] = [
         *input_statuses("policy_node", [Input("<name>", "/topic", True, 1.0)], []),
         inference_status("policy_node", InferenceStats(), "", facts),
-        commands_status("policy_node", True, ""),
+        commands_status("policy_node", True, Situation(State.LOOKING, "", False, (), False)),
     ]
     assert {status.name: [pair.key for pair in status.values] for status in made} == documented
 

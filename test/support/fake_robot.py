@@ -10,7 +10,7 @@ from itertools import takewhile
 
 import numpy as np
 from conftest import wait_for
-from diagnostic_msgs.msg import DiagnosticArray
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from places import SUPPORT
 from rcl_interfaces.srv import SetParameters
 from rclpy.executors import SingleThreadedExecutor
@@ -22,6 +22,7 @@ from std_msgs.msg import Float32, Int32, String
 
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress_msgs.msg import ActionChunk, TaskProgress
+from pi05_progress_msgs.srv import Arm
 
 NODE = "pi05_progress_ros.policy_node"
 PROFILE = RobotProfile.load("teleavatar")
@@ -70,6 +71,22 @@ def set_parameter(ros, node, name, value, spin=None, node_name="policy_node"):
     return future.result().results[0].successful
 
 
+class Operator:
+    """Arms a policy node, as a person would."""
+
+    def __init__(self, node, name="policy_node"):
+        self.client, self.asked_s, self.future, self.answer = node.create_client(Arm, f"/{name}/arm"), 0.0, None, ""
+
+    def arm(self, arm=True):
+        """Ask now and then, as long as this is called; ``answer`` is the newest one. Returns that it is accepted."""
+        if self.future and self.future.done():
+            self.answer, accepted, self.future = self.future.result().message, self.future.result().accepted, None
+            return accepted
+        if self.future is None and self.client.service_is_ready() and time.monotonic() > self.asked_s + 0.3:
+            self.asked_s, self.future = time.monotonic(), self.client.call_async(Arm.Request(arm=arm))
+        return False
+
+
 class FakeRobot:
     """Publishes whatever its attributes say; the node's answers are collected."""
 
@@ -83,7 +100,7 @@ class FakeRobot:
         self.fsm_pub, self.mode_pub = create(Int32, PROFILE.fsm_topic, 10), create(String, PROFILE.mode_topic, 10)
         self.enable_pub = create(Float32, PROFILE.enable_topic, 10)
         self.task_pub = create(String, "/policy_node/set_task", 10)
-        self.relays = []
+        self.relay_pub, self.operator = create(DiagnosticStatus, "/arm_relay/status", 10), Operator(self.node)
         self.progress, self.chunks, self.diagnostics, self.percent = [], [], [], []
         self.targets, self.grippers, self.enables = [], [], []  # arms' with stamp and side, grippers' with side
         subscribe(TaskProgress, "/task_progress", self.progress.append, 50)
@@ -111,12 +128,8 @@ class FakeRobot:
         self.relay(True)
 
     def relay(self, there):
-        """Whether something publishes what the relay would."""
-        if there and not self.relays:
-            topics = [PROFILE.arms[s].command_topic for s in PROFILE.arms]
-            self.relays = [self.node.create_publisher(JointState, topic, 10) for topic in topics]
-        while not there and self.relays:
-            self.node.destroy_publisher(self.relays.pop())
+        """Whether there is one, by its reports."""
+        self.relayed = there
 
     def on_target(self, message, side):
         self.targets.append((stamp_s(message), side, list(message.position)))
@@ -163,6 +176,8 @@ class FakeRobot:
                 self.send(key, publisher, message)
         if now >= self.next_slow:
             self.next_slow = now + 0.05
+            if self.relayed:
+                self.relay_pub.publish(DiagnosticStatus())
             if "fsm" not in self.silent:
                 self.fsm_pub.publish(Int32(data=self.fsm()))
             if "mode" not in self.silent:
@@ -226,6 +241,20 @@ class FakeRobot:
         since_s = time.time() - 1.0
         recent = [p for _, s, p in takewhile(lambda target: target[0] > since_s, reversed(self.targets)) if s == "left"]
         return len(recent) > 1 and np.ptp(recent, axis=0).max() > 1e-3
+
+    def moving(self):
+        """Whether the policy moves it; it is armed for that as often as needed, as by a patient operator."""
+        if not (running := self.state() == "RUNNING"):
+            self.operator.arm()
+        return running and self.good() and self.moved()
+
+    def state(self):
+        """In which state commanding is, by the newest diagnostics."""
+        return self.statuses().get("commands", "").partition(":")[0]
+
+    def refused(self, text):
+        """Whether arming is refused for this reason."""
+        return not self.operator.arm() and text in self.operator.answer
 
     def quiet(self):
         """Whether nothing has been commanded lately."""

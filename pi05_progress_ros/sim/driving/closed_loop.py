@@ -1,10 +1,10 @@
 """A policy drives the simulated robot in simulated time: no DDS, no clock on the wall, the same every time.
 
 The way of the numbers is the node's: the robot's own messages become a frame (``robot_frame``), the policy's chunks are
-walked by the rules of the node's command thread (``command_rules.py``: blending, joint ranges, speed, tracking, when to
-stop and when to go on), arms that follow velocities get them by the relay's rule, and the robot follows by its own
-state machine, slow start included. What a lockstep has no use for is left out: ages of messages, other publishers, the
-operator's mode.
+walked by the rules of the node's command thread (``command_rules.py``: blending, joint ranges, speed, tracking) under
+its state machine (``state_machine.py``, armed at the start), arms that follow velocities get them by the relay's rule,
+and the robot follows by its own state machine, slow start included. What a lockstep has no use for is left out: ages of
+messages, other publishers, the operator's mode.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.robots.states import Mode
 
 from ...commanding.chunks import Chunk, Timeline
-from ...commanding.command_rules import ENABLE_PERIOD_S, CommandRules, CommandSettings, Objection
+from ...commanding.command_rules import ENABLE_PERIOD_S, CommandRules, CommandSettings
 from ...commanding.relay import relay_velocity
+from ...commanding.state_machine import Facts, Send, StateMachine
 from ...starting.simulation_choices import check_simulable
 from ..physics.cameras import CameraRig, scaled_sizes
 from ..physics.world import World
@@ -192,24 +193,28 @@ class _Commander:
 
     def __init__(self, robot: Robot, profile: RobotProfile, settings: CommandSettings) -> None:
         self._robot, self._profile = robot, profile
-        self._rules = CommandRules(profile, settings)
+        self._rules, self._machine = CommandRules(profile, settings), StateMachine()
+        self._machine.arm((), full_speed=True, now_s=robot.now_s)
         self.timeline = Timeline(settings.blend_s)
-        self.stopped = ""
-        self._ended, self._enabled_s = False, -np.inf
+        self._enabled_s = -np.inf
+
+    @property
+    def stopped(self) -> str:
+        """Why the robot is commanded no more; empty while it is."""
+        return self._machine.ended.text if self._machine.ended else ""
 
     def tick(self, period_s: float) -> None:
         """Command what is due."""
-        if self._ended:
-            return
         now, fsm = self._robot.now_s, int(self._robot.machine.state)
         target = self.timeline.target(now)
         positions = {side: self._robot.world.arm_state(side).position for side in self._profile.arms}
-        objection = self._rules.objection(fsm, target, positions, now)
-        if objection.reason:
-            self._halt(objection, positions, now)
+        if target is not None:
+            self._machine.begin(now)
+        send = self._machine.tick(Facts(fsm=fsm, lost=self._rules.limit(positions), chunk=target is not None), now)
+        if send not in (Send.CHUNK, Send.POSE):
+            self._halt(positions, now)
             return
-        step = self._rules.step(fsm, target, positions, period_s)
-        self.stopped = ""
+        step = self._rules.step(fsm, target if send == Send.CHUNK else None, positions, period_s)
         for side, command in step.grippers.items():
             opening = command if self._profile.gripper_closed == 0 else 1 - command
             self._robot.command_gripper(side, opening)
@@ -218,13 +223,11 @@ class _Commander:
             self._enabled_s = now
             self._robot.machine.enable(1.0, now)
 
-    def _halt(self, objection: Objection, positions: Mapping[str, np.ndarray], now: float) -> None:
-        self.timeline.clear()
-        self._ended = objection.for_good
+    def _halt(self, positions: Mapping[str, np.ndarray], now: float) -> None:
         if not self._rules.commanding:
             return
-        self._rules.stop(now)
-        self.stopped = objection.reason
+        self._rules.stop()
+        self.timeline.clear()
         self._command_arms(positions, positions)
         self._robot.machine.enable(0.0, now)
 

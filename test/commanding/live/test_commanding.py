@@ -2,11 +2,12 @@
 
 import functools
 import math
+import time
 
 import numpy as np
 import pytest
 from conftest import keeps_promise, wait_for
-from fake_robot import parameters, set_parameter, stamp_s, start_node, to_s
+from fake_robot import Operator, parameters, said_s, set_parameter, stamp_s, start_node, to_s
 from node_policies import PERIOD_S, course
 from rcl_interfaces.msg import ParameterEvent
 from rclpy.qos import QoSProfile
@@ -28,7 +29,7 @@ class Watch:
 
     def __init__(self, ros, profile):
         self.ros, self.node, self.profile = ros, ros.create_node("watch"), profile
-        self.fsm, self.poses = 0, {side: [] for side in profile.arms}
+        self.fsm, self.poses, self.operator = 0, {side: [] for side in profile.arms}, Operator(self.node)
         qos = QoSProfile(depth=400)
         for side in profile.arms:
             topic = profile.arms[side].state_topic
@@ -37,6 +38,17 @@ class Watch:
 
     def store(self, message, side):
         self.poses[side].append((stamp_s(message), np.array(message.position)))
+
+    def until_commanded(self, node, before=0):
+        """Arm until the robot is READY and commanded."""
+
+        def commanded():
+            state = node.log()[before:].rpartition("]: RUNNING")[2]
+            if "LOOKING" in state or "]: RUNNING" not in node.log()[before:]:
+                self.operator.arm()
+            return state.startswith("\n") and "LOOKING" not in state and self.fsm == READY
+
+        wait_for(commanded, self.spin, "a robot that is commanded")
 
     def spin(self):
         self.ros.spin_once(self.node, timeout_sec=0.01)
@@ -84,10 +96,11 @@ def test_the_arms_follow_within_a_twentieth_of_a_radian_and_stop_when_told(start
     # A busy machine may be late with commands: ages are wide, and one of the next whole periods counts.
     ages = {"image_timeout_s": 2.0, "joint_timeout_s": 2.0, "skew_limit_s": 1.0}
     node = start_node(start, prompt="swing", robot=robot, use_sim_time="true", publish_commands="true", **ages)
-    wait_for(lambda: watch.fsm == READY and "commanding the robot" in node.log(), watch.spin, "READY")
+    watch.until_commanded(node)
     watch.run(1.5)  # to where the trajectory is by now
 
     def follows():
+        watch.until_commanded(node)
         watch.run(PERIOD_S)
         return np.ptp(watch.left(0.0)[:, 3]) > 0.1 and watch.worst_error(home) < 0.05
 
@@ -116,7 +129,7 @@ def test_the_arms_follow_within_a_twentieth_of_a_radian_and_stop_when_told(start
 
     def go_on():
         assert set_parameter(ros, watch.node, "publish_commands", True, watch.spin)
-        wait_for(lambda: watch.fsm == READY, watch.spin, "READY")
+        watch.until_commanded(node)
         watch.run(1.5)
 
     keeps_promise(0.2, still_after_s, go_on)
@@ -141,7 +154,7 @@ def test_a_robot_that_is_killed_and_started_again_is_followed_without_a_restart_
     progress = []
     watch.node.create_subscription(TaskProgress, "/task_progress", progress.append, 10)
     node = start_node(start, prompt="swing", use_sim_time="true", publish_commands="true")
-    wait_for(lambda: "commanding the robot" in node.log(), watch.spin, "commanding")
+    watch.until_commanded(node)
     relayed = len(relay.log())
     simulation.kill()
     wait_for(lambda: progress and math.isnan(progress[-1].progress_raw), watch.spin, "UNKNOWN")
@@ -151,6 +164,34 @@ def test_a_robot_that_is_killed_and_started_again_is_followed_without_a_restart_
         return  # whether the new robot is heard is not in the node's hands
     before = len(node.log())
     start(ROBOT, *parameters(image_scale=0.05))
-    wait_for(lambda: "commanding the robot" in node.log()[before:], watch.spin, "commanding again")
-    assert "waiting for the robot to be READY, it is in PAUSE" in node.log()[before:]
     wait_for(lambda: math.isfinite(progress[-1].progress_raw), watch.spin, "progress again")
+    assert "RUNNING" not in node.log()[before:], "nobody armed it since"
+    watch.until_commanded(node, before)
+    assert "waiting for the robot to be READY, it is in PAUSE" in node.log()[before:]
+
+
+def test_a_relay_that_is_killed_is_noticed_within_half_a_second_and_one_that_is_back_moves_nothing(start, ros):
+    start(ROBOT, *parameters(image_scale=0.05))
+    relay = start(RELAY)
+    watch = Watch(ros, RobotProfile.load("teleavatar"))
+    ages = {"image_timeout_s": 2.0, "joint_timeout_s": 2.0, "skew_limit_s": 1.0}
+    node = start_node(start, prompt="swing", use_sim_time="true", publish_commands="true", **ages)
+    text = "LOOKING: arm_relay/status: nothing for more than 0.3 s"
+
+    def noticed_after_s():
+        watch.until_commanded(node, len(node.log()) if text in node.log() else 0)
+        before, killed_s = len(node.log()), time.time()
+        relay.kill()
+        wait_for(lambda: text in node.log()[before:], watch.spin, "the reason")
+        return said_s(node.log()[before:], text) - killed_s
+
+    def again():
+        nonlocal relay
+        relay = start(RELAY)
+
+    keeps_promise(0.5, noticed_after_s, again)
+    before = len(node.log())
+    again()
+    wait_for(lambda: "commanding" in relay.log() or watch.fsm == 0, watch.spin, "a robot that pauses")
+    watch.run(1.0)
+    assert watch.fsm == 0 and "RUNNING" not in node.log()[before:]

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 from conftest import PATIENCE_S, initialised_ros, keeps_promise, processes
-from fake_robot import PROFILE, FakeRobot, said_s, start_node, to_s, with_fields
+from fake_robot import PROFILE, FakeRobot, Operator, said_s, start_node, to_s, with_fields
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from node_policies import WAIT_FOR
@@ -16,6 +16,7 @@ from std_msgs.msg import Float32
 
 from pi05_progress_msgs.msg import TaskProgress
 
+BUSY = "the policy has been busy for more than 1 s"
 AGE_S, SKEW_S = 1.0, 0.5  # of inputs: wider than the defaults, for a robot that is played on a busy machine
 
 
@@ -36,7 +37,8 @@ def bench(shared):
     if robot.progress and robot.progress[-1].task != "swing":
         robot.set_task("swing")
     robot.set_parameter("publish_commands", True)
-    robot.until(lambda: robot.good() and robot.moved() and robot.statuses().get("commands") == "commanding", "motion")
+    home = PROFILE.arms["left"].limits().mean(axis=1)
+    robot.until(lambda: robot.moving() and np.abs(robot.positions["left"] - home).max() < 0.4, "motion about its home")
     before = len(node.log())
     node.said = lambda: node.log()[before:]
     return node, robot
@@ -90,7 +92,7 @@ def test_sensor_faults_are_unknown_within_a_second_named_and_recovered_from(benc
 
     def recover():
         robot.heal()
-        robot.until(lambda: robot.good() and robot.moved(), "recovery")
+        robot.until(robot.moving, "motion, armed anew")
 
     keeps_promise(limit_s + 1.0, told_after_s, recover)
     robot.held(pose=not {"change", "offset_s"} & set(fault) and fault != {"silent": {"left_arm"}})
@@ -98,7 +100,7 @@ def test_sensor_faults_are_unknown_within_a_second_named_and_recovered_from(benc
     robot.until(lambda: robot.progress, "a heartbeat")
     assert all(m.status == TaskProgress.UNKNOWN and math.isnan(m.progress) for m in robot.progress)
     robot.until(lambda: any(text in status for status in robot.statuses().values()), "the reason in the diagnostics")
-    assert robot.statuses()["commands"].startswith("holding still: ")
+    robot.until(lambda: robot.state() == "LOOKING", "the end of what it was armed for")
     recover()
 
 
@@ -119,7 +121,7 @@ def test_a_failing_policy_stops_the_robot_and_is_named(bench, task, text):
     assert all(m.status == TaskProgress.UNKNOWN and math.isnan(m.progress_raw) for m in robot.progress)
     robot.until(lambda: robot.statuses().get("inference") == text, "the reason in the diagnostics")
     robot.set_task("swing")
-    robot.until(lambda: robot.good() and robot.moved(), "recovery")
+    robot.until(robot.moving, "motion, armed anew")
 
 
 @pytest.mark.parametrize(
@@ -138,46 +140,33 @@ def test_with_a_progress_that_makes_no_sense_actions_go_on_and_progress_is_unkno
     assert all(m.status == TaskProgress.UNKNOWN and math.isnan(m.progress_raw) for m in robot.progress)
     told = lambda: robot.statuses().get("inference") == f"running without progress: {reason}"  # noqa: E731
     robot.until(told, "the reason in the diagnostics")
-    assert robot.statuses()["commands"] == "commanding"
+    robot.until(lambda: robot.state() == "RUNNING", "its state in the diagnostics")
     assert node.said().count(f"no progress (said once): {reason} ({found}, interval None)") == 1
     robot.set_task("swing")
-    robot.until(lambda: robot.good() and robot.moved(), "recovery")
+    robot.until(robot.moving, "motion, armed anew")
 
 
-def test_a_policy_that_does_not_answer_holds_when_its_chunk_has_ended_and_then_pauses(bench, gate):
+def test_a_policy_that_does_not_answer_holds_the_pose_for_a_second_and_then_disarms(bench, gate):
     node, robot = bench
-    log = ""
-
-    def commanding():
-        nonlocal log
-        log = node.log()
-        return log.rfind("commanding the robot") > log.rfind("holding still")
-
-    robot.until(commanding, "commanding; on a busy machine a chunk ends now and then, which is said once")
     robot.forget()
     robot.set_task(f"{WAIT_FOR}{gate}")
-    said = lambda: node.log()[len(log) :]  # noqa: E731
-    ended, paused = (
-        "holding still: the chunk has ended: holding its last target",
-        "holding still: no new actions for 3 s",
-    )
-    robot.until(lambda: ended in said() and paused in said(), "the end of the chunk, then the pause")
-    *_, last = (line for line in said()[: said().index(paused)].splitlines() if ended in line)
-    since_s = said_s(last, ended)
+    held, ended = "HOLDING: the next actions are late", "LOOKING: the next actions are late: call ~/arm to go on"
+    robot.until(lambda: held in node.said() and ended in node.said(), "the pose that is held, then the end")
+    since_s, until_s = said_s(node.said(), held), said_s(node.said(), ended)
+    assert until_s - since_s < 1.5, "for a second"
     *still, _ = [(t, p) for t, side, p in robot.targets if side == "left" and t >= since_s]  # then the measured pose
-    assert still[-1][0] - still[0][0] > 1.5, "it is held for up to 3 s"
-    assert all(p == still[0][1] for _, p in still)
+    assert len(still) > 10 and all(p == still[0][1] for _, p in still)
     robot.until(robot.unknown, "UNKNOWN meanwhile")
-    assert "the policy has been busy for more than 1 s" in said()
+    robot.until(lambda: robot.statuses().get("inference") == BUSY, "why")
     robot.held()
     gate.touch()
-    robot.until(lambda: robot.good() and robot.moved(), "recovery")
+    robot.until(robot.moving, "motion, armed anew")
 
 
 def test_a_policy_slower_than_its_chunks_says_so(bench):
-    node, robot = bench
+    _, robot = bench
     robot.set_task("swing slowly")
-    robot.until(lambda: "the policy is too slow: actions came after " in node.said(), "the reason")
+    robot.until(lambda: robot.refused("the policy is too slow: actions came after "), "the reason")
     robot.held(2.0)
     robot.until(robot.good, "progress, which goes on")
 
@@ -187,7 +176,7 @@ def test_actions_of_a_task_that_is_over_are_not_carried_out(bench, gate):
     over = f"{WAIT_FOR}{gate}"
     robot.forget()
     robot.set_task(over)
-    robot.until(lambda: "the policy has been busy for more than 1 s" in node.said(), "a policy at work")
+    robot.until(lambda: robot.statuses().get("inference") == BUSY, "a policy at work")
     robot.set_task("stay")
     robot.until(lambda: "task: 'stay'" in node.said(), "the next task")
     gate.touch()
@@ -204,7 +193,9 @@ def test_a_robot_that_goes_and_comes_back_is_not_commanded_meanwhile(bench):
     robot.until(robot.unknown, "UNKNOWN")
     robot.held(pose=False)
     robot.heal()
-    robot.until(lambda: robot.good() and robot.moved(), "recovery")
+    robot.until(robot.good, "progress, which goes on by itself")
+    robot.held(2.0, pose=False)
+    robot.until(robot.moving, "motion, armed anew")
     assert "waiting for the robot to be READY, it is in PAUSE" in node.said()
 
 
@@ -212,14 +203,17 @@ def test_two_nodes_that_command_both_hold_still(bench, shared):
     node, robot = bench
     second = start_node(shared[2], "__node:=second", prompt="swing", publish_commands="true")
     text = "publishes /left_arm/model_joint_cmd, too: stop one of the two"
+    operator = Operator(robot.node, "second")
     try:
-        robot.until(lambda: text in node.said() and text in second.log(), "both to notice")
+        robot.until(lambda: text in node.said(), "the first to notice")
+        robot.until(lambda: not operator.arm() and text in operator.answer, "the second to notice")
         robot.held()
     finally:
         second.terminate()
     robot.until(lambda: second.poll() is not None, "the end of one")
     assert second.returncode == 0
-    robot.until(robot.moved, "motion when one is gone")
+    robot.held()
+    robot.until(robot.moving, "motion, armed anew when one is gone")
 
 
 PAUSES = {
@@ -238,7 +232,26 @@ def test_a_pause_by_somebody_else_is_not_undone(bench, pause):
     robot.paused, robot.fsm_says = False, None
     robot.held(2.0)
     robot.set_parameter("publish_commands", True)
-    robot.until(robot.moved, "motion once it is asked for anew")
+    robot.held()  # a parameter allows, and arms nothing
+    robot.until(robot.moving, "motion, armed anew")
+
+
+def test_a_pause_by_somebody_else_disarms_what_has_no_goal_yet(bench):
+    _, robot = bench
+    robot.set_task("")
+    robot.until(lambda: robot.state() == "ARMED", "the goal's end, by which nothing is disarmed")
+    robot.enable_pub.publish(Float32(data=0.0))
+    robot.until(lambda: robot.state() == "LOOKING", "disarmed")
+    robot.set_task("swing")
+    robot.until(robot.good, "progress")
+    robot.held(2.0)
+
+
+def test_disarmed_by_the_operator_it_pauses_the_robot(bench):
+    node, robot = bench
+    robot.until(lambda: robot.operator.arm(False) and robot.operator.answer == "disarmed", "the answer")
+    robot.held(2.0)
+    assert "LOOKING: disarmed by ~/arm" in node.said()
 
 
 def test_a_blocked_arm_ends_commanding(bench):
@@ -250,12 +263,12 @@ def test_a_blocked_arm_ends_commanding(bench):
 
 
 def test_a_pose_outside_the_ranges_is_not_commanded_from(bench):
-    node, robot = bench
+    _, robot = bench
     robot.set_parameter("publish_commands", False)
     robot.held(0.2)
     robot.positions["right"] = PROFILE.arms["right"].limits()[:, 1] + 0.2
     robot.set_parameter("publish_commands", True)
-    robot.until(lambda: "rad outside its range: move the arm by hand" in node.said(), "the reason")
+    robot.until(lambda: robot.refused("rad outside its range: move the arm by hand"), "the reason")
     robot.held(pose=False)
     robot.positions["right"] = PROFILE.arms["right"].limits().mean(axis=1)
 
@@ -263,22 +276,24 @@ def test_a_pose_outside_the_ranges_is_not_commanded_from(bench):
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        (lambda robot: setattr(robot, "meta_mode", 0), "the robot is in teleoperation mode and ignores commands"),
-        (lambda robot: setattr(robot, "meta_mode", 2), "/api/current_mode: meta_mode 2 is not known"),
-        (lambda robot: setattr(robot, "meta_mode", math.inf), "nothing valid on /api/current_mode yet"),
-        (lambda robot: setattr(robot, "fsm_says", 7), "/fsm_state: state 7 is not known"),
-        (lambda robot: setattr(robot, "silent", {"fsm"}), "/fsm_state: nothing for more than 1 s"),
-        (lambda robot: setattr(robot, "silent", {"mode"}), "/api/current_mode: nothing for more than 3 s"),
-        (lambda robot: robot.relay(False), "nothing publishes /api/left_arm/joint_cmd: start arm_relay_node"),
-        (lambda robot: robot.set_task(""), "no task is set"),
+        (lambda robot: setattr(robot, "meta_mode", 0), "TAKEN_OVER: the operator took over by teleoperation"),
+        (lambda robot: setattr(robot, "meta_mode", 2), "LOOKING: /api/current_mode: meta_mode 2 is not known"),
+        (lambda robot: setattr(robot, "meta_mode", math.inf), "LOOKING: nothing valid on /api/current_mode yet"),
+        (lambda robot: setattr(robot, "fsm_says", 7), "LOOKING: /fsm_state: state 7 is not known"),
+        (lambda robot: setattr(robot, "silent", {"fsm"}), "LOOKING: /fsm_state: nothing for more than 1 s"),
+        (lambda robot: setattr(robot, "silent", {"mode"}), "LOOKING: /api/current_mode: nothing for more than 3 s"),
+        (lambda robot: robot.relay(False), "LOOKING: arm_relay/status: nothing for more than 0.3 s"),
+        (lambda robot: robot.set_task(""), "ARMED: no task is set"),
     ],
     ids=["teleoperation", "other mode", "bad mode", "other state", "no fsm", "no mode", "no relay", "no task"],
 )
-def test_it_holds_still_when_the_robot_cannot_be_commanded(bench, change, text):
+def test_it_holds_still_when_the_robot_cannot_be_commanded_and_after_that(bench, change, text):
     node, robot = bench
     change(robot)
-    robot.until(lambda: f"holding still: {text}" in node.said(), "the reason")
+    robot.until(lambda: text in node.said(), "the reason")
     robot.held()
+    robot.heal()
+    robot.held(1.5)  # what went away by itself does not come back by itself
 
 
 def test_targets_stay_within_the_ranges_and_the_speed_and_grippers_get_command_numbers(bench):
@@ -318,7 +333,7 @@ def test_switched_off_it_holds_within_a_fifth_of_a_second_and_lets_go_of_the_top
 
     def go_on():
         assert robot.set_parameter("publish_commands", True)
-        robot.until(robot.moved, "motion")
+        robot.until(robot.moving, "motion")
 
     keeps_promise(0.2, stopped_after_s, go_on)
     robot.held()
@@ -335,11 +350,11 @@ def test_reordered_joints_and_other_resolutions_are_no_fault(bench):
     robot.size = (200, 100)
     robot.forget()
     robot.until(lambda: sum(math.isfinite(m.progress_raw) for m in robot.progress) > 5, "progress")
-    robot.until(robot.moved, "motion")  # at the turn of its swing it stands for a moment
+    robot.until(robot.moving, "motion")  # at the turn of its swing it stands for a moment
     assert "progress unknown" not in node.said()
 
 
-def test_deactivated_it_holds_and_active_again_it_goes_on(bench):
+def test_deactivated_it_holds_and_active_again_it_is_armed_anew(bench):
     _, robot = bench
     client = robot.node.create_client(ChangeState, "/policy_node/change_state")
     robot.until(client.service_is_ready, "the lifecycle service")
@@ -355,7 +370,9 @@ def test_deactivated_it_holds_and_active_again_it_goes_on(bench):
     assert change(Transition.TRANSITION_CLEANUP)
     assert change(Transition.TRANSITION_CONFIGURE)
     assert change(Transition.TRANSITION_ACTIVATE)
-    robot.until(robot.moved, "motion")
+    robot.until(robot.good, "progress")
+    robot.held()
+    robot.until(robot.moving, "motion, armed anew")
     robot.node.destroy_client(client)
 
 

@@ -39,7 +39,7 @@ def test_the_tiny_model_publishes_raw_progress_marked_untrained_and_commands_not
     assert chunk.names == list(PROFILE.layout.joints)
     assert (chunk.horizon, len(chunk.values), chunk.units[7]) == (30, 480, "N m")
     assert np.isfinite(chunk.values).all()
-    robot.until(lambda: "holding still: the model is untrained" in node.log(), "the reason")
+    robot.until(lambda: robot.refused("the model is untrained, its actions mean nothing"), "the reason")
     assert (robot.targets, robot.enables) == ([], [])
 
 

@@ -39,7 +39,7 @@ def test_a_killed_server_means_unknown_and_nothing_commanded_until_it_is_back(st
     uri = f"ws://127.0.0.1:{port}"
     node = start_node(start, prompt="swing", publish_commands="true", policy="websocket", server_uri=uri)
     robot = FakeRobot(ros, node)
-    robot.until(lambda: robot.good() and robot.moved(), "progress and motion over the network")
+    robot.until(robot.moving, "progress and motion over the network")
     message = robot.progress[-1]
     assert (message.model_id, round(message.progress_raw, 3)) == ("scripted", 0.5)
     assert message.lower < message.progress < message.upper
@@ -55,7 +55,7 @@ def test_a_killed_server_means_unknown_and_nothing_commanded_until_it_is_back(st
     def recover():
         nonlocal server
         server = start_server(start, port)
-        robot.until(lambda: robot.good() and robot.moved(), "recovery")
+        robot.until(robot.moving, "recovery")
 
     keeps_promise(1.5, told_after_s, recover)
     robot.held(1.5)
@@ -156,7 +156,7 @@ def test_a_server_that_answers_wrongly_or_not_means_unknown_and_nothing_commande
             server_timeout_s=TIMEOUT_S,
         )  # fmt: skip
         robot = FakeRobot(ros, node)
-        robot.until(lambda: robot.good() and robot.moved(), "progress and motion over the network")
+        robot.until(robot.moving, "progress and motion over the network")
         first_joint = robot.targets[-1][2][0]
         for fault in faults:
             robot.forget()
@@ -168,7 +168,7 @@ def test_a_server_that_answers_wrongly_or_not_means_unknown_and_nothing_commande
                 robot.until(lambda: robot.progress, "a heartbeat")
                 assert all(m.status == TaskProgress.UNKNOWN for m in robot.progress), fault
             server.fault = None
-            robot.until(lambda: robot.good() and robot.moved(), f"recovery from: {fault}")
+            robot.until(robot.moving, f"recovery from: {fault}")
             far = [p[0] for _, side, p in robot.targets if side == "left" and abs(p[0] - first_joint) > FAR_RAD / 10]
             assert not far, f"commanded after: {fault}"
         assert "Traceback" not in node.log()
