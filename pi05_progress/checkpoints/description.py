@@ -8,9 +8,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from ..files import output_folder
 from ..files.validation import problems
@@ -20,6 +20,7 @@ from ..units.normalize import NormStats, NormStatsError, load_norm_stats, save_n
 from .parameter_source import CheckpointError
 
 FORMAT = 1
+LONGEST_DT_S = 10.0  # between two actions; more is a mistake, and so are 0 and less
 CONFIG, PARAMS, ASSETS, NORM_STATS = "config.json", "params", "assets", "norm_stats.json"
 
 
@@ -45,7 +46,7 @@ class CheckpointInfo:
     model: Pi05Config
     robot: str = "teleavatar"
     model_id: str = UNTRAINED
-    action_dt_s: float = 1 / 30
+    action_dt_s: Annotated[float, Field(gt=0, le=LONGEST_DT_S)] = 1 / 30
     asset_id: str = "teleavatar"
     tokenizer: str = "bytes"
     delta_actions: bool = False
@@ -63,7 +64,7 @@ def write_description(folder: Path, info: CheckpointInfo, stats: Mapping[str, No
     if stats:
         save_norm_stats(folder / ASSETS / info.asset_id / NORM_STATS, stats)
     data = dataclasses.asdict(info) | {"format": FORMAT, "model": config_to_dict(info.model)}
-    (folder / name).write_text(json.dumps(data, indent=2) + "\n")
+    (folder / name).write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
 
 
 def code_version() -> str:
@@ -101,7 +102,7 @@ def parse_info(path: Path) -> CheckpointInfo:
         CheckpointError: it cannot be read, or is of another format.
     """
     try:
-        data = json.loads(path.read_text())
+        data = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(data, dict) or "format" not in data:
             raise CheckpointError(f"{path}: not the description of one of this package's checkpoints")
         if data.pop("format") != FORMAT:

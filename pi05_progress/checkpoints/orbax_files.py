@@ -19,6 +19,7 @@ import orbax.checkpoint as ocp
 import tensorstore as ts
 from orbax.checkpoint import type_handlers
 
+from .digests import check_digests, write_digests
 from .parameter_source import CheckpointError, Index, ParameterSource, Progress, aligned_empty, shape_of
 
 CHUNK_BYTES = 64 * 2**20  # of what is written
@@ -31,7 +32,6 @@ def open_orbax(folder: Path, item: str = ITEM) -> ParameterSource:
     """What is in an Orbax folder, openpi's or ours; ``value`` at the end of every path is taken off.
 
     Args:
-        folder: of Orbax's.
         item: key of the tree's top level that holds the parameters; a tree without it is taken as a whole.
 
     Raises:
@@ -57,7 +57,7 @@ def _listing(folder: Path) -> tuple[dict[str, str], str]:
     if not path.is_file():
         raise CheckpointError(f"{folder} has no {METADATA}: not a folder of Orbax's, or incomplete")
     try:
-        listed = json.loads(path.read_text())
+        listed = json.loads(path.read_text(encoding="utf-8"))
         keys = [[str(key["key"]) for key in leaf["key_metadata"]] for leaf in listed["tree_metadata"].values()]
         zarr3 = bool(listed.get("use_zarr3", False))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -66,16 +66,13 @@ def _listing(folder: Path) -> tuple[dict[str, str], str]:
 
 
 class _Reader:
-    """Reads pieces of the arrays of one folder.
-
-    Args:
-        folder: of the checkpoint.
-        names: of the arrays, by path.
-        driver: TensorStore's, for the arrays' format.
+    """Reads pieces of the arrays of one folder, whose files are compared with their digests before the first one.
 
     Raises:
         CheckpointError: an array is missing or damaged.
     """
+
+    _checked = False
 
     def __init__(self, folder: Path, names: Mapping[str, str], driver: str) -> None:
         self._folder = folder
@@ -110,6 +107,9 @@ class _Reader:
         )
 
     def __call__(self, path: str, dtype: np.dtype, index: Index) -> np.ndarray:
+        if not self._checked:
+            check_digests(self._folder)
+            self._checked = True
         try:
             store = self._stores[path]
             chunk = store.chunk_layout.read_chunk.shape or ()  # a single number has none
@@ -198,12 +198,10 @@ def write_orbax(
     """Write parameters into a new folder, ``{"params": tree}``, one leaf in memory at a time.
 
     Args:
-        folder: must not exist; appears when it is complete.
-        source: where they come from.
+        folder: must not exist; appears when it is complete, and then its digests beside it.
         dtype: to store them in; the progress head keeps its own. None keeps what they have.
         suffix: further last part of every path; openpi's own checkpoints have ``value``.
         chunk_bytes: largest piece of a leaf that can only be read as a whole; None leaves it to Orbax, up to 2 GiB.
-        progress: told about each leaf.
 
     Raises:
         CheckpointError: the source is damaged, or nothing can be written.
@@ -218,6 +216,7 @@ def write_orbax(
             checkpointer.save(
                 Path(folder).absolute(), ocp.args.PyTreeSave(tree, save_args=save_args(tree, chunk_bytes))
             )
+        write_digests(Path(folder), Path(folder).parent)
     except CheckpointError:
         raise
     except Exception as error:

@@ -100,11 +100,9 @@ def load_arrays(
     The largest leaves come first, while there is most room for what reading needs besides.
 
     Args:
-        source: where they are.
         dtype: to cast to while reading; the progress head keeps its own. None keeps what is stored.
         shardings: decides from path, shape and dtype where a leaf lies; each process then reads only its pieces. None
             puts everything on the default device.
-        progress: told about each leaf.
 
     Raises:
         CheckpointError: something is damaged or cannot be read.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -17,6 +17,7 @@ from ..models.parameters import parameter_paths
 from ..units.normalize import NormStats
 from .checkpoint import MARKERS, Checkpoint
 from .description import PARAMS, CheckpointInfo, write_description
+from .digests import write_digests
 from .orbax_files import ITEM, nested, save_args
 from .parameter_source import CheckpointError
 
@@ -52,8 +53,6 @@ class CheckpointSaver:
         """Start writing a folder; waits for the one before.
 
         Args:
-            folder: appears when it is complete.
-            checkpoint: what is saved.
             overwrite: whether a checkpoint that is there is replaced; other folders never are.
             trees: what else belongs into the folder: further folders of Orbax's by name, their arrays by path.
             files: and files by name, of this process alone: no two processes may write the same.
@@ -76,14 +75,15 @@ class CheckpointSaver:
             for name, content in files.items():  # before Orbax, which waits for all processes
                 (partial / name).parent.mkdir(parents=True, exist_ok=True)
                 (partial / name).write_bytes(content)
-            for name, arrays in {PARAMS: parameter_paths(checkpoint.model), **trees}.items():
+            parts = {PARAMS: parameter_paths(checkpoint.model), **trees}
+            for name, arrays in parts.items():
                 self._write(partial / name, {ITEM: nested(arrays)})
         except Exception as error:  # whatever Orbax and TensorStore come upon
             if pending is not None:
                 pending.release()
             raise CheckpointError(f"{folder}: cannot be written: {error}") from error
         self._folder = folder
-        given = (pending, checkpoint.info, checkpoint.stats, then)  # not the model: its parameters may go
+        given = (pending, tuple(parts), checkpoint.info, checkpoint.stats, then)  # not the model: its parameters may go
         self._thread = threading.Thread(target=self._complete, args=given, name="checkpoint")
         self._thread.start()
 
@@ -99,6 +99,7 @@ class CheckpointSaver:
     def _complete(
         self,
         pending: output_folder.Pending | None,
+        parts: tuple[str, ...],
         info: CheckpointInfo,
         stats: Mapping[str, NormStats],
         then: Callable[[], None] | None,
@@ -107,6 +108,8 @@ class CheckpointSaver:
         try:
             self._wait_for_orbax()
             if pending is not None:
+                for part in parts:
+                    write_digests(pending.path / part, pending.path)
                 write_description(pending.path, info, stats)
                 output_folder.finish(pending)
                 if then is not None:
@@ -159,9 +162,7 @@ class CheckpointSaver:
     def __enter__(self) -> CheckpointSaver:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

@@ -86,10 +86,10 @@ def load_norm_stats(path: Path) -> dict[str, NormStats]:
     """Read openpi's ``norm_stats.json``.
 
     Raises:
-        NormStatsError: missing, malformed, of different lengths or not finite.
+        NormStatsError: missing, malformed, of different lengths, not finite, or contradicting themselves.
     """
     try:
-        data = json.loads(path.read_text())["norm_stats"]
+        data = json.loads(path.read_text(encoding="utf-8"))["norm_stats"]
         stats = {}
         for key, fields in data.items():
             arrays = {n: None if fields.get(n) is None else np.asarray(fields[n], float) for n in _FIELDS}
@@ -97,6 +97,12 @@ def load_norm_stats(path: Path) -> dict[str, NormStats]:
             for name, array in arrays.items():
                 if array is not None and (array.shape != stats[key].mean.shape or not np.isfinite(array).all()):
                     raise NormStatsError(f"{path}: {key}.{name} is not {len(stats[key].mean)} finite numbers")
+            low, high = arrays["q01"], arrays["q99"]
+            if low is not None and high is not None and (wrong := low > high).any():
+                i = int(wrong.argmax())
+                raise NormStatsError(f"{path}: {key} {i} has q01 {low[i]:g}, which is above its q99 {high[i]:g}")
+            if (arrays["std"] < 0).any():
+                raise NormStatsError(f"{path}: {key}.std has a negative number")
         return stats
     except OSError as error:
         raise NormStatsError(f"{path}: cannot be read: {error.strerror or error}") from error

@@ -17,7 +17,7 @@ import pytest
 from checkpoint_cases import SMALL, STATS, arrays, assert_same, random_model, save_ours
 from conftest import PATIENCE_S
 from flax import nnx
-from places import SUPPORT
+from places import ROOT, SUPPORT
 
 from pi05_progress.checkpoints.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from pi05_progress.checkpoints.description import CheckpointInfo, read_info
@@ -53,7 +53,7 @@ def test_what_was_saved_is_loaded_bit_for_bit(saved, checkpoint):
 
 
 def test_the_folder_is_laid_out_as_documented(saved):
-    assert {path.name for path in saved.iterdir()} == {"params", "assets", "config.json"}
+    assert {path.name for path in saved.iterdir()} == {"params", "params.sha256", "assets", "config.json"}
     assert (saved / "assets/a/b/norm_stats.json").is_file()
     assert [path.name for path in saved.parent.iterdir()] == [saved.name]
 
@@ -202,6 +202,65 @@ def test_damage_is_told_not_loaded(copy, which, damage):
     else:
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2 if damage == "truncated" else 0])
     with pytest.raises(CheckpointError, match=r"damaged|incomplete"):
+        load_checkpoint(copy)
+
+
+def test_a_flipped_bit_is_told_wherever_it_is(saved, copy):
+    files = sorted(path.relative_to(saved) for path in (saved / "params").rglob("*") if path.is_file())
+    for name in (name for name in files if (saved / name).stat().st_size):
+        data = bytearray((saved / name).read_bytes())
+        data[len(data) // 2] ^= 1
+        (copy / name).write_bytes(data)
+        with pytest.raises(CheckpointError):
+            load_checkpoint(copy)
+        (copy / name).write_bytes((saved / name).read_bytes())
+    load_checkpoint(copy)
+
+
+def test_digests_are_those_of_sha256sum_and_a_damaged_list_is_told(copy):
+    subprocess.run(["sha256sum", "--check", "--strict", "--quiet", "params.sha256"], cwd=copy, check=True)
+    (copy / "params.sha256").write_bytes(b"\xff nonsense")
+    with pytest.raises(CheckpointError, match=r"params\.sha256: .*damaged"):
+        load_checkpoint(copy)
+
+
+def test_a_checkpoint_without_digests_is_loaded_and_one_line_says_so(copy, caplog):
+    load_checkpoint(copy)
+    assert not caplog.messages
+    (copy / "params.sha256").unlink()
+    load_checkpoint(copy)
+    assert [message for message in caplog.messages if "params.sha256" in message] == caplog.messages != []
+    assert len(caplog.messages) == 1
+
+
+def test_the_shipped_checkpoint_has_digests(caplog):
+    load_checkpoint(ROOT / "models/tiny_demo")
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize("wrong", [-1, 0, float("nan"), 1e9])
+def test_a_time_between_actions_that_cannot_be_is_refused(copy, wrong):
+    path = copy / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"action_dt_s": wrong}))
+    with pytest.raises(CheckpointError, match=r"config\.json: .*action_dt_s"):
+        load_checkpoint(copy)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"q01": [2.0] * 14}, "state 0 has q01 2, which is above its q99 1"),
+        ({"q01": None, "q99": None}, "state without quantiles"),
+    ],
+)
+def test_statistics_that_cannot_normalise_are_refused(copy, change, said):
+    path = copy / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"quantiles": True}))
+    path = copy / "assets/a/b/norm_stats.json"
+    stats = json.loads(path.read_text())
+    stats["norm_stats"]["state"] |= change
+    path.write_text(json.dumps(stats))
+    with pytest.raises(CheckpointError, match=said):
         load_checkpoint(copy)
 
 

@@ -1,0 +1,60 @@
+"""Digests of the files that hold parameters, so that a bit that was flipped on a disk or on the way is noticed.
+
+``<part>.sha256`` beside the folder ``<part>/`` has a line per file as ``sha256sum`` writes it, so ``sha256sum -c
+<part>.sha256`` checks a copy, and ``find <part> -type f -exec sha256sum {} + > <part>.sha256`` makes one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from .parameter_source import CheckpointError
+
+ENDING = ".sha256"
+log = logging.getLogger(__name__)
+
+
+def write_digests(part: Path, folder: Path) -> None:
+    """Write down what is in a folder of parameters now; the last thing that is done to it."""
+    files = sorted(path for path in part.rglob("*") if path.is_file())
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        digests = pool.map(_digest, files)
+        lines = [
+            f"{digest}  {part.name}/{path.relative_to(part)}\n" for digest, path in zip(digests, files, strict=True)
+        ]
+    (folder / f"{part.name}{ENDING}").write_text("".join(lines), encoding="utf-8")
+
+
+def check_digests(part: Path) -> None:
+    """Compare a folder of parameters with what was written down; if nothing was, that is said.
+
+    Raises:
+        CheckpointError: a file is not what it was, or cannot be read.
+    """
+    listed = part.with_name(part.name + ENDING)
+    if not listed.exists():
+        log.warning("%s has no %s: read without a check for damaged numbers", part, listed.name)
+        return
+    try:
+        lines = listed.read_text(encoding="utf-8").splitlines()
+        wanted = {part.parent / name.lstrip(" *"): digest for digest, name in (line.split(" ", 1) for line in lines)}
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            found = dict(zip(wanted, pool.map(_digest, wanted), strict=True))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{listed}: {part.name}/ cannot be compared with it, damaged or incomplete: {error}"
+        ) from error
+    if changed := [str(path) for path, digest in found.items() if digest != wanted[path]]:
+        raise CheckpointError(
+            f"{', '.join(changed)}: damaged, it is not what {listed.name} says it was when the checkpoint was "
+            "saved; copy it again"
+        )
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
