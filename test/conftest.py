@@ -11,6 +11,8 @@ from contextlib import contextmanager
 
 import pytest
 
+pytest_plugins = ["training_fixtures"]
+
 
 def own_domain():
     """A ROS domain that no other test process of this machine has, and what must be kept for it to stay so."""

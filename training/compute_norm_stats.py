@@ -5,7 +5,8 @@
 
 Numbers are what the model sees: arm positions as the state, and action chunks of arm positions and gripper command
 numbers, relative to the state with --delta-actions. A chunk that reaches beyond its episode repeats the last action.
-Mean, deviation, 1 % and 99 % quantiles are per dimension, over all frames (and all rows of their chunks).
+Mean, deviation, 1 % and 99 % quantiles, which are exact, are per dimension, over all frames (and all rows of their
+chunks). A joint that hardly ever moves gets its range in the place of quantiles, and is named.
 """
 
 from __future__ import annotations
@@ -48,8 +49,10 @@ class StatisticsOptions:
     """Replace the file if it is there."""
 
 
-def compute_norm_stats(args: StatisticsOptions) -> tuple[Path, dict[str, NormStats], RobotProfile]:
-    """Compute and write; returns the file, the statistics and the profile.
+def compute_norm_stats(
+    args: StatisticsOptions, notes: list[str] | None = None
+) -> tuple[Path, dict[str, NormStats], RobotProfile]:
+    """Compute and write; returns the file, the statistics and the profile. ``notes`` gets what is unusual.
 
     Raises:
         UserError: what is wrong, and what to do.
@@ -68,22 +71,21 @@ def compute_norm_stats(args: StatisticsOptions) -> tuple[Path, dict[str, NormSta
         check_robot(dataset, profile)
     check_output(output, overwrite=args.overwrite)
     frames = sum(dataset.frame_count for dataset in datasets)
+    told = {"notes": notes, "far": notes}
     with progress_bar("statistics", 2 * frames, "frames (twice)") as advance:
-        stats = compute(datasets, profile, horizon=args.horizon, relative=args.delta_actions, progress=advance)
+        stats = compute(datasets, profile, horizon=args.horizon, relative=args.delta_actions, progress=advance, **told)
     save_norm_stats(output, stats)
     return output, stats, profile
 
 
-def report(stats: dict[str, NormStats], profile: RobotProfile) -> tuple[Table, list[str]]:
-    """A table of the statistics, and dimensions that never change: they would be scaled up a million times."""
-    table, constant = Table("", "", "mean", "std", "q01", "q99"), []
+def table(stats: dict[str, NormStats], profile: RobotProfile) -> Table:
+    """The statistics by name, for a terminal."""
+    rows = Table("", "", "mean", "std", "q01", "q99")
     for key, of in stats.items():
         names = profile.layout.state_names if key == "state" else profile.layout.joints
-        for row in zip(names, of.mean, of.std, of.q01, of.q99, strict=True):
-            table.add_row(key, row[0], *(f"{value:.4f}" for value in row[1:]))
-            if row[3] == row[4]:
-                constant.append(f"{key} {row[0]}")
-    return table, constant
+        for name, *values in zip(names, of.mean, of.std, of.q01, of.q99, strict=True):
+            rows.add_row(key, name, *(f"{value:.4f}" for value in values))
+    return rows
 
 
 def main() -> int:
@@ -94,11 +96,11 @@ def main() -> int:
 
 
 def _compute_and_print(args: StatisticsOptions) -> None:
-    output, stats, profile = compute_norm_stats(args)
-    table, constant = report(stats, profile)
-    Console().print(table)
-    if constant:
-        print(f"note: never changes: {', '.join(constant)}; any change would be scaled up a million times")
+    notes: list[str] = []
+    output, stats, profile = compute_norm_stats(args, notes)
+    Console().print(table(stats, profile))
+    for note in notes:
+        print(f"note: {note}")
     print(f"written: {output}")
 
 

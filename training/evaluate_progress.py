@@ -16,7 +16,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -44,6 +44,7 @@ from .evaluation.playbacks import HELD_S, PERTURBATIONS, PICTURE_NOISE, STATE_NO
 from .evaluation.record import record
 from .evaluation.summary import SOURCES
 from .evaluation.truth import training_of
+from .loading.split import CONTENTS, episode_name, read_splits, seen_before, splits_of
 
 PICTURE_HEIGHT = 90
 
@@ -128,6 +129,7 @@ def run(args: EvaluateOptions) -> Evaluation:
         evaluation = evaluate(
             policy, profile, dataset, meta, training, wanted, settings, cache=cache, advance=advance
         )  # fmt: skip
+    evaluation = replace(evaluation, notes=[*trained_on(args, dataset, wanted), *evaluation.notes])
     facts = {
         "checkpoint": name, "model": policy.model_id, "data set": args.dataset.resolve().name, "robot": profile.name,
         "training durations and stages": training.source, "inferences per second": f"{args.rate:g}",
@@ -181,21 +183,27 @@ def _wanted(args: EvaluateOptions, dataset: Dataset) -> list[int]:
     return indices[: args.limit]
 
 
-def _held_out(path: Path, dataset: Dataset) -> list[int]:
-    """Episodes of a data set that a run held out; the file lists data sets with ``folder`` and ``episodes``."""
-    try:
-        found = {
-            str(entry["folder"]): [int(index) for index in entry["episodes"]] for entry in json.loads(path.read_text())
-        }
-    except OSError as error:
-        raise UserError(f"--held_out {path}: cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"--held_out {path}: not the held_out.json of a run: {error!r}") from error
-    root = str(dataset.root.resolve())
-    if not (episodes := found.get(root)):
+def _held_out(path: Path, dataset: Dataset) -> tuple[int, ...]:
+    """Episodes of a data set that a run held out."""
+    found = {split.folder: split.episodes for split in read_splits(path)}
+    if not (episodes := found.get(str(dataset.root.resolve()))):
         known = ", ".join(found) or "nothing"
-        raise UserError(f"--held_out {path}: has no episodes of {root}; it is about {known}")
+        raise UserError(f"--held_out {path}: has no episodes of {dataset.root.resolve()}; it is about {known}")
     return episodes
+
+
+def trained_on(args: EvaluateOptions, dataset: Dataset, wanted: Sequence[int]) -> list[str]:
+    """A note on episodes that the checkpoint was trained on, if its run says so."""
+    if args.checkpoint is None or not (splits := splits_of(args.checkpoint)):
+        return []
+    names = [episode_name(columns) for _, columns in dataset.frames(CONTENTS)]
+    if not (trained := sorted(seen_before(splits, dataset.root, names)[1] & set(wanted))):
+        return []
+    shown = f"{', '.join(map(str, trained[:10]))}{' ...' * (len(trained) > 10)}"
+    return [
+        f"{len(trained)} of {len(wanted)} episodes ({shown}) were trained on: their figures say little about new ones. "
+        "Those that the run held out are evaluated by --held_out RUN/held_out.json"
+    ]
 
 
 def _policy(args: EvaluateOptions, profile: RobotProfile) -> Policy:

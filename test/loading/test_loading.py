@@ -7,7 +7,7 @@ import types
 import av
 import numpy as np
 import pytest
-from small_datasets import TWO_TASKS, facts, lerobot_copy
+from small_datasets import TWO_TASKS, lerobot_copy
 from small_loading import LENGTHS, arrays, assert_same, change_column, labelled, loader, origins, prompts, take
 from small_models import SMALL, random_model
 
@@ -31,19 +31,18 @@ EVERYTHING = {(0, episode, frame) for episode, length in enumerate(LENGTHS) for 
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """The labelled data set, of whose episodes the last is a failure."""
-    folder = tmp_path_factory.mktemp("data")
-    source = lerobot_copy(folder)
-    facts(source, e3=("FAILURE", {}))
-    return labelled(folder / "labelled", source)
+def load(data, tmp_path_factory):
+    """Makes loaders of it, or of others, with a cache of pictures."""
+    cache = tmp_path_factory.mktemp("cache")
+    return lambda *roots, **options: loader(*(roots or (data,)), cache=cache, **options)
 
 
 @pytest.fixture(scope="module")
-def load(data):
-    """Makes loaders of it, or of others, with a cache of pictures."""
-    cache = data.parent / "cache"
-    return lambda *roots, **options: loader(*(roots or (data,)), cache=cache, **options)
+def unlabelled(tmp_path_factory):
+    """A data set of other episodes, without labels."""
+    root = lerobot_copy(tmp_path_factory.mktemp("other"))
+    change_column(root, "action", lambda values: 0.9 * values)
+    return root
 
 
 def raw_columns(root):
@@ -270,8 +269,8 @@ def test_labels_in_another_column_are_pointed_out(tmp_path, load):
         assert batches.has_labels and next(batches).observation.progress.any()
 
 
-def test_data_sets_are_mixed_by_their_weights(data, load):
-    with load(data, TWO_TASKS, weights=(3, 1), batch_size=16) as batches:
+def test_data_sets_are_mixed_by_their_weights(data, unlabelled, load):
+    with load(data, unlabelled, weights=(3, 1), batch_size=16) as batches:
         assert batches.asset_id == "labelled+two_tasks"
         taken = take(batches, 8)
         assert batches.has_labels
@@ -281,8 +280,8 @@ def test_data_sets_are_mixed_by_their_weights(data, load):
         assert not batch.observation.progress_mask[batch.origin[:, 0] == 1].any()  # that one has no labels
 
 
-def test_without_weights_every_frame_is_seen_once_an_epoch(data, load):
-    with load(data, TWO_TASKS, validation_fraction=0) as batches:
+def test_without_weights_every_frame_is_seen_once_an_epoch(data, unlabelled, load):
+    with load(data, unlabelled, validation_fraction=0) as batches:
         assert batches.train_frames == 128
         seen = origins(take(batches, 16))
     assert len(set(seen)) == 128

@@ -154,11 +154,11 @@ def test_statistics_of_another_data_set(data):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda q01, q99: (q01 + 50, q99 + 50), r"KEY 0 has q01 \d+\.\d+, the data -?\d\.\d+: .*which normalise"),
-        (lambda q01, q99: (q01, q99 + 50), r"KEY 0 has q99 \d+\.\d+, the data -?\d\.\d+: .*which normalise"),
+        (lambda q01, q99: (q01 + 50, q99 + 50), r"KEY 0 has q01 \d+\.\d+, the data -?\d\.\d+: .*other data"),
+        (lambda q01, q99: (q01, q99 + 50), r"KEY 0 has q99 \d+\.\d+, the data -?\d\.\d+: .*other data"),
         (lambda q01, q99: (q99, q01), r"KEY 0 has q01 .*, which is above its q99"),
-        (lambda q01, q99: (q01, q01), r"KEY 0 has q\w+ .*, (the data|as if it were constant)"),
-        (lambda q01, q99: (0.5 * (q01 + q99),) * 2, r"KEY 0 has q\w+ .*, (the data|as if it were constant)"),
+        (lambda q01, q99: (q01, q01), r"KEY 0 has q\w+ .*, the data"),
+        (lambda q01, q99: (0.5 * (q01 + q99),) * 2, r"KEY 0 has q\w+ .*, the data"),
     ],
 )
 def test_quantiles_that_are_not_the_datas_though_mean_and_deviation_are(data, key, change, said):
@@ -178,7 +178,7 @@ def test_quantiles_of_another_horizon_and_of_what_hardly_ever_changes_are_taken(
     data = make_dataset(tmp_path / "moving", list(moving))
     for horizon in (1, 50):
         stats = compute([open_dataset(data)], PROFILE, horizon=horizon, relative=False)
-        assert stats["state"].q01[3] == stats["state"].q99[3]
+        assert stats["state"].q01[3] < 0.25 < stats["state"].q99[3]  # a range around what never changes
         save_norm_stats(data / "norm_stats.json", stats)
         dataset = open_dataset(data)
         taken, _ = statistics(DataConfig(), [dataset], [load_rows(dataset, PROFILE, "")], PROFILE, MODEL.action_horizon)

@@ -31,6 +31,7 @@ def configuration(data, output, **fields):
         model=MODEL,
         exp_name="run",
         output=Path(output),
+        from_scratch=True,
         tokenizer="bytes",
         batch_size=4,
         num_train_steps=6,

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import pytest
 from training_cases import made_up_batch, quick_compiling
 
+from pi05_progress.errors import UserError
 from pi05_progress.models.config import LoraConfig, named_config, pi05, pi05_lora, tiny
-from training.engine.errors import TrainingError
 from training.engine.loss import LossConfig
 from training.engine.memory import GIB, H100, USABLE, MemoryPlan, claim_memory, plan_memory, residual_bytes, table
 from training.engine.optimizer import OptimizerConfig
@@ -81,9 +81,9 @@ def test_arguments_of_a_function_do_not_count_as_kept():
 
 def test_devices_and_batches_that_cannot_be_shared_out_are_refused():
     given = {"optimizer": OptimizerConfig(accumulation_steps=2), "batch_size": 8}
-    with pytest.raises(TrainingError, match="fsdp_devices is 3, but there are 8"):
+    with pytest.raises(UserError, match="fsdp_devices is 3, but there are 8"):
         plan_memory(tiny(), devices=8, fsdp_devices=3, **given)
-    with pytest.raises(TrainingError, match="batch_size is 8; expected a multiple of 8 devices times"):
+    with pytest.raises(UserError, match="batch_size is 8; expected a multiple of 8 devices times"):
         plan_memory(tiny(), devices=8, fsdp_devices=1, **given)
 
 

@@ -15,9 +15,9 @@ from places import GOLDEN, ROOT, SUPPORT
 from small_models import SMALL
 from training_cases import FAST, Run, made_up_batch, quick_compiling
 
+from pi05_progress.errors import UserError
 from pi05_progress.models.abstract import parameter_shapes
 from pi05_progress.models.config import pi05
-from training.engine.errors import TrainingError
 from training.engine.sharding import MeshConfig, make_mesh, partition, put_batch
 
 SPECS = json.loads((GOLDEN / "fsdp_specs.json").read_text())
@@ -42,15 +42,15 @@ def test_the_dtype_decides_what_is_small():
 
 
 def test_a_mesh_that_cannot_be_made_is_refused():
-    with pytest.raises(TrainingError, match="fsdp_devices is 3, but there are 4 devices"):
+    with pytest.raises(UserError, match="fsdp_devices is 3, but there are 4 devices"):
         make_mesh(MeshConfig(fsdp_devices=3), [jax.devices()[0]] * 4)
-    with pytest.raises(TrainingError, match=r"mesh\.fsdp_devices is 0"):
+    with pytest.raises(UserError, match=r"mesh\.fsdp_devices is 0"):
         MeshConfig(fsdp_devices=0)
-    with pytest.raises(TrainingError, match="belong together"):
+    with pytest.raises(UserError, match="belong together"):
         MeshConfig(distributed=True, coordinator="first:1234")
-    with pytest.raises(TrainingError, match="belong together"):
+    with pytest.raises(UserError, match="belong together"):
         MeshConfig(coordinator="first:1234", processes=2, process_index=0)
-    with pytest.raises(TrainingError, match="process_index is 2; expected 0 to 1"):
+    with pytest.raises(UserError, match="process_index is 2; expected 0 to 1"):
         MeshConfig(distributed=True, coordinator="first:1234", processes=2, process_index=2)
 
 
@@ -140,5 +140,5 @@ def test_a_checkpoint_is_read_straight_into_the_pieces():
 
 def test_a_batch_that_cannot_be_shared_out_is_refused():
     mesh = make_mesh(MeshConfig(), [jax.devices()[0]] * 3)
-    with pytest.raises(TrainingError, match="8 rows for the 3 devices of this process"):
+    with pytest.raises(UserError, match="8 rows for the 3 devices of this process"):
         put_batch(mesh, made_up_batch())

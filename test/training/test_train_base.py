@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from small_loading import labelled
-from training_runs import ADAPTED_MODEL, MODEL, quick_programs, run
+from training_runs import ADAPTED_MODEL, MODEL, run
 
 from pi05_progress.checkpoints.checkpoint import load_checkpoint
 from pi05_progress.checkpoints.parameter_source import CheckpointError
@@ -19,20 +19,9 @@ from training.datasets.norm_stats import compute
 from training.datasets.reader import open_dataset
 from training.engine.optimizer import OptimizerConfig
 
-pytestmark = pytest.mark.long  # three models are compiled
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("quick_training")]  # three models are compiled
 QUICK = {"num_train_steps": 2, "save_interval": 2, "validation_interval": 0}
 WITHOUT_AVERAGE = OptimizerConfig(schedule="constant", peak_learning_rate=1e-2, warmup_steps=1, ema_decay=None)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def programs(tmp_path_factory):
-    with quick_programs(tmp_path_factory.mktemp("programs")):
-        yield
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return labelled(tmp_path_factory.mktemp("data") / "labelled")
 
 
 @pytest.fixture(scope="module")

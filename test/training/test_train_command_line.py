@@ -14,13 +14,12 @@ from places import ROOT
 
 from pi05_progress.errors import UserError
 from training import train
-from training.engine.errors import TrainingError
 from training.recipes.registry import recipes
 from training.running import command_line, resolved
 from training.running.command_line import UsageError, parse
 from training.running.loop import Ended
 from training.running.planning import plan
-from training.running.setup import check_config
+from training.running.setup import check_complete, check_config
 from training.train import how_to_go_on
 
 
@@ -106,13 +105,58 @@ def test_without_a_recipe_the_recipes_are_shown(arguments, said):
         ({"batch_size": 0}, "--batch_size is 0"),
         ({"save_interval": 300, "validation_interval": 250}, "--save_interval is 300, --validation_interval 250"),
         ({"keep_period": 0}, "--keep_period is 0"),
-        ({"trained": "head"}, "--checkpoint"),
     ],
 )
 def test_what_contradicts_itself_is_refused_by_the_flag(changes, said):
     config = parse(["--config=tiny_demo", "--exp_name=x"])
     with pytest.raises(UserError, match=said):
         check_config(dataclasses.replace(config, **changes))
+
+
+LACKING = {"--checkpoint", "--from-scratch", "--tokenizer_path", "--data.repo_id"}
+
+
+@pytest.mark.parametrize(
+    "arguments, named",
+    [
+        ("--config=pi05_teleavatar", LACKING),
+        ("--config=pi05_teleavatar_lora --data.repo_id=/x", LACKING - {"--data.repo_id"}),
+        ("--config=pi05_teleavatar_progress_only --from-scratch", LACKING - {"--from-scratch"}),
+        ("--config=pi05_teleavatar --from-scratch --data.repo_id=/x", {"--tokenizer_path"}),
+        ("--config=pi05_teleavatar --checkpoint=/x --tokenizer_path=/x --data.repo_id=/x", set()),
+        ("--config=tiny_demo --data.repo_id=/x", set()),
+    ],
+)
+def test_all_that_a_run_lacks_is_named_at_once_in_one_line(arguments, named):
+    config = parse(arguments.split())
+    if not named:
+        return check_complete(config)
+    with pytest.raises(UserError) as refused:
+        check_complete(config)
+    said = str(refused.value)
+    assert {flag for flag in LACKING if flag in said} == named
+    assert "\n" not in said and ("gs://big_vision/paligemma_tokenizer.model" in said) == ("--tokenizer_path" in named)
+
+
+def test_a_run_that_goes_on_needs_neither_its_checkpoint_nor_its_tokenizer_again(tmp_path):
+    given = ["--config=pi05_teleavatar", "--exp_name=x", "--data.repo_id=/x"]
+    started = parse([*given, "--checkpoint=/base", "--tokenizer_path=/tokenizer.model"])
+    path = tmp_path / "config.json"
+    resolved.save(path, {k: v for k, v in resolved.to_json(started).items() if k != "from_scratch"}, {"jax": "1"})
+    config, saved = resolved.gone_on_with(path, parse([*given, "--resume"]))
+    assert config == dataclasses.replace(started, resume=True) and saved["jax"] == "1"
+    moved, _ = resolved.gone_on_with(path, parse([*given, "--resume", "--tokenizer_path=/other.model"]))
+    assert moved.tokenizer_path == Path("/other.model")
+    with pytest.raises(UserError, match='checkpoint: "/base" -> "/another"'):
+        resolved.gone_on_with(path, parse([*given, "--resume", "--checkpoint=/another"]))
+
+
+@pytest.mark.parametrize("door", ["train", "add_progress_labels"])
+def test_programs_are_found_as_scripts_and_from_any_folder(door, tmp_path):
+    for program in ([str(ROOT / f"scripts/{door}.py")], ["-m", f"training.{door}"]):
+        command = [sys.executable, *program, "--help"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE_S)
+        assert done.returncode == 0 and "usage:" in done.stdout, done.stderr
 
 
 def test_changes_are_told_by_dotted_names_and_harmless_ones_are_not():
@@ -176,5 +220,5 @@ def test_adapters_fit_a_gpu_of_24_gib():
 
 def test_a_batch_that_no_mesh_can_share_is_refused():
     config = parse(["--config=tiny_demo", "--plan", "--plan_devices", "3", "--batch_size=16"])
-    with pytest.raises(TrainingError, match="multiple of 3 devices"):
+    with pytest.raises(UserError, match="multiple of 3 devices"):
         plan(config)

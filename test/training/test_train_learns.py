@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from training_runs import configuration, quick_programs, rows
+from training_runs import configuration, rows
 
 from training.add_progress_labels import LabelOptions, add_progress_labels
 from training.engine.loss import LossConfig
@@ -13,14 +13,8 @@ from training.engine.optimizer import OptimizerConfig
 from training.loading.config import DataConfig
 from training.train import train
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("quick_training")]
 STEPS = 450
-
-
-@pytest.fixture(scope="module", autouse=True)
-def programs(tmp_path_factory):
-    with quick_programs(tmp_path_factory.mktemp("programs")):
-        yield
 
 
 @pytest.fixture(scope="module")

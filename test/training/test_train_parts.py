@@ -26,11 +26,11 @@ from training.engine.state import with_parameters
 from training.evaluation.metrics import spearman
 from training.recipes.config import LogConfig
 from training.running import bad_batch
-from training.running.base import check_acts_alike, check_labels, effective_model, open_base
 from training.running.checkpoints import Best, to_remove
 from training.running.logs import CsvLog, Logs
 from training.running.metrics import Arrived, InFlight, mean
 from training.running.run_folder import RunFolder, take
+from training.running.start import check_acts_alike, check_labels, effective_model, open_base
 from training.running.validation import draws, make_validation_step, validate
 
 PROFILE = RobotProfile.load("teleavatar")

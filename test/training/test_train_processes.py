@@ -7,23 +7,11 @@ import socket
 
 import pytest
 from conftest import PATIENCE_S
-from small_loading import labelled
-from training_runs import NAME, configuration, in_its_own_process, quick_programs, rows, run
+from training_runs import NAME, configuration, in_its_own_process, rows, run
 
 from pi05_progress.checkpoints.checkpoint import load_checkpoint
 
-pytestmark = pytest.mark.long
-
-
-@pytest.fixture(scope="module", autouse=True)
-def programs(tmp_path_factory):
-    with quick_programs(tmp_path_factory.mktemp("programs")):
-        yield
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return labelled(tmp_path_factory.mktemp("data") / "labelled")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("quick_training")]
 
 
 def two_processes(config):

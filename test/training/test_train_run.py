@@ -15,9 +15,9 @@ import sys
 import numpy as np
 import pytest
 from conftest import PATIENCE_S
-from small_datasets import TWO_TASKS, facts, lerobot_copy, tree
+from small_datasets import TWO_TASKS, lerobot_copy, tree
 from small_loading import labelled
-from training_runs import NAME, configuration, in_its_own_process, quick_programs, rows, run
+from training_runs import NAME, configuration, in_its_own_process, rows, run
 
 from pi05_progress.checkpoints.checkpoint import CheckpointError, load_checkpoint
 from pi05_progress.checkpoints.description import read_info
@@ -27,24 +27,13 @@ from pi05_progress.models.parameters import parameter_paths
 from pi05_progress.observation import UNTRAINED, RobotFrame
 from pi05_progress.policy import PolicyOptions
 from pi05_progress.robots.profile import RobotProfile
+from training.loading.config import DataConfig
 from training.loading.loader import TrainLoader
+from training.loading.split import HELD_OUT, held_out, read_splits
 from training.running import command_line
 from training.train import main, train
 
-
-@pytest.fixture(scope="module", autouse=True)
-def programs(tmp_path_factory):
-    with quick_programs(tmp_path_factory.mktemp("programs")):
-        yield
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """Four episodes, of which one failed and the longest is held out."""
-    folder = tmp_path_factory.mktemp("data")
-    source = lerobot_copy(folder)
-    facts(source, e3=("FAILURE", {}))
-    return labelled(folder / "labelled", source)
+pytestmark = pytest.mark.usefixtures("quick_training")
 
 
 @pytest.fixture(scope="module")
@@ -173,6 +162,33 @@ def test_a_run_that_was_stopped_goes_on_exactly(half, whole, data, tmp_path):
     for link in ("last", "best"):
         assert os.readlink(half / link) == os.readlink(whole[0] / link)
     assert not (half / "5.partial").exists()
+
+
+def test_a_run_that_a_former_version_began_goes_on(half, whole, data, tmp_path, monkeypatch, caplog):
+    """Without digests and names of episodes, with statistics that would be computed otherwise by now."""
+    for path in half.rglob("*.sha256"):
+        path.unlink()
+    (half / "3" / HELD_OUT).unlink()
+    (half / HELD_OUT).write_text(json.dumps([{"folder": str(data), "episodes": [1]}]))
+    saved = json.loads((half / "config.json").read_text())
+    del saved["config"]["from_scratch"]
+    (half / "config.json").write_text(json.dumps(saved))
+    monkeypatch.setattr("training.loading.statistics.compute", None)
+    assert run(data, tmp_path, resume=True) == (half, (6, ""))
+    assert rows(half / "metrics.csv") == rows(whole[0] / "metrics.csv")
+    assert_same_parameters(half / "6", whole[0] / "6")
+    assert sum("sha256" in message for message in caplog.messages) == 2  # parameters, and what stands beside them
+
+
+def test_a_run_from_a_checkpoint_holds_out_what_that_one_held_out(whole, data, tmp_path):
+    other = DataConfig(repo_id=str(data), seed_split=0)
+    assert held_out(4, other.validation_fraction, 0) != [1]
+    quick = {"num_train_steps": 1, "save_interval": 1, "validation_interval": 0}
+    train(dataclasses.replace(configuration(data, tmp_path, checkpoint=whole[0] / "last", **quick), data=other))
+    folder = tmp_path / NAME / "run"
+    for path in (folder / HELD_OUT, folder / "1" / HELD_OUT):
+        former, own = read_splits(path)
+        assert own.episodes == (1,) and former == own
 
 
 def test_a_full_disk_ends_the_run_and_what_was_saved_stays(half, data, tmp_path):

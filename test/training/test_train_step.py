@@ -20,9 +20,9 @@ from training_cases import (
 )
 
 from pi05_progress.checkpoints.parameter_source import CheckpointError
+from pi05_progress.errors import UserError
 from pi05_progress.models.config import ModelConfigError
 from pi05_progress.models.parameters import parameter_paths
-from training.engine.errors import TrainingError
 from training.engine.loss import LossConfig, Part, shares, total_loss
 from training.engine.optimizer import OptimizerConfig, learning_rate
 from training.engine.state import with_parameters
@@ -308,11 +308,11 @@ def test_what_cannot_be_trained_is_refused():
         Run(without_head(SMALL), trained="head")
     with pytest.raises(ModelConfigError, match="has none: see pi05_lora"):
         Run(trained="adapters")
-    with pytest.raises(TrainingError, match="no progress labels"):
+    with pytest.raises(UserError, match="no progress labels"):
         Run(trained="head")(made_up_batch(labels=False))
-    with pytest.raises(TrainingError, match="accumulation_steps 3 times 1 devices"):
+    with pytest.raises(UserError, match="accumulation_steps 3 times 1 devices"):
         Run(optimizer=dataclasses.replace(FAST, accumulation_steps=3))(made_up_batch())
-    with pytest.raises(TrainingError, match="have 6 numbers; expected 1 to 5"):
+    with pytest.raises(UserError, match="have 6 numbers; expected 1 to 5"):
         Run(loss=LossConfig(ignore_padded_dims=True), action_size=6)
 
 
@@ -331,9 +331,9 @@ def test_what_cannot_be_trained_is_refused():
     ],
 )
 def test_an_optimiser_that_makes_no_sense_is_refused_by_the_field_s_name(field, value):
-    with pytest.raises(TrainingError, match=f"optimizer.{field}"):
+    with pytest.raises(UserError, match=f"optimizer.{field}"):
         OptimizerConfig(**{field: value})
-    with pytest.raises(TrainingError, match=r"loss\.progress_weight"):
+    with pytest.raises(UserError, match=r"loss\.progress_weight"):
         LossConfig(progress_weight=-0.1)
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Bool, Float, Float32
 
 from pi05_progress.robots.layout import Layout, LayoutError
 from pi05_progress.robots.profile import RobotProfile
-from pi05_progress.units.normalize import NormStats
+from pi05_progress.units.normalize import NormStats, normalize
 from pi05_progress.units.transforms import actions_to_model, delta_actions, state_to_model
 
 from . import layout
@@ -17,6 +18,8 @@ from .pooled import Extent, Spread
 from .reader import Dataset, DatasetError, Episode
 
 BLOCK = 1024  # frames whose chunks are in memory at a time
+STILL = 0.005  # rad, or of a command number: a joint whose middle 98 % are closer together hardly ever moves
+FAR = 20.0  # normalised: twenty times as far from the middle as the quantiles
 
 
 def last_row_repeats(length: int, horizon: int) -> Float[np.ndarray, " n"]:
@@ -46,8 +49,13 @@ def compute(
     horizon: int,
     relative: bool,
     progress: Callable[[int], None] = lambda frames: None,
+    notes: list[str] | None = None,
+    far: list[str] | None = None,
 ) -> dict[str, NormStats]:
     """Statistics of ``state`` and ``actions``, as the model takes them, over data sets, which are read twice.
+
+    Where a number hardly ever changes, its whole range stands in the place of its quantiles: by these the few frames in
+    which it does would be scaled up until they outweigh all others.
 
     Args:
         datasets: opened.
@@ -55,6 +63,8 @@ def compute(
         horizon: rows of a chunk.
         relative: arms relative to the state.
         progress: called with the number of frames after every episode, in both passes.
+        notes: gets a line on numbers that hardly ever change, and on what is done about them.
+        far: gets a line on numbers that go far beyond their quantiles.
 
     Raises:
         DatasetError: damaged, a number that is not finite, states or actions of another robot's layout, or data sets
@@ -67,7 +77,65 @@ def compute(
     _pass(extents, datasets, profile, horizon, relative, progress)
     spreads = {name: Spread(extent) for name, extent in extents.items()}
     _pass(spreads, datasets, profile, horizon, relative, progress)
-    return {name: spread.result() for name, spread in spreads.items()}
+    found = {}
+    for key, names in (("state", profile.layout.state_names), ("actions", profile.layout.joints)):
+        found[key], still = _by_range(spreads[key].result(), extents[key])
+        if notes is not None and still.any():
+            notes.append(_hardly_changing(key, names, found[key], still))
+        if far is not None:
+            ends = np.stack([extents[key].low, extents[key].high])
+            far += far_beyond(key, names, ends, normalize(ends, found[key]))
+    return found
+
+
+def hardly_moves(q01: Float[np.ndarray, " d"], q99: Float[np.ndarray, " d"]) -> Bool[np.ndarray, " d"]:
+    """Which numbers are normalised by their range, because their quantiles are too close together."""
+    return q99 - q01 < STILL
+
+
+def _by_range(stats: NormStats, extent: Extent) -> tuple[NormStats, Bool[np.ndarray, " d"]]:
+    """The statistics with the range in the place of quantiles where a number hardly ever changes, and where that is."""
+    still = hardly_moves(stats.q01, stats.q99)
+    middle = (stats.q01 + stats.q99) / 2
+    q01 = np.where(still, np.minimum(extent.low, middle - STILL / 2), stats.q01)
+    q99 = np.where(still, np.maximum(extent.high, middle + STILL / 2), stats.q99)
+    return dataclasses.replace(stats, q01=q01, q99=q99), still
+
+
+def _hardly_changing(key: str, names: Sequence[str], stats: NormStats, still: Bool[np.ndarray, " d"]) -> str:
+    told = [f"{names[i]} ({stats.q01[i]:.4g} to {stats.q99[i]:.4g})" for i in np.flatnonzero(still)]
+    return (
+        f"{key}: hardly ever changes: {', '.join(told)}; this range normalises instead of the quantiles, by "
+        "which the few frames that differ would outweigh all others"
+    )
+
+
+def far_beyond(
+    key: str,
+    names: Sequence[str],
+    values: Float[np.ndarray, "n d"],
+    normalised: Float[np.ndarray, "n d"],
+    where: Callable[[int], str] = lambda row: "",
+) -> list[str]:
+    """A line on numbers that are far from -1 to 1 when they are normalised, if there are any.
+
+    Args:
+        key: what they are of.
+        names: of the numbers.
+        values: in the robot's units.
+        normalised: the same.
+        where: says of a row which frame it is.
+    """
+    rows = np.abs(normalised).argmax(axis=0)
+    columns = np.flatnonzero(np.abs(normalised).max(axis=0) > FAR)
+    told = [
+        f"{names[i]} {values[r, i]:.4g} is {normalised[r, i]:.3g}{where(r)}"
+        for i, r in zip(columns, rows[columns], strict=True)
+    ]
+    return [
+        f"{key}: extreme when normalised: {', '.join(told)}; usual is -1 to 1. Such frames are trained on as they "
+        "are, and a few of them outweigh all others in the loss: look at them, and remove episodes that are wrong"
+    ][: len(told)]
 
 
 def _pass(

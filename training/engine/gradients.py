@@ -21,14 +21,7 @@ Gradients = Callable[[Parameters, Parameters, Part], tuple[Found, Parameters]]
 
 
 def gradient_function(losses: Losses, mesh: Mesh, places: Any, accumulation_steps: int) -> Gradients:
-    """A function of parameters, frozen parameters and a batch that gives its losses and their gradients.
-
-    Args:
-        losses: of parameters, frozen parameters and rows of a batch.
-        mesh: of the devices.
-        places: shardings of the parameters, which their gradients get, too.
-        accumulation_steps: pieces into which a batch is cut.
-    """
+    """A function of parameters, frozen parameters and a batch that gives its losses and their gradients."""
     by_piece = NamedSharding(mesh, PartitionSpec(None, BATCH_AXES))
 
     def gradients(params: Parameters, frozen: Parameters, part: Part) -> tuple[Found, Parameters]:

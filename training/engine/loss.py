@@ -9,9 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from pi05_progress.errors import UserError
 from pi05_progress.models.pi05 import Drawn, Pi05
-
-from .errors import TrainingError
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class LossConfig:
 
     def __post_init__(self) -> None:
         if not self.progress_weight >= 0:
-            raise TrainingError(f"loss.progress_weight is {self.progress_weight}; expected at least 0")
+            raise UserError(f"loss.progress_weight is {self.progress_weight}; expected at least 0")
 
 
 def counted_steps(config: LossConfig, action_is_pad: Bool[Array, "b a"]) -> Bool[Array, "b a"]:
@@ -57,14 +56,7 @@ def shares(
     action_is_pad: Bool[Array, "b a"],
     progress_mask: Bool[Array, " b"] | None,
 ) -> Shares:
-    """Shares of a batch, as means over what counts.
-
-    Args:
-        config: whether repeated steps count.
-        action_weight: 0 for rows whose actions do not count, else 1.
-        action_is_pad: which steps are repeated ones.
-        progress_mask: which frames have labels; None if there are none at all.
-    """
+    """Shares of a batch, as means over what counts."""
     action = _normalised(counted_steps(config, action_is_pad) * action_weight[:, None])
     return Shares(action, None if progress_mask is None else _normalised(progress_mask.astype(jnp.float32)))
 
@@ -95,9 +87,6 @@ def total_loss(
     """The part of a batch's loss that comes from some of its rows.
 
     Args:
-        model: with parameters.
-        part: those rows.
-        progress_weight: of the progress loss.
         action_size: only so many of an action's numbers count; None counts all.
 
     Returns:

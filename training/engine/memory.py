@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh, AxisType
 
 from pi05_progress.checkpoints.parameter_source import size_in_bytes
+from pi05_progress.errors import UserError
 from pi05_progress.models.abstract import parameter_shapes
 from pi05_progress.models.activations import BATCH_AXES
 from pi05_progress.models.config import Pi05Config
@@ -28,7 +29,6 @@ from pi05_progress.models.pi05 import Drawn
 from pi05_progress.observation import IMAGE_KEYS
 from pi05_progress.policies.device_memory import VARIABLES, is_set
 
-from .errors import TrainingError
 from .loss import Part, Shares, total_loss
 from .optimizer import OptimizerConfig
 from .state import abstract_state, kept_dtype, with_parameters
@@ -105,22 +105,17 @@ def plan_memory(
     """What a run needs per device.
 
     Args:
-        model: configuration.
         devices: number of devices, over all processes.
-        fsdp_devices: how many of them share one copy of the parameters.
         batch_size: samples of an optimiser step, over all devices.
-        optimizer: with average or not, and in how many pieces a batch is computed.
-        trained: what is trained.
-        labels: whether the data has progress labels.
 
     Raises:
         ModelConfigError: there is nothing of what is to be trained.
-        TrainingError: devices or batch cannot be shared out so.
+        UserError: devices or batch cannot be shared out so.
     """
     if devices % fsdp_devices:
-        raise TrainingError(f"mesh.fsdp_devices is {fsdp_devices}, but there are {devices} devices; expected a divisor")
+        raise UserError(f"mesh.fsdp_devices is {fsdp_devices}, but there are {devices} devices; expected a divisor")
     if batch_size % (devices * optimizer.accumulation_steps):
-        raise TrainingError(
+        raise UserError(
             f"batch_size is {batch_size}; expected a multiple of {devices} devices times "
             f"optimizer.accumulation_steps {optimizer.accumulation_steps}"
         )
@@ -215,13 +210,7 @@ def with_depths(model: Pi05Config, vision: int, language: int) -> Pi05Config:
 
 
 def residual_bytes(function: Callable, first: Any, *others: Any) -> int:
-    """Bytes that a function keeps for the gradient with respect to its first argument, besides its arguments.
-
-    Args:
-        function: of arrays, to a scalar.
-        first: shapes; the gradient's.
-        *others: shapes of the other arguments.
-    """
+    """Bytes that a function keeps for the gradient with respect to its first argument, besides its arguments."""
 
     def residuals(first: Any, *others: Any) -> list[jax.Array]:
         return jax.tree.leaves(jax.vjp(lambda x: function(x, *others), first)[1])
@@ -233,12 +222,7 @@ def residual_bytes(function: Callable, first: Any, *others: Any) -> int:
 
 
 def table(plans: Mapping[str, MemoryPlan], device_bytes: int | None = None) -> str:
-    """Plans side by side, GiB per device.
-
-    Args:
-        plans: by title.
-        device_bytes: memory of a device; None does not say whether they fit.
-    """
+    """Plans side by side, GiB per device."""
     width = max(map(len, plans)) + 2
     rows = [f"{'GiB per device':<{width}}" + "".join(f"{name:>12}" for name in (*_names(), "total"))]
     for title, plan in plans.items():

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from .errors import TrainingError
+from pi05_progress.errors import UserError
 
 ScheduleKind = Literal["cosine", "constant"]
 Schedule = Callable[[Any], Any]  # from the number of steps that were taken to the learning rate of the next
@@ -50,12 +50,12 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         if self.schedule not in get_args(ScheduleKind):
-            raise TrainingError(f"optimizer.schedule {self.schedule!r} is unknown; known: cosine, constant")
+            raise UserError(f"optimizer.schedule {self.schedule!r} is unknown; known: cosine, constant")
         _check("peak_learning_rate", self.peak_learning_rate, self.peak_learning_rate > 0, "more than 0")
         _check("end_learning_rate", self.end_learning_rate, self.end_learning_rate >= 0, "at least 0")
         _check("warmup_steps", self.warmup_steps, self.warmup_steps >= 0, "at least 0")
         if self.schedule == "cosine" and self.decay_steps <= self.warmup_steps:
-            raise TrainingError(
+            raise UserError(
                 f"optimizer.decay_steps is {self.decay_steps}, but the warm-up alone takes {self.warmup_steps} steps; "
                 "a cosine needs more steps than that"
             )
@@ -71,7 +71,7 @@ class OptimizerConfig:
 
 def _check(field: str, value: float, good: bool, expected: str) -> None:
     if not good:
-        raise TrainingError(f"optimizer.{field} is {value}; expected {expected}")
+        raise UserError(f"optimizer.{field} is {value}; expected {expected}")
 
 
 def learning_rate(config: OptimizerConfig) -> Schedule:

@@ -15,9 +15,8 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from pi05_progress.errors import UserError
 from pi05_progress.models.activations import BATCH_AXES
-
-from .errors import TrainingError
 
 FSDP = BATCH_AXES[1]
 SMALLEST_SHARDED = 4 * 2**20  # bytes; smaller leaves are repeated, cutting them would cost more than it saves
@@ -41,15 +40,15 @@ class MeshConfig:
 
     def __post_init__(self) -> None:
         if self.fsdp_devices < 1:
-            raise TrainingError(f"mesh.fsdp_devices is {self.fsdp_devices}; expected at least 1")
+            raise UserError(f"mesh.fsdp_devices is {self.fsdp_devices}; expected at least 1")
         named = (self.coordinator, self.processes, self.process_index)
         if any(value is not None for value in named) and (not self.distributed or None in named):
-            raise TrainingError(
+            raise UserError(
                 "mesh.coordinator, mesh.processes and mesh.process_index belong together, with mesh.distributed: "
                 f"they are {self.coordinator}, {self.processes}, {self.process_index}, {self.distributed}"
             )
         if self.processes is not None and not 0 <= self.process_index < self.processes:
-            raise TrainingError(
+            raise UserError(
                 f"mesh.process_index is {self.process_index}; expected 0 to {self.processes - 1} (mesh.processes)"
             )
 
@@ -58,14 +57,14 @@ def start_processes(config: MeshConfig) -> None:
     """Meet the other processes, if there are any; before anything else of JAX is used.
 
     Raises:
-        TrainingError: they cannot be found.
+        UserError: they cannot be found.
     """
     if not config.distributed:
         return
     try:
         jax.distributed.initialize(config.coordinator, config.processes, config.process_index)
     except (RuntimeError, ValueError) as error:
-        raise TrainingError(
+        raise UserError(
             f"mesh.distributed: the other processes were not met: {str(error).splitlines()[0]}; outside of SLURM and "
             "Kubernetes give mesh.coordinator, mesh.processes and mesh.process_index"
         ) from error
@@ -75,16 +74,15 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh of (devices / fsdp, fsdp) devices.
 
     Args:
-        config: how many share a copy of the parameters.
         devices: all there are, over all processes, if None. Their order is kept, so that every process's part of a
             batch is one piece of it and devices that share parameters are neighbours.
 
     Raises:
-        TrainingError: the number of devices is not a multiple of ``fsdp_devices``.
+        UserError: the number of devices is not a multiple of ``fsdp_devices``.
     """
     devices = jax.devices() if devices is None else devices
     if len(devices) % config.fsdp_devices:
-        raise TrainingError(
+        raise UserError(
             f"mesh.fsdp_devices is {config.fsdp_devices}, but there are {len(devices)} devices; expected a divisor"
         )
     grid = np.asarray(devices).reshape(-1, config.fsdp_devices)
@@ -131,7 +129,6 @@ def put_batch(mesh: Mesh, batch: Any) -> Any:
     """A batch on the devices, from the rows that this process loaded.
 
     Args:
-        mesh: over all processes.
         batch: pytree of host arrays with this process's rows on the first axis: those of the whole batch in the order
             of process indices, as many in every process.
 
@@ -139,13 +136,13 @@ def put_batch(mesh: Mesh, batch: Any) -> Any:
         The same pytree of global arrays.
 
     Raises:
-        TrainingError: the rows cannot be shared out evenly.
+        UserError: the rows cannot be shared out evenly.
     """
     sharding = batch_sharding(mesh)
     here = sum(device.process_index == jax.process_index() for device in mesh.devices.flat)
     for rows in {leaf.shape[0] for leaf in jax.tree.leaves(batch)}:
         if rows % here:
-            raise TrainingError(
+            raise UserError(
                 f"a batch has {rows} rows for the {here} devices of this process; expected a multiple: the batch size "
                 f"must be a multiple of all {mesh.size} devices"
             )

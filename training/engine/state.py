@@ -99,14 +99,9 @@ def start_state(
     """A state before the first step; every leaf is made or read where it lies, and never as a whole anywhere.
 
     Args:
-        model: configuration.
-        mesh: where the state lies.
-        trained: what is trained.
-        optimizer: whether there is an average, mainly.
         rng: for parameters that do not come from ``source``; the same key gives the same numbers on any mesh.
         source: of a checkpoint; None starts all at random. Adapters it lacks start at random, and so does the progress
             head if it has none; a head that the model does not have is left out.
-        progress: told about each leaf that was read.
 
     Raises:
         ModelConfigError: there is nothing of what is to be trained.

@@ -10,12 +10,12 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key
 
+from pi05_progress.errors import UserError
 from pi05_progress.models.config import Pi05Config
 from pi05_progress.models.lora import Trained
 from pi05_progress.models.pi05 import Drawn, Pi05
 
 from ..loading.batch import Batch
-from .errors import TrainingError
 from .gradients import gradient_function
 from .loss import LossConfig, Part, Parts, shares, total_loss
 from .norms import gradient_norms, parameter_norm
@@ -37,16 +37,7 @@ def training_keys(seed: int) -> tuple[Key[Array, ""], Key[Array, ""]]:
 def drawn_part(
     model: Pi05, key: Key[Array, ""], batch: Batch, loss: LossConfig, augment: bool, adjust_draw: AdjustDraw | None
 ) -> Part:
-    """The batch with all that is random in it. That is drawn for the whole batch: pieces of it see the same.
-
-    Args:
-        model: with its parameters.
-        key: of the step.
-        batch: on the devices.
-        loss: what counts.
-        augment: whether pictures are augmented.
-        adjust_draw: applied to what is drawn.
-    """
+    """The batch with all that is random in it. That is drawn for the whole batch: pieces of it see the same."""
     drawn = model.draw(key, batch.observation, batch.actions, train=augment)
     if adjust_draw is not None:
         drawn = adjust_draw(drawn, batch)
@@ -58,16 +49,16 @@ def check_batch(batch: Batch, trained: Trained, accumulation_steps: int, devices
     """Refuse a batch that a step cannot take.
 
     Raises:
-        TrainingError: it cannot be cut into pieces for all devices, or lacks the labels that are to be learnt.
+        UserError: it cannot be cut into pieces for all devices, or lacks the labels that are to be learnt.
     """
     rows = batch.actions.shape[0]
     if rows % (accumulation_steps * devices):
-        raise TrainingError(
+        raise UserError(
             f"a batch of {rows} cannot be cut into optimizer.accumulation_steps {accumulation_steps} times {devices} "
             f"devices; expected a multiple of {accumulation_steps * devices}"
         )
     if trained == "head" and batch.observation.progress is None:
-        raise TrainingError("the progress head alone is to be trained, but the data has no progress labels")
+        raise UserError("the progress head alone is to be trained, but the data has no progress labels")
 
 
 def make_train_step(
@@ -84,13 +75,8 @@ def make_train_step(
     """The compiled step.
 
     Args:
-        model: configuration of the model.
         mesh: from ``make_mesh``; the state must lie on it as ``abstract_state`` says.
-        optimizer: of the step.
-        loss: what counts.
-        trained: what is trained; the state must be made for the same.
         action_size: numbers of an action before padding; needed for ``loss.ignore_padded_dims``.
-        augment: whether pictures are augmented.
         adjust_draw: applied to what is drawn for a batch; training.parity changes the last digits of times by it.
 
     Returns:
@@ -102,10 +88,10 @@ def make_train_step(
 
     Raises:
         ModelConfigError: there is nothing of what is to be trained.
-        TrainingError: the configuration does not fit together; or, when it is called, the batch does not.
+        UserError: the configuration does not fit together; or, when it is called, the batch does not.
     """
     if loss.ignore_padded_dims and not 1 <= (action_size or 0) <= model.action_dim:
-        raise TrainingError(
+        raise UserError(
             f"loss.ignore_padded_dims: the robot's actions have {action_size} numbers; expected 1 to {model.action_dim}"
         )
     counted_size = action_size if loss.ignore_padded_dims else None

@@ -44,9 +44,6 @@ class CachedPictures:
     """Pictures of a cache, mapped into memory; processes share them.
 
     Args:
-        folder: of the cache.
-        cameras: the model's.
-        size: (height, width).
         starts: row of each episode's first frame, and their number at the end.
     """
 
@@ -71,8 +68,6 @@ def cached_pictures(
     """Open the cache of a data set; it is built first if there is none. Several processes may do so at once.
 
     Args:
-        cache: folder of all caches.
-        dataset: opened.
         features: the data set's feature for each of the model's cameras.
         size: (height, width) of the model's pictures.
 
@@ -142,7 +137,7 @@ def _build(
         spots = np.unique(np.linspace(0, frames - 1, min(frames, CHECKED)).round().astype(int)).tolist()
         sums = {key: {str(row): _sum(_file(partial, key), row, bytes_each) for row in spots} for key in features}
         info = {"made_from": str(dataset.root), "source": source, "frames": frames, "check_sums": sums}
-        (partial / INFO).write_text(json.dumps(info))  # the folder is brought to the disk as a whole
+        (partial / INFO).write_text(json.dumps(info), encoding="utf-8")  # the folder is brought to the disk as a whole
 
 
 def _decode(path: Path, key: str, pictures: DecodedPictures, starts: np.ndarray, bytes_each: int, advance: Any) -> None:
@@ -181,7 +176,7 @@ def _check(folder: Path, cameras: tuple[str, ...], size: tuple[int, int], frames
     bytes_each = size[0] * size[1] * 3
     remedy = f"the cache is damaged; delete {folder}, it will be built anew"
     try:
-        sums = json.loads((folder / INFO).read_text())["check_sums"]
+        sums = json.loads((folder / INFO).read_text(encoding="utf-8"))["check_sums"]
         for key in cameras:
             path = _file(folder, key)
             if (found := path.stat().st_size) != frames * bytes_each:

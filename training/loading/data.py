@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +21,7 @@ from .config import DataConfig, DataConfigError
 from .data_sets import open_data_sets
 from .pictures import camera_features
 from .rows import Rows, load_rows
-from .split import held_out
+from .split import SetSplit, held_out, seen_before
 from .statistics import statistics
 
 
@@ -39,7 +40,7 @@ class Data:
         validation: numbers of the others.
         imitated: per episode, whether its actions count.
         stats: of ``state`` and ``actions``.
-        stats_from: where they are from.
+        said: what is to be said of statistics and of the split.
     """
 
     robot: Layout
@@ -52,7 +53,7 @@ class Data:
     validation: list[Int64[np.ndarray, " m"]]
     imitated: list[tuple[bool, ...]]
     stats: Mapping[str, NormStats]
-    stats_from: str
+    said: list[str]
 
     @property
     def has_labels(self) -> bool:
@@ -70,7 +71,7 @@ class Data:
             f"progress labels: {labelled} of {train + out} frames"
             if self.has_labels
             else "no progress labels are used: actions alone are trained",
-            f"statistics: {self.stats_from}",
+            *self.said,
         ]
         if bad := sum(sum(of) for of in map(_unsuccessful, self.metas, self.datasets)):
             notes.append(
@@ -88,18 +89,27 @@ class Data:
         return notes
 
 
-def read_data(config: DataConfig, model: Pi05Config) -> Data:
+def read_data(config: DataConfig, model: Pi05Config, before: Sequence[SetSplit] = (), goes_on: bool = False) -> Data:
     """Open, check and read what a configuration names.
+
+    Args:
+        before: what the run did with its data that this one starts from, or goes on with.
+        goes_on: whether this is the same run, whose split stays as it is.
 
     Raises:
         DataConfigError, DatasetError, ConfigError, ProgressMetaError: what does not fit; says what to do.
     """
     profile = RobotProfile.load(config.robot)
     datasets = open_data_sets(config, profile)
-    out = [held_out(len(dataset.episodes), config.validation_fraction, config.seed_split) for dataset in datasets]
     features = [camera_features(dataset, profile, config.cameras) for dataset in datasets]
     rows = [load_rows(dataset, profile, config.progress_column) for dataset in datasets]
-    stats, stats_from = statistics(config, datasets, rows, profile, model.action_horizon)
+    stats, said = statistics(config, datasets, rows, profile, model.action_horizon)
+    if goes_on:
+        out = [list(split.episodes) for split in before[-len(datasets) :]]
+    else:
+        _check_different(datasets, rows)
+        out, more = split_episodes(config, datasets, rows, before)
+        said += more
     metas = [load_progress_meta(dataset.root) for dataset in datasets]
     imitated = [
         tuple(config.failed_actions or not bad for bad in _unsuccessful(*of))
@@ -118,8 +128,45 @@ def read_data(config: DataConfig, model: Pi05Config) -> Data:
         validation=[np.flatnonzero(of) for of in is_out],
         imitated=imitated,
         stats=stats,
-        stats_from=stats_from,
+        said=said,
     )
+
+
+def _check_different(datasets: list[Dataset], rows: list[Rows]) -> None:
+    """Refuse data sets of which one holds episodes of another, under whatever name."""
+    for (one, of_one), (other, of_other) in itertools.combinations(zip(datasets, rows, strict=True), 2):
+        if shared := sum(name in of_one.names for name in of_other.names):
+            raise DataConfigError(
+                f"data.repo_id: {shared} of {len(of_other.names)} episodes of {other.root} are those of {one.root} "
+                "under another name: leave one of the two out; --data.weights makes a data set count more"
+            )
+
+
+def split_episodes(
+    config: DataConfig, datasets: list[Dataset], rows: list[Rows], before: Sequence[SetSplit]
+) -> tuple[list[list[int]], list[str]]:
+    """Episodes of each data set that are held out, and what is to be said of them."""
+    out, said = [], []
+    for dataset, of in zip(datasets, rows, strict=True):
+        stay, trained = seen_before(before, dataset.root, of.names)
+        count = len(dataset.episodes)
+        alone = count == 1 and len(datasets) > 1  # it is trained on; others are there to be held out
+        chosen = [] if alone else held_out(count, config.validation_fraction, config.seed_split, stay, trained)
+        out.append(chosen)
+        if stay & set(chosen):
+            said.append(f"{dataset.root}: {len(stay)} episodes stay held out, as in the run of the checkpoint")
+        if lost := sorted(stay - set(chosen)):
+            said.append(f"note: {dataset.root}: episodes {lost} are trained on now; that run held them out")
+        if seen := sorted(trained & set(chosen)):
+            said.append(f"note: {dataset.root}: held-out episodes {seen} are known: the checkpoint was trained on them")
+    return out, said
+
+
+def written(dataset: Dataset, rows: Rows, held_out: list[int]) -> SetSplit:
+    """What a run writes down of a data set."""
+    out = set(held_out)
+    kinds = {kind: tuple(name for i, name in enumerate(rows.names) if (i in out) == kind) for kind in (True, False)}
+    return SetSplit(str(dataset.root.resolve()), tuple(held_out), kinds[True], kinds[False])
 
 
 def _unsuccessful(meta: ProgressMeta, dataset: Dataset) -> list[bool]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,13 @@ from ..datasets.reader import Dataset
 from .batch import Batch
 from .cache import cached_pictures
 from .config import DataConfig, DataConfigError
-from .data import Data, read_data
+from .data import Data, read_data, written
 from .data_sets import asset_name
 from .mixture import Order, shard_count, stripes_per_period, training_order
 from .negatives import negatives
 from .pictures import DecodedPictures, Pictures
 from .samples import Sample, SampleMaker, Source, to_batch
+from .split import SetSplit
 
 STATE_FORMAT = 1
 DIGITS = 16  # of fingerprints, which checkpoints hold
@@ -49,18 +50,16 @@ class TrainLoader:
     eight processes and a batch size that is a multiple of eight, see ``mixture.py``).
 
     Args:
-        config: which data.
-        model: what it is made for: size of pictures, horizon, dimensions, length and form of prompts.
-        encoder: the model's tokenizer.
         batch_size: rows of all processes together.
         seed: of the order and of negatives, in [0, 2**32).
-        process_index: which process this is.
-        process_count: of how many.
+        before: what the run did with its data whose checkpoint this one starts from, or that it goes on with.
+        goes_on: whether it goes on.
 
     Attributes:
         datasets: opened.
         progress_meta: per data set: outcomes and milestones of its episodes, and how its labels were made.
         held_out: per data set the episodes that are not trained on, in order.
+        splits: the same as it is written down, after what ``before`` says of other runs.
         has_labels: whether any data set has progress labels.
         stats: statistics of ``state`` and ``actions`` that are used.
         asset_id: their name in checkpoints.
@@ -90,10 +89,12 @@ class TrainLoader:
         seed: int,
         process_index: int = 0,
         process_count: int = 1,
+        before: Sequence[SetSplit] = (),
+        goes_on: bool = False,
     ) -> None:
         _check_arguments(config, model, encoder, seed, process_index, process_count)
         self._config, self._process, self._processes = config, process_index, process_count
-        data = read_data(config, model)
+        data = read_data(config, model, before, goes_on)
         shards = shard_count(batch_size, process_count, len(data.datasets))
         counts = stripes_per_period([len(of) for of in data.training], config.weights, shards)
         self.datasets, self.progress_meta, self.held_out = data.datasets, data.metas, data.held_out
@@ -101,6 +102,8 @@ class TrainLoader:
         self.asset_id, self.action_dt_s = asset_name(config, data.datasets), 1 / data.datasets[0].fps
         self.train_frames, self.validation_frames = (sum(map(len, of)) for of in (data.training, data.validation))
         self.notes = data.notes(config)
+        own = [written(*of) for of in zip(data.datasets, data.rows, data.held_out, strict=True)]
+        self.splits = [*(before[: -len(own)] if goes_on else before), *own]
         self._made_from = _made_from(config, model, data, batch_size, seed, shards)
         self.fingerprint = fingerprint(self._made_from, DIGITS)
         self._validation = data.validation

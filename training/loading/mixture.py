@@ -55,7 +55,6 @@ def stripes_per_period(lengths: Sequence[int], weights: Sequence[float], shard_c
     Args:
         lengths: frames of each data set that are trained on.
         weights: of the data sets; if there are none, a period is an epoch of all.
-        shard_count: frames of a stripe.
 
     Raises:
         DataConfigError: not one positive weight per data set.
@@ -89,9 +88,6 @@ class Order:
 
     Args:
         counts: stripes of each data set in a period, see ``stripes_per_period``.
-        shard_count: shards of each data set.
-        batch_size: rows of all processes together.
-        process_count: number of processes.
     """
 
     def __init__(self, counts: Sequence[int], shard_count: int, batch_size: int, process_count: int) -> None:
@@ -125,14 +121,7 @@ class Order:
 def training_order(
     rows: Sequence[Int64[np.ndarray, " n"]], order: Order, shard_count: int, seed: int
 ) -> grain.MapDataset:
-    """Endless rows to train on, each (data set, row), in grain's terms.
-
-    Args:
-        rows: of each data set that are trained on.
-        order: which of them comes when.
-        shard_count: shards of each data set.
-        seed: of the shuffles.
-    """
+    """Endless rows to train on, each (data set, row), in grain's terms."""
     streams = []
     for data_set, own in enumerate(rows):
         for number, part in enumerate(shards(own, shard_count)):

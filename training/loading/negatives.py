@@ -54,15 +54,7 @@ class Negatives:
     successful: tuple[tuple[bool, ...], ...]
 
     def change(self, number: int, data_set: int, row: int, rows: Rows, prompt: str) -> Change:
-        """What draw ``number`` becomes.
-
-        Args:
-            number: of the draw, over all processes.
-            data_set: its number.
-            row: that was drawn.
-            rows: of the data set.
-            prompt: of the row.
-        """
+        """What draw ``number`` becomes."""
         if not self.wrong and not self.reversed:
             return Change(row)
         rng = np.random.default_rng([self.seed, number])
@@ -80,13 +72,6 @@ def negatives(
     config: DataConfig, seed: int, tasks: Sequence[Sequence[str]], rows: Sequence[Rows], metas: Sequence[ProgressMeta]
 ) -> Negatives:
     """The negatives that a configuration asks for.
-
-    Args:
-        config: which, and how many.
-        seed: of the decisions.
-        tasks: per data set, by task index.
-        rows: per data set.
-        metas: per data set; failures are not reversed.
 
     Raises:
         DataConfigError: a share is not in [0, 1), there are no labels to learn from, or no second instruction.

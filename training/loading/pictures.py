@@ -28,11 +28,6 @@ class Pictures(Protocol):
 def camera_features(dataset: Dataset, profile: RobotProfile, cameras: tuple[str, ...]) -> dict[str, str]:
     """The data set's feature for each of the model's cameras that is used.
 
-    Args:
-        dataset: opened.
-        profile: says which camera is which input of the model.
-        cameras: keys of the profile; all if there are none.
-
     Raises:
         DataConfigError: a camera is unknown, or the data set does not have it as video.
     """
@@ -62,7 +57,6 @@ class DecodedPictures:
     """Decodes the videos of a data set; every thread has decoders of its own.
 
     Args:
-        dataset: opened.
         features: the data set's feature for each of the model's cameras.
         size: (height, width) of the model's pictures.
     """

@@ -18,6 +18,7 @@ from pi05_progress.units.transforms import actions_to_model, state_to_model
 from ..datasets import layout
 from ..datasets.reader import Dataset
 from .config import DataConfigError
+from .split import episode_name
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Rows:
         starts: row of each episode's first frame, and the number of rows at the end.
         progress: label in [0, 1], 0 where it does not count; None if the data set has none.
         valid: whether the label counts.
+        names: of the episodes, by their contents.
         folder: where the arrays lie, if they were moved out of memory.
     """
 
@@ -40,6 +42,7 @@ class Rows:
     starts: Int64[np.ndarray, " e"]
     progress: Float32[np.ndarray, " n"] | None
     valid: Bool[np.ndarray, " n"] | None
+    names: tuple[str, ...] = ()
     folder: Path | None = None
 
     def episode(self, row: int) -> int:
@@ -52,8 +55,8 @@ class Rows:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The arrays that are there, by name."""
-        own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "folder"}
-        return {name: array for name, array in own.items() if array is not None}
+        own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: array for name, array in own.items() if isinstance(array, np.ndarray)}
 
     def digest(self) -> str:
         """A hash of all numbers."""
@@ -81,8 +84,6 @@ def load_rows(dataset: Dataset, profile: RobotProfile, progress_column: str) -> 
     """Read and check the columns that training needs; pictures are not among them.
 
     Args:
-        dataset: opened.
-        profile: of the robot.
         progress_column: feature with labels; a data set without it has none. ``progress.valid`` says which of them
             count; without that feature all do.
 
@@ -105,7 +106,7 @@ def load_rows(dataset: Dataset, profile: RobotProfile, progress_column: str) -> 
         progress=np.zeros(n, np.float32) if labelled else None,
         valid=np.ones(n, bool) if labelled else None,
     )
-    seen = 0
+    names = []
     for episode, of in dataset.frames(columns):
         where = f"{dataset.root}: episode {episode.index}"
         here = slice(starts[episode.index], starts[episode.index + 1])
@@ -124,13 +125,13 @@ def load_rows(dataset: Dataset, profile: RobotProfile, progress_column: str) -> 
                 rows.valid[here] = of[layout.VALID_COLUMN]
             labels = _checked_labels(of[progress_column], rows.valid[here], f"{where}, {progress_column}")
             rows.progress[here] = labels
-        seen += 1
-    if seen != len(dataset.episodes):
+        names.append(episode_name(of))
+    if len(names) != len(dataset.episodes):
         raise DataConfigError(
-            f"{dataset.root / layout.DATA}: rows of {seen} episodes, {layout.EPISODES} lists {len(dataset.episodes)}; "
-            "the data set is incomplete, copy it anew"
+            f"{dataset.root / layout.DATA}: rows of {len(names)} episodes, {layout.EPISODES} lists "
+            f"{len(dataset.episodes)}; the data set is incomplete, copy it anew"
         )
-    return rows
+    return dataclasses.replace(rows, names=tuple(names))
 
 
 def _check_finite(what: str, values: np.ndarray) -> None:

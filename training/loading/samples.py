@@ -46,18 +46,7 @@ class Source:
 
 
 class SampleMaker:
-    """Makes samples. Thread-safe, and goes to other processes by pickling.
-
-    Args:
-        sources: of each data set.
-        model: sizes.
-        encoder: the model's tokenizer.
-        stats: of ``state`` and ``actions``.
-        quantiles: whether quantiles normalise.
-        robot: layout of its numbers.
-        relative: whether actions are relative to the state where that layout says so.
-        negatives: which draws become negatives.
-    """
+    """Makes samples. Thread-safe, and goes to other processes by pickling."""
 
     def __init__(
         self,

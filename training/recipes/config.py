@@ -59,7 +59,9 @@ class TrainConfig:
     output: Path = Path("checkpoints")
     """Where the folders of runs lie."""
     checkpoint: Path | None = None
-    """Folder of the checkpoint to start from (openpi's: import it with convert_checkpoint); None: from scratch."""
+    """Folder of the checkpoint to start from (openpi's: import it with convert_checkpoint)."""
+    from_scratch: bool = False
+    """Start with random parameters where no checkpoint is given."""
     trained: Trained = "everything"
     """everything, the adapters (LoRA) and what openpi trains beside them, or the progress head alone."""
     tokenizer: TokenizerName = "paligemma"

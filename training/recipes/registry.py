@@ -7,13 +7,9 @@ import importlib
 import pkgutil
 from collections.abc import Callable
 
-from pi05_progress.errors import UserError
+from pi05_progress.errors import UsageError
 
 from .config import TrainConfig
-
-
-class RecipeError(UserError):
-    """There is no such recipe; the message lists those there are."""
 
 
 def recipes() -> dict[str, tuple[str, Callable[[], TrainConfig]]]:
@@ -31,11 +27,11 @@ def named_recipe(name: str) -> TrainConfig:
     """A recipe by name.
 
     Raises:
-        RecipeError: there is none of that name.
+        UsageError: there is none of that name; the message lists those there are.
     """
     known = recipes()
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise RecipeError(f"there is no recipe {name!r}{hint} There are: {', '.join(known)}")
+        raise UsageError(f"--config={name}: there is no recipe {name!r}{hint} There are: {', '.join(known)}")
     return known[name][1]()

@@ -36,6 +36,7 @@ def recipe() -> TrainConfig:
     return TrainConfig(
         name="tiny_demo",
         model=model,
+        from_scratch=True,
         tokenizer="words",
         optimizer=OptimizerConfig(schedule="cosine", peak_learning_rate=1e-3, end_learning_rate=1e-5, warmup_steps=200,
                                   decay_steps=STEPS, ema_decay=0.99),

@@ -14,7 +14,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import jax
@@ -81,7 +80,7 @@ class RunState:
             CheckpointError: it is missing or damaged.
         """
         try:
-            data = json.loads(path.read_text())
+            data = json.loads(path.read_text(encoding="utf-8"))
             best = data.pop("best")
             return cls(best=None if best is None else Best(**best), **data)
         except (OSError, ValueError, TypeError, KeyError) as error:
@@ -92,7 +91,6 @@ class RunCheckpoints:
     """Saves checkpoints of a run; use it as a context. All processes call all methods, at the same steps.
 
     Args:
-        folder: of the run.
         keep_period: checkpoints of multiples of this are kept, beside the last and the best; None keeps no others.
     """
 
@@ -102,21 +100,19 @@ class RunCheckpoints:
         self._saving: int | None = None
 
     def save(
-        self, checkpoint: Checkpoint, train_state: Mapping[str, jax.Array], state: RunState, position: bytes
+        self,
+        checkpoint: Checkpoint,
+        train_state: Mapping[str, jax.Array],
+        state: RunState,
+        others: Mapping[str, bytes],
     ) -> None:
         """Copy everything off the devices and start writing it; waits for the checkpoint before.
-
-        Args:
-            checkpoint: what the policy loads.
-            train_state: what else training goes on from, by path.
-            state: small things.
-            position: of the loader.
 
         Raises:
             CheckpointError: this or the one before could not be written; what is there already stays as it was.
         """
         self.wait()
-        files = {RUN: state.to_json(), POSITION: position} if jax.process_index() == 0 else {}
+        files = {RUN: state.to_json(), **others} if jax.process_index() == 0 else {}
         best = state.best.step if state.best is not None else None
         self._saving = state.step
         with _told_how_to_go_on():
@@ -140,9 +136,6 @@ class RunCheckpoints:
 
     def validated(self, state: RunState) -> None:
         """Write down, in a checkpoint that is there already, that the validation it owed is done.
-
-        Args:
-            state: of the checkpoint's step, as it is now.
 
         Raises:
             CheckpointError: it cannot be written; the validation is still owed then.
@@ -179,9 +172,7 @@ class RunCheckpoints:
     def __enter__(self) -> RunCheckpoints:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         try:
             self._saver.close()
         except CheckpointError:
@@ -230,10 +221,6 @@ def _in_params(path: str, averaged: bool) -> bool:
 
 def restore_state(folder: Path, shapes: TrainState) -> TrainState:
     """A state from a checkpoint of a run, bit for bit, each leaf read to where it lies.
-
-    Args:
-        folder: of the step.
-        shapes: shapes, dtypes and shardings.
 
     Raises:
         CheckpointError: damaged, or of another configuration.

@@ -10,7 +10,7 @@ import tyro
 from pi05_progress.errors import UsageError
 
 from ..recipes.config import TrainConfig
-from ..recipes.registry import RecipeError, named_recipe, recipes
+from ..recipes.registry import named_recipe, recipes
 
 PROGRAM = "python -m training.train"
 FLAG = "--config"
@@ -31,10 +31,7 @@ def parse(arguments: Sequence[str]) -> TrainConfig:
         raise UsageError(f"{FLAG}=RECIPE is missing.\n\n{overview()}")
     if len(names) > 1:
         raise UsageError(f"{FLAG} is given {len(names)} times: {', '.join(names)}; give one recipe")
-    try:
-        recipe = named_recipe(names[0])
-    except RecipeError as error:
-        raise UsageError(f"{FLAG}={names[0]}: {error}") from error
+    recipe = named_recipe(names[0])
     what = recipes()[names[0]][0]
     return tyro.cli(TrainConfig, default=recipe, args=rest, prog=f"{PROGRAM} {FLAG}={names[0]}", description=what)
 

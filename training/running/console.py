@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from types import TracebackType
 
 import jax
 from rich.console import Console as RichConsole
@@ -23,11 +22,7 @@ SHOWN = {  # of a row of the logs: name there and here
 
 
 class Console:
-    """Use it as a context; the bar is there meanwhile.
-
-    Args:
-        total: steps of the run.
-    """
+    """Use it as a context; the bar is there meanwhile."""
 
     def __init__(self, total: int) -> None:
         self._console = RichConsole(stderr=True, highlight=False, soft_wrap=True)
@@ -63,9 +58,7 @@ class Console:
         self._bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
 

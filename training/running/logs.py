@@ -7,7 +7,6 @@ import math
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal
 
 import numpy as np
@@ -26,7 +25,6 @@ class CsvLog:
     """A table that grows by a row at a time, each on disk when ``write`` returns.
 
     Args:
-        path: of the file.
         upto: rows of later steps, which an earlier process wrote before it died, are taken out; so is a row that was
             not written to its end.
     """
@@ -36,7 +34,7 @@ class CsvLog:
         self._columns, rows = _read(path)
         kept = [row for row in rows if len(row) == len(self._columns) and int(row[0]) <= upto]
         if rows or path.exists():
-            with output_file(path) as partial, partial.open("w", newline="") as file:
+            with output_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
                 csv.writer(file).writerows([self._columns, *kept] if kept else [])
         if not kept:
             self._columns = []
@@ -56,7 +54,7 @@ class CsvLog:
                 "by another version; remove it or give another --exp_name"
             )
         try:
-            with self._path.open("a", newline="") as file:
+            with self._path.open("a", newline="", encoding="utf-8") as file:
                 writer = csv.writer(file)
                 if first:
                     writer.writerow(self._columns)
@@ -68,7 +66,7 @@ class CsvLog:
 def _read(path: Path) -> tuple[list[str], list[list[str]]]:
     if not path.exists():
         return [], []
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     complete = text[: text.rfind("\n") + 1]  # the rest is what a killed process had begun
     rows = list(csv.reader(complete.splitlines()))
     return (rows[0], rows[1:]) if rows else ([], [])
@@ -85,10 +83,6 @@ class Logs:
     """All logs of a run; use it as a context.
 
     Args:
-        folder: of the run.
-        config: which logs there are beside the usual ones.
-        name: of the run.
-        resolved: its configuration.
         step: where it starts or goes on; what is logged there of later steps is replaced.
         validates: whether it starts with a validation, so that one of this step is replaced, too.
 
@@ -149,9 +143,7 @@ class Logs:
     def __enter__(self) -> Logs:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -167,12 +159,12 @@ def _start_wandb(folder: Path, config: LogConfig, name: str, resolved: Mapping[s
     (folder / "wandb").mkdir(exist_ok=True)
     identity = folder / "wandb/id"
     if not identity.exists():
-        identity.write_text(secrets.token_hex(4))
+        identity.write_text(secrets.token_hex(4), encoding="utf-8")
     try:
         run = wandb.init(
             project=config.project,
             name=name,
-            id=identity.read_text(),
+            id=identity.read_text(encoding="utf-8"),
             resume="allow" if config.wandb == "online" else None,
             dir=folder,
             mode=config.wandb,

@@ -15,8 +15,9 @@ from pi05_progress.checkpoints.checkpoint import Checkpoint
 from ..engine.sharding import put_batch
 from ..engine.state import model_of
 from ..engine.step import make_train_step
+from ..loading.split import HELD_OUT, SPLITS
 from . import bad_batch, pictures
-from .checkpoints import Best, RunCheckpoints, RunState, beside_parameters
+from .checkpoints import POSITION, Best, RunCheckpoints, RunState, beside_parameters
 from .console import Console
 from .logs import Logs
 from .metrics import Arrived, InFlight, Stopwatch, Window, mean
@@ -40,15 +41,7 @@ def owes_validation(begin: RunState, validation_interval: int) -> bool:
 
 
 class Loop:
-    """One process's part in a run. All processes take the same steps, and do all else after the same steps.
-
-    Args:
-        run: ready to start.
-        logs: of process 0; None in the others.
-        console: for people.
-        checkpoints: where they are saved.
-        stop: what signals ask for.
-    """
+    """One process's part in a run. All processes take the same steps, and do all else after the same steps."""
 
     def __init__(
         self, run: Run, logs: Logs | None, console: Console, checkpoints: RunCheckpoints, stop: StopRequest
@@ -219,5 +212,5 @@ class Loop:
             Checkpoint(info, model_of(run.model, self._state), run.loader.stats),
             beside_parameters(self._state),
             self._run_state(owed),
-            run.loader.state(),
+            {POSITION: run.loader.state(), HELD_OUT: SPLITS.dump_json(run.loader.splits, indent=1)},
         )

@@ -24,14 +24,7 @@ def chosen(traces: Sequence[Trace]) -> list[Trace]:
 
 
 def draw(traces: Sequence[Trace], title: str, name: Callable[[Trace], str], frame_s: float) -> bytes:
-    """A PNG file with a panel per episode.
-
-    Args:
-        traces: at least one.
-        title: above all.
-        name: of an episode, above its panel.
-        frame_s: seconds between two frames.
-    """
+    """A PNG file with a panel per episode."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from pi05_progress.errors import UserError
 from pi05_progress.models.abstract import abstract_model
 from pi05_progress.models.lora import count_parameters
 
-from ..engine.errors import TrainingError
 from ..engine.memory import GIB, MemoryPlan, plan_memory, table
 from ..recipes.config import TrainConfig
 
@@ -24,7 +24,7 @@ def plan(config: TrainConfig) -> str:
     """A table for a terminal.
 
     Raises:
-        TrainingError: the batch cannot be shared out on any of the meshes.
+        UserError: the batch cannot be shared out on any of the meshes.
         ModelConfigError: there is nothing of what is to be trained.
     """
     plans: dict[str, MemoryPlan] = {}
@@ -39,10 +39,10 @@ def plan(config: TrainConfig) -> str:
                 optimizer=config.optimizer,
                 trained=config.trained,
             )
-        except TrainingError as error:
+        except UserError as error:
             refused.append(f"{devices} x {fsdp}: {error}")
     if not plans:
-        raise TrainingError("; ".join(refused))
+        raise UserError("; ".join(refused))
     counts = count_parameters(abstract_model(config.model), config.model, config.trained)
     head = (
         f"{config.name}: {counts.total:,} parameters, {counts.trained:,} trained; batch {config.batch_size} in "

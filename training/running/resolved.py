@@ -17,6 +17,7 @@ from ..recipes.config import TrainConfig
 FREE = (
     "exp_name",
     "output",
+    "from_scratch",
     "tokenizer_path",
     "num_train_steps",
     "log_interval",
@@ -71,24 +72,29 @@ def _shown(values: Mapping[str, Any], name: str) -> str:
     return json.dumps(values[name]) if name in values else "(not there)"
 
 
-def check_unchanged(path: Path, resolved: Mapping[str, Any]) -> dict[str, Any]:
-    """Compare a configuration (see ``to_json``) with what was saved.
+def gone_on_with(path: Path, config: TrainConfig) -> tuple[TrainConfig, dict[str, Any]]:
+    """The configuration of a run that goes on: the one that was saved, with what may be changed as it is now.
+
+    Args:
+        config: as it was asked for; what the run started from and its tokenizer's file need not be given again.
 
     Returns:
-        All that was saved: the configuration and ``extra``.
+        The configuration, and all that was saved: the former one and ``extra``.
 
     Raises:
         UserError: something else than what may be changed differs, or the file is damaged.
     """
     try:
-        saved = json.loads(path.read_text())
-        before = saved["config"]
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        before = dict(saved["config"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: cannot be read, so the run cannot go on: {error}") from error
-    if different := changes(before, resolved):
+    known = {name: Path(before[name]) for name in ("checkpoint", "tokenizer_path") if before.get(name)}
+    config = dataclasses.replace(config, **{name: of for name, of in known.items() if getattr(config, name) is None})
+    if different := changes(before, to_json(config)):
         listed = "\n  ".join(different)
         raise UserError(
             f"the run was started with another configuration ({path}):\n  {listed}\nGo on with the former values, or "
             "give another --exp_name to start a run of its own; these may change: " + ", ".join(FREE)
         )
-    return saved
+    return config, saved

@@ -13,7 +13,7 @@ from pi05_progress.errors import UserError
 from pi05_progress.files.lock import try_lock
 from pi05_progress.files.output_folder import PARTIAL
 
-CONFIG, HELD_OUT, LOCK = "config.json", "held_out.json", ".lock"
+CONFIG, LOCK = "config.json", ".lock"
 LAST, BEST = "last", "best"
 
 

@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,27 +13,37 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
-from pi05_progress.checkpoints.description import CheckpointInfo, code_version, config_from_dict
+from pi05_progress.checkpoints.description import CheckpointInfo, code_version, config_from_dict, read_info
 from pi05_progress.errors import UserError
+from pi05_progress.files.output_file import write_file
 from pi05_progress.models.abstract import abstract_model
 from pi05_progress.models.config import Pi05Config, config_to_dict
 from pi05_progress.models.lora import count_parameters
 from pi05_progress.observation import UNTRAINED
 from pi05_progress.robots.profile import RobotProfile
-from pi05_progress.units.tokenizer import Encoder, TokenizerName, make_encoder
+from pi05_progress.units.tokenizer import make_encoder
 
 from ..engine.sharding import make_mesh
 from ..engine.state import TrainState
 from ..loading.loader import TrainLoader
+from ..loading.split import HELD_OUT, SPLITS, read_splits, splits_of
 from ..recipes.config import TrainConfig
 from . import resolved, run_folder
-from .agreement import check_same
-from .base import check_acts_alike, check_labels, effective_model, open_base, with_statistics
 from .checkpoints import POSITION, RunState
-from .label_description import label_description
 from .resolved import to_json
 from .run_folder import RunFolder
-from .start import fresh, restored, start_notes
+from .signals import check_same
+from .start import (
+    check_acts_alike,
+    check_labels,
+    effective_model,
+    fresh,
+    label_description,
+    open_base,
+    restored,
+    start_notes,
+    with_statistics,
+)
 
 Say = Callable[[str], None]
 
@@ -88,58 +97,62 @@ def check_config(config: TrainConfig) -> None:
         )
     if config.keep_period is not None and config.keep_period < 1:
         raise UserError(f"--keep_period is {config.keep_period}; expected at least 1, or None")
-    if config.trained == "head" and config.checkpoint is None:
-        raise UserError("--trained=head needs a model that acts already: give its folder with --checkpoint")
 
 
-def fitting_encoder(name: TokenizerName, path: Path | None, vocabulary: int) -> Encoder:
-    """The tokenizer.
-
-    Args:
-        name: which.
-        path: of PaliGemma's file, which that one needs.
-        vocabulary: tokens that the model knows.
+def check_complete(config: TrainConfig) -> None:
+    """Refuse a run that is to start without what it needs.
 
     Raises:
-        UserError: it does not fit the model, no path is given, or it cannot be loaded.
+        UserError: names all that is missing at once.
     """
-    if name == "paligemma" and path is None:
-        raise UserError("--tokenizer_path is missing: the file of PaliGemma's tokenizer (docs/training.md says where)")
-    encoder = make_encoder(name, path)
-    if encoder.vocabulary > vocabulary:
-        raise UserError(f"the tokenizer has {encoder.vocabulary} tokens, --model.vocabulary is {vocabulary}")
-    return encoder
+    missing = []
+    if config.trained == "head" and config.checkpoint is None:
+        missing.append("--checkpoint=FOLDER of a model that acts already, whose progress head is to be trained")
+    elif config.checkpoint is None and not config.from_scratch:
+        missing.append(
+            "--checkpoint=FOLDER to start from, such as openpi's pi05_base imported with convert_checkpoint, or "
+            "--from-scratch to start with random parameters"
+        )
+    if config.tokenizer == "paligemma" and config.tokenizer_path is None:
+        missing.append(
+            "--tokenizer_path=FILE, PaliGemma's tokenizer.model: gcloud storage cp "
+            "gs://big_vision/paligemma_tokenizer.model ."
+        )
+    if not config.data.repo_id:
+        missing.append("--data.repo_id=FOLDER of a LeRobot v3.0 data set")
+    if missing:
+        raise UserError(f"{config.name} cannot start, what is missing: {'; '.join(missing)} (docs/training.md)")
 
 
 def prepare(config: TrainConfig, say: Say) -> Run:
     """Make or restore everything. The folder is checked, but nothing is written.
 
-    Args:
-        config: of the run.
-        say: told what is found.
-
     Raises:
         ValueError: something is wrong; each kind's message says what to do.
     """
     check_config(config)
-    values = to_json(config)
     folder = RunFolder(config.output.expanduser() / config.name / config.exp_name)
     run_folder.check(folder.root, resume=config.resume, overwrite=config.overwrite)
     steps = folder.steps() if config.resume else []
-    saved = resolved.check_unchanged(folder.root / run_folder.CONFIG, values) if steps else None
-    last = folder.step(steps[-1]) if steps else None
+    last, saved = folder.step(steps[-1]) if steps else None, None
+    if last is not None:
+        config, saved = resolved.gone_on_with(folder.root / run_folder.CONFIG, config)
+    else:
+        check_complete(config)
+    values = to_json(config)
     if config.resume and last is None:
         say(f"there is no checkpoint in {folder.root} to go on from: starts anew")
     mesh = make_mesh(config.mesh)
     _check_batch(config.batch_size, config.optimizer.accumulation_steps, mesh)
     profile = RobotProfile.load(config.data.robot)
-    encoder = fitting_encoder(config.tokenizer, config.tokenizer_path, config.model.vocabulary)
+    encoder = make_encoder(config.tokenizer, config.tokenizer_path)
     base = None if last is not None else open_base(config.checkpoint)
     data = config.data
-    if config.trained == "head":
-        if base is not None:
-            check_acts_alike(base, config.model, data, profile, config.tokenizer)
-        data = with_statistics(data, base, last)
+    if last is not None:
+        data = with_statistics(data, last, read_info(last))
+    elif base is not None and config.trained == "head":
+        check_acts_alike(base, config.model, data, profile, config.tokenizer)
+        data = data if data.norm_stats is not None else with_statistics(data, base.folder, base.info)
     loader = TrainLoader(
         data,
         config.model,
@@ -148,6 +161,8 @@ def prepare(config: TrainConfig, say: Say) -> Run:
         seed=config.seed,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
+        before=read_splits(folder.root / HELD_OUT) if last is not None else splits_of(base.folder) if base else (),
+        goes_on=last is not None,
     )
     try:
         check_same(
@@ -229,11 +244,7 @@ def open_folder(run: Run) -> Iterator[None]:
             "jax": jax.__version__,
         }
         resolved.save(run.folder.root / run_folder.CONFIG, run.resolved, extra)
-        held_out = [
-            {"folder": str(dataset.root.resolve()), "episodes": episodes}
-            for dataset, episodes in zip(run.loader.datasets, run.loader.held_out, strict=True)
-        ]
-        (run.folder.root / run_folder.HELD_OUT).write_text(json.dumps(held_out, indent=1) + "\n")
+        write_file(run.folder.root / HELD_OUT, SPLITS.dump_json(run.loader.splits, indent=1), durable=True)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("run folder")
     try:

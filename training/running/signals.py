@@ -1,15 +1,23 @@
-"""Signals ask a run to stop; it finishes its step, saves, and ends. A second one ends it at once."""
+"""What processes of a run agree on: that all are about to do the same, and when to stop.
+
+Signals ask a run to stop; it finishes its step, saves, and ends. A second one ends it at once.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
-from types import FrameType, TracebackType
+from collections.abc import Mapping
+from types import FrameType
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
+
+from pi05_progress.errors import UserError
 
 from ..engine.sharding import batch_sharding, replicated
 
@@ -39,9 +47,7 @@ class StopRequest:
         self._former = {number: signal.signal(number, self._handle) for number in SIGNALS}
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._former.items():
             signal.signal(number, handler)
 
@@ -64,3 +70,25 @@ class Agreement:
             return np.int32(wanted)
         mine = np.full(self._rows, wanted, np.int32)
         return self._any(jax.make_array_from_process_local_data(batch_sharding(self._mesh), mine))
+
+
+def check_same(found: Mapping[str, str]) -> None:
+    """Compare with the other processes; each calls this once, at the same place.
+
+    A shared folder may show one host a checkpoint that another does not see yet, and a local copy of the data may be
+    another one: parts of two runs would become one, silently.
+
+    Raises:
+        UserError: in every process; the message says what differs, and what this one has.
+    """
+    if jax.process_count() == 1:
+        return
+    mine = np.stack([np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8) for text in found.values()])
+    theirs = np.asarray(multihost_utils.process_allgather(mine)).reshape(-1, *mine.shape)
+    differing = [name for i, name in enumerate(found) if (theirs[:, i] != theirs[0, i]).any()]
+    if differing:
+        values = "; ".join(f"{name}: {found[name][:200]}" for name in differing)
+        raise UserError(
+            f"the processes differ in {', '.join(differing)}; start all with the same command and let all see the same "
+            f"folders. Process {jax.process_index()} has {values}"
+        )

@@ -1,24 +1,131 @@
-"""Where a run starts: with new parameters, with those of a checkpoint, or where it was stopped."""
+"""Where a run starts: with new parameters, with those of a checkpoint, or where it was stopped; and which model is
+trained then, on what statistics.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
+from pi05_progress.checkpoints.description import ASSETS, NORM_STATS, PARAMS, CheckpointInfo, read_info
+from pi05_progress.checkpoints.orbax_files import open_orbax
+from pi05_progress.checkpoints.parameter_source import ParameterSource
+from pi05_progress.errors import UserError
 from pi05_progress.models.config import Pi05Config
 from pi05_progress.models.lora import Trained
+from pi05_progress.models.parameters import HEAD
+from pi05_progress.observation import UNTRAINED
+from pi05_progress.robots.profile import RobotProfile
+from pi05_progress.units.tokenizer import TokenizerName
 
 from ..engine.optimizer import OptimizerConfig
 from ..engine.state import TrainState, abstract_state, start_state
 from ..engine.step import training_keys
-from .base import Base
+from ..labels.durations import DURATIONS, STAGES, durations_s
+from ..loading.config import DataConfig
+from ..loading.loader import TrainLoader
 from .checkpoints import RUN, RunState, restore_state
+
+
+@dataclass(frozen=True)
+class Base:
+    """The checkpoint a run starts from; its parameters are still on disk."""
+
+    folder: Path
+    info: CheckpointInfo
+    source: ParameterSource
+
+    @property
+    def has_trained_head(self) -> bool:
+        """Whether its estimates of progress mean something."""
+        return self.info.model_id != UNTRAINED and any(path.startswith(HEAD) for path in self.source.leaves)
+
+
+def open_base(checkpoint: Path | None) -> Base | None:
+    """The checkpoint to start from, if one is given; its parameters are not read yet.
+
+    Raises:
+        CheckpointError: it is missing or damaged.
+    """
+    if checkpoint is None:
+        return None
+    folder = checkpoint.expanduser()
+    return Base(folder, read_info(folder), open_orbax(folder / PARAMS))
+
+
+def check_acts_alike(
+    base: Base, model: Pi05Config, data: DataConfig, profile: RobotProfile, tokenizer: TokenizerName
+) -> None:
+    """Refuse to train the head alone on a model that would act otherwise then.
+
+    Raises:
+        UserError: something that decides the actions differs; the message names it.
+    """
+    info, names = base.info, ("image_size", "action_dim", "action_horizon", "max_token_len", "discrete_state")
+    theirs = {f"model.{name}": getattr(info.model, name) for name in names}
+    ours = {f"model.{name}": getattr(model, name) for name in names}
+    theirs |= {"data.robot": info.robot, "tokenizer": info.tokenizer, "data.delta_actions": info.delta_actions}
+    ours |= {"data.robot": profile.name, "tokenizer": tokenizer, "data.delta_actions": data.delta_actions}
+    theirs["data.quantiles"], ours["data.quantiles"] = info.quantiles, data.quantiles
+    if different := [f"{name} is {ours[name]}, there {theirs[name]}" for name in ours if ours[name] != theirs[name]]:
+        raise UserError(
+            f"--trained=head leaves the actions of {base.folder} as they are, so everything around it must stay, "
+            f"too: {'; '.join(different)}"
+        )
+
+
+def with_statistics(data: DataConfig, checkpoint: Path, info: CheckpointInfo) -> DataConfig:
+    """What is loaded where a checkpoint's statistics are to be used: with these, if it has any."""
+    path = checkpoint / ASSETS / info.asset_id / NORM_STATS
+    return dataclasses.replace(data, norm_stats=path, foreign_norm_stats=True) if path.exists() else data
+
+
+def check_labels(trained: Trained, data: DataConfig, has_labels: bool) -> None:
+    """Refuse to train the progress head alone on data that say nothing about progress.
+
+    Raises:
+        UserError: there are no labels; the message says how to make them.
+    """
+    if trained == "head" and not has_labels:
+        raise UserError(
+            f"--trained=head, but there are no progress labels ({data.progress_column}) in {data.repo_id}; make them: "
+            "python -m training.add_progress_labels"
+        )
+
+
+def effective_model(
+    model: Pi05Config, trained: Trained, progress_weight: float, base: Base | None, has_labels: bool
+) -> tuple[Pi05Config, str]:
+    """The model to train, and a sentence on what is learnt.
+
+    A head that nothing teaches is left out: it would publish numbers that mean nothing.
+    """
+    if has_labels and model.progress.kind != "none":
+        if trained == "head":
+            return model, f"learns progress alone ({model.progress.kind} head); everything else stays as it is"
+        return model, f"learns actions and progress ({model.progress.kind} head, weight {progress_weight:g})"
+    if has_labels:
+        return model, "learns actions alone: the data has progress labels, but the model has no progress head"
+    if model.progress.kind == "none":
+        return model, "learns actions alone: the data has no progress labels, and the model has no progress head"
+    if base is not None and base.has_trained_head:
+        return model, (
+            "learns actions alone: the data has no progress labels. The progress head stays as it is in the "
+            "checkpoint, but what it reads changes: check its estimates"
+        )
+    return model.with_progress("none"), (
+        "learns actions alone: the data has no progress labels. The progress head would mean nothing and is left out"
+    )
 
 
 class Start(NamedTuple):
@@ -68,11 +175,6 @@ def restored(
 ) -> Start:
     """Where a run was when it saved its last checkpoint.
 
-    Args:
-        last: folder of that checkpoint.
-        source: where its parameters were from.
-        model, mesh, trained, optimizer: as of ``abstract_state``.
-
     Raises:
         CheckpointError: it is damaged, or of another configuration.
     """
@@ -98,3 +200,27 @@ def start_notes(start: Start, base: Base | None, robot: str) -> list[str]:
 def _brief(paths: list[str], most: int = 4) -> str:
     more = f" and {len(paths) - most} more" if len(paths) > most else ""
     return f"{', '.join(paths[:most])}{more}"
+
+
+def label_description(loader: TrainLoader) -> dict[str, Any]:
+    """Plain values for JSON.
+
+    Returns:
+        ``method`` and ``arguments`` (under ``methods`` by data set, if they differ), ``stages`` by task, and
+        ``median_durations_s`` by task over episodes that were trained on and did not fail.
+    """
+    seconds: dict[str, list[float]] = {}
+    stages: dict[str, list[dict[str, Any]]] = {}
+    methods: dict[str, dict[str, Any]] = {}
+    for dataset, meta, held_out in zip(loader.datasets, loader.progress_meta, loader.held_out, strict=True):
+        for task, durations in durations_s(dataset, meta, held_out).items():
+            seconds.setdefault(task, []).extend(durations)
+        if meta.labels is not None:
+            methods[dataset.root.name] = {"method": meta.labels.method, "arguments": dict(meta.labels.arguments)}
+            stages |= {
+                task: [{"name": stage.name, "share": stage.share} for stage in of_task]
+                for task, of_task in meta.labels.stages.items()
+            }
+    different = {json.dumps(method, sort_keys=True) for method in methods.values()}
+    how = next(iter(methods.values())) if len(different) == 1 else {"methods": methods}
+    return {**how, STAGES: stages, DURATIONS: {task: float(np.median(of)) for task, of in seconds.items()}}

@@ -88,15 +88,7 @@ def draws(
 
 
 def per_sample(model: Pi05, key: Key[Array, ""], batch: Batch, loss: LossConfig, action_size: int) -> PerSample:
-    """Both losses and the model's belief, from one pass.
-
-    Args:
-        model: with its parameters.
-        key: that draws start from.
-        batch: of held-out frames.
-        loss: what counts in the action loss.
-        action_size: numbers of an action before padding.
-    """
+    """Both losses and the model's belief, from one pass."""
     noise, time = draws(key, batch.origin, batch.actions.shape[1:])
     counted = action_size if loss.ignore_padded_dims else None
     losses = model.losses(batch.observation, batch.actions, noise, time, counted)
@@ -134,11 +126,7 @@ def validate(
     """Run through held-out episodes.
 
     Args:
-        step: from ``make_validation_step``.
-        parameters: of the whole model, by path.
         batches: this process's rows of held-out episodes; rows whose origin is -1 do not count.
-        mesh: of the devices.
-        progress_weight: of the progress loss.
         successful: whether an episode of a data set did not fail; only these count for rank correlation.
     """
     all_rows = _run(step, parameters, batches, mesh)

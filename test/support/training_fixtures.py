@@ -1,0 +1,24 @@
+"""Fixtures of tests that load data or train; what they need is imported when they are used."""
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def quick_training(tmp_path_factory):
+    """Programs of training are compiled once, and not optimised."""
+    from training_runs import quick_programs
+
+    with quick_programs(tmp_path_factory.mktemp("programs")):
+        yield
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory):
+    """LeRobot's data set of four episodes with labels; the last one failed. Only read."""
+    from small_datasets import facts, lerobot_copy
+    from small_loading import labelled
+
+    folder = tmp_path_factory.mktemp("data")
+    source = lerobot_copy(folder)
+    facts(source, e3=("FAILURE", {}))
+    return labelled(folder / "labelled", source)
