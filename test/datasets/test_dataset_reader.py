@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +11,7 @@ import pytest
 from small_datasets import MERGED, TWO_TASKS, lerobot_copy, make_dataset
 
 from training.datasets import layout
+from training.datasets.frames import FrameReader
 from training.datasets.progress_meta import (
     EpisodeMeta,
     Labels,
@@ -21,7 +23,7 @@ from training.datasets.progress_meta import (
     load_progress_meta,
     save_progress_meta,
 )
-from training.datasets.reader import ROWS, DatasetError, open_dataset
+from training.datasets.reader import ROWS, DatasetError, named_folders, open_dataset
 from training.datasets.statistics import KEYS, feature_stats, pool_episodes
 
 
@@ -101,6 +103,42 @@ def test_schema_and_tasks_are_what_lerobot_writes():
     assert pandas[0]["index_columns"] == pandas[1]["index_columns"] and pandas[0]["columns"] == pandas[1]["columns"]
 
 
+VIDEO = "videos/observation.images.head_camera/chunk_index"
+
+
+def episodes(change):
+    def spoil(root):
+        path = root / layout.EPISODES_PATH.format(chunk_index=0, file_index=0)
+        rows = pq.read_table(path).to_pylist()
+        change(rows)
+        pq.write_table(pa.Table.from_pylist(rows), path)
+
+    return spoil
+
+
+def tasks(indices, name="task"):
+    def spoil(root):
+        table = pq.read_table(root / layout.TASKS)
+        pq.write_table(pa.table({"task_index": indices, name: table["task"]}), root / layout.TASKS)
+
+    return spoil
+
+
+def test_tasks_whose_column_has_no_name_are_read_as_lerobot_does(tmp_path):
+    root = lerobot_copy(tmp_path)
+    tasks([1, 0], "__index_level_0__")(root)  # as LeRobot's converter from v2.1 leaves them
+    assert open_dataset(root).tasks == open_dataset(TWO_TASKS).tasks[::-1]
+
+
+def test_folders_whose_names_have_commas_and_colons(tmp_path, monkeypatch):
+    monkeypatch.chdir(lerobot_copy(tmp_path).rename(tmp_path / "run:1, cut").parent)
+    assert named_folders("a, run:1, cut ,b,,c") == ["a", "run:1, cut", "b", "c"]
+    dataset = open_dataset(Path("run:1, cut"))  # not an address, as pyarrow and FFmpeg would have it
+    assert len(list(dataset.frames([layout.STATE]))) == 4
+    with FrameReader(dataset.fps) as pictures:
+        assert pictures.read(dataset.episodes[1].videos[dataset.cameras[0]], 3).ndim == 3
+
+
 def spoil_json(path, **changes):
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
@@ -112,7 +150,18 @@ def spoil_json(path, **changes):
         (lambda r: (r / layout.INFO).unlink(), "not a LeRobot data set, meta/info.json is missing"),
         (lambda r: (r / layout.INFO).write_text("{"), "info.json: cannot be read"),
         (lambda r: spoil_json(r / layout.INFO, codebase_version="v2.1"), "convert_dataset_v21_to_v30"),
-        (lambda r: spoil_json(r / layout.INFO, fps=0), "fps is 0"),
+        (lambda r: spoil_json(r / layout.INFO, fps=0), "info.json: fps: .* greater than 0 .found 0."),
+        (lambda r: spoil_json(r / layout.INFO, fps="10"), "info.json: fps: .* valid number .found '10'."),
+        (lambda r: spoil_json(r / layout.INFO, features=3), "info.json: features: .* dictionary"),
+        (lambda r: spoil_json(r / layout.INFO, video_path=None), "info.json: video_path is missing"),
+        (lambda r: (r / layout.INFO).write_bytes(b"version https://git-lfs.github.com/spec/v1"), "info.*git lfs pull"),
+        (episodes(lambda rows: rows[2].update({VIDEO: None})), f"{VIDEO} of episode 2 is missing"),
+        (
+            episodes(lambda rows: rows[2].update(length=0)),
+            "length of episode 2 is missing or 0; .*lerobot-edit-dataset",
+        ),
+        (episodes(lambda rows: rows.pop(1)), r"episode_index is \[0, 2, 3\], .* without gaps; .*lerobot-edit-dataset"),
+        (tasks([0, 2]), r"tasks.parquet: task_index is \[0, 2\], expected 0 to 1 without gaps; .*lerobot-edit-dataset"),
         (lambda r: spoil_json(r / layout.INFO, total_frames=65), "4 episodes with 64 frames.* says 4 and 65"),
         (lambda r: (r / layout.TASKS).unlink(), "tasks.parquet: is missing"),
         (lambda r: (r / layout.TASKS).write_bytes(b"PAR1"), "tasks.parquet: not a readable Parquet file"),

@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 
 from pi05_progress.errors import UserError
 
-from .reader import VideoSpan
+from .reader import VideoSpan, remedy
 
 FORWARD = 10  # frames: a picture at most so far ahead is reached by decoding on, others from their key frame
 OPEN_FILES = 8  # of a reader; each holds a decoder with a few pictures
@@ -41,7 +41,7 @@ class VideoReader:
             self._container = av.open(str(path))
             self._stream = self._container.streams.video[0]
         except (OSError, IndexError, UnicodeDecodeError, av.FFmpegError) as error:  # damaged names, too
-            raise PictureError(f"{path}: cannot be opened: {error}; copy the data set anew") from error
+            raise PictureError(f"{path}: cannot be opened: {error}; {remedy(path)}") from error
         if self._stream.codec_context is None:
             self._container.close()
             raise PictureError(f"{path}: cannot be opened: no decoder knows its video; copy the data set anew")

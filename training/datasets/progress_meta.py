@@ -148,7 +148,7 @@ def load_progress_meta(root: Path) -> ProgressMeta:
     """
     path = root / layout.PROGRESS
     try:
-        data = json.loads(path.read_text())
+        data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return ProgressMeta()
     except (OSError, ValueError) as error:

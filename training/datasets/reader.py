@@ -11,13 +11,15 @@ import shlex
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from pi05_progress.errors import UserError
+from pi05_progress.files.validation import problems
 
 from . import layout
 
@@ -275,30 +277,78 @@ def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
             raise DatasetError(f"{path}: cannot be read: {error}; copy it anew") from error
 
 
+class _Feature(BaseModel):
+    """A feature as ``meta/info.json`` describes it."""
+
+    dtype: str
+    shape: list[int]
+
+
+class _Info(BaseModel):
+    """What is needed of ``meta/info.json``."""
+
+    fps: Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
+    features: dict[str, _Feature]
+    total_episodes: int
+    total_frames: int
+    video_path: str | None = None
+
+    @model_validator(mode="after")
+    def _videos_have_a_place(self) -> _Info:
+        if self.video_path is None and any(feature.dtype == "video" for feature in self.features.values()):
+            raise ValueError("video_path is missing, though there are videos among the features")
+        return self
+
+
 def open_dataset(root: Path) -> Dataset:
     """Read a data set's metadata.
 
     Raises:
         DatasetError: not a data set, of another version, or incomplete.
     """
-    info = _info(root)
-    table = read_parquet(root / layout.TASKS)
-    if missing := {"task", "task_index"} - set(table.column_names):
-        raise DatasetError(f"{root / layout.TASKS}: no column {', '.join(sorted(missing))}")
-    tasks = dict(zip(table["task_index"].to_pylist(), table["task"].to_pylist(), strict=True))
-    if sorted(tasks) != list(range(len(tasks))):
-        raise DatasetError(f"{root / layout.TASKS}: task_index is {sorted(tasks)}, expected 0 to {len(tasks) - 1}")
+    root = root.absolute()  # pyarrow and FFmpeg take "run:1/data" for an address
+    info, tasks = _info(root), _tasks(root / layout.TASKS)
     cameras = [name for name, feature in info["features"].items() if feature["dtype"] == "video"]
     episodes = sorted(_episodes(root, info, cameras), key=lambda episode: episode.index)
     if [episode.index for episode in episodes] != list(range(len(episodes))) or not episodes:
-        raise DatasetError(f"{root / layout.EPISODES}: episodes {[e.index for e in episodes]}, expected 0, 1, 2 ...")
+        raise DatasetError(
+            f"{root / layout.EPISODES}: episode_index is {[e.index for e in episodes]}, expected 0, 1, 2 ... without "
+            "gaps; take the data set as it was, and remove episodes with lerobot-edit-dataset, which numbers the others"
+        )
     frames = sum(episode.length for episode in episodes)
     if (len(episodes), frames) != (info["total_episodes"], info["total_frames"]):
         raise DatasetError(
             f"{root / layout.EPISODES}: {len(episodes)} episodes with {frames} frames, but {layout.INFO} says "
             f"{info['total_episodes']} and {info['total_frames']}; the data set is incomplete"
         )
-    return Dataset(root, info, tuple(tasks[i] for i in range(len(tasks))), tuple(episodes))
+    return Dataset(root, info, tasks, tuple(episodes))
+
+
+def named_folders(text: str) -> list[str]:
+    """The folders in a list that is separated by commas; a comma may also be in the name of one that is there."""
+    parts, names = text.split(","), []
+    while parts:
+        several = (n for n in range(len(parts), 1, -1) if Path(",".join(parts[:n]).strip()).expanduser().is_dir())
+        count = next(several, 1)
+        names.append(",".join(parts[:count]).strip())
+        parts = parts[count:]
+    return [name for name in names if name]
+
+
+def _tasks(path: Path) -> tuple[str, ...]:
+    table = read_parquet(path)
+    text = next(
+        (name for name in ("task", "__index_level_0__") if name in table.column_names), ""
+    )  # LeRobot's own forms
+    if not text or "task_index" not in table.column_names:
+        raise DatasetError(f"{path}: it needs columns task and task_index, and has {', '.join(table.column_names)}")
+    tasks = dict(zip(table["task_index"].to_pylist(), table[text].to_pylist(), strict=True))
+    if set(tasks) != set(range(len(tasks))):
+        raise DatasetError(
+            f"{path}: task_index is {list(tasks)}, expected 0 to {len(tasks) - 1} without gaps; take the data set as "
+            "it was, and remove episodes with lerobot-edit-dataset, which numbers tasks anew"
+        )
+    return tuple(tasks[index] for index in range(len(tasks)))
 
 
 def _info(root: Path) -> dict[str, Any]:
@@ -308,19 +358,18 @@ def _info(root: Path) -> dict[str, Any]:
     if not path.is_file():
         raise DatasetError(f"{root}: not a LeRobot data set, {layout.INFO} is missing")
     try:
-        info = json.loads(path.read_text())
+        info = json.loads(path.read_text(encoding="utf-8"))
         version = info["codebase_version"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DatasetError(f"{path}: cannot be read: {error!r}") from error
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise DatasetError(f"{path}: cannot be read: {error!r}; {remedy(path)}") from error
     if version != layout.CODEBASE_VERSION:
         raise DatasetError(
             f"{path}: codebase_version is {version}, needed is {layout.CODEBASE_VERSION}; {_remedy(root, version)}"
         )
-    for key in ("fps", "features", "total_episodes", "total_frames"):
-        if key not in info:
-            raise DatasetError(f"{path}: {key} is missing")
-    if not info["fps"] > 0:
-        raise DatasetError(f"{path}: fps is {info['fps']}, expected a positive number")
+    try:
+        _Info.model_validate(info)
+    except ValidationError as error:
+        raise DatasetError(f"{path}: {problems(error)}; correct it, or copy the data set anew") from error
     return info
 
 
@@ -350,6 +399,11 @@ def _episodes(root: Path, info: dict[str, Any], cameras: list[str]) -> Iterator[
             if missing := [name for name in wanted if name not in file.schema_arrow.names]:
                 raise DatasetError(f"{path}: no column {', '.join(missing)}")
         for row in read_parquet(path, wanted).to_pylist():
+            if empty := [name for name, value in row.items() if value is None] + ["length"] * (row["length"] == 0):
+                raise DatasetError(
+                    f"{path}: {empty[0]} of episode {row['episode_index']} is missing or 0; remove the episode with "
+                    "lerobot-edit-dataset, or copy the data set anew"
+                )
             videos = {}
             for key in cameras:
                 chunk, number, start, end = (row[f"videos/{key}/{part}"] for part in parts)

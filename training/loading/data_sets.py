@@ -8,7 +8,7 @@ from pathlib import Path
 from pi05_progress.robots.profile import RobotProfile, known_profiles
 
 from ..datasets import layout
-from ..datasets.reader import Dataset, DatasetError, open_dataset
+from ..datasets.reader import Dataset, DatasetError, named_folders, open_dataset
 from ..datasets.robot import check_robot
 from .config import DataConfig, DataConfigError
 
@@ -20,7 +20,7 @@ def open_data_sets(config: DataConfig, profile: RobotProfile) -> list[Dataset]:
         DataConfigError: none is given, one is given twice, or frame rates differ.
         DatasetError: a folder is not a data set, lacks something, or is of another robot.
     """
-    names = [name.strip() for name in config.repo_id.split(",") if name.strip()]
+    names = named_folders(config.repo_id)
     if not names:
         raise DataConfigError("no data set: give the folder of one, or several separated by commas: --data.repo_id")
     roots = [Path(name).expanduser() for name in names]
