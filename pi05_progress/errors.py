@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable
 
@@ -41,6 +42,9 @@ def run_program(
     Returns:
         The exit status: the program's, 1 after an error, 2 after a wrong command line, 130 after Ctrl-C.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what a terminal's locale cannot show is no reason to stop
+            stream.reconfigure(errors="backslashreplace")
     try:
         return program() or 0
     except UserError as error:

@@ -16,6 +16,7 @@ kept: the same command with --resume goes on. docs/convert.md explains episodes,
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -141,6 +142,8 @@ class ConvertOptions:
             return f"--max-gap {self.max_gap}: expected more than one frame, which is {1 / self.fps:.3f} s"
         if self.resume and self.overwrite:
             return "--resume goes on, --overwrite begins again: only one of them can be given"
+        if os.fsencode(self.output) != str(self.output).encode(errors="replace"):
+            return f"--output {self.output!a}: this locale does not know its letters; set another, as LC_ALL=C.UTF-8"
         if self.task is not None and not self.task.strip():
             return "--task: the instruction is empty"
         return ""
@@ -191,9 +194,18 @@ def parse(arguments: Sequence[str] | None = None) -> ConvertOptions:
     return args
 
 
+def _as_typed(text: str) -> str:
+    """An argument as UTF-8, which it mostly is, whatever the locale took it for."""
+    with contextlib.suppress(UnicodeError):
+        return os.fsencode(text).decode("utf-8")
+    return os.fsencode(text).decode("utf-8", "replace") if not text.isprintable() else text
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status: 1 if there is no data set, 2 for a wrong command line."""
     args = parse(arguments)
+    if args.task is not None:
+        args = dataclasses.replace(args, task=_as_typed(args.task))
     again = "convert_rosbags: stopped; the same command with --resume goes on"
     return run_program(lambda: _run(args), name="convert_rosbags", kept=KEPT, stopped=again)
 

@@ -60,18 +60,19 @@ def write_file(path: Path, content: str | bytes, *, durable: bool = False, priva
     """Write a whole file, complete or not at all.
 
     Args:
-        content: text is written as UTF-8.
+        content: text is written as UTF-8; of names of files that are no text in this locale, what is UTF-8.
         durable: whether it must survive a loss of power as soon as it has its name.
         private: whether nobody but the owner may read it.
 
     Raises:
         OSError: it cannot be written.
     """
-    data = content.encode() if isinstance(content, str) else content
+    if isinstance(content, str):
+        content = content.encode(errors="surrogateescape").decode(errors="replace").encode()
     with output_file(path, durable=durable) as partial:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
         with open(os.open(partial, flags, 0o600 if private else 0o666), "wb") as file:
-            file.write(data)
+            file.write(content)
 
 
 def to_disk(path: Path) -> None:

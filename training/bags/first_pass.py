@@ -20,6 +20,7 @@ from pi05_progress.robots.messages import decode_image, prepare_image
 from pi05_progress.robots.packets import is_key_packet
 
 from .faults import BagError
+from .finding import continues_another
 from .inputs import Inputs, ScanOptions, Source, choose_inputs
 from .markers import Event, Mark, Markers
 from .message_types import Stored
@@ -118,6 +119,8 @@ class _FirstPass:
                 raise BagError(f"{source.name}: {self._unreadable[source.topic][0]}")
         breaks = [(a + self._offset_ns, b + self._offset_ns) for a, b in bag.jumps_back()]
         notes = [*bag.notes, *bag.type_notes(topics), *self._notes(breaks)]
+        if before := continues_another(bag.path):
+            notes.append(f"it goes on with {before}; files of one recording are put into a folder of their own")
         unreadable = {topic: len(why) for topic, why in self._unreadable.items()}
         return Scan(
             bag.path, inputs, timeline.stretches, breaks, markers.marks, markers.events, self._sizes, self._changes,

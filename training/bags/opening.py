@@ -4,6 +4,7 @@ they can be read."""
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shutil
 import sqlite3
@@ -108,13 +109,14 @@ class Opening:
             return [], False
         try:
             facts = yaml.safe_load(path.read_text(encoding="utf-8"))["rosbag2_bagfile_information"]
-            names = [plain_name(Path(str(name)).name) for name in facts["relative_file_paths"]]
+            # Names of files are text in the locale's way, those in the metadata UTF-8.
+            names = [plain_name(Path(os.fsdecode(str(n).encode())).name) for n in facts["relative_file_paths"]]
             return list(dict.fromkeys(names)), bool(facts["message_count"])
         except (OSError, yaml.YAMLError, LookupError, TypeError, ValueError) as error:
             self.notes.append(
                 f"{METADATA} cannot be used ({type(error).__name__}); its files are read in the order of their names"
             )
-            return [], True
+            return [], False
 
     def _opened(self, files: Sequence[Path], names: Sequence[str]) -> list[StorageFile]:
         """Those files that can be read; what is the matter with others goes into the notes."""

@@ -1,0 +1,361 @@
+"""Recordings of a kind that is easily overlooked, taken for another, or given up for something that does not matter."""
+
+import json
+import os
+import shutil
+import sqlite3
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from convert_recordings import (
+    IMAGE,
+    JOINTS,
+    NUMBER,
+    PROFILE,
+    START,
+    Message,
+    event,
+    joints,
+    moved,
+    packets,
+    pictures,
+    split_bag,
+    write_bag,
+)
+from convert_results import convert
+
+from training.bags.finding import find_bags
+from training.bags.mcap import McapFile
+
+SECONDS = 1.2
+FRAMES = list(range(36))
+
+
+@pytest.fixture(scope="module")
+def sound():
+    """Messages of a sound recording; do not change them."""
+    return joints(SECONDS, state_hz=60, command_hz=60) + pictures(SECONDS)
+
+
+def only(folder, suffix):
+    return next(path for path in folder.iterdir() if path.suffix == suffix)
+
+
+def changed(messages, topic, indices, **fields):
+    """The messages with other fields in some of those of a topic."""
+    at = [i for i, m in enumerate(messages) if m.topic == topic]
+    made = list(messages)
+    for index in indices:
+        made[at[index]] = moved(made[at[index]])
+        made[at[index]].fields = {**made[at[index]].fields, **fields}
+    return made
+
+
+# --- paths ---
+
+
+@pytest.mark.parametrize(
+    ("name", "storage"), [("take%41", "sqlite3"), ("50%?", "sqlite3"), ("a#b", "sqlite3"), ("run:1", "mcap")]
+)
+def test_the_recording_that_was_named_is_read_whatever_its_name(tmp_path, sound, monkeypatch, name, storage):
+    other = [moved(m) for m in sound]
+    for m in other:
+        m.fields = {**m.fields, "position": m.fields["position"] + 5} if m.type == JOINTS else m.fields
+    for folder, messages in (("takeA", sound), (name, other)):
+        (tmp_path / folder).mkdir()
+        shutil.move(write_bag(tmp_path / "rec", messages, storage), tmp_path / folder)
+    monkeypatch.chdir(tmp_path)
+    run = convert(Path("out:1/set"), Path(name))
+    assert run.status == 0, run.text
+    run.root = tmp_path / run.root
+    assert 4.5 < run.column("observation.state")[0, 0] < 5.5
+
+
+def test_a_folder_that_cannot_be_looked_into_costs_itself_only(tmp_path, sound, monkeypatch):
+    write_bag(tmp_path / "bags" / "good", sound)
+    (tmp_path / "bags" / "lost+found").mkdir()
+    usual = Path.iterdir
+
+    def refusing(path):
+        if path.name == "lost+found":
+            raise PermissionError(13, "Permission denied", str(path))
+        return usual(path)
+
+    monkeypatch.setattr(Path, "iterdir", refusing)
+    run = convert(tmp_path / "ds", tmp_path / "bags", dry_run=True)
+    assert run.status == 0 and "not used: " in run.text and "Permission denied" in run.text
+
+
+# --- files that belong together ---
+
+
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+def test_split_files_in_a_renamed_folder_are_one_recording(tmp_path, sound, storage):
+    bag = split_bag(tmp_path / "bags" / "monday", sound, 0.6, storage)
+    (bag / "metadata.yaml").unlink()
+    bag = bag.rename(tmp_path / "bags" / "take_03")
+    assert find_bags([tmp_path / "bags"]) == [bag]
+    run = convert(tmp_path / "ds", tmp_path / "bags", dry_run=True)
+    assert "take_03 bag: 36 frames" in run.text and "no metadata.yaml" in run.text
+    assert ("cut off" in run.text) == (storage == "sqlite3")
+
+
+def test_recordings_that_are_numbered_are_not_taken_for_one(tmp_path, sound):
+    later = [moved(m, 5 * 10**9, 5 * 10**9) for m in sound]
+    for number, messages in enumerate((sound, later)):
+        write_bag(tmp_path / "tmp" / f"take_{number}", messages)
+        shutil.move(only(tmp_path / "tmp" / f"take_{number}", ".mcap"), tmp_path / f"take_{number}.mcap")
+    assert [path.name for path in find_bags([tmp_path])][:2] == ["take_0.mcap", "take_1.mcap"]
+
+
+def test_a_loose_file_that_another_goes_on_with_is_pointed_out(tmp_path, sound):
+    bag = split_bag(tmp_path / "monday", sound, 0.6)
+    (bag / "metadata.yaml").unlink()
+    shutil.copy(bag / "monday_0.mcap", bag / "other.mcap")
+    run = convert(tmp_path / "ds", bag.rename(tmp_path / "mixed"), dry_run=True)
+    assert "goes on with monday_0.mcap" in run.text and "folder of their own" in run.text
+
+
+def test_files_that_hold_a_topic_each_are_read_side_by_side(tmp_path, sound):
+    events = [event(0, START + 10**8), event(1, START + 10**9)]
+    bag = split_bag(tmp_path / "bag", [*sound, *events], 5.0)
+    for number, kinds in enumerate(({JOINTS}, {m.type for m in sound} - {JOINTS}, {events[0].type})):
+        write_bag(tmp_path / "part", [m for m in [*sound, *events] if m.type in kinds])
+        shutil.move(only(tmp_path / "part", ".mcap"), bag / f"bag_{number}.mcap")
+        shutil.rmtree(tmp_path / "part")
+    (bag / "metadata.yaml").unlink()
+    run = convert(tmp_path / "ds", bag, task=None)
+    assert run.status == 0 and "set back" not in run.text, run.text
+    assert run.numbers("head_camera") == FRAMES[3:31]
+
+
+def test_compressed_and_upper_case_files_are_found(tmp_path, sound):
+    (tmp_path / "bags").mkdir()
+    shutil.copy(only(write_bag(tmp_path / "a", sound, mode="file"), ".zstd"), tmp_path / "bags" / "lone.mcap.zstd")
+    shutil.copy(only(write_bag(tmp_path / "b", sound), ".mcap"), tmp_path / "bags" / "STICK.MCAP")
+    run = convert(tmp_path / "ds", tmp_path / "bags", dry_run=True)
+    assert "lone.mcap.zstd bag: 36 frames" in run.text and "STICK.MCAP bag: 36 frames" in run.text
+
+
+def test_rows_that_a_killed_recorder_left_in_a_journal_are_read(tmp_path, sound):
+    bag = write_bag(tmp_path / "tmp", sound, "sqlite3")
+    with sqlite3.connect(only(bag, ".db3")) as connection:
+        (count,) = connection.execute("SELECT count(*) FROM messages").fetchone()
+        rows = connection.execute("SELECT * FROM messages WHERE id > ?", (count // 2,)).fetchall()
+        connection.execute("DELETE FROM messages WHERE id > ?", (count // 2,))
+        connection.commit()
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA wal_autocheckpoint = 0")
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        connection.executemany("INSERT INTO messages VALUES (?, ?, ?, ?)", rows)
+        connection.commit()
+        shutil.copytree(bag, tmp_path / "bag")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "bag").iterdir()}
+    run = convert(tmp_path / "ds", tmp_path / "bag", dry_run=True)
+    assert "bag: 36 frames" in run.text
+    assert {path.name: path.read_bytes() for path in (tmp_path / "bag").iterdir()} == before
+
+
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+def test_counts_that_were_never_written_are_not_believed(tmp_path, sound, storage):
+    bag = write_bag(tmp_path / "bag", sound, storage)
+    facts = yaml.safe_load((bag / "metadata.yaml").read_text())
+    facts["rosbag2_bagfile_information"]["message_count"] = 0
+    for topic in facts["rosbag2_bagfile_information"]["topics_with_message_count"]:
+        topic["message_count"] = 0
+    (bag / "metadata.yaml").write_text(yaml.safe_dump(facts))
+    run = convert(tmp_path / "ds", bag, dry_run=True)
+    assert "bag: 36 frames" in run.text and ("cut off" in run.text) == (storage == "sqlite3")
+
+
+def test_files_that_the_metadata_do_not_name_are_read_if_they_go_on(tmp_path, sound):
+    bag = split_bag(tmp_path / "bag", sound, 0.6)
+    facts = (bag / "metadata.yaml").read_text()
+    (bag / "metadata.yaml").write_text(facts.replace("  - bag_1.mcap\n", ""))
+    shutil.copy(bag / "bag_0.mcap", bag / "copy.mcap")
+    run = convert(tmp_path / "ds", bag, dry_run=True)
+    assert "bag: 36 frames" in run.text
+    assert "does not name bag_1.mcap, which is read" in run.text and "copy.mcap, which is not read" in run.text
+
+
+@pytest.mark.parametrize("suffix", ["mcap", "mcap.zstd", "db3"])
+def test_a_git_lfs_pointer_is_called_so(tmp_path, suffix):
+    file = tmp_path / f"a.{suffix}"
+    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    assert "git lfs pull" in convert(tmp_path / "ds", file, dry_run=True).text
+
+
+# --- what is in a file ---
+
+
+def rewritten(file, change):
+    """Write an MCAP file anew, not compressed and without chunks or summary; ``change`` gets each schema's parts."""
+    source = McapFile(file)
+    source.close()
+    out = bytearray(file.read_bytes()[:8])
+
+    def put(kind, *parts):
+        body = b"".join(struct.pack("<I", len(p)) + p if isinstance(p, bytes) else struct.pack(*p) for p in parts)
+        out.extend(struct.pack("<BQ", kind, len(body)) + body)
+
+    put(1, b"ros2", b"")
+    for channel in source.channels:
+        named = (channel.type.encode(), channel.format.encode(), channel.definition.encode())
+        put(3, ("<H", channel.id + 1), *change(*named))
+        put(4, ("<HH", channel.id, channel.id + 1), channel.topic.encode(), channel.encoding.encode(), ("<I", 0))
+    source = McapFile(file)
+    numbers = {channel.topic: channel.id for channel in source.channels}
+    for topic, time, data in source.messages(numbers, None, None):
+        out.extend(struct.pack("<BQHIQQ", 5, 22 + len(data), numbers[topic], 0, time, time) + bytes(data))
+    source.close()
+    put(15, ("<I", 0))
+    out.extend(struct.pack("<BQQQI", 2, 20, 0, 0, 0) + file.read_bytes()[:8])
+    file.write_bytes(out)
+
+
+ODD = {
+    "jsonschema of a topic that is not needed": lambda n, e, d: (
+        (n, b"jsonschema", b"{}") if b"Float32" in n else (n, e, d)
+    ),
+    "garbage of a topic that is not needed": lambda n, e, d: (n, e, b"\xff{{{") if b"Float32" in n else (n, e, d),
+    "a name that is no text": lambda n, e, d: (b"\xff/msg/A", e, d) if b"Float32" in n else (n, e, d),
+    "a comment in Latin 1": lambda n, e, d: (n, e, b"# Gr\xf6\xdfe\n" + d),
+    "lines that end as on Windows": lambda n, e, d: (n, e, d.replace(b"\n", b"\r\n")),
+    "no dependencies": lambda n, e, d: (n, e, d.split(b"=" * 80)[0]),
+    "only names": lambda n, e, d: (n, e, n),
+    "names as of ROS 1": lambda n, e, d: (n.replace(b"/msg/", b"/"), e, d),
+    "nothing": lambda n, e, d: (n, e, b""),
+}
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_an_odd_definition_costs_nothing_where_its_type_is_known_or_not_needed(tmp_path, sound, odd):
+    extra = [Message("/temperature", NUMBER, START, START, {"data": 1.0})]
+    bag = write_bag(tmp_path / "bag", [*sound, *extra])
+    rewritten(only(bag, ".mcap"), ODD[odd])
+    run = convert(tmp_path / "ds", bag)
+    assert run.status == 0 and run.numbers("left_color") == FRAMES, run.text
+    assert ("definition of sensor_msgs/msg/JointState cannot be used" in run.text) == (odd == "only names")
+
+
+def test_messages_that_are_not_cdr_are_named(tmp_path, sound):
+    bag = write_bag(tmp_path / "bag", sound, "sqlite3")
+    with sqlite3.connect(only(bag, ".db3")) as connection:
+        connection.execute("UPDATE topics SET serialization_format = 'json' WHERE name = '/left_arm/joint_states'")
+    run = convert(tmp_path / "ds", bag)
+    assert run.status == 1 and "JointState encoded as json" in run.text
+
+
+@pytest.mark.parametrize("encoding", ["av1", "mjpeg", "mpeg4", ""])
+def test_packets_of_another_codec_cost_their_recording_only(tmp_path, sound, encoding):
+    write_bag(tmp_path / "bags" / "good", sound)
+    sent = [moved(m) for m in packets(SECONDS, "h264", camera="left_color")]
+    for m in sent:
+        m.fields = {**m.fields, "encoding": encoding}
+    rest = [m for m in sound if "/left/color" not in m.topic]
+    write_bag(tmp_path / "bags" / "odd", rest + sent)
+    run = convert(tmp_path / "ds", tmp_path / "bags", dry_run=True)
+    assert run.status == 0 and f"odd: left_color: packets of encoding {encoding!r}" in run.text
+
+
+def test_an_error_that_nobody_thought_of_costs_its_recording_only(tmp_path, sound, monkeypatch):
+    from training.bags import pool
+
+    for name in ("a", "b", "c"):
+        write_bag(tmp_path / "bags" / name, sound)
+    fault = {"a": ("scan_bag", 0), "b": ("convert_episode", 1)}
+
+    def failing(name, position):
+        usual = getattr(pool, name)
+
+        def run(*arguments):
+            of = arguments[0] if position == 0 else arguments[1].path
+            if Path(of).name in fault and fault[Path(of).name][0] == name:
+                raise KeyError("unheard of")
+            return usual(*arguments)
+
+        monkeypatch.setattr(pool, name, run)
+
+    for each in fault.values():
+        failing(*each)
+    run = convert(tmp_path / "ds", tmp_path / "bags")
+    assert run.status == 0 and len(run.episodes()) == 1 and run.text.count("KeyError: 'unheard of'") == 2
+
+
+# --- first and last messages ---
+
+ARM, COMMAND = PROFILE.arms["left"].state_topic, PROFILE.arms["left"].teleoperation_topic
+GRIPPER, CAMERA = PROFILE.grippers["left"].state_topic, "/head/image_raw/compressed"
+NAN = {"position": np.full(7, np.nan)}
+EMPTY = {"name": [], "position": np.zeros(0), "velocity": np.zeros(0), "effort": np.zeros(0)}
+
+
+@pytest.mark.parametrize("index", [0, -1])
+@pytest.mark.parametrize(
+    ("topic", "fields"),
+    [(ARM, NAN), (ARM, EMPTY), (COMMAND, NAN), (GRIPPER, {"position": np.full(1, np.nan)}),
+     (CAMERA, {"data": np.frombuffer(b"no picture", np.uint8)})],
+)  # fmt: skip
+def test_a_message_at_an_end_that_cannot_be_used_costs_a_frame_at_most(tmp_path, sound, topic, fields, index):
+    run = convert(tmp_path / "ds", write_bag(tmp_path / "bag", changed(sound, topic, [index], **fields)))
+    assert run.status == 0 and len(run.column("index")) in (35, 36), run.text
+
+
+@pytest.mark.parametrize(("topic", "fields"), [(ARM, NAN), (COMMAND, NAN), (CAMERA, {"data": np.zeros(3, np.uint8)})])
+def test_an_input_whose_first_messages_cannot_be_used_begins_late_and_that_is_said(tmp_path, topic, fields):
+    count = 15 if topic == CAMERA else 30  # of half a second
+    messages = joints(2.0, state_hz=60, command_hz=60) + pictures(2.0)
+    run = convert(tmp_path / "ds", write_bag(tmp_path / "bag", changed(messages, topic, range(count), **fields)))
+    assert run.status == 0, run.text
+    assert run.numbers("left_color") == list(range(15, 60))
+    assert "begins 0.50 s late; the first frame is there" in run.text
+
+
+@pytest.mark.parametrize("field", ["velocity", "effort"])
+def test_a_field_that_is_not_measured_names_the_remedy(tmp_path, sound, field):
+    count = sum(m.topic == ARM for m in sound)
+    messages = changed(sound, ARM, range(count), **{field: np.full(7, np.nan)})
+    run = convert(tmp_path / "ds", write_bag(tmp_path / "bag", messages))
+    assert run.status == 1 and f"{field} of l_joint1" in run.text and f"must leave {field} empty" in run.text
+
+
+def test_an_event_of_an_unknown_kind_ends_nothing(tmp_path, sound):
+    events = [event(0, START + 10**8), event(7, START + 5 * 10**8), event(1, START + 10**9, outcome=1)]
+    run = convert(tmp_path / "ds", write_bag(tmp_path / "bag", [*sound, *events]), task=None)
+    assert run.numbers("head_camera") == FRAMES[3:31] and "kinds that are not known, [7]" in run.text
+
+
+# --- pictures ---
+
+
+@pytest.mark.parametrize("encoding", ["nv12", "nv21", "8UC3", "32FC1"])
+def test_pictures_that_do_not_name_their_colours_are_refused(tmp_path, sound, encoding):
+    raw = pictures(SECONDS, kind=IMAGE, cameras=("left_color",))
+    for m in raw:
+        rows = 72 if encoding[:2] == "nv" else 48
+        step = {"8UC3": 192, "32FC1": 256}.get(encoding, 64)
+        m.fields |= {"encoding": encoding, "step": step, "data": np.zeros(rows * step, np.uint8)}
+    bag = write_bag(tmp_path / "bag", [m for m in sound if "/left/color" not in m.topic] + raw)
+    run = convert(tmp_path / "ds", bag, image_size="48x64")
+    assert run.status == 1 and f"left_color: cannot decode {encoding!r}" in run.text and "rgb8" in run.text
+
+
+def test_text_of_any_language_whatever_the_locale(tmp_path, sound):
+    bag = write_bag(
+        tmp_path / "积木", [*sound, event(0, START, label="起"), event(1, START + 10**9, task="收拾", label="好")]
+    )
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-m", "training.convert_rosbags", "--input", bag, "--fps", "30", "--overwrite"]
+    output = tmp_path / "ds"
+    for options, task in ((["--task", "叠积木", "--episodes", "bag"], "叠积木"), ([], "收拾")):
+        assert subprocess.run([*command, "--output", output, *options], env=environment).returncode == 0
+        report = json.loads((output / "conversion_report.json").read_text(encoding="utf-8"))
+        assert report["episodes"][0]["task"] == task
+        assert task in (output / "conversion_report.html").read_text(encoding="utf-8")
+    refused = subprocess.run([*command, "--output", tmp_path / "数据"], env=environment, capture_output=True, text=True)
+    assert refused.returncode == 2 and "LC_ALL=C.UTF-8" in refused.stderr
