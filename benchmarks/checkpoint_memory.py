@@ -100,7 +100,7 @@ def peak() -> int:
 
 def available() -> int:
     """Memory that can be had without swapping, bytes."""
-    lines = Path("/proc/meminfo").read_text().splitlines()
+    lines = Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
 
 
@@ -161,7 +161,7 @@ def main() -> None:
             "the limit, 1.3 times the size, is meant for pi05; here the libraries alone are larger than the parameters"
         )
     if args.json:
-        args.json.write_text(json.dumps({"variant": args.variant, "rows": rows}, indent=1) + "\n")
+        args.json.write_text(json.dumps({"variant": args.variant, "rows": rows}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

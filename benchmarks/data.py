@@ -124,7 +124,7 @@ def main() -> int:
     for text, held in figures["required"].items():
         print(f"  {'ok    ' if held else 'MISSED'} {text}")
     if args.json:
-        args.json.write_text(json.dumps(figures, indent=1) + "\n")
+        args.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     return 0 if all(figures["required"].values()) else 1
 
 
@@ -149,7 +149,7 @@ def writing(folder: Path, seconds: float, rounds: int, lerobot: str | None) -> d
     if lerobot:
         offline = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
         script = folder / "lerobot_side.py"
-        script.write_text(LEROBOT)
+        script.write_text(LEROBOT, encoding="utf-8")
         for mode in ("default", "streaming", "streaming, lossless"):
             command = [lerobot, str(script), str(arrays), "{out}", mode, preset, str(crf), str(options.gop)]
             sides[f"LeRobot, {mode}"] = Side(command, offline)

@@ -48,7 +48,7 @@ def main() -> None:
         speed = np.median([r["duration_s"] / r["wall_s"] for r in rows])
         print(f"{task:<18}{len(won):>6}/{len(rows)}{np.median(durations):>14.1f}{speed:>13.1f}  {lost or 'none'}")
     if args.json:
-        args.json.write_text(json.dumps(results, indent=1) + "\n")
+        args.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ def main() -> None:
     figures["peak_gib"] = peak_memory()
     figures["required"] = required(figures)
     if args.json:
-        args.json.write_text(json.dumps(figures, indent=1) + "\n")
+        args.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
 
 def denoising_tables(model: Pi05, variant: str, repeats: int) -> dict[str, Table]:

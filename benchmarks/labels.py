@@ -175,7 +175,7 @@ def make_dataset(root: Path, episodes: int, frames: int, width: int, height: int
     save_stats(root, pool_episodes(all_stats))
     info = layout.info(columns, fps=FPS, robot_type="teleavatar", total_episodes=episodes,
                        total_frames=episodes * frames, total_tasks=1)  # fmt: skip
-    (root / layout.INFO).write_text(json.dumps(info, indent=4))
+    (root / layout.INFO).write_text(json.dumps(info, indent=4), encoding="utf-8")
 
 
 def timed(command: list[str], environment: dict[str, str]) -> tuple[float, float, float, str]:
@@ -184,7 +184,10 @@ def timed(command: list[str], environment: dict[str, str]) -> tuple[float, float
     Raises:
         RuntimeError: it failed; with what it said.
     """
-    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf-8") as output,
+        tempfile.TemporaryFile("w+", encoding="utf-8") as errors,
+    ):
         started = time.perf_counter()
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=errors)
         _, status, usage = os.wait4(process.pid, 0)
@@ -255,7 +258,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         figures = run(Path(folder), args)
     if args.json:
-        args.json.write_text(json.dumps(figures, indent=1) + "\n")
+        args.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

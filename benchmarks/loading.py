@@ -137,7 +137,7 @@ def run(folder: Path, args: argparse.Namespace) -> dict[str, object]:
     """Make the data set, measure the sides in turn, print and return the figures."""
     source, cache, code = folder / "in", folder / "cache", folder / "lerobot_side.py"
     make_dataset(source, folder / "work", args.episodes, args.frames, tuple(args.size))
-    code.write_text(LEROBOT_CODE)
+    code.write_text(LEROBOT_CODE, encoding="utf-8")
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "HF_HOME": str(folder / "hf")}
     same = [f"--{name}={getattr(args, name)}" for name in ("batch", "seconds", "workers", "threads")]
     ours = [sys.executable, __file__, *same, "--root", str(source), "--measure"]
@@ -209,7 +209,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         figures = run(Path(folder), args)
     if args.json:
-        args.json.write_text(json.dumps(figures, indent=1) + "\n")
+        args.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

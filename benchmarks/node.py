@@ -71,7 +71,7 @@ def main() -> int:
         print(f"required: {text}: {'met' if met else 'NOT MET'}")
     if args.json:
         result = {"model": args.model, "rate_hz": args.rate, "rows": rows, "required": required}
-        args.json.write_text(json.dumps(result, indent=1) + "\n")
+        args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return 0
 
 

@@ -100,7 +100,7 @@ def main() -> int:
         print(f"required: {text}: {'met' if met else 'NOT MET'}")
     if args.json:
         result = {"policy_ms": args.policy_ms, "rows": rows, "required": required}
-        args.json.write_text(json.dumps(result, indent=1) + "\n")
+        args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return 0 if all(required.values()) else 1
 
 

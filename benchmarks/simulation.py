@@ -54,7 +54,7 @@ def main() -> None:
             counts = f"{row['received']:>10}{row['lost']:>6}{row['not_made']:>10}"
             print(f"{row['topic']:<28}{row['hz']:>8.1f}{counts}{row['real_time']:>13.3f}")
     if args.json:
-        args.json.write_text(json.dumps({"real_time": speeds, "live": live}, indent=1) + "\n")
+        args.json.write_text(json.dumps({"real_time": speeds, "live": live}, indent=1) + "\n", encoding="utf-8")
 
 
 def stepping(scale: float | None, simulated_s: float = 4.0) -> float:
@@ -83,7 +83,7 @@ def generating(episodes: int) -> float:
         started = time.perf_counter()
         subprocess.run([*command, "--episodes", str(episodes)], check=True, stdout=subprocess.DEVNULL)
         seconds = time.perf_counter() - started
-        facts = json.loads((Path(folder) / "episodes.json").read_text())
+        facts = json.loads((Path(folder) / "episodes.json").read_text(encoding="utf-8"))
     return sum(episode["duration_s"] for episode in facts) / seconds
 
 

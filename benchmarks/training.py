@@ -73,7 +73,7 @@ def main() -> None:
         figures["memory"] = memory_table(config, batch, figures["step"]["actions + progress"]["reserved_bytes"])
         figures["required"] = required(figures)
     if args.json:
-        args.json.write_text(json.dumps(figures, indent=1) + "\n")
+        args.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
 
 class Stepper:

@@ -195,7 +195,7 @@ def run(chosen: Settings, processes: tuple[Process, ...], log_folder: Path) -> i
         try:
             demo.watch(supervisor)
         except OSError:  # whoever read the output is gone: a closed pipe or terminal
-            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (else Python complains at exit)
+            sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (else Python complains at exit)
         status, lines = demo.verdict()
         if demo.interrupted:
             print("ending", flush=True)

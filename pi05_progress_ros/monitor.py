@@ -152,7 +152,7 @@ def _run(words: Sequence[str]) -> None:
         except ExternalShutdownException:
             pass
         except OSError:  # whoever read the output is gone: a closed pipe or terminal
-            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (else Python complains at exit)
+            sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (else Python complains at exit)
 
 
 if __name__ == "__main__":

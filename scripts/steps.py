@@ -83,7 +83,7 @@ def stamp_path(result: Path) -> Path:
 def read_stamp(result: Path) -> dict[str, Any]:
     """What a stamp says: ``arguments``, ``inputs`` and whether it is ``complete``; nothing if there is none."""
     try:
-        found = json.loads(stamp_path(result).read_text())
+        found = json.loads(stamp_path(result).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

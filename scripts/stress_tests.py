@@ -112,9 +112,9 @@ def main() -> int:
             "failed": [name for name, good in found.items() if not good],
         }
         failures += len(record["failed"])
-        with path.open("a") as file:
+        with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
-    print(table([json.loads(line) for line in path.read_text().splitlines()]))
+    print(table([json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]))
     print(f"added up in {path}")
     return 1 if failures else 0
 

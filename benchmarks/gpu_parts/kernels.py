@@ -52,7 +52,7 @@ def main(context: Context) -> None:
         profiled = _trace(context, program, Path(folder, "kept"), TRACED)
         if context.keep is not None and not context.on_cpu:
             shutil.copy(find_trace(Path(folder, "kept")), f"{context.keep}.trace.json.gz")
-            with gzip.open(f"{context.keep}.hlo.txt.gz", "wt") as file:
+            with gzip.open(f"{context.keep}.hlo.txt.gz", "wt", encoding="utf-8") as file:
                 file.write(program.text())
         kind, operations = device_operations(read_events(Path(folder, "kept")))
     found = summary(kind, last_run(operations, TRACED))

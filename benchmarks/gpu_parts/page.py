@@ -26,13 +26,13 @@ Row = dict[str, Any]
 
 def write_page(path: Path, files: Sequence[Path]) -> None:
     """Write the page from results, GPUs first."""
-    results = [(file, json.loads(file.read_text())) for file in files]
+    results = [(file, json.loads(file.read_text(encoding="utf-8"))) for file in files]
     results.sort(key=lambda pair: (pair[1]["platform"] == "cpu", pair[1]["variant"] != "pi05", pair[0].name))
     parts = [HEAD]
     if all(result["platform"] == "cpu" for _, result in results):
         parts.append(NO_GPU + "\n")
     parts += [_section(file, result) for file, result in results]
-    path.write_text("\n".join(parts))
+    path.write_text("\n".join(parts), encoding="utf-8")
 
 
 def _section(file: Path, result: Row) -> str:

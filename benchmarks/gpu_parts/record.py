@@ -87,7 +87,7 @@ class Record:
         if self._path is None:
             return
         beside = self._path.with_name(f"{self._path.name}.partial")
-        beside.write_text(json.dumps(noted(self.data), indent=1, allow_nan=False) + "\n")
+        beside.write_text(json.dumps(noted(self.data), indent=1, allow_nan=False) + "\n", encoding="utf-8")
         os.replace(beside, self._path)
 
     def keep(self, part: str) -> str | None:
@@ -118,7 +118,7 @@ def installed() -> dict[str, str]:
 def processor() -> str:
     """What the processor is called."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = []
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())

@@ -38,7 +38,7 @@ def locked(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
     Raises:
         OSError: the file cannot be written, or the file system knows no locks.
     """
-    with path.open("a") as file:
+    with path.open("a", encoding="utf-8") as file:
         if not try_lock(file):
             waiting()
             fcntl.flock(file, fcntl.LOCK_EX)

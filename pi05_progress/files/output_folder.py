@@ -135,7 +135,7 @@ def claim(folder: Path, replaces: Sequence[str] | None = None) -> Pending:
                     f"{path}: is in the way, and was not left by an earlier attempt; rename or remove it, or choose "
                     "another folder"
                 )
-            lock = (path / LOCK).open("a")
+            lock = (path / LOCK).open("a", encoding="utf-8")
         except FileNotFoundError:
             continue  # another process has just moved it into place
         except OSError as error:

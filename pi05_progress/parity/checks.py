@@ -121,7 +121,7 @@ def read_json(path: Path) -> Any:
         OSError: it cannot be read.
     """
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}") from error
 

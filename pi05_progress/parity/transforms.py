@@ -176,7 +176,7 @@ def check_norm_stats(path: Path) -> Iterator[Check]:
     with TemporaryDirectory() as folder:
         copy = Path(folder) / "norm_stats.json"
         save_norm_stats(copy, stats)
-        yield same("written again", json.loads(copy.read_text()), recorded)
+        yield same("written again", json.loads(copy.read_text(encoding="utf-8")), recorded)
 
 
 KINDS = [("transforms", _transforms_file, check_transforms), ("statistics", _norm_stats_file, check_norm_stats)]

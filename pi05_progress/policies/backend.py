@@ -59,7 +59,7 @@ def choose_backend(checkpoint: str, choice: str = "auto") -> Backend:
 
 def _policy_type(config: Path) -> object:
     try:
-        settings = json.loads(config.read_text())
+        settings = json.loads(config.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

@@ -15,7 +15,7 @@ def message_store() -> Typestore:
     store = get_typestore(Stores.ROS2_JAZZY)
     types = {}
     for path in sorted(_message_folder().glob("*.msg")):
-        types |= get_types_from_msg(path.read_text(), f"{PACKAGE}/msg/{path.stem}")
+        types |= get_types_from_msg(path.read_text(encoding="utf-8"), f"{PACKAGE}/msg/{path.stem}")
     store.register(types)
     return store
 

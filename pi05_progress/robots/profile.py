@@ -304,4 +304,8 @@ class RobotProfile(_Section):
 
 def known_profiles() -> list[str]:
     """Names of the profiles in ``config/``: other files there have no ``name``."""
-    return sorted(path.stem for path in config_folder().glob("*.yaml") if re.search(r"(?m)^name:", path.read_text()))
+    return sorted(
+        path.stem
+        for path in config_folder().glob("*.yaml")
+        if re.search(r"(?m)^name:", path.read_text(encoding="utf-8"))
+    )

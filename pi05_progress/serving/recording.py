@@ -171,7 +171,7 @@ def read_session(folder: Path) -> dict[str, Any]:
         UserError: the file cannot be read.
     """
     try:
-        return json.loads((folder / SESSION).read_text())
+        return json.loads((folder / SESSION).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{folder / SESSION}: cannot be read: {error}") from error
 

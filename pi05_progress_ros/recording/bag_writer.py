@@ -49,7 +49,7 @@ def _definition(name: str) -> str:
     package, kind, message = name.split("/")
     try:
         path = Path(get_package_share_directory(package), kind, f"{message}.msg")
-        return path.read_text()
+        return path.read_text(encoding="utf-8")
     except (PackageNotFoundError, OSError) as error:
         raise UserError(
             f"{name}: its definition is needed beside its messages, and {package} has no {kind}/{message}.msg "

@@ -27,7 +27,7 @@ def alive(group: int) -> bool:
         return False  # the number is another's by now
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError, ValueError, IndexError):
-            state, _, its_group = stat.read_text().rpartition(")")[2].split()[:3]
+            state, _, its_group = stat.read_text(encoding="utf-8").rpartition(")")[2].split()[:3]
             if int(its_group) == group and state not in "ZX":
                 return True
     return not Path("/proc/self/stat").exists()

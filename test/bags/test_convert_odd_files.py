@@ -352,10 +352,10 @@ def test_text_of_any_language_whatever_the_locale(tmp_path, sound):
     environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     command = [sys.executable, "-m", "training.convert_rosbags", "--input", bag, "--fps", "30", "--overwrite"]
     output = tmp_path / "ds"
-    for options, task in ((["--task", "叠积木", "--episodes", "bag"], "叠积木"), ([], "收拾")):
-        assert subprocess.run([*command, "--output", output, *options], env=environment).returncode == 0
-        report = json.loads((output / "conversion_report.json").read_text(encoding="utf-8"))
-        assert report["episodes"][0]["task"] == task
-        assert task in (output / "conversion_report.html").read_text(encoding="utf-8")
+    done = subprocess.run([*command, "--output", output, "--task", "叠积木", "--episodes", "bag"], env=environment)
+    assert done.returncode == 0
+    report = json.loads((output / "conversion_report.json").read_text(encoding="utf-8"))
+    assert report["episodes"][0]["task"] == "叠积木"
+    assert "积木: episodes by bag" in (output / "conversion_report.html").read_text(encoding="utf-8")
     refused = subprocess.run([*command, "--output", tmp_path / "数据"], env=environment, capture_output=True, text=True)
     assert refused.returncode == 2 and "LC_ALL=C.UTF-8" in refused.stderr

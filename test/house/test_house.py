@@ -1,5 +1,6 @@
 """The rule of the house, read from the imports: programs and contract on top, folders below, nothing upward."""
 
+import ast
 import re
 import statistics
 import sys
@@ -54,6 +55,29 @@ def test_a_file_is_a_subject():
     lengths = {name: file.lines for name, file in FILES.items()}
     assert not {name: lines for name, lines in lengths.items() if lines > 400}
     assert statistics.median(lines for lines in lengths.values() if lines > 2) <= 130
+
+
+def without_encoding(call):
+    """Whether a call opens a text file in the encoding of whoever's locale it is."""
+    name = getattr(call.func, "attr", getattr(call.func, "id", ""))
+    if any(keyword.arg in ("encoding", None) for keyword in call.keywords) or ast.unparse(call.func) == "av.open":
+        return False
+    if name in ("read_text", "write_text"):
+        return len(call.args) < (1 if name == "read_text" else 2)
+    modes = [call.args[-1].value for _ in "m" if call.args and isinstance(call.args[-1], ast.Constant)]
+    modes += [k.value.value for k in call.keywords if k.arg == "mode" and isinstance(k.value, ast.Constant)]
+    is_text = any(isinstance(mode, str) and re.fullmatch(r"[rwax]\+?t?", mode) for mode in modes)
+    plain = isinstance(call.func, ast.Name) and len(call.args) == 1 and not call.keywords
+    return (name == "open" and (is_text or plain)) or (name == "TemporaryFile" and is_text)
+
+
+def test_text_files_are_utf_8_whatever_the_locale():
+    found = []
+    for folder in (*house.TREES, "benchmarks", "examples", "scripts", "launch"):
+        for path in (ROOT / folder).rglob("*.py"):
+            calls = (node for node in ast.walk(ast.parse(path.read_bytes())) if isinstance(node, ast.Call))
+            found += [f"{path.relative_to(ROOT)}:{call.lineno}" for call in calls if without_encoding(call)]
+    assert found == []
 
 
 def test_the_picture_in_the_architecture_page_shows_every_room():

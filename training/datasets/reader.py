@@ -15,6 +15,7 @@ from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
@@ -145,7 +146,7 @@ class Dataset:
             with open_parquet(path) as file:
                 if missing := [name for name in wanted if name not in file.schema_arrow.names]:
                     raise DatasetError(f"{path}: no column {', '.join(missing)}, which {layout.INFO} promises")
-                for episode, table in self._episodes_of(path, file, list(dict.fromkeys(wanted))):
+                for episode, table in self.tables(path, file, list(dict.fromkeys(wanted))):
                     if episode.index in seen:
                         raise DatasetError(f"{path}: rows of episode {episode.index} are there twice; copy it anew")
                     seen.add(episode.index)
@@ -171,13 +172,10 @@ class Dataset:
                 "file is missing, so copy the data set anew"
             )
 
-    def tables(self, path: Path, file: pq.ParquetFile) -> Iterator[tuple[Episode, pa.Table]]:
-        """Whole rows of an opened data file, one episode after the other; see ``frames``."""
-        return self._episodes_of(path, file, None)
-
-    def _episodes_of(
-        self, path: Path, file: pq.ParquetFile, columns: list[str] | None
+    def tables(
+        self, path: Path, file: pq.ParquetFile, columns: list[str] | None = None
     ) -> Iterator[tuple[Episode, pa.Table]]:
+        """Rows of an opened data file, whole ones without ``columns``, one episode after the other; see ``frames``."""
         by_index = {episode.index: episode for episode in self.episodes}
         parts: list[pa.Table] = []
         current = None
@@ -227,20 +225,12 @@ def array_of(column: pa.ChunkedArray, what: str) -> np.ndarray:
     """
     if column.null_count:
         raise DatasetError(f"{what}: {column.null_count} empty values")
-    array = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
-    if not (pa.types.is_list(array.type) or pa.types.is_large_list(array.type) or _is_fixed(array.type)):
-        return array.to_numpy(zero_copy_only=False)
-    values = array.flatten()
-    if pa.types.is_nested(values.type) or values.null_count or len(values) % max(len(array), 1):
-        raise DatasetError(f"{what}: expected lists of one length with numbers, found {column.type}")
-    rows = values.to_numpy(zero_copy_only=False).reshape(len(array), -1)
-    if not _is_fixed(array.type) and (np.diff(array.offsets.to_numpy()) != rows.shape[1]).any():
-        raise DatasetError(f"{what}: lists of different lengths")
-    return rows
-
-
-def _is_fixed(kind: pa.DataType) -> bool:
-    return pa.types.is_fixed_size_list(kind)
+    if not pa.types.is_nested(column.type):
+        return column.to_numpy()
+    lengths, values = pc.unique(pc.list_value_length(column)).to_pylist(), pc.list_flatten(column)
+    if len(lengths) != 1 or values.null_count or pa.types.is_nested(values.type):
+        raise DatasetError(f"{what}: expected lists of one length with numbers, found {column.type}, lengths {lengths}")
+    return values.to_numpy().reshape(len(column), -1)
 
 
 def open_parquet(path: Path) -> pq.ParquetFile:
@@ -278,8 +268,6 @@ def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
 
 
 class _Feature(BaseModel):
-    """A feature as ``meta/info.json`` describes it."""
-
     dtype: str
     shape: list[int]
 
@@ -308,8 +296,7 @@ def open_dataset(root: Path) -> Dataset:
     """
     root = root.absolute()  # pyarrow and FFmpeg take "run:1/data" for an address
     info, tasks = _info(root), _tasks(root / layout.TASKS)
-    cameras = [name for name, feature in info["features"].items() if feature["dtype"] == "video"]
-    episodes = sorted(_episodes(root, info, cameras), key=lambda episode: episode.index)
+    episodes = sorted(_episodes(root, info), key=lambda episode: episode.index)
     if [episode.index for episode in episodes] != list(range(len(episodes))) or not episodes:
         raise DatasetError(
             f"{root / layout.EPISODES}: episode_index is {[e.index for e in episodes]}, expected 0, 1, 2 ... without "
@@ -388,7 +375,8 @@ def _remedy(root: Path, version: object) -> str:
     return "it is of another LeRobot than this program knows; look for a newer version of this program"
 
 
-def _episodes(root: Path, info: dict[str, Any], cameras: list[str]) -> Iterator[Episode]:
+def _episodes(root: Path, info: dict[str, Any]) -> Iterator[Episode]:
+    cameras = [name for name, feature in info["features"].items() if feature["dtype"] == "video"]
     files = sorted((root / layout.EPISODES).glob("*/*.parquet"))
     if not files:
         raise DatasetError(f"{root / layout.EPISODES}: no Parquet files; the data set is incomplete")

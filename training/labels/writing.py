@@ -217,7 +217,7 @@ def _features_without_stats(dataset: Dataset, kept: Mapping[str, layout.Feature]
 
 def _stats(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
@@ -253,7 +253,9 @@ def _write_meta(
     features: Mapping[str, layout.Feature],
     stats: Mapping[int, Mapping[str, Stats]],
 ) -> None:
-    (folder / layout.INFO).write_text(json.dumps({**dataset.info, "features": dict(features)}, indent=4))
+    (folder / layout.INFO).write_text(
+        json.dumps({**dataset.info, "features": dict(features)}, indent=4), encoding="utf-8"
+    )
     new = pool_episodes([stats[episode.index] for episode in dataset.episodes])
     kept = {
         name: of for name, of in _stats(dataset.root / layout.STATS).items() if name in features and name not in new

@@ -91,7 +91,7 @@ def take(root: Path, *, overwrite: bool) -> IO[str]:
     """
     try:
         root.mkdir(parents=True, exist_ok=True)
-        lock = (root / LOCK).open("w")
+        lock = (root / LOCK).open("w", encoding="utf-8")
     except OSError as error:
         raise UserError(f"{root}: cannot be written: {error.strerror}") from error
     try:

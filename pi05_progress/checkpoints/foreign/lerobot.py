@@ -212,7 +212,7 @@ def export_lerobot(
 
     write_safetensors(folder / SINGLE, layout, tensors())
     settings = _config_json(info, stats, str(jnp.dtype(table.dtype)))
-    (folder / CONFIG).write_text(json.dumps(settings, indent=4) + "\n")
+    (folder / CONFIG).write_text(json.dumps(settings, indent=4) + "\n", encoding="utf-8")
     return notes
 
 

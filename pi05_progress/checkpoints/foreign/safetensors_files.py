@@ -68,7 +68,7 @@ def open_safetensors(path: Path) -> TensorFile:
 
 def _open_several(folder: Path) -> TensorFile:
     try:
-        listed = json.loads((folder / INDEX).read_text())["weight_map"]
+        listed = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
         paths = {name: folder / file for name, file in listed.items()}
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise CheckpointError(f"{folder / INDEX}: not an index of safetensors files: {error!r}") from error

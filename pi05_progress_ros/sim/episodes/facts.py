@@ -36,7 +36,9 @@ def write_facts(bag: Path, facts: EpisodeFacts) -> None:
 
 def read_facts(folder: Path) -> list[dict]:
     """The facts of all complete episodes of a folder, in the order of their names."""
-    return [json.loads(p.read_text()) for p in sorted(folder.glob("*.json")) if p.with_suffix("").is_dir()]
+    return [
+        json.loads(p.read_text(encoding="utf-8")) for p in sorted(folder.glob("*.json")) if p.with_suffix("").is_dir()
+    ]
 
 
 def write_summary(folder: Path) -> list[dict]:

@@ -50,7 +50,7 @@ class ArmTable:
 @cache
 def arm_table() -> ArmTable:
     """The kinematic table, read once."""
-    table = yaml.safe_load(config_file("arm_geometry.yaml").read_text())
+    table = yaml.safe_load(config_file("arm_geometry.yaml").read_text(encoding="utf-8"))
     sides = table["home"]
     return ArmTable(
         links={side: [entry for entry in table[side] if "joint" in entry] for side in sides},
