@@ -30,7 +30,7 @@ HISTORY_STEP_S = 0.25  # one point per step is kept: twice as many as are drawn
 RATE_WINDOW_S = 5.0
 SILENT_S = 2.5  # a node that lives sends a heartbeat every second
 OK, WARN, ERROR, STALE = range(4)  # levels of diagnostic_msgs/DiagnosticStatus
-ENTRY = re.compile(r"(?P<node>[^:]+): (?P<entry>input \S+|inference|commands)")  # names as in node/diagnostics.py
+ENTRY = re.compile(r"(?P<node>[^:]+): (?P<entry>input \S+|inference|commands)")  # names as in node/watch.py
 
 
 class Moment(NamedTuple):

@@ -9,9 +9,11 @@ from __future__ import annotations
 import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import numpy as np
 from rclpy.impl.rcutils_logger import RcutilsLogger
 
 from pi05_progress.observation import PolicyOutput
@@ -21,8 +23,8 @@ from pi05_progress.robots.messages import robot_frame
 from pi05_progress.robots.profile import RobotProfile
 
 from ..inputs import News, Snapshot
-from .diagnostics import InferenceStats
 
+SLOW_S = 1.0  # an inference that runs longer, and thrice as long as usual, is reported while it runs
 ERROR_PAUSE_S = 0.5  # after a failed inference
 FRESHER_S = 0.04  # how long a frame newer than one that had to wait is waited for; cameras come at 30 Hz
 STOP_TIMEOUT_S = 1.0  # how long the end of a running inference is waited for
@@ -43,6 +45,29 @@ class Result:
     task: str
     stamp_ns: int
     policy_ms: float
+
+
+@dataclass
+class InferenceStats:
+    """Counters of the inference thread; written by it, read by the diagnostics timer (single values, no lock)."""
+
+    count: int = 0
+    failures: int = 0
+    skipped: int = 0  # images that came while an inference ran
+    last_error: str = ""
+    no_progress: str = ""  # why the newest answer has none
+    busy_since_s: float | None = None  # monotonic, while the policy runs
+    model_ms: deque[float] = field(default_factory=lambda: deque(maxlen=200))
+    overhead_ms: deque[float] = field(default_factory=lambda: deque(maxlen=200))
+
+    def slow(self) -> str:
+        """What there is to say about the present inference if it takes unusually long; empty if not."""
+        since = self.busy_since_s
+        usual_ms = float(np.median(list(self.model_ms))) if self.model_ms else 0.0
+        limit_s = max(SLOW_S, 3e-3 * usual_ms)
+        if since is None or time.monotonic() - since <= limit_s:
+            return ""
+        return f"the policy has been busy for more than {limit_s:.3g} s"
 
 
 class InferenceLoop:

@@ -5,17 +5,80 @@ Everything runs in the executor's thread.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 
-from diagnostic_msgs.msg import DiagnosticArray
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.node import Node
 
-from ..commanding.commands import CommandExecutor
-from ..commanding.state_machine import Reason
-from ..inputs import Inputs, News
-from .diagnostics import commands_status, inference_status, input_statuses
-from .inference import InferenceLoop
+from ..commanding.commands import CommandExecutor, Situation
+from ..commanding.state_machine import Reason, State
+from ..inputs import Input, Inputs, News
+from .inference import InferenceLoop, InferenceStats
 from .results import Results
+
+OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
+
+
+def _status(name: str, level: bytes, message: str, values: dict[str, object]) -> DiagnosticStatus:
+    pairs = [KeyValue(key=key, value=str(value)) for key, value in values.items()]
+    return DiagnosticStatus(name=name, level=level, message=message, values=pairs)
+
+
+def _milliseconds(prefix: str, values: deque[float]) -> dict[str, object]:
+    found = list(values)
+    shares = (("median", 50), ("p99", 99))
+    return {f"{prefix}_{name}_ms": f"{np.percentile(found, q):.1f}" if found else "-" for name, q in shares}
+
+
+def input_statuses(node: str, inputs: Sequence[Input], problems: Sequence[str]) -> list[DiagnosticStatus]:
+    """One entry per input."""
+    now, entries = time.monotonic(), []
+    for entry in inputs:
+        own = [text for text in problems if text.startswith((f"{entry.name} ", f"{entry.name}:"))]
+        level, text = (ERROR, own[0]) if own else (OK, "fresh")
+        if not own and not entry.required and now - entry.changed_s > entry.max_age_s:
+            level, text = WARN, "absent or silent; its values are taken as 0"
+        age = f"{now - entry.arrived_s:.3f}" if entry.message is not None else "-"
+        values = {"topic": entry.topic, "rate_hz": f"{entry.rate_hz():.1f}", "age_s": age, "messages": entry.count}
+        entries.append(_status(f"{node}: input {entry.name}", level, text, values))
+    return entries
+
+
+def inference_status(node: str, stats: InferenceStats, waiting: str, values: dict[str, object]) -> DiagnosticStatus:
+    """How the policy does."""
+    level, text = OK, "running"
+    if stats.last_error:
+        level, text = ERROR, stats.last_error
+    elif slow := stats.slow():
+        level, text = WARN, slow
+    elif stats.no_progress:
+        level, text = WARN, f"running without progress: {stats.no_progress}"
+    elif waiting or stats.count == 0:
+        level, text = WARN, f"waiting: {waiting or 'no inference yet'}"
+    counters = {"inferences": stats.count, "failures": stats.failures, "frames_skipped": stats.skipped}
+    times = _milliseconds("policy", stats.model_ms) | _milliseconds("overhead", stats.overhead_ms)
+    return _status(f"{node}: inference", level, text, values | counters | times)
+
+
+def commands_status(node: str, allowed: bool, now: Situation) -> DiagnosticStatus:
+    """In which state commanding is and why; ``allowed`` is the parameter ``publish_commands``."""
+    level = OK if now.state in (State.ARMED, State.RUNNING) or not now.text else WARN
+    message = f"{now.state.name}: {now.text}" if now.text else now.state.name
+    if now.broken:
+        level, message = ERROR, now.against[0]
+    elif not allowed:
+        level, message = OK, "off (publish_commands is false)"
+    values = {
+        "publish_commands": str(allowed).lower(),
+        "state": now.state.name,
+        "full_speed": str(now.full_speed).lower(),
+        "against_arming": "; ".join(now.against),
+    }
+    return _status(f"{node}: commands", level, message, values)
+
 
 HEARTBEAT_S = 1.0  # at most, between two messages about progress, while it is not known
 CLOCK_JUMP_S = 1.0  # back, by more than which everything begins anew

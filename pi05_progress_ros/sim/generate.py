@@ -19,8 +19,8 @@ from pi05_progress.errors import INTERRUPTED
 from pi05_progress.files.progress_bar import progress_bar
 
 from ..command_line import read_options
-from .episodes.facts import SUMMARY, facts_path, write_summary
 from .episodes.generation import GenerationOptions, finished, generate
+from .episodes.options import SUMMARY, facts_path, write_summary
 
 MODULE = "pi05_progress_ros.sim.generate"
 

@@ -23,8 +23,7 @@ from ..starting.domains import make_log_folder, own_variables
 from ..starting.processes import Process
 from ..starting.supervisor import Supervisor, on_end_signals, session_environment
 from .episodes.assistant import Assistant
-from .episodes.facts import SUMMARY, read_facts, write_summary
-from .episodes.options import EpisodeOptions
+from .episodes.options import SUMMARY, EpisodeOptions, read_facts, write_summary
 
 MODULE = "pi05_progress_ros.sim.record_live"
 KEPT = "finished episodes are kept, the same command goes on with what is missing"

@@ -30,8 +30,7 @@ from .physics.gl import require_backend
 from .physics.world import World
 from .robot.command_listener import CommandListener
 from .robot.image_publisher import ImagePublisher
-from .robot.physics_loop import PhysicsLoop
-from .robot.requests import Requests
+from .robot.physics_loop import PhysicsLoop, Requests
 from .robot.robot import Robot
 from .robot.robot_parameters import RobotParameters
 

@@ -14,9 +14,22 @@ from typing import TYPE_CHECKING, Any
 from pi05_progress.errors import UserError
 
 from .domains import check_domain
-from .launch_arguments import BOOLEANS, DEFAULT_ROBOT, LOG_LEVEL, NAMESPACE, ROBOT, load_profile, number, transport
 from .parameter_files import file_parameters
-from .processes import Argument, Launch, Process, Value, absolute_namespace
+from .processes import (
+    BOOLEANS,
+    DEFAULT_ROBOT,
+    LOG_LEVEL,
+    NAMESPACE,
+    ROBOT,
+    Argument,
+    Launch,
+    Process,
+    Value,
+    absolute_namespace,
+    load_profile,
+    number,
+    transport,
+)
 from .rosbag import record_process
 from .simulation_choices import RANGES, SIM_TASKS, check_simulable, parse_fault
 
@@ -181,11 +194,9 @@ def _bringup(given: Mapping[str, str], environment: Mapping[str, str]) -> tuple[
             )
         )
     if given["record"] == "true":
+        asked = {name: given[name] for name in ("namespace", "log_level")}
         sim_time = values["use_sim_time"]
-        record = record_process(
-            profile, environment, variables, namespace=namespace, sim_time=sim_time, log_level=level
-        )
-        processes.append(record)
+        processes.append(record_process(profile, asked, environment, variables, sim_time=sim_time, required=False))
     return tuple(processes)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from pi05_progress.errors import UserError
 
 from ..transport import VARIABLE as TRANSPORT
-from .launch_arguments import DISCOVERY, transport
+from .processes import DISCOVERY, transport
 
 DOMAINS = range(40, 100)  # none of the robots', and ports that no system hands out by itself
 PRODUCTION_DOMAIN = 29

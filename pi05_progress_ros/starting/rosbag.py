@@ -12,17 +12,20 @@ from typing import TYPE_CHECKING
 from pi05_progress.errors import UserError
 
 from ..recording.topics import recorded_topics
-from .launch_arguments import (
+from .processes import (
     BOOLEANS,
     DEFAULT_ROBOT,
     LOG_LEVEL,
     NAMESPACE,
     ROBOT,
+    Argument,
+    Launch,
+    Process,
+    absolute_namespace,
     load_profile,
     number,
     transport,
 )
-from .processes import Argument, Launch, Process, absolute_namespace
 
 if TYPE_CHECKING:
     from pi05_progress.robots.profile import RobotProfile
@@ -52,63 +55,47 @@ def check_rosbag2(environment: Mapping[str, str]) -> None:
         )
 
 
-def default_output(robot: str) -> str:
-    """Folder of a recording that is made now, in the present folder."""
-    return f"{robot}_{time.strftime('%Y_%m_%d-%H_%M_%S')}"
-
-
 def record_process(
     profile: RobotProfile,
+    given: Mapping[str, str],
     environment: Mapping[str, str],
     variables: Mapping[str, str],
     *,
-    output: str = "",
-    namespace: str = "/",
-    more: tuple[str, ...] = (),
-    images: str = "raw",
-    compression: str = "none",
-    max_size_mb: int = 0,
-    max_duration_s: int = 0,
-    sim_time: bool = False,
-    log_level: str = "info",
-    required: bool = False,
+    sim_time: bool,
+    required: bool,
 ) -> Process:
     """The recorder.
 
     Args:
         profile: whose topics.
+        given: arguments as of ``record``; those that are absent have their default.
         environment: variables it inherits.
         variables: variables added to them.
-        output: the bag's folder; must not exist.
-        namespace: of the policy node, absolute.
-        more: further topics.
-        images: one of ``IMAGE_FORMS``.
-        compression: one of ``COMPRESSIONS``.
-        max_size_mb: a new file is begun after this many megabytes; 0 for one file.
-        max_duration_s: a new file is begun after this long, s; 0 for one file.
         sim_time: stamp messages by ``/clock`` and record what only a simulation publishes.
-        log_level: what it logs.
         required: whether everything ends when it does. A policy goes on when its recorder fails.
 
     Raises:
         UserError: rosbag2 is not installed, or the folder is already there.
     """
     check_rosbag2(environment)
-    output = os.path.expanduser(output) or default_output(profile.name)
+    given = {argument.name: argument.default for argument in ARGUMENTS} | given
+    output = os.path.expanduser(given["output"]) or f"{profile.name}_{time.strftime('%Y_%m_%d-%H_%M_%S')}"
     if Path(output).exists():
         raise UserError(f"output:={output} is already there; recordings are not overwritten")
     command = ["ros2", "bag", "record", "--storage", "mcap", "--output", output, "--disable-keyboard-controls"]
-    command += ["--log-level", log_level]
-    if compression != "none":
-        command += ["--storage-preset-profile", compression]
-    if max_size_mb:
-        command += ["--max-bag-size", str(max_size_mb * 10**6)]
-    if max_duration_s:
-        command += ["--max-bag-duration", str(max_duration_s)]
+    command += ["--log-level", given["log_level"]]
+    if given["compression"] != "none":
+        command += ["--storage-preset-profile", given["compression"]]
+    if size_mb := number("max_size_mb", given["max_size_mb"], int):
+        command += ["--max-bag-size", str(size_mb * 10**6)]
+    if duration_s := number("max_duration_s", given["max_duration_s"], int):
+        command += ["--max-bag-duration", str(duration_s)]
     if sim_time:
         command.append("--use-sim-time")
     # rosbag2 takes the QoS that publishers offer, so best-effort images need no override.
-    topics = recorded_topics(profile, namespace, images, sim=sim_time)
+    images = given["images"]
+    topics = recorded_topics(profile, absolute_namespace(given["namespace"]), images, sim=sim_time)
+    more = given["topics"].replace(",", " ").split()
     command += ["--topics", *dict.fromkeys([*(topic.name for topic in topics), *more])]
     streams = [key for key, camera in profile.cameras.items() if camera.topic is None]
     note = f"recording into {output}"
@@ -137,22 +124,9 @@ ARGUMENTS = (
 
 
 def _record(given: Mapping[str, str], environment: Mapping[str, str]) -> tuple[Process, ...]:
-    process = record_process(
-        load_profile(given["robot"]),
-        environment,
-        transport(environment),
-        output=given["output"],
-        namespace=absolute_namespace(given["namespace"]),
-        more=tuple(given["topics"].replace(",", " ").split()),
-        images=given["images"],
-        compression=given["compression"],
-        max_size_mb=number("max_size_mb", given["max_size_mb"], int),
-        max_duration_s=number("max_duration_s", given["max_duration_s"], int),
-        sim_time=given["use_sim_time"] == "true",
-        log_level=given["log_level"],
-        required=True,
-    )
-    return (process,)
+    sim_time, variables = given["use_sim_time"] == "true", transport(environment)
+    profile = load_profile(given["robot"])
+    return (record_process(profile, given, environment, variables, sim_time=sim_time, required=True),)
 
 
 RECORD = Launch("record", "Records what a robot and its policy publish, with rosbag2.", ARGUMENTS, _record)

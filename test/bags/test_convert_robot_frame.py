@@ -126,13 +126,11 @@ def simulated(tmp_path_factory):
     from sensor_msgs.msg import CompressedImage
 
     from pi05_progress.robots.message_store import message_store
-    from pi05_progress_ros.sim.episodes.bag import EpisodeBag
-    from pi05_progress_ros.sim.episodes.generation import follow
+    from pi05_progress_ros.sim.episodes.generation import EpisodeBag, follow
     from pi05_progress_ros.sim.expert.operator import Operator
     from pi05_progress_ros.sim.physics.world import World
     from pi05_progress_ros.sim.robot.robot import Robot
-    from pi05_progress_ros.sim.robot.states import StatePublisher, is_image_tick, to_time
-    from pi05_progress_ros.sim.robot.truth import Truth
+    from pi05_progress_ros.sim.robot.states import StatePublisher, Truth, is_image_tick, to_time
 
     world = World("place_in_basket", 0)
     world.reset(0)

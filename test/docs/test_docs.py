@@ -13,7 +13,7 @@ from pi05_progress_ros.commanding.commands import Situation
 from pi05_progress_ros.commanding.robot_state import RELAY_TOPIC
 from pi05_progress_ros.commanding.state_machine import State
 from pi05_progress_ros.inputs import Input
-from pi05_progress_ros.node.diagnostics import InferenceStats, commands_status, inference_status, input_statuses
+from pi05_progress_ros.node.watch import InferenceStats, commands_status, inference_status, input_statuses
 
 NODE = (ROOT / "docs/node.md").read_text()
 

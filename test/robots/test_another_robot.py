@@ -22,7 +22,7 @@ from pi05_progress.serving.teleavatar import make_request
 from pi05_progress.units.normalize import NormStats
 from pi05_progress.units.transforms import actions_from_model, actions_to_model
 from pi05_progress_ros.commanding.chunks import next_commands
-from pi05_progress_ros.node.outputs import chunk_message
+from pi05_progress_ros.node.results import chunk_message
 from training.compute_norm_stats import StatisticsOptions, compute_norm_stats
 from training.datasets.reader import open_dataset
 from training.inspect_dataset import known_joints

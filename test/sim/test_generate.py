@@ -17,7 +17,7 @@ from pi05_progress.robots.messages import decode_image, robot_frame
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress_ros.sim import generate
 from pi05_progress_ros.sim.episodes.generation import GenerationOptions, Recorder
-from pi05_progress_ros.sim.robot.truth import STOP_AFTER_S
+from pi05_progress_ros.sim.robot.states import STOP_AFTER_S
 
 PROFILE = RobotProfile.load("teleavatar")
 COMMAND = [sys.executable, "-m", "pi05_progress_ros.sim.generate"]

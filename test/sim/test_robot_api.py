@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pi05_progress.robots.states import FsmState
-from pi05_progress_ros.sim.robot.robot_api import StateMachine
+from pi05_progress_ros.sim.robot.robot import StateMachine
 
 HOME = {"left": np.zeros(7), "right": np.zeros(7)}
 

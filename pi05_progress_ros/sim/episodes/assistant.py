@@ -18,8 +18,7 @@ from pi05_progress_msgs.msg import EpisodeEvent
 from pi05_progress_msgs.srv import MarkMilestone, StartEpisode, StopEpisode
 
 from ...starting.simulation_choices import episode_faults
-from .facts import EpisodeFacts, write_facts
-from .options import EpisodeOptions
+from .options import EpisodeFacts, EpisodeOptions, write_facts
 
 START_LIMIT_S = 120.0  # until both are up, on a busy machine
 SILENCE_LIMIT_S = 180.0  # longest time without an event while episodes run; they take less than a minute

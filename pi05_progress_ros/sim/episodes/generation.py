@@ -1,7 +1,13 @@
-"""Episodes of the scripted expert made without DDS, as fast as the cores allow: each a bag and the facts about it."""
+"""Episodes of the scripted expert made without DDS, as fast as the cores allow: each a bag and the facts about it.
+
+A bag looks like a ROS node to those who publish, so that the live robot's own publishers fill it: messages are
+serialised and written. rclpy's ``serialize_message`` appends undefined bytes after empty sequences of 8-byte numbers,
+which strict readers refuse: publish messages whose sequences are filled.
+"""
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import shutil
@@ -10,10 +16,13 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from builtin_interfaces.msg import Time
+from rclpy.serialization import serialize_message
+from rosbags.typesys.store import Typestore
 from sensor_msgs.msg import CompressedImage, Image
 
 from pi05_progress.files.worker_process import end_with_parent
@@ -22,16 +31,58 @@ from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.robots.states import Mode
 
 from ...command_line import check_ranges
+from ...recording.bag_writer import PARTIAL, BagWriter, type_name
 from ..expert.operator import Operator
 from ..physics.cameras import CameraRig, scaled_sizes
 from ..physics.world import World
 from ..robot.image_publisher import image_message
 from ..robot.robot import Robot
-from ..robot.states import StatePublisher, is_image_tick, to_time
-from ..robot.truth import Truth
-from .bag import EpisodeBag
-from .facts import EpisodeFacts, facts_path, write_facts
-from .options import EpisodeOptions
+from ..robot.states import StatePublisher, Truth, is_image_tick, to_time
+from .options import EpisodeFacts, EpisodeOptions, facts_path, write_facts
+
+
+class EpisodeBag:
+    """A bag that is being written. Use it as a context manager; it is in place only if no exception was raised.
+
+    Raises:
+        FileExistsError: the folder is already there.
+    """
+
+    def __init__(self, path: Path, store: Typestore) -> None:
+        shutil.rmtree(path.parent / PARTIAL / path.name, ignore_errors=True)  # of a run that was killed
+        self._writer = BagWriter(path, store)
+        self.time_ns = 0  # under which the next messages are stored
+
+    def __enter__(self) -> EpisodeBag:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            self._writer.finish()
+        else:
+            self._writer.discard()
+
+    def create_publisher(self, msg_type: type, topic: str, qos_profile: Any = None) -> _TopicWriter:
+        """A topic of the bag; the QoS profile has no meaning here."""
+        return _TopicWriter(self, self._writer.add_topic(topic, type_name(msg_type)))
+
+    def get_logger(self) -> logging.Logger:
+        """Python's logger instead of ROS's."""
+        return logging.getLogger("episode")
+
+    def write(self, connection: Any, message: Any) -> None:
+        """Store a message under the present time."""
+        self._writer.write(connection, self.time_ns, serialize_message(message))
+
+
+class _TopicWriter:
+    def __init__(self, bag: EpisodeBag, connection: Any) -> None:
+        self._bag, self._connection = bag, connection
+
+    def publish(self, message: Any) -> None:
+        """Write one message."""
+        self._bag.write(self._connection, message)
+
 
 SLOT_S = 120  # between the starts of two episodes with neighbouring seeds; longer than any episode
 

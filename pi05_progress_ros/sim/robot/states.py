@@ -1,16 +1,20 @@
-"""What the robot itself publishes: joint and gripper states, state machine and mode, at their rates."""
+"""What the robot publishes: its states at their rates, and under ``/sim/`` what only a simulation knows."""
 
 from __future__ import annotations
 
 from typing import Any, Protocol
 
 from builtin_interfaces.msg import Time
+from geometry_msgs.msg import Pose, PoseArray
+from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import JointState
-from std_msgs.msg import Int32, String
+from std_msgs.msg import Float32, Int32, String
 
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.robots.states import Mode, mode_text
+from pi05_progress_msgs.msg import EpisodeEvent
 
+from ..physics.tasks.base import Outcome
 from .robot import STATE_HZ, Robot
 
 FSM_HZ = 20
@@ -65,3 +69,86 @@ class StatePublisher:
             self._fsm.publish(Int32(data=int(self._robot.machine.state)))
         if tick % STATE_HZ == 0:
             self._mode.publish(String(data=mode_text(mode)))
+
+
+STOP_AFTER_S = (
+    2.0  # from the decision to the episode's end, as people take a moment, too: what "done" looks like is in it
+)
+TASK_EVERY = 30  # calls, which is a second: for those who start listening later
+OUTCOMES = {"unknown": EpisodeEvent.UNKNOWN, "success": EpisodeEvent.SUCCESS, "failure": EpisodeEvent.FAILURE}
+
+
+class Truth:
+    """Publishes progress, instruction, object poses and episode events. Used by the physics thread only."""
+
+    def __init__(self, outlet: Outlet, robot: Robot, events: str = "/sim/events", start_ns: int = 0) -> None:
+        self._robot, self._world, self._start_ns = robot, robot.world, start_ns
+        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        self._progress = outlet.create_publisher(Float32, "/sim/progress", 10)
+        self._task = outlet.create_publisher(String, "/sim/task", latched)
+        self._events = outlet.create_publisher(EpisodeEvent, events, QoSProfile(depth=50))
+        self._poses = outlet.create_publisher(PoseArray, "/sim/object_poses", 10)
+        self._open = False
+        self._reported = self._calls = 0
+        self._decided_s: float | None = None
+
+    def publish(self) -> None:
+        """Progress and poses as they are now, and the events that happened since the last call."""
+        status, now = self._world.task_status(), self._world.time_s
+        if not self._open and self._reported == 0:
+            self._open, self._calls, self._decided_s = True, 0, None
+            self._event(EpisodeEvent.START, now, progress=0.0)
+        if self._calls % TASK_EVERY == 0:
+            self._task.publish(String(data=self._world.instruction))
+        self._calls += 1
+        self._progress.publish(Float32(data=status.progress))
+        poses = PoseArray()
+        poses.header.stamp, poses.header.frame_id = self._stamp(now), "base_link"
+        poses.poses = [_pose(values) for values in self._world.object_poses().values()]
+        self._poses.publish(poses)
+        count = len(self._world.task.milestone_names())
+        for index in range(self._reported, len(status.milestones)):
+            milestone = status.milestones[index]
+            self._event(EpisodeEvent.MILESTONE, milestone.time_s, milestone.name, progress=(index + 1) / count)
+        self._reported = max(self._reported, len(status.milestones))
+        if status.outcome != "unknown" and self._decided_s is None:
+            self._decided_s = now
+        if self._open and self._decided_s is not None and now >= self._decided_s + STOP_AFTER_S:
+            self._stop(now)
+
+    def give_up(self) -> None:
+        """The operator has ended the work: a task that is not done by now has failed."""
+        if self._open and self._world.task_status().outcome == "unknown":
+            self._stop(self._world.time_s, "failure", "given up")
+
+    def end_episode(self, undecided: Outcome = "unknown", reason: str = "") -> None:
+        """Close the episode before the world is reset; ``undecided`` is the outcome if the task has none yet."""
+        if self._open:
+            self._stop(self._world.time_s, undecided, reason)
+        self._open, self._reported = False, 0
+
+    def _stamp(self, time_s: float) -> Time:
+        return to_time(self._start_ns + self._robot.stamp_ns(time_s))
+
+    def _stop(self, now: float, undecided: Outcome = "unknown", reason: str = "") -> None:
+        status = self._world.task_status()
+        self._open, self._reported = False, max(self._reported, 1)
+        if status.outcome == "unknown":
+            self._event(EpisodeEvent.STOP, now, reason, status.progress, OUTCOMES[undecided])
+        else:
+            self._event(EpisodeEvent.STOP, now, status.reason, status.progress, OUTCOMES[status.outcome])
+
+    def _event(self, event: int, time_s: float, label: str = "", progress: float = 0.0, outcome: int = 0) -> None:
+        message = EpisodeEvent(event=event, outcome=outcome, label=label, progress=progress)
+        message.header.stamp = self._stamp(time_s)
+        message.episode_id = f"{self._world.task.name}_{self._world.seed:06d}"
+        message.task = self._world.instruction
+        self._events.publish(message)
+
+
+def _pose(values: list[float]) -> Pose:
+    pose = Pose()
+    x, y, z, qw, qx, qy, qz = (float(v) for v in values)
+    pose.position.x, pose.position.y, pose.position.z = x, y, z
+    pose.orientation.w, pose.orientation.x, pose.orientation.y, pose.orientation.z = qw, qx, qy, qz
+    return pose
