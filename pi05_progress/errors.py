@@ -24,6 +24,17 @@ class UsageError(UserError):
     status = 2
 
 
+def one_line(text: str, longest: int = 500) -> str:
+    """A text from elsewhere as one printable line: it forges no line of a log, and fills none.
+
+    Args:
+        text: may hold anything.
+        longest: characters that are told.
+    """
+    text = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text[: longest + 1])
+    return text if len(text) <= longest else text[: longest - 4] + " ..."
+
+
 def run_program(
     program: Callable[[], int | None],
     *,

@@ -97,6 +97,27 @@ class ServeOptions:
     """Tell clients errors with a traceback, as openpi's server does, and log more."""
 
 
+class Throttle(logging.Filter):
+    """Lets what can be said thousands of times a second through every ten seconds, with how often it was left out."""
+
+    def __init__(self, seconds: float = 10.0) -> None:
+        super().__init__()
+        self._seconds = seconds
+        self._said: dict[str, tuple[float, int]] = {}  # per first line: when, and how often it was left out since
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """See ``logging.Filter``."""
+        text = record.getMessage().partition("\n")[0]
+        said, left_out = self._said.get(text, (-math.inf, 0))
+        if record.created < said + self._seconds:
+            self._said[text] = said, left_out + 1
+            return False
+        self._said[text] = record.created, 0
+        if left_out:
+            record.msg, record.args = f"{text} ({left_out} times more since this was last said)", ()
+        return True
+
+
 RANGES = {  # of options: least and most
     "port": (0, 65535), "max-batch": (0, math.inf), "max-waiting": (1, math.inf), "max-connections": (1, math.inf),
     "max-message-mb": (0.01, math.inf), "record-limit-gb": (0.001, math.inf), "tolerance": (0, math.inf),
@@ -191,6 +212,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     for noisy in ("websockets", "jax", "absl", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger("asyncio").addFilter(Throttle())
     # A connection that ends in the middle of its handshake is no event worth a traceback.
     logging.getLogger("websockets.server").setLevel(logging.CRITICAL)
     return serve_policy(args) if args.debug else run_program(lambda: _serve(args))

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..errors import UserError
+from ..errors import UserError, one_line
 from ..models.parameters import HEAD
 
 Index = tuple[slice, ...]
@@ -26,7 +26,13 @@ ALIGNMENT = 64  # bytes; JAX takes such arrays on the CPU as they are instead of
 
 
 class CheckpointError(UserError):
-    """A checkpoint is missing, incomplete, or does not fit; the message says what is wrong and what to do."""
+    """A checkpoint is missing, incomplete, or does not fit; the message says what is wrong and what to do.
+
+    It is one printable line, whatever the checkpoint calls its tensors and its author wrote into it.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message, 2000))
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from ..errors import one_line
+
 
 def problem(error: dict[str, Any]) -> str:
     """What is wrong with a field; ``error`` is one of ``ValidationError.errors()``, whose ``loc`` says which field."""
@@ -13,7 +15,7 @@ def problem(error: dict[str, Any]) -> str:
         return "is missing"
     if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         return "unknown key"
-    found = "" if isinstance(error["input"], dict | BaseModel) else f" (found {error['input']!r})"
+    found = "" if isinstance(error["input"], dict | BaseModel) else f" (found {one_line(repr(error['input']), 200)})"
     return f"{error['msg'].removeprefix('Value error, ')}{found}"
 
 

@@ -299,13 +299,10 @@ class RobotProfile(_Section):
         try:
             return cls.model_validate({key: base[key] for key in LATER_KEYS} | document.data)
         except ValidationError as error:
-            raise ConfigError("\n".join(f"{document.where(e['loc'])}: {problem(e)}" for e in error.errors())) from None
+            raise ConfigError("; ".join(f"{document.where(e['loc'])}: {problem(e)}" for e in error.errors())) from None
 
 
 def known_profiles() -> list[str]:
     """Names of the profiles in ``config/``: other files there have no ``name``."""
-    return sorted(
-        path.stem
-        for path in config_folder().glob("*.yaml")
-        if re.search(r"(?m)^name:", path.read_text(encoding="utf-8"))
-    )
+    files = config_folder().glob("*.yaml")
+    return sorted(path.stem for path in files if re.search(r"(?m)^name:", path.read_text(encoding="utf-8")))

@@ -8,8 +8,9 @@ from typing import Any
 
 import yaml
 
-from ..errors import UserError
+from ..errors import UserError, one_line
 from ..files.config_files import config_folder
+from ..files.yaml_text import YamlError, compose_yaml, load_yaml
 
 Key = tuple[str | int, ...]
 
@@ -32,7 +33,7 @@ class Document:
         while parent and parent not in self.places:
             parent = parent[:-1]
         path, line = self.places.get(parent, (self.path, 1))
-        return f"{path}:{line}: {'.'.join(map(str, key)) or 'file'}"
+        return f"{path}:{line}: {one_line('.'.join(map(str, key)), 200) or 'file'}"
 
 
 def read_document(path: Path) -> Document:
@@ -47,23 +48,20 @@ def read_document(path: Path) -> Document:
 
 
 def _read(path: Path, seen: tuple[Path, ...]) -> Document:
-    if path in seen:
+    if any(path.samefile(other) for other in seen if path.exists()):
         raise ConfigError(f"{path}: extends itself through {' -> '.join(p.name for p in seen)}")
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(one_line(f"{path}: cannot be read: {error}")) from error
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise ConfigError(f"{path}{line}: not valid YAML: {getattr(error, 'problem', None) or error}") from error
-    if not isinstance(node, yaml.MappingNode):
+        node, data = compose_yaml(text), load_yaml(text)
+    except YamlError as error:
+        raise ConfigError(f"{path}{f':{error.line}' if error.line else ''}: not valid YAML: {error}") from error
+    if not isinstance(node, yaml.MappingNode) or not isinstance(data, dict):
         raise ConfigError(f"{path}:1: expected keys and values, found {node.tag if node else 'an empty file'}")
     places: dict[Key, tuple[Path, int]] = {}
     _note(node, (), path, places)
-    data = yaml.safe_load(text)
     if "extends" not in data:
         return Document(path, data, places)
     base = _read(_extended(path, str(data.pop("extends"))), (*seen, path))
@@ -83,7 +81,8 @@ def _note(node: yaml.Node, key: Key, path: Path, places: dict[Key, tuple[Path, i
         for name, value in node.value:
             child = (*key, str(name.value))
             if child in places:
-                raise ConfigError(f"{path}:{name.start_mark.line + 1}: {'.'.join(map(str, child))}: given twice")
+                key = one_line(".".join(map(str, child)))
+                raise ConfigError(f"{path}:{name.start_mark.line + 1}: {key}: given twice")
             places[child] = (path, name.start_mark.line + 1)
             _note(value, child, path, places)
     elif isinstance(node, yaml.SequenceNode):

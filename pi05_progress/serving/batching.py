@@ -1,8 +1,9 @@
 """The thread that asks the responder: what waits when it is free is answered together, first come first served.
 
-Threads: any may use ``submit`` and the properties, ``_run`` is the inference thread; ``_ready`` guards the queue. A
-policy's exceptions are answers like others. Whatever else ends the thread is told to all who wait and to the server,
-which cannot go on without it.
+A request is prepared (read and checked) by a few threads beside it; by itself, if it has nothing else to do: the change
+of threads would cost more. Any thread may use ``submit`` and the properties, ``_run`` is the inference thread;
+``_ready`` guards the queue. A policy's exceptions are answers like others. Whatever else ends the thread is told to all
+who wait and to the server, which cannot go on without it.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 from .core import AnswerError, RequestError, Responder
 
+PREPARING_THREADS = 4
 log = logging.getLogger(__name__)
 
 
@@ -54,17 +56,19 @@ class InferenceQueue:
         self,
         responder: Responder,
         limit: int,
-        computed: Callable[[int, float], None] = lambda size, seconds: None,
-        died: Callable[[InferenceEndedError], None] = lambda error: None,
+        computed: Callable[[int, float], None],
+        died: Callable[[InferenceEndedError], None],
     ) -> None:
         self._responder, self._limit, self._computed, self._died = responder, limit, computed, died
-        self._waiting: OrderedDict[Future[Answer], Any] = OrderedDict()
+        self._waiting: OrderedDict[Future[Answer], Callable[[], Any]] = OrderedDict()
         self._computing: list[Future[Answer]] = []
         self.failed_batches = 0
         self._ready = threading.Condition()
         self._closed = False
         self._count = 0
+        self._idle = False
         self._busy_since_s: float | None = None
+        self._threads = ThreadPoolExecutor(PREPARING_THREADS, "prepare")
         # A daemon: a device that never answers must not keep the process alive.
         self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
         self._thread.start()
@@ -83,41 +87,59 @@ class InferenceQueue:
         """Whether the thread is there."""
         return self._thread.is_alive()
 
-    def check(self) -> None:
-        """Raise if a request would be refused now.
+    def submit(self, prepare: Callable[[], Any]) -> Future[Answer]:
+        """Queue a request; cancelled before its turn it costs nothing.
+
+        Args:
+            prepare: what the responder's ``answer`` needs of the request; its exceptions become the answer.
 
         Raises:
             QueueFullError: the message says how many wait.
         """
+        future: Future[Answer] = Future()
+        with self._ready:
+            self._check()
+            idle = self._idle and not self._waiting
+            if idle:
+                self._put(future, prepare)
+        if not idle:
+            self._threads.submit(self._prepare, future, prepare)
+        return future
+
+    def _check(self) -> None:
         if self._closed:
             raise QueueFullError("the server is shutting down")
         if len(self._waiting) >= self._limit:
             raise QueueFullError(f"{len(self._waiting)} requests are waiting already; try again later")
 
-    def submit(self, prepared: Any) -> Future[Answer]:
-        """Queue a prepared request; cancelled before its turn it costs nothing.
-
-        Raises:
-            QueueFullError: see ``check``.
-        """
-        future: Future[Answer] = Future()
+    def _put(self, future: Future[Answer], prepare: Callable[[], Any]) -> None:
         with self._ready:
-            self.check()
-            self._waiting[future] = prepared
+            self._check()
+            self._waiting[future] = prepare
+            future.add_done_callback(self._forget)  # cancelled, it gives its place to others
             self._ready.notify()
-        future.add_done_callback(self._forget)
-        return future
 
     def _forget(self, future: Future[Answer]) -> None:
-        """Cancelled requests give their place to others."""
         with self._ready:
             self._waiting.pop(future, None)
+
+    def _prepare(self, future: Future[Answer], prepare: Callable[[], Any]) -> None:
+        """In one of the threads beside."""
+        if future.cancelled():
+            return
+        try:
+            prepared = prepare()
+            self._put(future, lambda: prepared)
+        except Exception as error:
+            if future.set_running_or_notify_cancel():
+                future.set_exception(_logged(error))
 
     def close(self, timeout_s: float) -> bool:
         """Take no more, answer what waits; returns whether the thread has ended in time."""
         with self._ready:
             self._closed = True
             self._ready.notify()
+        self._threads.shutdown(wait=False, cancel_futures=True)
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
@@ -129,7 +151,7 @@ class InferenceQueue:
             ended = InferenceEndedError(f"the inference thread has ended: {type(error).__name__}: {error}")
             with self._ready:
                 self._closed = True
-                waiting = [future for future in self._waiting if future.set_running_or_notify_cancel()]
+                waiting = [future for future in [*self._waiting] if future.set_running_or_notify_cancel()]
                 self._waiting.clear()
             for future in [*(future for future in self._computing if not future.done()), *waiting]:
                 future.set_exception(ended)
@@ -139,12 +161,20 @@ class InferenceQueue:
         most = self._responder.batch_sizes[-1]
         while True:
             with self._ready:
+                self._idle = True
                 self._ready.wait_for(lambda: self._waiting or self._closed)
+                self._idle = False
                 if not self._waiting:
                     return
-                batch = [self._waiting.popitem(last=False) for _ in range(min(most, len(self._waiting)))]
-                batch = [(future, prepared) for future, prepared in batch if future.set_running_or_notify_cancel()]
-                self._computing = [future for future, _ in batch]
+                taken = [self._waiting.popitem(last=False) for _ in range(min(most, len(self._waiting)))]
+                taken = [(future, prepare) for future, prepare in taken if future.set_running_or_notify_cancel()]
+                self._computing = [future for future, _ in taken]
+            batch: list[tuple[Future[Answer], Any]] = []
+            for future, prepare in taken:
+                try:
+                    batch.append((future, prepare()))
+                except Exception as error:
+                    future.set_exception(_logged(error))
             if not batch:
                 continue
             started = self._busy_since_s = time.monotonic()
@@ -172,9 +202,7 @@ class InferenceQueue:
         except Exception as error:  # whatever a policy raises: the server lives on
             if len(batch) > 1:
                 return [result for prepared in batch for result in self._answers([prepared])]
-            if not isinstance(error, RequestError):
-                log.exception("the policy failed")
-            return [error]
+            return [_logged(error)]
         results: list[Answer | Exception] = []
         for reply in replies:
             if isinstance(reply, AnswerError):
@@ -184,3 +212,10 @@ class InferenceQueue:
                 results.append(Answer(reply, self._count))
             self._count += 1
         return results
+
+
+def _logged(error: Exception) -> Exception:
+    """An error that becomes an answer; a mistake of the policy's is logged with its traceback."""
+    if not isinstance(error, RequestError | QueueFullError):
+        log.error("the policy failed", exc_info=error)
+    return error

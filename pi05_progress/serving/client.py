@@ -25,13 +25,13 @@ from typing import Any
 from websockets.exceptions import InvalidHandshake, InvalidStatus, InvalidURI, WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
-from ..errors import UserError
+from ..errors import UserError, one_line
 from ..estimate.estimator import Estimate, ProgressEstimator
-from ..observation import CONFIDENCE_LEVEL, UNTRAINED
+from ..observation import UNTRAINED
 from ..policy import OutputChecker, PolicyUnavailableError
 from .core import RequestError
 from .security import authorization, checked_key, read_key
-from .server_facts import confidence_level
+from .server_facts import Confidence, read
 from .teleavatar import PROMPT, read_reply
 from .wire import WireError, pack, unpack
 
@@ -101,7 +101,7 @@ class PolicyClient:
         except (InvalidURI, ValueError) as error:
             raise UserError(f"server address {self.uri!r}: {error}") from error
         except InvalidStatus as error:
-            body = (error.response.body or b"").decode(errors="replace").strip()
+            body = one_line((error.response.body or b"").decode(errors="replace").strip())
             raise PolicyUnavailableError(
                 f"{self.uri} refused the connection: {error.response.status_code} {body}"
             ) from error
@@ -136,7 +136,8 @@ class PolicyClient:
             self.reset()
             return reply
         try:
-            output = read_reply(reply, confidence_level(self.metadata, CONFIDENCE_LEVEL))
+            level = read(Confidence, self.metadata, "the server tells").confidence_level
+            output = read_reply(reply, level)
         except RequestError as error:
             self.reset()
             raise PolicyUnavailableError(f"{self.uri}: {error}") from error
@@ -214,7 +215,7 @@ class PolicyClient:
         if isinstance(message, str):
             self._forget(connection)
             _close(connection)
-            raise ServerRefusedError(f"{self.uri}: {message}")
+            raise ServerRefusedError(f"{self.uri}: {one_line(message)}")
         try:
             return unpack(message)
         except WireError as error:
@@ -269,21 +270,18 @@ def _limited(connection: ClientConnection, seconds: float, late: threading.Event
 
 
 def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return one_line(getattr(error, "strerror", None) or str(error) or type(error).__name__)
 
 
 def main() -> int:
     """Play an episode of a data set to a server: leads to ``training/replay_episode.py``, which reads data sets."""
     try:
-        player = importlib.import_module(PLAYER)
+        return importlib.import_module(PLAYER).main()
     except ModuleNotFoundError as error:
-        if error.name is not None and not error.name.startswith("training"):
-            remedy = f"the package {error.name} is missing: install the extra data, pip install -e .[data]"
-        else:
-            remedy = "it reads data sets with training/, which is not installed: run it in the root of a checkout"
-        print(f"error: {remedy}", file=sys.stderr)
+        missing = (error.name or "").partition(".")[0]
+        remedy = "run it in the root of a checkout" if missing == "training" else "pip install -e .[data]"
+        print(f"error: it reads data sets, for which {missing} is missing: {remedy}", file=sys.stderr)
         return 1
-    return player.main()
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 
@@ -32,28 +32,3 @@ class Responder(Protocol):
 
     def warm_up(self) -> None:
         """Do what makes the first answer slow."""
-
-
-class FunctionResponder:
-    """Any function from a dictionary to a dictionary as a responder, one request at a time.
-
-    Args:
-        function: the answer to a request.
-        metadata: what a client is told first.
-    """
-
-    batch_sizes = (1,)
-
-    def __init__(self, function: Callable[[Mapping[str, Any]], dict[str, Any]], metadata: Mapping[str, Any]) -> None:
-        self._function, self.metadata = function, metadata
-
-    def prepare(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
-        """See ``Responder``."""
-        return request
-
-    def answer(self, prepared: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """See ``Responder``."""
-        return [self._function(request) for request in prepared]
-
-    def warm_up(self) -> None:
-        """See ``Responder``."""

@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 Outcome = Literal["ok", "bad_request", "refused", "failed", "vanished"]
+Refused = Literal["key", "limit", "unfinished", "slow", "memory"]
 SECONDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0)
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 
@@ -24,7 +25,8 @@ class Metrics:
         batch_size: requests answered together.
         waiting: requests in the queue.
         connections: open ones.
-        refused_connections: by reason: key, limit.
+        refused_connections: by reason: key, limit (of clients), unfinished (handshake), slow (message), memory (of all
+            messages).
     """
 
     def __init__(self, model_id: str, robot: str, version: str) -> None:
@@ -48,7 +50,7 @@ class Metrics:
         self.unrecorded = Counter(f"{name}unrecorded_exchanges", text, registry=registry)
         for outcome in get_args(Outcome):  # so that a rate is seen from the first one on
             self.requests.labels(outcome)
-        for reason in ("key", "limit"):
+        for reason in get_args(Refused):
             self.refused_connections.labels(reason)
         about = Gauge(f"{name}info", "What is served", ["model_id", "robot", "version"], registry=registry)
         about.labels(model_id, robot, version).set(1)

@@ -9,13 +9,14 @@ Pictures of somebody's room are in it: folder and files are for their owner only
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import queue
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +28,7 @@ from .wire import WireError, unpack
 
 SESSION, SUFFIX = "session.json", ".exchange"
 WAITING_BYTES = 256 * 2**20  # of exchanges that may wait for the disk
+PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # of other parts' making, and gone the next moment
 CLOSE_S = 5.0  # for what waits when recording is ended; a disk that hangs must not keep the server
 log = logging.getLogger(__name__)
 
@@ -52,6 +54,7 @@ class Recorder:
     Attributes:
         folder: of this run.
         lost: exchanges that were not written.
+        on_lost: called with the number of further ones, by any thread.
 
     Raises:
         UserError: the folder cannot be made.
@@ -62,6 +65,7 @@ class Recorder:
     ) -> None:
         self.folder = Path(folder) / time.strftime("%Y%m%dT%H%M%S")
         self._limit, self._most_waiting, self.lost = limit_bytes, waiting_bytes, 0
+        self.on_lost: Callable[[int], None] = lambda count: None
         try:
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             self.folder.mkdir(mode=0o700)
@@ -69,27 +73,26 @@ class Recorder:
         except OSError as error:
             raise UserError(f"--record: {self.folder} cannot be made: {error.strerror}") from error
         self._queue: queue.SimpleQueue[Exchange | None] = queue.SimpleQueue()
-        self._lock = threading.Lock()  # for the two below and lost
-        self._waiting = 0  # bytes
+        self._lock = threading.Lock()  # for the four below and lost
+        self._waiting = self._written = 0  # bytes
+        self._unfinished = 0  # exchanges that wait
         self._behind = False  # said already
         self._stopped = ""
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
         self._thread.start()
 
-    def add(self, exchange: Exchange) -> bool:
-        """Have an exchange written; False if the disk is behind or recording has ended, then it is lost."""
+    def add(self, exchange: Exchange) -> None:
+        """Have an exchange written; it is lost if the disk is behind or recording has ended."""
         size = _size(exchange)
         with self._lock:
             full = self._waiting > 0 and self._waiting + size > self._most_waiting
-            if self._stopped or full:
-                self.lost += 1
-                if full and not self._stopped and not self._behind:
-                    log.warning("exchange %d and further ones are not recorded: the disk is too slow", exchange.index)
-                    self._behind = True
-                return False
-            self._waiting += size
-        self._queue.put(exchange)
-        return True
+            if not self._stopped and not full:
+                self._waiting, self._unfinished = self._waiting + size, self._unfinished + 1
+                self._queue.put(exchange)
+                return
+        self._lose(
+            1, "" if self._stopped else f"{exchange.index} and further ones are not recorded: the disk is too slow"
+        )
 
     def close(self, timeout_s: float = CLOSE_S) -> None:
         """Write what waits, as far as that is possible in time."""
@@ -97,34 +100,42 @@ class Recorder:
         self._thread.join(timeout_s)
         if self._thread.is_alive():
             log.warning("recording: the disk has not taken everything within %g s, the rest is lost", timeout_s)
+            self._lose(self._unfinished)
         log.info("recorded to %s%s", self.folder, f", without {self.lost} exchanges" if self.lost else "")
 
     def _run(self) -> None:
-        written = 0
         while (exchange := self._queue.get()) is not None:
-            if self._stopped:
-                self._leave_out()
-                continue
-            data = msgpack.packb(exchange._asdict())
-            try:
-                self.folder.stat()  # a folder made anew would be a recording without its beginning
-                write_file(self.folder / f"{exchange.index:08d}{SUFFIX}", data, private=True)
-            except OSError as error:
-                self._stop(f"cannot write to {self.folder}: {error.strerror}")
-                self._leave_out()
-                continue
-            written += len(data)
+            self._write(exchange)
             with self._lock:
-                self._waiting -= _size(exchange)
-                if self._behind and self._waiting <= self._most_waiting / 2:
-                    log.warning("recording goes on; %d exchanges are lost so far", self.lost)
-                    self._behind = False
-            if written >= self._limit:
-                self._stop(f"the limit of {self._limit / 1e9:g} GB is reached")
+                self._waiting, self._unfinished = self._waiting - _size(exchange), self._unfinished - 1
 
-    def _leave_out(self) -> None:
+    def _write(self, exchange: Exchange) -> None:
+        if self._stopped:
+            return self._lose(1)
+        data = msgpack.packb(exchange._asdict())
+        try:
+            self.folder.stat()  # a folder made anew would be a recording without its beginning
+            write_file(self.folder / f"{exchange.index:08d}{SUFFIX}", data, private=True)
+        except OSError as error:
+            if error.errno in PASSING:
+                return self._lose(1, f"{exchange.index} is not recorded: {error.strerror}")
+            self._stop(f"cannot write to {self.folder}: {error.strerror}")
+            return self._lose(1)
+        if self._behind and self._waiting <= self._most_waiting / 2:
+            log.warning("recording goes on; %d exchanges are lost so far", self.lost)
+            self._behind = False
+        self._written += len(data)
+        if self._written >= self._limit:
+            self._stop(f"the limit of {self._limit / 1e9:g} GB is reached")
+
+    def _lose(self, count: int, why: str = "") -> None:
+        """Count exchanges that are not written, and say the first time why."""
         with self._lock:
-            self.lost += 1
+            self.lost += count
+            if why and not self._behind:
+                log.warning("exchange %s", why)
+                self._behind = True
+        self.on_lost(count)
 
     def _stop(self, why: str) -> None:
         self._stopped = why
@@ -170,10 +181,14 @@ def read_session(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: the file cannot be read.
     """
+    path = folder / SESSION
     try:
-        return json.loads((folder / SESSION).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder / SESSION}: cannot be read: {error}") from error
+        session = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from error
+    if not isinstance(session, dict):
+        raise UserError(f"{path}: expected what was served as keys and values, found {type(session).__name__}")
+    return session
 
 
 def read_exchanges(folder: Path) -> Iterator[Exchange]:
@@ -182,8 +197,13 @@ def read_exchanges(folder: Path) -> Iterator[Exchange]:
     Raises:
         UserError: one is damaged.
     """
-    for path in sorted(folder.glob(f"*{SUFFIX}")):
+    for path in sorted(folder.glob(f"*{SUFFIX}"), key=lambda path: (len(path.name), path.name)):
         try:
-            yield Exchange(**unpack(path.read_bytes()))
+            exchange = Exchange(**unpack(path.read_bytes()))
         except (OSError, WireError, TypeError) as error:
             raise UserError(f"{path}: not a recorded exchange: {error}") from error
+        if not (isinstance(exchange.request, bytes) and isinstance(exchange.reply, bytes)):
+            raise UserError(f"{path}: not a recorded exchange: request and reply are not as on the wire")
+        if path.name != f"{exchange.index!s:0>8}{SUFFIX}" or type(exchange.index) is not int:
+            raise UserError(f"{path}: not a recorded exchange: it says that it is {exchange.index!r:.20}")
+        yield exchange

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 from ..errors import UserError
-from ..observation import CONFIDENCE_LEVEL, PolicyOutput, RobotFrame
+from ..observation import PolicyOutput, RobotFrame
 from ..policy import Policy, PolicyUnavailableError
 from ..robots.profile import RobotProfile
 from .client import PolicyClient
 from .core import RequestError
-from .server_facts import read_facts
+from .server_facts import ServerFacts, read
 from .teleavatar import make_request, read_reply
+
+TELLS = "the server tells"
 
 
 class WebsocketPolicy(Policy):
@@ -37,7 +38,7 @@ class WebsocketPolicy(Policy):
         self._client = PolicyClient(uri, api_key=api_key, timeout_s=timeout_s, connect_timeout_s=timeout_s)
         metadata = self._client.connect()
         try:
-            self._facts = read_facts(metadata, CONFIDENCE_LEVEL)
+            self._facts = read(ServerFacts, metadata, TELLS)
         except RequestError as error:
             self.close()
             raise UserError(f"{uri}: {error}") from error
@@ -67,13 +68,13 @@ class WebsocketPolicy(Policy):
 
     def _check_same(self, metadata: Mapping[str, Any]) -> None:
         try:
-            now = asdict(read_facts(metadata, CONFIDENCE_LEVEL))
+            now = read(ServerFacts, metadata, TELLS)
         except RequestError as error:
             self.close()
             raise PolicyUnavailableError(f"{self._client.uri}: {error}") from error
-        first = asdict(self._facts)
-        if different := [key for key in first if now[key] != first[key]]:
-            told = ", ".join(f"{key} {now[key]!r} instead of {first[key]!r}" for key in different)
+        if now != self._facts:
+            pairs = zip(now, self._facts, strict=True)
+            told = ", ".join(f"{key} {new!r} instead of {old!r}" for (key, new), (_, old) in pairs if new != old)
             self.close()  # to look again the next time
             raise PolicyUnavailableError(f"{self._client.uri} now serves {told}: start anew to use it")
 

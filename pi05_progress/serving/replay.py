@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UserError
+from ..errors import UserError, one_line
 from .core import AnswerError, RequestError, Responder
 from .recording import find_session, read_exchanges, read_session
 from .wire import WireError, unpack
 
+MOST_MISSING = 100_000  # exchanges one after the other
 TIMING = ("policy_timing", "server_timing")  # differs from run to run
 
 
@@ -46,7 +47,7 @@ class Comparison:
 
     def table(self, tolerance: float) -> str:
         """For people."""
-        lines = [f"{self.exchanges} exchanges, recorded with {self.session.get('model_id', '?')}"]
+        lines = [f"{self.exchanges} exchanges, recorded with {one_line(str(self.session.get('model_id', '?')))}"]
         lines += [f"{setting} (served otherwise than recorded)" for setting in self.settings]
         if self.missing:
             lines.append(f"{len(self.missing)} were not recorded, their noise was passed over")
@@ -74,35 +75,48 @@ def replay(folder: Path, responder: Responder, session: Mapping[str, Any] | None
     found, following = Comparison(read_session(folder)), 0
     found.settings = _changed(found.session, session or {})
     for exchange in read_exchanges(folder):
+        where = f"{folder}: exchange {exchange.index}"
+        if exchange.index - following > MOST_MISSING:
+            raise UserError(
+                f"{where}: the {exchange.index - following} before it are missing, more than can be passed over"
+            )
         try:
-            prepared = responder.prepare(unpack(exchange.request))
+            recorded = _dictionary(exchange.reply)
+            prepared = responder.prepare(_dictionary(exchange.request))
+            for index in range(following, exchange.index):
+                responder.answer([prepared])
+                found.missing.append(index)
+            [reply] = responder.answer([prepared])
         except (RequestError, WireError) as error:
-            raise UserError(f"{folder}: the request of exchange {exchange.index} is refused: {error}") from error
-        for index in range(following, exchange.index):
-            responder.answer([prepared])
-            found.missing.append(index)
-        [reply] = responder.answer([prepared])
+            raise UserError(f"{where} is refused: {one_line(str(error))}") from error
         following, found.exchanges = exchange.index + 1, found.exchanges + 1
         if isinstance(reply, AnswerError):
             found.problems.append(f"exchange {exchange.index}: {reply}")
         else:
-            _compare(found, exchange.index, unpack(exchange.reply), reply)
+            _compare(found, exchange.index, recorded, reply)
     if not found.exchanges:
         raise UserError(f"{folder}: no exchanges were recorded")
     return found
+
+
+def _dictionary(data: bytes) -> Mapping[str, Any]:
+    value = unpack(data)
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise RequestError("requests and replies are dictionaries with texts as keys, which this is not")
+    return value
 
 
 def _changed(recorded: Mapping[str, Any], present: Mapping[str, Any]) -> list[str]:
     """What differs of that which both tell; older recordings tell less."""
     present = json.loads(json.dumps(present))  # tuples become lists, as in the file
     keys = [key for key in recorded if key in present and recorded[key] != present[key]]
-    return [f"{key} was {_short(recorded[key])} and is {_short(present[key])}" for key in keys]
+    return [f"{one_line(key)} was {_short(recorded[key])} and is {_short(present[key])}" for key in keys]
 
 
 def _compare(found: Comparison, index: int, recorded: Mapping[str, Any], reply: Mapping[str, Any]) -> None:
     keys = [key for key in (set(recorded) | set(reply)) if key not in TIMING]
     for key in sorted(keys):
-        old, new = recorded.get(key), reply.get(key)
+        old, new, key = recorded.get(key), reply.get(key), one_line(key, 80)
         if (difference := _difference(old, new)) is None:
             found.problems.append(f"exchange {index}: {key} was {_short(old)} and is {_short(new)}")
         elif difference >= found.largest.get(key, -1.0):
@@ -113,10 +127,13 @@ def _difference(old: Any, new: Any) -> float | None:
     """The largest absolute difference of two values; None if they cannot be compared."""
     numbers = [isinstance(value, float | np.ndarray) for value in (old, new)]
     if not any(numbers):
-        return 0.0 if old == new else None
+        return 0.0 if repr(old) == repr(new) else None
     if not all(numbers) or np.shape(old) != np.shape(new):
         return None
-    difference = np.max(np.abs(np.asarray(old, float) - np.asarray(new, float)), initial=0.0)
+    try:
+        difference = np.max(np.abs(np.asarray(old, float) - np.asarray(new, float)), initial=0.0)
+    except (TypeError, ValueError):  # not numbers
+        return None
     return float(difference) if np.isfinite(difference) else None
 
 

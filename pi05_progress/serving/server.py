@@ -6,21 +6,24 @@ import asyncio
 import contextlib
 import logging
 import os
+import resource
 import signal
 import socket
 import ssl
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 
 from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.frames import CloseCode
 from websockets.http11 import Request, Response
 
 from ..errors import UserError
 from .batching import InferenceEndedError, InferenceQueue
-from .connection import GOING_AWAY, ConnectionHandler, name
+from .connection import ConnectionHandler
 from .core import Responder
+from .guard import OPEN_TIMEOUT_S, Guard, GuardedConnection, name
 from .metrics import CONTENT_TYPE, Metrics
 from .recording import Recorder
 from .security import SCHEME, may_enter
@@ -28,7 +31,10 @@ from .security import SCHEME, may_enter
 GRACE_S = 10.0  # for what is being answered when the server is told to end
 STUCK_S = 120.0  # a batch that takes longer means that the device hangs
 FAILED_BATCHES = 5  # so many one after the other mean that no policy works here
-PREPARING_THREADS = 4
+UNFINISHED = 256  # connections that may stand in their handshake beside those that are open
+OWN_FILES = 32  # that the server may still have to open: recordings, what a policy reads
+MOST_FILES = 65536
+HELD_BYTES = 256 * 2**20  # by messages of all clients; four of the longest, if that is more
 log = logging.getLogger(__name__)
 
 
@@ -75,12 +81,13 @@ class PolicyServer:
         about = responder.metadata
         facts = (str(about.get(key, "")) for key in ("model_id", "robot", "version"))
         self._metrics = Metrics(*facts)
-        self._threads = ThreadPoolExecutor(PREPARING_THREADS, "prepare")
         self._inference = InferenceQueue(responder, settings.max_waiting, self._metrics.computed, self._died)
         self._metrics.waiting.set_function(lambda: len(self._inference))
-        self._handler = ConnectionHandler(
-            responder, self._inference, self._threads, self._metrics, recorder, settings.debug
-        )
+        self._handler = ConnectionHandler(responder, self._inference, self._metrics, recorder, settings.debug)
+        if recorder is not None:
+            recorder.on_lost = self._metrics.unrecorded.inc
+        self._guard: Guard | None = None
+        self._watch: asyncio.Task | None = None
         self._server: Server | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self.broken, self.why = asyncio.Event(), ""
@@ -93,22 +100,40 @@ class PolicyServer:
             UserError: the address cannot be used.
         """
         s, self._loop = self._settings, asyncio.get_running_loop()
+        files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        free = (MOST_FILES if files == resource.RLIM_INFINITY else files) - len(os.listdir("/dev/fd")) - OWN_FILES
+        self._guard = Guard(
+            max(1, min(s.max_connections + UNFINISHED, free)),
+            max(HELD_BYTES, 4 * s.max_message_bytes),
+            s.tls is not None,
+            lambda reason: self._metrics.refused_connections.labels(reason).inc(),
+        )
         with _address(s.host, s.port):
             self._server = await serve(
                 self._handler, s.host, s.port, ssl=s.tls, compression=None, max_size=s.max_message_bytes, max_queue=1,
                 process_request=self._process_request, origins=[None],  # no web page may use it through a browser
+                open_timeout=OPEN_TIMEOUT_S, create_connection=partial(GuardedConnection, self._guard),
                 server_header=None, logger=logging.getLogger("websockets.server"),
             )  # fmt: skip
         self.port = self._server.sockets[0].getsockname()[1]
+        self._watch = asyncio.create_task(self._cut_late())
         return self
+
+    async def _cut_late(self) -> None:
+        while True:
+            await asyncio.sleep(1.0)
+            self._guard.cut_late(self._loop.time())
 
     async def __aexit__(self, *_: object) -> None:
         """Take no new requests, send the answers that are being computed, close."""
         server, handler = self._server, self._handler
+        self._watch.cancel()
         handler.stopping = True
         server.close(close_connections=False)
+        for connection in [*self._guard.opening, *self._guard.coming]:
+            connection.transport.abort()  # nobody has asked anything there yet
         idle = [c for c in server.connections if c not in handler.busy]
-        closing = [asyncio.create_task(c.close(GOING_AWAY, "the server is shutting down")) for c in idle]
+        closing = [asyncio.create_task(c.close(CloseCode.GOING_AWAY, "the server is shutting down")) for c in idle]
         try:
             async with asyncio.timeout(GRACE_S):
                 await server.wait_closed()
@@ -120,7 +145,6 @@ class PolicyServer:
             task.cancel()
         if not self._inference.close(timeout_s=GRACE_S):
             log.warning("the policy is still computing and is left behind")
-        self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _died(self, error: InferenceEndedError) -> None:
         """In the inference thread, the last it does."""
@@ -163,6 +187,14 @@ class PolicyServer:
             text = f"{self._settings.max_connections} clients are connected already; try again later.\n"
             return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, text)
         return None
+
+
+def raise_file_limit() -> None:
+    """Let this process open as many files as it may, up to ``MOST_FILES``: each connection is one."""
+    limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_FILES if most == resource.RLIM_INFINITY else min(most, MOST_FILES)
+    if limit != resource.RLIM_INFINITY and limit < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 async def check_address(host: str, port: int) -> None:
@@ -210,6 +242,7 @@ async def run(
         loop.remove_signal_handler(number)  # and with it the patience
         stop.set()
 
+    raise_file_limit()
     async with PolicyServer(responder, settings, recorder) as server:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, on_signal, number)

@@ -2,110 +2,107 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
+import numpy as np
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from ..errors import one_line
+from ..observation import CONFIDENCE_LEVEL
 from .core import RequestError
 
-LONGEST_STEP_S = 1.0
-LONGEST_CHUNK = 1000  # rows
-SHORTEST_SIDE, LONGEST_SIDE = 8, 8192  # of pictures, pixels
+
+def _line(text: str) -> str:
+    if not text.strip() or not text.isprintable():
+        raise ValueError("not a line of text")
+    return text
 
 
-@dataclass(frozen=True)
-class ServerFacts:
-    """The part of a server's metadata that decides how its answers are used.
-
-    Attributes:
-        model_id: what is served.
-        robot: whose observations it reads.
-        action_horizon: rows of a chunk.
-        action_dt_s: between rows, s.
-        image_size: (height, width) that the model reads; None if it does not say.
-        confidence_level: nominal probability that the interval of progress holds the truth.
-    """
-
-    model_id: str
-    robot: str
-    action_horizon: int
-    action_dt_s: float
-    image_size: tuple[int, int] | None
-    confidence_level: float
+def _numbers(array: np.ndarray) -> np.ndarray:
+    if array.dtype.kind not in "fiu":
+        raise ValueError("not numbers")
+    return array
 
 
-def read_facts(metadata: Mapping[str, Any], default_level: float) -> ServerFacts:
-    """The facts in a server's metadata.
+Line = Annotated[str, Field(max_length=200, description="a short line of text"), AfterValidator(_line)]
+Side = Annotated[int, Field(strict=True, ge=8, le=8192)]  # of pictures, pixels
+Milliseconds = Annotated[float | None, Field(ge=0, allow_inf_nan=False)]
+Progress = Annotated[float | None, Field(description="a number in [0, 1], or nil")]  # which are for OutputChecker
 
-    Args:
-        metadata: as it came.
-        default_level: the confidence level of servers that tell none.
 
-    Raises:
-        RequestError: one of them is missing, of another type or out of range; the message names it.
-    """
-    needed = ("model_id", "robot", "action_horizon", "action_dt_s")
-    if missing := [key for key in needed if key not in metadata]:
-        raise RequestError(f"the server does not tell {', '.join(missing)}: is it python -m pi05_progress.serving?")
-    for key in ("model_id", "robot"):
-        if not isinstance(metadata[key], str) or not metadata[key].strip():
-            raise _wrong(key, metadata[key], "text")
-    horizon = metadata["action_horizon"]
-    if not is_integer(horizon) or not 1 <= horizon <= LONGEST_CHUNK:
-        raise _wrong("action_horizon", horizon, f"a whole number of rows from 1 to {LONGEST_CHUNK}")
-    dt_s = metadata["action_dt_s"]
-    if not is_number(dt_s) or not 0 < dt_s <= LONGEST_STEP_S:
-        raise _wrong("action_dt_s", dt_s, f"seconds above 0, at most {LONGEST_STEP_S:g}")
-    return ServerFacts(
-        metadata["model_id"],
-        metadata["robot"],
-        horizon,
-        float(dt_s),
-        _image_size(metadata.get("image_size")),
-        confidence_level(metadata, default_level),
+class _Told(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True, arbitrary_types_allowed=True)
+
+
+class Confidence(_Told):
+    """The nominal probability that an interval of progress holds the truth; servers that tell none have ours."""
+
+    confidence_level: float = Field(CONFIDENCE_LEVEL, gt=0, lt=1, description="a number between 0 and 1")
+
+
+class ServerFacts(Confidence):
+    """The part of a server's metadata that decides how its answers are used."""
+
+    model_id: Line
+    robot: Line  # whose observations it reads
+    action_horizon: int = Field(ge=1, le=1000, description="a whole number of rows from 1 to 1000")
+    action_dt_s: float = Field(gt=0, le=1, description="seconds above 0, at most 1")
+    image_size: tuple[Side, Side] | None = Field(  # (height, width) that the model reads
+        None, strict=False, description="nil, or height and width of 8 to 8192 pixels"
     )
 
 
-def confidence_level(metadata: Mapping[str, Any], default: float) -> float:
-    """The level of the intervals of progress.
+class Timing(_Told):
+    """How long the parts of an answer took."""
+
+    transforms_ms: Milliseconds = None
+    model_ms: Milliseconds = None
+
+
+class Reply(_Told):
+    """A policy's answer; whether its numbers can be used is for ``OutputChecker`` to decide."""
+
+    actions: Annotated[np.ndarray, Field(description="an array of numbers"), AfterValidator(_numbers)]
+    progress: Progress = None
+    progress_lower: Progress = None
+    progress_upper: Progress = None
+    policy_timing: Timing | None = Field(None, description="nil, or milliseconds")
+
+
+def read[Told: _Told](kind: type[Told], given: Any, what: str) -> Told:
+    """What a server has told.
+
+    Args:
+        kind: what it should be.
+        given: as it came.
+        what: it is, for the message, such as "the server tells".
 
     Raises:
-        RequestError: it is no number between 0 and 1.
+        RequestError: something is missing, of another type or out of range; the message names it.
     """
-    level = metadata.get("confidence_level", default)
-    if not is_number(level) or not 0 < level < 1:
-        raise _wrong("confidence_level", level, "a number between 0 and 1")
-    return float(level)
-
-
-def _image_size(size: Any) -> tuple[int, int] | None:
-    if size is None:
-        return None
-    if (
-        not isinstance(size, list)
-        or len(size) != 2
-        or not all(is_integer(side) and SHORTEST_SIDE <= side <= LONGEST_SIDE for side in size)
-    ):
-        raise _wrong("image_size", size, f"nil, or height and width of {SHORTEST_SIDE} to {LONGEST_SIDE} pixels")
-    return size[0], size[1]
-
-
-def is_integer(value: Any) -> bool:
-    """Whether it is an integer; a truth value is none."""
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def is_number(value: Any) -> bool:
-    """Whether it is a finite number; a truth value is none."""
-    return is_integer(value) or (isinstance(value, float) and math.isfinite(value))
+    if not isinstance(given, Mapping):
+        raise RequestError(f"{what} {shown(given)}; expected a dictionary")
+    try:
+        return kind.model_validate(given)
+    except ValidationError as error:
+        missing = [str(e["loc"][0]) for e in error.errors() if e["type"] == "missing" and len(e["loc"]) == 1]
+        if missing:
+            raise RequestError(
+                f"{what} no {', no '.join(missing)}: is it python -m pi05_progress.serving? It tells {shown([*given])}"
+            ) from None
+        key = str(error.errors()[0]["loc"][0])
+        expected = kind.model_fields[key].description
+        raise RequestError(f"{what} {key} {shown(given[key])}; expected {expected}") from None
 
 
 def shown(value: Any) -> str:
     """A value from elsewhere as it may stand in a message: short, on one line."""
-    text = repr(value)
-    return text if len(text) <= 80 else text[:80] + "..."
+    return form(value) if isinstance(value, np.ndarray) else one_line(repr(value), 80)
 
 
-def _wrong(key: str, value: Any, expected: str) -> RequestError:
-    return RequestError(f"the server tells {key} {shown(value)}; expected {expected}")
+def form(value: Any) -> str:
+    """What a value is, whatever is in it."""
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype}{list(value.shape)}"
+    return "nil" if value is None else type(value).__name__

@@ -17,7 +17,7 @@ from ..observation import PolicyOutput, RobotFrame
 from ..robots.profile import RobotProfile
 from ..units.transforms import resize_with_pad
 from .core import RequestError
-from .server_facts import is_number, shown
+from .server_facts import Reply, form, read
 
 STATE, IMAGES, PROMPT = "observation/state", "observation/images/", "prompt"
 SIDES_PX = (8, 8192)  # shortest and longest side of a picture
@@ -46,7 +46,7 @@ def _prompt(request: Mapping[str, Any], default: str) -> str:
     if isinstance(prompt, np.ndarray | np.generic) and prompt.ndim == 0:  # openpi's transforms allow that, too
         prompt = prompt.item()
     if not isinstance(prompt, str):
-        raise RequestError(f"{PROMPT} is {_form(prompt)}; expected text")
+        raise RequestError(f"{PROMPT} is {form(prompt)}; expected text")
     if not prompt.strip():
         raise RequestError(f"{PROMPT} is missing or empty; give an instruction, such as 'stack the cubes'")
     if len(prompt) > LONGEST_PROMPT:
@@ -58,12 +58,13 @@ def _state(value: Any, sizes: Sequence[int]) -> np.ndarray:
     expected = f"expected {' or '.join(map(str, sizes))} numbers"
     # Of other lists NumPy makes arrays far larger than they are: all texts as long as the longest.
     if isinstance(value, list | tuple) and not all(isinstance(item, float | int | np.number) for item in value):
-        raise RequestError(f"{STATE} is a list of {_kinds(value)}; {expected}")
+        kinds = sorted({type(item).__name__ for item in value})
+        raise RequestError(f"{STATE} is a list of {', '.join(kinds[:5])}; {expected}")
     if not isinstance(value, list | tuple | np.ndarray):
-        raise RequestError(f"{STATE} is {_form(value)}; {expected}")
+        raise RequestError(f"{STATE} is {form(value)}; {expected}")
     state = np.asarray(value)
     if state.dtype.kind not in "fiu" or state.ndim != 1 or state.shape[0] not in sizes:
-        raise RequestError(f"{STATE} is {_form(state)}; {expected}")
+        raise RequestError(f"{STATE} is {form(state)}; {expected}")
     state = state.astype(np.float32)
     if not np.isfinite(state).all():
         first = int(np.argmin(np.isfinite(state)))
@@ -74,14 +75,14 @@ def _state(value: Any, sizes: Sequence[int]) -> np.ndarray:
 def _picture(key: str, value: Any) -> np.ndarray:
     expected = "expected uint8 (h, w, 3) RGB, or float in [0, 1]"
     if not isinstance(value, np.ndarray) or value.ndim != 3 or value.dtype.kind not in "uf":
-        raise RequestError(f"{key} is {_form(value)}; {expected}")
+        raise RequestError(f"{key} is {form(value)}; {expected}")
     if value.shape[0] == 3 and value.shape[-1] != 3:
         value = value.transpose(1, 2, 0)
     low, high = SIDES_PX
     if value.shape[-1] != 3 or (value.dtype.kind == "u" and value.dtype != np.uint8):
-        raise RequestError(f"{key} is {_form(value)}; {expected}")
+        raise RequestError(f"{key} is {form(value)}; {expected}")
     if not low <= min(value.shape[:2]) <= max(value.shape[:2]) <= high:
-        raise RequestError(f"{key} is {_form(value)}; expected sides of {low} to {high} pixels")
+        raise RequestError(f"{key} is {form(value)}; expected sides of {low} to {high} pixels")
     if value.dtype == np.uint8:
         return value
     if not np.isfinite(value).all():
@@ -92,31 +93,18 @@ def _picture(key: str, value: Any) -> np.ndarray:
     return (255 * value).astype(np.uint8)  # as openpi
 
 
-def _form(value: Any) -> str:
-    if isinstance(value, np.ndarray):
-        return f"{value.dtype}{list(value.shape)}"
-    return "nil" if value is None else type(value).__name__
-
-
-def _kinds(values: Sequence[Any]) -> str:
-    return ", ".join(sorted({type(value).__name__ for value in values})[:5])
-
-
 def make_reply(output: PolicyOutput) -> dict[str, Any]:
     """The reply that tells a policy's output."""
     lower, upper = output.progress_interval or (None, None)
     timing = {f"{part}_ms": float(ms) for part, ms in output.timing.items()}
     return {
         "actions": np.ascontiguousarray(output.actions, np.float32),
-        "progress": _number(output.progress),
-        "progress_lower": _number(lower),
-        "progress_upper": _number(upper),
+        **{
+            key: None if number is None else float(number)
+            for key, number in (("progress", output.progress), ("progress_lower", lower), ("progress_upper", upper))
+        },
         "policy_timing": {"infer_ms": sum(timing.values()), **timing},
     }
-
-
-def _number(value: float | None) -> float | None:
-    return None if value is None else float(value)
 
 
 def make_request(frame: RobotFrame, prompt: str, size: tuple[int, int] | None) -> dict[str, Any]:
@@ -135,45 +123,19 @@ def make_request(frame: RobotFrame, prompt: str, size: tuple[int, int] | None) -
     return {STATE: np.asarray(frame.state, np.float32), **pictures, PROMPT: prompt}
 
 
-def read_reply(reply: Any, confidence_level: float) -> PolicyOutput:
+def read_reply(given: Any, confidence_level: float) -> PolicyOutput:
     """The policy's output that a reply tells; whether its numbers can be used is for ``OutputChecker`` to decide.
 
     Raises:
         RequestError: it is not a reply of this kind.
     """
-    if not isinstance(reply, Mapping) or not isinstance(reply.get("actions"), np.ndarray):
-        found = ", ".join(shown(key) for key in list(reply)[:20]) if isinstance(reply, Mapping) else _form(reply)
-        raise RequestError(f"the server's reply has no actions: {found}")
-    actions = reply["actions"]
-    if actions.dtype.kind not in "fiu":
-        raise RequestError(f"the server's reply has actions {_form(actions)}; expected numbers")
-    progress, lower, upper = (_number_told(reply, key) for key in ("progress", "progress_lower", "progress_upper"))
-    interval = None if lower is None or upper is None else (lower, upper)
+    reply = read(Reply, given, "the server's reply has")
+    lower, upper = reply.progress_lower, reply.progress_upper
+    timing = reply.policy_timing.model_dump(exclude_none=True) if reply.policy_timing else {}
     return PolicyOutput(
-        actions=actions,
-        progress=progress,
-        progress_interval=interval,
-        timing=_timing(reply.get("policy_timing")),
+        actions=reply.actions,
+        progress=reply.progress,
+        progress_interval=None if lower is None or upper is None else (lower, upper),
+        timing={part.removesuffix("_ms"): ms for part, ms in timing.items()},
         confidence_level=confidence_level,
     )
-
-
-def _number_told(reply: Mapping[str, Any], key: str) -> float | None:
-    number = reply.get(key)
-    if number is None:
-        return None
-    if not isinstance(number, int | float) or isinstance(number, bool):
-        raise RequestError(f"the server's reply has {key} {shown(number)}; expected a number in [0, 1], or nil")
-    return float(number)
-
-
-def _timing(given: Any) -> dict[str, float]:
-    if given is None:
-        return {}
-    if not isinstance(given, Mapping):
-        raise RequestError(f"the server's reply has policy_timing {shown(given)}; expected a dictionary, or nil")
-    timing = {part: given[f"{part}_ms"] for part in ("transforms", "model") if f"{part}_ms" in given}
-    for part, ms in timing.items():
-        if not is_number(ms) or ms < 0:
-            raise RequestError(f"the server's reply has policy_timing {part}_ms {shown(ms)}; expected milliseconds")
-    return {part: float(ms) for part, ms in timing.items()}

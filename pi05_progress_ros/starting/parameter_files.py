@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from pi05_progress.errors import UserError
+from pi05_progress.files.yaml_text import load_yaml
 
 from .processes import Process
 
@@ -41,8 +42,8 @@ def file_parameters(path: str, full_name: str, names: tuple[str, ...]) -> dict[s
     if not path:
         return {}
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        content = load_yaml(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise UserError(f"params_file:={path}: cannot be read: {error}") from error
     found: dict[str, Any] = {}
     for pattern, section in _sections(content, ""):

@@ -21,7 +21,6 @@ from pi05_progress.observation import PolicyOutput, RobotFrame
 from pi05_progress.policies.model_policy import Pi05Policy
 from pi05_progress.policy import Policy, PolicyOptions
 from pi05_progress.robots.profile import RobotProfile
-from pi05_progress.serving.core import FunctionResponder
 from pi05_progress.serving.policy_responder import PolicyResponder
 from pi05_progress.serving.server import PolicyServer, ServerSettings
 from pi05_progress.serving.wire import pack, unpack
@@ -100,6 +99,24 @@ def request(prompt="stack the cubes", seed=0, **changes):
         key = next((k for k in good if k.endswith(name)), name)
         good[key] = value
     return {key: value for key, value in good.items() if value is not None}
+
+
+class FunctionResponder:
+    """Any function from a dictionary to a dictionary as a responder, one request at a time."""
+
+    batch_sizes = (1,)
+
+    def __init__(self, function, metadata):
+        self._function, self.metadata = function, metadata
+
+    def prepare(self, request):
+        return request
+
+    def answer(self, prepared):
+        return [self._function(request) for request in prepared]
+
+    def warm_up(self):
+        pass
 
 
 def function(metadata=None):

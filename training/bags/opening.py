@@ -14,10 +14,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import yaml
 from backports import zstd
 
 from pi05_progress.files.output_file import output_file
+from pi05_progress.files.yaml_text import load_yaml
 from training.datasets.reader import LFS_REMEDY, is_lfs_pointer
 
 from .faults import BagError, bag_errors_naming
@@ -108,11 +108,11 @@ class Opening:
             self.notes.append(f"no {METADATA}; its files are read in the order of their names")
             return [], False
         try:
-            facts = yaml.safe_load(path.read_text(encoding="utf-8"))["rosbag2_bagfile_information"]
+            facts = load_yaml(path.read_text(encoding="utf-8"))["rosbag2_bagfile_information"]
             # Names of files are text in the locale's way, those in the metadata UTF-8.
             names = [plain_name(Path(os.fsdecode(str(n).encode())).name) for n in facts["relative_file_paths"]]
             return list(dict.fromkeys(names)), bool(facts["message_count"])
-        except (OSError, yaml.YAMLError, LookupError, TypeError, ValueError) as error:
+        except (OSError, LookupError, TypeError, ValueError) as error:
             self.notes.append(
                 f"{METADATA} cannot be used ({type(error).__name__}); its files are read in the order of their names"
             )

@@ -11,7 +11,18 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 from conftest import PATIENCE_S
-from serving_helpers import PROFILE, StubPolicy, frame, free_port, function, gated, request, serving, stub
+from serving_helpers import (
+    PROFILE,
+    FunctionResponder,
+    StubPolicy,
+    frame,
+    free_port,
+    function,
+    gated,
+    request,
+    serving,
+    stub,
+)
 from websockets.server import ServerProtocol
 from websockets.sync.server import serve
 
@@ -20,7 +31,6 @@ from pi05_progress.make_policy import make_policy
 from pi05_progress.policy import Policy, PolicyOptions, PolicyUnavailableError
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.serving.client import PolicyClient, ServerRefusedError
-from pi05_progress.serving.core import FunctionResponder
 from pi05_progress.serving.policy_responder import PolicyResponder
 from pi05_progress.serving.remote_policy import WebsocketPolicy
 from pi05_progress.serving.security import read_key, server_tls
@@ -245,6 +255,38 @@ def test_closing_from_another_thread_ends_a_request_at_once(given):
         assert failed, "long before the client's own time-out"
 
 
+FORGED = "no\n2026-11-27 12:00:00 ERROR all is lost \x1b[31m\u202e" + "x" * 10_000
+
+
+def test_what_a_foreign_server_says_is_one_short_printable_line():
+    def text(connection):
+        connection.recv()
+        connection.send(FORGED)
+
+    def reason(connection):
+        connection.recv()
+        connection.close(1011, FORGED[:100])
+
+    for handler in (text, reason):
+        with answering(handler) as uri, PolicyClient(uri) as client:
+            with pytest.raises(PolicyUnavailableError, match="ERROR all is lost") as error:
+                client.infer(request())
+            assert str(error.value).isprintable()
+            assert len(str(error.value)) < 700
+
+    def refuse(connection, _):
+        return connection.respond(503, FORGED)
+
+    with serve(lambda _: None, "127.0.0.1", 0, process_request=refuse) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        with pytest.raises(PolicyUnavailableError, match=r"503 no.*ERROR all is lost") as error:
+            PolicyClient(f"ws://127.0.0.1:{server.socket.getsockname()[1]}").connect()
+        assert str(error.value).isprintable()
+        server.shutdown()
+        thread.join()
+
+
 def numbered(connection, surplus_after, sent):
     """Actions say which state they answer; after one of the answers another one is sent, and then ``sent`` is set."""
     for i, message in enumerate(connection):
@@ -269,7 +311,8 @@ def test_an_answer_that_nobody_asked_for_is_not_taken_for_that_of_the_next_reque
 
 
 UNUSABLE_FACTS = [
-    {"model_id": 7}, {"model_id": ""}, {"robot": None}, {"action_horizon": "5"}, {"action_horizon": 0},
+    {"model_id": 7}, {"model_id": ""}, {"model_id": "a\nERROR \x1b[31m"}, {"model_id": "x" * 201},
+    {"robot": None}, {"action_horizon": "5"}, {"action_horizon": 0},
     {"action_horizon": 2.0}, {"action_horizon": True}, {"action_horizon": 10**6}, {"action_dt_s": 1e9},
     {"action_dt_s": 0}, {"action_dt_s": -0.1}, {"action_dt_s": float("nan")}, {"action_dt_s": "fast"},
     {"image_size": [0, 0]}, {"image_size": 5}, {"image_size": [224, 224, 3]}, {"image_size": [224.0, 224.0]},
@@ -368,7 +411,7 @@ def test_pictures_are_sent_in_the_models_size():
 def test_servers_that_cannot_be_used_are_refused_when_it_begins():
     with serving(stub()) as server, pytest.raises(ValueError, match="serves robot teleavatar, the profile is teleav"):
         WebsocketPolicy(server.uri, RobotProfile.load("teleavatar_v1"))
-    with serving(function()(lambda obs: obs)) as server, pytest.raises(ValueError, match="does not tell model_id, rob"):
+    with serving(function()(lambda obs: obs)) as server, pytest.raises(ValueError, match="tells no model_id, no rob"):
         remote(server)
     with pytest.raises(PolicyUnavailableError, match="no policy server at"):
         WebsocketPolicy(f"ws://127.0.0.1:{free_port()}", PROFILE)
@@ -399,6 +442,5 @@ def test_the_clients_program_says_so_where_the_training_tree_is_not(tmp_path):
     hide = "import sys; sys.modules['training'] = None; from pi05_progress.serving.client import main; sys.exit(main())"
     result = subprocess.run([sys.executable, "-c", hide], cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 1
-    assert result.stderr.strip() == (
-        "error: it reads data sets with training/, which is not installed: run it in the root of a checkout"
-    )
+    remedy = "error: it reads data sets, for which training is missing: run it in the root of a checkout"
+    assert result.stderr.strip() == remedy

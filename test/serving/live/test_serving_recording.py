@@ -1,5 +1,6 @@
 """Exchanges recorded by a server and asked again: in the order of the noise, compared number by number."""
 
+import errno
 import json
 import logging
 import os
@@ -10,9 +11,10 @@ import time
 import numpy as np
 import pytest
 from conftest import PATIENCE_S, wait_for
-from serving_helpers import PROFILE, StubPolicy, ask, open_connection, request, serving, stub
+from serving_helpers import PROFILE, StubPolicy, ask, metric, open_connection, request, serving, stub
 
 from pi05_progress.errors import UserError
+from pi05_progress.files.output_file import write_file
 from pi05_progress.observation import PolicyOutput
 from pi05_progress.serving.policy_responder import PolicyResponder
 from pi05_progress.serving.recording import Exchange, Recorder, find_session, read_exchanges
@@ -179,18 +181,62 @@ def test_only_their_owner_can_read_recordings(tmp_path):
 def test_what_waits_for_the_disk_is_limited_in_bytes_and_a_slow_disk_is_told_once(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     recorder, pipe = hanging(tmp_path, waiting_bytes=10_000)
-    taken = [recorder.add(exchange(index)) for index in range(20)]
-    assert taken == [True] * 5 + [False] * 15
-    assert not recorder.add(exchange(20, 10**6))
+    for index in range(20):
+        recorder.add(exchange(index))
+    assert recorder.lost == 15
+    recorder.add(exchange(20, 10**6))
     assert [m for m in caplog.messages if "not recorded" in m] == [
         "exchange 5 and further ones are not recorded: the disk is too slow"
     ]
     pipe.read_bytes()
     wait_for(lambda: "recording goes on; 16 exchanges are lost so far" in caplog.messages, what="the disk to recover")
-    assert recorder.add(exchange(21))
+    recorder.add(exchange(21))
     recorder.close()
     assert len(list(recorder.folder.glob("*.exchange"))) == 6
     assert f"recorded to {recorder.folder}, without 16 exchanges" in caplog.messages
+
+
+def test_too_many_open_files_for_a_moment_cost_one_exchange_and_metrics_count_it(tmp_path, monkeypatch, caplog):
+    def write(path, *arguments, **options):
+        if path.name == "00000001.exchange":
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        write_file(path, *arguments, **options)
+
+    monkeypatch.setattr("pi05_progress.serving.recording.write_file", write)
+    recorder = Recorder(tmp_path, {}, 10**9)
+    with serving(noisy(), recorder) as server, open_connection(server) as connection:
+        connection.recv(PATIENCE_S)
+        for _ in range(4):
+            ask(connection, request())
+        wait_for(lambda: metric(server, "pi05_progress_unrecorded_exchanges_total") == "1.0", what="the count")
+    recorder.close()
+    assert [e.index for e in read_exchanges(recorder.folder)] == [0, 2, 3]
+    assert "exchange 1 is not recorded: Too many open files" in caplog.messages
+    assert "recording goes on; 1 exchanges are lost so far" in caplog.messages
+    assert recorder.lost == 1
+
+
+def test_every_exchange_that_is_not_written_is_counted_whenever_that_is_known(tmp_path, monkeypatch):
+    """The one that recording ends with, those that waited for the disk then, and those that come later."""
+    gate, counted = threading.Event(), []
+
+    def write(path, *arguments, **options):
+        assert gate.wait(PATIENCE_S)
+        if path.name == "00000001.exchange":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write_file(path, *arguments, **options)
+
+    recorder = Recorder(tmp_path, {}, 10**9)
+    monkeypatch.setattr("pi05_progress.serving.recording.write_file", write)
+    recorder.on_lost = counted.append
+    for index in range(5):
+        recorder.add(exchange(index))
+    gate.set()
+    wait_for(lambda: sum(counted) == 4, what="those that waited")
+    recorder.add(exchange(5))
+    recorder.close()
+    assert (sum(counted), recorder.lost) == (5, 5)
+    assert [e.index for e in read_exchanges(recorder.folder)] == [0]
 
 
 def test_a_disk_that_hangs_does_not_keep_the_server_from_ending(tmp_path, caplog):
@@ -198,6 +244,7 @@ def test_a_disk_that_hangs_does_not_keep_the_server_from_ending(tmp_path, caplog
     recorder.add(exchange(0))
     recorder.close(timeout_s=0.1)
     assert "the disk has not taken everything within 0.1 s, the rest is lost" in caplog.text
+    assert recorder.lost == 1
     pipe.read_bytes()  # for the thread to end
 
 
@@ -211,9 +258,53 @@ def test_a_replay_tells_what_is_served_otherwise_than_when_it_was_recorded(tmp_p
     assert replay(tmp_path, noisy()).settings == []
 
 
+HOSTILE = {
+    "session.json": {
+        "list": (b"[]", "expected what was served as keys and values, found list"),
+        "nested": (b"[" * 100_000, "cannot be read"),
+        "latin-1": (b'{"model_id": "\xe9"}', "cannot be read"),
+    },
+    "00000000.exchange": {
+        "list": (pack([1]), "not a recorded exchange"),
+        "index of text": (pack({"index": "x", "time_s": 0.0, "request": b"", "reply": b""}), "not a recorded exchange"),
+        "another index": (pack({"index": 7, "time_s": 0.0, "request": b"", "reply": b""}), "it says that it is 7"),
+        "request of text": (pack({"index": 0, "time_s": 0.0, "request": "x", "reply": b""}), "as on the wire"),
+        "request of a list": (pack(Exchange(0, 0.0, pack([1]), pack({}))._asdict()), "dictionaries with texts"),
+        "reply of a number": (pack(Exchange(0, 0.0, pack(request()), pack(1))._asdict()), "dictionaries with texts"),
+        "cut reply": (pack(Exchange(0, 0.0, pack(request()), b"\x81")._asdict()), "not one complete message"),
+        "keys of bytes": (pack(Exchange(0, 0.0, pack(request()), pack({b"a\n": 1}))._asdict()), "texts as keys"),
+    },
+    "99999999999.exchange": {
+        "huge index": (
+            pack(Exchange(99999999999, 0.0, pack(request()), pack({}))._asdict()), "more than can be passed over",
+        ),
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "case"), [(name, case) for name, cases in HOSTILE.items() for case in cases])
+def test_a_recording_that_makes_no_sense_is_one_line_that_names_the_file(tmp_path, name, case):
+    (tmp_path / "session.json").write_text("{}")
+    data, text = HOSTILE[name][case]
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(UserError, match=text) as error:
+        replay(tmp_path, noisy())
+    assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize("value", [[np.zeros(2), 1], [[1], [1, 2]], np.array(["x"]), {"a": np.zeros(3)}, "x\n", b"x"])
+def test_replies_of_any_form_are_compared(tmp_path, value):
+    recorder = Recorder(tmp_path, {"model_id": "a\nb\x1b[31m", "seed\n": 1}, 10**9)
+    recorder.add(Exchange(0, 0.0, pack(request()), pack({"progress": value, "actions": value, "x\n": value})))
+    recorder.close()
+    found = replay(tmp_path, noisy(), {"seed\n": 2})
+    assert len(found.problems) == 3
+    assert all(line.isprintable() for line in found.table(0.0).splitlines())
+
+
 def test_a_recorded_request_that_is_refused_now_is_named(tmp_path):
     recorder = Recorder(tmp_path, {}, 10**9)
     recorder.add(Exchange(7, 0.0, pack({"x": 1}), pack({})))
     recorder.close()
-    with pytest.raises(UserError, match=r"the request of exchange 7 is refused: observation/state, .*: missing"):
+    with pytest.raises(UserError, match=r"exchange 7 is refused: observation/state, .*: missing"):
         replay(tmp_path, noisy())
