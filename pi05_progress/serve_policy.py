@@ -31,8 +31,7 @@ from .policy import BackendChoice, Dtype, PolicyOptions
 from .robots.profile import RobotProfile
 from .serving.batching import InferenceEndedError
 from .serving.policy_responder import PolicyResponder
-from .serving.recording import Recorder, check_folder, find_session
-from .serving.replay import replay
+from .serving.recording import Recorder, check_folder, find_session, replay
 from .serving.security import check_exposure, read_key, server_tls
 from .serving.server import ServerSettings, check_address, run
 

@@ -31,8 +31,7 @@ from ..observation import UNTRAINED
 from ..policy import OutputChecker, PolicyUnavailableError
 from .core import RequestError
 from .security import authorization, checked_key, read_key
-from .server_facts import Confidence, read
-from .teleavatar import PROMPT, read_reply
+from .teleavatar import PROMPT, Confidence, read, read_reply
 from .wire import WireError, pack, unpack
 
 PLAYER = "training.replay_episode"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -40,7 +41,6 @@ class Guard:
         refused: called for every connection that is ended, with the reason: ``unfinished``, ``slow`` or ``memory``.
 
     Attributes:
-        encrypting: connections that TLS has not announced yet, and when they were accepted, s; oldest first.
         opening: connections in their handshake, oldest first.
         coming: connections whose message is incomplete, and since when, s; oldest first.
         held: bytes that messages hold.
@@ -49,28 +49,25 @@ class Guard:
     def __init__(self, most_connections: int, most_bytes: int, tls: bool, refused: Callable[[str], None]) -> None:
         self._most_connections, self._most_bytes, self._refused = most_connections, most_bytes, refused
         self.tls = tls
-        self.encrypting: dict[GuardedConnection, float] = {}
+        self._begun: deque[float] = deque(maxlen=most_connections)
         self.connections: set[GuardedConnection] = set()
         self.opening: dict[GuardedConnection, None] = {}
         self.coming: dict[GuardedConnection, float] = {}
         self.held = 0
 
-    def encrypt(self, connection: GuardedConnection, now_s: float) -> None:
-        """Note a connection that is in the handshake of TLS.
+    def pace(self, now_s: float) -> None:
+        """Note a connection whose handshake of TLS begins: it cannot be reached to be ended before that is over.
 
         Raises:
-            ConnectionRefusedError: as many are encrypting as may be there; they cannot be reached to be ended.
+            ConnectionRefusedError: as many have begun within the time of a handshake as may be there.
         """
-        while self.encrypting and next(iter(self.encrypting.values())) < now_s - OPEN_TIMEOUT_S:
-            del self.encrypting[next(iter(self.encrypting))]
-        if len(self.encrypting) >= self._most_connections:
+        if len(self._begun) == self._begun.maxlen and self._begun[0] > now_s - OPEN_TIMEOUT_S:
             self._refused("unfinished")
             raise ConnectionRefusedError
-        self.encrypting[connection] = now_s
+        self._begun.append(now_s)
 
     def enter(self, connection: GuardedConnection) -> None:
         """Note a connection whose handshake begins; the oldest unfinished one goes if there is no room."""
-        self.encrypting.pop(connection, None)
         self.connections.add(connection)
         self.opening[connection] = None
         if len(self.connections) > self._most_connections:
@@ -119,7 +116,7 @@ class GuardedConnection(ServerConnection):
     def __init__(self, guard: Guard, protocol: ServerProtocol, server: Server, **options: Any) -> None:
         super().__init__(protocol, server, **options)
         if guard.tls:
-            guard.encrypt(self, self.loop.time())
+            guard.pace(self.loop.time())
         self._guard = guard
         self.held = 0
         self.answer: asyncio.Future | None = None

@@ -10,50 +10,41 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 Outcome = Literal["ok", "bad_request", "refused", "failed", "vanished"]
 Refused = Literal["key", "limit", "unfinished", "slow", "memory"]
 SECONDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0)
+SIZES = (1, 2, 4, 8, 16, 32)
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+PREFIX = "pi05_progress_"
 
 
 class Metrics:
-    """Counters of one server.
-
-    Attributes:
-        requests: by outcome: ok, bad_request (the request's fault), refused (queue full), failed (the policy's fault),
-            vanished (the client was gone before its answer).
-        seconds: from a request's arrival to its reply's departure.
-        without_progress: replies whose progress is nil.
-        batch_seconds: in the inference thread.
-        batch_size: requests answered together.
-        waiting: requests in the queue.
-        connections: open ones.
-        refused_connections: by reason: key, limit (of clients), unfinished (handshake), slow (message), memory (of all
-            messages).
-    """
+    """Counters of one server; docs/serving.md says what each one and its labels mean."""
 
     def __init__(self, model_id: str, robot: str, version: str) -> None:
         self._registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
-        name = "pi05_progress_"
-        self.requests = Counter(f"{name}requests", "Requests by outcome", ["outcome"], registry=registry)
-        text = "From a request's arrival to its reply's departure"
-        self.seconds = Histogram(f"{name}request_seconds", text, buckets=SECONDS, registry=registry)
-        text = "Replies without progress"
-        self.without_progress = Counter(f"{name}replies_without_progress", text, registry=registry)
-        text = "Time of one batch in the inference thread"
-        self.batch_seconds = Histogram(f"{name}batch_seconds", text, buckets=SECONDS, registry=registry)
-        text, sizes = "Requests answered together", (1, 2, 4, 8, 16, 32)
-        self.batch_size = Histogram(f"{name}batch_size", text, buckets=sizes, registry=registry)
-        self.waiting = Gauge(f"{name}waiting_requests", "Requests in the queue", registry=registry)
-        self.connections = Gauge(f"{name}connections", "Open connections", registry=registry)
-        text = "Connections refused, by reason"
-        self.refused_connections = Counter(f"{name}refused_connections", text, ["reason"], registry=registry)
-        text = "Exchanges that could not be recorded"
-        self.unrecorded = Counter(f"{name}unrecorded_exchanges", text, registry=registry)
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+            return Histogram(PREFIX + name, text, buckets=buckets, registry=registry)
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(PREFIX + name, text, labels, registry=registry)
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(PREFIX + name, text, labels, registry=registry)
+
+        self.requests = counter("requests", "Requests by outcome", "outcome")
+        self.seconds = histogram("request_seconds", "From a request's arrival to its reply's departure", SECONDS)
+        self.without_progress = counter("replies_without_progress", "Replies without progress")
+        self.batch_seconds = histogram("batch_seconds", "Time of one batch in the inference thread", SECONDS)
+        self.batch_size = histogram("batch_size", "Requests answered together", SIZES)
+        self.waiting = gauge("waiting_requests", "Requests in the queue")
+        self.connections = gauge("connections", "Open connections")
+        self.refused_connections = counter("refused_connections", "Connections refused or ended, by reason", "reason")
+        self.unrecorded = counter("unrecorded_exchanges", "Exchanges that could not be recorded")
         for outcome in get_args(Outcome):  # so that a rate is seen from the first one on
             self.requests.labels(outcome)
         for reason in get_args(Refused):
             self.refused_connections.labels(reason)
-        about = Gauge(f"{name}info", "What is served", ["model_id", "robot", "version"], registry=registry)
-        about.labels(model_id, robot, version).set(1)
+        gauge("info", "What is served", "model_id", "robot", "version").labels(model_id, robot, version).set(1)
 
     def count(self, outcome: Outcome) -> None:
         """One more request."""

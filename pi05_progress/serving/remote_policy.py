@@ -11,8 +11,7 @@ from ..policy import Policy, PolicyUnavailableError
 from ..robots.profile import RobotProfile
 from .client import PolicyClient
 from .core import RequestError
-from .server_facts import ServerFacts, read
-from .teleavatar import make_request, read_reply
+from .teleavatar import ServerFacts, make_request, read, read_reply
 
 TELLS = "the server tells"
 

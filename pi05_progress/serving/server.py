@@ -32,6 +32,7 @@ GRACE_S = 10.0  # for what is being answered when the server is told to end
 STUCK_S = 120.0  # a batch that takes longer means that the device hangs
 FAILED_BATCHES = 5  # so many one after the other mean that no policy works here
 UNFINISHED = 256  # connections that may stand in their handshake beside those that are open
+BACKLOG = 100  # connections that are accepted at once, before the oldest can make room for them
 OWN_FILES = 32  # that the server may still have to open: recordings, what a policy reads
 MOST_FILES = 65536
 HELD_BYTES = 256 * 2**20  # by messages of all clients; four of the longest, if that is more
@@ -102,8 +103,9 @@ class PolicyServer:
         s, self._loop = self._settings, asyncio.get_running_loop()
         files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         free = (MOST_FILES if files == resource.RLIM_INFINITY else files) - len(os.listdir("/dev/fd")) - OWN_FILES
+        backlog = max(1, min(BACKLOG, free // 2))
         self._guard = Guard(
-            max(1, min(s.max_connections + UNFINISHED, free)),
+            max(1, min(s.max_connections + UNFINISHED, free - backlog)),
             max(HELD_BYTES, 4 * s.max_message_bytes),
             s.tls is not None,
             lambda reason: self._metrics.refused_connections.labels(reason).inc(),
@@ -113,6 +115,7 @@ class PolicyServer:
                 self._handler, s.host, s.port, ssl=s.tls, compression=None, max_size=s.max_message_bytes, max_queue=1,
                 process_request=self._process_request, origins=[None],  # no web page may use it through a browser
                 open_timeout=OPEN_TIMEOUT_S, create_connection=partial(GuardedConnection, self._guard),
+                backlog=backlog,
                 server_header=None, logger=logging.getLogger("websockets.server"),
             )  # fmt: skip
         self.port = self._server.sockets[0].getsockname()[1]
