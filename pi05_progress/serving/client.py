@@ -110,7 +110,7 @@ class PolicyClient:
                 f"no policy server at {self.uri}: {_reason(error)}; is it running, and has it compiled?"
             ) from error
         self._connection = connection
-        metadata = self._receive(connection, self._connect_timeout_s)
+        metadata = self._talk(connection, self._connect_timeout_s)
         if not isinstance(metadata, Mapping):
             self._drop(connection)
             raise PolicyUnavailableError(f"{self.uri}: not a policy server, it begins with {type(metadata).__name__}")
@@ -151,12 +151,9 @@ class PolicyClient:
         self._waiting = True
         try:
             self.connect()
-            connection = self._connection
-            if connection is None:  # closed by another thread
+            if (connection := self._connection) is None:  # closed by another thread
                 raise PolicyUnavailableError(f"the connection to {self.uri} is closed")
-            began = time.monotonic()
-            self._send(connection, data)
-            return self._receive(connection, self._timeout_s, time.monotonic() - began)
+            return self._talk(connection, self._timeout_s, data)
         finally:
             self._waiting = False
 
@@ -180,58 +177,41 @@ class PolicyClient:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _send(self, connection: ClientConnection, data: bytes) -> None:
-        """Send a request; before it nothing may have come, else every reply would be taken for that of the next."""
+    def _talk(self, connection: ClientConnection, limit_s: float, request: bytes | None = None) -> Any:
+        """Send a request, if one is given, and receive what the server says next; both in so many seconds."""
+        late, failure = threading.Event(), "did not take the request"
         try:
-            connection.recv(0)
-        except TimeoutError:
-            pass
-        except (OSError, WebSocketException) as error:
-            raise self._lost(connection, error) from error
-        else:
-            self._drop(connection)
-            raise PolicyUnavailableError(f"{self.uri} sent something that nobody asked for: it is left, to begin anew")
-        late = threading.Event()
-        try:
-            with _limited(connection, self._timeout_s, late):
-                connection.send(data)
-        except (OSError, WebSocketException) as error:
-            if late.is_set():
-                self._drop(connection)
-                raise PolicyUnavailableError(
-                    f"{self.uri} did not take the request within {self._timeout_s:g} s"
-                ) from error
-            raise self._lost(connection, error) from error
-
-    def _receive(self, connection: ClientConnection, limit_s: float, spent_s: float = 0.0) -> Any:
-        try:
-            message = connection.recv(max(limit_s - spent_s, 0.0))
-        except TimeoutError as error:
-            self._drop(connection)  # else the reply would be taken for that of the next request
-            raise PolicyUnavailableError(f"{self.uri} did not answer within {limit_s:g} s") from error
-        except (OSError, WebSocketException) as error:
-            raise self._lost(connection, error) from error
-        if isinstance(message, str):
-            self._forget(connection)
-            _close(connection)
-            raise ServerRefusedError(f"{self.uri}: {one_line(message)}")
-        try:
+            with _limited(connection, limit_s, late):
+                if request is not None:
+                    # Before it nothing may have come, else every reply would be taken for that of the next request.
+                    with contextlib.suppress(TimeoutError):
+                        connection.recv(0)
+                        raise PolicyUnavailableError(
+                            f"{self.uri} sent something that nobody asked for: it is left, to begin anew"
+                        )
+                    connection.send(request)
+                failure = "did not answer"
+                message = connection.recv()
+            if isinstance(message, str):
+                _close(connection)
+                raise ServerRefusedError(f"{self.uri}: {one_line(message)}")
             return unpack(message)
         except WireError as error:
             self._drop(connection)
             raise PolicyUnavailableError(f"{self.uri} sent something else than a reply: {error}") from error
-
-    def _lost(self, connection: ClientConnection, error: Exception) -> PolicyUnavailableError:
-        self._drop(connection)
-        return PolicyUnavailableError(f"the connection to {self.uri} is lost: {_reason(error)}")
+        except PolicyUnavailableError:
+            self._drop(connection)
+            raise
+        except (OSError, WebSocketException) as error:
+            self._drop(connection)
+            if late.is_set():
+                raise PolicyUnavailableError(f"{self.uri} {failure} within {limit_s:g} s") from error
+            raise PolicyUnavailableError(f"the connection to {self.uri} is lost: {_reason(error)}") from error
 
     def _drop(self, connection: ClientConnection) -> None:
-        self._forget(connection)
-        _hang_up(connection)
-
-    def _forget(self, connection: ClientConnection) -> None:
         if self._connection is connection:
             self._connection = None
+        _hang_up(connection)
 
 
 def _hang_up(connection: ClientConnection) -> None:
