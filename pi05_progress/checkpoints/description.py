@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field, TypeAdapter, ValidationError
 
 from ..files import output_folder
+from ..files.json_file import read_json
 from ..files.validation import problems
 from ..models.config import STRICT, ModelConfigError, Pi05Config, config_to_dict
 from ..observation import UNTRAINED
@@ -102,7 +103,7 @@ def parse_info(path: Path) -> CheckpointInfo:
         CheckpointError: it cannot be read, or is of another format.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path)
         if not isinstance(data, dict) or "format" not in data:
             raise CheckpointError(f"{path}: not the description of one of this package's checkpoints")
         if data.pop("format") != FORMAT:

@@ -7,7 +7,6 @@ and cast on the way, because Orbax's own restore decodes all of a leaf's chunks 
 from __future__ import annotations
 
 import itertools
-import json
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ import orbax.checkpoint as ocp
 import tensorstore as ts
 from orbax.checkpoint import type_handlers
 
+from ..files.json_file import read_json
 from .digests import check_digests, write_digests
 from .parameter_source import CheckpointError, Index, ParameterSource, Progress, aligned_empty, shape_of
 
@@ -57,7 +57,7 @@ def _listing(folder: Path) -> tuple[dict[str, str], str]:
     if not path.is_file():
         raise CheckpointError(f"{folder} has no {METADATA}: not a folder of Orbax's, or incomplete")
     try:
-        listed = json.loads(path.read_text(encoding="utf-8"))
+        listed = read_json(path)
         keys = [[str(key["key"]) for key in leaf["key_metadata"]] for leaf in listed["tree_metadata"].values()]
         zarr3 = bool(listed.get("use_zarr3", False))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

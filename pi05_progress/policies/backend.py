@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import importlib
-import json
 from pathlib import Path
 from typing import Literal, get_args
 
 from ..errors import UserError
+from ..files.json_file import read_json
 from ..policy import BackendChoice
 
 Backend = Literal["jax", "torch"]
@@ -59,7 +59,7 @@ def choose_backend(checkpoint: str, choice: str = "auto") -> Backend:
 
 def _policy_type(config: Path) -> object:
     try:
-        settings = json.loads(config.read_text(encoding="utf-8"))
+        settings = read_json(config)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

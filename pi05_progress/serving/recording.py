@@ -25,6 +25,7 @@ import msgpack
 import numpy as np
 
 from ..errors import UserError, one_line
+from ..files.json_file import read_json
 from ..files.output_file import write_file
 from .core import AnswerError, RequestError, Responder
 from .wire import WireError, unpack
@@ -252,8 +253,8 @@ def replay(folder: Path, responder: Responder, session: Mapping[str, Any] | None
     """
     folder = find_session(folder)
     try:
-        recorded_session = json.loads((folder / SESSION).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        recorded_session = read_json(folder / SESSION)
+    except (OSError, ValueError) as error:
         raise UserError(f"{folder / SESSION}: cannot be read: {error}") from error
     if not isinstance(recorded_session, dict):
         raise UserError(f"{folder / SESSION}: expected what was served as keys and values")

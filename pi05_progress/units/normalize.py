@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UserError
+from ..files.json_file import read_json
 from ..files.output_file import write_file
 
 EPSILON = 1e-6
@@ -89,7 +90,7 @@ def load_norm_stats(path: Path) -> dict[str, NormStats]:
         NormStatsError: missing, malformed, of different lengths, not finite, or contradicting themselves.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))["norm_stats"]
+        data = read_json(path)["norm_stats"]
         stats = {}
         for key, fields in data.items():
             arrays = {n: None if fields.get(n) is None else np.asarray(fields[n], float) for n in _FIELDS}

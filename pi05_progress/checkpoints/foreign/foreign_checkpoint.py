@@ -79,7 +79,7 @@ def read_json(path: Path) -> dict:
         return {}
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: not a JSON file: {error}") from error
     if not isinstance(data, dict):
         raise CheckpointError(f"{path}: an object was expected")

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from ...files.json_file import read_json
 from ..parameter_source import CheckpointError, size_in_bytes
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -68,7 +69,7 @@ def open_safetensors(path: Path) -> TensorFile:
 
 def _open_several(folder: Path) -> TensorFile:
     try:
-        listed = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
+        listed = read_json(folder / INDEX)["weight_map"]
         paths = {name: folder / file for name, file in listed.items()}
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise CheckpointError(f"{folder / INDEX}: not an index of safetensors files: {error!r}") from error
