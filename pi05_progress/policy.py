@@ -6,8 +6,9 @@ a policy than this.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from .observation import PolicyOutput, RobotFrame
@@ -54,6 +55,7 @@ class Policy(OwnPolicy, Protocol):
     image_size: tuple[int, int] | None = None  # (height, width) that the model reads; None if it does not matter
     batch_sizes: tuple[int, ...] = (1,)  # how many prepared frames may be answered together, rising
     remembers: bool = True  # whether an answer may depend on frames before and on stamps, or on its frame alone
+    durations_s: Mapping[str, float] = MappingProxyType({})  # what tasks usually take, s, by instruction
 
     def prepare(self, frame: RobotFrame, prompt: str) -> Any:
         """Do the part of ``infer`` that needs no device; several threads may call it at once.

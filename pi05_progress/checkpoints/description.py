@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, FiniteFloat, TypeAdapter, ValidationError
 
 from ..files import output_folder
 from ..files.json_file import read_json
@@ -23,6 +23,7 @@ from .parameter_source import CheckpointError
 FORMAT = 1
 LONGEST_DT_S = 10.0  # between two actions; more is a mistake, and so are 0 and less
 CONFIG, PARAMS, ASSETS, NORM_STATS = "config.json", "params", "assets", "norm_stats.json"
+DURATIONS = "median_durations_s"  # in `labels`: the median duration of each task, s
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,20 @@ class CheckpointInfo:
     code_version: str = ""
     source: Mapping[str, Any] = field(default_factory=dict)
 
+    def durations_s(self) -> dict[str, float]:
+        """The median duration of each task in training, s, by instruction; empty if the checkpoint does not tell it.
+
+        Raises:
+            CheckpointError: they are no positive numbers by instruction.
+        """
+        try:
+            return _DURATIONS.validate_python(self.labels.get(DURATIONS) or {})
+        except ValidationError as error:
+            raise CheckpointError(f"{CONFIG} of {self.model_id}: labels.{DURATIONS}: {problems(error)}") from error
+
 
 _INFO, _MODEL = TypeAdapter(CheckpointInfo), TypeAdapter(Pi05Config)
+_DURATIONS = TypeAdapter(dict[str, Annotated[FiniteFloat, Field(gt=0)]])
 
 
 def write_description(folder: Path, info: CheckpointInfo, stats: Mapping[str, NormStats], name: str = CONFIG) -> None:

@@ -1,25 +1,26 @@
-"""From beliefs over time to something to act on: filtered progress, rate, time remaining, status.
+"""From beliefs over time to something to act on: progress, its rate, a status and time remaining that agree.
 
-The model looks at one moment and its answers jitter; this keeps a progress and a rate with their uncertainty (a Kalman
-filter with white acceleration: Bar-Shalom et al., "Estimation with Applications to Tracking and Navigation", 6.2.2) and
-decides a status by thresholds with hysteresis (``progress_status.py``). One estimator follows one task.
+The model looks at one moment, and its answers jitter. Published progress is the median of the newest beliefs with some
+play, so that it stands still where they only jitter. Everything else follows from published progress: the rate is its
+slope, the status comes of its rate and height (``status.py``), time remaining of what is left. One estimator follows
+one task.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from statistics import NormalDist, median
+from statistics import NormalDist, median, median_low
 
 import numpy as np
 
 from ..observation import CONFIDENCE_LEVEL, PolicyOutput
-from .status import Status, StatusConfig, StatusTracker
+from .status import Status, StatusConfig, TaskCourse
 
-WINDOW_MIN = 5  # beliefs that are looked at together even if they come slowly
-MEAN_PACE_AFTER_S = 2.0  # into a task before its mean pace says anything
-MEAN_PACE_SPREAD = 0.5  # standard deviation of the pace to come around the mean so far, as a share of it
+WINDOW_MIN = 3  # beliefs that are looked at together even if they come slowly: one that is far off changes nothing
+DURATION_SPREAD = 0.3  # standard deviation of the logarithm of how long a task takes around what is expected
 
 
 @dataclass(frozen=True)
@@ -28,28 +29,24 @@ class EstimatorConfig:
 
     Attributes:
         measurement_std: of one belief of the model around the truth, in progress, where the belief has no spread.
-        correlation_s: how long the errors of neighbouring beliefs hang together, s. Many beliefs within this time are
-            worth one.
-        acceleration_std: by how much the rate changes within a second, 1/s.
-        initial_rate_std: how fast tasks go, 1/s, before anything is known.
         confidence_level: of the intervals.
-        window_s: beliefs of so long are looked at together: their median must agree with success, and the filter does
-            not overshoot them.
-        restart_jump: when that median is farther than this from the filter, the task has begun anew.
-        min_rate: below this pace no time remaining is given, 1/s.
+        window_s: beliefs of so long are looked at together.
+        rise: play upwards: published progress is at least their median minus this ...
+        fall_stds: ... and downwards: at most their median plus so many of their standard deviations.
+        restart_jump: when the median is farther than this from published progress, the task has begun anew.
+        rate_s: the rate is the slope of published progress over so long.
         reset_after_s: a gap after which nothing before counts.
         late_s: an observation may be older than the one before by this, s; if it is older still, time has gone back.
         status: thresholds of the status.
     """
 
     measurement_std: float = 0.05
-    correlation_s: float = 0.5
-    acceleration_std: float = 0.02
-    initial_rate_std: float = 0.05
     confidence_level: float = CONFIDENCE_LEVEL
-    window_s: float = 1.0
+    window_s: float = 0.8
+    rise: float = 0.005
+    fall_stds: float = 2.0
     restart_jump: float = 0.4
-    min_rate: float = 0.002
+    rate_s: float = 2.0
     reset_after_s: float = 5.0
     late_s: float = 0.5
     status: StatusConfig = field(default_factory=StatusConfig)
@@ -64,9 +61,10 @@ class Estimate:
         raw: the model's, in [0, 1].
         lower, upper: ends of the interval around ``progress``.
         confidence_level: of the intervals.
-        rate: 1/s.
-        remaining_s: expected time until the task is complete, s, with its interval; None while it cannot be told.
-        status: see ``Status``.
+        rate: slope of ``progress``, 1/s.
+        remaining_s: expected time until the task is complete if it goes on, s, with its interval; None while nothing
+            tells how long the task takes.
+        status: see ``Status``; UNKNOWN if and only if there is no progress.
         success_probability: that the task is complete now.
     """
 
@@ -83,9 +81,15 @@ class Estimate:
 
 @dataclass
 class ProgressEstimator:
-    """Feed it one output after the other; it starts anew when the task changes, time goes back, or after a gap."""
+    """Feed it one output after the other; it starts anew when the task changes, time goes back, or after a gap.
+
+    Attributes:
+        config: how it filters.
+        durations_s: what tasks usually take, s, by instruction; time remaining starts from it.
+    """
 
     config: EstimatorConfig = field(default_factory=EstimatorConfig)
+    durations_s: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.reset()
@@ -93,11 +97,10 @@ class ProgressEstimator:
     def reset(self) -> None:
         """Forget everything."""
         self._task: str | None = None
-        self._time_s: float | None = None
-        self._mean = np.zeros(2)
-        self._covariance = np.zeros((2, 2))
-        self._window: deque[tuple[float, float]] = deque()
-        self._tracker: StatusTracker | None = None
+        self._time_s = 0.0
+        self._beliefs: deque[tuple[float, float, float]] = deque()  # time, belief, its standard deviation
+        self._published: deque[tuple[float, float]] = deque()  # time, progress
+        self._course: TaskCourse | None = None
 
     def update(self, time_s: float, output: PolicyOutput, task: str, trained: bool = True) -> Estimate:
         """Take in one output.
@@ -112,28 +115,20 @@ class ProgressEstimator:
         if raw is None or not math.isfinite(raw) or not trained:
             self.reset()
             return Estimate(raw=raw if raw is not None and math.isfinite(raw) else None)
-        gap = None if self._time_s is None else time_s - self._time_s
-        if task != self._task or gap is None or not -self.config.late_s <= gap <= self.config.reset_after_s:
-            self._start(time_s, raw, task)
-        else:
-            self._time_s = max(time_s, self._time_s)
-            self._remember(raw)
-            self._filter(max(gap, 0.0), raw, self._spread(output))
-        return self._estimate(raw)
-
-    def _start(self, time_s: float, progress: float, task: str) -> None:
-        self.reset()
-        c = self.config
-        self._task, self._time_s = task, time_s
-        self._mean = np.array([progress, 0.0])
-        self._covariance = np.diag([c.measurement_std**2, c.initial_rate_std**2])
-        self._tracker = StatusTracker(c.status, time_s, progress)
-        self._remember(progress)
-
-    def _remember(self, raw: float) -> None:
-        self._window.append((self._time_s, raw))
-        while len(self._window) > WINDOW_MIN and self._window[0][0] < self._time_s - self.config.window_s:
-            self._window.popleft()
+        if task != self._task or not -self.config.late_s <= time_s - self._time_s <= self.config.reset_after_s:
+            self.reset()
+            self._task, self._time_s = task, time_s
+        self._time_s = max(time_s, self._time_s)
+        self._beliefs.append((self._time_s, raw, self._spread(output)))
+        _forget(self._beliefs, self._time_s - self.config.window_s, WINDOW_MIN)
+        beliefs = [belief for _, belief, _ in self._beliefs]
+        level, std = median(beliefs), median(std for *_, std in self._beliefs)
+        if abs(level - median_low(beliefs)) > self.config.restart_jump / 4:
+            level = median_low(beliefs)  # nobody is between two camps of beliefs
+        progress = self._publish(level, std)
+        rate = _slope(self._published)
+        status = self._course.update(self._time_s, progress, rate, level)
+        return self._estimate(raw, progress, std, rate, status)
 
     def _spread(self, output: PolicyOutput) -> float:
         """Standard deviation of the belief, from its bins or its interval; never below half of the configured one."""
@@ -148,59 +143,56 @@ class ProgressEstimator:
             return self.config.measurement_std
         return max(std, self.config.measurement_std / 2)
 
-    def _filter(self, dt: float, raw: float, std: float) -> None:
-        if dt <= 0:
-            return
+    def _publish(self, level: float, std: float) -> float:
+        """Progress as it is published from now on."""
         c = self.config
-        step = np.array([[1.0, dt], [0.0, 1.0]])
-        noise = c.acceleration_std**2 * np.array([[dt**3 / 3, dt**2 / 2], [dt**2 / 2, dt]])
-        mean = step @ self._mean
-        covariance = step @ self._covariance @ step.T + noise
-        variance = std**2 * max(1.0, 2 * c.correlation_s / dt)  # of a mean of errors that hang together
-        gain = covariance[:, 0] / (covariance[0, 0] + variance)
-        self._mean = mean + gain * (raw - mean[0])
-        self._covariance = covariance - np.outer(gain, covariance[0])
-        beliefs = [value for _, value in self._window]
-        low, high = (0.0, max(beliefs)) if self._mean[1] > 0 else (min(beliefs), 1.0)
-        self._mean[0] = np.clip(self._mean[0], low, high)
-        if abs(median(beliefs) - self._mean[0]) > c.restart_jump and len(beliefs) >= WINDOW_MIN:
-            self._start(self._time_s, raw, self._task)
+        progress = self._published[-1][1] if self._published else level
+        if abs(level - progress) > c.restart_jump:  # begun anew: only beliefs of the new start count
+            self._beliefs = deque(b for b in self._beliefs if abs(b[1] - level) < abs(b[1] - progress))
+            self._published.clear()
+            self._course, progress = None, level
+        elif self._course is None or self._course.status != Status.SUCCEEDED or level < c.status.success_leave:
+            progress = min(max(progress, level - c.rise), level + c.fall_stds * std)
+        if self._course is None:
+            began_s = self._time_s + c.window_s / 2  # published progress is so much behind
+            self._course = TaskCourse(c.status, began_s, progress, self.durations_s.get(self._task))
+        self._published.append((self._time_s, progress))
+        _forget(self._published, self._time_s - c.rate_s, 2)
+        return progress
 
-    def _estimate(self, raw: float) -> Estimate:
-        c = self.config
-        progress, rate = float(self._mean[0]), float(self._mean[1])
-        std, rate_std = (float(v) for v in np.sqrt(np.maximum(np.diag(self._covariance), 1e-12)))
-        z = NormalDist().inv_cdf((1 + c.confidence_level) / 2)
-        level = min(progress, median(value for _, value in self._window))
-        status = self._tracker.update(self._time_s, progress, std, level)
+    def _estimate(self, raw: float, progress: float, std: float, rate: float, status: Status) -> Estimate:
+        z = NormalDist().inv_cdf((1 + self.config.confidence_level) / 2)
+        lower, upper = max(0.0, progress - z * std), min(1.0, progress + z * std)
+        duration, factor = self._course.duration_s, math.exp(z * DURATION_SPREAD)
+        remaining = None
+        if status == Status.SUCCEEDED:
+            remaining = (0.0, 0.0, 0.0)
+        elif duration is not None:
+            remaining = (1 - progress) * duration, (1 - upper) * duration / factor, (1 - lower) * duration * factor
         return Estimate(
             progress=progress,
             raw=raw,
-            lower=max(0.0, progress - z * std),
-            upper=min(1.0, progress + z * std),
-            confidence_level=c.confidence_level,
+            lower=lower,
+            upper=upper,
+            confidence_level=self.config.confidence_level,
             rate=rate,
-            remaining_s=self._remaining(progress, rate, rate_std, z, status),
+            remaining_s=remaining,
             status=status,
-            success_probability=1 - NormalDist(progress, std).cdf(c.status.success_above),
+            success_probability=1 - NormalDist(progress, std).cdf(self.config.status.success_above),
         )
 
-    def _remaining(
-        self, progress: float, rate: float, rate_std: float, z: float, status: Status
-    ) -> tuple[float, float, float] | None:
-        """(expected, lower, upper) s at the pace of now and of the task so far, weighted by how sure each is."""
-        if status == Status.SUCCEEDED:
-            return 0.0, 0.0, 0.0
-        if status != Status.ADVANCING:
-            return None
-        pace, weight = rate, rate_std**-2
-        seconds = self._time_s - self._tracker.start_s
-        mean = (progress - self._tracker.start_progress) / seconds if seconds > MEAN_PACE_AFTER_S else 0.0
-        if mean > 0:
-            mean_weight = (MEAN_PACE_SPREAD * mean) ** -2
-            pace = (pace * weight + mean * mean_weight) / (weight + mean_weight)
-            weight += mean_weight
-        if pace < self.config.min_rate:
-            return None
-        left, spread = 1.0 - progress, z * weight**-0.5
-        return left / pace, left / (pace + spread), left / max(pace - spread, self.config.min_rate)
+
+def _forget(values: deque, before_s: float, least: int) -> None:
+    """Drop values from before a time, but keep so many."""
+    while len(values) > least and values[0][0] < before_s - 1e-9:
+        values.popleft()
+
+
+def _slope(values: deque[tuple[float, float]]) -> float:
+    """Slope, 1/s: half-way between that of least squares and that from the first value to the last."""
+    (first_s, first), (last_s, last) = values[0], values[-1]
+    if last_s <= first_s:
+        return 0.0
+    mean_s = sum(t for t, _ in values) / len(values)
+    fitted = sum((t - mean_s) * (p - first) for t, p in values) / sum((t - mean_s) ** 2 for t, _ in values)
+    return (fitted + (last - first) / (last_s - first_s)) / 2

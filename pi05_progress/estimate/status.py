@@ -1,13 +1,17 @@
-"""Which status a course of progress has: ADVANCING, STALLED, REGRESSING, SUCCEEDED. Thresholds with hysteresis.
+"""Which status a course of progress has: it follows from published progress and its rate, so that they agree.
 
-Progress counts as changed only when it has left its last confirmed value (the anchor) by a step; the step grows with
-the uncertainty, so that noise confirms nothing, and neither do values that wander about a threshold.
+Progress that moves has the status of its direction; progress that hardly moves is done, or still rising slowly, or
+stands still. What counts as slow is measured by how long the task takes.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
+
+OWN_PACE_AFTER = 0.5  # progress after which a run's own pace counts as much as what the task usually takes
+JUMP = 0.08  # progress at once beyond this is beliefs that change, no work done
+OWN_PACE_ALONE = 0.08  # progress after which it is taken where that is not known
 
 
 class Status(IntEnum):
@@ -26,18 +30,18 @@ class StatusConfig:
     """The thresholds.
 
     Attributes:
-        step_up: ADVANCING when progress has risen by this, or by its standard deviation if that is larger.
-        step_down: REGRESSING when it has fallen by this, or by twice its standard deviation.
-        patience_s: STALLED when neither came for so long ...
-        patience_steps: ... or for as many times as long as a step took so far, so that slow tasks are not stalls ...
-        patience_max_s: ... but not longer than this.
-        first_patience_s: the same before anything was confirmed.
-        success_above, success_for_s: SUCCEEDED when progress has been above for so long ...
-        success_leave: ... until it falls below this.
+        still_rate: ADVANCING or REGRESSING, by direction, when progress changes faster than this, 1/s.
+        step: slower progress is ADVANCING, too, if it has risen by this ...
+        patience_s: ... within this time, else it is STALLED ...
+        patience_steps: ... or within so many times as long as such a step takes at the task's pace ...
+        patience_max_s: ... but not within more than this.
+        first_patience_s: the same while nothing is known of the task's pace.
+        success_above, success_for_s: SUCCEEDED when progress and beliefs have been above for so long ...
+        success_leave: ... until beliefs fall below this.
     """
 
-    step_up: float = 0.03
-    step_down: float = 0.06
+    still_rate: float = 0.01
+    step: float = 0.03
     patience_s: float = 4.0
     patience_steps: float = 3.0
     patience_max_s: float = 60.0
@@ -47,60 +51,72 @@ class StatusConfig:
     success_leave: float = 0.85
 
 
-class StatusTracker:
-    """Follows one task from its first moment on.
+class TaskCourse:
+    """Follows one run of a task: its status, and how long the whole of it takes at its own pace.
 
     Args:
         config: the thresholds.
-        time_s: of that moment, s.
+        time_s: of its first moment, s.
         progress: at that moment.
+        typical_s: what the task usually takes, s; None if that is not known.
+
+    Attributes:
+        status: now.
+        duration_s: expected of the whole task without stalls, s; None while nothing tells it.
     """
 
-    def __init__(self, config: StatusConfig, time_s: float, progress: float) -> None:
-        self._config = config
-        self._restart(time_s, progress)
-
-    def _restart(self, time_s: float, progress: float) -> None:
-        self.status = Status.UNKNOWN
-        self.start_s, self.start_progress = time_s, progress
-        self._anchor, self._moved_s = progress, time_s
+    def __init__(self, config: StatusConfig, time_s: float, progress: float, typical_s: float | None) -> None:
+        self._config, self._typical_s = config, typical_s
+        self.status, self.duration_s = Status.ADVANCING, typical_s
+        self._anchor, self._moved_s, self._rising = progress, time_s, True  # at its last step; not since it fell
+        self._worked_s, self._gained = 0.0, 0.0  # over all steps so far, stalls left out
         self._above_s: float | None = None
 
-    def update(self, time_s: float, progress: float, std: float, level: float) -> Status:
+    def update(self, time_s: float, progress: float, rate: float, level: float) -> Status:
         """The status now.
 
         Args:
             time_s: the present time, s.
-            progress: filtered.
-            std: its standard deviation.
-            level: what must be above the threshold of success; at most ``progress``.
+            progress: as it is published.
+            rate: its rate, 1/s.
+            level: what the newest beliefs say of progress.
         """
         c = self._config
-        if level <= c.success_above:
+        if progress >= self._anchor + c.step:
+            self._step(time_s, progress)
+        elif progress < self._anchor:
+            self._anchor, self._rising = progress, False
+        leave = c.success_leave if self.status == Status.SUCCEEDED else c.success_above
+        if min(progress, level) <= leave:
             self._above_s = None
         elif self._above_s is None:
             self._above_s = time_s
-        if self.status == Status.SUCCEEDED:
-            if level >= c.success_leave:
-                return self.status
-            self._restart(time_s, progress)
+        if abs(rate) > c.still_rate:
+            self.status = Status.ADVANCING if rate > 0 else Status.REGRESSING
         elif self._above_s is not None and time_s - self._above_s >= c.success_for_s:
             self.status = Status.SUCCEEDED
-            return self.status
-        up, down = max(c.step_up, std), max(c.step_down, 2 * std)
-        if progress >= self._anchor + up:
-            self.status, self._anchor, self._moved_s = Status.ADVANCING, progress, time_s
-        elif progress <= self._anchor - down:
-            self.status, self._anchor, self._moved_s = Status.REGRESSING, progress, time_s
-        elif time_s - self._moved_s >= self._patience_s(up):
-            self.status = Status.STALLED
+        elif self._rising and rate >= 0 and time_s - self._moved_s < self._patience_s():
+            self.status = Status.ADVANCING
+        elif self.status != Status.STALLED:  # what it has crept until now is no step
+            self._anchor, self._rising, self.status = progress, False, Status.STALLED
         return self.status
 
-    def _patience_s(self, step: float) -> float:
+    def _step(self, time_s: float, progress: float) -> None:
+        """Progress has risen by a step: how long it took tells the task's pace, unless it was stalled before."""
+        seconds, gain = time_s - self._moved_s, progress - self._anchor
+        if seconds < self._patience_s():
+            self._worked_s += max(seconds, 0.0)
+            self._gained += gain if gain < JUMP else 0.0
+            own_s, share = self._worked_s / max(self._gained, OWN_PACE_ALONE), self._gained**2
+            if self._typical_s is not None:
+                share /= share + OWN_PACE_AFTER**2
+                self.duration_s = share * own_s + (1 - share) * self._typical_s
+            elif self._gained >= OWN_PACE_ALONE:
+                self.duration_s = own_s
+        self._anchor, self._moved_s, self._rising = progress, time_s, True
+
+    def _patience_s(self) -> float:
         c = self._config
-        risen, seconds = self._anchor - self.start_progress, self._moved_s - self.start_s
-        if seconds <= 0:
+        if self.duration_s is None:
             return c.first_patience_s
-        if risen <= 0:
-            return c.patience_s
-        return min(max(c.patience_s, c.patience_steps * step * seconds / risen), c.patience_max_s)
+        return min(max(c.patience_s, c.patience_steps * c.step * self.duration_s), c.patience_max_s)

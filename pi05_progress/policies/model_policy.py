@@ -72,6 +72,7 @@ class ModelPolicy(Policy):
         if info.robot != profile.name:
             raise CheckpointError(f"the checkpoint was made for robot {info.robot}, the profile is {profile.name}")
         self.model_id, self.action_dt_s, self.horizon = info.model_id, info.action_dt_s, info.model.action_horizon
+        self.durations_s = info.durations_s()
         _check_sizes(info.model, stats, info.quantiles, profile.layout)
         self._info, self._stats, self._profile, self._layout = info, stats, profile, profile.layout
         encoder = make_encoder(info.tokenizer, Path(options.tokenizer) if options.tokenizer else None)

@@ -31,7 +31,7 @@ from ..observation import UNTRAINED
 from ..policy import OutputChecker, PolicyUnavailableError
 from .core import RequestError
 from .security import authorization, checked_key, read_key
-from .teleavatar import PROMPT, Confidence, read, read_reply
+from .teleavatar import PROMPT, AboutProgress, read, read_reply
 from .wire import WireError, pack, unpack
 
 PLAYER = "training.replay_episode"
@@ -135,13 +135,14 @@ class PolicyClient:
             self.reset()
             return reply
         try:
-            level = read(Confidence, self.metadata, "the server tells").confidence_level
-            output = read_reply(reply, level)
+            about = read(AboutProgress, self.metadata, "the server tells")
+            output = read_reply(reply, about.confidence_level)
         except RequestError as error:
             self.reset()
             raise PolicyUnavailableError(f"{self.uri}: {error}") from error
         trained = self.metadata.get("model_id") != UNTRAINED
         output = self._checker.with_usable_progress(output)
+        self._estimator.durations_s = about.durations_s
         self.estimate = self._estimator.update(now_s, output, str(request.get(PROMPT, "")), trained)
         return reply
 

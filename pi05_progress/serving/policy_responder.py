@@ -48,6 +48,7 @@ class PolicyResponder:
             "action_dt_s": policy.action_dt_s,
             "image_size": None if policy.image_size is None else list(policy.image_size),
             "confidence_level": CONFIDENCE_LEVEL,
+            "durations_s": dict(policy.durations_s),
             **(extra_metadata or {}),
         }
 

@@ -48,6 +48,7 @@ class WebsocketPolicy(Policy):
         self.horizon: int = self._facts.action_horizon
         self.action_dt_s: float = self._facts.action_dt_s
         self.image_size: tuple[int, int] | None = self._facts.image_size
+        self.durations_s = self._facts.durations_s
 
     def infer(self, frame: RobotFrame, prompt: str) -> PolicyOutput:
         """See ``Policy``.

@@ -139,6 +139,7 @@ def _numbers(array: np.ndarray) -> np.ndarray:
 Line = Annotated[str, Field(max_length=200, description="a short line of text"), AfterValidator(_line)]
 Side = Annotated[int, Field(strict=True, ge=8, le=8192)]  # of pictures, pixels
 Milliseconds = Annotated[float | None, Field(ge=0, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Progress = Annotated[float | None, Field(description="a number in [0, 1], or nil")]  # which are for OutputChecker
 
 
@@ -146,13 +147,14 @@ class _Told(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, arbitrary_types_allowed=True)
 
 
-class Confidence(_Told):
-    """The nominal probability that an interval of progress holds the truth; servers that tell none have ours."""
+class AboutProgress(_Told):
+    """What an estimate needs: the level of intervals, ours if it is not told, and what tasks usually take, s."""
 
     confidence_level: float = Field(CONFIDENCE_LEVEL, gt=0, lt=1, description="a number between 0 and 1")
+    durations_s: dict[str, Seconds] = Field({}, description="seconds above 0 by instruction")
 
 
-class ServerFacts(Confidence):
+class ServerFacts(AboutProgress):
     """The part of a server's metadata that decides how its answers are used."""
 
     model_id: Line

@@ -101,7 +101,7 @@ class Results:
 
     def begin(self) -> None:
         """Begin anew, before the inference thread starts."""
-        self._estimator, self._reset_asked = ProgressEstimator(), False
+        self._estimator, self._reset_asked = ProgressEstimator(durations_s=self._policy.durations_s), False
         self._chunk_id, self._stamp_ns, self._published_s = 0, 0, 0.0
         self.status = Status.UNKNOWN
 

@@ -274,6 +274,13 @@ def test_a_wrong_description_is_told(copy, text, told):
         load_checkpoint(copy)
 
 
+def test_a_checkpoint_says_what_tasks_usually_take_if_it_knows():
+    assert CheckpointInfo(SMALL, labels={"median_durations_s": {"stack": 24.4}}).durations_s() == {"stack": 24.4}
+    assert CheckpointInfo(SMALL).durations_s() == {}, "as older ones and imported ones"
+    with pytest.raises(CheckpointError, match=r"labels\.median_durations_s"):
+        CheckpointInfo(SMALL, labels={"median_durations_s": {"stack": -1.0}}).durations_s()
+
+
 def test_a_folder_of_another_program_is_told_how_to_import(tmp_path):
     (tmp_path / "params").mkdir()
     with pytest.raises(CheckpointError, match="convert_checkpoint import"):

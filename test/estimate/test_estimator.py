@@ -72,13 +72,13 @@ def test_slow_tasks_are_not_stalls_and_no_status_flickers(seconds, dt):
     course = np.concatenate([np.linspace(0, 1, round(seconds / dt)), np.ones(round(6 / dt))])
     statuses = [e.status for e in run(course, dt=dt, noise=0.03)]
     changes = [b for a, b in pairwise(statuses) if a != b]
-    assert changes == [Status.ADVANCING, Status.SUCCEEDED]
+    assert changes == [Status.SUCCEEDED]
 
 
 @pytest.mark.parametrize("level", [0.0, 0.5])
 def test_where_nothing_happens_nothing_advances(level):
     estimates = run(np.full(600, level), noise=0.03)
-    assert {e.status for e in estimates} == {Status.UNKNOWN, Status.STALLED}
+    assert {e.status for e in estimates} == {Status.ADVANCING, Status.STALLED}
     assert all(e.remaining_s is None for e in estimates)
 
 
@@ -105,7 +105,7 @@ def test_stamps_that_jitter_do_not_start_anew():
     for i in range(450):
         estimate = estimator.update(i / 30 + rng.uniform(-0.04, 0.04), output(i / 600), "stack")
         statuses.append(estimate.status)
-    assert sum(a != b for a, b in pairwise(statuses)) == 1
+    assert set(statuses) == {Status.ADVANCING}
     assert estimate.progress == pytest.approx(0.75, abs=0.05)
 
 
@@ -119,8 +119,9 @@ def test_success_needs_to_last_and_holds_through_a_short_dip():
     assert later[-1].remaining_s == (0.0, 0.0, 0.0)
     dip = run(np.full(3, 0.9), estimator=estimator, start=7.5)
     assert dip[-1].status == Status.SUCCEEDED
-    undone = run(np.full(60, 0.3), estimator=estimator, start=7.8)
-    assert undone[-1].status not in (Status.SUCCEEDED, Status.ADVANCING)
+    undone = run(np.full(60, 0.7), estimator=estimator, start=7.8)
+    assert Status.REGRESSING in {e.status for e in undone}
+    assert undone[-1].status == Status.STALLED
 
 
 @pytest.mark.parametrize("change", ["task", "gap", "time going back"])
@@ -130,7 +131,7 @@ def test_it_starts_anew(change):
     time_s, task = {"task": (5.0, "other"), "gap": (60.0, "stack"), "time going back": (1.0, "stack")}[change]
     estimate = estimator.update(time_s, output(0.1), task)
     assert estimate.progress == pytest.approx(0.1)
-    assert estimate.status == Status.UNKNOWN
+    assert (estimate.status, estimate.rate) == (Status.ADVANCING, 0.0)
     assert estimate.remaining_s is None
 
 
@@ -146,8 +147,8 @@ def test_an_untrained_model_gives_raw_numbers_and_nothing_else():
     assert (estimate.raw, estimate.progress, estimate.status) == (0.4, None, Status.UNKNOWN)
 
 
-def test_sure_beliefs_are_followed_faster_than_unsure_ones():
-    def after_a_jump(width):
+def test_a_small_fall_of_sure_beliefs_counts_and_one_of_unsure_ones_does_not():
+    def after_a_fall(width):
         estimator = ProgressEstimator(EstimatorConfig())
         centres = (np.arange(50) + 0.5) / 50
 
@@ -156,12 +157,13 @@ def test_sure_beliefs_are_followed_faster_than_unsure_ones():
             return output(float(mean), (bins / bins.sum()).astype(np.float32))
 
         for i in range(50):
-            estimator.update(i * 0.1, belief(0.3), "stack")
-        for i in range(50, 55):
-            estimate = estimator.update(i * 0.1, belief(0.6), "stack")
+            estimator.update(i * 0.1, belief(0.6), "stack")
+        for i in range(50, 60):
+            estimate = estimator.update(i * 0.1, belief(0.5), "stack")
         return estimate.progress
 
-    assert after_a_jump(0.02) > after_a_jump(0.3) + 0.05
+    assert after_a_fall(0.02) == pytest.approx(0.55, abs=0.01)
+    assert after_a_fall(0.1) == pytest.approx(0.6, abs=0.01)
 
 
 def test_everything_stays_within_bounds_whatever_comes():

@@ -16,7 +16,7 @@ from small_datasets import TWO_TASKS, facts, lerobot_copy, make_dataset, tree
 from small_models import SMALL, random_model
 
 from pi05_progress.checkpoints.checkpoint import Checkpoint
-from pi05_progress.checkpoints.description import CheckpointInfo
+from pi05_progress.checkpoints.description import DURATIONS, CheckpointInfo
 from pi05_progress.checkpoints.saver import save_checkpoint
 from pi05_progress.errors import UserError
 from pi05_progress.estimate.estimator import EstimatorConfig
@@ -34,7 +34,6 @@ from training.evaluation.cache import OWN, code_digest
 from training.evaluation.playbacks import PICTURE_NOISE, all_playbacks
 from training.evaluation.predictions import Answers, ask, robot_frames, track
 from training.evaluation.truth import training_of
-from training.labels.durations import DURATIONS
 
 PROFILE = RobotProfile.load("teleavatar")
 SHOWN = {"wrong_prompt": "fold", "black": "head_camera", "seed": 4}

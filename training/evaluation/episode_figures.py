@@ -131,7 +131,7 @@ def _belief(track: Track, truth: Truth) -> dict[str, float]:
 def _remaining(track: Track, end: float, median_s: float | None) -> dict[str, float]:
     """Time remaining at a quarter, half and three quarters of the time until ``end``, s, when progress is 1.
 
-    The clock always tells one; it is compared at the moments only at which the estimator tells one, too.
+    Compared at the same moments: the clock, and (``raw``) what the model believes is left of the median duration.
     """
     found: dict[str, float] = {}
     told: list[float] = []
@@ -146,6 +146,7 @@ def _remaining(track: Track, end: float, median_s: float | None) -> dict[str, fl
             found[f"remaining_covered_{name}.filtered"] = float(low - 1e-9 <= true_s <= high + 1e-9)
         if np.isfinite(expected) and median_s is not None:
             found[f"remaining_{name}.clock"] = abs(max(0.0, median_s - float(track.time_s[index])) - true_s)
+            found[f"remaining_{name}.raw"] = abs(median_s * (1 - float(track.raw[index])) - true_s)
     found["remaining_told.filtered"] = float(np.mean(told))
     return found
 

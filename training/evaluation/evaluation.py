@@ -127,7 +127,10 @@ def evaluate(
             answers = ask(policy, lambda n, e=episode, s=states: robot_frames(e, s, profile, dataset.fps, n), shown)
             cache.save(episode.index, shown, answers)
         tracks = {
-            p.name: track(p, answers[p.name], settings.estimator, LEVELS if p.name == PLAIN else ()) for p in shown
+            p.name: track(
+                p, answers[p.name], settings.estimator, LEVELS if p.name == PLAIN else (), training.durations_s
+            )
+            for p in shown
         }
         truth = episode_truth(episode.length, meta.episode(episode.index), stages[episode.task])
         still = standstills(columns[layout.STATE], profile.layout, dataset.fps, truth.done_frame)

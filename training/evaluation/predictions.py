@@ -141,15 +141,22 @@ def _answers(said: Sequence[tuple[float, np.ndarray | None, float]]) -> Answers:
     return Answers(np.array(progress, float), known, np.array(ms, float))
 
 
-def track(playback: Playback, answers: Answers, config: EstimatorConfig, levels: Sequence[float] = ()) -> Track:
+def track(
+    playback: Playback,
+    answers: Answers,
+    config: EstimatorConfig,
+    levels: Sequence[float] = (),
+    durations_s: Mapping[str, float] | None = None,
+) -> Track:
     """What the estimator makes of the answers, fed one after the other as in the node.
 
     Args:
         levels: of the intervals that are wanted beside the configured one.
+        durations_s: what tasks usually take, s, by instruction.
     """
     runs = {}
     for level in dict.fromkeys((*levels, config.confidence_level)):
-        estimator = ProgressEstimator(replace(config, confidence_level=level))
+        estimator = ProgressEstimator(replace(config, confidence_level=level), durations_s or {})
         runs[level] = [
             estimator.update(float(moment), _output(answers, i), playback.views[i].prompt)
             for i, moment in enumerate(playback.time_s)

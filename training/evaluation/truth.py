@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from pi05_progress.checkpoints.description import DURATIONS
 from pi05_progress.errors import UserError
 from pi05_progress.robots.layout import Layout
 
 from ..datasets.progress_meta import EpisodeMeta, ProgressMeta, Stage, load_progress_meta
 from ..datasets.reader import Dataset, open_dataset
 from ..labels import methods, milestones
-from ..labels.durations import DURATIONS, STAGES, durations_s, end_frame
+from ..labels.durations import STAGES, durations_s, end_frame
 from ..labels.milestones import MilestoneError, Stages
 
 FAILED, PARTIAL, SUCCESSFUL = 0, 1, 2

@@ -1,4 +1,4 @@
-"""How long episodes took until their task was done, and how a checkpoint tells that and the stages of its labels."""
+"""How long episodes took until their task was done, and where a checkpoint tells the stages of its labels."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from ..datasets.reader import Dataset
 from . import milestones
 from .milestones import Stages
 
-DURATIONS = "median_durations_s"  # where a checkpoint's `labels` keep the median duration of each task, s
-STAGES = "stages"  # and where the stages of each task: lists of {"name": ..., "share": ...}
+STAGES = "stages"  # where a checkpoint's `labels` keep the stages of each task: lists of {"name": ..., "share": ...}
 
 
 def end_frame(length: int, meta: EpisodeMeta, stages: Stages | None) -> int:

@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
-from pi05_progress.checkpoints.description import ASSETS, NORM_STATS, PARAMS, CheckpointInfo, read_info
+from pi05_progress.checkpoints.description import ASSETS, DURATIONS, NORM_STATS, PARAMS, CheckpointInfo, read_info
 from pi05_progress.checkpoints.orbax_files import open_orbax
 from pi05_progress.checkpoints.parameter_source import ParameterSource
 from pi05_progress.errors import UserError
@@ -31,7 +31,7 @@ from pi05_progress.units.tokenizer import TokenizerName
 from ..engine.optimizer import OptimizerConfig
 from ..engine.state import TrainState, abstract_state, start_state
 from ..engine.step import training_keys
-from ..labels.durations import DURATIONS, STAGES, durations_s
+from ..labels.durations import STAGES, durations_s
 from ..loading.config import DataConfig
 from ..loading.loader import TrainLoader
 from .checkpoints import RUN, RunState, restore_state

@@ -138,7 +138,7 @@ class ClosedLoop:
         world.reset(seed)
         robot = Robot(world)
         commander = _Commander(robot, self._profile, settings.commands)
-        estimator = ProgressEstimator(settings.estimator)
+        estimator = ProgressEstimator(settings.estimator, self._policy.durations_s)
         outlet = _Newest()
         states = StatePublisher(outlet, robot, self._profile)
         control_ticks = max(1, round(STATE_HZ / settings.commands.rate_hz))

@@ -45,11 +45,11 @@ def test_the_tiny_model_publishes_raw_progress_marked_untrained_and_commands_not
 
 def test_progress_is_filtered_stamped_and_published_as_percent_and_the_task_can_change(launch):
     node, robot = launch("rise")
-    robot.until(lambda: robot.progress[-1].status == TaskProgress.ADVANCING, "ADVANCING")
+    robot.until(lambda: robot.progress[-1].time_remaining_valid, "progress that rises")
     message = robot.progress[-1]
+    assert message.status == TaskProgress.ADVANCING
     assert message.lower <= message.progress <= message.upper
     assert message.rate > 0
-    assert message.time_remaining_valid
     robot.forget()
 
     def estimates():

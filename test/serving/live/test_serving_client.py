@@ -60,6 +60,19 @@ def test_the_client_keeps_the_estimate_on_its_side():
         assert client.estimate.status == Status.UNKNOWN
 
 
+def test_time_remaining_starts_from_what_the_server_says_that_the_task_usually_takes():
+    policy = StubPolicy()
+    policy.durations_s = {"stack the cubes": 30.0}
+    with serving(PolicyResponder(policy, PROFILE)) as server, PolicyClient(server.uri) as client:
+        client.infer(request("stack the cubes", state=np.full(48, 0.2)), stamp_s=0.0)
+        assert client.estimate.remaining_s[0] == pytest.approx(0.8 * 30)
+        client.infer(request("another task", state=np.full(48, 0.2)), stamp_s=0.1)
+        assert client.estimate.remaining_s is None
+        assert remote(server).durations_s == policy.durations_s
+    with serving(FunctionResponder(dict, FACTS)) as server:
+        assert remote(server).durations_s == {}, "older servers do not tell it"
+
+
 def test_it_speaks_to_servers_of_openpi_which_know_no_progress():
     responder = FunctionResponder(lambda obs: {"actions": np.zeros((4, 2), np.float32)}, {})
     with serving(responder) as server, PolicyClient(server.uri) as client:
@@ -314,6 +327,7 @@ UNUSABLE_FACTS = [
     {"model_id": 7}, {"model_id": ""}, {"model_id": "a\nERROR \x1b[31m"}, {"model_id": "x" * 201},
     {"robot": None}, {"action_horizon": "5"}, {"action_horizon": 0},
     {"action_horizon": 2.0}, {"action_horizon": True}, {"action_horizon": 10**6}, {"action_dt_s": 1e9},
+    {"durations_s": [24.0]}, {"durations_s": {"stack": 0}}, {"durations_s": {"stack": "long"}}, {"durations_s": 24},
     {"action_dt_s": 0}, {"action_dt_s": -0.1}, {"action_dt_s": float("nan")}, {"action_dt_s": "fast"},
     {"image_size": [0, 0]}, {"image_size": 5}, {"image_size": [224, 224, 3]}, {"image_size": [224.0, 224.0]},
     {"confidence_level": float("nan")}, {"confidence_level": 1}, {"confidence_level": "high"},
