@@ -1,8 +1,9 @@
 """The simulated robot at work, the policy beside it, and its progress in this terminal: ``make demo``.
 
-Environment: TASK (task of the simulation), FAULTS (what goes wrong in it; the expert pauses before its second object),
-CHECKPOINT (folder; without it the shipped model, ``none`` for an untrained one), DEMO_SECONDS (end so long after the
-policy node is up, and exit 0 only if progress was published from fresh images). Ctrl-C ends everything.
+Environment: ROBOT (its profile), TASK (task of the simulation), FAULTS (what goes wrong in it; the expert pauses before
+its second object), CHECKPOINT (folder; without it the shipped model, ``none`` for an untrained one), DEMO_SECONDS (end
+so long after the policy node is up, and exit 0 only if progress was published from fresh images). Ctrl-C ends
+everything.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pi05_progress.files.config_files import shipped_checkpoint
 from .starting.bringup import BRINGUP
 from .starting.demo_check import ProgressCheck
 from .starting.domains import ROBOT_DOMAINS, asked_domain, make_log_folder, own_variables
+from .starting.launch_arguments import DEFAULT_ROBOT
 from .starting.processes import Process
 from .starting.supervisor import Child, Supervisor, on_end_signals, session_environment
 
@@ -74,12 +76,14 @@ def settings(environment: Mapping[str, str]) -> Settings:
     given = {"sim": "true", "sim_image_scale": IMAGE_SCALE, "checkpoint": checkpoint, "sim_faults": faults}
     if task := environment.get("TASK", ""):
         given["sim_task"] = task
+    if robot := environment.get("ROBOT", ""):
+        given["robot"] = robot
     return Settings(given, seconds, checkpoint)
 
 
 def greeting(chosen: Settings, variables: Mapping[str, str], log_folder: Path) -> str:
     """What a person should know before looking."""
-    task = chosen.given.get("sim_task", "stack_cubes")
+    task, robot = chosen.given.get("sim_task", "stack_cubes"), chosen.given.get("robot", DEFAULT_ROBOT)
     model = f"checkpoint {chosen.checkpoint}"
     if not chosen.checkpoint:
         model = "a small UNTRAINED model: its raw progress means nothing, the status stays UNKNOWN"
@@ -87,7 +91,7 @@ def greeting(chosen: Settings, variables: Mapping[str, str], log_folder: Path) -
     exports = " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items())
     return "\n".join(
         [
-            f"simulated robot: {task}, a scripted expert at work, one episode after another",
+            f"simulated robot: {robot}, {task}, a scripted expert at work, one episode after another",
             f"what goes wrong: {chosen.given['sim_faults'] or 'nothing'}",
             f"policy: {model}",
             "to look from another terminal:",
@@ -229,7 +233,12 @@ def _run() -> int:
 
 def in_variables(text: str) -> str:
     """An error about launch arguments in the words of this program's environment variables."""
-    for argument, variable in (("sim_task:=", "TASK="), ("checkpoint:=", "CHECKPOINT="), ("sim_faults:=", "FAULTS=")):
+    for argument, variable in (
+        ("robot:=", "ROBOT="),
+        ("sim_task:=", "TASK="),
+        ("checkpoint:=", "CHECKPOINT="),
+        ("sim_faults:=", "FAULTS="),
+    ):
         text = text.replace(argument, variable)
     return text
 

@@ -53,6 +53,8 @@ class Input:
     changed_s: float = 0.0  # monotonic, of the last message with a new stamp
     stamp_ns: int = 0
     count: int = 0
+    why: str = ""  # there is nothing newer, where that is known
+    facts: Mapping[str, object] = field(default_factory=dict)
     arrivals: deque[float] = field(default_factory=lambda: deque(maxlen=RATE_WINDOW))
 
     def rate_hz(self) -> float:
@@ -104,6 +106,11 @@ class Inputs:
             entry.count += 1
             entry.arrivals.append(now_s)
 
+    def note(self, name: str, why: str, facts: Mapping[str, object]) -> None:
+        """Why an input has nothing newer, empty if nothing is wrong, and further figures for diagnostics."""
+        with self._lock:
+            self._table[name].why, self._table[name].facts = why, facts
+
     def state(self) -> list[Input]:
         """A copy of the table, for diagnostics."""
         with self._lock:
@@ -134,14 +141,14 @@ class Inputs:
         )
 
     def _problem(self, entry: Input, now_s: float, now_ns: int) -> str:
-        where = f"{entry.name} ({entry.topic})"
+        where, why = f"{entry.name} ({entry.topic})", entry.why and f", {entry.why}"
         if entry.message is None:
-            return f"{where}: no message yet" if entry.required else ""
+            return f"{where}: no message yet{why}" if entry.required else ""
         silent, frozen = now_s - entry.arrived_s, now_s - entry.changed_s
         if frozen > entry.max_age_s and not entry.required:
             return ""
         if silent > entry.max_age_s:
-            return f"{where}: nothing for more than {entry.max_age_s:g} s"
+            return f"{where}: nothing for more than {entry.max_age_s:g} s{why}"
         if frozen > entry.max_age_s:
             return f"{where}: frozen, messages come but their stamp does not change"
         ahead = (entry.stamp_ns - now_ns) * 1e-9

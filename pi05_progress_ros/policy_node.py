@@ -2,7 +2,8 @@
 
 A lifecycle node. Threads: the executor's runs callbacks, which only store, and two timers (watch, diagnostics);
 ``inference.py``'s makes estimates, which ``results.py`` publishes, ``commands.py``'s walks action chunks;
-``loading.py``'s loads the policy. The table of inputs has its own lock, the instruction is replaced as a whole.
+``loading.py``'s loads the policy, ``cameras/packets.py`` has one per camera that sends packets. The table of inputs has
+its own lock, the instruction is replaced as a whole.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import Image, JointState
+from sensor_msgs.msg import JointState
 from std_msgs.msg import Float32, Int32, String
 from std_srvs.srv import Trigger
 
@@ -29,6 +30,7 @@ from pi05_progress.robots.messages import image_backend
 from pi05_progress.robots.profile import ArmProfile, RobotProfile
 from pi05_progress_msgs.srv import Arm
 
+from .cameras.cameras import check_cameras, open_cameras
 from .commanding.commands import CommandExecutor
 from .commanding.robot_state import RELAY_TOPIC, RobotState
 from .commanding.state_machine import Reason
@@ -99,8 +101,7 @@ class PolicyNode(QosOverrides, LifecycleNode):
     def _configure(self) -> None:
         p = self._settings = read_all(self, NodeParameters)
         self._profile = RobotProfile.load(p.robot)
-        if kinds := self._profile.unusual_cameras():
-            raise ValueError(f"cameras of {self._profile.name} arrive as {kinds}: not supported yet")
+        check_cameras(self._profile)
         started = time.monotonic()
         self._policy = self._loader.load(self._profile, p)
         self._results = Results(self, self._profile, self._policy)
@@ -195,9 +196,8 @@ class PolicyNode(QosOverrides, LifecycleNode):
             self._interfaces.append((self.destroy_subscription, interface))
             return interface.topic_name
 
-        for key, camera in profile.cameras.items():
-            topic = subscribe(Image, camera.topic, lambda message, key=key: self._on_image(key, message), newest)
-            self._inputs.add(key, topic, image=True)
+        cameras = open_cameras(self, profile, self._inputs, self._inference.frame_arrived)
+        self._interfaces += [(type(camera).close, camera) for camera in cameras]
         for name, part in profile.joint_parts().items():
             topic = subscribe(
                 JointState, part.state_topic, lambda message, name=name: self._store(name, message), newest
@@ -219,12 +219,8 @@ class PolicyNode(QosOverrides, LifecycleNode):
 
     # --- callbacks: they store ---
 
-    def _store(self, name: str, message: Image | JointState) -> None:
+    def _store(self, name: str, message: JointState) -> None:
         self._inputs.store(name, message, self.get_clock().now().nanoseconds)
-
-    def _on_image(self, key: str, message: Image) -> None:
-        self._store(key, message)
-        self._inference.frame_arrived()
 
     def _on_task(self, message: String) -> None:
         self.set_parameters([Parameter("prompt", value=message.data)])

@@ -25,11 +25,12 @@ from pi05_progress.robots.profile import MarksProfile, RobotProfile
 from pi05_progress_msgs.msg import EpisodeEvent
 from pi05_progress_msgs.srv import MarkMilestone, StartEpisode, StopEpisode
 
+from .cameras.message_class import message_class
 from .parameters import QosOverrides, declare_all, parameter, read_all, warn_of_unused_overrides
 from .recording.bag_writer import PARTIAL, learn_type, type_name
 from .recording.episodes import Episodes
 from .recording.topics import EVENTS, recorded_topics
-from .recording.traffic import Topic, Traffic, further_topic, message_class
+from .recording.traffic import Topic, Traffic, further_topic
 from .ros_session import ros_session, spin
 
 WATCH_S = 1.0  # between looks at rates and at the disk

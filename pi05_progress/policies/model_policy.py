@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +26,8 @@ from ..units.tokenizer import PromptError, PromptTokenizer, clean, make_encoder
 from ..units.transforms import absolute_actions, actions_from_model, pad_to, resize_with_pad, state_to_model
 from .sampler import Sampler, for_inference
 
+log = logging.getLogger(__name__)
+
 SampleFunction = Callable[[Observation, np.ndarray | jax.Array], Sample]  # noise (b, horizon, action dimensions)
 
 
@@ -44,7 +47,7 @@ class ModelPolicy(Policy):
         stats: its statistics; if there are none, nothing is normalised.
         make_sampler: what answers a batch, given the noise that its actions start from; called once everything else
             has been checked.
-        profile: the robot; must be the one the checkpoint was made for.
+        profile: the robot; its numbers must mean what those of the checkpoint's robot do.
         options: tokenizer, seed, most frames computed together and what is computed ahead or left out; the rest is for
             ``make_sampler`` to heed.
 
@@ -70,7 +73,10 @@ class ModelPolicy(Policy):
         if most < 1:
             raise ValueError(f"max_batch is {most}, expected at least 1")
         if info.robot != profile.name:
-            raise CheckpointError(f"the checkpoint was made for robot {info.robot}, the profile is {profile.name}")
+            text = f"the checkpoint was made for robot {info.robot}, the profile is {profile.name}"
+            if not profile.has_numbers_of(info.robot):
+                raise CheckpointError(text)
+            log.warning("%s: their joints and units are the same, but what their cameras see may not be", text)
         self.model_id, self.action_dt_s, self.horizon = info.model_id, info.action_dt_s, info.model.action_horizon
         self.durations_s = info.durations_s()
         _check_sizes(info.model, stats, info.quantiles, profile.layout)
@@ -218,7 +224,7 @@ class Pi05Policy(ModelPolicy):
     """``ModelPolicy`` with this package's model, in JAX.
 
     Args:
-        profile: the robot; must be the one the checkpoint was made for.
+        profile: the robot; its numbers must mean what those of the checkpoint's robot do.
 
     Raises:
         CheckpointError: the checkpoint is of another robot, or its statistics or sizes do not fit the robot's.

@@ -18,6 +18,7 @@ import numpy as np
 from ..observation import RobotFrame
 from .joints import MessageError, joint_values
 from .layout import QUANTITIES
+from .packets import VideoPicture, frame_to_rgb
 from .profile import CameraProfile, RobotProfile
 
 # Encodings that cv_bridge and rosbags-image convert alike. 8UC3 does not say which channel is red; NV12 has two planes.
@@ -35,7 +36,9 @@ assert (got == picture[..., ::-1]).all()
 
 
 def stamp_ns(message: Any) -> int:
-    """The header's stamp, ns; 0 if the sender left it empty."""
+    """The header's stamp, or a video picture's, ns; 0 if the sender left it empty."""
+    if isinstance(message, VideoPicture):
+        return message.stamp_ns
     stamp = message.header.stamp
     return int(stamp.sec) * 10**9 + int(stamp.nanosec)
 
@@ -152,11 +155,13 @@ def _without_row_padding(message: Any) -> Any:
 
 
 def decode_image(message: Any, what: str) -> np.ndarray:
-    """uint8 (h, w, 3) RGB from an ``Image`` of any usual encoding or a ``CompressedImage``.
+    """uint8 (h, w, 3) RGB from an ``Image`` of any usual encoding, a ``CompressedImage`` or a ``VideoPicture``.
 
     Raises:
         MessageError: empty, of an encoding that has no colours to give, or damaged.
     """
+    if isinstance(message, VideoPicture):
+        return frame_to_rgb(message.frame)
     if not len(message.data) or (hasattr(message, "height") and not message.height * message.width):
         raise MessageError(f"{what}: the image is empty")
     if hasattr(message, "height") and len(message.data) < message.height * message.step:
@@ -183,7 +188,7 @@ def robot_frame(profile: RobotProfile, images: Mapping[str, Any], joints: Mappin
     """What the robot sensed, from the newest message of each input.
 
     Args:
-        images: per camera key an image message, or an RGB array (h, w, 3) that a video decoder made.
+        images: per camera key an image message, a picture of a video, or an RGB array (h, w, 3).
         joints: ``JointState`` messages by the names of ``RobotProfile.joint_parts``; arms are always needed.
 
     Raises:

@@ -1,12 +1,13 @@
 """Video packets -> pictures: ``FFMPEGPacket`` messages of H.264 or H.265, decoded in process with PyAV.
 
 Packets of an inter-frame codec need those before them: every packet is decoded, in order, from a key frame on, whatever
-is used of it. Messages are duck-typed. PyAV (extra ``data``) is imported when the first decoder is made.
+is used of it. Messages are duck-typed. PyAV is imported when the first decoder is made.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -16,7 +17,9 @@ from .joints import MessageError
 
 H264, HEVC = "h264", "hevc"
 _NAMES = {"264": H264, "avc": H264, "265": HEVC, "hevc": HEVC}
-_COUNTED = 10  # packets in a row after which pts is taken for a count
+_COUNTED = 3  # equal steps of pts in a row after which they are taken for a count; with B-frames there are none
+_REORDERED = 17  # packets among which B-frames may change the order of pts
+_MISSING = ("could not find ref", "reference picture missing", "missing reference picture")  # FFmpeg's words for it
 _START = b"\x00\x00\x01"
 
 
@@ -53,19 +56,37 @@ def _unit_kinds(data: bytes, codec: str) -> list[int]:
     return kinds
 
 
+@dataclass(frozen=True)
+class VideoPicture:
+    """A decoded picture in the codec's own colours: converted only if it is used.
+
+    Attributes:
+        stamp_ns: of the packet that it came with.
+        frame: PyAV's.
+    """
+
+    stamp_ns: int
+    frame: Any
+
+
 class PacketDecoder:
     """Decodes one camera's packets.
 
     After a packet that is lost, cannot be decoded, or whose picture is damaged, nothing comes until the next key frame:
     what follows in between is built upon the damage.
+
+    Attributes:
+        encoding: as the newest packet names it.
+        waiting: for a key frame.
+        problems: how often each has happened.
     """
 
     def __init__(self, what: str) -> None:
-        self._what, self._decoder, self._encoding = what, None, ""
+        self._what, self._decoder, self.encoding, self._size = what, None, "", (0, 0)
         self._stamps: dict[int, int] = {}
         self._sent = 0
-        self._last_pts, self._counted = -1, 0  # packets whose pts counted up by one, lately
-        self.waiting = True  # for a key frame
+        self._forget_count()
+        self.waiting = True
         self.problems: dict[str, int] = {}
 
     def decode(self, message: Any, stamp_ns: int) -> list[tuple[int, Any]]:
@@ -74,37 +95,67 @@ class PacketDecoder:
         Raises:
             MessageError: not a codec that is understood.
         """
-        if message.encoding != self._encoding:
-            self._decoder, self._encoding = None, message.encoding
-            self.waiting = True
         codec = codec_of(message.encoding)
-        key = is_key_packet(message)
-        if self._has_hole(int(message.pts)):
-            self._lose("holes in the count of packets")
-        if self.waiting and not key:
+        data = np.asarray(message.data, np.uint8).tobytes()
+        self._watch_format(message.encoding, (message.width, message.height))
+        if gap := self._gap(int(message.pts)):
+            self.lose(gap)
+        if not data:
+            self.lose("packets without data")
+            return []
+        if self.waiting and not is_key_packet(message):
             self._note("packets without the key frame they build upon")
             return []
-        if self._decoder is None or self.waiting:
+        if self._decoder is None:
             self._decoder = _decoder(codec)
-            self._stamps.clear()
-            self.waiting = False
+        elif self.waiting:
+            self._decoder.flush_buffers()  # pictures are forgotten; parameter sets, which may not come again, are not
+        self.waiting = False
         self._stamps[self._sent] = stamp_ns
-        return list(self._frames(self._packet(np.asarray(message.data, np.uint8).tobytes())))
+        return self._frames(self._packet(data))
 
     def flush(self) -> list[tuple[int, Any]]:
         """What the decoder still holds at the end."""
         if self._decoder is None or self.waiting:
             return []
-        frames = list(self._frames(None))
+        frames = self._frames(None)
         self._decoder, self.waiting = None, True
         return frames
 
-    def _has_hole(self, pts: int) -> bool:
-        """Whether packets are missing before this one: known where senders count them, as the usual one does."""
-        step, self._last_pts = pts - self._last_pts, pts
-        lost = self._counted >= _COUNTED and step > 1
-        self._counted = self._counted + 1 if step == 1 else 0
-        return lost
+    def lose(self, why: str) -> None:
+        """What comes before the next key frame is of no use, for this reason."""
+        self._note(why)
+        self.waiting = True
+        self._stamps.clear()
+
+    def _watch_format(self, encoding: str, size: tuple[int, int]) -> None:
+        if self.encoding and encoding != self.encoding:
+            self.lose(f"changes of the encoding, now {encoding}")
+            self._decoder = None
+        elif self.encoding and size != self._size:
+            self.lose(f"changes of the size, now {size[0]}x{size[1]}")
+            self._decoder = None
+        if self.encoding != encoding or self._size != size:
+            self._forget_count()
+        self.encoding, self._size = encoding, size
+
+    def _forget_count(self) -> None:
+        self._pts: deque[int] = deque(maxlen=_REORDERED)
+        self._step, self._counted = 0, 0  # of pts, and how often it was that, lately
+
+    def _gap(self, pts: int) -> str:
+        """What pts tells against decoding on. It goes back among a few packets only, and a count has no hole."""
+        found, step = "", pts - self._pts[-1] if self._pts else 0
+        full = len(self._pts) == _REORDERED
+        if (full and pts < min(self._pts)) or (self._counted >= _COUNTED and step < 0):
+            found = "counts of packets that began anew: the sender was restarted, or there are two"
+            self._forget_count()
+        elif self._counted >= _COUNTED and step > self._step:
+            found = "holes in the count of packets"
+        self._counted = self._counted + 1 if step == self._step and step > 0 else 0
+        self._step = step
+        self._pts.append(pts)
+        return found
 
     def _packet(self, data: bytes) -> Any:
         import av
@@ -115,31 +166,40 @@ class PacketDecoder:
         self._sent += 1
         return packet
 
-    def _frames(self, packet: Any) -> Iterator[tuple[int, Any]]:
+    def _frames(self, packet: Any) -> list[tuple[int, Any]]:
         import av
 
         try:
-            for frame in self._decoder.decode(packet):
-                stamp = self._stamps.pop(frame.pts, None)
-                if frame.is_corrupt:
-                    self._lose("damaged pictures")
-                    return
-                if stamp is not None:
-                    yield stamp, frame
+            # FFmpeg paints over what is missing and tells it in its log only.
+            with av.logging.Capture(local=True) as said:
+                frames = self._decoder.decode(packet)
         except (av.error.FFmpegError, ValueError) as error:
-            self._lose(f"packets that cannot be decoded ({error})")
-
-    def _lose(self, why: str) -> None:
-        self._note(why)
-        self.waiting = True
+            self.lose(f"packets that cannot be decoded ({error})")
+            return []
+        if any(words in text.lower() for _, _, text in said for words in _MISSING):
+            self.lose("pictures that build upon one that is missing")
+            return []
+        if any(frame.is_corrupt for frame in frames):
+            self.lose("damaged pictures")
+            return []
+        stamped = [(self._stamps.pop(frame.pts, None), frame) for frame in frames]
+        return [(stamp, frame) for stamp, frame in stamped if stamp is not None]
 
     def _note(self, why: str) -> None:
         self.problems[why] = self.problems.get(why, 0) + 1
 
 
 def _decoder(codec: str) -> Any:
-    import av
-
+    try:
+        import av
+        import av.logging
+    except ImportError as error:
+        raise MessageError(
+            f"video packets are decoded by PyAV, which cannot be imported ({error}): pip install av"
+        ) from None
+    if av.logging.get_level() is None:
+        av.logging.set_level(av.logging.ERROR)
+    av.logging.set_skip_repeated(False)  # a second loss like the first would not be told
     decoder = av.CodecContext.create(codec, "r")
     decoder.thread_count = 1  # automatic threading holds frames back
     decoder.options = {"err_detect": "explode"}

@@ -21,7 +21,13 @@ from .layout import QUANTITIES, GripperCurve, Layout
 from .yaml_lines import ConfigError, read_document
 
 IMAGE_TYPE = "sensor_msgs/msg/Image"
+COMPRESSED_TYPE = "sensor_msgs/msg/CompressedImage"
 PACKET_TYPE = "ffmpeg_image_transport_msgs/msg/FFMPEGPacket"
+TRANSPORTS = {
+    "raw": ("", IMAGE_TYPE),
+    "compressed": ("/compressed", COMPRESSED_TYPE),
+    "ffmpeg": ("/ffmpeg", PACKET_TYPE),
+}
 
 Topic = Annotated[str, Field(pattern=r"^/?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*$")]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -45,11 +51,20 @@ class CameraProfile(_Section):
     model_input: Literal[IMAGE_KEYS]
     topic: Topic | None
     type: Literal["sensor_msgs/msg/Image", "ffmpeg_image_transport_msgs/msg/FFMPEGPacket", "rtp"]
+    transport: Literal["raw", "compressed", "ffmpeg"] = "raw"
     size: Size  # width, height
     rate_hz: Positive
     turned: bool
     eye: Literal["left", "right"] | None
     tile: str | None
+
+    @property
+    def source(self) -> tuple[str | None, str]:
+        """Topic and message type as which its pictures come."""
+        if self.type != IMAGE_TYPE:
+            return self.topic, self.type
+        suffix, kind = TRANSPORTS[self.transport]
+        return f"{self.topic}{suffix}", kind
 
     @property
     def compressed_topic(self) -> str:
@@ -186,6 +201,8 @@ class RobotProfile(_Section):
         for key, camera in self.cameras.items():
             if (camera.type == "rtp") != (camera.topic is None):
                 raise ValueError(f"cameras.{key}: a topic is needed for messages, and none for rtp")
+            if camera.transport != "raw" and camera.type != IMAGE_TYPE:
+                raise ValueError(f"cameras.{key}: transport {camera.transport} is for topics of type {IMAGE_TYPE}")
             if camera.type == "rtp" and (self.stream is None or camera.tile not in self.stream.tiles):
                 raise ValueError(f"cameras.{key}: tile {camera.tile!r} is not among stream.tiles")
         if self.arm_command == "relay" and self.relay is None:
@@ -228,8 +245,25 @@ class RobotProfile(_Section):
         return {name: arm.target_topic if relayed else arm.command_topic for name, arm in self.arms.items()}
 
     def unusual_cameras(self) -> str:
-        """Message types other than ``Image`` as which cameras arrive, separated by commas; empty if there are none."""
-        return ", ".join(sorted({camera.type for camera in self.cameras.values()} - {IMAGE_TYPE}))
+        """How cameras arrive that send no messages, separated by commas; empty if there are none."""
+        return ", ".join(sorted({camera.type for camera in self.cameras.values() if camera.topic is None}))
+
+    def has_numbers_of(self, robot: str) -> bool:
+        """Whether states, actions and pictures of a known robot mean the same as this one's, however they arrive."""
+        try:
+            other = RobotProfile.load(robot)
+        except ConfigError:
+            return False
+        keys = (
+            "arms",
+            "grippers",
+            "gripper_curve",
+            "gripper_curves",
+            "gripper_closed",
+            "model_columns",
+            "action_units",
+        )
+        return self.layout.cameras == other.layout.cameras and all(getattr(self, k) == getattr(other, k) for k in keys)
 
     def joint_parts(self) -> dict[str, ArmProfile | GripperProfile]:
         """Arms and grippers by the names of their inputs, in the layout's order: ``left_arm``, ``left_gripper``, ..."""

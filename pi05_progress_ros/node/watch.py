@@ -43,7 +43,7 @@ def input_statuses(node: str, inputs: Sequence[Input], problems: Sequence[str]) 
             level, text = WARN, "absent or silent; its values are taken as 0"
         age = f"{now - entry.arrived_s:.3f}" if entry.message is not None else "-"
         values = {"topic": entry.topic, "rate_hz": f"{entry.rate_hz():.1f}", "age_s": age, "messages": entry.count}
-        entries.append(_status(f"{node}: input {entry.name}", level, text, values))
+        entries.append(_status(f"{node}: input {entry.name}", level, text, values | dict(entry.facts)))
     return entries
 
 

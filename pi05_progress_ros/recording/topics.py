@@ -53,8 +53,8 @@ def recorded_topics(
     Args:
         profile: whose topics.
         namespace: of the policy node, absolute.
-        images: which form of ``Image`` topics, ``raw``, ``compressed`` or ``none`` of the cameras; packets of a video
-            codec are recorded as they are.
+        images: which form of ``Image`` topics, ``raw`` (or as the profile's ``transport`` says), ``compressed`` or
+            ``none`` of the cameras; packets of a video codec are recorded as they are.
         commands: whose commands are required, beside cameras, arms and grippers: ``teleoperation``, ``policy`` or
             ``none``.
         sim: whether to add what only a simulation publishes.
@@ -88,5 +88,5 @@ def _cameras(profile: RobotProfile, compressed: bool) -> list[RecordedTopic]:
         if compressed and camera.type == IMAGE_TYPE:
             topics.append(RecordedTopic(camera.compressed_topic, "sensor_msgs/msg/CompressedImage", True, rate))
         elif camera.topic:
-            topics.append(RecordedTopic(camera.topic, camera.type, True, rate))
+            topics.append(RecordedTopic(*camera.source, True, rate))
     return topics

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 import time
 from collections.abc import Iterable, Sequence
@@ -13,6 +12,7 @@ from rosbags.interfaces import Connection
 
 from pi05_progress.errors import UserError
 
+from ..cameras.message_class import message_class
 from ..inputs import same_kind
 
 SLOW_SHARE = 0.7  # a rate below this share of the profile's is reported
@@ -120,19 +120,6 @@ class Traffic:
                 found.append(Change(True, f"{topic.heard} is at {topic.rate_hz:.0f} Hz again"))
             topic.warned = problem
         return found
-
-
-def message_class(name: str) -> type:
-    """The class of a message type ``package/msg/Name``.
-
-    Raises:
-        UserError: no such type is installed.
-    """
-    try:
-        package, kind, message = name.split("/")
-        return getattr(importlib.import_module(f"{package}.{kind}"), message)
-    except (ValueError, ImportError, AttributeError) as error:
-        raise UserError(f"message type {name!r} is not installed or no type: {error}") from error
 
 
 def further_topic(text: str) -> Topic:

@@ -15,8 +15,6 @@ import time
 from typing import TYPE_CHECKING
 
 from rclpy.node import Node
-from rclpy.qos import QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import Image
 
 from pi05_progress.errors import UserError, run_program
 from pi05_progress.robots.profile import RobotProfile
@@ -25,9 +23,9 @@ from pi05_progress.robots.states import Mode
 from ..parameters import QosOverrides, declare_all, read_all, warn_of_unused_overrides
 from ..ros_session import UNNAMED, publisher_names, ros_session, spin
 from ..starting.simulation_choices import parse_fault
-from .physics.cameras import scaled_sizes
 from .physics.gl import require_backend
 from .physics.world import World
+from .robot.camera_sender import CameraSender
 from .robot.command_listener import CommandListener
 from .robot.image_publisher import ImagePublisher
 from .robot.physics_loop import PhysicsLoop, Requests
@@ -103,9 +101,8 @@ class RobotNode(QosOverrides, Node):
 
     def _make_images(self, parameters: RobotParameters, profile: RobotProfile) -> ImagePublisher:
         require_backend()
-        newest = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
-        publishers = {k: self.create_publisher(Image, camera.topic, newest) for k, camera in profile.cameras.items()}
-        return ImagePublisher(self._robot.world.model, scaled_sizes(parameters.image_scale), publishers)
+        senders = {key: CameraSender(self, key, camera) for key, camera in profile.cameras.items()}
+        return ImagePublisher(self._robot.world.model, profile, parameters.image_scale, senders)
 
     def run(self) -> None:
         """Simulate until the end is asked for; callbacks run in a thread of their own meanwhile."""

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from pi05_progress.errors import UserError
 
-from ..transport import VARIABLE as TRANSPORT
 from .processes import DISCOVERY, transport
+from .transport import VARIABLE as TRANSPORT
 
 DOMAINS = range(40, 100)  # none of the robots', and ports that no system hands out by itself
 PRODUCTION_DOMAIN = 29

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pi05_progress.errors import UserError
 from pi05_progress.files.config_files import config_file
 
-from ..transport import VARIABLE as TRANSPORT
+from .transport import VARIABLE as TRANSPORT
 
 if TYPE_CHECKING:
     from pi05_progress.robots.profile import RobotProfile

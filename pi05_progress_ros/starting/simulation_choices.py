@@ -41,11 +41,11 @@ def check_simulable(profile: RobotProfile) -> None:
     Raises:
         UserError: it has.
     """
-    from pi05_progress.robots.profile import DEFAULT, IMAGE_TYPE, RobotProfile
+    from pi05_progress.robots.profile import DEFAULT, RobotProfile
 
     if kinds := profile.unusual_cameras():
         raise UserError(
-            f"cameras of {profile.name} arrive as {kinds}; the simulated robot publishes {IMAGE_TYPE} only: "
+            f"cameras of {profile.name} arrive as {kinds}; the simulated robot publishes messages only: "
             f"use profile {DEFAULT}"
         )
     own = RobotProfile.load(DEFAULT)

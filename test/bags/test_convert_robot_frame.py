@@ -3,16 +3,19 @@
 import itertools
 import threading
 import time
+from collections import Counter
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import PATIENCE_S
-from convert_recordings import IMAGE, PROFILE, START, TOPICS, joints, numbered, pictures, serialised, write_bag
+from conftest import PATIENCE_S, wait_for
+from convert_recordings import IMAGE, PROFILE, START, TOPICS, joints, numbered, packets, pictures, serialised, write_bag
 from convert_results import convert
 
 from pi05_progress.observation import PolicyOutput
 from pi05_progress.policy import Policy
+from pi05_progress.robots.profile import PACKET_TYPE, RobotProfile
 from pi05_progress.robots.states import Mode
 
 SECONDS = 1.0
@@ -34,9 +37,20 @@ class Watching(Policy):
         return PolicyOutput(np.zeros((1, 16), np.float32), None)
 
 
+@pytest.fixture(scope="module", params=["teleavatar", "teleavatar_v1"])
+def robot(request):
+    return RobotProfile.load(request.param)
+
+
 @pytest.fixture(scope="module")
-def messages():
+def messages(robot):
     """Joints at 150 Hz: every frame's time is also a joint message's, so both paths can be compared to the last bit."""
+    if robot.name == "teleavatar_v1":
+        made = joints(SECONDS, state_hz=150)
+        for key, camera in robot.cameras.items():
+            sent = packets(SECONDS, camera=key, size=(64, 128) if camera.eye else (48, 64))
+            made += [replace(message, topic=camera.topic) for message in sent]
+        return made
     made = joints(SECONDS, state_hz=150) + pictures(SECONDS, kind=IMAGE)
     rng = np.random.default_rng(0)
     for i, message in enumerate(m for m in made if m.type == IMAGE):
@@ -50,18 +64,19 @@ def messages():
     return made
 
 
-def live_frames(messages):
+def live_frames(robot, messages):
     """What the node's own table of inputs and its inference thread make of the messages, one frame per picture."""
     rclpy = pytest.importorskip("rclpy")
     from rclpy.serialization import deserialize_message
-    from sensor_msgs.msg import Image, JointState
 
+    from pi05_progress_ros.cameras.message_class import message_class
+    from pi05_progress_ros.cameras.packets import PacketStream
     from pi05_progress_ros.inputs import Inputs, Limits
     from pi05_progress_ros.node.inference import InferenceLoop
 
     assert rclpy
     inputs = Inputs(Limits(image_age_s=60, joint_age_s=60, skew_s=1, past_s=60, future_s=60))
-    names = {topic: key for key, topic in TOPICS.items()}
+    names = {camera.topic: key for key, camera in robot.cameras.items()}
     for side in PROFILE.arms:
         names[PROFILE.arms[side].state_topic] = f"{side}_arm"
         names[PROFILE.grippers[side].state_topic] = f"{side}_gripper"
@@ -70,20 +85,31 @@ def live_frames(messages):
     policy, clock = Watching(), SimpleNamespace(now=START)
     said = []
     logger = SimpleNamespace(error=said.append, warning=said.append, info=said.append, debug=said.append)
+    streams = {
+        key: PacketStream(key, camera.topic, inputs, lambda: None, logger)
+        for key, camera in robot.cameras.items()
+        if camera.type == PACKET_TYPE
+    }
     loop = InferenceLoop(
-        policy, PROFILE, 1000.0, snapshot=lambda: inputs.snapshot(clock.now), task=lambda: "stack",
+        policy, robot, 1000.0, snapshot=lambda: inputs.snapshot(clock.now), task=lambda: "stack",
         publish=lambda result: None, failed=said.append, logger=logger,
     )  # fmt: skip
     loop.start()
+    pushed = Counter()
     try:
         known = sorted((m for m in messages if m.topic in names), key=lambda m: m.stamp)
         for count, (stamp, group) in enumerate(itertools.groupby(known, key=lambda m: m.stamp)):
             group = list(group)
             for m in group:
-                kind = Image if m.type == IMAGE else JointState
-                inputs.store(names[m.topic], deserialize_message(bytes(serialised(m)), kind), stamp)
+                name, message = names[m.topic], deserialize_message(bytes(serialised(m)), message_class(m.type))
+                if m.type == PACKET_TYPE:
+                    pushed[name] += 1
+                    streams[name].push(message, stamp)
+                else:
+                    inputs.store(name, message, stamp)
+            wait_for(lambda: {i.name: i.facts["pictures"] for i in inputs.state() if i.facts} == pushed)
             clock.now = stamp
-            if any(m.type == IMAGE for m in group):
+            if any(m.type in (IMAGE, PACKET_TYPE) for m in group):
                 wanted, deadline = len(policy.frames) + 1, time.monotonic() + PATIENCE_S
                 while len(policy.frames) < wanted:  # the loop passes over what arrives while it paces itself
                     assert time.monotonic() < deadline, (count, said)
@@ -92,10 +118,12 @@ def live_frames(messages):
                         policy.asked.wait_for(lambda n=wanted: len(policy.frames) >= n, 0.05)
     finally:
         loop.stop()
+        for stream in streams.values():
+            stream.close()
     return policy.frames
 
 
-def test_the_live_nodes_path_and_the_converter_make_the_same_frames(tmp_path, messages, monkeypatch):
+def test_the_live_nodes_path_and_the_converter_make_the_same_frames(tmp_path, robot, messages, monkeypatch):
     from training.bags import second_pass as conversion
 
     encoded = {}
@@ -106,9 +134,9 @@ def test_the_live_nodes_path_and_the_converter_make_the_same_frames(tmp_path, me
             super().write(image)
 
     monkeypatch.setattr(conversion, "VideoFile", Kept)
-    run = convert(tmp_path / "ds", write_bag(tmp_path / "bag", messages))
+    run = convert(tmp_path / "ds", write_bag(tmp_path / "bag", messages), robot=robot.name)
     assert run.status == 0, run.text
-    live = live_frames(messages)
+    live = live_frames(robot, messages)
     assert len(live) == len(run.column("index")) == 30
     assert np.array_equal(np.stack([frame.state for frame in live]), run.column("observation.state"))
     for camera in TOPICS:

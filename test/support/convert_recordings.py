@@ -3,7 +3,6 @@
 import math
 import shutil
 from dataclasses import dataclass, field, replace
-from fractions import Fraction
 
 import cv2
 import numpy as np
@@ -112,20 +111,10 @@ def pictures(seconds, start=START, rate_hz=30, kind=COMPRESSED, size=SIZE, camer
 
 def packets(seconds, codec="hevc", gop=10, size=(96, 128), camera="left_color", start=START, rate_hz=30):
     """Numbered pictures as packets of H.265 or H.264."""
-    import av
+    from video_packets import encode
 
-    encoder = av.CodecContext.create({"hevc": "libx265", "h264": "libx264"}[codec], "w")
-    encoder.width, encoder.height, encoder.pix_fmt = size[1], size[0], "yuv420p"
-    encoder.time_base, encoder.framerate = Fraction(1, rate_hz), rate_hz
-    quiet = {"x265-params": f"log-level=none:keyint={gop}:min-keyint={gop}:bframes=0:repeat-headers=1"}
-    encoder.options = {"preset": "ultrafast", "tune": "zerolatency", **(quiet if codec == "hevc" else {"g": str(gop)})}
     stamps = times(rate_hz, seconds, start)
-    encoded = []
-    for i in range(len(stamps)):
-        frame = av.VideoFrame.from_ndarray(numbered(i, size), format="rgb24")
-        frame.pts = i
-        encoded += encoder.encode(frame)
-    encoded += encoder.encode(None)
+    encoded = encode([numbered(i, size) for i in range(len(stamps))], codec, gop, rate_hz=rate_hz)
     assert len(encoded) == len(stamps)
     made = []
     for i, (packet, stamp) in enumerate(zip(encoded, stamps, strict=True)):

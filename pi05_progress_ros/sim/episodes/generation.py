@@ -23,19 +23,18 @@ import numpy as np
 from builtin_interfaces.msg import Time
 from rclpy.serialization import serialize_message
 from rosbags.typesys.store import Typestore
-from sensor_msgs.msg import CompressedImage, Image
 
 from pi05_progress.files.worker_process import end_with_parent
 from pi05_progress.robots.message_store import message_store
-from pi05_progress.robots.profile import RobotProfile
+from pi05_progress.robots.profile import IMAGE_TYPE, RobotProfile
 from pi05_progress.robots.states import Mode
 
 from ...command_line import check_ranges
-from ...recording.bag_writer import PARTIAL, BagWriter, type_name
+from ...recording.bag_writer import PARTIAL, BagWriter, learn_type, type_name
 from ..expert.operator import Operator
 from ..physics.cameras import CameraRig, scaled_sizes
 from ..physics.world import World
-from ..robot.image_publisher import image_message
+from ..robot.camera_sender import CameraSender
 from ..robot.robot import Robot
 from ..robot.states import StatePublisher, Truth, is_image_tick, to_time
 from .options import EpisodeFacts, EpisodeOptions, facts_path, write_facts
@@ -120,22 +119,16 @@ class _Cameras:
     """Renders and writes all cameras' images."""
 
     def __init__(self, bag: EpisodeBag, rig: CameraRig, profile: RobotProfile, options: GenerationOptions) -> None:
-        self._rig, self._raw = rig, options.raw_images
-        self._quality = [cv2.IMWRITE_JPEG_QUALITY, options.jpeg_quality]
-        kind = Image if self._raw else CompressedImage
-        topics = {k: c.topic if self._raw else c.compressed_topic for k, c in profile.cameras.items()}
-        self._publishers = {key: bag.create_publisher(kind, topic) for key, topic in topics.items()}
+        self._rig, self._senders = rig, {}
+        for key, camera in profile.cameras.items():
+            if camera.type == IMAGE_TYPE:
+                camera = camera.model_copy(update={"transport": "raw" if options.raw_images else "compressed"})
+            self._senders[key] = CameraSender(bag, key, camera, options.jpeg_quality)
 
     def publish(self, snapshot: np.ndarray, stamp: Time) -> None:
         """One image of every camera."""
         for key, image in self._rig.render(snapshot).items():
-            if self._raw:
-                self._publishers[key].publish(image_message(image, stamp, key))
-                continue
-            message = CompressedImage(format="rgb8; jpeg compressed bgr8")
-            message.header.stamp, message.header.frame_id = stamp, key
-            message.data = cv2.imencode(".jpg", image[..., ::-1], self._quality)[1].tobytes()
-            self._publishers[key].publish(message)
+            self._senders[key].publish(image, stamp)
 
 
 class Recorder:
@@ -145,8 +138,10 @@ class Recorder:
         self._options = options
         self._profile = RobotProfile.load(options.profile)
         self._world = World(options.task, 0)
-        self._rig = CameraRig(self._world.model, scaled_sizes(options.image_scale))
+        self._rig = CameraRig(self._world.model, scaled_sizes(options.image_scale, self._profile), self._profile)
         self._store = message_store()
+        for camera in self._profile.cameras.values():
+            learn_type(self._store, camera.type)
 
     def close(self) -> None:
         """Free the renderers."""

@@ -8,32 +8,46 @@ import mujoco
 import numpy as np
 
 from pi05_progress.errors import UserError
-from pi05_progress.robots.profile import DEFAULT, RobotProfile
+from pi05_progress.robots.profile import DEFAULT, PACKET_TYPE, CameraProfile, RobotProfile
 
 from .gl import require_backend
 
 
-def scaled_sizes(scale: float) -> dict[str, tuple[int, int]]:
-    """(width, height) of all cameras at a share of the real resolution, same aspect; scale in (0, 1].
+def scaled_sizes(scale: float, profile: RobotProfile | None = None) -> dict[str, tuple[int, int]]:
+    """(width, height) of what the default robot's cameras see, at a share of its resolution and with the same aspect.
+
+    Args:
+        scale: the share, in (0, 1].
+        profile: of the robot whose frames are made of it; video codecs take even numbers of pixels.
 
     Raises:
-        ValueError: scale is outside (0, 1].
+        UserError: scale is outside (0, 1].
     """
     if not 0.0 < scale <= 1.0:
         raise UserError(f"image scale {scale} is outside (0, 1]: 1 is the real cameras' resolution, 0.5 half of it")
+    video = profile is not None and any(camera.source[1] == PACKET_TYPE for camera in profile.cameras.values())
+    unit = 2 if video else 1
     real = {key: camera.size for key, camera in RobotProfile.load(DEFAULT).cameras.items()}
-    return {key: (max(1, round(w * scale)), max(1, round(h * scale))) for key, (w, h) in real.items()}
+    return {key: tuple(max(unit, unit * round(n * scale / unit)) for n in size) for key, size in real.items()}
 
 
 class CameraRig:
     """Renders all cameras. It owns a copy of the state, so it may run in another thread than the physics.
 
     Each instance must be created, used and closed in one and the same thread: an OpenGL context belongs to a thread.
+
+    Args:
+        model: the world's.
+        sizes: (width, height) in pixels of what each camera sees.
+        profile: of the robot whose frames are made of it, the default one if none is given.
     """
 
-    def __init__(self, model: mujoco.MjModel, sizes: Mapping[str, tuple[int, int]]) -> None:
+    def __init__(
+        self, model: mujoco.MjModel, sizes: Mapping[str, tuple[int, int]], profile: RobotProfile | None = None
+    ) -> None:
         require_backend()
         self._model = model
+        self._cameras = (profile or RobotProfile.load(DEFAULT)).cameras
         self._data = mujoco.MjData(model)
         self._renderers = {key: mujoco.Renderer(model, height=h, width=w) for key, (w, h) in sizes.items()}
         for renderer in self._renderers.values():
@@ -41,7 +55,7 @@ class CameraRig:
             renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
 
     def render(self, snapshot: np.ndarray) -> dict[str, np.ndarray]:
-        """Pictures of a state: uint8 (h, w, 3) RGB per camera key, of arrays that are the caller's.
+        """Frames of a state as the cameras send them: uint8 (h, w, 3) RGB per camera key, the caller's own arrays.
 
         Args:
             snapshot: what ``World.snapshot()`` returned, float64 (nq,).
@@ -53,7 +67,7 @@ class CameraRig:
         images = {}
         for key, renderer in self._renderers.items():
             renderer.update_scene(self._data, camera=key)
-            images[key] = renderer.render()
+            images[key] = _frame(renderer.render(), self._cameras.get(key))
         return images
 
     def close(self) -> None:
@@ -61,3 +75,10 @@ class CameraRig:
         for renderer in self._renderers.values():
             renderer.close()
         self._renderers = {}
+
+
+def _frame(view: np.ndarray, camera: CameraProfile | None) -> np.ndarray:
+    """A frame of which ``prepare_image`` makes the view again; in stereo both eyes see the same."""
+    if camera and camera.eye:
+        view = np.concatenate([view, view], axis=1)
+    return view[::-1, ::-1] if camera and camera.turned else view

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import array
 import threading
 from collections import deque
 from collections.abc import Mapping
@@ -10,19 +9,21 @@ from collections.abc import Mapping
 import mujoco
 import numpy as np
 from builtin_interfaces.msg import Time
-from rclpy.publisher import Publisher
-from sensor_msgs.msg import Image
 
-from ..physics.cameras import CameraRig
+from pi05_progress.robots.profile import RobotProfile
+
+from ..physics.cameras import CameraRig, scaled_sizes
+from .camera_sender import CameraSender
 
 
 class ImagePublisher:
     """Renders the snapshots offered; of those that wait the newest two are kept, so that a late one is no gap."""
 
     def __init__(
-        self, model: mujoco.MjModel, sizes: Mapping[str, tuple[int, int]], publishers: Mapping[str, Publisher]
+        self, model: mujoco.MjModel, profile: RobotProfile, scale: float, senders: Mapping[str, CameraSender]
     ) -> None:
-        self._model, self._sizes, self._publishers = model, sizes, publishers
+        self._model, self._profile, self._senders = model, profile, senders
+        self._sizes = scaled_sizes(scale, profile)
         self._changed = threading.Condition()  # guards the three below
         self._waiting: deque[tuple[Time, np.ndarray]] = deque(maxlen=2)
         self._busy = False
@@ -54,7 +55,7 @@ class ImagePublisher:
             self._thread.join()
 
     def _run(self) -> None:
-        rig = CameraRig(self._model, self._sizes)
+        rig = CameraRig(self._model, self._sizes, self._profile)
         try:
             while True:
                 with self._changed:
@@ -65,19 +66,9 @@ class ImagePublisher:
                         return
                     (stamp, snapshot), self._busy = self._waiting.popleft(), True
                 for key, image in rig.render(snapshot).items():
-                    self._publishers[key].publish(image_message(image, stamp, key))
+                    self._senders[key].publish(image, stamp)
         finally:
             with self._changed:
                 self._ended = True
                 self._changed.notify_all()
             rig.close()
-
-
-def image_message(image: np.ndarray, stamp: Time, frame: str) -> Image:
-    """An rgb8 message from uint8 (h, w, 3)."""
-    message = Image(height=image.shape[0], width=image.shape[1], encoding="rgb8", step=image.shape[1] * 3)
-    message.header.stamp, message.header.frame_id = stamp, frame
-    data = array.array("B")
-    data.frombytes(np.ascontiguousarray(image).data.cast("B"))
-    message.data = data
-    return message

@@ -17,7 +17,7 @@ from std_msgs.msg import Int32
 from pi05_progress.files.config_files import config_file
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress_msgs.msg import TaskProgress
-from pi05_progress_ros.transport import VARIABLE
+from pi05_progress_ros.starting.transport import VARIABLE
 
 ROBOT, RELAY = "pi05_progress_ros.sim.robot_node", "pi05_progress_ros.arm_relay_node"
 READY = 2

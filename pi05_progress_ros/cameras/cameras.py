@@ -1,0 +1,54 @@
+"""The cameras of a profile as subscriptions that store their newest pictures among the inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from rclpy.node import Node
+
+from pi05_progress.errors import UserError
+from pi05_progress.robots.profile import PACKET_TYPE, RobotProfile
+
+from ..inputs import Inputs
+from .image import ImageCamera
+from .message_class import message_class
+from .packets import PacketCamera
+
+
+class Camera(Protocol):
+    """One camera that is listened to."""
+
+    def close(self) -> None:
+        """Listen no more."""
+
+
+def check_cameras(profile: RobotProfile) -> None:
+    """Whether pictures of these cameras can be had here.
+
+    Raises:
+        UserError: not of one of them; it is named, with what is missing.
+    """
+    for key, camera in profile.cameras.items():
+        topic, kind = camera.source
+        if topic is None:
+            raise UserError(f"cameras of {profile.name} arrive as {kind}: not supported yet")
+        try:
+            message_class(kind)
+            if kind == PACKET_TYPE:
+                import av  # noqa: F401 (whether it is there)
+        except UserError as error:
+            raise UserError(f"camera {key} ({topic}): {error}") from error
+        except ImportError as error:
+            text = f"its packets are decoded by PyAV, which cannot be imported ({error}): pip install av"
+            raise UserError(f"camera {key} ({topic}): {text}") from error
+
+
+def open_cameras(node: Node, profile: RobotProfile, inputs: Inputs, arrived: Callable[[], None]) -> list[Camera]:
+    """Subscribe to all cameras; ``arrived`` is called, by any thread, when one has a new picture."""
+    cameras: list[Camera] = []
+    for key, camera in profile.cameras.items():
+        topic, kind = camera.source
+        opened = PacketCamera if kind == PACKET_TYPE else ImageCamera
+        cameras.append(opened(node, key, topic, message_class(kind), inputs, arrived))
+    return cameras

@@ -1,0 +1,162 @@
+"""A camera that sends packets of a video codec: all are decoded, in order, in a thread of the camera's own.
+
+Threads: ``push``, ``lost`` and ``close`` are called by the executor's, which fills the queue under a lock; the decoder
+belongs to the other one. Decoding does not hold Python's lock.
+"""
+
+from __future__ import annotations
+
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from rclpy.clock import Clock, ClockType
+from rclpy.event_handler import SubscriptionEventCallbacks
+from rclpy.impl.rcutils_logger import RcutilsLogger
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+
+from pi05_progress.robots.joints import MessageError
+from pi05_progress.robots.messages import stamp_ns
+from pi05_progress.robots.packets import PacketDecoder, VideoPicture
+
+from ..inputs import Inputs, News
+
+QUEUE = 150  # packets, five seconds of them, that may wait to be decoded; and in the middleware to be taken
+WATCH_S = 1.0  # between looks at what publishers offer
+
+
+class PacketStream:
+    """Packets in, the newest picture among the inputs. No ROS is needed here.
+
+    Args:
+        name: of the input.
+        topic: for messages to people.
+        inputs: where pictures are stored.
+        arrived: called by the decoding thread when one was.
+        logger: for what goes wrong.
+    """
+
+    def __init__(
+        self, name: str, topic: str, inputs: Inputs, arrived: Callable[[], None], logger: RcutilsLogger
+    ) -> None:
+        self._name, self._where, self._inputs, self._arrived = name, f"{name} ({topic})", inputs, arrived
+        self._logger, self._news, self._decoder = logger, News(), PacketDecoder(name)
+        self._packets, self._pictures = 0, 0
+        self._changed = threading.Condition()  # guards the two below
+        self._waiting: deque[tuple[Any, int] | str] = deque()  # a message and when it came, or why packets are lost
+        self._ended = False
+        self._thread = threading.Thread(target=self._run, name=f"packets of {name}", daemon=True)
+        self._thread.start()
+
+    # --- called by the executor's thread ---
+
+    def push(self, message: Any, now_ns: int) -> None:
+        """A packet has come; ``now_ns`` is the node's clock, which stands in for a stamp left empty."""
+        with self._changed:
+            if len(self._waiting) >= QUEUE:
+                self._waiting.clear()
+                self._waiting.append("packets dropped because decoding does not keep up")
+            self._waiting.append((message, now_ns))
+            self._changed.notify_all()
+
+    def lost(self) -> None:
+        """The middleware has lost packets."""
+        with self._changed:
+            self._waiting.append("packets lost on the way")
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """End the thread, once it has decoded the present packet."""
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+        self._thread.join()
+
+    # --- the thread ---
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._ended or self._waiting)
+                if self._ended:
+                    return
+                item = self._waiting.popleft()
+            before, refused = dict(self._decoder.problems), ""
+            try:
+                found = self._decode(item)
+            except MessageError as error:
+                found, refused = [], str(error)
+            except Exception:  # whatever a library raises: the camera lives on and says so
+                self._logger.error(f"{self._where}: {traceback.format_exc()}")
+                self._decoder.lose("packets that cannot be decoded")
+                found = []
+            if found:
+                self._pictures += 1
+                self._inputs.store(self._name, VideoPicture(*found[-1]), item[1])
+                self._arrived()
+            self._note(refused, before)
+
+    def _decode(self, item: tuple[Any, int] | str) -> list[tuple[int, Any]]:
+        if isinstance(item, str):
+            self._decoder.lose(item)
+            return []
+        message, now_ns = item
+        self._packets += 1
+        return self._decoder.decode(message, stamp_ns(message) or now_ns)
+
+    def _note(self, refused: str, before: dict[str, int]) -> None:
+        """Say what is wrong with the packet just taken, and what has been wrong so far."""
+        problems = self._decoder.problems
+        why = refused or ("the video waits for its next key frame" if self._decoder.waiting else "")
+        facts = {"packets": self._packets, "pictures": self._pictures, "encoding": self._decoder.encoding}
+        self._inputs.note(self._name, why, facts | problems)
+        new = [refused] if refused else []
+        counted = [f"{text}, {n} so far" for text, n in problems.items() if n != before.get(text)]
+        new += [f"{text}: {why}" if why else text for text in counted]
+        if not new and self._news.over():
+            self._logger.info(f"{self._where}: the video is sound again")
+        for text in self._news.among(new) if new else ():
+            self._logger.warning(f"{self._where}: {text}")
+
+
+class PacketCamera:
+    """Subscribes to packets, reliably where their publishers offer that; arguments as of ``open_cameras``."""
+
+    def __init__(
+        self, node: Node, key: str, topic: str, kind: type, inputs: Inputs, arrived: Callable[[], None]
+    ) -> None:
+        self._node, self._kind, self._topic = node, kind, node.resolve_topic_name(topic)
+        inputs.add(key, self._topic, image=True)
+        self._stream = PacketStream(key, self._topic, inputs, arrived, node.get_logger())
+        self._subscribe(self._offered())
+        self._timer = node.create_timer(WATCH_S, self._follow, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def _offered(self) -> ReliabilityPolicy:
+        offered = [info.qos_profile.reliability for info in self._node.get_publishers_info_by_topic(self._topic)]
+        best_effort = ReliabilityPolicy.BEST_EFFORT in offered
+        return ReliabilityPolicy.BEST_EFFORT if best_effort else ReliabilityPolicy.RELIABLE
+
+    def _subscribe(self, reliability: ReliabilityPolicy) -> None:
+        self._reliability, qos = reliability, QoSProfile(depth=QUEUE, reliability=reliability)
+        events = SubscriptionEventCallbacks(message_lost=lambda _: self._stream.lost(), use_default_callbacks=False)
+        self._subscription = self._node.create_subscription(
+            self._kind, self._topic, self._on_packet, qos, event_callbacks=events
+        )
+
+    def _follow(self) -> None:
+        """Publishers come late and are restarted: ask for what they offer now."""
+        if (offered := self._offered()) != self._reliability:
+            self._node.destroy_subscription(self._subscription)
+            self._subscribe(offered)
+
+    def _on_packet(self, message: Any) -> None:
+        self._stream.push(message, self._node.get_clock().now().nanoseconds)
+
+    def close(self) -> None:
+        """Listen no more."""
+        self._node.destroy_timer(self._timer)
+        self._node.destroy_subscription(self._subscription)
+        self._stream.close()

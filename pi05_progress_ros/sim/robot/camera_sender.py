@@ -1,0 +1,102 @@
+"""A simulated camera's frames as its profile says they are sent: whole, compressed, or as packets of a video codec."""
+
+from __future__ import annotations
+
+import array
+from fractions import Fraction
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+from builtin_interfaces.msg import Time
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import CompressedImage, Image
+
+from pi05_progress.errors import UserError
+from pi05_progress.robots.profile import COMPRESSED_TYPE, PACKET_TYPE, CameraProfile
+
+from ...cameras.message_class import message_class
+
+PACKET_QUEUE = 60  # packets, two seconds of them, that wait for a subscriber
+# Constant quality and no frame that waits for another, as little work as the codec allows, one thread.
+ENCODER = {"preset": "ultrafast", "tune": "zerolatency", "crf": "20"}
+X265 = "log-level=none:keyint={0}:min-keyint={0}:scenecut=0:bframes=0:repeat-headers=1:pools=none:frame-threads=1"
+
+
+class CameraSender:
+    """Publishes one camera's frames.
+
+    Args:
+        node: makes the publisher; a bag does, too.
+        key: of the camera.
+        camera: says how.
+        jpeg_quality: of compressed frames, 1 to 100.
+
+    Raises:
+        UserError: the package of its messages is not installed.
+    """
+
+    def __init__(self, node: Node, key: str, camera: CameraProfile, jpeg_quality: int = 90) -> None:
+        topic, kind = camera.source
+        make = {COMPRESSED_TYPE: self._compressed, PACKET_TYPE: self._packet}.get(kind, self._whole)
+        self._key, self._camera, self._make, self._kind = key, camera, make, message_class(kind)
+        self._quality = [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality]
+        self._encoder: Any = None
+        self._count = 0
+        qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+        if kind == PACKET_TYPE:
+            qos = QoSProfile(depth=PACKET_QUEUE, reliability=ReliabilityPolicy.RELIABLE)
+        self._publisher = node.create_publisher(self._kind, topic, qos)
+
+    def publish(self, frame: np.ndarray, stamp: Time) -> None:
+        """Send one raw frame, uint8 (h, w, 3) RGB."""
+        message = self._make(np.ascontiguousarray(frame))
+        message.header.stamp, message.header.frame_id = stamp, self._key
+        self._publisher.publish(message)
+
+    def _whole(self, frame: np.ndarray) -> Image:
+        height, width, _ = frame.shape
+        return Image(height=height, width=width, encoding="rgb8", step=width * 3, data=_bytes(frame.data.cast("B")))
+
+    def _compressed(self, frame: np.ndarray) -> CompressedImage:
+        data = cv2.imencode(".jpg", frame[..., ::-1], self._quality)[1].tobytes()
+        return CompressedImage(format="rgb8; jpeg compressed bgr8", data=_bytes(data))
+
+    def _packet(self, frame: np.ndarray) -> Any:
+        height, width, _ = frame.shape
+        if self._encoder is None:
+            self._encoder = _encoder(width, height, round(self._camera.rate_hz))
+        picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
+        picture.pts = self._count
+        (packet,) = self._encoder.encode(picture)
+        self._count += 1
+        return self._kind(
+            width=width, height=height, encoding="hevc", pts=packet.pts, flags=int(packet.is_keyframe),
+            data=_bytes(bytes(packet)),
+        )  # fmt: skip
+
+
+def _encoder(width: int, height: int, rate_hz: int) -> Any:
+    """H.265 with a key frame every second.
+
+    Raises:
+        UserError: pictures are too small for it.
+    """
+    encoder = av.CodecContext.create("libx265", "w")
+    encoder.width, encoder.height, encoder.pix_fmt = width, height, "yuv420p"
+    encoder.time_base, encoder.framerate = Fraction(1, rate_hz), rate_hz
+    encoder.options = ENCODER | {"x265-params": X265.format(rate_hz)}
+    try:
+        encoder.open()
+    except av.error.FFmpegError as error:
+        raise UserError(f"{width}x{height} pixels cannot be coded as H.265 ({error}): raise image_scale") from error
+    return encoder
+
+
+def _bytes(data: bytes | memoryview) -> array.array:
+    """As message fields take them without a copy per byte."""
+    made = array.array("B")
+    made.frombytes(data)
+    return made
