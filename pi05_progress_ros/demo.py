@@ -22,8 +22,7 @@ from pi05_progress.files.config_files import shipped_checkpoint
 from .starting.bringup import BRINGUP
 from .starting.demo_check import ProgressCheck
 from .starting.domains import ROBOT_DOMAINS, asked_domain, make_log_folder, own_variables
-from .starting.launch_arguments import DEFAULT_ROBOT
-from .starting.processes import Process
+from .starting.processes import DEFAULT_ROBOT, Process
 from .starting.supervisor import Child, Supervisor, on_end_signals, session_environment
 
 IMAGE_SCALE = "0.25"  # of the real cameras' size: the small model looks at less, and a laptop renders that in real time

@@ -69,7 +69,7 @@ BRINGUP_ARGUMENTS = (
 )
 
 SIMULATION_ARGUMENTS = (
-    Argument("robot", f"{ROBOT}; its cameras must be Image topics", DEFAULT_ROBOT),
+    Argument("robot", f"{ROBOT}; its cameras must be topics", DEFAULT_ROBOT),
     Argument("task", "what lies on the table and is to be done", SIM_TASKS[0], SIM_TASKS),
     Argument("seed", "decides where objects lie and which arm works", "0"),
     Argument(

@@ -168,7 +168,7 @@ def test_answers_that_cannot_be_used_are_an_error_that_says_when():
 
 
 def test_a_robot_whose_cameras_cannot_be_simulated_is_refused():
-    with pytest.raises(UserError, match="arrive as rtp; the simulated robot publishes sensor_msgs/msg/Image only"):
+    with pytest.raises(UserError, match="arrive as rtp; the simulated robot publishes messages only"):
         ClosedLoop(Still(), RobotProfile.load("teleavatar_v2"), "stack_cubes")
 
 

@@ -151,7 +151,7 @@ def test_the_simulation_alone_takes_the_robots_parameters_in_their_types():
             {"sim": "true", "robot": "teleavatar_v2"},
             "robot:=teleavatar_v2: cameras of teleavatar_v2 arrive as",
         ),
-        (SIMULATION, {"robot": "teleavatar_v1"}, "robot:=teleavatar_v1: cameras of teleavatar_v1 arrive as"),
+        (SIMULATION, {"robot": "teleavatar_v2"}, "robot:=teleavatar_v2: cameras of teleavatar_v2 arrive as"),
         (SIMULATION, {"image_scale": "nan"}, "image_scale:=nan: expected 0.05 to 1"),
         (SIMULATION, {"seed": "-1"}, "seed:=-1: expected 0 to"),
         (SIMULATION, {"lockstep_step_s": "0"}, "lockstep_step_s:=0: expected 0.005 to 10"),

@@ -1,0 +1,60 @@
+"""The policy node beside the simulated robot, whose cameras send other things than whole pictures."""
+
+import math
+
+import pytest
+from conftest import wait_for
+from diagnostic_msgs.msg import DiagnosticArray
+from fake_robot import parameters, start_node
+
+from pi05_progress.files.config_files import config_file
+from pi05_progress_msgs.msg import TaskProgress
+
+MIXED = f"""
+extends: {config_file("teleavatar.yaml")}
+name: mixed
+cameras:
+  head_camera: {{transport: compressed}}
+  left_color: {{transport: ffmpeg}}
+"""
+
+
+@pytest.mark.parametrize("robot", ["teleavatar_v1", "mixed"])
+def test_the_node_publishes_progress_from_packets_and_again_after_their_sender_was_killed(start, ros, tmp_path, robot):
+    if robot == "mixed":
+        (tmp_path / "mixed.yaml").write_text(MIXED)
+        robot = tmp_path / "mixed.yaml"
+
+    def simulated():
+        return start("pi05_progress_ros.sim.robot_node", *parameters(profile=robot, image_scale=0.1))
+
+    listener, heard, diagnostics = ros.create_node("listener"), [], {}
+    listener.create_subscription(TaskProgress, "/task_progress", heard.append, 50)
+    listener.create_subscription(
+        DiagnosticArray, "/diagnostics", lambda array: diagnostics.update({s.name: s for s in array.status}), 10
+    )
+    sender, node = simulated(), start_node(start, prompt="rise", robot=robot, use_sim_time="true")
+
+    def until(condition, what):
+        def spin():
+            assert node.poll() is None and sender.poll() is None, node.log() + sender.log()
+            ros.spin_once(listener, timeout_sec=0.02)
+
+        wait_for(condition, spin, what)
+
+    def good():
+        return any(math.isfinite(message.progress) for message in heard)
+
+    until(good, "progress")
+    until(lambda: any("left_color" in name for name in diagnostics), "diagnostics")
+    (left,) = (s for name, s in diagnostics.items() if "left_color" in name)
+    figures = {value.key: value.value for value in left.values}
+    assert figures["encoding"] == "hevc" and int(figures["pictures"]) > 0
+    if robot != "teleavatar_v1":
+        return
+    sender.kill()
+    sender.wait()
+    sender = simulated()
+    until(lambda: "the clock jumped back" in node.log(), "the restarted robot")
+    heard.clear()
+    until(good, "progress again")
