@@ -15,6 +15,7 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import jax
 
@@ -29,7 +30,6 @@ from .running.checkpoints import RunCheckpoints
 from .running.console import Console
 from .running.logs import Logs
 from .running.loop import Ended, Loop, owes_validation
-from .running.planning import plan
 from .running.setup import open_folder, prepare
 from .running.signals import SIGNALS, StopRequest
 
@@ -56,13 +56,9 @@ def train(config: TrainConfig) -> Ended:
             if run.begin.step >= config.num_train_steps and not owed:
                 return Ended(run.begin.step, "")
             about = {"name": f"{config.name}/{config.exp_name}", "resolved": run.resolved, "step": run.begin.step}
-            logs = Logs(run.folder.root, config.logs, **about, validates=owed) if _first() else None
-            try:
-                with StopRequest() as stop:
-                    return Loop(run, logs, console, checkpoints, stop).run()
-            finally:
-                if logs is not None:
-                    logs.close()
+            logged = Logs(run.folder.root, config.logs, **about, validates=owed) if _first() else nullcontext()
+            with logged as logs, StopRequest() as stop:
+                return Loop(run, logs, console, checkpoints, stop).run()
 
 
 def _first() -> bool:
@@ -90,7 +86,7 @@ def main() -> int:
 def _train_and_print(arguments: Sequence[str]) -> int:
     config = command_line.parse(arguments)
     if config.plan:
-        print(plan(config))
+        print(command_line.plan(config))
         return 0
     try:
         ended = train(config)

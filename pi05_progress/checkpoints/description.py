@@ -28,33 +28,21 @@ DURATIONS = "median_durations_s"  # in `labels`: the median duration of each tas
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """What parameters belong to.
-
-    Attributes:
-        model: sizes.
-        robot: name of the robot profile the data came from.
-        model_id: name under which estimates are published; ``untrained`` if its progress means nothing.
-        action_dt_s: time between two actions of a chunk, 1 / frame rate of the training data.
-        asset_id: folder of the statistics; may contain slashes.
-        tokenizer: ``bytes``, ``words`` or ``paligemma`` (then a path is needed to load it).
-        delta_actions: whether arm actions are relative to the state.
-        quantiles: whether quantiles normalise, else mean and deviation.
-        labels: how progress labels were made, with arguments.
-        code_version: of this package, when it was saved.
-        source: what the parameters were imported from, and what was initialised or assumed then.
-    """
+    """What parameters belong to."""
 
     __pydantic_config__: ClassVar = STRICT
-    model: Pi05Config
-    robot: str = "teleavatar"
-    model_id: str = UNTRAINED
+    model: Pi05Config  # sizes
+    robot: str = "teleavatar"  # name of the robot profile the data came from
+    model_id: str = UNTRAINED  # name under which estimates are published; ``untrained`` if its progress means nothing
+    # time between two actions of a chunk, 1 / frame rate of the training data
     action_dt_s: Annotated[float, Field(gt=0, le=LONGEST_DT_S)] = 1 / 30
-    asset_id: str = "teleavatar"
-    tokenizer: str = "bytes"
-    delta_actions: bool = False
-    quantiles: bool = True
-    labels: Mapping[str, Any] = field(default_factory=dict)
-    code_version: str = ""
+    asset_id: str = "teleavatar"  # folder of the statistics; may contain slashes
+    tokenizer: str = "bytes"  # ``bytes``, ``words`` or ``paligemma`` (then a path is needed to load it)
+    delta_actions: bool = False  # whether arm actions are relative to the state
+    quantiles: bool = True  # whether quantiles normalise, else mean and deviation
+    labels: Mapping[str, Any] = field(default_factory=dict)  # how progress labels were made, with arguments
+    code_version: str = ""  # of this package, when it was saved
+    # what the parameters were imported from, and what was initialised or assumed then
     source: Mapping[str, Any] = field(default_factory=dict)
 
     def durations_s(self) -> dict[str, float]:

@@ -37,17 +37,11 @@ class CheckpointError(UserError):
 
 @dataclass(frozen=True)
 class ParameterSource:
-    """Parameters by openpi's path.
+    """Parameters by openpi's path."""
 
-    Attributes:
-        where: folder or file, for messages.
-        leaves: shape and stored dtype of each.
-        read_piece: reads a piece of a leaf in a dtype: path, dtype, one slice with start and stop per axis.
-    """
-
-    where: str
-    leaves: Mapping[str, jax.ShapeDtypeStruct]
-    read_piece: Read
+    where: str  # folder or file, for messages
+    leaves: Mapping[str, jax.ShapeDtypeStruct]  # shape and stored dtype of each
+    read_piece: Read  # reads a piece of a leaf in a dtype: path, dtype, one slice with start and stop per axis
 
     def dtype_of(self, path: str, dtype: Any = None) -> np.dtype:
         """The dtype a leaf is read in: the one asked for, but the progress head's own, or its own if none is asked."""

@@ -15,10 +15,9 @@ from places import ROOT
 from pi05_progress.errors import UserError
 from training import train
 from training.recipes.registry import recipes
-from training.running import command_line, resolved
-from training.running.command_line import UsageError, parse
+from training.running import command_line, run_folder
+from training.running.command_line import UsageError, parse, plan
 from training.running.loop import Ended
-from training.running.planning import plan
 from training.running.setup import check_complete, check_config
 from training.train import how_to_go_on
 
@@ -142,13 +141,14 @@ def test_a_run_that_goes_on_needs_neither_its_checkpoint_nor_its_tokenizer_again
     given = ["--config=pi05_teleavatar", "--exp_name=x", "--data.repo_id=/x"]
     started = parse([*given, "--checkpoint=/base", "--tokenizer_path=/tokenizer.model"])
     path = tmp_path / "config.json"
-    resolved.save(path, {k: v for k, v in resolved.to_json(started).items() if k != "from_scratch"}, {"jax": "1"})
-    config, saved = resolved.gone_on_with(path, parse([*given, "--resume"]))
+    former = {name: value for name, value in run_folder.to_json(started).items() if name != "from_scratch"}
+    run_folder.save_config(path, former, {"jax": "1"})
+    config, saved = run_folder.gone_on_with(path, parse([*given, "--resume"]))
     assert config == dataclasses.replace(started, resume=True) and saved["jax"] == "1"
-    moved, _ = resolved.gone_on_with(path, parse([*given, "--resume", "--tokenizer_path=/other.model"]))
+    moved, _ = run_folder.gone_on_with(path, parse([*given, "--resume", "--tokenizer_path=/other.model"]))
     assert moved.tokenizer_path == Path("/other.model")
     with pytest.raises(UserError, match='checkpoint: "/base" -> "/another"'):
-        resolved.gone_on_with(path, parse([*given, "--resume", "--checkpoint=/another"]))
+        run_folder.gone_on_with(path, parse([*given, "--resume", "--checkpoint=/another"]))
 
 
 @pytest.mark.parametrize("door", ["train", "add_progress_labels"])
@@ -160,14 +160,14 @@ def test_programs_are_found_as_scripts_and_from_any_folder(door, tmp_path):
 
 
 def test_changes_are_told_by_dotted_names_and_harmless_ones_are_not():
-    before = resolved.to_json(parse(["--config=tiny_demo", "--exp_name=x"]))
-    now = resolved.to_json(
+    before = run_folder.to_json(parse(["--config=tiny_demo", "--exp_name=x"]))
+    now = run_folder.to_json(
         parse(
             ["--config=tiny_demo", "--exp_name=x", "--resume", "--num_train_steps=9", "--data.workers=2"]
             + ["--model.action_horizon=7", "--optimizer.ema_decay=None", "--mesh.fsdp_devices=2", "--log_interval=3"]
         )
     )
-    assert resolved.changes(before, now) == ["model.action_horizon: 30 -> 7", "optimizer.ema_decay: 0.99 -> null"]
+    assert run_folder.changes(before, now) == ["model.action_horizon: 30 -> 7", "optimizer.ema_decay: 0.99 -> null"]
     assert json.loads(json.dumps(before)) == before
 
 

@@ -19,7 +19,6 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh, AxisType
 
 from pi05_progress.checkpoints.parameter_source import size_in_bytes
-from pi05_progress.errors import UserError
 from pi05_progress.models.abstract import parameter_shapes
 from pi05_progress.models.activations import BATCH_AXES
 from pi05_progress.models.config import Pi05Config
@@ -31,6 +30,7 @@ from pi05_progress.policies.device_memory import VARIABLES, is_set
 
 from .loss import Part, Shares, total_loss
 from .optimizer import OptimizerConfig
+from .sharding import check_batch_size, check_devices
 from .state import abstract_state, kept_dtype, with_parameters
 
 GIB = 2**30
@@ -53,29 +53,17 @@ def claim_memory(environment: MutableMapping[str, str]) -> None:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Bytes per device.
+    """Bytes per device."""
 
-    Attributes:
-        parameters: those that are trained.
-        frozen: those that are not.
-        gradients: of a batch, twice if it is cut into pieces: of the pieces so far, and of the one at hand.
-        optimizer: its state.
-        average: of the parameters.
-        batch: pictures and the rest, as they are loaded and as the model reads them.
-        kept: by the forward pass for the backward pass.
-        working: numbers of the layer that the backward pass is at.
-        gathered: weights of two layers, fetched from the other devices; 0 where they are not cut.
-    """
-
-    parameters: int
-    frozen: int
-    gradients: int
-    optimizer: int
-    average: int
-    batch: int
-    kept: int
-    working: int
-    gathered: int
+    parameters: int  # those that are trained
+    frozen: int  # those that are not
+    gradients: int  # of a batch, twice if it is cut into pieces: of the pieces so far, and of the one at hand
+    optimizer: int  # its state
+    average: int  # of the parameters
+    batch: int  # pictures and the rest, as they are loaded and as the model reads them
+    kept: int  # by the forward pass for the backward pass
+    working: int  # numbers of the layer that the backward pass is at
+    gathered: int  # weights of two layers, fetched from the other devices; 0 where they are not cut
 
     @property
     def activations(self) -> int:
@@ -112,13 +100,8 @@ def plan_memory(
         ModelConfigError: there is nothing of what is to be trained.
         UserError: devices or batch cannot be shared out so.
     """
-    if devices % fsdp_devices:
-        raise UserError(f"mesh.fsdp_devices is {fsdp_devices}, but there are {devices} devices; expected a divisor")
-    if batch_size % (devices * optimizer.accumulation_steps):
-        raise UserError(
-            f"batch_size is {batch_size}; expected a multiple of {devices} devices times "
-            f"optimizer.accumulation_steps {optimizer.accumulation_steps}"
-        )
+    check_devices(devices, fsdp_devices)
+    check_batch_size(batch_size, devices, optimizer.accumulation_steps)
     sizes = (devices // fsdp_devices, fsdp_devices)
     state = abstract_state(model, AbstractMesh(sizes, BATCH_AXES, axis_types=(AxisType.Auto,) * 2), trained, optimizer)
     rows = batch_size // devices
@@ -223,8 +206,8 @@ def residual_bytes(function: Callable, first: Any, *others: Any) -> int:
 
 def table(plans: Mapping[str, MemoryPlan], device_bytes: int | None = None) -> str:
     """Plans side by side, GiB per device."""
-    width = max(map(len, plans)) + 2
-    rows = [f"{'GiB per device':<{width}}" + "".join(f"{name:>12}" for name in (*_names(), "total"))]
+    width, names = max(map(len, plans)) + 2, [field.name for field in dataclasses.fields(MemoryPlan)]
+    rows = [f"{'GiB per device':<{width}}" + "".join(f"{name:>12}" for name in (*names, "total"))]
     for title, plan in plans.items():
         values = [*dataclasses.asdict(plan).values(), plan.total]
         row = f"{title:<{width}}" + "".join(f"{value / GIB:>12.2f}" for value in values)
@@ -233,7 +216,3 @@ def table(plans: Mapping[str, MemoryPlan], device_bytes: int | None = None) -> s
             row += f"  {verdict} {device_bytes / GIB:.0f} GiB"
         rows.append(row)
     return "\n".join(rows)
-
-
-def _names() -> list[str]:
-    return [field.name for field in dataclasses.fields(MemoryPlan)]

@@ -49,29 +49,23 @@ class OptimizerConfig:
     """Pieces into which a batch is cut, one after the other: less memory, the same step."""
 
     def __post_init__(self) -> None:
-        if self.schedule not in get_args(ScheduleKind):
-            raise UserError(f"optimizer.schedule {self.schedule!r} is unknown; known: cosine, constant")
-        _check("peak_learning_rate", self.peak_learning_rate, self.peak_learning_rate > 0, "more than 0")
-        _check("end_learning_rate", self.end_learning_rate, self.end_learning_rate >= 0, "at least 0")
-        _check("warmup_steps", self.warmup_steps, self.warmup_steps >= 0, "at least 0")
-        if self.schedule == "cosine" and self.decay_steps <= self.warmup_steps:
-            raise UserError(
-                f"optimizer.decay_steps is {self.decay_steps}, but the warm-up alone takes {self.warmup_steps} steps; "
-                "a cosine needs more steps than that"
-            )
-        for name in ("b1", "b2"):
-            _check(name, getattr(self, name), 0 <= getattr(self, name) < 1, "in [0, 1)")
-        _check("eps", self.eps, self.eps > 0, "more than 0")
-        _check("weight_decay", self.weight_decay, self.weight_decay >= 0, "at least 0")
-        _check("clip_norm", self.clip_norm, self.clip_norm > 0, "more than 0")
-        if self.ema_decay is not None:
-            _check("ema_decay", self.ema_decay, 0 <= self.ema_decay < 1, "in [0, 1), or None")
-        _check("accumulation_steps", self.accumulation_steps, self.accumulation_steps >= 1, "at least 1")
-
-
-def _check(field: str, value: float, good: bool, expected: str) -> None:
-    if not good:
-        raise UserError(f"optimizer.{field} is {value}; expected {expected}")
+        for field, good, expected in (
+            ("schedule", self.schedule in get_args(ScheduleKind), "cosine or constant"),
+            ("peak_learning_rate", self.peak_learning_rate > 0, "more than 0"),
+            ("end_learning_rate", self.end_learning_rate >= 0, "at least 0"),
+            ("warmup_steps", self.warmup_steps >= 0, "at least 0"),
+            ("decay_steps", self.schedule != "cosine" or self.decay_steps > self.warmup_steps,
+             f"more than the warm-up alone takes, {self.warmup_steps}"),
+            ("b1", 0 <= self.b1 < 1, "in [0, 1)"),
+            ("b2", 0 <= self.b2 < 1, "in [0, 1)"),
+            ("eps", self.eps > 0, "more than 0"),
+            ("weight_decay", self.weight_decay >= 0, "at least 0"),
+            ("clip_norm", self.clip_norm > 0, "more than 0"),
+            ("ema_decay", self.ema_decay is None or 0 <= self.ema_decay < 1, "in [0, 1), or None"),
+            ("accumulation_steps", self.accumulation_steps >= 1, "at least 1"),
+        ):  # fmt: skip
+            if not good:
+                raise UserError(f"optimizer.{field} is {getattr(self, field)}; expected {expected}")
 
 
 def learning_rate(config: OptimizerConfig) -> Schedule:

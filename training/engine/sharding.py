@@ -70,6 +70,21 @@ def start_processes(config: MeshConfig) -> None:
         ) from error
 
 
+def check_devices(devices: int, fsdp_devices: int) -> None:
+    """Refuse a number of devices that cannot share copies of the parameters."""
+    if devices % fsdp_devices:
+        raise UserError(f"mesh.fsdp_devices is {fsdp_devices}, but there are {devices} devices; expected a divisor")
+
+
+def check_batch_size(rows: int, devices: int, accumulation_steps: int) -> None:
+    """Refuse a batch that cannot be cut into pieces for all devices."""
+    if rows % (devices * accumulation_steps):
+        raise UserError(
+            f"batch_size is {rows}; expected a multiple of {devices} devices times optimizer.accumulation_steps "
+            f"{accumulation_steps}"
+        )
+
+
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh of (devices / fsdp, fsdp) devices.
 
@@ -81,10 +96,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
         UserError: the number of devices is not a multiple of ``fsdp_devices``.
     """
     devices = jax.devices() if devices is None else devices
-    if len(devices) % config.fsdp_devices:
-        raise UserError(
-            f"mesh.fsdp_devices is {config.fsdp_devices}, but there are {len(devices)} devices; expected a divisor"
-        )
+    check_devices(len(devices), config.fsdp_devices)
     grid = np.asarray(devices).reshape(-1, config.fsdp_devices)
     # Auto: the compiler completes what is not said. Sharding constraints are refused on explicit axes.
     return Mesh(grid, BATCH_AXES, axis_types=(AxisType.Auto, AxisType.Auto))

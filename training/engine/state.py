@@ -29,21 +29,13 @@ Parameters = dict[str, Array]  # by openpi's path, parts joined with "/"
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
-    """A pytree.
+    """A pytree."""
 
-    Attributes:
-        step: int32, how many steps were taken.
-        params: parameters that are trained, float32.
-        frozen: those that are not, in the dtype they are kept in.
-        opt_state: optax's, of ``params`` alone.
-        ema_params: moving average of ``params``, or None. (Of what is frozen it is the same.)
-    """
-
-    step: Int[Array, ""]
-    params: Parameters
-    frozen: Parameters
-    opt_state: Any
-    ema_params: Parameters | None
+    step: Int[Array, ""]  # int32, how many steps were taken
+    params: Parameters  # parameters that are trained, float32
+    frozen: Parameters  # those that are not, in the dtype they are kept in
+    opt_state: Any  # optax's, of ``params`` alone
+    ema_params: Parameters | None  # moving average of ``params``, or None. (Of what is frozen it is the same.)
 
 
 class Started(NamedTuple):
@@ -183,7 +175,6 @@ def with_parameters(config: Pi05Config, parameters: Mapping[str, Array]) -> Pi05
     return nnx.merge(graph, nnx.from_flat_state(filled))
 
 
-def model_of(config: Pi05Config, state: TrainState, *, averaged: bool = True) -> Pi05:
-    """The model for use: with the average of its parameters if there is one and it is wanted, else with themselves."""
-    params = state.ema_params if averaged and state.ema_params is not None else state.params
-    return with_parameters(config, {**state.frozen, **params})
+def parameters_in_use(state: TrainState) -> Parameters:
+    """All parameters by path, as they are saved for use: averaged, if an average is kept."""
+    return {**state.frozen, **(state.params if state.ema_params is None else state.ema_params)}

@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Key
 
 from pi05_progress.errors import UserError
+from pi05_progress.models.activations import BATCH_AXES
 from pi05_progress.models.config import Pi05Config
-from pi05_progress.models.lora import Trained
+from pi05_progress.models.lora import LLM, Trained, of_action_expert
+from pi05_progress.models.parameters import HEAD
 from pi05_progress.models.pi05 import Drawn, Pi05
 
 from ..loading.batch import Batch
-from .gradients import gradient_function
-from .loss import LossConfig, Part, Parts, shares, total_loss
-from .norms import gradient_norms, parameter_norm
-from .optimizer import OptimizerConfig, learning_rate, make_optimizer, moving_average
-from .sharding import batch_sharding, replicated, state_shardings
+from .loss import LossConfig, Part, Parts, pieces, shares, total_loss
+from .optimizer import OptimizerConfig, global_norm, learning_rate, make_optimizer, moving_average
+from .sharding import batch_sharding, check_batch_size, replicated, state_shardings
 from .state import Parameters, TrainState, abstract_state, with_parameters
 
+VISION = "PaliGemma/img/"
+# What openpi leaves out of the norm of parameters, beside everything with one axis.
+NO_KERNEL = re.compile(r".*/(bias|scale|pos_embedding|input_embedding)")
 Metrics = dict[str, Float[Array, ""]]
 AdjustDraw = Callable[[Drawn, Batch], Drawn]
+Found = tuple[Float[Array, ""], Parts]  # what is minimised, and what it is made of
+Losses = Callable[[Parameters, Parameters, Part], Found]
+Gradients = Callable[[Parameters, Parameters, Part], tuple[Found, Parameters]]
 TrainStep = Callable[[TrainState, Key[Array, ""], Batch], tuple[TrainState, Metrics]]
 
 
@@ -45,20 +53,49 @@ def drawn_part(
     return Part(drawn, batch.actions, shares(loss, batch.action_weight, batch.action_is_pad, labelled))
 
 
-def check_batch(batch: Batch, trained: Trained, accumulation_steps: int, devices: int) -> None:
-    """Refuse a batch that a step cannot take.
+def gradient_function(losses: Losses, mesh: Mesh, places: Any, accumulation_steps: int) -> Gradients:
+    """A function of parameters, frozen parameters and a batch that gives its losses and their gradients."""
+    by_piece = NamedSharding(mesh, PartitionSpec(None, BATCH_AXES))
 
-    Raises:
-        UserError: it cannot be cut into pieces for all devices, or lacks the labels that are to be learnt.
-    """
-    rows = batch.actions.shape[0]
-    if rows % (accumulation_steps * devices):
-        raise UserError(
-            f"a batch of {rows} cannot be cut into optimizer.accumulation_steps {accumulation_steps} times {devices} "
-            f"devices; expected a multiple of {accumulation_steps * devices}"
-        )
-    if trained == "head" and batch.observation.progress is None:
-        raise UserError("the progress head alone is to be trained, but the data has no progress labels")
+    def gradients(params: Parameters, frozen: Parameters, part: Part) -> tuple[Found, Parameters]:
+        found, changes = jax.value_and_grad(losses, has_aux=True)(params, frozen, part)
+        # Summed over devices straight into the pieces they are needed in.
+        return found, jax.lax.with_sharding_constraint(changes, places)
+
+    def accumulated(params: Parameters, frozen: Parameters, part: Part) -> tuple[Found, Parameters]:
+        parts = jax.lax.with_sharding_constraint(pieces(part, accumulation_steps), by_piece)
+        first = jax.eval_shape(gradients, params, frozen, jax.tree.map(lambda x: x[0], parts))
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), first)
+
+        def add(total: tuple, piece: Part) -> tuple[tuple, None]:
+            return jax.tree.map(jnp.add, total, gradients(params, frozen, piece)), None
+
+        return jax.lax.scan(add, zeros, parts)[0]
+
+    return gradients if accumulation_steps == 1 else accumulated
+
+
+def group_of(path: str) -> str:
+    """The part of the model a parameter belongs to, for the norms of gradients."""
+    if path.startswith(VISION):
+        return "vision"
+    if path.startswith(LLM):
+        return "action_expert" if of_action_expert(path) else "language"
+    return "progress_head" if path.startswith(HEAD) else "projections"
+
+
+def gradient_norms(gradients: Parameters) -> dict[str, Float[Array, ""]]:
+    """Norm of all gradients, and of each group's that is trained."""
+    groups: dict[str, list[Array]] = {}
+    for path, leaf in gradients.items():
+        groups.setdefault(group_of(path), []).append(leaf)
+    own = {f"grad_norm/{name}": global_norm(leaves) for name, leaves in groups.items()}
+    return {"grad_norm": global_norm(gradients)} | own
+
+
+def parameter_norm(parameters: Parameters) -> Float[Array, ""]:
+    """Norm of the kernels, as openpi logs it: without biases, scales, and the two tables of embeddings."""
+    return global_norm([p for path, p in parameters.items() if p.ndim > 1 and not NO_KERNEL.fullmatch(path)])
 
 
 def make_train_step(
@@ -104,7 +141,9 @@ def make_train_step(
     gradients = gradient_function(losses, mesh, places.params, optimizer.accumulation_steps)
 
     def step(state: TrainState, rng: Key[Array, ""], batch: Batch) -> tuple[TrainState, Metrics]:
-        check_batch(batch, trained, optimizer.accumulation_steps, mesh.size)
+        check_batch_size(batch.actions.shape[0], mesh.size, optimizer.accumulation_steps)
+        if trained == "head" and batch.observation.progress is None:
+            raise UserError("the progress head alone is to be trained, but the data has no progress labels")
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
             whole = with_parameters(model, {**state.frozen, **state.params})
             part = drawn_part(whole, jax.random.fold_in(rng, state.step), batch, loss, augment, adjust_draw)

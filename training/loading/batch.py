@@ -13,21 +13,15 @@ from pi05_progress.models.observation import Observation
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Batch:
-    """Samples side by side: a pytree, NumPy arrays as the loader gives it.
+    """Samples side by side: a pytree, NumPy arrays as the loader gives it."""
 
-    Attributes:
-        observation: pictures uint8 of the model's size for every camera of ``IMAGE_KEYS`` (black and masked where there
-            is none), prompts padded to the model's longest. ``progress`` (0 where it does not count) and
-            ``progress_mask`` are there if any data set of the run has labels.
-        actions: chunks, normalised, padded with zeros to the model's dimensions.
-        action_is_pad: rows beyond the end of the episode, which repeat its last action.
-        action_weight: 1 where the actions count, 0 where they do not: failed episodes, negatives of progress, and rows
-            that fill up the last batch of validation.
-        origin: data set, episode and frame; -1 in rows that fill up the last batch of validation.
-    """
-
+    # pictures uint8 of the model's size for every camera of ``IMAGE_KEYS`` (black and masked where there is none),
+    # prompts padded to the model's longest. ``progress`` (0 where it does not count) and ``progress_mask`` are there if
+    # any data set of the run has labels
     observation: Observation
-    actions: Float32[Array, "b horizon d"]
-    action_is_pad: Bool[Array, "b horizon"]
+    actions: Float32[Array, "b horizon d"]  # chunks, normalised, padded with zeros to the model's dimensions
+    action_is_pad: Bool[Array, "b horizon"]  # rows beyond the end of the episode, which repeat its last action
+    # 1 where the actions count, 0 where they do not: failed episodes, negatives of progress, and rows that fill up the
+    # last batch of validation
     action_weight: Float32[Array, " b"]
-    origin: Int32[Array, "b 3"]
+    origin: Int32[Array, "b 3"]  # data set, episode and frame; -1 in rows that fill up the last batch of validation

@@ -9,7 +9,16 @@ from typing import Annotated
 from pi05_progress.errors import UserError
 
 from ..datasets import layout
-from .flags import ALSO_CACHE
+
+# How fields look on a command line. Configurations are used where tyro is not installed, too (``benchmarks/gpu.py``).
+try:
+    from tyro.conf import AvoidSubcommands, Fixed, SuppressFixed, arg
+except ModuleNotFoundError:
+    NO_FLAG, NOT_SHOWN, ALWAYS_THERE, ALSO_CACHE = "no flag", "not in the help", "always there", "--cache"
+else:
+    NO_FLAG, NOT_SHOWN = Fixed, SuppressFixed
+    ALWAYS_THERE = AvoidSubcommands  # what may be None is given by its fields, not by a command of its own
+    ALSO_CACHE = arg(aliases=["--cache"])
 
 
 class DataConfigError(UserError):

@@ -5,20 +5,21 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int64
 
 from pi05_progress.models.config import Pi05Config
 from pi05_progress.robots.layout import Layout
-from pi05_progress.robots.profile import RobotProfile
+from pi05_progress.robots.profile import RobotProfile, known_profiles
 from pi05_progress.units.normalize import NormStats
 
 from ..datasets import layout
 from ..datasets.progress_meta import ProgressMeta, load_progress_meta
-from ..datasets.reader import Dataset
+from ..datasets.reader import Dataset, DatasetError, named_folders, open_dataset
+from ..datasets.robot import check_robot
 from .config import DataConfig, DataConfigError
-from .data_sets import open_data_sets
 from .pictures import camera_features
 from .rows import Rows, load_rows
 from .split import SetSplit, held_out, seen_before
@@ -27,33 +28,19 @@ from .statistics import statistics
 
 @dataclass(frozen=True)
 class Data:
-    """What is known once data sets are opened; lists have an entry per data set.
+    """What is known once data sets are opened; lists have an entry per data set."""
 
-    Attributes:
-        robot: layout of its numbers.
-        datasets: opened.
-        metas: outcomes and milestones of episodes, and how labels were made.
-        features: the data set's feature for each of the model's cameras that is used.
-        held_out: episodes that are not trained on.
-        rows: numbers of all frames.
-        training: numbers of the rows that are trained on.
-        validation: numbers of the others.
-        imitated: per episode, whether its actions count.
-        stats: of ``state`` and ``actions``.
-        said: what is to be said of statistics and of the split.
-    """
-
-    robot: Layout
-    datasets: list[Dataset]
-    metas: list[ProgressMeta]
-    features: list[dict[str, str]]
-    held_out: list[list[int]]
-    rows: list[Rows]
-    training: list[Int64[np.ndarray, " n"]]
-    validation: list[Int64[np.ndarray, " m"]]
-    imitated: list[tuple[bool, ...]]
-    stats: Mapping[str, NormStats]
-    said: list[str]
+    robot: Layout  # layout of its numbers
+    datasets: list[Dataset]  # opened
+    metas: list[ProgressMeta]  # outcomes and milestones of episodes, and how labels were made
+    features: list[dict[str, str]]  # the data set's feature for each of the model's cameras that is used
+    held_out: list[list[int]]  # episodes that are not trained on
+    rows: list[Rows]  # numbers of all frames
+    training: list[Int64[np.ndarray, " n"]]  # numbers of the rows that are trained on
+    validation: list[Int64[np.ndarray, " m"]]  # numbers of the others
+    imitated: list[tuple[bool, ...]]  # per episode, whether its actions count
+    stats: Mapping[str, NormStats]  # of ``state`` and ``actions``
+    said: list[str]  # what is to be said of statistics and of the split
 
     @property
     def has_labels(self) -> bool:
@@ -167,6 +154,65 @@ def written(dataset: Dataset, rows: Rows, held_out: list[int]) -> SetSplit:
     out = set(held_out)
     kinds = {kind: tuple(name for i, name in enumerate(rows.names) if (i in out) == kind) for kind in (True, False)}
     return SetSplit(str(dataset.root.resolve()), tuple(held_out), kinds[True], kinds[False])
+
+
+def open_data_sets(config: DataConfig, profile: RobotProfile) -> list[Dataset]:
+    """The data sets of a configuration, in its order.
+
+    Raises:
+        DataConfigError: none is given, one is given twice, or frame rates differ.
+        DatasetError: a folder is not a data set, lacks something, or is of another robot.
+    """
+    names = named_folders(config.repo_id)
+    if not names:
+        raise DataConfigError("no data set: give the folder of one, or several separated by commas: --data.repo_id")
+    roots = [Path(name).expanduser() for name in names]
+    if twice := [str(root) for root in roots if sum(other.resolve() == root.resolve() for other in roots) > 1]:
+        raise DataConfigError(f"data.repo_id: {twice[0]} is given twice; --data.weights makes a data set count more")
+    datasets = [_opened(root) for root in roots]
+    if len({dataset.fps for dataset in datasets}) > 1:
+        rates = ", ".join(f"{dataset.root}: {dataset.fps:g}" for dataset in datasets)
+        raise DataConfigError(
+            f"action chunks would last for different times, frames per second are {rates}; convert the recordings anew "
+            "at one rate (convert_rosbags --fps), or train on those of one rate"
+        )
+    for dataset in datasets:
+        check_robot(dataset, profile, option="--data.robot")
+        dataset.require(["task_index"])
+        _check_size(dataset, profile)
+    named = config.progress_column not in ("", layout.PROGRESS_COLUMN)
+    if named and not any(config.progress_column in dataset.features for dataset in datasets):
+        raise DataConfigError(
+            f"progress_column is {config.progress_column}, which no data set has; {datasets[0].root} has "
+            f"{', '.join(datasets[0].features)}"
+        )
+    return datasets
+
+
+def asset_name(config: DataConfig, datasets: Sequence[Dataset]) -> str:
+    """The statistics' name in checkpoints."""
+    return config.asset_id or "+".join(dataset.root.resolve().name for dataset in datasets)
+
+
+def _opened(root: Path) -> Dataset:
+    if not root.exists():
+        raise DatasetError(
+            f"{root}: no such folder; data sets are read from folders, so one of the Hugging Face hub is downloaded "
+            "first: hf download --repo-type dataset NAME --local-dir FOLDER"
+        )
+    return open_dataset(root)
+
+
+def _check_size(dataset: Dataset, profile: RobotProfile) -> None:
+    """Refuse vectors that this robot would not record, though it can read them."""
+    for name in (layout.STATE, layout.ACTION):
+        if (size := dataset.features[name]["shape"][0]) > profile.vector_size:
+            fitting = [known for known in known_profiles() if RobotProfile.load(known).vector_size == size]
+            raise DataConfigError(
+                f"{dataset.root / layout.INFO}: {name} has {size} numbers, robot {profile.name} has "
+                f"{profile.vector_size}; choose the profile of the robot that recorded it: --data.robot "
+                f"{' or '.join(fitting)}"
+            )
 
 
 def _unsuccessful(meta: ProgressMeta, dataset: Dataset) -> list[bool]:

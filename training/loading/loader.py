@@ -29,8 +29,7 @@ from ..datasets.reader import Dataset
 from .batch import Batch
 from .cache import cached_pictures
 from .config import DataConfig, DataConfigError
-from .data import Data, read_data, written
-from .data_sets import asset_name
+from .data import Data, asset_name, read_data, written
 from .mixture import Order, shard_count, stripes_per_period, training_order
 from .negatives import negatives
 from .pictures import DecodedPictures, Pictures

@@ -37,21 +37,13 @@ class Change:
 
 @dataclass(frozen=True)
 class Negatives:
-    """Decides which draws become negatives, by the seed and the number of the draw alone.
+    """Decides which draws become negatives, by the seed and the number of the draw alone."""
 
-    Attributes:
-        wrong: share of draws under a wrong instruction.
-        reversed: share of the labelled draws of successful episodes that are taken from the reversed clip.
-        seed: of the decisions.
-        prompts: every instruction of the run, each once.
-        successful: per data set and episode, whether it was.
-    """
-
-    wrong: float
-    reversed: float
-    seed: int
-    prompts: tuple[str, ...]
-    successful: tuple[tuple[bool, ...], ...]
+    wrong: float  # share of draws under a wrong instruction
+    reversed: float  # share of the labelled draws of successful episodes that are taken from the reversed clip
+    seed: int  # of the decisions
+    prompts: tuple[str, ...]  # every instruction of the run, each once
+    successful: tuple[tuple[bool, ...], ...]  # per data set and episode, whether it was
 
     def change(self, number: int, data_set: int, row: int, rows: Rows, prompt: str) -> Change:
         """What draw ``number`` becomes."""

@@ -23,27 +23,17 @@ from .split import episode_name
 
 @dataclass(frozen=True)
 class Rows:
-    """All frames of a data set, episode after episode. Pickled by name if it lies in a folder (``moved_to``).
+    """All frames of a data set, episode after episode. Pickled by name if it lies in a folder (``moved_to``)."""
 
-    Attributes:
-        state: what the model reads of it (of a Teleavatar: arm positions, rad).
-        actions: arm targets in rad and gripper command numbers, absolute.
-        task: index of the instruction.
-        starts: row of each episode's first frame, and the number of rows at the end.
-        progress: label in [0, 1], 0 where it does not count; None if the data set has none.
-        valid: whether the label counts.
-        names: of the episodes, by their contents.
-        folder: where the arrays lie, if they were moved out of memory.
-    """
-
-    state: Float32[np.ndarray, "n s"]
-    actions: Float32[np.ndarray, "n a"]
-    task: Int32[np.ndarray, " n"]
-    starts: Int64[np.ndarray, " e"]
+    state: Float32[np.ndarray, "n s"]  # what the model reads of it (of a Teleavatar: arm positions, rad)
+    actions: Float32[np.ndarray, "n a"]  # arm targets in rad and gripper command numbers, absolute
+    task: Int32[np.ndarray, " n"]  # index of the instruction
+    starts: Int64[np.ndarray, " e"]  # row of each episode's first frame, and the number of rows at the end
+    # label in [0, 1], 0 where it does not count; None if the data set has none
     progress: Float32[np.ndarray, " n"] | None
-    valid: Bool[np.ndarray, " n"] | None
-    names: tuple[str, ...] = ()
-    folder: Path | None = None
+    valid: Bool[np.ndarray, " n"] | None  # whether the label counts
+    names: tuple[str, ...] = ()  # of the episodes, by their contents
+    folder: Path | None = None  # where the arrays lie, if they were moved out of memory
 
     def episode(self, row: int) -> int:
         """The episode that a row belongs to."""

@@ -30,19 +30,12 @@ Sample = dict[str, Any]  # arrays of one row by name; of a batch after grain has
 
 @dataclass(frozen=True)
 class Source:
-    """A data set as samples are made of it.
+    """A data set as samples are made of it."""
 
-    Attributes:
-        rows: its numbers.
-        pictures: its pictures.
-        tasks: instructions by task index.
-        imitated: per episode, whether its actions count.
-    """
-
-    rows: Rows
-    pictures: Pictures
-    tasks: tuple[str, ...]
-    imitated: tuple[bool, ...]
+    rows: Rows  # its numbers
+    pictures: Pictures  # its pictures
+    tasks: tuple[str, ...]  # instructions by task index
+    imitated: tuple[bool, ...]  # per episode, whether its actions count
 
 
 class SampleMaker:

@@ -22,19 +22,12 @@ CONTENTS = (layout.STATE, layout.ACTION)  # that name an episode
 
 @dataclass(frozen=True)
 class SetSplit:
-    """What a run did with a data set.
+    """What a run did with a data set."""
 
-    Attributes:
-        folder: of the data set.
-        episodes: numbers of those that were held out.
-        held_out: their names by contents; like ``trained_on`` empty in lists of former versions.
-        trained_on: names of the others.
-    """
-
-    folder: str
-    episodes: tuple[int, ...]
-    held_out: tuple[str, ...] = ()
-    trained_on: tuple[str, ...] = ()
+    folder: str  # of the data set
+    episodes: tuple[int, ...]  # numbers of those that were held out
+    held_out: tuple[str, ...] = ()  # their names by contents; like ``trained_on`` empty in lists of former versions
+    trained_on: tuple[str, ...] = ()  # names of the others
 
 
 SPLITS = TypeAdapter(list[SetSplit])

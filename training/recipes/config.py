@@ -1,23 +1,4 @@
-"""What a training run is made of, and what it leaves behind.
-
-A run's folder, ``<output>/<recipe>/<exp_name>/``:
-
-    config.json              the resolved configuration, written before the first step
-    held_out.json            episodes that are never trained on, per data set
-    metrics.csv              a row per logged step: losses, gradient norms, learning rate, samples/s
-    validation.csv           a row per validation
-    tensorboard/             the same, and pictures
-    wandb/                   of Weights & Biases, unless it is off
-    pictures/                predicted and labelled progress over held-out episodes, a file per validation
-    bad_batch_<step>.npz     only after a loss that was not finite: the batch it came from
-    <step>/                  a checkpoint that the policy loads (docs/checkpoints.md), and in the same folder
-        train_state/         Orbax: step, optimiser, and raw parameters where params/ holds their average
-        position.bin         of the loader
-        run.json             random key, best validation so far, metrics not logged yet
-    last, best               links to the newest checkpoint and to the one with the lowest validation loss
-
-A step's folder appears when it is complete. ``<step>`` counts optimiser steps that are done.
-"""
+"""What a training run is made of; what it leaves behind is in docs/training.md."""
 
 from __future__ import annotations
 
@@ -32,8 +13,7 @@ from pi05_progress.units.tokenizer import TokenizerName
 from ..engine.loss import LossConfig
 from ..engine.optimizer import OptimizerConfig
 from ..engine.sharding import MeshConfig
-from ..loading.config import DataConfig
-from ..loading.flags import ALWAYS_THERE, NO_FLAG, NOT_SHOWN
+from ..loading.config import ALWAYS_THERE, NO_FLAG, NOT_SHOWN, DataConfig
 
 
 @dataclass(frozen=True)

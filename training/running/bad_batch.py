@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -12,6 +11,7 @@ from pi05_progress.errors import UserError
 from pi05_progress.files.output_file import output_file
 
 from ..loading.batch import Batch
+from .checkpoints import by_path
 from .metrics import Arrived
 
 
@@ -44,12 +44,7 @@ def _write(path: Path, values: dict[str, np.ndarray]) -> str:
 
 def arrays(batch: Batch) -> dict[str, np.ndarray]:
     """A batch's arrays by name, such as ``observation.images.base_0_rgb``."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(batch)
-    return {".".join(map(_name, keys)): np.asarray(leaf) for keys, leaf in leaves}
-
-
-def _name(key: Any) -> str:
-    return str(getattr(key, "name", getattr(key, "key", None)))
+    return {path.replace("/", "."): np.asarray(leaf) for path, leaf in by_path(batch).items()}
 
 
 def _suspects(batch: Batch) -> str:

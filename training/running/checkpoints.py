@@ -52,21 +52,13 @@ class Best:
 
 @dataclass(frozen=True)
 class RunState:
-    """What a run goes on from beside parameters, optimiser and the loader's position.
+    """What a run goes on from beside parameters, optimiser and the loader's position."""
 
-    Attributes:
-        step: number of steps done.
-        key: data of the random key that every step folds its number into.
-        best: the best validation, if there was any.
-        window: metrics of the steps that no row of the logs has yet.
-        validation_owed: whether validation was due after this step, but a signal came first.
-    """
-
-    step: int
-    key: list[int]
-    best: Best | None
-    window: list[dict[str, float]] = field(default_factory=list)
-    validation_owed: bool = False
+    step: int  # number of steps done
+    key: list[int]  # data of the random key that every step folds its number into
+    best: Best | None  # the best validation, if there was any
+    window: list[dict[str, float]] = field(default_factory=list)  # metrics of the steps that no row of the logs has yet
+    validation_owed: bool = False  # whether validation was due after this step, but a signal came first
 
     def to_json(self) -> bytes:
         """As a file."""

@@ -51,7 +51,8 @@ class Console:
 
     def row(self, what: str, step: int, values: Mapping[str, float]) -> None:
         """A row of the logs in brief."""
-        parts = [f"{short} {values[name]:.4g}" for name, short in SHOWN.items() if _known(values, name)]
+        known = [(short, values[name]) for name, short in SHOWN.items() if not math.isnan(values.get(name, math.nan))]
+        parts = [f"{short} {value:.4g}" for short, value in known]
         self.say(f"{what} {step}/{self._total}  " + "  ".join(parts))
 
     def __enter__(self) -> Console:
@@ -60,7 +61,3 @@ class Console:
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
-
-
-def _known(values: Mapping[str, float], name: str) -> bool:
-    return name in values and not math.isnan(values[name])

@@ -134,17 +134,13 @@ class Logs:
 
             self._wandb.log({"step": step, name: wandb.Image(image)})
 
-    def close(self) -> None:
-        """Write what is left."""
-        self._board.close()
-        if self._wandb is not None:
-            self._wandb.finish()
-
     def __enter__(self) -> Logs:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        self._board.close()
+        if self._wandb is not None:
+            self._wandb.finish()
 
 
 def _start_wandb(folder: Path, config: LogConfig, name: str, resolved: Mapping[str, Any]) -> Any:

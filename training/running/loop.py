@@ -13,17 +13,17 @@ import numpy as np
 from pi05_progress.checkpoints.checkpoint import Checkpoint
 
 from ..engine.sharding import put_batch
-from ..engine.state import model_of
+from ..engine.state import parameters_in_use, with_parameters
 from ..engine.step import make_train_step
 from ..loading.split import HELD_OUT, SPLITS
 from . import bad_batch, pictures
 from .checkpoints import POSITION, Best, RunCheckpoints, RunState, beside_parameters
 from .console import Console
 from .logs import Logs
-from .metrics import Arrived, InFlight, Stopwatch, Window, mean
+from .metrics import Arrived, InFlight, Window
 from .setup import Run
 from .signals import Agreement, StopRequest
-from .validation import Trace, Validation, make_validation_step, parameters_in_use, validate
+from .validation import Trace, Validation, make_validation_step, validate
 
 STOP = "stop"  # among the metrics: whether any process was asked to stop
 
@@ -65,7 +65,6 @@ class Loop:
         self._state, self._step = run.state, run.begin.step
         self._in_flight = InFlight()
         self._window = Window(list(run.begin.window))
-        self._watch, self._waited = Stopwatch(), 0.0
         self._best = run.begin.best
         self._stop_agreed = False
 
@@ -87,7 +86,7 @@ class Loop:
             if first:  # compiling is not training
                 first = False
                 self._flush()
-                self._restart_clock()
+                self._window.restart()
             stopping = self._stopping()
             logging, validation, saving = self._due(total)
             if not (logging or validation or saving or stopping):
@@ -95,7 +94,7 @@ class Loop:
             self._flush()
             if logging:
                 self._write_row()
-            self._watch.stop()
+            self._window.stop()
             if validation and not stopping:
                 self._validate(saving)
             owed = validation and stopping  # there may be little time left
@@ -104,7 +103,7 @@ class Loop:
             if stopping and (owed or self._step < total):
                 self._checkpoints.wait()
                 return Ended(self._step, self._stop.name or "another process")
-            self._watch.go_on()
+            self._window.go_on()
         self._checkpoints.wait()
         return Ended(self._step, "")
 
@@ -112,7 +111,7 @@ class Loop:
         """Load a batch and send a step off; take in what has arrived."""
         started = time.perf_counter()
         batch = next(self._run.loader)
-        self._waited += time.perf_counter() - started
+        self._window.waited += time.perf_counter() - started
         self._state, metrics = self._train_step(self._state, self._run.key, put_batch(self._run.mesh, batch))
         self._step += 1
         metrics = {**metrics, STOP: self._agreement.ask(bool(self._stop.name))}
@@ -146,17 +145,7 @@ class Loop:
 
     def _write_row(self) -> None:
         """Means over the steps since the row before; the device is done with all of them, so the time is right."""
-        seconds = self._watch.seconds()
-        rate = self._window.timed * self._config.batch_size / seconds if seconds and self._window.timed else np.nan
-        row = mean(self._window.values)
-        row |= {"samples_per_second": rate, "waiting_for_data": self._waited / seconds if seconds else np.nan}
-        self._window.clear()
-        self._restart_clock()
-        self._log("train", self._step, row)
-
-    def _restart_clock(self) -> None:
-        self._window.timed, self._waited = 0, 0.0
-        self._watch.restart()
+        self._log("train", self._step, self._window.row(self._config.batch_size))
 
     def _log(self, group: str, step: int, row: Mapping[str, float]) -> None:
         if self._logs is not None:
@@ -196,8 +185,8 @@ class Loop:
             return f"{where}episode {trace.episode}{failed}"
 
         title = f"{self._config.name}/{self._config.exp_name}, step {self._step}"
-        png = pictures.draw(pictures.chosen(found.traces), title, name, self._run.loader.action_dt_s)
-        pixels = pictures.save(self._run.folder.root / f"pictures/progress_{self._step}.png", png)
+        path = self._run.folder.root / f"pictures/progress_{self._step}.png"
+        pixels = pictures.draw(path, pictures.chosen(found.traces), title, name, self._run.loader.action_dt_s)
         self._logs.picture("validation/progress", self._step, pixels)
 
     def _run_state(self, owed: bool) -> RunState:
@@ -209,7 +198,7 @@ class Loop:
         run, config = self._run, self._config
         info = dataclasses.replace(run.info, model_id=f"{config.name}/{config.exp_name}/{self._step}")
         self._checkpoints.save(
-            Checkpoint(info, model_of(run.model, self._state), run.loader.stats),
+            Checkpoint(info, with_parameters(run.model, parameters_in_use(self._state)), run.loader.stats),
             beside_parameters(self._state),
             self._run_state(owed),
             {POSITION: run.loader.state(), HELD_OUT: SPLITS.dump_json(run.loader.splits, indent=1)},

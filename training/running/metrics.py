@@ -22,17 +22,11 @@ LAST = ("learning_rate", "param_norm")  # what a row has of its last step, not a
 
 @dataclass(frozen=True)
 class Arrived:
-    """A step whose metrics are on the host, so that the device is done with it.
+    """A step whose metrics are on the host, so that the device is done with it."""
 
-    Attributes:
-        step: number of steps done then.
-        batch: what it was given, on the host.
-        metrics: of the step.
-    """
-
-    step: int
-    batch: Any
-    metrics: dict[str, float]
+    step: int  # number of steps done then
+    batch: Any  # what it was given, on the host
+    metrics: dict[str, float]  # of the step
 
     @property
     def finite(self) -> bool:
@@ -65,62 +59,55 @@ class InFlight:
         return arrived
 
 
-class Stopwatch:
-    """Seconds of training: stands still while something else is done."""
-
-    def __init__(self) -> None:
-        self._before, self._since = 0.0, time.perf_counter()
-
-    def seconds(self) -> float:
-        """Since it was made, or last started anew."""
-        return self._before + (0.0 if self._since is None else time.perf_counter() - self._since)
-
-    def stop(self) -> None:
-        """Stand still."""
-        self._before, self._since = self.seconds(), None
-
-    def go_on(self) -> None:
-        """Run again."""
-        self._since = time.perf_counter()
-
-    def restart(self) -> None:
-        """Start anew at 0, running."""
-        self._before, self._since = 0.0, time.perf_counter()
-
-
 @dataclass
 class Window:
-    """Steps since the last row of the logs; ``values`` is saved with a checkpoint, so that the next row is the same.
+    """Steps since the last row of the logs, and a clock that stands still while something else than a step is done."""
 
-    Attributes:
-        values: of every step.
-        timed: how many of them were done since the stopwatch was started.
-    """
-
-    values: list[dict[str, float]] = field(default_factory=list)
-    timed: int = 0
+    values: list[dict[str, float]] = field(default_factory=list)  # of every step; checkpoints hold them
+    timed: int = 0  # how many of them were done since the clock was started
+    waited: float = 0.0  # seconds since then for a batch
+    before: float = 0.0  # seconds until the clock last stood still
+    since: float | None = field(default_factory=time.perf_counter)
 
     def add(self, metrics: Mapping[str, float]) -> None:
         """One more step."""
         self.values.append(dict(metrics))
         self.timed += 1
 
-    def clear(self) -> None:
-        """Start anew."""
-        self.values, self.timed = [], 0
+    def stop(self) -> None:
+        """Let the clock stand still."""
+        self.before, self.since = self._seconds(), None
+
+    def go_on(self) -> None:
+        """Let it run again."""
+        self.since = time.perf_counter()
+
+    def restart(self) -> None:
+        """Start the clock anew."""
+        self.timed, self.waited, self.before, self.since = 0, 0.0, 0.0, time.perf_counter()
+
+    def row(self, batch_size: int) -> dict[str, float]:
+        """Means over the steps and how fast they were; the next window begins."""
+        seconds = self._seconds()
+        rate = self.timed * batch_size / seconds if seconds and self.timed else math.nan
+        row = mean(self.values)
+        row |= {"samples_per_second": rate, "waiting_for_data": self.waited / seconds if seconds else math.nan}
+        self.values = []
+        self.restart()
+        return row
+
+    def _seconds(self) -> float:
+        return self.before + (0.0 if self.since is None else time.perf_counter() - self.since)
 
 
 def mean(values: list[dict[str, float]]) -> dict[str, float]:
     """Means over steps; that of the progress loss counts labelled samples alone, and is NaN where there were none."""
     names = list(dict.fromkeys(name for step in values for name in step))
-    means = {name: _mean([step[name] for step in values if name in step]) for name in names}
+    own = {name: [step[name] for step in values if name in step] for name in names}
+    means = {name: math.fsum(numbers) / len(numbers) for name, numbers in own.items()}
     means |= {name: values[-1][name] for name in LAST if name in values[-1]}
     if "progress_loss" in means:
         labelled = sum(step["labelled"] for step in values)
         total = sum(step["progress_loss"] * step["labelled"] for step in values)
         means["progress_loss"] = total / labelled if labelled else math.nan
     return means
-
-
-def _mean(values: list[float]) -> float:
-    return math.fsum(values) / len(values)

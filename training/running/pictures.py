@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,15 +22,17 @@ def chosen(traces: Sequence[Trace]) -> list[Trace]:
     return [traces[i] for i in indices]
 
 
-def draw(traces: Sequence[Trace], title: str, name: Callable[[Trace], str], frame_s: float) -> bytes:
-    """A PNG file with a panel per episode."""
+def draw(
+    path: Path, traces: Sequence[Trace], title: str, name: Callable[[Trace], str], frame_s: float
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Write a PNG file with a panel per episode; returns its pixels."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     rows = math.ceil(len(traces) / COLUMNS)
     columns = min(COLUMNS, len(traces))
     figure = Figure(figsize=(SIZE_IN[0] * max(columns, 2), SIZE_IN[1] * rows + 0.5), dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
+    canvas = FigureCanvasAgg(figure)
     figure.suptitle(title, fontsize=10)
     for number, trace in enumerate(traces):
         axes = figure.add_subplot(rows, columns, number + 1)
@@ -46,15 +47,6 @@ def draw(traces: Sequence[Trace], title: str, name: Callable[[Trace], str], fram
             axes.legend(fontsize=7, loc="upper left")
         if number + columns >= len(traces):
             axes.set_xlabel("s", fontsize=8)
-    out = io.BytesIO()
-    figure.savefig(out, format="png")
-    return out.getvalue()
-
-
-def save(path: Path, png: bytes) -> UInt8[np.ndarray, "h w 3"]:
-    """Write a PNG file; returns its pixels."""
-    import cv2
-
     path.parent.mkdir(exist_ok=True)
-    path.write_bytes(png)
-    return cv2.cvtColor(cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    figure.savefig(path)
+    return np.asarray(canvas.buffer_rgba())[..., :3]

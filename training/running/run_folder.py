@@ -1,20 +1,52 @@
-"""The folder of a run: new, gone on with, or refused; only one process group at a time trains in it."""
+"""The folder of a run: new, gone on with, or refused; only one process group at a time trains in it. What of the
+configuration that lies there a run that goes on may change.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from pi05_progress.checkpoints.description import CONFIG as DESCRIPTION
 from pi05_progress.errors import UserError
 from pi05_progress.files.lock import try_lock
+from pi05_progress.files.output_file import write_file
 from pi05_progress.files.output_folder import PARTIAL
+
+from ..recipes.config import TrainConfig
 
 CONFIG, LOCK = "config.json", ".lock"
 LAST, BEST = "last", "best"
+# Fields that change neither what is learnt from nor how; those of ``mesh`` change rounding at most.
+FREE = (
+    "exp_name",
+    "output",
+    "from_scratch",
+    "tokenizer_path",
+    "num_train_steps",
+    "log_interval",
+    "validation_interval",
+    "validation_stride",
+    "save_interval",
+    "keep_period",
+    "mesh",
+    "logs",
+    "resume",
+    "overwrite",
+    "plan",
+    "plan_devices",
+    "plan_gib",
+    "data.cache",
+    "data.workers",
+    "data.threads",
+)
+FREED = tuple(f"{name}." for name in FREE)
 
 
 @dataclass(frozen=True)
@@ -112,3 +144,58 @@ def take(root: Path, *, overwrite: bool) -> IO[str]:
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     RunFolder(root).clean()
     return lock
+
+
+def to_json(config: TrainConfig) -> dict[str, Any]:
+    """The configuration as plain values, nested as the dataclasses are."""
+    return json.loads(json.dumps(dataclasses.asdict(config), default=str))
+
+
+def save_config(path: Path, resolved: Mapping[str, Any], extra: Mapping[str, Any]) -> None:
+    """Write a configuration (see ``to_json``) and what else is to be known of the run, complete or not at all."""
+    write_file(path, json.dumps({"config": dict(resolved), **extra}, indent=2) + "\n", durable=True)
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Leaves by dotted name."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        found |= flat(value, f"{name}.") if isinstance(value, Mapping) and value else {name: value}
+    return found
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between two configurations beyond what may, a line each."""
+    old, new = flat(before), flat(now)
+    names = [name for name in {**old, **new} if old.get(name) != new.get(name) and not f"{name}.".startswith(FREED)]
+    shown = [{name: json.dumps(value) for name, value in of.items()} for of in (old, new)]
+    return [f"{name}: {' -> '.join(of.get(name, '(not there)') for of in shown)}" for name in names]
+
+
+def gone_on_with(path: Path, config: TrainConfig) -> tuple[TrainConfig, dict[str, Any]]:
+    """The configuration of a run that goes on: the one that was saved, with what may be changed as it is now.
+
+    Args:
+        config: as it was asked for; what the run started from and its tokenizer's file need not be given again.
+
+    Returns:
+        The configuration, and all that was saved: the former one and ``extra``.
+
+    Raises:
+        UserError: something else than what may be changed differs, or the file is damaged.
+    """
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        before = dict(saved["config"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: cannot be read, so the run cannot go on: {error}") from error
+    known = {name: Path(before[name]) for name in ("checkpoint", "tokenizer_path") if before.get(name)}
+    config = dataclasses.replace(config, **{name: of for name, of in known.items() if getattr(config, name) is None})
+    if different := changes(before, to_json(config)):
+        listed = "\n  ".join(different)
+        raise UserError(
+            f"the run was started with another configuration ({path}):\n  {listed}\nGo on with the former values, or "
+            "give another --exp_name to start a run of its own; these may change: " + ", ".join(FREE)
+        )
+    return config, saved

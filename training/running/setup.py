@@ -23,15 +23,14 @@ from pi05_progress.observation import UNTRAINED
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.units.tokenizer import make_encoder
 
-from ..engine.sharding import make_mesh
+from ..engine.sharding import check_batch_size, make_mesh
 from ..engine.state import TrainState
 from ..loading.loader import TrainLoader
 from ..loading.split import HELD_OUT, SPLITS, read_splits, splits_of
 from ..recipes.config import TrainConfig
-from . import resolved, run_folder
+from . import run_folder
 from .checkpoints import POSITION, RunState
-from .resolved import to_json
-from .run_folder import RunFolder
+from .run_folder import RunFolder, to_json
 from .signals import check_same
 from .start import (
     check_acts_alike,
@@ -50,31 +49,18 @@ Say = Callable[[str], None]
 
 @dataclass
 class Run:
-    """A run that is ready to start or to go on.
+    """A run that is ready to start or to go on."""
 
-    Attributes:
-        config: as it was asked for.
-        resolved: the same as plain values.
-        model: what is trained; without a progress head if nothing would teach it.
-        folder: where everything goes.
-        mesh: of devices.
-        loader: at the position to go on from.
-        state: parameters and optimiser.
-        key: that every step folds its number into.
-        begin: where the run is.
-        info: description of checkpoints, but for their step.
-    """
-
-    config: TrainConfig
-    resolved: dict[str, Any]
-    model: Pi05Config
-    folder: RunFolder
-    mesh: Mesh
-    loader: TrainLoader
-    state: TrainState
-    key: Key[Array, ""]
-    begin: RunState
-    info: CheckpointInfo
+    config: TrainConfig  # as it was asked for
+    resolved: dict[str, Any]  # the same as plain values
+    model: Pi05Config  # what is trained; without a progress head if nothing would teach it
+    folder: RunFolder  # where everything goes
+    mesh: Mesh  # of devices
+    loader: TrainLoader  # at the position to go on from
+    state: TrainState  # parameters and optimiser
+    key: Key[Array, ""]  # that every step folds its number into
+    begin: RunState  # where the run is
+    info: CheckpointInfo  # description of checkpoints, but for their step
 
 
 def check_config(config: TrainConfig) -> None:
@@ -136,14 +122,14 @@ def prepare(config: TrainConfig, say: Say) -> Run:
     steps = folder.steps() if config.resume else []
     last, saved = folder.step(steps[-1]) if steps else None, None
     if last is not None:
-        config, saved = resolved.gone_on_with(folder.root / run_folder.CONFIG, config)
+        config, saved = run_folder.gone_on_with(folder.root / run_folder.CONFIG, config)
     else:
         check_complete(config)
     values = to_json(config)
     if config.resume and last is None:
         say(f"there is no checkpoint in {folder.root} to go on from: starts anew")
     mesh = make_mesh(config.mesh)
-    _check_batch(config.batch_size, config.optimizer.accumulation_steps, mesh)
+    check_batch_size(config.batch_size, mesh.size, config.optimizer.accumulation_steps)
     profile = RobotProfile.load(config.data.robot)
     encoder = make_encoder(config.tokenizer, config.tokenizer_path)
     base = None if last is not None else open_base(config.checkpoint)
@@ -218,15 +204,6 @@ def _without_place(values: Mapping[str, Any]) -> str:
     return json.dumps({**values, "mesh": mesh})
 
 
-def _check_batch(batch_size: int, accumulation_steps: int, mesh: Mesh) -> None:
-    pieces = mesh.size * accumulation_steps
-    if batch_size % pieces:
-        raise UserError(
-            f"--batch_size is {batch_size}; expected a multiple of {pieces} ({mesh.size} devices x "
-            f"{accumulation_steps} --optimizer.accumulation_steps)"
-        )
-
-
 @contextmanager
 def open_folder(run: Run) -> Iterator[None]:
     """Take the run's folder and write down what the run is; only process 0 does, the others wait for it.
@@ -243,7 +220,7 @@ def open_folder(run: Run) -> Iterator[None]:
             "code_version": run.info.code_version,
             "jax": jax.__version__,
         }
-        resolved.save(run.folder.root / run_folder.CONFIG, run.resolved, extra)
+        run_folder.save_config(run.folder.root / run_folder.CONFIG, run.resolved, extra)
         write_file(run.folder.root / HELD_OUT, SPLITS.dump_json(run.loader.splits, indent=1), durable=True)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("run folder")

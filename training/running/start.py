@@ -129,21 +129,14 @@ def effective_model(
 
 
 class Start(NamedTuple):
-    """What a run begins with.
+    """What a run begins with."""
 
-    Attributes:
-        state: parameters and optimiser.
-        key: that every step folds its number into.
-        begin: where the run is.
-        source: where the parameters are from, as checkpoints say it: ``base``, ``base_model_id``, ``initialised``.
-        unused: paths of parameters that the checkpoint has and the model does not.
-    """
-
-    state: TrainState
-    key: Key[Array, ""]
-    begin: RunState
+    state: TrainState  # parameters and optimiser
+    key: Key[Array, ""]  # that every step folds its number into
+    begin: RunState  # where the run is
+    # where the parameters are from, as checkpoints say it: ``base``, ``base_model_id``, ``initialised``
     source: dict[str, Any]
-    unused: list[str]
+    unused: list[str]  # paths of parameters that the checkpoint has and the model does not
 
 
 def fresh(
@@ -186,7 +179,7 @@ def restored(
 def start_notes(start: Start, base: Base | None, robot: str) -> list[str]:
     """What should be said of a new run's start to whoever starts it; ``robot`` is the data's."""
     if base is None:
-        return []
+        return ["starts with random parameters"]
     notes = [f"starts from {base.folder} ({base.info.model_id}, robot {base.info.robot})"]
     if base.info.robot != robot:
         notes.append(f"note: that checkpoint is of robot {base.info.robot}, the data of {robot}")

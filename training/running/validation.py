@@ -17,7 +17,7 @@ from pi05_progress.models.pi05 import Pi05
 
 from ..engine.loss import LossConfig, combined, counted_steps
 from ..engine.sharding import put_batch, replicated
-from ..engine.state import TrainState, with_parameters
+from ..engine.state import with_parameters
 from ..evaluation.metrics import spearman
 from ..loading.batch import Batch
 
@@ -40,20 +40,13 @@ class PerSample(NamedTuple):
 
 @dataclass(frozen=True)
 class Trace:
-    """Progress over an episode, at the frames that were looked at.
+    """Progress over an episode, at the frames that were looked at."""
 
-    Attributes:
-        dataset, episode: which.
-        frames: their numbers, rising.
-        predicted: by the model.
-        label: NaN where there is none.
-    """
-
-    dataset: int
+    dataset: int  # which
     episode: int
-    frames: Int32[np.ndarray, " n"]
-    predicted: Float[np.ndarray, " n"]
-    label: Float[np.ndarray, " n"]
+    frames: Int32[np.ndarray, " n"]  # their numbers, rising
+    predicted: Float[np.ndarray, " n"]  # by the model
+    label: Float[np.ndarray, " n"]  # NaN where there is none
 
 
 @dataclass(frozen=True)
@@ -182,8 +175,3 @@ def mean_spearman(traces: Iterable[Trace], successful: Callable[[int, int], bool
         if len(trace.frames) > 1 and successful(trace.dataset, trace.episode)
     ]
     return float(np.mean(values)) if values else float("nan")
-
-
-def parameters_in_use(state: TrainState) -> dict[str, Array]:
-    """All parameters of a train state by path, as they are saved for use: averaged, if an average is kept."""
-    return {**state.frozen, **(state.params if state.ema_params is None else state.ema_params)}
