@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..parameter_source import CheckpointError
 
-WANTED = ["*.json", "*.safetensors", "params/*", "assets/*"]  # of a repository; optimizer states are left there
+WANTED = ["*.json", "*.safetensors", "*.sha256", "params/*", "assets/*"]  # not optimizer states
 
 
 def resolve(name: str, revision: str | None = None) -> Path:
