@@ -86,9 +86,9 @@ def read_info(folder: Path) -> CheckpointInfo:
     folder = Path(folder)
     path = folder / CONFIG
     if not folder.is_dir():
-        raise CheckpointError(
-            f"{folder}: no such folder; a checkpoint is a folder with {CONFIG} and {PARAMS}/{_left_over(folder)}"
-        )
+        old = folder.with_name(folder.name + output_folder.OLD)
+        left = f". {old} is what an interrupted overwriting left: rename it to get it back" if old.is_dir() else ""
+        raise CheckpointError(f"{folder}: no such folder; a checkpoint is a folder with {CONFIG} and {PARAMS}/{left}")
     if not path.exists():
         raise CheckpointError(
             f"{folder} has no {CONFIG}: not a checkpoint of this package, or an incomplete one. Checkpoints of openpi "
@@ -114,17 +114,11 @@ def parse_info(path: Path) -> CheckpointInfo:
         return _INFO.validate_python(data)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValidationError as error:
-        raise CheckpointError(f"{path}: not a checkpoint's description: {problems(error)}") from error
+    except CheckpointError:
+        raise
     except ValueError as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(f"{path}: not a checkpoint's description: {error}") from error
-
-
-def _left_over(folder: Path) -> str:
-    old = folder.with_name(folder.name + output_folder.OLD)
-    return f". {old} is what an interrupted overwriting left: rename it to get it back" if old.is_dir() else ""
+        found = problems(error) if isinstance(error, ValidationError) else error
+        raise CheckpointError(f"{path}: not a checkpoint's description: {found}") from error
 
 
 def read_stats(folder: Path, info: CheckpointInfo) -> dict[str, NormStats]:

@@ -48,12 +48,9 @@ class ParameterSource:
         return jnp.dtype(self.leaves[path].dtype if dtype is None or path.startswith(HEAD) else dtype)
 
     def read(self, path: str, dtype: Any = None) -> np.ndarray:
-        """A whole leaf, in an array nothing else holds.
-
-        Raises:
-            CheckpointError: it is damaged or cannot be read.
-        """
-        return self.read_piece(path, self.dtype_of(path, dtype), whole(self.leaves[path].shape))
+        """A whole leaf, in an array nothing else holds; a ``CheckpointError`` if it is damaged or cannot be read."""
+        whole = tuple(slice(0, size) for size in self.leaves[path].shape)
+        return self.read_piece(path, self.dtype_of(path, dtype), whole)
 
     def without(self, prefix: str) -> ParameterSource:
         """The same without the leaves whose path starts with ``prefix``."""
@@ -68,11 +65,6 @@ class ParameterSource:
 
         more = {path: jax.ShapeDtypeStruct(array.shape, array.dtype) for path, array in arrays.items()}
         return ParameterSource(self.where, {**self.leaves, **more}, read_piece)
-
-
-def whole(shape: tuple[int, ...]) -> Index:
-    """The index of everything."""
-    return tuple(slice(0, size) for size in shape)
 
 
 def shape_of(index: Index) -> tuple[int, ...]:
@@ -95,14 +87,10 @@ def load_arrays(
     shardings: Shardings | None = None,
     progress: Progress | None = None,
 ) -> dict[str, jax.Array]:
-    """All parameters on the device.
+    """All parameters on the device, the largest first, while there is most room for what reading needs besides.
 
-    The largest leaves come first, while there is most room for what reading needs besides.
-
-    Args:
-        dtype: to cast to while reading; the progress head keeps its own. None keeps what is stored.
-        shardings: decides from path, shape and dtype where a leaf lies; each process then reads only its pieces. None
-            puts everything on the default device.
+    They are cast while they are read (see ``dtype_of``). ``shardings`` decides from path, shape and dtype where a leaf
+    lies, of which each process reads only its pieces; without it everything is on the default device.
 
     Raises:
         CheckpointError: something is damaged or cannot be read.

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 from jaxtyping import Array, Bool, Float32, Int32
 
 from pi05_progress.models.observation import Observation
+from pi05_progress.observation import IMAGE_KEYS
 
 
 @jax.tree_util.register_dataclass
@@ -25,3 +28,18 @@ class Batch:
     # last batch of validation
     action_weight: Float32[Array, " b"]
     origin: Int32[Array, "b 3"]  # data set, episode and frame; -1 in rows that fill up the last batch of validation
+
+
+def to_batch(stacked: Mapping[str, Any]) -> Batch:
+    """Stacked samples as a batch."""
+    observation = Observation(
+        images={key: stacked[key] for key in IMAGE_KEYS},
+        image_masks={key: stacked[f"{key}_mask"] for key in IMAGE_KEYS},
+        state=stacked["state"],
+        tokenized_prompt=stacked["tokens"],
+        tokenized_prompt_mask=stacked["tokens_mask"],
+        progress=stacked.get("progress"),
+        progress_mask=stacked.get("progress_mask"),
+    )
+    rest = ("actions", "action_is_pad", "action_weight", "origin")
+    return Batch(observation, **{name: stacked[name] for name in rest})

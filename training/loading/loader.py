@@ -26,14 +26,14 @@ from pi05_progress.units.tokenizer import Encoder
 
 from ..datasets.progress_meta import ProgressMeta
 from ..datasets.reader import Dataset
-from .batch import Batch
+from .batch import Batch, to_batch
 from .cache import cached_pictures
 from .config import DataConfig, DataConfigError
 from .data import Data, asset_name, read_data, written
 from .mixture import Order, shard_count, stripes_per_period, training_order
 from .negatives import negatives
 from .pictures import DecodedPictures, Pictures
-from .samples import Sample, SampleMaker, Source, to_batch
+from .samples import Sample, SampleMaker, Source
 from .split import SetSplit
 
 STATE_FORMAT = 1

@@ -84,11 +84,7 @@ class Draw:
 
 
 class Order:
-    """Which row comes when. Grain selects with it: element ``i`` is row ``i // p`` of process ``i % p`` of ``p``.
-
-    Args:
-        counts: stripes of each data set in a period, see ``stripes_per_period``.
-    """
+    """Which row comes when. Grain selects with it: element ``i`` is row ``i // p`` of process ``i % p`` of ``p``."""
 
     def __init__(self, counts: Sequence[int], shard_count: int, batch_size: int, process_count: int) -> None:
         self._counts, self._shards = list(counts), shard_count

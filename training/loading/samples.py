@@ -12,14 +12,12 @@ from typing import Any
 import numpy as np
 
 from pi05_progress.models.config import Pi05Config
-from pi05_progress.models.observation import Observation
 from pi05_progress.observation import IMAGE_KEYS
 from pi05_progress.robots.layout import Layout
 from pi05_progress.units.normalize import NormStats, normalize
 from pi05_progress.units.tokenizer import Encoder, PromptError, PromptTokenizer
 from pi05_progress.units.transforms import delta_actions, pad_to
 
-from .batch import Batch
 from .config import DataConfigError
 from .negatives import Negatives
 from .pictures import Pictures
@@ -124,18 +122,3 @@ class SampleMaker:
         sample = self.sample(data_set, row)
         sample |= {"action_weight": np.float32(0), "origin": np.full(3, -1, np.int32)}
         return sample | ({"progress": np.float32(0), "progress_mask": np.bool_(False)} if self._has_labels else {})
-
-
-def to_batch(stacked: Sample) -> Batch:
-    """Stacked samples as a batch."""
-    observation = Observation(
-        images={key: stacked[key] for key in IMAGE_KEYS},
-        image_masks={key: stacked[f"{key}_mask"] for key in IMAGE_KEYS},
-        state=stacked["state"],
-        tokenized_prompt=stacked["tokens"],
-        tokenized_prompt_mask=stacked["tokens_mask"],
-        progress=stacked.get("progress"),
-        progress_mask=stacked.get("progress_mask"),
-    )
-    rest = ("actions", "action_is_pad", "action_weight", "origin")
-    return Batch(observation, **{name: stacked[name] for name in rest})
