@@ -35,13 +35,10 @@ from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.robots.yaml_lines import ConfigError
 
 from .bags.conversion import convert, dry_run
-from .bags.episodes import Mode
 from .bags.faults import BagError
 from .bags.finding import find_bags
-from .bags.inputs import Actions, ScanOptions
-from .bags.planning import Wanted
+from .bags.options import Actions, Mode, OnGap, Options
 from .bags.pool import KEPT, Pool
-from .bags.segments import OnGap, PlanOptions
 from .bags.workplace import Workplace, finish_workplace, workplace
 from .datasets.video import Codec, VideoOptions
 
@@ -148,21 +145,18 @@ class ConvertOptions:
             return "--task: the instruction is empty"
         return ""
 
-    def scan_options(self, profile: RobotProfile) -> ScanOptions:
-        """What the first pass needs to know."""
-        return ScanOptions(
-            profile,
-            self.actions,
-            dict(self.camera),
-            self.namespace,
-            round(self.max_gap * 1e9),
-            self.allow_missing_grippers,
+    def options(self, profile: RobotProfile) -> Options:
+        """What is made of recordings, and how."""
+        same = ("fps", "episodes", "actions", "on_gap", "keep_aborted", "allow_missing_grippers", "image_size")
+        return Options(
+            profile=profile,
+            task=None if self.task is None else _as_typed(self.task),
+            max_gap_ns=round(self.max_gap * 1e9),
+            video=VideoOptions(self.codec, self.preset, self.crf, self.gop),
+            cameras=dict(self.camera),
+            namespace=self.namespace,
+            **{name: getattr(self, name) for name in same},
         )
-
-    def wanted(self) -> Wanted:
-        """Which episodes are made, and how."""
-        times = PlanOptions(self.fps, round(self.max_gap * 1e9), self.on_gap)
-        return Wanted(self.episodes, self.keep_aborted, self.task, self.image_size, times)
 
     def settings(self, profile: RobotProfile, bags: Sequence[Path]) -> dict[str, Any]:
         """What decides about the result, for --resume and for the report."""
@@ -204,8 +198,6 @@ def _as_typed(text: str) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status: 1 if there is no data set, 2 for a wrong command line."""
     args = parse(arguments)
-    if args.task is not None:
-        args = dataclasses.replace(args, task=_as_typed(args.task))
     again = "convert_rosbags: stopped; the same command with --resume goes on"
     return run_program(lambda: _run(args), name="convert_rosbags", kept=KEPT, stopped=again)
 
@@ -221,21 +213,19 @@ def _run(args: ConvertOptions) -> int:
         bags = find_bags(args.input)
     except (ConfigError, BagError) as error:
         raise UsageError(str(error)) from error
-    options, wanted = args.scan_options(profile), args.wanted()
     refuse_overlap(args.output, [*args.input, *bags])
     if args.dry_run:
         folder = tempfile.TemporaryDirectory(prefix="convert_rosbags_")
-        with folder as path, Pool(Workplace(Path(path)), options, args.workers) as pool:
-            return 0 if dry_run(bags, wanted, pool) else 1
+        with folder as path, Pool(Workplace(Path(path)), args.options(profile), args.workers) as pool:
+            return 0 if dry_run(bags, pool) else 1
     settings = args.settings(profile, bags)
     with workplace(args.output, settings, resume=args.resume, overwrite=args.overwrite) as place:
         if place.assembled:
             finish_workplace(place)
             print(f"the data set was complete; it is in {args.output} now")
             return 0
-        video = VideoOptions(args.codec, args.preset, args.crf, args.gop)
-        with Pool(place, options, args.workers) as pool:
-            made = convert(bags, wanted, video, args.output, place, settings, pool)
+        with Pool(place, args.options(profile), args.workers) as pool:
+            made = convert(bags, args.output, place, settings, pool)
         if not made:
             place.pending.abandon()
     return 0 if made else 1

@@ -34,9 +34,9 @@ from pi05_progress.policy import Policy, PolicyOptions
 from pi05_progress.robots.profile import RobotProfile
 
 from .datasets import layout
+from .datasets.frames import Thumbnail, thumbnails
 from .datasets.progress_meta import load_progress_meta
 from .datasets.reader import Dataset, open_dataset
-from .datasets.thumbnails import Thumbnail, thumbnails
 from .evaluation.cache import FOLDER, AnswerCache, code_digest, fingerprint_of_answers
 from .evaluation.evaluation import Evaluation, Settings, evaluate, head_camera
 from .evaluation.page import HEADINGS, measured, number, page

@@ -26,13 +26,11 @@ from pi05_progress.robots.layout import EFFORT, Layout
 from pi05_progress.robots.profile import RobotProfile
 
 from .datasets import layout
-from .datasets.frames import PictureError
+from .datasets.frames import PictureError, Thumbnail, thumbnails
 from .datasets.pooled import Extent, Spread
-from .datasets.positions import position_columns
 from .datasets.progress_meta import ProgressMeta, load_progress_meta
 from .datasets.reader import Dataset, open_dataset
-from .datasets.robot import vectors_problem
-from .datasets.thumbnails import Thumbnail, thumbnails
+from .datasets.robot import position_columns, vectors_problem
 from .report import rerun_file
 from .report.charts import Range
 from .report.page import PageEpisode, page

@@ -18,10 +18,9 @@ from small_datasets import MERGED, TWO_TASKS, facts, lerobot_copy, make_dataset,
 
 from pi05_progress.errors import UserError
 from training.add_progress_labels import LabelOptions, add_progress_labels
-from training.datasets.frames import PictureError
+from training.datasets.frames import PictureError, thumbnails
 from training.datasets.progress_meta import EpisodeMeta, ProgressMeta, save_progress_meta
 from training.datasets.reader import DatasetError, VideoSpan, open_dataset
-from training.datasets.thumbnails import thumbnails
 from training.inspect_dataset import InspectOptions, inspect_dataset
 from training.report import charts
 from training.report.summary import picture_findings

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 from pi05_progress.robots.episode_notes import ABORTED, CUT_OFF
 from training.datasets.progress_meta import Outcome
 
 from .first_pass import Scan
-from .markers import Event, Mark
+from .options import Mode
+from .timeline import Event, Mark
 
-Mode = Literal["auto", "bag", "marks", "events"]
 START, STOP, MILESTONE = 0, 1, 2  # EpisodeEvent.event
 OUTCOMES = (Outcome.UNKNOWN, Outcome.SUCCESS, Outcome.FAILURE)  # by EpisodeEvent.outcome
 
@@ -60,11 +60,6 @@ def find_episodes(scan: Scan, mode: Mode = "auto", keep_aborted: bool = False) -
     """The episodes of a recording; ``auto`` takes events if there are any, else marks, else the whole recording.
 
     Events that cannot be read count as events: without the one that began it, an episode is not the whole recording.
-
-    Args:
-        scan: the recording.
-        mode: where episodes are.
-        keep_aborted: take also those that were not ended on purpose: the recorder was stopped, the disk was full, ...
     """
     if mode == "auto":
         any_event = any(e.event == START for e in scan.events) or scan.unreadable.get(scan.inputs.events or "")
@@ -80,15 +75,10 @@ def _whole(scan: Scan) -> Found:
     return Found("bag", [Candidate("bag", spans, note=note)])
 
 
-def _between(scan: Scan, start: Mark | Event, stop: Mark | Event) -> tuple[Span, ...]:
-    if start.stretch == stop.stretch:
-        return (Span(start.stretch, start.stamp_ns, stop.stamp_ns),)
-    middle = range(start.stretch + 1, stop.stretch)
-    return (
-        Span(start.stretch, start.stamp_ns, None),
-        *(Span(index, None, None) for index in middle),
-        Span(stop.stretch, None, stop.stamp_ns),
-    )
+def _between(start: Mark | Event, stop: Mark | Event) -> tuple[Span, ...]:
+    ends = {(start.stretch, 0): start.stamp_ns, (stop.stretch, 1): stop.stamp_ns}
+    stretches = range(start.stretch, stop.stretch + 1)
+    return tuple(Span(index, ends.get((index, 0)), ends.get((index, 1))) for index in stretches)
 
 
 def _by_marks(scan: Scan) -> Found:
@@ -103,7 +93,7 @@ def _by_marks(scan: Scan) -> Found:
         elif start is None:
             found.notes.append("a stop mark without a start mark is passed over")
         else:
-            found.candidates.append(Candidate(f"marks_{count - 1}", _between(scan, start, mark)))
+            found.candidates.append(Candidate(f"marks_{count - 1}", _between(start, mark)))
             start = None
     if start is not None:
         found.rejected.append((f"marks_{count - 1}", "no stop mark: the recording ends before the episode does"))
@@ -131,7 +121,8 @@ def _by_events(scan: Scan, keep_aborted: bool) -> Found:
             del opened[event.episode_id]
             found.rejected.append((event.episode_id, f"{event.label}; --keep-aborted takes it all the same"))
         else:
-            found.candidates.append(_candidate(scan, opened.pop(event.episode_id), event, found.candidates))
+            taken = [candidate.name for candidate in found.candidates]
+            found.candidates.append(_candidate(opened.pop(event.episode_id), event, taken))
     reason = "no stop event: the recording ends before the episode does"
     found.rejected += [(name, reason) for name in opened]
     if not scan.events:
@@ -139,18 +130,12 @@ def _by_events(scan: Scan, keep_aborted: bool) -> Found:
     return found
 
 
-def _candidate(scan: Scan, events: Sequence[Event], stop: Event, before: Sequence[Candidate]) -> Candidate:
+def _candidate(events: Sequence[Event], stop: Event, taken: Sequence[str]) -> Candidate:
     start = events[0]
     name = start.episode_id or "event"
-    taken = {candidate.name for candidate in before}
-    number = 1
-    unique = name
-    while unique in taken:
-        number += 1
-        unique = f"{name}_{number}"
     return Candidate(
-        unique,
-        _between(scan, start, stop),
+        next(unique for n in itertools.count(1) if (unique := f"{name}_{n}" if n > 1 else name) not in taken),
+        _between(start, stop),
         stop.task or start.task,
         OUTCOMES[stop.outcome] if stop.outcome < len(OUTCOMES) else Outcome.UNKNOWN,
         stop.label,

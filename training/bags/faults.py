@@ -19,11 +19,6 @@ class BagError(UserError):
     """A recording cannot be used; the message names it, says what was found and what to do."""
 
 
-def of_the_machine(error: BaseException) -> bool:
-    """Whether an exception says something about this machine rather than about the recording."""
-    return isinstance(error, OSError) and error.errno in _OF_THE_MACHINE
-
-
 @contextmanager
 def bag_errors_naming(where: Path, what: str = "damaged") -> Iterator[None]:
     """Turns whatever reading a damaged file leads to into a ``BagError`` that names it.
@@ -39,7 +34,7 @@ def bag_errors_naming(where: Path, what: str = "damaged") -> Iterator[None]:
     except BagError:
         raise
     except Exception as error:
-        if of_the_machine(error):
+        if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
             raise
         raise BagError(f"{where}: {what}: {explained(error)}") from error
 

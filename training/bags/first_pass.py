@@ -21,11 +21,11 @@ from pi05_progress.robots.packets import is_key_packet
 
 from .faults import BagError
 from .finding import continues_another
-from .inputs import Inputs, ScanOptions, Source, choose_inputs
-from .markers import Event, Mark, Markers
+from .inputs import Inputs, Source, choose_inputs
 from .message_types import Stored
+from .options import Options
 from .reading import Bag
-from .timeline import OTHER_CLOCK_NS, Stretch, Timeline, header_stamp_ns
+from .timeline import OTHER_CLOCK_NS, Event, Mark, Markers, Stretch, Timeline, header_stamp_ns
 
 
 @dataclass
@@ -62,7 +62,7 @@ class Scan:
     undecodable: dict[str, str] = field(default_factory=dict)
 
 
-def scan_bag(path: Path, options: ScanOptions, scratch: Path) -> Scan:
+def scan_bag(path: Path, options: Options, scratch: Path) -> Scan:
     """Read through a recording once; see ``Bag`` for ``scratch``.
 
     Raises:
@@ -80,7 +80,7 @@ def scan_bag(path: Path, options: ScanOptions, scratch: Path) -> Scan:
 class _FirstPass:
     """One reading of a recording that is open."""
 
-    def __init__(self, bag: Bag, options: ScanOptions) -> None:
+    def __init__(self, bag: Bag, options: Options) -> None:
         self._bag, self._profile = bag, options.profile
         self._inputs = choose_inputs(bag.topics, options)
         self._offset_ns = _clock_offset_ns(bag, self._inputs)

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from pi05_progress.robots.profile import IMAGE_TYPE, PACKET_TYPE, RobotProfile
+from pi05_progress.robots.profile import IMAGE_TYPE, PACKET_TYPE
 
 from .faults import BagError
 from .message_types import EVENT_TYPE
+from .options import Options
 from .reading import Topic
 
 MARKS_TYPE = "sensor_msgs/msg/Joy"
@@ -23,7 +24,6 @@ OTHER_KINDS = {
 }
 Kind = Literal["raw", "compressed", "packets", "joints", "number", "pose"]
 Role = Literal["camera", "state", "action"]
-Actions = Literal["teleoperation", "policy"]
 
 
 @dataclass(frozen=True)
@@ -31,18 +31,21 @@ class Source:
     """One topic that is used.
 
     Attributes:
-        name: what it is in reports: a camera's key, ``left_arm``, ``left_pose``, ``action left_arm``, ...
-        part: the same without ``action``.
+        part: a camera's key, ``left_arm``, ``left_pose``, ...
         topic: where it comes from.
         kind: how its messages are read.
         role: what it is for.
     """
 
-    name: str
     part: str
     topic: str
     kind: Kind
     role: Role
+
+    @property
+    def name(self) -> str:
+        """What it is in reports."""
+        return f"action {self.part}" if self.role == "action" else self.part
 
     @property
     def has_header(self) -> bool:
@@ -82,28 +85,7 @@ class Inputs:
         return {source.topic for source in self.sources.values()}
 
 
-@dataclass(frozen=True)
-class ScanOptions:
-    """What the first pass over a recording needs to know.
-
-    Attributes:
-        profile: the robot.
-        actions: whether actions are the operator's commands or the policy's.
-        cameras: topics of cameras that take the place of the profile's.
-        namespace: put before every topic of the profile.
-        max_gap_ns: how long an input may be silent.
-        allow_missing_grippers: whether a gripper that was not recorded may become zeros.
-    """
-
-    profile: RobotProfile
-    actions: Actions
-    cameras: Mapping[str, str]
-    namespace: str
-    max_gap_ns: int
-    allow_missing_grippers: bool = False
-
-
-def choose_inputs(topics: Mapping[str, Topic], options: ScanOptions) -> Inputs:
+def choose_inputs(topics: Mapping[str, Topic], options: Options) -> Inputs:
     """The topics that a profile names, as far as the recording has messages on them.
 
     Raises:
@@ -119,9 +101,9 @@ def common_absent(inputs: Sequence[Inputs]) -> tuple[str, ...]:
 
 
 class _Choice:
-    def __init__(self, topics: Mapping[str, Topic], options: ScanOptions) -> None:
+    def __init__(self, topics: Mapping[str, Topic], options: Options) -> None:
         self._topics = {name: topic for name, topic in topics.items() if topic.used}
-        self._silent = {name for name, topic in topics.items() if not topic.used}
+        self._silent = topics.keys() - self._topics.keys()
         self._options, self._profile = options, options.profile
         self._prefix = options.namespace.rstrip("/")
         self._sources: dict[str, Source] = {}
@@ -132,10 +114,8 @@ class _Choice:
 
     def made(self) -> Inputs:
         if unknown := sorted(set(self._options.cameras) - set(self._profile.cameras)):
-            raise BagError(
-                f"--camera {', '.join(unknown)}: no such camera; {self._profile.name} has "
-                f"{', '.join(self._profile.cameras)}"
-            )
+            known = ", ".join(self._profile.cameras)
+            raise BagError(f"--camera {', '.join(unknown)}: no such camera; {self._profile.name} has {known}")
         for key in self._profile.cameras:
             self._camera(key)
         for arm in self._profile.arms:
@@ -143,11 +123,10 @@ class _Choice:
             if arm in self._profile.grippers:
                 self._gripper(arm)
         if self._problems:
-            hints = f" {' '.join(sorted(self._hints))}" if self._hints else ""
-            raise BagError(f"{'; '.join(self._problems)}.{hints}")
-        marks = self._named(self._profile.marks.topic)
-        marks = marks if marks in self._topics and self._topics[marks].type == MARKS_TYPE else None
-        return Inputs(self._sources, tuple(self._absent), self._event_topic(), marks, tuple(self._notes))
+            raise BagError(" ".join([f"{'; '.join(self._problems)}.", *sorted(self._hints)]))
+        marks = self._topics.get(self._named(self._profile.marks.topic))
+        marks_topic = marks.name if marks and marks.type == MARKS_TYPE else None
+        return Inputs(self._sources, tuple(self._absent), self._event_topic(), marks_topic, tuple(self._notes))
 
     def _named(self, topic: str) -> str:
         return f"{self._prefix}/{topic.lstrip('/')}" if self._prefix else topic
@@ -166,69 +145,57 @@ class _Choice:
             base = self._named(camera.topic).removesuffix("/ffmpeg")
             candidates = [self._named(camera.topic), base, f"{base}/compressed", f"{base}/ffmpeg"]
         present = [name for name in dict.fromkeys(candidates) if name in self._topics]
-        if not present:
-            self._missing(key, candidates[0])
-            return
         if len(present) > 1:
             self._notes.append(f"{key} was recorded {len(present)} times; {present[0]} is used")
-        elif present[0] != candidates[0]:
+        elif present and present[0] != candidates[0]:
             self._notes.append(f"{key} comes from {present[0]}")
-        self._add(key, key, present[0], "camera")
+        self._add(key, (present or candidates)[0], "camera")
 
     def _arm(self, side: str) -> None:
         arm, part = self._profile.arms[side], f"{side}_arm"
-        self._needed(part, part, arm.state_topic, "state")
+        self._add(part, self._named(arm.state_topic), "state")
         if self._options.actions == "teleoperation":
             command, other, instead = arm.teleoperation_topic, arm.target_topic, "policy"
         else:
             direct = self._profile.arm_command == "direct"
             command = arm.command_topic if direct else arm.target_topic
             other, instead = arm.teleoperation_topic, "teleoperation"
-        self._needed(f"action {part}", part, command, "action")
-        if self._named(command) not in self._topics and self._named(other) in self._topics:
-            self._hints.add(f"Commands are there on {self._named(other)}: --actions {instead} takes those.")
+        hint = f"Commands are there on {self._named(other)}: --actions {instead} takes those."
+        self._add(part, self._named(command), "action", hint if self._named(other) in self._topics else "")
         without_poses, with_poses = self._profile.layout.vector_sizes
         if self._profile.vector_size == with_poses:
-            pose = f"{side}_pose"
-            self._needed(pose, pose, arm.state_pose_topic, "state")
-            self._needed(f"action {pose}", pose, arm.target_pose_topic, "action")
-            if self._named(arm.target_pose_topic) not in self._topics:
-                self._hints.add(f"Without end effector poses: --vector-size {without_poses}.")
+            self._add(f"{side}_pose", self._named(arm.state_pose_topic), "state")
+            hint = f"Without end effector poses: --vector-size {without_poses}."
+            self._add(f"{side}_pose", self._named(arm.target_pose_topic), "action", hint)
 
     def _gripper(self, side: str) -> None:
         gripper, part = self._profile.grippers[side], f"{side}_gripper"
         command = gripper.teleoperation_topic if self._options.actions == "teleoperation" else gripper.command_topic
-        for name, topic, role in ((part, gripper.state_topic, "state"), (f"action {part}", command, "action")):
-            if self._named(topic) in self._topics:
-                self._add(name, part, self._named(topic), role)
-            elif self._options.allow_missing_grippers:
-                self._absent.append(name)
+        hint = "A robot without grippers: --allow-missing-grippers fills their entries with 0."
+        for topic, role in ((self._named(gripper.state_topic), "state"), (self._named(command), "action")):
+            if self._options.allow_missing_grippers and topic not in self._topics:
+                self._absent.append(f"action {part}" if role == "action" else part)
             else:
-                self._missing(name, self._named(topic))
-                self._hints.add("A robot without grippers: --allow-missing-grippers fills their entries with 0.")
+                self._add(part, topic, role, hint)
 
-    def _needed(self, name: str, part: str, topic: str, role: Role) -> None:
-        if self._named(topic) in self._topics:
-            self._add(name, part, self._named(topic), role)
-        else:
-            self._missing(name, self._named(topic))
-
-    def _add(self, name: str, part: str, topic: str, role: Role) -> None:
+    def _add(self, part: str, topic: str, role: Role, hint: str = "") -> None:
+        """Take a topic for a part; where it is missing, that and the hint are told."""
         kinds = CAMERA_KINDS if role == "camera" else OTHER_KINDS
-        found = self._topics[topic].type
-        if found not in kinds:
-            self._problems.append(f"{name}: {topic} is of type {found}; expected {' or '.join(kinds)}")
-            return
-        source = self._sources[name] = Source(name, part, topic, kinds[found], role)
-        if not source.has_header:
-            self._notes.append(f"{name}: messages of {found} have no stamp; the time of reception is used")
-
-    def _missing(self, name: str, topic: str) -> None:
-        self._problems.append(f"{name}: {'no message' if topic in self._silent else 'nothing'} on {topic}")
-        spaces = sorted(n.removesuffix(topic) for n in self._topics if n.endswith(topic) and n != topic)
-        if spaces and not self._prefix:
-            several = "Several robots are" if len(spaces) > 1 else "The robot is"
-            self._hints.add(f"{several} recorded under {', '.join(spaces)}: choose with --namespace.")
+        found = self._topics[topic].type if topic in self._topics else ""
+        source = Source(part, topic, kinds.get(found, "joints"), role)
+        if not found:
+            self._problems.append(f"{source.name}: {'no message' if topic in self._silent else 'nothing'} on {topic}")
+            self._hints |= {hint} if hint else set()
+            spaces = sorted(n.removesuffix(topic) for n in self._topics if n.endswith(topic) and n != topic)
+            if spaces and not self._prefix:
+                several = "Several robots are" if len(spaces) > 1 else "The robot is"
+                self._hints.add(f"{several} recorded under {', '.join(spaces)}: choose with --namespace.")
+        elif found not in kinds:
+            self._problems.append(f"{source.name}: {topic} is of type {found}; expected {' or '.join(kinds)}")
+        else:
+            self._sources[source.name] = source
+            if not source.has_header:
+                self._notes.append(f"{source.name}: messages of {found} have no stamp; the time of reception is used")
 
     def _event_topic(self) -> str | None:
         of_type = [name for name, topic in self._topics.items() if topic.type == EVENT_TYPE]

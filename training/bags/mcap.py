@@ -47,9 +47,6 @@ _LOOSE = _Chunk(0, 2**63, 0)
 class McapFile:
     """One file, open.
 
-    Args:
-        path: of the file.
-
     Attributes:
         channels: its topics.
         note: what is odd about it, for the report.

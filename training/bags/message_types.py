@@ -59,27 +59,19 @@ def known_types() -> Typestore:
 
 
 class Types:
-    """Reads messages of a recording. No definition is parsed before a message of its type is read.
-
-    Args:
-        channels: of the recording.
-    """
+    """Reads messages of a recording. No definition is parsed before a message of its type is read."""
 
     def __init__(self, channels: Iterable[Channel]) -> None:
         self._channels = {channel.type: channel for channel in channels}
         self._stores: dict[str, Typestore] = {}
+        self._notes: list[str] = []
         self._lock = threading.Lock()  # cameras' threads read messages, too
 
     def notes(self, names: Collection[str]) -> list[str]:
         """What is odd about these types' definitions."""
-        notes = []
         for name in sorted(names):
-            try:
-                _with_dependencies(name, _embedded(self._channels[name]))
-            except Exception as error:
-                why = explained(error).splitlines()[0]
-                notes.append(f"the recording's definition of {name} cannot be used ({why}); the usual one is")
-        return notes
+            self._store(name)
+        return self._notes
 
     def read(self, data: bytes | memoryview, name: str) -> Any:
         """A message from its bytes; a few bytes too many are no fault.
@@ -92,9 +84,7 @@ class Types:
             TypesysError: its type is not known.
         """
         with self._lock:
-            if name not in self._stores:
-                self._stores[name] = self._store(name)
-            types = self._stores[name]
+            types = self._store(name)
             definition = types.get_msgdef(name)
         if len(data) < 4 or data[0] or data[1] > 1:
             raise ValueError("its encapsulation is not CDR's")
@@ -106,14 +96,17 @@ class Types:
         return message
 
     def _store(self, name: str) -> Typestore:
-        store = get_typestore(Stores.EMPTY)
-        try:
-            store.register(_with_dependencies(name, _embedded(self._channels[name])))
-        except Exception:  # parsers of definitions raise what they like
-            if name not in known_types().fielddefs:
-                raise
-            return known_types()
-        return store
+        if name not in self._stores:
+            store = get_typestore(Stores.EMPTY)
+            try:
+                store.register(_with_dependencies(name, _embedded(self._channels[name])))
+            except Exception as error:  # parsers of definitions raise what they like
+                if name not in known_types().fielddefs:
+                    raise
+                store, why = known_types(), explained(error).splitlines()[0]
+                self._notes.append(f"the recording's definition of {name} cannot be used ({why}); the usual one is")
+            self._stores[name] = store
+        return self._stores[name]
 
 
 def _embedded(channel: Channel) -> dict[str, Any]:

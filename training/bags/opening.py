@@ -61,11 +61,6 @@ def number_in_series(path: Path) -> tuple[str, int] | None:
 class Opening:
     """Opens one recording, and says what is odd about its files.
 
-    Args:
-        path: of the recording.
-        scratch: folder for copies of files that cannot be read where they are.
-        stack: closes what was opened.
-
     Attributes:
         notes: what is odd, for the report.
         cut_off: why the recording's beginning or end are known to be missing; empty if they are not.
@@ -150,7 +145,7 @@ class Opening:
 
     def _copied(self, file: Path, copy: Any) -> Path:
         """A copy of a file in the scratch folder, made once."""
-        folder = self._scratch / hashlib.sha256(str(file.parent.resolve()).encode()).hexdigest()[:16]
+        folder = self._scratch / hashlib.sha256(os.fsencode(file.parent.resolve())).hexdigest()[:16]
         target = folder / plain_name(file.name)
         if not target.exists():
             with output_file(target, shared=True) as partial:  # several processes may want it

@@ -10,46 +10,32 @@ import numpy as np
 from pi05_progress.robots.joints import MessageError
 from pi05_progress.robots.messages import decode_image, prepare_image
 from pi05_progress.robots.packets import PacketDecoder, frame_to_rgb
-from pi05_progress.robots.profile import CameraProfile
 from pi05_progress.units.transforms import resize_with_pad
 
 from .faults import BagError
 from .inputs import Source
 from .message_types import Stored
+from .options import Options
 from .samples import GapError, Grid, NotYetError, Track
 
 
 class Pictures:
-    """The pictures of one camera; used by one thread.
-
-    Args:
-        source: the camera.
-        camera: its profile.
-        grid: times of the frames.
-        deserialize: of the recording; may be called by several threads.
-        size: (height, width) of what is stored; pictures of another size are not sound, unless ``resize``.
-        resize: whether pictures are brought to that size, keeping their aspect.
-        max_gap_ns: how long a camera may be silent.
-        slack_ns: see ``Track``.
-    """
+    """The pictures of one camera, stored at a size (height, width); used by one thread."""
 
     def __init__(
         self,
         source: Source,
-        camera: CameraProfile,
+        options: Options,
         grid: Grid,
         deserialize: Callable[[Stored], Any],
         size: tuple[int, int],
-        resize: bool,
-        max_gap_ns: int,
-        slack_ns: int,
     ) -> None:
-        self._source, self._camera, self._grid = source, camera, grid
-        self._deserialize, self._size, self._resize, self._max_gap_ns = deserialize, size, resize, max_gap_ns
+        self._source, self._options, self._grid = source, options, grid
+        self._deserialize, self._size = deserialize, size
         self.count = grid.count
         self._half_ns = round(0.5e9 / grid.fps)
         self._decoder = PacketDecoder(source.name) if source.kind == "packets" else None
-        self.track: Track[Any, np.ndarray] = Track(source.name, self._parse, slack_ns)
+        self.track: Track[Any, np.ndarray] = Track(self._parse)
 
     def frames(self, messages: Iterable[tuple[int, Stored]]) -> Iterator[np.ndarray]:
         """One picture (h, w, 3) per frame of the grid, in order, from messages with their stamps.
@@ -107,7 +93,7 @@ class Pictures:
         if abs(chosen.stamp - time_ns) > self._half_ns:
             ends = (before and before.stamp, after and after.stamp)
             silence = abs(chosen.stamp - time_ns) if None in ends else ends[1] - ends[0]
-            if silence > self._max_gap_ns:
+            if silence > self._options.max_gap_ns:
                 raise GapError(self._source.name, *ends, why)
             self.track.counts.held += 1
         self.track.note_use(chosen, time_ns)
@@ -124,8 +110,8 @@ class Pictures:
             image = frame_to_rgb(raw)
         else:
             image = decode_image(self._content(raw), f"{self._source.name} ({self._source.topic})")
-        image = prepare_image(image, self._camera)
-        if self._resize:
+        image = prepare_image(image, self._options.profile.cameras[self._source.name])
+        if self._options.image_size:
             return resize_with_pad(image, *self._size)
         if image.shape[:2] != self._size:
             raise MessageError(

@@ -2,56 +2,44 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import shutil
 import signal
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from pi05_progress.errors import UserError
+from pi05_progress.files.output_file import write_file
 from pi05_progress.files.worker_process import end_with_parent
 
 from .episodes import Candidate
 from .faults import BagError
 from .first_pass import Scan, scan_bag
-from .inputs import ScanOptions
+from .options import Options
 from .reading import Bag
-from .second_pass import Converted, ConvertOptions, Part, convert_episode
-from .workplace import RESULT, Workplace, write_json
+from .second_pass import Converted, convert_episode
+from .workplace import RESULT, Workplace
 
 KILLED = (
     "a worker process was ended by force, most likely for want of memory; give the same command with --resume and "
     "fewer --workers"
 )
+Sizes = Mapping[str, tuple[int, int]]
+RESULTS = TypeAdapter(Converted)
 KEPT = "finished episodes are kept: make room, then go on with --resume"
-
-
-@dataclass(frozen=True)
-class Job:
-    """One episode to be made.
-
-    Attributes:
-        key: name of its folder.
-        scan: of its recording.
-        candidate: the episode.
-    """
-
-    key: str
-    scan: Scan
-    candidate: Candidate
 
 
 class _Worker:
     """What a process does; the recording that was used last stays open."""
 
-    def __init__(self, work: Path, scratch: Path, options: ScanOptions) -> None:
+    def __init__(self, work: Path, scratch: Path, options: Options) -> None:
         self._work, self._scratch, self._options = work, scratch, options
         self._bag: Bag | None = None
 
@@ -66,13 +54,14 @@ class _Worker:
         except Exception as error:
             return f"{path}: {_unexpected(error)}"
 
-    def convert(self, job: Job, options: ConvertOptions) -> Converted:
+    def convert(self, key: str, scan: Scan, candidate: Candidate, sizes: Sizes) -> Converted:
         """Make one episode's folder; a problem of the recording is a result, one of this machine is not."""
-        partial = self._work / f"{job.key}.partial"
+        partial = self._work / f"{key}.partial"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         try:
-            converted = convert_episode(self._open(job.scan.path), job.scan, job.candidate, options, partial)
+            bag = self._open(scan.path)
+            converted = convert_episode(bag, scan, candidate, self._options, sizes, partial)
         except BagError as error:
             converted = Converted([], [str(error)], [])
         except (UserError, OSError):
@@ -82,8 +71,8 @@ class _Worker:
         for extra in partial.iterdir():
             if extra.name not in {part.folder for part in converted.parts}:
                 shutil.rmtree(extra)
-        write_json(partial / RESULT, asdict(converted))
-        os.replace(partial, self._work / job.key)
+        write_file(partial / RESULT, RESULTS.dump_json(converted), durable=True)  # hours of work go on from it
+        os.replace(partial, self._work / key)
         return converted
 
     def _open(self, path: Path) -> Bag:
@@ -125,24 +114,14 @@ def _in_process(task: str, arguments: tuple) -> Any:
 
 def load_result(folder: Path) -> Converted | None:
     """What became of an episode, if it was finished."""
-    try:
-        data = json.loads((folder / RESULT).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    parts = [Part(**{**part, "milestones": [tuple(m) for m in part["milestones"]]}) for part in data["parts"]]
-    return Converted(parts, data["reasons"], data["notes"])
+    path = folder / RESULT
+    return RESULTS.validate_json(path.read_bytes()) if path.exists() else None
 
 
 class Pool:
-    """Worker processes; a single worker, or a single task, needs none but this. Use it as a context manager.
+    """Worker processes; a single worker, or a single task, needs none but this. Use it as a context manager."""
 
-    Args:
-        place: where to write.
-        options: of the first pass.
-        workers: number of processes.
-    """
-
-    def __init__(self, place: Workplace, options: ScanOptions, workers: int) -> None:
+    def __init__(self, place: Workplace, options: Options, workers: int) -> None:
         self.options, self._workers = options, workers
         self._arguments = (place.work, place.scratch, options)
         self._own = _Worker(*self._arguments)
@@ -164,9 +143,11 @@ class Pool:
         """First pass over recordings, see ``_Worker.scan``; ``done`` is called with the number of each that is read."""
         return self._all("scan", [(bag,) for bag in bags], done)
 
-    def convert(self, jobs: Sequence[Job], options: ConvertOptions, done: Callable[[int], None]) -> list[Converted]:
-        """Second pass; ``done`` is called with the number of each job that is made."""
-        return self._all("convert", [(job, options) for job in jobs], done)
+    def convert(
+        self, jobs: Sequence[tuple[str, Scan, Candidate, Sizes]], done: Callable[[int], None]
+    ) -> list[Converted]:
+        """Second pass, see ``_Worker.convert``; ``done`` is called with the number of each job that is made."""
+        return self._all("convert", jobs, done)
 
     def _all(self, task: str, arguments: Sequence[tuple], done: Callable[[int], None]) -> list[Any]:
         results: dict[int, Any] = {}

@@ -33,11 +33,9 @@ class Topic:
 
 
 class Bag:
-    """An open recording. Use it as a context manager; one thread only.
+    """An open recording, whose files are copied to ``scratch`` where they cannot be read as they lie.
 
-    Args:
-        path: from ``find_bags``.
-        scratch: folder for copies of files that cannot be read where they are.
+    Use it as a context manager; one thread only.
 
     Attributes:
         topics: by name.
@@ -89,10 +87,7 @@ class Bag:
     ) -> Iterator[Stored]:
         """Messages of these topics received in [start, stop), in order of reception within each file.
 
-        Args:
-            topics: names.
-            start_ns, stop_ns: times of reception.
-            heads: topics of whose messages the beginning is enough; one may get more.
+        Of those of ``heads`` the beginning is enough; one may get more.
 
         Raises:
             BagError: the file is damaged.

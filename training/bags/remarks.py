@@ -6,32 +6,23 @@ import re
 import sys
 from collections.abc import Collection, Sequence
 
-from .planning import Plans
+from .planning import Entry, Plans
 from .second_pass import Part
 
 MOST_LINES = 10
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 
-def print_unused(plans: Plans) -> None:
-    """Recordings that cannot be used, and why."""
+def print_remarks(plans: Plans, kept: Collection[str], dropped: Sequence[Entry] = ()) -> None:
+    """What cannot be used and was dropped, and why, and what is odd about recordings of which something is ``kept``.
+
+    Remarks on these that differ only in numbers and files become one, with how many there are.
+    """
     for bag, why in plans.failed.items():
         print(f"not used: {why if bag in why else f'{bag}: {why}'}", file=sys.stderr)
-
-
-def print_dropped(plans: Plans) -> None:
-    """Episodes that were dropped, and why."""
-    for entry in plans.entries:
-        if not entry.parts:
-            print(f"dropped: {entry.title}: {'; '.join([*entry.reasons, *entry.notes])}", file=sys.stderr)
-
-
-def print_remarks(plans: Plans, kept: Collection[str]) -> None:
-    """What is odd about recordings of which something is kept: ``kept`` names them.
-
-    Remarks that differ only in numbers and files become one, with how many there are.
-    """
-    usable = [entry for entry in plans.entries if entry.bag in kept and (entry.parts or not entry.reasons)]
+    for entry in dropped:
+        print(f"dropped: {entry.title}: {'; '.join([*entry.reasons, *entry.notes])}", file=sys.stderr)
+    usable = [entry for entry in plans.entries if str(entry.scan.path) in kept and (entry.parts or not entry.reasons)]
     remarks = [(entry.title, text) for entry in usable for text in (*entry.notes, *entry.reasons)]
     for scan, found in zip(plans.scans, plans.found, strict=True):
         if str(scan.path) in kept:

@@ -12,13 +12,17 @@ from typing import Any
 
 from pi05_progress.files.output_file import write_file
 
-from ..report.html_page import html_page
-from .episodes import Found
-from .first_pass import Scan
-from .planning import ReportEntry
+from ..report.html_page import html_page, row, table
+from .planning import Entry, Plans
+from .second_pass import Part
 
 WITHOUT = ".report"  # of the folder beside a data set that did not come to be
 JSON_NAME, HTML_NAME = "conversion_report.json", "conversion_report.html"
+COLUMNS = {
+    "rate_hz": "rate,&nbsp;Hz", "largest_gap_s": "largest&nbsp;gap,&nbsp;s", "mean_skew_ms": "skew,&nbsp;ms",
+    "max_skew_ms": "most", "received": "messages", "used": "used", "held": "held", "duplicates": "duplicates",
+    "late": "late", "bad": "bad",
+}  # fmt: skip
 STYLE = """
 td, th { text-align:right } td:first-child, th:first-child { text-align:left }
 .kept { color:var(--good) } .dropped { color:var(--bad) } .note { color:var(--soft) }
@@ -28,24 +32,8 @@ td, th { text-align:right } td:first-child, th:first-child { text-align:left }
 """
 
 
-def make_report(
-    settings: Mapping[str, Any],
-    scans: Sequence[Scan],
-    found: Sequence[Found],
-    failed: Mapping[str, str],
-    entries: Sequence[ReportEntry],
-    fps: int,
-) -> dict[str, Any]:
-    """Everything about a conversion as plain data; pictures apart, see ``report_page``.
-
-    Args:
-        settings: of the conversion.
-        scans: of recordings that could be read.
-        found: their episodes, in the same order.
-        failed: why others could not.
-        entries: of all episodes.
-        fps: frames per second.
-    """
+def _data(settings: Mapping[str, Any], plans: Plans, fps: int) -> dict[str, Any]:
+    """Everything about a conversion as plain data, but for pictures."""
     bags = [
         {
             "bag": str(scan.path),
@@ -56,19 +44,19 @@ def make_report(
             "notes": [*scan.inputs.notes, *scan.notes, *episodes.notes],
             "timing": [_timing(stretch.timings) for stretch in scan.stretches],
         }
-        for scan, episodes in zip(scans, found, strict=True)
+        for scan, episodes in zip(plans.scans, plans.found, strict=True)
     ]
-    bags += [{"bag": bag, "failed": why} for bag, why in failed.items()]
-    kept = [part for entry in entries for part in entry.parts]
+    bags += [{"bag": bag, "failed": why} for bag, why in plans.failed.items()]
+    kept = [part for entry in plans.entries for part in entry.parts]
     return {
         "settings": dict(settings),
         "episodes_kept": len(kept),
-        "episodes_dropped": sum(not entry.parts for entry in entries),
-        "bags_failed": len(failed),
+        "episodes_dropped": sum(not entry.parts for entry in plans.entries),
+        "bags_failed": len(plans.failed),
         "frames": sum(part.frames for part in kept),
         "seconds": round(sum(part.frames for part in kept) / fps, 3),
         "frames_held": sum(facts["held"] for part in kept for facts in part.inputs.values()),
-        "episodes": [_entry(entry, fps) for entry in entries],
+        "episodes": [_entry(entry, fps) for entry in plans.entries],
         "bags": bags,
     }
 
@@ -89,16 +77,15 @@ def _timing(timings: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _entry(entry: ReportEntry, fps: int) -> dict[str, Any]:
+def _entry(entry: Entry, fps: int) -> dict[str, Any]:
     parts = []
     for number, part in enumerate(entry.parts):
-        data = asdict(part)
-        for key in ("thumbnails", "picture_stats", "folder"):
-            del data[key]
-        data["episode_index"] = None if entry.first_index is None else entry.first_index + number
-        parts.append({**data, "seconds": round(part.frames / fps, 3)})
+        data = {k: v for k, v in asdict(part).items() if k not in ("thumbnails", "picture_stats", "folder")}
+        index = None if entry.first_index is None else entry.first_index + number
+        parts.append({**data, "episode_index": index, "seconds": round(part.frames / fps, 3)})
+    outcome = str(entry.candidate.outcome) if entry.candidate else ""
     return {
-        "bag": entry.bag, "episode": entry.name, "task": entry.task, "outcome": entry.outcome,
+        "bag": str(entry.scan.path), "episode": entry.name, "task": entry.task, "outcome": outcome,
         "kept": bool(parts), "reasons": entry.reasons, "notes": entry.notes, "parts": parts,
     }  # fmt: skip
 
@@ -109,10 +96,11 @@ def report_without_data_set(output: Path) -> Path:
     return real.with_name(real.name + WITHOUT)
 
 
-def write_report(root: Path, report: Mapping[str, Any], entries: Sequence[ReportEntry]) -> None:
+def write_report(root: Path, settings: Mapping[str, Any], plans: Plans, fps: int) -> None:
     """Write both files into a folder."""
+    report = _data(settings, plans, fps)
     write_file(root / JSON_NAME, json.dumps(report, indent=1) + "\n")
-    write_file(root / HTML_NAME, report_page(report, entries))
+    write_file(root / HTML_NAME, _page(report, plans.entries))
 
 
 def remove_report(root: Path) -> None:
@@ -123,8 +111,8 @@ def remove_report(root: Path) -> None:
         root.rmdir()
 
 
-def report_page(report: Mapping[str, Any], entries: Sequence[ReportEntry]) -> str:
-    """The page: a summary, each episode with its inputs' rates, gaps and skews and with pictures, each recording."""
+def _page(report: Mapping[str, Any], entries: Sequence[Entry]) -> str:
+    """A summary, each episode with its inputs' rates, gaps and skews and with pictures, each recording."""
     text = html.escape
     lines = [
         "<h1>Conversion report</h1>",
@@ -134,47 +122,41 @@ def report_page(report: Mapping[str, Any], entries: Sequence[ReportEntry]) -> st
         "<h2>Episodes</h2>",
     ]  # fmt: skip
     for entry, written in zip(entries, report["episodes"], strict=True):
-        bag = Path(entry.bag).name
-        name = text(bag if bag == entry.name else f"{bag} · {entry.name}")
         if not entry.parts:
             why = text("; ".join([*entry.reasons, *entry.notes]))
-            lines.append(f"<div class='episode'><b class='dropped'>dropped</b> {name}: {why}</div>")
-            continue
+            lines.append(f"<div class='episode'><b class='dropped'>dropped</b> {text(entry.title)}: {why}</div>")
         for part, facts in zip(entry.parts, written["parts"], strict=True):
-            lines += _part(name, entry, part, facts)
+            lines += _part(entry, written["outcome"], part, facts)
     lines.append("<h2>Recordings</h2>")
     for bag in report["bags"]:
         if "failed" in bag:
             lines.append(f"<p><b class='dropped'>not used</b> {text(bag['bag'])}: {text(bag['failed'])}</p>")
-            continue
-        notes = "".join(f"<li>{text(note)}</li>" for note in bag["notes"])
-        lines.append(f"<p>{text(bag['bag'])}: episodes by {text(bag['episodes_by'])}</p><ul class='note'>{notes}</ul>")
+        else:
+            notes = "".join(f"<li>{text(note)}</li>" for note in bag["notes"])
+            named = f"<p>{text(bag['bag'])}: episodes by {text(bag['episodes_by'])}</p>"
+            lines.append(f"{named}<ul class='note'>{notes}</ul>")
     settings = text(json.dumps(report["settings"], indent=1))
     lines.append(f"<h2>Settings</h2><details><summary>show</summary><pre>{settings}</pre></details>")
     return html_page("Conversion report", lines, STYLE)
 
 
-def _part(name: str, entry: ReportEntry, part: Any, facts: Mapping[str, Any]) -> list[str]:
+def _part(entry: Entry, outcome: str, part: Part, facts: Mapping[str, Any]) -> list[str]:
     text = html.escape
     which = f", part {part.part + 1} of {part.parts}" if part.parts > 1 else ""
     lines = [
-        f"<div class='episode'><b class='kept'>episode {facts['episode_index']}</b> {name}{which} · "
-        f"{facts['seconds']:.2f} s, {part.frames} frames · {text(entry.task)} · {text(entry.outcome)}"
+        f"<div class='episode'><b class='kept'>episode {facts['episode_index']}</b> {text(entry.title)}{which} · "
+        f"{facts['seconds']:.2f} s, {part.frames} frames · {text(entry.task)} · {outcome}"
     ]
     if part.milestones:
         steps = "; ".join(f"{text(label or 'milestone')} at frame {frame}" for label, frame in part.milestones)
         lines.append(f"<div class='note'>{steps}</div>")
     lines += [f"<div class='warn'>{text(note)}</div>" for note in [*entry.reasons, *entry.notes]]
     for camera, shots in part.thumbnails.items():
-        pictures = "".join(f"<img src='data:image/jpeg;base64,{shot}' alt=''>" for shot in shots)
+        pictures = "".join(f"<img src='{shot}' alt=''>" for shot in shots)
         lines.append(f"<div class='shots'><span>{text(camera)}</span>{pictures}</div>")
-    header = "input rate,&nbsp;Hz largest&nbsp;gap,&nbsp;s skew,&nbsp;ms most messages used held duplicates late bad"
-    lines.append("<details><summary>inputs</summary><table><tr>")
-    lines.append("".join(f"<th>{cell}</th>" for cell in header.split(" ")) + "</tr>")
-    for track, row in part.inputs.items():
-        keys = ("rate_hz", "largest_gap_s", "mean_skew_ms", "max_skew_ms", "received", "used", "held", "duplicates")
-        cells = [*(row[key] for key in keys), row["late"], row["bad"]]
-        lines.append(f"<tr><td>{text(track)}</td>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
-        if row["first_problem"]:
-            lines.append(f"<tr><td class='note' colspan='11'>{text(row['first_problem'])}</td></tr>")
-    return [*lines, "</table></details></div>"]
+    rows = [row(["input", *COLUMNS.values()], "th")]
+    for name, of in part.inputs.items():
+        rows.append(row([text(name), *(str(of[key]) for key in COLUMNS)]))
+        if of["first_problem"]:
+            rows.append(f"<tr><td class='note' colspan='11'>{text(of['first_problem'])}</td></tr>")
+    return [*lines, f"<details><summary>inputs</summary>{table(rows)}</details></div>"]

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 from pi05_progress.robots.joints import MessageError
 
+SLACK_NS = 100_000_000  # how far messages of one topic may be out of order
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -36,13 +38,7 @@ class Grid:
 
 
 class GapError(Exception):
-    """An input has nothing to say for too long; the episode cannot go on over it.
-
-    Args:
-        name: of the input.
-        start_ns, stop_ns: the last sample before and the first after; None if there is none.
-        why: what was wrong with samples in between, if there were any.
-    """
+    """An input says nothing for too long: between its last sample before and its first after; None if none is there."""
 
     def __init__(self, name: str, start_ns: int | None, stop_ns: int | None, why: str = "") -> None:
         super().__init__(name, start_ns, stop_ns, why)
@@ -91,15 +87,10 @@ class Sample[Raw, Value]:
 class Track[Raw, Value]:
     """Samples between the last time asked for and now; ask for ascending times.
 
-    Attributes:
-        name: for messages.
-        parse: makes the value of a sample when it is first needed; what raises MessageError is passed over.
-        slack_ns: how much later than in order a sample may arrive.
+    ``parse`` makes the value of a sample when it is first needed; what raises MessageError is passed over.
     """
 
-    name: str
     parse: Callable[[Raw], Value]
-    slack_ns: int
     counts: TrackCounts = field(default_factory=TrackCounts)
     closed: bool = False
     _samples: list[Sample[Raw, Value]] = field(default_factory=list)
@@ -128,7 +119,7 @@ class Track[Raw, Value]:
 
     def ready(self, time_ns: int) -> bool:
         """Whether nothing that may still arrive changes what is around a time."""
-        return self.closed or self._newest - self.slack_ns >= time_ns
+        return self.closed or self._newest - SLACK_NS >= time_ns
 
     def around(self, time_ns: int, after: bool = True) -> tuple[Sample | None, Sample | None]:
         """The sound samples at or before a time and after it; with ``after`` false only the former is made."""

@@ -7,7 +7,6 @@ the times of all frames are known beforehand.
 
 from __future__ import annotations
 
-import base64
 import queue
 import threading
 from collections.abc import Iterator, Mapping
@@ -18,7 +17,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from pi05_progress.robots.profile import RobotProfile
+from training.datasets.frames import Thumbnail
 from training.datasets.layout import ACTION, STATE
 from training.datasets.statistics import Stats, picture_stats, sample_frames
 from training.datasets.video import VideoFile, VideoOptions
@@ -27,37 +26,18 @@ from training.datasets.writer import VECTOR_FILES
 from .episodes import Candidate
 from .first_pass import Scan
 from .message_types import Stored
+from .options import Options
 from .pictures import Pictures
 from .reading import Bag
 from .samples import GapError, SendersError, TrackCounts
-from .segments import Gap, PlanOptions, Segment, plan_segments
+from .segments import Gap, Segment, plan_segments
 from .table import Table
 from .timeline import message_time_ns
 
-SLACK_NS = 100_000_000  # how far messages of one topic may be out of order
 QUEUE = 4  # messages waiting for a camera's thread
 THUMBNAILS = 5  # per camera and episode
 THUMBNAIL_HEIGHT = 96
 MAX_REPLANS = 100  # gaps that only the second pass finds, in one episode
-
-
-@dataclass(frozen=True)
-class ConvertOptions:
-    """How episodes are made.
-
-    Attributes:
-        profile: the robot.
-        plan: times of frames and gaps.
-        sizes: (height, width) of each camera's pictures as they are stored.
-        resize: whether pictures are brought to these sizes.
-        video: how they are encoded.
-    """
-
-    profile: RobotProfile
-    plan: PlanOptions
-    sizes: Mapping[str, tuple[int, int]]
-    resize: bool
-    video: VideoOptions
 
 
 @dataclass
@@ -72,7 +52,7 @@ class Part:
         milestones: label and frame.
         ends: whether it reaches the episode's end, so that the outcome is its own.
         inputs: per input what its samples were like.
-        thumbnails: per camera JPEG pictures, base64.
+        thumbnails: per camera URLs that are pictures.
         picture_stats: per camera, see ``picture_stats``.
     """
 
@@ -97,97 +77,98 @@ class Converted:
     notes: list[str]
 
 
-def convert_episode(bag: Bag, scan: Scan, candidate: Candidate, options: ConvertOptions, folder: Path) -> Converted:
-    """Make an episode's files in ``folder``, which is there.
+def convert_episode(
+    bag: Bag, scan: Scan, candidate: Candidate, options: Options, sizes: Mapping[str, tuple[int, int]], folder: Path
+) -> Converted:
+    """Make an episode's files in ``folder``, which is there; ``sizes`` are (height, width) of what is stored.
 
     A gap that only turns up now, from samples that cannot be used, drops or splits the episode as one known before.
-
-    Args:
-        bag: the recording, open.
-        scan: of it.
-        candidate: the episode.
-        options: how.
-        folder: for its parts' folders.
     """
     found: list[Gap] = []
     for _ in range(MAX_REPLANS):
-        plan = plan_segments(candidate, scan, options.plan, found)
-        notes = list(plan.notes)
+        plan = plan_segments(candidate, scan, options, found)
         try:
             parts = []
             for segment in plan.segments:
-                parts.append(_convert_segment(bag, scan, candidate, segment, options, folder))
-            return Converted(parts, list(plan.reasons), notes)
+                out = folder / f"part_{segment.part:03d}"
+                out.mkdir(exist_ok=True)
+                made = _Making(bag, scan, segment, options, sizes, out).made()
+                ends = _reaches_end(candidate, segment, options.max_gap_ns)
+                parts.append(Part(**made, milestones=_milestones(candidate, segment), ends=ends))
+            return Converted(parts, plan.reasons, plan.notes)
         except GapError as gap:
-            frames = (segment.grid.start_ns, segment.grid.time_ns(segment.grid.count - 1))
-            found.append(Gap(segment.stretch, frames, gap.start_ns, gap.stop_ns, gap.name, gap.why))
+            found.append(Gap(segment, gap))
         except SendersError as error:
-            return Converted([], [str(error)], notes)
-    return Converted([], [*plan.reasons, f"more than {MAX_REPLANS} gaps"], notes)
+            return Converted([], [str(error)], plan.notes)
+    return Converted([], [*plan.reasons, f"more than {MAX_REPLANS} gaps"], plan.notes)
 
 
-def _convert_segment(
-    bag: Bag, scan: Scan, candidate: Candidate, segment: Segment, options: ConvertOptions, folder: Path
-) -> Part:
-    grid, sources = segment.grid, scan.inputs.sources
-    out = folder / f"part_{segment.part:03d}"
-    out.mkdir(exist_ok=True)
-    max_gap = options.plan.max_gap_ns
-    failed = threading.Event()
-    cameras: dict[str, _CameraThread] = {}
-    for source in scan.inputs.of_role("camera"):
-        pictures = Pictures(
-            source, options.profile.cameras[source.name], grid, bag.deserialize, options.sizes[source.name],
-            options.resize, max_gap, SLACK_NS,
-        )  # fmt: skip
-        cameras[source.name] = _CameraThread(pictures, out / f"{source.name}.mp4", grid.fps, options.video, failed)
-    with (out / VECTOR_FILES[STATE]).open("wb") as state, (out / VECTOR_FILES[ACTION]).open("wb") as action:
+class _Making:
+    """Makes one segment's files in a folder."""
 
-        def write(of_state: np.ndarray, of_action: np.ndarray) -> None:
-            state.write(of_state.tobytes())
-            action.write(of_action.tobytes())
+    def __init__(
+        self,
+        bag: Bag,
+        scan: Scan,
+        segment: Segment,
+        options: Options,
+        sizes: Mapping[str, tuple[int, int]],
+        folder: Path,
+    ) -> None:
+        self._bag, self._scan, self._segment, self._options, self._folder = bag, scan, segment, options, folder
+        self._failed = threading.Event()
+        self._cameras: dict[str, _CameraThread] = {}
+        for source in scan.inputs.of_role("camera"):
+            pictures = Pictures(source, options, segment.grid, bag.deserialize, sizes[source.name])
+            path = folder / f"{source.name}.mp4"
+            self._cameras[source.name] = _CameraThread(pictures, path, options.fps, options.video, self._failed)
 
-        table = Table(options.profile, dict(sources), scan.changes, grid, write, bag.deserialize, max_gap, SLACK_NS)
-        try:
-            _read(bag, scan, segment, table, cameras, failed)
-        except BaseException:
-            failed.set()
-            raise
-        finally:
-            for thread in cameras.values():
-                thread.close()
-        for thread in cameras.values():
-            if thread.error is not None:
-                raise thread.error
-        table.close()
-    ends = _reaches_end(candidate, segment, max_gap)
-    return Part(
-        out.name, grid.start_ns, grid.count, segment.part, segment.parts, _milestones(candidate, segment), ends,
-        {name: _facts(counts) for name, counts in _all_counts(table, cameras).items()},
-        {name: thread.thumbnails for name, thread in cameras.items()},
-        {name: {k: np.asarray(v).tolist() for k, v in thread.stats.items()} for name, thread in cameras.items()},
-    )  # fmt: skip
+    def made(self) -> dict[str, Any]:
+        """The files are written; returns fields of ``Part``."""
+        state, action = (self._folder / VECTOR_FILES[name] for name in (STATE, ACTION))
+        with state.open("wb") as states, action.open("wb") as actions:
+            grid = self._segment.grid
+            table = Table(self._options, self._scan, grid, states.write, actions.write, self._bag.deserialize)
+            try:
+                self._read(table)
+            except BaseException:
+                self._failed.set()
+                raise
+            finally:
+                for thread in self._cameras.values():
+                    thread.close()
+            for thread in self._cameras.values():
+                if thread.error is not None:
+                    raise thread.error
+            table.close()
+        counts = {name: thread.pictures.track.counts for name, thread in self._cameras.items()}
+        counts |= {name: track.counts for name, track in table.tracks.items()}
+        return {
+            "folder": self._folder.name,
+            "start_ns": grid.start_ns,
+            "frames": grid.count,
+            "part": self._segment.part,
+            "parts": self._segment.parts,
+            "inputs": {name: _facts(of) for name, of in counts.items()},
+            "thumbnails": {name: thread.thumbnails for name, thread in self._cameras.items()},
+            "picture_stats": {
+                name: {key: np.asarray(value).tolist() for key, value in thread.stats.items()}
+                for name, thread in self._cameras.items()
+            },
+        }
 
-
-def _read(
-    bag: Bag,
-    scan: Scan,
-    segment: Segment,
-    table: Table,
-    cameras: Mapping[str, _CameraThread],
-    failed: threading.Event,
-) -> None:
-    by_topic = {source.topic: source for source in scan.inputs.sources.values()}
-    for message in bag.messages(scan.inputs.topics(), *segment.read):
-        if failed.is_set():
-            return
-        source = by_topic[message.topic]
-        stamp = message_time_ns(message, source.has_header, scan.clock_offset_ns)
-        if source.role == "camera":
-            cameras[source.name].put(stamp, message)
-            continue
-        table.push(source.name, stamp, message)
-        table.advance()
+    def _read(self, table: Table) -> None:
+        by_topic = {source.topic: source for source in self._scan.inputs.sources.values()}
+        for message in self._bag.messages(by_topic.keys(), *self._segment.read):
+            if self._failed.is_set():
+                return
+            source = by_topic[message.topic]
+            stamp = message_time_ns(message, source.has_header, self._scan.clock_offset_ns)
+            if source.role == "camera":
+                self._cameras[source.name].put(stamp, message)
+            else:
+                table.push(source.name, stamp, message)
+                table.advance()
 
 
 class _CameraThread:
@@ -202,26 +183,17 @@ class _CameraThread:
         self.error: BaseException | None = None
         self._path, self._fps, self._options, self._failed = path, fps, options, failed
         self._queue: queue.Queue[tuple[int, Stored] | None] = queue.Queue(QUEUE)
+        self._ended = False
         self._thread = threading.Thread(target=self._run, name=path.stem)
         self._thread.start()
 
     def put(self, stamp_ns: int, message: Stored) -> None:
         """Hand over a message; waits while the thread has enough to do."""
-        while not self._failed.is_set():
-            try:
-                self._queue.put((stamp_ns, message), timeout=0.1)
-                return
-            except queue.Full:
-                continue
+        self._queue.put((stamp_ns, message))
 
     def close(self) -> None:
         """No more messages will come; wait for the end."""
-        while self._thread.is_alive():
-            try:
-                self._queue.put(None, timeout=0.1)
-                break
-            except queue.Full:
-                continue
+        self._queue.put(None)
         self._thread.join()
 
     def _run(self) -> None:
@@ -233,6 +205,8 @@ class _CameraThread:
         except BaseException as error:  # handed to the reading thread
             self.error = error
             self._failed.set()
+        while not self._ended:  # the reading thread may be waiting for room
+            self._ended = self._queue.get() is None
 
     def _encoded(self, video: VideoFile) -> Iterator[np.ndarray]:
         """Encodes every picture, yields those that statistics are made of."""
@@ -242,29 +216,24 @@ class _CameraThread:
         for index, image in enumerate(self.pictures.frames(self._messages())):
             video.write(image)
             if index in shown:
-                self.thumbnails.append(_thumbnail(image))
+                width = max(1, round(image.shape[1] * THUMBNAIL_HEIGHT / image.shape[0]))
+                small = cv2.resize(image, (width, THUMBNAIL_HEIGHT), interpolation=cv2.INTER_AREA)
+                self.thumbnails.append(Thumbnail(index / self._fps, small).data_url())
             if index in sampled:
                 yield image
 
     def _messages(self) -> Iterator[tuple[int, Stored]]:
-        while (item := self._queue.get()) is not None:
+        while not self._ended:
+            item = self._queue.get()
+            self._ended = item is None
             if self._failed.is_set():
                 raise _AbandonedError
-            yield item
-        if self._failed.is_set():
-            raise _AbandonedError
+            if item is not None:
+                yield item
 
 
 class _AbandonedError(Exception):
     """Another input has failed; there is no use in going on."""
-
-
-def _thumbnail(image: np.ndarray) -> str:
-    height, width = image.shape[:2]
-    size = (max(1, round(width * THUMBNAIL_HEIGHT / height)), THUMBNAIL_HEIGHT)
-    small = cv2.resize(np.ascontiguousarray(image), size, interpolation=cv2.INTER_AREA)
-    jpeg = cv2.imencode(".jpg", small[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 75])[1]
-    return base64.b64encode(jpeg.tobytes()).decode()
 
 
 def _milestones(candidate: Candidate, segment: Segment) -> list[tuple[str, int]]:
@@ -284,11 +253,6 @@ def _reaches_end(candidate: Candidate, segment: Segment, max_gap_ns: int) -> boo
     if segment.stretch != span.stretch or segment.part != segment.parts - 1:
         return False
     return span.stop_ns is None or span.stop_ns - grid.time_ns(grid.count) <= max_gap_ns
-
-
-def _all_counts(table: Table, cameras: Mapping[str, _CameraThread]) -> dict[str, TrackCounts]:
-    counts = {name: thread.pictures.track.counts for name, thread in cameras.items()}
-    return counts | {name: track.counts for name, track in table.tracks.items()}
 
 
 def _facts(counts: TrackCounts) -> dict[str, Any]:

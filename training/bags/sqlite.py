@@ -10,11 +10,7 @@ from .message_types import Channel, Stored
 
 
 class SqliteFile:
-    """One file, open; see ``McapFile`` for its attributes and methods.
-
-    Args:
-        path: of the file, from which everything is read: beside it lies no journal.
-    """
+    """One file beside which lies no journal, open; see ``McapFile`` for its attributes and methods."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.note, self.ended = path, "", True

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,84 +12,40 @@ import numpy as np
 from pi05_progress.robots.joints import MessageError, joint_values
 from pi05_progress.robots.layout import QUANTITIES
 from pi05_progress.robots.messages import joint_vector
-from pi05_progress.robots.profile import RobotProfile
 
 from .faults import BagError
+from .first_pass import Scan
 from .inputs import Role, Source
 from .message_types import Stored
+from .options import Options
 from .samples import GapError, Grid, NotYetError, Sample, SendersError, Track
 
 LEAP_RAD, LEAP_NS = 0.2, 20_000_000  # from one message to the next: faster than any arm
 LEAP_SHARE = 0.2  # of frames, from which on leaps are no accident
 
 
-@dataclass(frozen=True)
-class JointSample:
-    """A joint message that was found sound, in the order of the profile's joints; float64 (n,) each."""
-
-    name: tuple[str, ...]
-    position: np.ndarray
-    velocity: np.ndarray
-    effort: np.ndarray
-
-    def towards(self, other: JointSample, share: float) -> JointSample:
-        """Linearly between this sample (0) and another (1)."""
-        pairs = ((self.position, other.position), (self.velocity, other.velocity), (self.effort, other.effort))
-        return JointSample(self.name, *(a + share * (b - a) for a, b in pairs))
-
-
-@dataclass(frozen=True)
-class PoseSample:
-    """An end effector's pose: position (3,) in m, then quaternion xyzw (4,); float64 (7,)."""
-
-    values: np.ndarray
-
-    def towards(self, other: PoseSample, share: float) -> PoseSample:
-        """Position linearly, orientation along the shorter arc, normalised."""
-        if share == 0:
-            return self
-        end = other.values.copy()
-        if np.dot(self.values[3:], end[3:]) < 0:
-            end[3:] *= -1
-        values = self.values + share * (end - self.values)
-        values[3:] /= np.linalg.norm(values[3:])
-        return PoseSample(values)
-
-
 class Table:
     """Rows of state and action, made as messages come.
 
-    Args:
-        profile: the robot.
-        sources: all inputs; cameras are passed over.
-        changes: per source that may pause, (stamp, number) where it changed.
-        grid: times of the rows.
-        write: called with state and action of each row, float32 (v,) as the profile's layout says.
-        deserialize: of the recording.
-        max_gap_ns: silence over which nothing is interpolated and no command is held.
-        slack_ns: see ``Track``.
+    Values of samples are float64: of joints (3, n), their positions, velocities and efforts in the order of the
+    profile's joints; of poses (7,), a position in m, then a quaternion xyzw. What is written is float32, row after row.
     """
 
     def __init__(
         self,
-        profile: RobotProfile,
-        sources: dict[str, Source],
-        changes: dict[str, list[tuple[int, float]]],
+        options: Options,
+        scan: Scan,
         grid: Grid,
-        write: Callable[[np.ndarray, np.ndarray], None],
+        write_state: Callable[[bytes], Any],
+        write_action: Callable[[bytes], Any],
         deserialize: Callable[[Stored], Any],
-        max_gap_ns: int,
-        slack_ns: int,
     ) -> None:
-        self._profile, self._grid, self._max_gap_ns = profile, grid, max_gap_ns
-        self._deserialize, self._changes = deserialize, changes
-        self._sources = {name: source for name, source in sources.items() if source.role != "camera"}
-        self.tracks = {
-            name: Track(name, self._parser(source), slack_ns)
-            for name, source in self._sources.items()
-            if not source.may_pause
-        }
-        self._write, self.rows = write, 0
+        self._profile, self._grid, self._max_gap_ns = options.profile, grid, options.max_gap_ns
+        self._deserialize, self._changes = deserialize, scan.changes
+        self._write = write_state, write_action
+        self._sources = {name: of for name, of in scan.inputs.sources.items() if of.role != "camera"}
+        self.tracks = {name: Track(self._parser(of)) for name, of in self._sources.items() if not of.may_pause}
+        self.rows = 0
         self._leaps = dict.fromkeys(self.tracks, 0)
 
     def push(self, name: str, stamp_ns: int, message: Stored) -> None:
@@ -111,12 +66,13 @@ class Table:
                 return
             self._used: list[tuple[Track, Sample]] = []
             try:
-                row = self._vector("state", time_ns), self._vector("action", time_ns)
+                rows = self._vector("state", time_ns), self._vector("action", time_ns)
             except NotYetError:
                 return
             for track, sample in self._used:
                 track.note_use(sample, time_ns)
-            self._write(*row)
+            for write, row in zip(self._write, rows, strict=True):
+                write(row.tobytes())
             self.rows += 1
 
     def close(self) -> None:
@@ -138,12 +94,20 @@ class Table:
                 )
 
     def _vector(self, role: Role, time_ns: int) -> np.ndarray:
-        parts = {s.part: self._at(s, time_ns) for s in self._sources.values() if s.role == role}
-        vector = joint_vector(self._profile, {part: value for part, value in parts.items() if "pose" not in part})
-        poses = [parts[f"{arm}_pose"].values for arm in self._profile.arms if f"{arm}_pose" in parts]
-        return np.concatenate([vector, *poses]).astype(np.float32) if poses else vector
+        values = {s.part: self._at(s, time_ns) for s in self._sources.values() if s.role == role}
+        joints = {
+            part: SimpleNamespace(name=self._joints_of(part), **dict(zip(QUANTITIES, value, strict=True)))
+            for part, value in values.items()
+            if "pose" not in part
+        }
+        poses = [values[f"{arm}_pose"] for arm in self._profile.arms if f"{arm}_pose" in values]
+        return np.concatenate([joint_vector(self._profile, joints), *poses]).astype(np.float32)
 
-    def _at(self, source: Source, time_ns: int) -> Any:
+    def _joints_of(self, part: str) -> Sequence[str]:
+        side, _, what = part.partition("_")
+        return self._profile.arms[side].joints if what == "arm" else (self._profile.grippers[side].joint,)
+
+    def _at(self, source: Source, time_ns: int) -> np.ndarray:
         if source.may_pause:
             return self._number(source, time_ns)
         track = self.tracks[source.name]
@@ -161,21 +125,20 @@ class Table:
         if source.role == "action" or None in ends or ends[1] - ends[0] > self._max_gap_ns:
             raise GapError(source.name, *ends, track.counts.first_problem)
         if source.kind == "joints" and ends[1] - ends[0] < LEAP_NS:
-            self._leaps[source.name] += np.abs(after.value.position - before.value.position).max() > LEAP_RAD
+            self._leaps[source.name] += np.abs(after.value[0] - before.value[0]).max() > LEAP_RAD
         self._used.append((track, before if time_ns - ends[0] <= ends[1] - time_ns else after))
-        return before.value.towards(after.value, (time_ns - ends[0]) / (ends[1] - ends[0]))
+        return _between(before.value, after.value, (time_ns - ends[0]) / (ends[1] - ends[0]), source.kind == "pose")
 
-    def _number(self, source: Source, time_ns: int) -> Any:
-        """A gripper's command number, in force since it was last given, as a message with what it stands for."""
+    def _number(self, source: Source, time_ns: int) -> np.ndarray:
+        """A gripper's command number, in force since it was last given, as what it stands for."""
         changes = self._changes.get(source.name, [])
         index = bisect.bisect_right(changes, time_ns, key=lambda change: change[0]) - 1
         if index < 0:
             raise GapError(source.name, None, changes[0][0] if changes else None)
-        gripper = source.part.partition("_")[0]
-        effort = self._profile.layout.curves[gripper].effort(changes[index][1])
-        joint = self._profile.grippers[gripper].joint
-        fields = dict.fromkeys(QUANTITIES, ()) | {self._profile.model_columns.action.grippers: (float(effort),)}
-        return SimpleNamespace(name=(joint,), **fields)
+        values = np.zeros((len(QUANTITIES), 1))
+        curve = self._profile.layout.curves[source.part.partition("_")[0]]
+        values[QUANTITIES.index(self._profile.model_columns.action.grippers)] = curve.effort(changes[index][1])
+        return values
 
     def _parser(self, source: Source) -> Callable[[Stored], Any]:
         def parse(message: Stored) -> Any:
@@ -187,24 +150,32 @@ class Table:
 
         return parse
 
-    def _joints(self, source: Source, message: Any) -> JointSample:
-        side, _, what = source.part.partition("_")
-        names = self._profile.arms[side].joints if what == "arm" else (self._profile.grippers[side].joint,)
+    def _joints(self, source: Source, message: Any) -> np.ndarray:
+        names = self._joints_of(source.part)
         if missing := [name for name in names if len(message.name) and name not in message.name]:
             raise SendersError(
                 f"{source.name} ({source.topic}): joints {', '.join(missing)} are missing in a message; it names "
                 f"{', '.join(message.name)}. The profile's names must be those of the robot"
             )
-        required = "position" if what == "arm" or len(message.position) else "effort"
-        values = joint_values(message, names, f"{source.name} ({source.topic})", required)
-        return JointSample(tuple(names), *(field.astype(np.float64) for field in values))
+        required = "position" if source.part.endswith("arm") or len(message.position) else "effort"
+        return np.array(joint_values(message, names, f"{source.name} ({source.topic})", required), np.float64)
 
     @staticmethod
-    def _pose(source: Source, message: Any) -> PoseSample:
+    def _pose(source: Source, message: Any) -> np.ndarray:
         p, q = message.position, message.orientation
         values = np.array([p.x, p.y, p.z, q.x, q.y, q.z, q.w], np.float64)
         with np.errstate(over="ignore"):  # what float32 cannot hold would be stored as infinity
             stored = values.astype(np.float32)
         if not np.isfinite(stored).all() or not np.any(stored[3:]):
             raise MessageError(f"{source.name} ({source.topic}): the pose is {values.tolist()}")
-        return PoseSample(values)
+        return values
+
+
+def _between(before: np.ndarray, after: np.ndarray, share: float, pose: bool) -> np.ndarray:
+    """Linearly between two values; an orientation along the shorter arc, normalised."""
+    if not pose:
+        return before + share * (after - before)
+    sign = np.where(np.arange(7) >= 3, np.sign(np.dot(before[3:], after[3:])) or 1, 1)
+    values = before + share * (sign * after - before)
+    values[3:] /= np.linalg.norm(values[3:])
+    return values

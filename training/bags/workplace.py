@@ -52,12 +52,6 @@ class Workplace:
 def workplace(output: Path, settings: Mapping[str, Any], *, resume: bool, overwrite: bool) -> Iterator[Workplace]:
     """Prepare the folder beside ``output`` and hold it against a second conversion; what is in it stays.
 
-    Args:
-        output: the data set.
-        settings: what decides about the result; a conversion goes on only with the same.
-        resume: go on with an unfinished conversion.
-        overwrite: replace a finished data set, and begin an unfinished conversion again.
-
     Raises:
         OutputFolderError: something is there already, or nothing can be written.
     """
@@ -90,25 +84,21 @@ def _prepared(pending: Pending, output: Path, settings: Mapping[str, Any], resum
             f"{folder}: an unfinished conversion is there; go on with --resume, or begin again with --overwrite"
         )
     if begun and resume:
-        _compare(begun, json.loads(json.dumps(settings)), folder)
+        now = json.loads(json.dumps(settings))
+        if different := [key for key in {**begun, **now} if key[0] != "_" and begun.get(key) != now.get(key)]:
+            raise OutputFolderError(
+                f"--resume: {folder} was begun with other {', '.join(sorted(different))}; give the same as then, or "
+                "begin again with --overwrite"
+            )
     else:
         begun = {}
         pending.clear()
-        write_json(folder / SETTINGS, {**settings, REPLACES: overwrite})
+        _write_json(folder / SETTINGS, {**settings, REPLACES: overwrite})
     place = Workplace(folder, bool(begun.get(ASSEMBLED)), replace(pending, replaces=replaces))
     place.work.mkdir(exist_ok=True)
     for leftover in place.work.glob("*.partial"):
         shutil.rmtree(leftover)
     return place
-
-
-def _compare(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
-    different = [key for key in {**before, **now} if key[0] != "_" and before.get(key) != now.get(key)]
-    if different:
-        raise OutputFolderError(
-            f"--resume: {folder} was begun with other {', '.join(sorted(different))}; give the same as then, or begin "
-            "again with --overwrite"
-        )
 
 
 def finish_workplace(place: Workplace) -> None:
@@ -117,13 +107,13 @@ def finish_workplace(place: Workplace) -> None:
     That it is complete is written down first: killed in here, the conversion needs nothing but the rest of this.
     """
     settings = json.loads((place.folder / SETTINGS).read_text(encoding="utf-8"))
-    write_json(place.folder / SETTINGS, {**settings, ASSEMBLED: True})
+    _write_json(place.folder / SETTINGS, {**settings, ASSEMBLED: True})
     shutil.rmtree(place.work, ignore_errors=True)
     shutil.rmtree(place.scratch, ignore_errors=True)
     finish(place.pending)
     (place.pending.folder / SETTINGS).unlink(missing_ok=True)
 
 
-def write_json(path: Path, data: object) -> None:
-    """Write a file from which hours of work go on."""
+def _write_json(path: Path, data: object) -> None:
+    """Write a file that work goes on from."""
     write_file(path, json.dumps(data, indent=1) + "\n", durable=True)

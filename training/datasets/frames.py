@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from collections import OrderedDict
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 import av
 import numpy as np
 from jaxtyping import UInt8
+from PIL import Image
 
 from pi05_progress.errors import UserError
 
@@ -26,10 +30,6 @@ class PictureError(UserError):
 
 class VideoReader:
     """Reads the pictures of one video file. Not thread-safe; close it.
-
-    Args:
-        path: of the file.
-        fps: frames per second.
 
     Raises:
         PictureError: the file is missing or not a video.
@@ -70,10 +70,6 @@ class VideoReader:
     def near(self, time_s: float, not_before_s: float) -> av.VideoFrame:
         """The key frame before a time, unless it lies before another one; else the picture at that time.
 
-        Args:
-            time_s: in seconds from the file's start.
-            not_before_s: an earlier one.
-
         Raises:
             PictureError: the file ends before, or is damaged.
         """
@@ -113,11 +109,7 @@ class VideoReader:
 
 
 class FrameReader:
-    """Reads pictures of many files, of which it keeps the last few open. Not thread-safe; use it as a context.
-
-    Args:
-        fps: frames per second.
-    """
+    """Reads pictures of many files, of which it keeps the last few open. Not thread-safe; use it as a context."""
 
     def __init__(self, fps: float) -> None:
         self._fps = fps
@@ -142,3 +134,40 @@ class FrameReader:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         while self._open:
             self._open.popitem()[1].close()
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """A small picture, and when it was taken, in seconds from the episode's start."""
+
+    time_s: float
+    image: UInt8[np.ndarray, "h w 3"]
+
+    def data_url(self, quality: int = 70) -> str:
+        """The picture as a JPEG inside a URL."""
+        buffer = io.BytesIO()
+        Image.fromarray(self.image).save(buffer, "JPEG", quality=quality)
+        return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def thumbnails(span: VideoSpan, fps: float, count: int, height: int) -> list[Thumbnail]:
+    """About ``count`` evenly spaced pictures of an episode, in order, of a height in pixels.
+
+    The key frame before each wanted time is taken if it is the episode's and not taken yet; only otherwise frames are
+    decoded up to the wanted one.
+
+    Raises:
+        PictureError: the file is missing, damaged or shorter than it should be.
+    """
+    frames = max(1, round((span.to_s - span.from_s) * fps))
+    wanted = np.unique(np.linspace(0, frames - 1, min(count, frames)).round()) / fps + span.from_s
+    found: list[Thumbnail] = []
+    taken = span.from_s - 1.0
+    with VideoReader(span.path, fps) as video:
+        for time in wanted:
+            frame = video.near(time, max(span.from_s, taken + 0.5 / fps))
+            taken = float(frame.time)
+            width = max(2, round(frame.width * height / frame.height))
+            image = frame.reformat(width, height, "rgb24").to_ndarray()
+            found.append(Thumbnail(max(0.0, taken - span.from_s), image))
+    return found

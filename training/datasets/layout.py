@@ -103,21 +103,13 @@ def tasks_table(tasks: Sequence[str]) -> pa.Table:
 
     LeRobot reads it with pandas and wants the text as the index, which the metadata says.
     """
-    columns = [("task_index", "int64", "int64", None), ("task", "unicode", "object", None)]
+    keys = ("name", "field_name", "pandas_type", "numpy_type", "metadata")
     pandas = {
         "index_columns": ["task"],
-        "column_indexes": [
-            {
-                "name": None,
-                "field_name": None,
-                "pandas_type": "unicode",
-                "numpy_type": "object",
-                "metadata": {"encoding": "UTF-8"},
-            }
-        ],
+        "column_indexes": [dict(zip(keys, (None, None, "unicode", "object", {"encoding": "UTF-8"}), strict=True))],
         "columns": [
-            {"name": name, "field_name": name, "pandas_type": kind, "numpy_type": numpy, "metadata": metadata}
-            for name, kind, numpy, metadata in columns
+            dict(zip(keys, (name, name, *kinds, None), strict=True))
+            for name, *kinds in (("task_index", "int64", "int64"), ("task", "unicode", "object"))
         ],
         "attributes": {},
         "creator": {"library": "pyarrow", "version": pa.__version__},
@@ -127,30 +119,23 @@ def tasks_table(tasks: Sequence[str]) -> pa.Table:
     return pa.table({"task_index": range(len(tasks)), "task": list(tasks)}, schema=schema)
 
 
-def info(
-    features: Mapping[str, Feature],
-    *,
-    fps: int,
-    robot_type: str | None,
-    total_episodes: int,
-    total_frames: int,
-    total_tasks: int,
-) -> dict[str, Any]:
-    """Contents of ``meta/info.json``: features completed by the default ones, every episode in the split "train"."""
+def info(features: Mapping[str, Feature], *, fps: int, robot_type: str | None, **totals: int) -> dict[str, Any]:
+    """Contents of ``meta/info.json``: features completed by the default ones, every episode in the split "train".
+
+    ``totals`` are ``total_episodes``, ``total_frames`` and ``total_tasks``.
+    """
     features = {**features, **DEFAULT_FEATURES}
     has_videos = any(feature["dtype"] == "video" for feature in features.values())
     return {
         "codebase_version": CODEBASE_VERSION,
         "fps": fps,
         "features": features,
-        "total_episodes": total_episodes,
-        "total_frames": total_frames,
-        "total_tasks": total_tasks,
+        **totals,
         "chunks_size": CHUNK_SIZE,
         "data_files_size_in_mb": DATA_FILE_MB,
         "video_files_size_in_mb": VIDEO_FILE_MB,
         "data_path": DATA_PATH,
         "video_path": VIDEO_PATH if has_videos else None,
         "robot_type": robot_type,
-        "splits": {"train": f"0:{total_episodes}"},
+        "splits": {"train": f"0:{totals['total_episodes']}"},
     }

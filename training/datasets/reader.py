@@ -1,6 +1,6 @@
 """Opening a LeRobot v3.0 data set and streaming its tables, one episode in memory at a time. Files are only read.
 
-Videos are located, not decoded; see ``thumbnails.py`` for a few of their pictures.
+Videos are located, not decoded; see ``frames.py``.
 """
 
 from __future__ import annotations
@@ -156,10 +156,6 @@ class Dataset:
 
     def refuse_missing(self, seen: Collection[int], wanted: Collection[int] | None = None) -> None:
         """Check that no episode was missed.
-
-        Args:
-            seen: indices of the episodes that were found in the data files.
-            wanted: only these count; all if None.
 
         Raises:
             DatasetError: one was; a data file is missing.

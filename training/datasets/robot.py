@@ -1,10 +1,14 @@
-"""Whether a data set is of the robot that a profile describes, as far as its description tells."""
+"""Of which robot a data set is, and what its numbers are, as far as its description tells."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pi05_progress.robots.profile import RobotProfile, known_profiles
+import numpy as np
+from jaxtyping import Int
+
+from pi05_progress.robots.layout import POSITION, Layout
+from pi05_progress.robots.profile import DEFAULT, RobotProfile, known_profiles
 
 from . import layout
 from .reader import Dataset, DatasetError
@@ -33,14 +37,7 @@ def check_robot(
     cameras: Iterable[str] = (),
     option: str = "--robot",
 ) -> None:
-    """Refuse a data set of another robot than the profile's.
-
-    Args:
-        dataset: opened.
-        profile: whose layout and gripper curve its numbers are read with.
-        vectors: features that are states or actions of the robot, and needed.
-        cameras: keys of cameras that are needed.
-        option: of the command line, that chooses another profile.
+    """Refuse a data set of another robot than the profile's, which ``option`` of the command line chooses.
 
     Raises:
         DatasetError: it says so itself, a feature is missing, or vectors have another size.
@@ -55,3 +52,20 @@ def check_robot(
     dataset.require([*vectors, *(layout.IMAGES + key for key in cameras)])
     if problem := vectors_problem(dataset, profile, vectors):
         raise DatasetError(problem)
+
+
+def position_columns(dataset: Dataset, name: str, robot: Layout | None = None) -> Int[np.ndarray, " p"]:
+    """Columns of joint positions in a state or action: those whose names say so, as in data sets of our converter.
+
+    Without such names they are those of the robot that the data set names, if its vectors have that robot's size. Of
+    all other data sets every column is taken for a position.
+    """
+    feature = dataset.features[name]
+    names = feature.get("names")
+    if isinstance(names, list) and (named := [i for i, text in enumerate(names) if str(text).endswith(f".{POSITION}")]):
+        return np.array(named)
+    if robot is None:
+        recorded = dataset.info.get("robot_type")
+        robot = RobotProfile.load(recorded if recorded in known_profiles() else DEFAULT).layout
+    size = feature["shape"][0]
+    return np.arange(len(robot.joints) if size in robot.vector_sizes else size)

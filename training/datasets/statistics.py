@@ -36,11 +36,9 @@ def feature_stats(values: np.ndarray) -> Stats:
     """
     values = np.asarray(values, np.float64)
     values = values[:, None] if values.ndim == 1 else values
-    if len(values) == 0:
-        raise ValueError("statistics need at least one frame")
-    if not np.isfinite(values).all():
-        raise ValueError("numbers that are not finite have no statistics")
     n = len(values)
+    if not n or not np.isfinite(values).all():
+        raise ValueError("statistics need at least one frame, and numbers that are finite")
     ordered = np.sort(values, axis=0)
     low, high = ordered[0], ordered[-1]
     stats = {"min": low, "max": high, "mean": values.mean(axis=0), "std": values.std(axis=0), "count": np.array([n])}
@@ -68,12 +66,8 @@ def pooled(stats: Sequence[Stats]) -> Stats:
     """Statistics of one feature over several episodes, from theirs, as LeRobot pools them.
 
     Raises:
-        ValueError: none are given, or their dimensions differ.
+        ValueError: their dimensions differ.
     """
-    if not stats:
-        raise ValueError("there are no statistics to pool")
-    if len({np.shape(s["mean"]) for s in stats}) > 1:
-        raise ValueError(f"statistics of different dimensions: {sorted({np.shape(s['mean']) for s in stats})}")
     counts = np.concatenate([np.asarray(s["count"]) for s in stats])
     weights = (counts / counts.sum()).reshape(-1, *[1] * np.ndim(stats[0]["mean"]))
     mean = sum(w * s["mean"] for w, s in zip(weights, stats, strict=True))

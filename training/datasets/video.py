@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -59,13 +60,7 @@ class VideoOptions:
 
 
 class VideoFile:
-    """A video that is being written. Use it as a context manager: at its end the frames are counted.
-
-    Args:
-        path: of the MP4 file.
-        fps: frames per second.
-        options: how to encode.
-    """
+    """A video that is being written. Use it as a context manager: at its end the frames are counted."""
 
     def __init__(self, path: Path, fps: int, options: VideoOptions) -> None:
         self.path, self.count = path, 0
@@ -77,18 +72,9 @@ class VideoFile:
         return self
 
     def write(self, image: np.ndarray) -> None:
-        """Encode one picture, uint8 (h, w, 3) RGB; all of one size, both numbers even.
-
-        Raises:
-            VideoError: its size cannot be encoded.
-        """
-        height, width = image.shape[:2]
+        """Encode one picture, uint8 (h, w, 3) RGB; all of one size, both numbers even."""
         if self._stream is None:
-            self._start(height, width)
-        elif (height, width) != (self._stream.height, self._stream.width):
-            raise VideoError(
-                f"{self.path}: a picture is {width}x{height} after {self._stream.width}x{self._stream.height}"
-            )
+            self._start(*image.shape[:2])
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24").reformat(format=PIXELS)
         frame.pts, frame.time_base = self.count, Fraction(1, self._fps)
         self._encode(frame)
@@ -96,15 +82,14 @@ class VideoFile:
 
     def _encode(self, frame: av.VideoFrame | None) -> None:
         try:
-            self._container.mux(self._stream.encode(frame))
-        except OSError as error:  # a full disk, in the first place
-            raise OSError(error.errno, error.strerror, str(self.path)) from error
+            with _naming(self.path):
+                self._container.mux(self._stream.encode(frame))
         except av.error.FFmpegError as error:
+            if isinstance(error, OSError):
+                raise
             raise VideoError(f"{self.path.name}: cannot be encoded with {self._options}: {error}") from error
 
     def _start(self, height: int, width: int) -> None:
-        if height % 2 or width % 2:
-            raise VideoError(f"{self.path.stem}: pictures are {width}x{height}; video needs even numbers: --image-size")
         os.environ.setdefault("SVT_LOG", "1")  # errors only
         stream = self._container.add_stream(
             ENCODERS[self._options.codec], self._fps, options=self._options.encoder_options()
@@ -119,15 +104,19 @@ class VideoFile:
             if kind is None and self._stream is not None:
                 self._encode(None)
         finally:
-            self._close()
+            with _naming(self.path):
+                self._container.close()  # writes what is still buffered, and the index
         if kind is None:
             check_count(self.path, self.count)
 
-    def _close(self) -> None:
-        try:
-            self._container.close()  # writes what is still buffered, and the index
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, str(self.path)) from error
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Names the file in errors of the system, a full disk in the first place."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def check_count(path: Path, expected: int) -> None:
@@ -136,8 +125,7 @@ def check_count(path: Path, expected: int) -> None:
     Raises:
         VideoError: there are more or fewer.
     """
-    found = frame_count(path)
-    if found != expected:
+    if (found := frame_count(path)) != expected:
         raise VideoError(f"{path}: holds {found} frames, {expected} were put into it")
 
 
@@ -163,6 +151,7 @@ def join(parts: Sequence[tuple[Path, int]], path: Path, fps: int) -> None:
             os.link(parts[0][0], path)
         except OSError:  # a file system without hard links
             shutil.copyfile(parts[0][0], path)
+        check_count(path, parts[0][1])
         return
     before = 0
     with av.open(str(path), "w", format="mp4") as target:

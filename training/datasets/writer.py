@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from pi05_progress.robots.profile import RobotProfile
 from . import layout
 from .progress_meta import EpisodeMeta, Outcome, ProgressMeta, save_progress_meta
 from .statistics import Stats, feature_stats, flattened, pool_episodes, save_stats
-from .video import VideoOptions, check_count, join, video_info
+from .video import VideoOptions, join, video_info
 
 MEGABYTE = 2**20
 ROWS = 2048  # of a row group at most: what is held while writing does not grow with an episode
@@ -45,12 +46,7 @@ class EpisodeFiles:
 
 
 def features_of(profile: RobotProfile, sizes: Mapping[str, tuple[int, int]]) -> dict[str, layout.Feature]:
-    """Features of a data set of one robot, without the default ones.
-
-    Args:
-        profile: the robot.
-        sizes: (height, width) of each camera's pictures.
-    """
+    """Features of a data set of one robot, without the default ones; sizes are (height, width)."""
     vector = layout.vector(profile.layout.vector_names(profile.vector_size))
     features = {layout.STATE: vector, layout.ACTION: dict(vector)}
     for camera, (height, width) in sizes.items():
@@ -67,15 +63,7 @@ def write_dataset(
     fps: int,
     video: VideoOptions,
 ) -> None:
-    """Write all files of a data set into the folder ``root``, which is there.
-
-    Args:
-        root: where to; a finished data set is moved to its place by the caller.
-        episodes: at least one, in order.
-        profile: the robot.
-        sizes: (height, width) of each camera's pictures.
-        fps: frames per second.
-        video: how the videos are encoded.
+    """Write all files of a data set into ``root``, which is there; sizes are (height, width).
 
     Raises:
         VideoError: a video's frames are not as many as the table's.
@@ -128,22 +116,13 @@ class _Rows:
         if self._writer is None or self._path.stat().st_size > layout.DATA_FILE_MB * MEGABYTE:
             self._next_file()
         columns = self._columns(index, episode, task_index, fps)
-        vectors = self._vectors(episode)
         for start in range(0, episode.frames, ROWS):
-            part = {name: values[start : start + ROWS] for name, values in columns.items()}
-            part |= {name: values[start : start + ROWS] for name, values in vectors.items()}
-            arrays = [_arrow(part[field.name], field.type) for field in self._schema]
+            arrays = [_arrow(columns[field.name][start : start + ROWS], field.type) for field in self._schema]
             self._writer.write_table(pa.Table.from_arrays(arrays, schema=self._schema))
-        chunk, file = divmod(self._file, layout.CHUNK_SIZE)
-        placed = {
-            "data/chunk_index": chunk,
-            "data/file_index": file,
-            "dataset_from_index": self._total,
-            "dataset_to_index": self._total + episode.frames,
-        }
+        placed: dict[str, object] = {f"data/{name}": value for name, value in _place(self._file).items()}
+        placed |= {"dataset_from_index": self._total, "dataset_to_index": self._total + episode.frames}
         self._total += episode.frames
-        stats = {name: feature_stats(values) for name, values in columns.items()}
-        return placed, stats | {name: _vector_stats(values) for name, values in vectors.items()}
+        return placed, {name: _stats(values) for name, values in columns.items()}
 
     def close(self) -> None:
         """Finish the last file."""
@@ -158,21 +137,13 @@ class _Rows:
         plain = [field.name for field in self._schema if not pa.types.is_fixed_size_list(field.type)]
         self._writer = pq.ParquetWriter(self._path, self._schema, use_dictionary=plain)  # vectors hardly repeat
 
-    def _vectors(self, episode: EpisodeFiles) -> dict[str, np.ndarray]:
-        """States and actions (frames, numbers), read as they are needed."""
-        return {
-            name: np.memmap(episode.folder / file, np.float32, "r").reshape(
-                episode.frames, self._schema.field(name).type.list_size
-            )
-            for name, file in VECTOR_FILES.items()
-        }
-
     def _columns(self, index: int, episode: EpisodeFiles, task_index: int, fps: int) -> dict[str, np.ndarray]:
-        n = episode.frames
-        last = np.zeros(n, bool)
-        last[-1] = True
-        frames = np.arange(n)
+        n, frames = episode.frames, np.arange(episode.frames)
+        last = frames == n - 1
         return {
+            name: np.memmap(episode.folder / file, np.float32, "r").reshape(n, -1)  # read as it is needed
+            for name, file in VECTOR_FILES.items()
+        } | {
             layout.DONE: last,
             layout.SUCCESS: last & (episode.meta.outcome == Outcome.SUCCESS),
             "timestamp": (frames / fps).astype(np.float32),
@@ -183,8 +154,10 @@ class _Rows:
         }
 
 
-def _vector_stats(values: np.ndarray) -> Stats:
-    """``feature_stats``, a few columns at a time."""
+def _stats(values: np.ndarray) -> Stats:
+    """``feature_stats``, of vectors a few columns at a time."""
+    if values.ndim == 1:
+        return feature_stats(values)
     parts = [feature_stats(values[:, at : at + 4]) for at in range(0, values.shape[1], 4)]
     return {key: parts[0][key] if key == "count" else np.concatenate([p[key] for p in parts]) for key in parts[0]}
 
@@ -204,10 +177,10 @@ def _write_videos(root: Path, camera: str, episodes: Sequence[EpisodeFiles], fps
     """Join one camera's videos into files of LeRobot's size; yields where each episode is."""
     key = layout.IMAGES + camera
     files: list[list[EpisodeFiles]] = []
-    size = 0
+    size = math.inf
     for episode in episodes:
         own = (episode.folder / f"{camera}.mp4").stat().st_size
-        if not files or size + own > layout.VIDEO_FILE_MB * MEGABYTE:
+        if size + own > layout.VIDEO_FILE_MB * MEGABYTE:
             files.append([])
             size = 0
         files[-1].append(episode)
@@ -216,15 +189,10 @@ def _write_videos(root: Path, camera: str, episodes: Sequence[EpisodeFiles], fps
         path = root / layout.VIDEO_PATH.format(video_key=key, **_place(number))
         path.parent.mkdir(parents=True, exist_ok=True)
         join([(episode.folder / f"{camera}.mp4", episode.frames) for episode in within], path, fps)
-        check_count(path, sum(episode.frames for episode in within))
         before = 0
         for episode in within:
-            yield {
-                f"videos/{key}/chunk_index": _place(number)["chunk_index"],
-                f"videos/{key}/file_index": _place(number)["file_index"],
-                f"videos/{key}/from_timestamp": before / fps,
-                f"videos/{key}/to_timestamp": (before + episode.frames) / fps,
-            }
+            times = {"from_timestamp": before / fps, "to_timestamp": (before + episode.frames) / fps}
+            yield {f"videos/{key}/{name}": value for name, value in {**_place(number), **times}.items()}
             before += episode.frames
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from ..datasets.thumbnails import Thumbnail
+from ..datasets.frames import Thumbnail
 from ..report import charts
 from ..report.charts import Band, Curve
 from ..report.html_page import html_page, key, row, table

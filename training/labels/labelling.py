@@ -13,9 +13,9 @@ from jaxtyping import Bool, Float, Float32, Int64
 from pi05_progress.errors import UserError
 
 from ..datasets import layout
-from ..datasets.positions import position_columns
 from ..datasets.progress_meta import EpisodeMeta, Milestone, Outcome, Stage
 from ..datasets.reader import Dataset, Episode
+from ..datasets.robot import position_columns
 from . import methods, milestones
 from .methods import Method
 from .milestones import Finish, MilestoneError, Stages

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from ..datasets.thumbnails import Thumbnail
+from ..datasets.frames import Thumbnail
 from ..labels.methods import runs
 
 WIDTH = 1000

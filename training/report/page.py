@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..datasets.frames import Thumbnail
 from ..datasets.progress_meta import Labels, Outcome
 from ..datasets.reader import Dataset
-from ..datasets.thumbnails import Thumbnail
 from . import charts
 from .charts import Curve, Range
 from .html_page import html_page, key, row, table
