@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pi05_progress.errors import UserError
+from pi05_progress.errors import UserError, one_line
 
 # Another recording would fail the same way: no room, no memory, too many open files.
 _OF_THE_MACHINE = frozenset(
@@ -40,5 +40,5 @@ def bag_errors_naming(where: Path, what: str = "damaged") -> Iterator[None]:
 
 
 def explained(error: Exception) -> str:
-    """An exception's message, or its name where it has none."""
-    return (str(error).strip() or type(error).__name__).rstrip(".")
+    """The first line of an exception's message, or its name where it has none."""
+    return one_line((str(error).strip() or type(error).__name__).splitlines()[0]).rstrip(".")

@@ -103,7 +103,7 @@ class Types:
             except Exception as error:  # parsers of definitions raise what they like
                 if name not in known_types().fielddefs:
                     raise
-                store, why = known_types(), explained(error).splitlines()[0]
+                store, why = known_types(), explained(error)
                 self._notes.append(f"the recording's definition of {name} cannot be used ({why}); the usual one is")
             self._stores[name] = store
         return self._stores[name]

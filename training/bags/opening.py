@@ -20,7 +20,7 @@ from pi05_progress.files.output_file import output_file
 from pi05_progress.files.yaml_text import load_yaml
 from training.datasets.reader import LFS_REMEDY, is_lfs_pointer
 
-from .faults import BagError, bag_errors_naming
+from .faults import BagError, bag_errors_naming, explained
 from .mcap import McapFile
 from .sqlite import SqliteFile
 
@@ -109,7 +109,7 @@ class Opening:
             return list(dict.fromkeys(names)), bool(facts["message_count"])
         except (OSError, LookupError, TypeError, ValueError) as error:
             self.notes.append(
-                f"{METADATA} cannot be used ({type(error).__name__}); its files are read in the order of their names"
+                f"{METADATA} cannot be used ({explained(error)}); its files are read in the order of their names"
             )
             return [], False
 

@@ -6,6 +6,8 @@ import re
 import sys
 from collections.abc import Collection, Sequence
 
+from pi05_progress.errors import one_line
+
 from .planning import Entry, Plans
 from .second_pass import Part
 
@@ -19,9 +21,9 @@ def print_remarks(plans: Plans, kept: Collection[str], dropped: Sequence[Entry] 
     Remarks on these that differ only in numbers and files become one, with how many there are.
     """
     for bag, why in plans.failed.items():
-        print(f"not used: {why if bag in why else f'{bag}: {why}'}", file=sys.stderr)
+        _say(f"not used: {why if bag in why else f'{bag}: {why}'}")
     for entry in dropped:
-        print(f"dropped: {entry.title}: {'; '.join([*entry.reasons, *entry.notes])}", file=sys.stderr)
+        _say(f"dropped: {entry.title}: {'; '.join([*entry.reasons, *entry.notes])}")
     usable = [entry for entry in plans.entries if str(entry.scan.path) in kept and (entry.parts or not entry.reasons)]
     remarks = [(entry.title, text) for entry in usable for text in (*entry.notes, *entry.reasons)]
     for scan, found in zip(plans.scans, plans.found, strict=True):
@@ -34,8 +36,12 @@ def print_remarks(plans: Plans, kept: Collection[str], dropped: Sequence[Entry] 
     if len(lines) > MOST_LINES:
         rest = len(lines) - MOST_LINES + 1
         lines = [*lines[: MOST_LINES - 1], f"and {rest} remarks of other kinds, which the report lists"]
-    if lines:
-        print("\n  ".join(["kept, but", *lines]), file=sys.stderr)
+    for line in ["kept, but", *(f"  {line}" for line in lines)] if lines else []:
+        _say(line)
+
+
+def _say(line: str) -> None:
+    print(one_line(line, 2000), file=sys.stderr)
 
 
 def _line(alike: Sequence[tuple[str, str]]) -> str:
