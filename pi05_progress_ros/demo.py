@@ -35,17 +35,11 @@ LOGGED = "[policy_node]: "  # before what it logs
 
 @dataclass(frozen=True)
 class Settings:
-    """What the environment asks for.
+    """What the environment asks for."""
 
-    Attributes:
-        given: arguments of the bringup.
-        seconds: end so long after the policy node is up; None for no end.
-        checkpoint: folder, or empty for an untrained model.
-    """
-
-    given: dict[str, str]
-    seconds: float | None
-    checkpoint: str
+    given: dict[str, str]  # arguments of the bringup
+    seconds: float | None  # end so long after the policy node is up; None for no end
+    checkpoint: str  # folder, or empty for an untrained model
 
 
 def settings(environment: Mapping[str, str]) -> Settings:

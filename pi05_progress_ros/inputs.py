@@ -25,18 +25,12 @@ _NUMBER = re.compile(r"-?\d+(\.\d+)?")
 
 @dataclass(frozen=True)
 class Limits:
-    """What is fresh enough.
+    """What is fresh enough."""
 
-    Attributes:
-        image_age_s, joint_age_s: since the arrival of the newest message with a new stamp.
-        skew_s: between the stamps of the oldest and newest input used together.
-        future_s, past_s: of a stamp against the node's clock.
-    """
-
-    image_age_s: float = 0.5
+    image_age_s: float = 0.5  # image_age_s, joint_age_s: since the arrival of the newest message with a new stamp
     joint_age_s: float = 0.2
-    skew_s: float = 0.2
-    future_s: float = 0.1
+    skew_s: float = 0.2  # between the stamps of the oldest and newest input used together
+    future_s: float = 0.1  # future_s, past_s: of a stamp against the node's clock
     past_s: float = 1.0
 
 
@@ -70,7 +64,6 @@ class Snapshot:
 
     messages: Mapping[str, Any]
     stamps_ns: Mapping[str, int]
-    arrived_s: Mapping[str, float]
     problems: tuple[str, ...]
     stale: frozenset[str] = frozenset()  # inputs whose newest message is too old
 
@@ -135,7 +128,6 @@ class Inputs:
         return Snapshot(
             {e.name: e.message for e in used},
             {e.name: e.stamp_ns for e in used},
-            {e.name: e.arrived_s for e in used},
             tuple(problems),
             frozenset(e.name for e in entries if now_s - e.changed_s > e.max_age_s),
         )

@@ -51,29 +51,18 @@ class Report(NamedTuple):
 
 @dataclass
 class Seen:
-    """Everything that is drawn.
+    """Everything that is drawn."""
 
-    Attributes:
-        topic: full name of the progress topic.
-        domain: ROS domain that is listened to.
-        discovery: how far discovery reaches, where that was restricted.
-        started_s: when listening began.
-        message: newest ``TaskProgress``.
-        arrived_s: when it came.
-        observed_s: when its observation was taken, as far as messages tell; None unknown.
-        publishers: full names, without the first slash, of the nodes that publish the topic, or did so last.
-        published: whether any publishes it now.
-    """
-
-    topic: str = "/task_progress"
-    domain: int = 0
-    discovery: str = ""
-    started_s: float = 0.0
-    message: Any = None
-    arrived_s: float = 0.0
-    observed_s: float | None = None
+    topic: str = "/task_progress"  # full name of the progress topic
+    domain: int = 0  # ROS domain that is listened to
+    discovery: str = ""  # how far discovery reaches, where that was restricted
+    started_s: float = 0.0  # when listening began
+    message: Any = None  # newest ``TaskProgress``
+    arrived_s: float = 0.0  # when it came
+    observed_s: float | None = None  # when its observation was taken, as far as messages tell; None unknown
+    # full names, without the first slash, of the nodes that publish the topic, or did so last
     publishers: tuple[str, ...] = ()
-    published: bool = False
+    published: bool = False  # whether any publishes it now
     history: deque[Moment] = field(default_factory=deque)
     _arrivals: deque[float] = field(default_factory=lambda: deque(maxlen=1000))
     _reports: dict[str, tuple[float, dict[str, Report]]] = field(default_factory=dict)  # by node: arrival, entries

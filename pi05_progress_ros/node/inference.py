@@ -32,19 +32,12 @@ STOP_TIMEOUT_S = 1.0  # how long the end of a running inference is waited for
 
 @dataclass(frozen=True)
 class Result:
-    """One answer of the policy.
+    """One answer of the policy."""
 
-    Attributes:
-        output: the answer; its progress is None where it cannot be used.
-        task: the instruction it was given.
-        stamp_ns: of the newest image used.
-        policy_ms: what the policy took, transforms and model.
-    """
-
-    output: PolicyOutput
-    task: str
-    stamp_ns: int
-    policy_ms: float
+    output: PolicyOutput  # the answer; its progress is None where it cannot be used
+    task: str  # the instruction it was given
+    stamp_ns: int  # of the newest image used
+    policy_ms: float  # what the policy took, transforms and model
 
 
 @dataclass

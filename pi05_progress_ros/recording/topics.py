@@ -30,18 +30,12 @@ SIM_TOPICS = {
 
 @dataclass(frozen=True)
 class RecordedTopic:
-    """One topic worth keeping.
+    """One topic worth keeping."""
 
-    Attributes:
-        name: absolute.
-        type: as ``package/msg/Name``.
-        required: whether an episode without it is of no use.
-        expected_hz: lowest and highest usual rate; 0 and infinity where nothing is known.
-    """
-
-    name: str
-    type: str
-    required: bool = False
+    name: str  # absolute
+    type: str  # as ``package/msg/Name``
+    required: bool = False  # whether an episode without it is of no use
+    # lowest and highest usual rate; 0 and infinity where nothing is known
     expected_hz: tuple[float, float] = (0.0, math.inf)
 
 

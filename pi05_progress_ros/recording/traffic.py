@@ -21,31 +21,20 @@ FAST_SHARE = 1.5  # and one above this share, too: two senders, probably
 
 @dataclass
 class Topic:
-    """One recorded topic; counters of the present episode and of the present watch period.
+    """One recorded topic; counters of the present episode and of the present watch period."""
 
-    Attributes:
-        name: under which it is recorded: the profile's, by which converters know it.
-        heard: its name after remapping, for people.
-        required: whether an episode without it is of no use.
-        expected_hz: lowest and highest usual rate; 0 and infinity where nothing is known.
-        connection: of the episode's bag; None until its first message.
-        total: messages of the present episode.
-        recent, rate_hz: messages since the last look, and the rate of then; also between episodes.
-        lost: messages that the middleware says it lost.
-        warned: what was wrong with its rate at the last look.
-    """
-
-    name: str
+    name: str  # under which it is recorded: the profile's, by which converters know it
     kind: type
-    required: bool = False
+    required: bool = False  # whether an episode without it is of no use
+    # lowest and highest usual rate; 0 and infinity where nothing is known
     expected_hz: tuple[float, float] = (0.0, math.inf)
-    connection: Connection | None = None
-    total: int = 0
-    recent: int = 0
+    connection: Connection | None = None  # of the episode's bag; None until its first message
+    total: int = 0  # messages of the present episode
+    recent: int = 0  # recent, rate_hz: messages since the last look, and the rate of then; also between episodes
     rate_hz: float = 0.0
-    lost: int = 0
-    warned: str = ""
-    heard: str = ""
+    lost: int = 0  # messages that the middleware says it lost
+    warned: str = ""  # what was wrong with its rate at the last look
+    heard: str = ""  # its name after remapping, for people
 
     def __post_init__(self) -> None:
         self.heard = self.heard or self.name

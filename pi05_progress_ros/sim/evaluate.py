@@ -22,7 +22,7 @@ import tyro
 from rich.console import Console
 
 from pi05_progress.checkpoints.description import code_version
-from pi05_progress.errors import INTERRUPTED, UserError, run_program
+from pi05_progress.errors import UserError, run_program
 from pi05_progress.files.fingerprint import files_in, fingerprint
 from pi05_progress.files.output_file import write_file
 from pi05_progress.files.progress_bar import progress_bar
@@ -32,7 +32,7 @@ from ..command_line import OptionError, check_ranges, read_options
 from ..commanding.command_rules import CommandSettings
 from ..starting.simulation_choices import SIM_TASKS, TaskName
 from .driving.closed_loop import DrivenEpisode, LoopSettings
-from .driving.drivers import Drivers, Driving, Which, drivers
+from .driving.drivers import Driving, Run, Which, drivers
 from .driving.episode_log import SUFFIX, EpisodeLog
 from .driving.figures import figures_by_task, table
 from .physics.cameras import scaled_sizes
@@ -139,7 +139,7 @@ def _log(options: Options, driving: Driving) -> EpisodeLog | nullcontext[None]:
     return EpisodeLog(options.json.with_name(options.json.name + SUFFIX), settings, overwrite=options.overwrite)
 
 
-def drive(options: Options, running_drivers: Drivers, log: EpisodeLog | None) -> list[DrivenEpisode]:
+def drive(options: Options, run: Run, log: EpisodeLog | None) -> list[DrivenEpisode]:
     """All episodes of all tasks, in order; those that are kept already are not driven again.
 
     Raises:
@@ -152,7 +152,7 @@ def drive(options: Options, running_drivers: Drivers, log: EpisodeLog | None) ->
     if done:
         print(f"{len(done)} of {len(wanted)} episodes were driven before and are kept", flush=True)
     with progress_bar("driving", len(wanted), "episodes", done=len(done)) as advance:
-        for episode in running_drivers.run([which for which in wanted if which not in done]):
+        for episode in run([which for which in wanted if which not in done]):
             if log is not None:
                 log.add(episode)
             done[episode.task, episode.seed] = episode
@@ -167,12 +167,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_program(lambda: _run(options), name="evaluate")
 
 
-def _run(options: Options) -> int:
+def _run(options: Options) -> None:
     driving, log = _driving(options), None
     try:
-        with _log(options, driving) as log, drivers(driving, options.workers) as running_drivers:
+        with _log(options, driving) as log, drivers(driving, options.workers) as (who, run):
             started = time.monotonic()
-            episodes, who = drive(options, running_drivers, log), running_drivers.who
+            episodes = drive(options, run, log)
             figures = figures_by_task(episodes)
             Console(width=None if sys.stdout.isatty() else 130).print(table(figures))
             inferences, seconds = sum(e.inferences for e in episodes), time.monotonic() - started
@@ -183,20 +183,14 @@ def _run(options: Options) -> int:
                 write_file(options.json, json.dumps(data, indent=1) + "\n")
                 log.remove()
                 print(f"written: {options.json}")
-    except UserError as error:
-        raise UserError(f"{error}{_kept(log)}") from error
-    except OSError as error:
-        raise UserError(f"{error.filename or options.json}: {error.strerror or error}{_kept(log)}") from error
-    except KeyboardInterrupt:
-        print(f"stopped{_kept(log) or '; nothing was written'}", file=sys.stderr)
-        return INTERRUPTED
-    return 0
-
-
-def _kept(log: EpisodeLog | None) -> str:
-    if log is None or not log.episodes:
-        return ""
-    return f"; {len(log.episodes)} finished episodes are in {log.path}, the same command goes on with what is missing"
+    except BaseException as error:
+        if log is None or not log.episodes:
+            raise
+        kept = f"{len(log.episodes)} finished episodes are in {log.path}, the same command goes on with what is missing"
+        if isinstance(error, UserError | OSError):
+            raise UserError(f"{error}; {kept}") from error
+        print(kept, file=sys.stderr)
+        raise
 
 
 if __name__ == "__main__":

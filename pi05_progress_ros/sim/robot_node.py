@@ -75,7 +75,7 @@ class RobotNode(QosOverrides, Node):
         world = World(parameters.task, parameters.seed, parameters.arms_follow(profile))
         self._stop, self._robot = stop, Robot(world)
         refuse_second_robot(self, next(iter(profile.arms.values())).state_topic)
-        requests = Requests(self, self._robot, parameters.lockstep, stop.is_set)
+        requests = Requests(self, self._robot, parameters.lockstep, stop)
         operator = self._make_operator(parameters, profile) if parameters.expert else None
         mode = Mode.TELEOPERATION if parameters.teleoperation or operator else Mode.API
         self._loop = PhysicsLoop(

@@ -28,52 +28,30 @@ Value = bool | int | float | str | list[str]
 
 @dataclass(frozen=True)
 class Argument:
-    """One launch argument; all of them are text.
+    """One launch argument; all of them are text."""
 
-    Attributes:
-        name: as in ``name:=value``.
-        text: what it means, with unit.
-        default: its value unless given.
-        choices: the values it may have; empty if any.
-    """
-
-    name: str
-    text: str
-    default: str = ""
-    choices: tuple[str, ...] = ()
+    name: str  # as in ``name:=value``
+    text: str  # what it means, with unit
+    default: str = ""  # its value unless given
+    choices: tuple[str, ...] = ()  # the values it may have; empty if any
 
 
 @dataclass(frozen=True)
 class Process:
-    """One process: a node of this package, or another program.
+    """One process: a node of this package, or another program."""
 
-    Attributes:
-        name: of the node, or what the program is called in messages to people.
-        executable: of this package, as in ``ros2 run pi05_progress EXECUTABLE``; empty for another program.
-        module: Python module with the same ``main``.
-        command: argument vector of another program; empty for a node.
-        namespace: of the node, absolute.
-        parameters: of the node; they win over those of ``params_file``.
-        params_file: path of a ROS parameter file, or empty.
-        remappings: pairs from, to.
-        log_level: of the node.
-        environment: added to the variables it inherits.
-        required: whether everything ends when it does.
-        note: what a person should be told when it starts.
-    """
-
-    name: str
-    executable: str = ""
-    module: str = ""
-    command: tuple[str, ...] = ()
-    namespace: str = "/"
-    parameters: Mapping[str, Value] = field(default_factory=dict)
-    params_file: str = ""
-    remappings: tuple[tuple[str, str], ...] = ()
-    log_level: str = "info"
-    environment: Mapping[str, str] = field(default_factory=dict)
-    required: bool = True
-    note: str = ""
+    name: str  # of the node, or what the program is called in messages to people
+    executable: str = ""  # of this package, as in ``ros2 run pi05_progress EXECUTABLE``; empty for another program
+    module: str = ""  # Python module with the same ``main``
+    command: tuple[str, ...] = ()  # argument vector of another program; empty for a node
+    namespace: str = "/"  # of the node, absolute
+    parameters: Mapping[str, Value] = field(default_factory=dict)  # of the node; they win over those of ``params_file``
+    params_file: str = ""  # path of a ROS parameter file, or empty
+    remappings: tuple[tuple[str, str], ...] = ()  # pairs from, to
+    log_level: str = "info"  # of the node
+    environment: Mapping[str, str] = field(default_factory=dict)  # added to the variables it inherits
+    required: bool = True  # whether everything ends when it does
+    note: str = ""  # what a person should be told when it starts
 
     @property
     def full_name(self) -> str:
@@ -83,18 +61,12 @@ class Process:
 
 @dataclass(frozen=True)
 class Launch:
-    """One launch file.
+    """One launch file."""
 
-    Attributes:
-        name: of the file, without ``.launch.py``.
-        text: what it starts.
-        arguments: what it may be given.
-        describe: the processes that follow from the values of all arguments and from the environment.
-    """
-
-    name: str
-    text: str
-    arguments: tuple[Argument, ...]
+    name: str  # of the file, without ``.launch.py``
+    text: str  # what it starts
+    arguments: tuple[Argument, ...]  # what it may be given
+    # the processes that follow from the values of all arguments and from the environment
     describe: Callable[[Mapping[str, str], Mapping[str, str]], tuple[Process, ...]]
 
     def processes(self, given: Mapping[str, str], environment: Mapping[str, str]) -> tuple[Process, ...]:

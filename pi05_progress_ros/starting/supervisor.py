@@ -40,17 +40,11 @@ def command_line(process: Process, parameter_file: Path) -> list[str]:
 
 @dataclass
 class Child:
-    """A process that was started.
+    """A process that was started."""
 
-    Attributes:
-        process: what it is.
-        popen: it.
-        log: file with its output, if it does not go to the terminal.
-    """
-
-    process: Process
-    popen: subprocess.Popen[bytes]
-    log: Path | None
+    process: Process  # what it is
+    popen: subprocess.Popen[bytes]  # it
+    log: Path | None  # file with its output, if it does not go to the terminal
 
     def lines(self) -> list[str]:
         """Its output so far; empty where that is the terminal."""

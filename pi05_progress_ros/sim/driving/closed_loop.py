@@ -41,54 +41,34 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LoopSettings:
-    """How a policy drives.
+    """How a policy drives."""
 
-    Attributes:
-        inference_rate_hz: how often it is asked, as the node's parameter.
-        latency_s: how long after a frame its chunk is there, s of simulated time, whatever this machine takes.
-        image_scale: size of the pictures as a share of the real cameras'.
-        tail_s: how long it goes on after the task was decided, so that the status can tell.
-        commands: speed, blending and tracking, as the node's parameters.
-        estimator: turns beliefs into progress and status.
-    """
-
-    inference_rate_hz: float = 10.0
+    inference_rate_hz: float = 10.0  # how often it is asked, as the node's parameter
+    # how long after a frame its chunk is there, s of simulated time, whatever this machine takes
     latency_s: float = 0.1
-    image_scale: float = 0.25
-    tail_s: float = 4.0
+    image_scale: float = 0.25  # size of the pictures as a share of the real cameras'
+    tail_s: float = 4.0  # how long it goes on after the task was decided, so that the status can tell
+    # speed, blending and tracking, as the node's parameters
     commands: CommandSettings = field(default_factory=CommandSettings)
-    estimator: EstimatorConfig = field(default_factory=EstimatorConfig)
+    estimator: EstimatorConfig = field(default_factory=EstimatorConfig)  # turns beliefs into progress and status
 
 
 @dataclass(frozen=True)
 class DrivenEpisode:
-    """What became of one episode. Times are simulated seconds from its start; None means never, or unknown.
+    """What became of one episode. Times are simulated seconds from its start; None means never, or unknown."""
 
-    Attributes:
-        task, seed, instruction: which it was.
-        outcome: ``success`` or ``failure``, from physics.
-        reason: for it.
-        decided_s: when the outcome was decided.
-        milestones: those reached, with their times.
-        true_progress: share of milestones that held in the end.
-        progress: the estimator's in the end; None if the model has no head.
-        declared_s: when the status was SUCCEEDED for the first time.
-        stopped: why the robot was commanded no more; empty if it was to the end.
-        inferences: how many there were.
-    """
-
-    task: str
+    task: str  # task, seed, instruction: which it was
     seed: int
     instruction: str
-    outcome: str
-    reason: str
-    decided_s: float
-    milestones: tuple[tuple[str, float], ...]
-    true_progress: float
-    progress: float | None
-    declared_s: float | None
-    stopped: str
-    inferences: int
+    outcome: str  # ``success`` or ``failure``, from physics
+    reason: str  # for it
+    decided_s: float  # when the outcome was decided
+    milestones: tuple[tuple[str, float], ...]  # those reached, with their times
+    true_progress: float  # share of milestones that held in the end
+    progress: float | None  # the estimator's in the end; None if the model has no head
+    declared_s: float | None  # when the status was SUCCEEDED for the first time
+    stopped: str  # why the robot was commanded no more; empty if it was to the end
+    inferences: int  # how many there were
 
 
 class _Newest:

@@ -1,4 +1,4 @@
-"""Policies at the wheel, in this process or in several: an episode goes the same way wherever and whenever driven.
+"""Policies that drive, in this process or in several: an episode goes the same way wherever and whenever driven.
 
 Every process loads the policy once. Before each episode the policy's noise begins anew, from the episode's seed; a
 policy of other code that remembers anything from one episode to the next is not made to forget it.
@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,63 +83,35 @@ class Driver:
             self._loop = None
 
 
-class Drivers:
-    """One driver in this process, or several in others; made by ``drivers``."""
-
-    def __init__(self, who: Who, driver: Driver | None, pool: ProcessPoolExecutor | None) -> None:
-        self.who, self._driver, self._pool = who, driver, pool
-
-    def run(self, episodes: Sequence[Which]) -> Iterator[DrivenEpisode]:
-        """Drive episodes; yields each as it is finished, in any order.
-
-        Raises:
-            UserError: see ``Driver.run``; or a process has died.
-        """
-        if self._driver is not None:
-            for task, seed in episodes:
-                yield self._driver.run(task, seed)
-            return
-        with _death_told():
-            for future in as_completed([self._pool.submit(_run, *episode) for episode in episodes]):
-                yield future.result()
+Run = Callable[[Sequence[Which]], Iterator[DrivenEpisode]]  # drives episodes, in any order
 
 
 @contextmanager
-def drivers(driving: Driving, workers: int) -> Iterator[Drivers]:
+def drivers(driving: Driving, workers: int) -> Iterator[tuple[Who, Run]]:
     """Load the policy, in this process if ``workers`` is 1, else in as many others as needed; all end with the context.
 
     Raises:
-        UserError, ValueError: see ``Driver``.
+        UserError, ValueError: see ``Driver``; or a process has died.
     """
     if workers == 1:
-        driver = Driver(driving)
-        try:
-            yield Drivers(driver.who, driver, None)
-        finally:
-            driver.close()
+        with closing(Driver(driving)) as driver:
+            yield driver.who, lambda episodes: (driver.run(*which) for which in episodes)
         return
     before = set(multiprocessing.active_children())
     context = multiprocessing.get_context("spawn")  # OpenGL and threads do not survive a fork
     pool = ProcessPoolExecutor(workers, context, _start, (driving,))
     try:
-        with _death_told():
-            who = pool.submit(_who).result()
-        yield Drivers(who, None, pool)
-    except BaseException:
+        who = pool.submit(_who).result()
+        yield who, lambda episodes: (f.result() for f in as_completed([pool.submit(_run, *e) for e in episodes]))
+    except BaseException as error:
         pool.shutdown(wait=False, cancel_futures=True)
         for child in set(multiprocessing.active_children()) - before:
             child.terminate()  # an episode takes a minute; it is driven again
+        if isinstance(error, BrokenProcessPool):
+            raise UserError("a worker process died, for want of memory perhaps: try fewer --workers") from error
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-@contextmanager
-def _death_told() -> Iterator[None]:
-    try:
-        yield
-    except BrokenProcessPool as error:
-        raise UserError("a worker process died, for want of memory perhaps: try fewer --workers") from error
 
 
 _driving: Driving | None = None  # of a worker process

@@ -10,16 +10,20 @@ import errno
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from pi05_progress.errors import UserError
 from pi05_progress.files.lock import try_lock
 
 from .closed_loop import DrivenEpisode
 
+EPISODE = TypeAdapter(DrivenEpisode)
 SUFFIX = ".episodes.jsonl"
 BEGINNING = b'{"settings"'
 
@@ -45,12 +49,15 @@ class EpisodeLog:
         if not try_lock(self._file):
             raise UserError(f"{self.path}: another process is writing there; wait for it")
         self._file.seek(0)
-        lines = self._file.read().splitlines(keepends=True)
-        if len(lines) == 1 and lines[0].startswith(BEGINNING) and not lines[0].endswith(b"\n"):
-            lines = []  # killed at once
-        known = _parsed(lines[0]).get("settings") if lines else settings
-        if lines and not isinstance(known, dict):
-            raise UserError(f"{self.path}: is no file of driven episodes; rename it, or choose another --json")
+        raw, known = self._file.read(), settings
+        lines = [line for line in raw.splitlines(keepends=True) if line.endswith(b"\n")]
+        if lines or (raw and not raw.startswith(BEGINNING)):  # else there is none, or it was killed at once
+            try:
+                known = json.loads(lines[0])["settings"]
+            except (IndexError, ValueError, TypeError, KeyError):
+                raise UserError(
+                    f"{self.path}: is no file of driven episodes; rename it, or choose another --json"
+                ) from None
         if known != settings:
             if not overwrite:
                 other = sorted(k for k in known.keys() | settings.keys() if known.get(k) != settings.get(k))
@@ -59,15 +66,10 @@ class EpisodeLog:
                     "begins anew"
                 )
             lines = []
-        kept = 0
-        for number, line in enumerate(lines):
-            episode = _episode(line) if number else None
-            if number and episode is None:
-                break  # what a killed process has half written, and nothing is behind it
-            self.episodes += [episode] if episode else []
-            kept += len(line)
-        self._file.truncate(kept)
-        if not kept:
+        with suppress(ValidationError):  # what a killed process has half written, and nothing is behind it
+            self.episodes.extend(map(EPISODE.validate_json, lines[1:]))
+        self._file.truncate(sum(map(len, lines[: 1 + len(self.episodes)])))
+        if not lines:
             self._write({"settings": settings})
 
     def add(self, episode: DrivenEpisode) -> None:
@@ -97,20 +99,3 @@ class EpisodeLog:
         if not self.episodes:
             self.remove()
         self._file.close()
-
-
-def _parsed(line: bytes) -> dict[str, Any]:
-    try:
-        found = json.loads(line) if line.endswith(b"\n") else None
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _episode(line: bytes) -> DrivenEpisode | None:
-    found = _parsed(line)
-    try:
-        milestones = tuple((str(name), float(time_s)) for name, time_s in found.pop("milestones"))
-        return DrivenEpisode(**found, milestones=milestones)
-    except (KeyError, TypeError, ValueError):
-        return None

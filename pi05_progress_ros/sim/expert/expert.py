@@ -59,7 +59,6 @@ class ArmSolver:
         self.side = side
         model = _model()
         names = [link["joint"] for link in arm_table().links[side]]
-        self._dofs = [int(model.jnt_dofadr[model.joint(name).id]) for name in names]
         self._qpos = [int(model.jnt_qposadr[model.joint(name).id]) for name in names]
         q = np.zeros(model.nq)
         q[self._qpos] = joints
@@ -72,11 +71,6 @@ class ArmSolver:
         home[self._qpos] = ready_seed(side)
         self._posture.set_target(home)
         self._limits = [mink.ConfigurationLimit(model)]
-
-    def grasp_position(self) -> np.ndarray:
-        """(3,) where the grasp point is now, m."""
-        site = self._configuration.model.site(f"{self.side[0]}_grasp").id
-        return self._configuration.data.site_xpos[site].copy()
 
     def solve(self, position: np.ndarray, rotation: np.ndarray, steps: int = 2) -> np.ndarray:
         """(7,) joint targets, rad, that bring the grasp point to a pose near the last one."""

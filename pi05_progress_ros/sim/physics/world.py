@@ -10,7 +10,7 @@ import numpy as np
 
 from .scene import FINGER_TRAVEL, TIMESTEP_S, arm_table, make_spec
 from .tasks import make_task
-from .tasks.base import Milestone, TaskStatus
+from .tasks.base import TaskStatus
 
 ArmCommand = Literal["position", "velocity"]
 TASK_PERIOD_S = 0.02  # how often the task's conditions are looked at
@@ -131,10 +131,6 @@ class World:
 
     # --- the robot ---
 
-    def joint_names(self, side: str) -> list[str]:
-        """Names of the arm's joints."""
-        return list(self._index[side].joints)
-
     def joint_ranges(self, side: str) -> np.ndarray:
         """(n, 2) lower and upper limits, rad."""
         return np.array([link["range"] for link in arm_table().links[side]], dtype=float)
@@ -178,10 +174,6 @@ class World:
             raise ValueError("this world's arms follow positions; make it with arm_command='velocity'")
         self._velocity[side][:] = _finite(velocity, len(self._velocity[side]))
 
-    def hold(self, side: str) -> None:
-        """Stop the arm where it is."""
-        self.set_arm_position(side, self.arm_state(side).position)
-
     def set_gripper(self, side: str, command: float) -> None:
         """The robot's command number: 0 closed .. 1 open (clipped)."""
         self.data.ctrl[self._index[side].gripper] = float(np.clip(_finite([command], 1)[0], 0, 1)) * FINGER_TRAVEL
@@ -209,6 +201,3 @@ def _finite(values: object, count: int) -> np.ndarray:
     if array.shape != (count,) or not np.isfinite(array).all():
         raise ValueError(f"expected {count} finite numbers, got {array.tolist()}")
     return array
-
-
-__all__ = ["ArmState", "GripperState", "Milestone", "TaskStatus", "World"]

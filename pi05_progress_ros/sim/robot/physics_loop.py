@@ -1,15 +1,13 @@
 """The thread that steps the physics at 200 Hz, in real time or when told, and publishes what the robot says of itself.
 
-It owns the operator, the truth and the ticks; the robot and the mode it shares with the callbacks under a lock. What
-the services /sim/reset and /sim/step ask for, the executor's thread hands over, and both wait until it is done.
+It owns the operator, the truth and the ticks; the robot and the mode it shares with the callbacks under a lock.
 """
 
 from __future__ import annotations
 
 import math
-import threading
 import time
-from collections.abc import Callable
+from queue import Empty, SimpleQueue
 from threading import Event, Lock
 from typing import Protocol
 
@@ -32,63 +30,38 @@ ANSWER_TIMEOUT_S = 5.0  # how long a caller waits for the physics thread, beside
 
 
 class Requests:
-    """See the module's docstring."""
+    """The services /sim/reset and /sim/step; the executor's thread waits in them for the physics thread."""
 
-    def __init__(self, node: Node, robot: Robot, lockstep: bool, stopped: Callable[[], bool]) -> None:
-        self._robot, self._lockstep, self._stopped = robot, lockstep, stopped
-        self._changed = threading.Condition()
-        self._steps, self._reset = 0, False
+    def __init__(self, node: Node, robot: Robot, lockstep: bool, stop: Event) -> None:
+        self._robot, self._lockstep, self._stop = robot, lockstep, stop
+        self._asked: SimpleQueue[tuple[str, Event]] = SimpleQueue()
         node.create_service(Trigger, "/sim/reset", self._on_reset)
         node.create_service(Trigger, "/sim/step", self._on_step)
 
-    def wait(self, timeout_s: float) -> bool:
-        """Wait until something is asked for; False after the time-out."""
-        with self._changed:
-            return self._changed.wait_for(lambda: self._steps > 0 or self._reset, timeout_s)
+    def next(self, timeout_s: float) -> tuple[str, Event] | None:
+        """What is asked for, ``reset`` or ``step``, and the event that tells it is done; None after the time-out."""
+        try:
+            return self._asked.get(timeout_s > 0, timeout_s)
+        except Empty:
+            return None
 
-    @property
-    def reset_asked(self) -> bool:
-        """Whether a reset is asked for."""
-        with self._changed:
-            return self._reset
-
-    @property
-    def step_asked(self) -> bool:
-        """Whether a step is asked for."""
-        with self._changed:
-            return self._steps > 0
-
-    def reset_done(self) -> None:
-        """The reset that was asked for is done."""
-        with self._changed:
-            self._reset = False
-            self._changed.notify_all()
-
-    def step_done(self) -> None:
-        """One step that was asked for is done."""
-        with self._changed:
-            self._steps -= 1
-            self._changed.notify_all()
+    def _ask(self, what: str, limit_s: float) -> bool:
+        done, until_s = Event(), time.monotonic() + limit_s
+        self._asked.put((what, done))
+        while not done.wait(0.1) and not self._stop.is_set() and time.monotonic() < until_s:
+            pass
+        return done.is_set() and not self._stop.is_set()
 
     def _on_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        with self._changed:
-            self._reset = True
-            self._changed.notify_all()
-            done = self._changed.wait_for(lambda: self._stopped() or not self._reset, ANSWER_TIMEOUT_S)
-        response.success, response.message = bool(done) and not self._stopped(), f"seed {self._robot.world.seed}"
+        response.success = self._ask("reset", ANSWER_TIMEOUT_S)
+        response.message = f"seed {self._robot.world.seed}"
         return response
 
     def _on_step(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         if not self._lockstep:
             response.message = "the simulation runs by itself; start it with lockstep:=true to step it"
             return response
-        with self._changed:
-            self._steps += 1
-            self._changed.notify_all()
-            done = self._changed.wait_for(
-                lambda: self._stopped() or not self._steps, RENDER_TIMEOUT_S + ANSWER_TIMEOUT_S
-            )
-        response.success = bool(done) and not self._stopped()
+        response.success = self._ask("step", RENDER_TIMEOUT_S + ANSWER_TIMEOUT_S)
         response.message = f"{self._robot.now_s:.6f}" if response.success else "the step was not completed"
         return response
 
@@ -152,7 +125,7 @@ class PhysicsLoop:
     def _run_real_time(self, stop: Event) -> None:
         started, tick, warned = time.monotonic(), 0, 0.0
         while not stop.is_set():
-            self._serve_reset()
+            self._serve_reset(0.0)
             self._tick(tick)
             tick += 1
             delay = started + tick / STATE_HZ - time.monotonic()
@@ -167,11 +140,7 @@ class PhysicsLoop:
     def _run_lockstep(self, stop: Event, step_s: float) -> None:
         tick, until_s = 0, 0.0
         while not stop.is_set():
-            if not self._requests.wait(0.2):
-                continue
-            stepping = self._requests.step_asked
-            self._serve_reset()
-            if not stepping:
+            if not (done := self._serve_reset(0.2)):
                 continue
             until_s += step_s
             while (tick + 1) / STATE_HZ <= until_s + 1e-9 and not stop.is_set():
@@ -179,12 +148,16 @@ class PhysicsLoop:
                 tick += 1
                 if self._images and not self._images.wait_idle(RENDER_TIMEOUT_S):
                     self._node.get_logger().error("the cameras did not finish; images of this step are missing")
-            self._requests.step_done()
+            done.set()
 
-    def _serve_reset(self) -> None:
-        if self._requests.reset_asked:
-            self._reset(self._node.get_parameter("seed").value)
-            self._requests.reset_done()
+    def _serve_reset(self, timeout_s: float) -> Event | None:
+        """Do what is asked for within the time; if that is a step, it is the caller's to make, who sets the event."""
+        what, done = self._requests.next(timeout_s) or ("", None)
+        if what != "reset":
+            return done
+        self._reset(self._node.get_parameter("seed").value)
+        done.set()
+        return None
 
     def _reset(self, seed: int) -> None:
         self._truth.end_episode()

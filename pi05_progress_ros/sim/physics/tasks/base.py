@@ -14,6 +14,7 @@ from ..scene import OBJECT_FRICTION, arm_table, side_sign, table_top_z
 Outcome = Literal["unknown", "success", "failure"]
 CUBE_HALF = 0.02  # m
 CUBE_MASS = 0.05  # kg
+LIFTED = 0.03  # m above where it would rest on the table
 SETTLE_S = 0.2  # how long a goal state must last before it counts as reached
 
 
@@ -34,7 +35,6 @@ class TaskStatus:
 
     progress: float
     milestones: tuple[Milestone, ...]
-    next_milestone: str | None
     outcome: Outcome
     reason: str
 
@@ -71,12 +71,20 @@ class Task(ABC):
         """The milestones of this episode, in order."""
 
     @abstractmethod
-    def holds(self, milestone: str, model: mujoco.MjModel, data: mujoco.MjData) -> bool:
-        """Whether the milestone's state, or one that lies beyond it, holds at this moment."""
+    def in_place(self, name: str, model: mujoco.MjModel, data: mujoco.MjData) -> bool:
+        """Whether an object rests where it belongs, let go."""
 
     @abstractmethod
     def picks(self, model: mujoco.MjModel, data: mujoco.MjData) -> list[Pick]:
         """The pick-and-places that are still to be done, given where objects are now."""
+
+    def holds(self, milestone: str, model: mujoco.MjModel, data: mujoco.MjData) -> bool:
+        """Whether a milestone's state, or one beyond it, holds now: in place, or ``lifted``, held in the air."""
+        name, what = milestone.split()
+        if what != "lifted" or self.in_place(name, model, data):
+            return self.in_place(name, model, data)
+        height = data.body(name).xpos[2] - table_top_z() - CUBE_HALF
+        return bool(height > LIFTED and fingers_touch(model, data, self.side, name))
 
     def reset(self, model: mujoco.MjModel, data: mujoco.MjData, rng: np.random.Generator) -> None:
         """Start an episode."""
@@ -113,9 +121,8 @@ class Task(ABC):
 
     def status(self) -> TaskStatus:
         """The truth as of the last update."""
-        names = self.milestone_names()
-        pending = names[len(self._reached)] if len(self._reached) < len(names) else None
-        return TaskStatus(len(self._now) / len(names), tuple(self._reached), pending, self._outcome, self._reason)
+        share = len(self._now) / len(self.milestone_names())
+        return TaskStatus(share, tuple(self._reached), self._outcome, self._reason)
 
     # --- helpers for tasks ---
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import mujoco
 import numpy as np
 
-from ..scene import OBJECT_FRICTION, side_sign, table_top_z
+from ..scene import OBJECT_FRICTION, side_sign
 from .base import CUBE_HALF, Pick, Task, add_cube, fingers_touch, set_pose, spread_points
 
 OBJECTS = {"yellow_block": (0.90, 0.75, 0.12, 1.0), "purple_block": (0.50, 0.20, 0.62, 1.0)}
 INNER = (0.065, 0.05)  # m, half of the basket's inside along x and y
 WALL_HALF_HEIGHT = 0.02
-LIFTED = 0.03
 
 
 class PlaceInBasket(Task):
@@ -56,16 +55,8 @@ class PlaceInBasket(Task):
         """Lift and drop in, per block, in the order asked for."""
         return [f"{name} {what}" for name in self._order for what in ("lifted", "in_basket")]
 
-    def holds(self, milestone: str, model: mujoco.MjModel, data: mujoco.MjData) -> bool:
-        """A lifted block is held and in the air, or already inside; one inside lies in the basket, let go."""
-        name, what = milestone.split()
-        inside = self._inside(name, model, data)
-        if what == "in_basket" or inside:
-            return inside
-        height = data.body(name).xpos[2] - table_top_z() - CUBE_HALF
-        return bool(height > LIFTED and fingers_touch(model, data, self.side, name))
-
-    def _inside(self, name: str, model: mujoco.MjModel, data: mujoco.MjData) -> bool:
+    def in_place(self, name: str, model: mujoco.MjModel, data: mujoco.MjData) -> bool:
+        """Inside the basket, let go."""
         offset = np.abs(data.body(name).xpos - self._basket)
         within = offset[0] < INNER[0] and offset[1] < INNER[1] and offset[2] < 2 * WALL_HALF_HEIGHT
         return bool(within and not fingers_touch(model, data, self.side, name))
@@ -74,7 +65,7 @@ class PlaceInBasket(Task):
         """Blocks still outside, in the order asked for; each has its own half of the basket."""
         picks = []
         for index, name in enumerate(self._order):
-            if not self._inside(name, model, data):
+            if not self.in_place(name, model, data):
                 half = np.array([side_sign(self.side) * 0.03 * (1 if index else -1), 0, CUBE_HALF])
                 picks.append(Pick(name, self._basket + half, 0.03))
         return picks

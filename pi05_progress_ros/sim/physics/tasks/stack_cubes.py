@@ -5,7 +5,6 @@ from __future__ import annotations
 import mujoco
 import numpy as np
 
-from ..scene import table_top_z
 from .base import CUBE_HALF, Pick, Task, add_cube, fingers_touch, set_pose, spread_points
 
 COLOURS = {
@@ -14,7 +13,6 @@ COLOURS = {
     "blue_cube": (0.16, 0.32, 0.78, 1.0),
 }
 STACK = ("green_cube", "red_cube", "blue_cube")  # from the bottom
-LIFTED = 0.03  # m above where it would rest on the table
 
 
 class StackCubes(Task):
@@ -39,18 +37,10 @@ class StackCubes(Task):
         """Lift and stack, twice."""
         return ["red_cube lifted", "red_cube stacked", "blue_cube lifted", "blue_cube stacked"]
 
-    def holds(self, milestone: str, model: mujoco.MjModel, data: mujoco.MjData) -> bool:
-        """A lifted cube is held and in the air, or already stacked; a stacked one rests where it belongs."""
-        name, what = milestone.split()
-        stacked = self._stacked(name, model, data)
-        if what == "stacked" or stacked:
-            return stacked
-        height = data.body(name).xpos[2] - table_top_z() - CUBE_HALF
-        return bool(height > LIFTED and fingers_touch(model, data, self.side, name))
-
-    def _stacked(self, name: str, model: mujoco.MjModel, data: mujoco.MjData) -> bool:
+    def in_place(self, name: str, model: mujoco.MjModel, data: mujoco.MjData) -> bool:
+        """On the cube below it, which is in place, too, let go."""
         below = STACK[STACK.index(name) - 1]
-        if below != STACK[0] and not self._stacked(below, model, data):
+        if below != STACK[0] and not self.in_place(below, model, data):
             return False
         offset = data.body(name).xpos - data.body(below).xpos
         resting = np.hypot(offset[0], offset[1]) < 0.025 and abs(offset[2] - 2 * CUBE_HALF) < 0.006
@@ -59,5 +49,5 @@ class StackCubes(Task):
     def picks(self, model: mujoco.MjModel, data: mujoco.MjData) -> list[Pick]:
         """Cubes that are not where they belong, from the bottom up."""
         base = data.body(STACK[0]).xpos
-        wrong = next((i for i, n in enumerate(STACK) if i and not self._stacked(n, model, data)), len(STACK))
+        wrong = next((i for i, n in enumerate(STACK) if i and not self.in_place(n, model, data)), len(STACK))
         return [Pick(STACK[i], base + [0, 0, 2 * CUBE_HALF * i], 0.002) for i in range(wrong, len(STACK))]
