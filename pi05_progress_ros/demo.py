@@ -8,22 +8,81 @@ everything.
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pi05_progress.errors import INTERRUPTED, UserError, run_program
 from pi05_progress.files.config_files import shipped_checkpoint
 
 from .starting.bringup import BRINGUP
-from .starting.demo_check import ProgressCheck
 from .starting.domains import ROBOT_DOMAINS, asked_domain, make_log_folder, own_variables
 from .starting.processes import DEFAULT_ROBOT, Process
 from .starting.supervisor import Child, Supervisor, on_end_signals, session_environment
+
+MIN_MESSAGES = 10
+MAX_AGE_MS = 1000.0  # from picture to answer, on a slow and busy machine, too
+MAX_SILENCE_S = 2.0
+
+
+@dataclass
+class ProgressCheck:
+    """Fed with every ``TaskProgress``; ``missing`` says what there is to say against them.
+
+    A good message has a finite ``progress_raw`` in [0, 1], a stamp later than that of the good one before, and an
+    observation that was young when it was published.
+    """
+
+    received: int = 0
+    good: int = 0
+    model_id: str = ""
+    task: str = ""
+    _last_good_s: float = 0.0
+    _last_stamp_ns: int = -1
+    _faults: dict[str, int] = field(default_factory=dict)
+
+    def add(self, message: Any, now_s: float) -> None:
+        """A ``TaskProgress`` has arrived at a time of any steady clock, s."""
+        self.received += 1
+        self.model_id, self.task = message.model_id, message.task
+        stamp_ns = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
+        if fault := self._fault(message, stamp_ns):
+            self._faults[fault] = self._faults.get(fault, 0) + 1
+            return
+        self.good, self._last_good_s, self._last_stamp_ns = self.good + 1, now_s, stamp_ns
+
+    def _fault(self, message: Any, stamp_ns: int) -> str:
+        if not math.isfinite(message.progress_raw):
+            return "progress_raw is not a number (the node reports UNKNOWN)"
+        if not 0.0 <= message.progress_raw <= 1.0:
+            return "progress_raw is outside of [0, 1]"
+        if stamp_ns <= self._last_stamp_ns:
+            return "the stamp does not advance: the images are not fresh"
+        if not 0.0 <= message.observation_age_ms <= MAX_AGE_MS:
+            return f"observation_age_ms is not between 0 and {MAX_AGE_MS:g}"
+        return ""
+
+    def missing(self, now_s: float) -> list[str]:
+        """What is missing for success; empty if nothing is."""
+        if not self.received:
+            return ["no TaskProgress arrived"]
+        problems = []
+        if self.good < MIN_MESSAGES:
+            problems.append(
+                f"{self.good} good TaskProgress messages of {self.received} that arrived, "
+                f"at least {MIN_MESSAGES} are needed"
+            )
+            problems += [f"{count} times: {fault}" for fault, count in self._faults.items()]
+        elif now_s - self._last_good_s > MAX_SILENCE_S:
+            problems.append(f"the last good TaskProgress came {now_s - self._last_good_s:.1f} s before the end")
+        return problems
+
 
 IMAGE_SCALE = "0.25"  # of the real cameras' size: the small model looks at less, and a laptop renders that in real time
 FAULTS = "long_pause:1"  # in every episode: progress has to stand still, which a clock would not
@@ -39,7 +98,6 @@ class Settings:
 
     given: dict[str, str]  # arguments of the bringup
     seconds: float | None  # end so long after the policy node is up; None for no end
-    checkpoint: str  # folder, or empty for an untrained model
 
 
 def settings(environment: Mapping[str, str]) -> Settings:
@@ -71,14 +129,14 @@ def settings(environment: Mapping[str, str]) -> Settings:
         given["sim_task"] = task
     if robot := environment.get("ROBOT", ""):
         given["robot"] = robot
-    return Settings(given, seconds, checkpoint)
+    return Settings(given, seconds)
 
 
 def greeting(chosen: Settings, variables: Mapping[str, str], log_folder: Path) -> str:
     """What a person should know before looking."""
     task, robot = chosen.given.get("sim_task", "stack_cubes"), chosen.given.get("robot", DEFAULT_ROBOT)
-    model = f"checkpoint {chosen.checkpoint}"
-    if not chosen.checkpoint:
+    model = f"checkpoint {chosen.given['checkpoint']}"
+    if not chosen.given["checkpoint"]:
         model = "a small UNTRAINED model: its raw progress means nothing, the status stays UNKNOWN"
     ending = f"it ends after {chosen.seconds:g} s" if chosen.seconds else "Ctrl-C ends it"
     exports = " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items())

@@ -129,7 +129,7 @@ class RecorderNode(QosOverrides, Node):
         problem, episodes = self._episodes.start(request.task), self._episodes
         response.accepted = not problem
         response.episode_id = episodes.current.id if response.accepted and episodes.current else ""
-        silent = episodes.silent() if response.accepted else ""
+        silent = self._traffic.silent() if response.accepted else ""
         response.message = problem or f"recording {response.episode_id}" + (f"; WARNING: {silent}" if silent else "")
         return response
 
@@ -184,11 +184,11 @@ class RecorderNode(QosOverrides, Node):
             self.get_logger().error(f"the episode is ended before the disk is full: {problem}")
             self._episodes.finish(EpisodeEvent.UNKNOWN, f"{ABORTED}{problem}")
             return
-        for change in self._traffic.changes():
-            if change.good:
-                self.get_logger().info(change.text)
+        for good, text in self._traffic.changes():
+            if good:  # rclpy allows one severity a line of code
+                self.get_logger().info(text)
             else:
-                self.get_logger().warning(change.text)
+                self.get_logger().warning(text)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -282,29 +282,22 @@ def line(seen: Seen, now_s: float, charset: Charset) -> str:
     """Everything that matters on one line, for logs."""
     if seen.message is None or seen.lost(now_s):
         return charset.clean(("LOST: " if seen.message is not None else "") + no_messages(seen, now_s))
-    message = seen.message
+    message, age, commands = seen.message, seen.observation_age_s(now_s), seen.reports().get("commands")
     name, _, _ = status_of(message.status)
-    parts = [f"{name} {percent(message.progress)}"]
-    if message.status == 0:
-        parts = [f"{name} ({why_unknown(seen)})"]
-    if known(message.lower) and known(message.upper):
-        parts.append(interval(message))
-    parts.append(f"raw {percent(message.progress_raw)}")
-    if known(message.rate):
-        parts.append(f"rate {_rate(message.rate)}")
-    if message.time_remaining_valid:
-        parts.append(f"remaining {remaining(message)}")
-    if stage := _stage(message):
-        parts.append(f"stage {stage}")
-    age = seen.observation_age_s(now_s)
-    parts.append(f"inference {_milliseconds(message.inference_ms)}")
-    parts.append(f"observation {'-' if age is None else f'{age:.2f} s'} old, {seen.rate_hz(now_s):.1f} messages/s")
-    parts.append(f"model {message.model_id}")
-    if message.task:
-        parts.append(f"task {message.task}")
-    if report := seen.reports().get("commands"):
-        parts.append(f"commands {report.message}")
+    first = f"{name} ({why_unknown(seen)})" if message.status == 0 else f"{name} {percent(message.progress)}"
     worst = [report.message for entry, report in seen.problems() if report.level >= ERROR and entry != "commands"]
-    unsaid = [text for text in worst if message.status != 0 or text not in parts[0]]
-    parts += [f"ERROR {text}" for text in unsaid]
-    return charset.clean(" | ".join(parts))
+    parts = [
+        first,
+        interval(message),
+        f"raw {percent(message.progress_raw)}",
+        f"rate {_rate(message.rate)}" if known(message.rate) else "",
+        f"remaining {remaining(message)}" if message.time_remaining_valid else "",
+        f"stage {stage}" if (stage := _stage(message)) else "",
+        f"inference {_milliseconds(message.inference_ms)}",
+        f"observation {'-' if age is None else f'{age:.2f} s'} old, {seen.rate_hz(now_s):.1f} messages/s",
+        f"model {message.model_id}",
+        f"task {message.task}" if message.task else "",
+        f"commands {commands.message}" if commands else "",
+        *(f"ERROR {text}" for text in worst if message.status != 0 or text not in first),
+    ]
+    return charset.clean(" | ".join(filter(None, parts)))

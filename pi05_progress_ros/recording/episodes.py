@@ -66,14 +66,9 @@ class Episodes:
         self.current = OpenEpisode(name, task.strip(), bag, time.monotonic())
         self._tell(EpisodeEvent.START)
         self._node.get_logger().info(f"recording {name}: {task}")
-        if silent := self.silent():
+        if silent := self._traffic.silent():
             self._node.get_logger().warning(silent)
         return ""
-
-    def silent(self) -> str:
-        """What there is to say about required topics on which nothing came lately; empty if nothing."""
-        names = self._traffic.silent()
-        return f"nothing comes on {', '.join(names)}" if names else ""
 
     def mark(self, label: str) -> None:
         """A milestone of the present episode has been reached."""

@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from rosbags.interfaces import Connection
 
@@ -55,13 +54,6 @@ class Topic:
         return ""
 
 
-class Change(NamedTuple):
-    """What is new about a topic's rate, for people; ``good`` if it is as expected again."""
-
-    good: bool
-    text: str
-
-
 class Traffic:
     """All recorded topics together."""
 
@@ -79,9 +71,10 @@ class Traffic:
         """How many came in the present episode."""
         return sum(topic.total for topic in self.topics)
 
-    def silent(self) -> list[str]:
-        """Names of required topics on which nothing came lately."""
-        return [topic.heard for topic in self.topics if topic.required and not topic.recent and not topic.rate_hz]
+    def silent(self) -> str:
+        """What there is to say about required topics on which nothing came lately; empty if nothing."""
+        silent = [topic.heard for topic in self.topics if topic.required and not topic.recent and not topic.rate_hz]
+        return f"nothing comes on {', '.join(silent)}" if silent else ""
 
     def absent(self) -> list[str]:
         """Names of required topics on which nothing came in the present episode."""
@@ -98,15 +91,15 @@ class Traffic:
         for topic in self.topics:
             topic.rate_hz, topic.recent = topic.recent / since, 0
 
-    def changes(self) -> list[Change]:
-        """What the last look says about required topics that was not said before."""
+    def changes(self) -> list[tuple[bool, str]]:
+        """What the last look says about required topics that was not said before, and whether it is good news."""
         found = []
         for topic in self.topics:
             problem = topic.rate_problem() if topic.required else ""
             if problem and not same_kind(problem, topic.warned):
-                found.append(Change(False, f"{topic.heard} is {problem}"))
+                found.append((False, f"{topic.heard} is {problem}"))
             elif topic.warned and not problem:
-                found.append(Change(True, f"{topic.heard} is at {topic.rate_hz:.0f} Hz again"))
+                found.append((True, f"{topic.heard} is at {topic.rate_hz:.0f} Hz again"))
             topic.warned = problem
         return found
 

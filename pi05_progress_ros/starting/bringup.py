@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -145,12 +146,19 @@ def _simulated_robot(
 
 def _bringup(given: Mapping[str, str], environment: Mapping[str, str]) -> tuple[Process, ...]:
     namespace, sim, level = absolute_namespace(given["namespace"]), given["sim"] == "true", given["log_level"]
-    policy = Process("policy_node", "policy_node", "pi05_progress_ros.policy_node", namespace=namespace)
+    variables = transport(environment, sim)
+    policy = Process(
+        "policy_node",
+        "policy_node",
+        "pi05_progress_ros.policy_node",
+        namespace=namespace,
+        log_level=level,
+        environment=variables,
+    )
     params_file = os.path.expanduser(given["params_file"])  # shells leave name:=~/x alone
     values = _policy_values(given, params_file, policy.full_name)
     profile = load_profile(values["robot"])
     check_checkpoint(values["checkpoint"])
-    variables = transport(environment, sim)
     faults = _faults(given, "sim_faults")
     if any(faults) and (not sim or values["publish_commands"]):
         why = "publish_commands makes the policy work in its place" if sim else "sim is false"
@@ -168,30 +176,12 @@ def _bringup(given: Mapping[str, str], environment: Mapping[str, str]) -> tuple[
         processes.append(_simulated_robot(profile, parameters, level, environment))
     # The simulated robot says once a second what the present episode asks for; instructions differ between episodes.
     follows = (("~/set_task", "/sim/task"),) if sim and not values["prompt"] else ()
-    processes.append(
-        Process(
-            policy.name,
-            policy.executable,
-            policy.module,
-            namespace=namespace,
-            parameters=values,
-            params_file=params_file,
-            remappings=follows,
-            log_level=level,
-            environment=variables,
-        )
-    )
+    processes.append(replace(policy, parameters=values, params_file=params_file, remappings=follows))
     if values["publish_commands"] and profile.arm_command == "relay":
+        shared = {name: values[name] for name in ("robot", "use_sim_time")}
+        module = "pi05_progress_ros.arm_relay_node"
         processes.append(
-            Process(
-                "arm_relay",
-                executable="arm_relay_node",
-                module="pi05_progress_ros.arm_relay_node",
-                namespace=namespace,
-                parameters={"robot": values["robot"], "use_sim_time": values["use_sim_time"]},
-                log_level=level,
-                environment=variables,
-            )
+            replace(policy, name="arm_relay", executable="arm_relay_node", module=module, parameters=shared)
         )
     if given["record"] == "true":
         asked = {name: given[name] for name in ("namespace", "log_level")}
@@ -202,11 +192,8 @@ def _bringup(given: Mapping[str, str], environment: Mapping[str, str]) -> tuple[
 
 def _simulation(given: Mapping[str, str], environment: Mapping[str, str]) -> tuple[Process, ...]:
     profile = load_profile(given["robot"])
-    parameters: dict[str, Value] = {
-        "profile": given["robot"],
-        "task": given["task"],
-        "arm_command": given["arm_command"],
-    }
+    parameters: dict[str, Value] = {name: given[name] for name in ("task", "arm_command")}
+    parameters["profile"] = given["robot"]
     for name, between in RANGES.items():
         parameters[name] = number(name, given[name], type(between[1]), between)
     for name in ("images", "teleoperation", "expert", "lockstep"):

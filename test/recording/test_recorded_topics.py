@@ -46,7 +46,7 @@ def test_what_is_wrong_with_a_rate_is_said_once_and_again_when_it_is_something_e
     said = []
     for rate_hz in (0.0, 10.0, 12.0, 60.0, 61.0, 30.0):
         topic.rate_hz = rate_hz
-        said += [change.text for change in traffic.changes()]
+        said += [change[1] for change in traffic.changes()]
     assert said == [
         "/camera is silent",
         "/camera is at 10 Hz, expected 30 Hz or more",

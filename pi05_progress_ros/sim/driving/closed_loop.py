@@ -13,6 +13,7 @@ import logging
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -71,22 +72,11 @@ class DrivenEpisode:
     inferences: int  # how many there were
 
 
-class _Newest:
+class _Newest(dict[str, Any]):
     """Keeps the newest message of every topic; looks like a node to those who publish."""
 
-    def __init__(self) -> None:
-        self.messages: dict[str, Any] = {}
-
-    def create_publisher(self, msg_type: type, topic: str, qos_profile: Any) -> _Slot:
-        return _Slot(self.messages, topic)
-
-
-class _Slot:
-    def __init__(self, messages: dict[str, Any], topic: str) -> None:
-        self._messages, self._topic = messages, topic
-
-    def publish(self, message: Any) -> None:
-        self._messages[self._topic] = message
+    def create_publisher(self, msg_type: type, topic: str, qos_profile: Any) -> SimpleNamespace:
+        return SimpleNamespace(publish=lambda message: self.__setitem__(topic, message))
 
 
 class ClosedLoop:
@@ -131,7 +121,7 @@ class ClosedLoop:
             states.publish(tick, to_time(robot.stamp_ns(world.time_s)), Mode.API)
             if now >= asked / settings.inference_rate_hz - 1e-9:
                 asked += 1
-                output = self._ask(robot, outlet.messages)
+                output = self._ask(robot, outlet)
                 coming.append(
                     (now + settings.latency_s, Chunk(now, self._policy.action_dt_s, output.actions.astype(float)))
                 )

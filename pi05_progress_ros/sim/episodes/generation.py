@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -40,7 +41,7 @@ from ..robot.states import StatePublisher, Truth, is_image_tick, to_time
 from .options import EpisodeFacts, EpisodeOptions, facts_path, write_facts
 
 
-class EpisodeBag:
+class EpisodeBag(BagWriter):
     """A bag that is being written. Use it as a context manager; it is in place only if no exception was raised.
 
     Raises:
@@ -49,38 +50,23 @@ class EpisodeBag:
 
     def __init__(self, path: Path, store: Typestore) -> None:
         shutil.rmtree(path.parent / PARTIAL / path.name, ignore_errors=True)  # of a run that was killed
-        self._writer = BagWriter(path, store)
+        super().__init__(path, store)
         self.time_ns = 0  # under which the next messages are stored
 
     def __enter__(self) -> EpisodeBag:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        if kind is None:
-            self._writer.finish()
-        else:
-            self._writer.discard()
+        (self.discard if kind else self.finish)()
 
-    def create_publisher(self, msg_type: type, topic: str, qos_profile: Any = None) -> _TopicWriter:
-        """A topic of the bag; the QoS profile has no meaning here."""
-        return _TopicWriter(self, self._writer.add_topic(topic, type_name(msg_type)))
+    def create_publisher(self, msg_type: type, topic: str, qos_profile: Any = None) -> SimpleNamespace:
+        """A topic of the bag, with ``publish(message)``; the QoS profile has no meaning here."""
+        connection = self.add_topic(topic, type_name(msg_type))
+        return SimpleNamespace(publish=lambda m: self.write(connection, self.time_ns, serialize_message(m)))
 
     def get_logger(self) -> logging.Logger:
         """Python's logger instead of ROS's."""
         return logging.getLogger("episode")
-
-    def write(self, connection: Any, message: Any) -> None:
-        """Store a message under the present time."""
-        self._writer.write(connection, self.time_ns, serialize_message(message))
-
-
-class _TopicWriter:
-    def __init__(self, bag: EpisodeBag, connection: Any) -> None:
-        self._bag, self._connection = bag, connection
-
-    def publish(self, message: Any) -> None:
-        """Write one message."""
-        self._bag.write(self._connection, message)
 
 
 SLOT_S = 120  # between the starts of two episodes with neighbouring seeds; longer than any episode
@@ -131,7 +117,7 @@ class _Cameras:
             self._senders[key].publish(image, stamp)
 
 
-class Recorder:
+class EpisodeMaker:
     """Makes one episode after the other in one process; scene and renderers are made once."""
 
     def __init__(self, options: GenerationOptions) -> None:
@@ -147,7 +133,7 @@ class Recorder:
         """Free the renderers."""
         self._rig.close()
 
-    def record(self, seed: int) -> EpisodeFacts:
+    def make(self, seed: int) -> EpisodeFacts:
         """Make the episode of a seed and write its bag."""
         options, world = self._options, self._world
         world.reset(seed)
@@ -209,23 +195,23 @@ def generate(options: GenerationOptions, seeds: Sequence[int]) -> Iterator[Episo
     context = multiprocessing.get_context("spawn")  # OpenGL and threads do not survive a fork
     pool = ProcessPoolExecutor(min(options.workers, len(seeds)), context, _start_worker, (options,))
     try:
-        for future in as_completed([pool.submit(_record, seed) for seed in seeds]):
+        for future in as_completed([pool.submit(_make, seed) for seed in seeds]):
             yield future.result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-_recorder: Recorder | None = None  # one per worker process
+_maker: EpisodeMaker | None = None  # one per worker process
 
 
 def _start_worker(options: GenerationOptions) -> None:
-    global _recorder
+    global _maker
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business; episodes begun are finished
     end_with_parent()
     os.environ.setdefault("LP_NUM_THREADS", "1")  # software rendering: the cores are shared by episodes, not pixels
     cv2.setNumThreads(1)
-    _recorder = Recorder(options)
+    _maker = EpisodeMaker(options)
 
 
-def _record(seed: int) -> EpisodeFacts:
-    return _recorder.record(seed)
+def _make(seed: int) -> EpisodeFacts:
+    return _maker.make(seed)

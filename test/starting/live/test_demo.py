@@ -22,8 +22,8 @@ from sensor_msgs.msg import JointState
 
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress_msgs.msg import EpisodeEvent, TaskProgress
+from pi05_progress_ros.demo import MIN_MESSAGES, ProgressCheck
 from pi05_progress_ros.run import supervise
-from pi05_progress_ros.starting.demo_check import MIN_MESSAGES, ProgressCheck
 from pi05_progress_ros.starting.domains import own_variables
 from pi05_progress_ros.starting.processes import Process
 from pi05_progress_ros.starting.supervisor import Supervisor
