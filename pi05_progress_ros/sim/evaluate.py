@@ -35,8 +35,7 @@ from .driving.closed_loop import DrivenEpisode, LoopSettings
 from .driving.drivers import Driving, Run, Which, drivers
 from .driving.episode_log import SUFFIX, EpisodeLog
 from .driving.figures import figures_by_task, table
-from .physics.cameras import scaled_sizes
-from .physics.gl import require_backend
+from .physics.cameras import check_rendering
 
 MODULE = "pi05_progress_ros.sim.evaluate"
 FIRST_SEED = 900_000
@@ -94,11 +93,7 @@ class Options:
             raise OptionError(f"--json {self.json} is already there; choose another name, or --overwrite it")
         if self.json is not None and not (folder := self.json.absolute().parent).is_dir():
             raise OptionError(f"--json {self.json}: there is no folder {folder}; make it first")
-        try:
-            scaled_sizes(self.image_scale)
-            require_backend()
-        except UserError as error:
-            raise OptionError(str(error)) from error
+        check_rendering(self.image_scale)
 
     def wanted(self) -> list[Which]:
         """The episodes to drive, in order."""

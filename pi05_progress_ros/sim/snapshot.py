@@ -9,12 +9,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from pi05_progress.errors import UserError
-
 from ..command_line import OptionError, read_options
 from .expert.expert import Expert, apply
-from .physics.cameras import CameraRig, scaled_sizes
-from .physics.gl import require_backend
+from .physics.cameras import CameraRig, check_rendering, scaled_sizes
 from .physics.tasks import TASKS
 from .physics.world import World
 
@@ -40,11 +37,10 @@ class Options:
         Raises:
             OptionError: one of the options cannot be used, or nothing can be rendered.
         """
+        check_rendering(self.image_scale)
         try:
-            scaled_sizes(self.image_scale)
-            require_backend()
             self.out.mkdir(parents=True, exist_ok=True)
-        except (UserError, OSError) as error:
+        except OSError as error:
             raise OptionError(str(error)) from error
 
 

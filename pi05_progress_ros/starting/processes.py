@@ -72,10 +72,6 @@ class Launch:
     def processes(self, given: Mapping[str, str], environment: Mapping[str, str]) -> tuple[Process, ...]:
         """What is to be started.
 
-        Args:
-            given: values of arguments; those that are absent have their default.
-            environment: variables of the process that starts them.
-
         Raises:
             UserError: an argument is unknown or has a value it cannot have.
         """

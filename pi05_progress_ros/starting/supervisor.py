@@ -62,12 +62,7 @@ class Child:
 
 
 class Supervisor:
-    """Use it as a context manager in the main thread: on leaving, everything has ended.
-
-    Args:
-        environment: variables of the processes.
-        log_folder: where their output goes, a file each; None leaves it in the terminal.
-    """
+    """Use it as a context manager in the main thread: on leaving, everything has ended."""
 
     def __init__(self, environment: Mapping[str, str], log_folder: Path | None = None) -> None:
         self._environment, self._log_folder = dict(environment), log_folder

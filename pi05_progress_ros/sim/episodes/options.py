@@ -16,8 +16,7 @@ from pi05_progress.robots.profile import RobotProfile
 
 from ...command_line import OptionError, check_ranges
 from ...starting.simulation_choices import FAULTS, TaskName, check_simulable, parse_fault
-from ..physics.cameras import scaled_sizes
-from ..physics.gl import require_backend
+from ..physics.cameras import check_rendering
 
 FAULT_HELP = f"What goes wrong, as KIND or KIND:PICK; may be repeated. Kinds: {', '.join(FAULTS)}."
 
@@ -54,14 +53,16 @@ class EpisodeOptions:
             OptionError: one of the options cannot be used.
         """
         check_ranges(self, {"episodes": (1, 10**6), "seed": (0, 10**6), "fault_share": (0, 1)})
+        check_rendering(self.image_scale)
         try:
-            scaled_sizes(self.image_scale)
             for fault in self.fault:
                 parse_fault(fault)
-            require_backend()
-            check_simulable(RobotProfile.load(self.profile))
         except UserError as error:
             raise OptionError(str(error)) from error
+        try:
+            check_simulable(RobotProfile.load(self.profile))
+        except UserError as error:
+            raise OptionError(f"--profile {self.profile}: {error}") from error
         try:
             self.out.mkdir(parents=True, exist_ok=True)
             if not os.access(self.out, os.W_OK):

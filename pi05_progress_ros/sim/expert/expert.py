@@ -108,13 +108,7 @@ class _Waypoint(NamedTuple):
 
 
 class Expert:
-    """Solves the world's task. Make a new one after every reset of the world.
-
-    Args:
-        world: the world it looks at; it never touches it.
-        seed: decides speed, pauses and hesitations.
-        faults: what is to go wrong.
-    """
+    """Solves the world's task. Make a new one after every reset of the world."""
 
     def __init__(self, world: World, seed: int = 0, faults: Sequence[Fault] = ()) -> None:
         self._world = world

@@ -10,6 +10,7 @@ import numpy as np
 from pi05_progress.errors import UserError
 from pi05_progress.robots.profile import DEFAULT, PACKET_TYPE, CameraProfile, RobotProfile
 
+from ...command_line import OptionError
 from .gl import require_backend
 
 
@@ -29,6 +30,19 @@ def scaled_sizes(scale: float, profile: RobotProfile | None = None) -> dict[str,
     unit = 2 if video else 1
     real = {key: camera.size for key, camera in RobotProfile.load(DEFAULT).cameras.items()}
     return {key: tuple(max(unit, unit * round(n * scale / unit)) for n in size) for key, size in real.items()}
+
+
+def check_rendering(scale: float) -> None:
+    """Whether cameras of this share of the real resolution can be rendered here.
+
+    Raises:
+        OptionError: they cannot.
+    """
+    try:
+        scaled_sizes(scale)
+        require_backend()
+    except UserError as error:
+        raise OptionError(str(error)) from error
 
 
 class CameraRig:

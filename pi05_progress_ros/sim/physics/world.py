@@ -45,13 +45,7 @@ class _ArmIndex:
 
 
 class World:
-    """A robot at a table with a task. Not thread-safe: one thread steps and commands it; others use snapshots.
-
-    Args:
-        task: name of the task, see ``tasks.TASKS``.
-        seed: decides where objects lie and which arm works.
-        arm_command: whether the arms follow position targets (second robot) or velocities (first robot).
-    """
+    """A robot at a table with a task. Not thread-safe: one thread steps and commands it; others use snapshots."""
 
     def __init__(self, task: str, seed: int = 0, arm_command: ArmCommand = "position") -> None:
         if arm_command not in ("position", "velocity"):
