@@ -16,7 +16,7 @@ from rosbags.highlevel import AnyReader
 from pi05_progress.robots.messages import decode_image, robot_frame
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress_ros.sim import generate
-from pi05_progress_ros.sim.episodes.generation import GenerationOptions, Recorder
+from pi05_progress_ros.sim.episodes.generation import EpisodeMaker, GenerationOptions
 from pi05_progress_ros.sim.robot.states import STOP_AFTER_S
 
 PROFILE = RobotProfile.load("teleavatar")
@@ -165,8 +165,8 @@ def test_the_same_seed_gives_the_same_episode_whatever_the_images(stacked, tmp_p
 
 
 def test_giving_up_is_a_failure(tmp_path):
-    recorder = Recorder(GenerationOptions("stack_cubes", tmp_path, image_scale=0.05, fault=("gives_up:1",)))
-    facts = recorder.record(2)
+    recorder = EpisodeMaker(GenerationOptions("stack_cubes", tmp_path, image_scale=0.05, fault=("gives_up:1",)))
+    facts = recorder.make(2)
     assert (facts.outcome, facts.reason) == ("failure", "given up")
     assert [name for name, _ in facts.milestones] == ["red_cube lifted", "red_cube stacked"]
     recorder.close()

@@ -1,5 +1,6 @@
 """What is started, with which parameters; nothing is started here. The real launch: test_launch_files.py."""
 
+import sys
 import tomllib
 from pathlib import Path
 
@@ -221,9 +222,10 @@ def test_a_parameter_file_that_cannot_be_followed_is_refused_by_name(tmp_path, t
 
 
 def test_the_shipped_parameter_file_holds_every_parameter_of_the_node_at_its_default():
-    from pi05_progress_ros.parameter_template import template
+    sys.path.insert(0, str(ROOT / "scripts"))
+    from parameter_template import template
 
-    remedy = "run  python -m pi05_progress_ros.parameter_template > config/policy_node.yaml"
+    remedy = "run  python scripts/parameter_template.py > config/policy_node.yaml"
     assert (ROOT / "config/policy_node.yaml").read_text() == template(), remedy
     assert bringup(params_file=str(ROOT / "config/policy_node.yaml"))["policy_node"].parameters["autostart"] is True
 

@@ -1,6 +1,6 @@
 """Writes ``config/policy_node.yaml``, the parameter file to copy, from what the node declares.
 
-``python -m pi05_progress_ros.parameter_template > config/policy_node.yaml``; a test sees to it that they agree.
+``python scripts/parameter_template.py > config/policy_node.yaml``; a test sees to it that they agree.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ import json
 import textwrap
 from dataclasses import fields
 
-from .node.node_parameters import NodeParameters
+from pi05_progress_ros.node.node_parameters import NodeParameters
 
 HEAD = """\
 # Parameters of the policy node at their defaults; copy this file, keep what you change and give it to
 #   ros2 launch pi05_progress bringup.launch.py params_file:=FILE
 # Launch arguments (robot, checkpoint, prompt, publish_commands, use_sim_time, autostart) win over it.
-# Written by python -m pi05_progress_ros.parameter_template.
+# Written by python scripts/parameter_template.py.
 /**:
   ros__parameters:
 """
