@@ -33,6 +33,7 @@ class EstimatorConfig:
         window_s: beliefs of so long are looked at together.
         rise: play upwards: published progress is at least their median minus this ...
         fall_stds: ... and downwards: at most their median plus so many of their standard deviations.
+        settle_rate: where a task counts as complete, published progress rises no faster than this, 1/s.
         restart_jump: when the median is farther than this from published progress, the task has begun anew.
         rate_s: the rate is the slope of published progress over so long.
         reset_after_s: a gap after which nothing before counts.
@@ -45,6 +46,7 @@ class EstimatorConfig:
     window_s: float = 0.8
     rise: float = 0.005
     fall_stds: float = 2.0
+    settle_rate: float = 0.005
     restart_jump: float = 0.4
     rate_s: float = 2.0
     reset_after_s: float = 5.0
@@ -146,12 +148,14 @@ class ProgressEstimator:
     def _publish(self, level: float, std: float) -> float:
         """Progress as it is published from now on."""
         c = self.config
-        progress = self._published[-1][1] if self._published else level
+        before_s, progress = self._published[-1] if self._published else (self._time_s, level)
         if abs(level - progress) > c.restart_jump:  # begun anew: only beliefs of the new start count
             self._beliefs = deque(b for b in self._beliefs if abs(b[1] - level) < abs(b[1] - progress))
             self._published.clear()
             self._course, progress = None, level
-        elif self._course is None or self._course.status != Status.SUCCEEDED or level < c.status.success_leave:
+        elif progress > c.status.success_above and level >= c.status.success_leave:  # done or nearly: it settles
+            progress = max(progress, min(level - c.rise, progress + c.settle_rate * (self._time_s - before_s)))
+        else:
             progress = min(max(progress, level - c.rise), level + c.fall_stds * std)
         if self._course is None:
             began_s = self._time_s + c.window_s / 2  # published progress is so much behind

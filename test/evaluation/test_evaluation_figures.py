@@ -149,9 +149,9 @@ def test_a_success_that_is_seen_long_after_the_end_is_late_and_not_missed():
 
 
 def test_a_recording_that_ends_when_the_task_is_done_does_not_hide_that_it_is_seen():
-    """Above 0.95 for the last second only, as in linear labels: sure of it once it stands still, two seconds later."""
+    """Above 0.95 for the last second only, as in linear labels: sure of it once it stands still after the end."""
     found = figures_of(linear, perturbed=False)
-    assert found["declared.filtered"] == 1 and 0 < found["delay.filtered"] < 2.5
+    assert found["declared.filtered"] == 1 and 0 < found["delay.filtered"] < 2
 
 
 def test_without_milestones_a_task_is_done_at_the_end_of_its_episode():
