@@ -15,7 +15,7 @@ from .policies.model_policy import Pi05Policy
 from .policies.sampler import inference_dtype
 from .policy import DEFAULT_OPTIONS, Policy, PolicyOptions, completed
 from .robots.profile import RobotProfile
-from .serving.remote_policy import WebsocketPolicy
+from .serving.client import WebsocketPolicy
 
 
 def make_policy(profile: RobotProfile, options: PolicyOptions = DEFAULT_OPTIONS) -> Policy:

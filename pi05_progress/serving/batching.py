@@ -82,11 +82,6 @@ class InferenceQueue:
         since = self._busy_since_s
         return 0.0 if since is None else time.monotonic() - since
 
-    @property
-    def alive(self) -> bool:
-        """Whether the thread is there."""
-        return self._thread.is_alive()
-
     def submit(self, prepare: Callable[[], Any]) -> Future[Answer]:
         """Queue a request; cancelled before its turn it costs nothing.
 

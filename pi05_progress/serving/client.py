@@ -1,4 +1,6 @@
-"""A client of the policy server, with time-outs, that connects again after a loss and follows the task's progress.
+"""A client of the policy server that connects again after a loss and follows progress, and the policy made of it.
+
+The policy is for the node, to which a server is a policy like any other.
 
     client = PolicyClient("ws://gpu-server:8000")
     reply = client.infer(request)       # actions, progress: openpi's dictionaries
@@ -27,15 +29,17 @@ from websockets.sync.client import ClientConnection, connect
 
 from ..errors import UserError, one_line
 from ..estimate.estimator import Estimate, ProgressEstimator
-from ..observation import UNTRAINED
-from ..policy import OutputChecker, PolicyUnavailableError
+from ..observation import UNTRAINED, PolicyOutput, RobotFrame
+from ..policy import OutputChecker, Policy, PolicyUnavailableError
+from ..robots.profile import RobotProfile
 from .core import RequestError
 from .security import authorization, checked_key, read_key
-from .teleavatar import PROMPT, AboutProgress, read, read_reply
+from .teleavatar import PROMPT, AboutProgress, ServerFacts, make_request, read, read_reply
 from .wire import WireError, pack, unpack
 
 PLAYER = "training.replay_episode"
 log = logging.getLogger(__name__)
+TELLS = "the server tells"
 MAX_REPLY = 2**24  # bytes
 CLOSE_TIMEOUT_S = 1.0  # how long the other end may take to agree to an end
 
@@ -135,7 +139,7 @@ class PolicyClient:
             self.reset()
             return reply
         try:
-            about = read(AboutProgress, self.metadata, "the server tells")
+            about = read(AboutProgress, self.metadata, TELLS)
             output = read_reply(reply, about.confidence_level)
         except RequestError as error:
             self.reset()
@@ -251,6 +255,76 @@ def _limited(connection: ClientConnection, seconds: float, late: threading.Event
 
 def _reason(error: Exception) -> str:
     return one_line(getattr(error, "strerror", None) or str(error) or type(error).__name__)
+
+
+class WebsocketPolicy(Policy):
+    """See ``Policy``. It connects when it is made, and again whenever it is asked after a loss.
+
+    Args:
+        uri: of the server, ``ws://host:port`` or ``wss://host:port``.
+        profile: the robot; must be the server's.
+        api_key: see ``PolicyClient``.
+        timeout_s: how long an answer is waited for, and a connection.
+
+    Raises:
+        PolicyUnavailableError: the server cannot be reached.
+        ValueError: the address or the key cannot be used, the server is for another robot or is not one of this
+            package, or what it tells of itself makes no sense.
+    """
+
+    def __init__(self, uri: str, profile: RobotProfile, *, api_key: str | None = None, timeout_s: float = 2.0) -> None:
+        if not uri:
+            raise UserError("server_uri is empty; policy websocket needs it, such as ws://gpu-server:8000")
+        self._client = PolicyClient(uri, api_key=api_key, timeout_s=timeout_s, connect_timeout_s=timeout_s)
+        metadata = self._client.connect()
+        try:
+            self._facts = read(ServerFacts, metadata, TELLS)
+        except RequestError as error:
+            self.close()
+            raise UserError(f"{uri}: {error}") from error
+        if self._facts.robot != profile.name:
+            self.close()
+            raise UserError(f"{uri} serves robot {self._facts.robot}, the profile is {profile.name}")
+        self.model_id: str = self._facts.model_id
+        self.horizon: int = self._facts.action_horizon
+        self.action_dt_s: float = self._facts.action_dt_s
+        self.image_size: tuple[int, int] | None = self._facts.image_size
+        self.durations_s = self._facts.durations_s
+
+    def infer(self, frame: RobotFrame, prompt: str) -> PolicyOutput:
+        """See ``Policy``.
+
+        Raises:
+            PolicyUnavailableError: no connection or no answer in time, or another model is there after a loss. The next
+                call tries anew.
+            ServerRefusedError: the server could not answer and says why.
+        """
+        frame.check()
+        self._check_same(self._client.connect())
+        reply = self._client.exchange(make_request(frame, prompt, self._facts.image_size))
+        try:
+            return read_reply(reply, self._facts.confidence_level)
+        except RequestError as error:
+            raise PolicyUnavailableError(f"{self._client.uri}: {error}") from error
+
+    def _check_same(self, metadata: Mapping[str, Any]) -> None:
+        try:
+            now = read(ServerFacts, metadata, TELLS)
+        except RequestError as error:
+            self.close()
+            raise PolicyUnavailableError(f"{self._client.uri}: {error}") from error
+        if now != self._facts:
+            pairs = zip(now, self._facts, strict=True)
+            told = ", ".join(f"{key} {new!r} instead of {old!r}" for (key, new), (_, old) in pairs if new != old)
+            self.close()  # to look again the next time
+            raise PolicyUnavailableError(f"{self._client.uri} now serves {told}: start anew to use it")
+
+    def warm_up(self) -> None:
+        """Nothing to do: a server listens once it is warm."""
+
+    def close(self) -> None:
+        """End the connection; at once, if an answer is being waited for. Any thread may call it."""
+        self._client.close()
 
 
 def main() -> int:

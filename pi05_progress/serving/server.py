@@ -157,7 +157,7 @@ class PolicyServer:
 
     def _unhealthy(self) -> str:
         """Why nothing can be expected from this server; empty if it works."""
-        if not self._inference.alive:
+        if self.why:
             return "the inference thread has ended"
         if (busy_s := self._inference.busy_s) > STUCK_S:
             return f"a batch has been computing for {busy_s:.0f} s"

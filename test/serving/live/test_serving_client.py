@@ -30,9 +30,8 @@ from pi05_progress.estimate.status import Status
 from pi05_progress.make_policy import make_policy
 from pi05_progress.policy import Policy, PolicyOptions, PolicyUnavailableError
 from pi05_progress.robots.profile import RobotProfile
-from pi05_progress.serving.client import PolicyClient, ServerRefusedError
+from pi05_progress.serving.client import PolicyClient, ServerRefusedError, WebsocketPolicy
 from pi05_progress.serving.policy_responder import PolicyResponder
-from pi05_progress.serving.remote_policy import WebsocketPolicy
 from pi05_progress.serving.security import read_key, server_tls
 from pi05_progress.serving.wire import WireError, pack, unpack
 
