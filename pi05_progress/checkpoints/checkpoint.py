@@ -14,18 +14,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import jax.numpy as jnp
 from flax import nnx
 
-from ..models.abstract import abstract_model, parameter_shapes
 from ..models.config import Pi05Config
-from ..models.parameters import ParameterMismatchError, check_parameters, load_parameters
 from ..models.pi05 import Pi05
 from ..observation import UNTRAINED
 from ..units.normalize import NormStats
 from .description import ASSETS, CONFIG, NORM_STATS, PARAMS, CheckpointInfo, read_info, read_stats
+from .loading import load_model
 from .orbax_files import open_orbax
-from .parameter_source import CheckpointError, ParameterSource, Progress, Shardings, load_arrays
+from .parameter_source import CheckpointError, Progress, Shardings
 
 MARKERS = (CONFIG, PARAMS)  # what has them is a checkpoint, which may be overwritten
 
@@ -75,40 +73,6 @@ def load_checkpoint(
     source = open_orbax(folder / PARAMS)
     model = load_model(info.model, source, dtype=dtype, shardings=shardings, progress=progress)
     return Checkpoint(info, model, stats)
-
-
-def load_model(
-    config: Pi05Config,
-    source: ParameterSource,
-    *,
-    dtype: str | None = None,
-    shardings: Shardings | None = None,
-    progress: Progress | None = None,
-) -> Pi05:
-    """A model with a source's parameters.
-
-    Raises:
-        CheckpointError: they do not fit the model, or cannot be read.
-    """
-    model = abstract_model(config)
-    check_fit(config, source)
-    wanted = None if dtype is None else jnp.dtype(dtype)
-    load_parameters(model, load_arrays(source, dtype=wanted, shardings=shardings, progress=progress))
-    return model
-
-
-def check_fit(config: Pi05Config, source: ParameterSource) -> None:
-    """Raise unless a source has exactly a model's parameters; nothing is read.
-
-    Raises:
-        CheckpointError: what is missing, extra or of another shape is listed.
-    """
-    try:
-        check_parameters(parameter_shapes(config), source.leaves)
-    except ParameterMismatchError as error:
-        raise CheckpointError(
-            f"{source.where} does not fit the model configuration {config.name!r}: {error}"
-        ) from error
 
 
 def untrained(config: Pi05Config, robot: str, seed: int = 0) -> Checkpoint:

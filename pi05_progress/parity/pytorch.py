@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..checkpoints.checkpoint import load_model
 from ..checkpoints.foreign.torch_parameters import EMBEDDING, TRUNK_LM_HEAD, is_unused, leaf_source, torch_parts
+from ..checkpoints.loading import load_model
 from ..models.config import GemmaConfig, Pi05Config, ProgressConfig, SiglipConfig
 from ..models.observation import Observation
 from ..models.pi05 import PERIODS, Pi05, attention_mask, time_embedding

@@ -7,8 +7,8 @@ from typing import Literal, get_args
 
 from ...files.output_folder import output_folder, refuse_overlap
 from ...models.parameters import HEAD
-from ..checkpoint import check_fit
 from ..description import PARAMS, CheckpointInfo, read_info, read_stats, write_description
+from ..loading import check_fit
 from ..orbax_files import VALUE, open_orbax, write_orbax
 from ..parameter_source import CheckpointError, ParameterSource, Progress
 from .foreign_checkpoint import DESCRIPTION

@@ -25,8 +25,9 @@ from ...models.progress import ProgressHead
 from ...observation import UNTRAINED
 from ...units.normalize import NormStats, load_norm_stats
 from ...units.tokenizer import TokenizerName
-from ..checkpoint import MARKERS, check_fit
+from ..checkpoint import MARKERS
 from ..description import CONFIG, PARAMS, CheckpointInfo, code_version, write_description
+from ..loading import check_fit
 from ..orbax_files import write_orbax
 from ..parameter_source import CheckpointError, ParameterSource, Progress
 from .config_fields import OPTIONAL, SHAPELESS, Fields, make_config

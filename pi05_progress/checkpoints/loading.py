@@ -1,0 +1,45 @@
+"""From parameters that are still on disk to a model that has them, whatever folder they lie in."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+
+from ..models.abstract import abstract_model, parameter_shapes
+from ..models.config import Pi05Config
+from ..models.parameters import ParameterMismatchError, check_parameters, load_parameters
+from ..models.pi05 import Pi05
+from .parameter_source import CheckpointError, ParameterSource, Progress, Shardings, load_arrays
+
+
+def load_model(
+    config: Pi05Config,
+    source: ParameterSource,
+    *,
+    dtype: str | None = None,
+    shardings: Shardings | None = None,
+    progress: Progress | None = None,
+) -> Pi05:
+    """A model with a source's parameters.
+
+    Raises:
+        CheckpointError: they do not fit the model, or cannot be read.
+    """
+    model = abstract_model(config)
+    check_fit(config, source)
+    wanted = None if dtype is None else jnp.dtype(dtype)
+    load_parameters(model, load_arrays(source, dtype=wanted, shardings=shardings, progress=progress))
+    return model
+
+
+def check_fit(config: Pi05Config, source: ParameterSource) -> None:
+    """Raise unless a source has exactly a model's parameters; nothing is read.
+
+    Raises:
+        CheckpointError: what is missing, extra or of another shape is listed.
+    """
+    try:
+        check_parameters(parameter_shapes(config), source.leaves)
+    except ParameterMismatchError as error:
+        raise CheckpointError(
+            f"{source.where} does not fit the model configuration {config.name!r}: {error}"
+        ) from error
