@@ -11,22 +11,11 @@ from rosbags.typesys import Stores, TypesysError, get_types_from_idl, get_types_
 from rosbags.typesys.store import Typestore
 
 from pi05_progress.robots.message_store import message_store
-from pi05_progress.robots.profile import PACKET_TYPE
 
 from .faults import explained
 
 SPARE = 64  # bytes that may follow a message
 EVENT_TYPE = "pi05_progress_msgs/msg/EpisodeEvent"
-# Old sqlite3 bags embed no definitions, so this type's fields stand here.
-_PACKET = """std_msgs/Header header
-int32 width
-int32 height
-string encoding
-uint64 pts
-uint8 flags
-bool is_bigendian
-uint8[] data
-"""
 _IDL_RULE = "=" * 80 + "\n"
 
 
@@ -53,9 +42,7 @@ class Stored(NamedTuple):
 @functools.cache
 def known_types() -> Typestore:
     """ROS 2 Jazzy's common types, this project's, and video packets."""
-    store = message_store()
-    store.register(get_types_from_msg(_PACKET, PACKET_TYPE))
-    return store
+    return message_store()
 
 
 class Types:

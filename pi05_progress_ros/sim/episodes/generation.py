@@ -31,7 +31,7 @@ from pi05_progress.robots.profile import IMAGE_TYPE, RobotProfile
 from pi05_progress.robots.states import Mode
 
 from ...command_line import check_ranges
-from ...recording.bag_writer import PARTIAL, BagWriter, learn_type, type_name
+from ...recording.bag_writer import PARTIAL, BagWriter, type_name
 from ..expert.operator import Operator
 from ..physics.cameras import CameraRig, scaled_sizes
 from ..physics.world import World
@@ -126,8 +126,6 @@ class EpisodeMaker:
         self._world = World(options.task, 0)
         self._rig = CameraRig(self._world.model, scaled_sizes(options.image_scale, self._profile), self._profile)
         self._store = message_store()
-        for camera in self._profile.cameras.values():
-            learn_type(self._store, camera.type)
 
     def close(self) -> None:
         """Free the renderers."""
