@@ -38,30 +38,6 @@ def _duration(seconds: float) -> Duration:
     return Duration(sec=nanoseconds // 10**9, nanosec=nanoseconds % 10**9)
 
 
-def progress_message(
-    estimate: Estimate,
-    *,
-    task: str,
-    model_id: str,
-    stamp_ns: int,
-    inference_ms: float | None,
-    age_ms: float | None,
-) -> TaskProgress:
-    """What is believed, as a message; None becomes NaN."""
-    message = TaskProgress(task=task, model_id=model_id, status=int(estimate.status), stage_index=-1)
-    message.header.stamp = to_time(stamp_ns)
-    message.progress, message.progress_raw = _number(estimate.progress), _number(estimate.raw)
-    message.lower, message.upper = _number(estimate.lower), _number(estimate.upper)
-    message.confidence_level, message.rate = _number(estimate.confidence_level), _number(estimate.rate)
-    message.success_probability = _number(estimate.success_probability)
-    message.inference_ms, message.observation_age_ms = _number(inference_ms), _number(age_ms)
-    if estimate.remaining_s is not None:
-        expected, lower, upper = (_duration(seconds) for seconds in estimate.remaining_s)
-        message.time_remaining, message.time_remaining_lower, message.time_remaining_upper = expected, lower, upper
-        message.time_remaining_valid = True
-    return message
-
-
 def chunk_message(
     output: PolicyOutput,
     profile: RobotProfile,
@@ -139,11 +115,19 @@ class Results:
         self._send(Estimate(), task)
 
     def _send(self, estimate: Estimate, task: str, policy_ms: float | None = None, age_ms: float | None = None) -> None:
+        """Publish what is believed; None becomes NaN."""
         self.status, self._published_s = estimate.status, time.monotonic()
-        message = progress_message(
-            estimate, task=task, model_id=self._policy.model_id, stamp_ns=self._stamp_ns, inference_ms=policy_ms,
-            age_ms=age_ms,
-        )  # fmt: skip
+        message = TaskProgress(task=task, model_id=self._policy.model_id, status=int(estimate.status), stage_index=-1)
+        message.header.stamp = to_time(self._stamp_ns)
+        message.progress, message.progress_raw = _number(estimate.progress), _number(estimate.raw)
+        message.lower, message.upper = _number(estimate.lower), _number(estimate.upper)
+        message.confidence_level, message.rate = _number(estimate.confidence_level), _number(estimate.rate)
+        message.success_probability = _number(estimate.success_probability)
+        message.inference_ms, message.observation_age_ms = _number(policy_ms), _number(age_ms)
+        if estimate.remaining_s is not None:
+            expected, lower, upper = (_duration(seconds) for seconds in estimate.remaining_s)
+            message.time_remaining, message.time_remaining_lower, message.time_remaining_upper = expected, lower, upper
+            message.time_remaining_valid = True
         self._progress.publish(message)
 
     def destroy(self) -> None:

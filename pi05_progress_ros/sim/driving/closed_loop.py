@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from pi05_progress.errors import UserError
-from pi05_progress.estimate.estimator import EstimatorConfig, ProgressEstimator
+from pi05_progress.estimate.estimator import ProgressEstimator
 from pi05_progress.estimate.status import Status
 from pi05_progress.observation import PolicyOutput, RobotFrame
 from pi05_progress.policy import OutputChecker, OutputError, Policy
@@ -51,7 +51,6 @@ class LoopSettings:
     tail_s: float = 4.0  # how long it goes on after the task was decided, so that the status can tell
     # speed, blending and tracking, as the node's parameters
     commands: CommandSettings = field(default_factory=CommandSettings)
-    estimator: EstimatorConfig = field(default_factory=EstimatorConfig)  # turns beliefs into progress and status
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,7 @@ class ClosedLoop:
         world.reset(seed)
         robot = Robot(world)
         commander = _Commander(robot, self._profile, settings.commands)
-        estimator = ProgressEstimator(settings.estimator, self._policy.durations_s)
+        estimator = ProgressEstimator(durations_s=self._policy.durations_s)
         outlet = _Newest()
         states = StatePublisher(outlet, robot, self._profile)
         control_ticks = max(1, round(STATE_HZ / settings.commands.rate_hz))
