@@ -94,6 +94,8 @@ def main() -> int:
         "overhead of one client, median below 2 ms": all(
             row["overhead_median_ms"] < 2 for row in mine if row["clients"] == 1
         ),
+        "overhead of one client, median at most 1.1 times plain's": not of_one
+        or of_one["server"] <= 1.1 * of_one["plain"],
         "/healthz while computing, 95th percentile below 20 ms": all(row["health_p95_ms"] < 20 for row in mine),
     }
     for text, met in required.items():

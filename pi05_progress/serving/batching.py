@@ -177,7 +177,7 @@ class InferenceQueue:
                 results = self._answers([prepared for _, prepared in batch])
             finally:
                 self._busy_since_s = None
-            self._computed(len(batch), time.monotonic() - started)
+            seconds = time.monotonic() - started
             if any(isinstance(result, Answer) for result in results):
                 self.failed_batches = 0
             elif not all(isinstance(result, RequestError) for result in results):
@@ -187,6 +187,7 @@ class InferenceQueue:
                     future.set_exception(result)
                 else:
                     future.set_result(result)
+            self._computed(len(batch), seconds)  # only now: meanwhile the event loop's thread wakes
 
     def _answers(self, batch: Sequence[Any]) -> list[Answer | Exception]:
         """One result each; when a batch fails each is tried alone, so that one cannot spoil the others."""
