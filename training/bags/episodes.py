@@ -28,22 +28,14 @@ class Span:
 
 @dataclass(frozen=True)
 class Candidate:
-    """An episode as it is marked in a recording; whether it can be used is not known yet.
+    """An episode as it is marked in a recording; whether it can be used is not known yet."""
 
-    Attributes:
-        name: unique within the recording.
-        spans: where it is; more than one if a clock jumped within it.
-        task: its instruction, as far as the recording says it.
-        outcome, note: how it ended.
-        milestones: label, stretch and stamp in ns of each.
-    """
-
-    name: str
-    spans: tuple[Span, ...]
-    task: str = ""
-    outcome: Outcome = Outcome.UNKNOWN
+    name: str  # unique within the recording
+    spans: tuple[Span, ...]  # where it is; more than one if a clock jumped within it
+    task: str = ""  # its instruction, as far as the recording says it
+    outcome: Outcome = Outcome.UNKNOWN  # how it ended
     note: str = ""
-    milestones: tuple[tuple[str, int, int], ...] = ()
+    milestones: tuple[tuple[str, int, int], ...] = ()  # label, stretch and stamp in ns of each
 
 
 @dataclass

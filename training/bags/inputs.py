@@ -28,19 +28,12 @@ Role = Literal["camera", "state", "action"]
 
 @dataclass(frozen=True)
 class Source:
-    """One topic that is used.
+    """One topic that is used."""
 
-    Attributes:
-        part: a camera's key, ``left_arm``, ``left_pose``, ...
-        topic: where it comes from.
-        kind: how its messages are read.
-        role: what it is for.
-    """
-
-    part: str
-    topic: str
-    kind: Kind
-    role: Role
+    part: str  # a camera's key, ``left_arm``, ``left_pose``,
+    topic: str  # where it comes from
+    kind: Kind  # how its messages are read
+    role: Role  # what it is for
 
     @property
     def name(self) -> str:
@@ -60,21 +53,13 @@ class Source:
 
 @dataclass(frozen=True)
 class Inputs:
-    """All topics that are used of one recording.
+    """All topics that are used of one recording."""
 
-    Attributes:
-        sources: by name.
-        absent: grippers that the recording does not have; their entries are 0.
-        events: topic of ``EpisodeEvent``, or None.
-        marks: topic of the operator's buttons, or None.
-        notes: choices that were made, for the report.
-    """
-
-    sources: Mapping[str, Source]
-    absent: tuple[str, ...]
-    events: str | None
-    marks: str | None
-    notes: tuple[str, ...] = field(default=())
+    sources: Mapping[str, Source]  # by name
+    absent: tuple[str, ...]  # grippers that the recording does not have; their entries are 0
+    events: str | None  # topic of ``EpisodeEvent``, or None
+    marks: str | None  # topic of the operator's buttons, or None
+    notes: tuple[str, ...] = field(default=())  # choices that were made, for the report
 
     def of_role(self, role: Role) -> list[Source]:
         """The sources of one role."""

@@ -16,25 +16,18 @@ OnGap = Literal["drop", "split"]
 
 @dataclass(frozen=True)
 class Options:
-    """Options of a conversion, but for its places.
+    """Options of a conversion, but for its places."""
 
-    Attributes:
-        profile: the robot.
-        cameras: topics of cameras that take the place of the profile's.
-        task: instruction of all episodes; None takes what episode events say.
-        image_size: (height, width) of all pictures; None keeps them as they were recorded.
-    """
-
-    profile: RobotProfile
+    profile: RobotProfile  # the robot
     fps: int
-    task: str | None
+    task: str | None  # instruction of all episodes; None takes what episode events say
     episodes: Mode
     actions: Actions
     max_gap_ns: int
     on_gap: OnGap
     keep_aborted: bool
     allow_missing_grippers: bool
-    image_size: tuple[int, int] | None
+    image_size: tuple[int, int] | None  # (height, width) of all pictures; None keeps them as they were recorded
     video: VideoOptions
-    cameras: Mapping[str, str]
+    cameras: Mapping[str, str]  # topics of cameras that take the place of the profile's
     namespace: str

@@ -32,7 +32,7 @@ class Pictures:
     ) -> None:
         self._source, self._options, self._grid = source, options, grid
         self._deserialize, self._size = deserialize, size
-        self.count = grid.count
+        self.count, self._refused = grid.count, 0
         self._half_ns = round(0.5e9 / grid.fps)
         self._decoder = PacketDecoder(source.name) if source.kind == "packets" else None
         self.track: Track[Any, np.ndarray] = Track(self._parse)
@@ -70,17 +70,16 @@ class Pictures:
                 self.track.push(stamp, frame)
         except MessageError as error:
             self._bad(str(error))
+            self._refused += 1
         self._note_decoder()
 
     def _note_decoder(self) -> None:
         for why in self._decoder.problems:
-            self._bad(f"{self._source.name}: {why}", count=False)
-        self.track.counts.bad = sum(self._decoder.problems.values())
+            self._bad(f"{self._source.name}: {why}")
+        self.track.counts.bad = self._refused + sum(self._decoder.problems.values())
 
-    def _bad(self, why: str, count: bool = True) -> None:
-        counts = self.track.counts
-        counts.bad += count
-        counts.first_problem = counts.first_problem or why
+    def _bad(self, why: str) -> None:
+        self.track.counts.first_problem = self.track.counts.first_problem or why
 
     def _choose(self, index: int) -> np.ndarray:
         time_ns = self._grid.time_ns(index)

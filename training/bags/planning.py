@@ -18,28 +18,17 @@ CUT_OFF_REMARK = "the recording is cut off ({}): the episode's end is not the ta
 
 @dataclass
 class Entry:
-    """What becomes of one episode of one recording.
-
-    Attributes:
-        scan: of the recording.
-        name: of the episode.
-        task: its instruction.
-        candidate: None if it is no episode.
-        key: name of the folder in which it is made; empty if it is not.
-        reasons, notes: why it is dropped, and what is odd about it.
-        parts: what was made of it.
-        first_index: of these in the data set.
-    """
+    """What becomes of one episode of one recording."""
 
     scan: Scan
     name: str
     task: str = ""
-    candidate: Candidate | None = None
-    key: str = ""
-    reasons: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    parts: list[Part] = field(default_factory=list)
-    first_index: int | None = None
+    candidate: Candidate | None = None  # None if it is no episode
+    key: str = ""  # name of the folder in which it is made; empty if it is not
+    reasons: list[str] = field(default_factory=list)  # why it is dropped
+    notes: list[str] = field(default_factory=list)  # what is odd about it
+    parts: list[Part] = field(default_factory=list)  # what was made of it
+    first_index: int | None = None  # of these in the data set
 
     @property
     def title(self) -> str:
@@ -50,20 +39,13 @@ class Entry:
 
 @dataclass
 class Plans:
-    """What the first pass found.
+    """What the first pass found."""
 
-    Attributes:
-        scans: of recordings that can be used, with their episodes in ``found``.
-        failed: why others cannot.
-        entries: of all episodes.
-        sizes: (height, width) of the cameras' pictures as they are stored.
-    """
-
-    scans: list[Scan]
+    scans: list[Scan]  # of recordings that can be used, with their episodes in ``found``
     found: list[Found]
-    failed: dict[str, str]
-    entries: list[Entry]
-    sizes: dict[str, tuple[int, int]]
+    failed: dict[str, str]  # why others cannot
+    entries: list[Entry]  # of all episodes
+    sizes: dict[str, tuple[int, int]]  # (height, width) of the cameras' pictures as they are stored
 
 
 def plan(bags: Sequence[Path], results: Sequence[Scan | str], options: Options) -> Plans:

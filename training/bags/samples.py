@@ -13,15 +13,9 @@ SLACK_NS = 100_000_000  # how far messages of one topic may be out of order
 
 @dataclass(frozen=True)
 class Grid:
-    """The times of an episode's frames.
+    """The times of an episode's frames."""
 
-    Attributes:
-        start_ns: of frame 0.
-        fps: frames per second.
-        count: number of frames.
-    """
-
-    start_ns: int
+    start_ns: int  # of frame 0
     fps: int
     count: int
 

@@ -42,30 +42,18 @@ MAX_REPLANS = 100  # gaps that only the second pass finds, in one episode
 
 @dataclass
 class Part:
-    """One episode of the data set, as files in a folder: ``<camera>.mp4`` and those of ``VECTOR_FILES``.
-
-    Attributes:
-        folder: name of the folder.
-        start_ns: of the first frame.
-        frames: number of frames.
-        part, parts: which piece of a split episode.
-        milestones: label and frame.
-        ends: whether it reaches the episode's end, so that the outcome is its own.
-        inputs: per input what its samples were like.
-        thumbnails: per camera URLs that are pictures.
-        picture_stats: per camera, see ``picture_stats``.
-    """
+    """One episode of the data set, as files in a folder: ``<camera>.mp4`` and those of ``VECTOR_FILES``."""
 
     folder: str
-    start_ns: int
+    start_ns: int  # of the first frame
     frames: int
-    part: int
+    part: int  # which piece of a split episode it is, counted from 0
     parts: int
-    milestones: list[tuple[str, int]]
-    ends: bool
-    inputs: dict[str, dict[str, Any]] = field(default_factory=dict)
-    thumbnails: dict[str, list[str]] = field(default_factory=dict)
-    picture_stats: dict[str, dict[str, list]] = field(default_factory=dict)
+    milestones: list[tuple[str, int]]  # label and frame
+    ends: bool  # whether it reaches the episode's end, so that the outcome is its own
+    inputs: dict[str, dict[str, Any]] = field(default_factory=dict)  # per input what its samples were like
+    thumbnails: dict[str, list[str]] = field(default_factory=dict)  # per camera URLs that are pictures
+    picture_stats: dict[str, dict[str, list]] = field(default_factory=dict)  # per camera, see ``picture_stats``
 
 
 @dataclass

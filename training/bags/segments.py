@@ -17,19 +17,12 @@ MIN_PART_S = 1.0  # a part that splitting leaves and that is shorter is dropped
 
 @dataclass(frozen=True)
 class Segment:
-    """Frames of one piece of a recording that become one episode of the data set.
+    """Frames of one piece of a recording that become one episode of the data set."""
 
-    Attributes:
-        stretch: of the recording.
-        grid: their times.
-        read: times of reception between which the recording is read.
-        part, parts: which piece of a split episode it is, counted from 0.
-    """
-
-    stretch: int
-    grid: Grid
-    read: tuple[int, int]
-    part: int
+    stretch: int  # of the recording
+    grid: Grid  # their times
+    read: tuple[int, int]  # times of reception between which the recording is read
+    part: int  # which piece of a split episode it is, counted from 0
     parts: int
 
 

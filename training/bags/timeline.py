@@ -51,19 +51,12 @@ class Timing:
 
 @dataclass
 class Stretch:
-    """A part of a recording in which no clock jumps back.
+    """A part of a recording in which no clock jumps back."""
 
-    Attributes:
-        received: first and last time of reception, ns.
-        offsets: smallest and largest difference of stamp and time of reception, ns.
-        timings: by source.
-        why: what made it begin, if it is not the recording's beginning.
-    """
-
-    received: tuple[int, int]
-    offsets: tuple[int, int] = (0, 0)
-    timings: dict[str, Timing] = field(default_factory=dict)
-    why: str = ""
+    received: tuple[int, int]  # first and last time of reception, ns
+    offsets: tuple[int, int] = (0, 0)  # smallest and largest difference of stamp and time of reception, ns
+    timings: dict[str, Timing] = field(default_factory=dict)  # by source
+    why: str = ""  # what made it begin, if it is not the recording's beginning
 
     def clocks_apart(self) -> str:
         """A remark on inputs whose stamps are ``APART_NS`` further from reception than those of others; or nothing."""
@@ -208,7 +201,9 @@ class Markers:
     """Collects marks and events in the order of reception."""
 
     def __init__(self, timeline: Timeline, profile: MarksProfile) -> None:
-        self._timeline, self._buttons = timeline, _Buttons(profile)
+        self._timeline = timeline
+        self._buttons = {profile.start_button: True, profile.stop_button: False}
+        self._before: list[int] | None = None
         self.marks: list[Mark] = []
         self.events: list[Event] = []
 
@@ -219,20 +214,12 @@ class Markers:
         if hasattr(content, "episode_id"):
             facts = (content.episode_id, int(content.event), int(content.outcome), content.task, content.label)
             self.events.append(Event(stretch, stamp, *facts))
-        else:
-            self.marks += [Mark(stretch, stamp, start) for start in self._buttons.pressed(list(content.buttons))]
-
-
-class _Buttons:
-    """Rising edges of the two buttons; one that is held when the recording begins is no press."""
-
-    def __init__(self, marks: MarksProfile) -> None:
-        self._buttons = {marks.start_button: True, marks.stop_button: False}
-        self._before: list[int] | None = None
-
-    def pressed(self, buttons: list[int]) -> list[bool]:
-        before, self._before = self._before, buttons
-        if before is None:
-            return []
-        down = [i for i in self._buttons if i < len(buttons) and buttons[i] and not (i < len(before) and before[i])]
-        return [self._buttons[i] for i in down]
+            return
+        now = list(content.buttons)
+        before, self._before = (
+            now if self._before is None else self._before,
+            now,
+        )  # one that is held at first is no press
+        for button, start in self._buttons.items():
+            if button < len(now) and now[button] and not (button < len(before) and before[button]):
+                self.marks.append(Mark(stretch, stamp, start))

@@ -25,17 +25,11 @@ REPLACES, ASSEMBLED = "_replaces", "_assembled"  # in the settings' file, no set
 
 @dataclass
 class Workplace:
-    """The folder in which a data set is made; see ``workplace``.
-
-    Attributes:
-        folder: where.
-        assembled: whether the data set in it is complete, and only its way into place is left.
-        pending: the hold on the folder; None where nothing is kept, as in a dry run.
-    """
+    """The folder in which a data set is made; see ``workplace``."""
 
     folder: Path
-    assembled: bool = False
-    pending: Pending | None = None
+    assembled: bool = False  # whether the data set in it is complete, and only its way into place is left
+    pending: Pending | None = None  # the hold on the folder; None where nothing is kept, as in a dry run
 
     @property
     def work(self) -> Path:

@@ -38,32 +38,20 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class Milestone:
-    """A step of the task that was reached.
+    """A step of the task that was reached."""
 
-    Attributes:
-        label: its name; may be empty where an operator only pressed a button.
-        frame: the episode's first frame at or after the event, counted from 0.
-    """
-
-    label: str
-    frame: int
+    label: str  # its name; may be empty where an operator only pressed a button
+    frame: int  # the episode's first frame at or after the event, counted from 0
 
 
 @dataclass(frozen=True)
 class EpisodeMeta:
-    """What is known of one episode.
+    """What is known of one episode."""
 
-    Attributes:
-        outcome: how it ended.
-        milestones: in the order they happened; a label may come again.
-        note: the operator's remark.
-        source: where it was recorded: bag and episode id.
-    """
-
-    outcome: Outcome = Outcome.UNKNOWN
-    milestones: tuple[Milestone, ...] = ()
-    note: str = ""
-    source: str = ""
+    outcome: Outcome = Outcome.UNKNOWN  # how it ended
+    milestones: tuple[Milestone, ...] = ()  # in the order they happened; a label may come again
+    note: str = ""  # the operator's remark
+    source: str = ""  # where it was recorded: bag and episode id
 
     @property
     def ended_early(self) -> bool:

@@ -42,19 +42,12 @@ class VideoSpan(NamedTuple):
 
 @dataclass(frozen=True)
 class Episode:
-    """One episode as ``meta/episodes`` has it.
-
-    Attributes:
-        index: its ``episode_index``.
-        length: frames.
-        tasks: instructions that occur in it, mostly one.
-        videos: per camera feature.
-    """
+    """One episode as ``meta/episodes`` has it."""
 
     index: int
-    length: int
-    tasks: tuple[str, ...]
-    videos: dict[str, VideoSpan]
+    length: int  # frames
+    tasks: tuple[str, ...]  # instructions that occur in it, mostly one
+    videos: dict[str, VideoSpan]  # per camera feature
 
     @property
     def task(self) -> str:
@@ -64,19 +57,12 @@ class Episode:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set's metadata. Make it with ``open_dataset``.
-
-    Attributes:
-        root: its folder.
-        info: contents of ``meta/info.json``.
-        tasks: instruction by task index.
-        episodes: in the order of their index.
-    """
+    """A data set's metadata. Make it with ``open_dataset``."""
 
     root: Path
-    info: dict[str, Any]
-    tasks: tuple[str, ...]
-    episodes: tuple[Episode, ...]
+    info: dict[str, Any]  # contents of ``meta/info.json``
+    tasks: tuple[str, ...]  # instruction by task index
+    episodes: tuple[Episode, ...]  # in the order of their index
 
     @property
     def fps(self) -> float:

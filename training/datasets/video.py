@@ -29,19 +29,12 @@ class VideoError(UserError):
 
 @dataclass(frozen=True)
 class VideoOptions:
-    """How pictures are encoded.
+    """How pictures are encoded."""
 
-    Attributes:
-        codec: H.264 decodes fastest and everywhere.
-        preset: of the encoder; empty for the usual one.
-        crf: quality, smaller is better; None for the usual one.
-        gop: frames from one key frame to the next: to read any frame at most so many are decoded.
-    """
-
-    codec: Codec = "h264"
-    preset: str = ""
-    crf: int | None = None
-    gop: int = 10
+    codec: Codec = "h264"  # decodes fastest and everywhere
+    preset: str = ""  # of the encoder; empty for the usual one
+    crf: int | None = None  # quality, smaller is better; None for the usual one
+    gop: int = 10  # frames from one key frame to the next: to read any frame at most so many are decoded
 
     def resolved(self) -> tuple[str, int]:
         """Preset and quality that are used."""
@@ -85,8 +78,6 @@ class VideoFile:
             with _naming(self.path):
                 self._container.mux(self._stream.encode(frame))
         except av.error.FFmpegError as error:
-            if isinstance(error, OSError):
-                raise
             raise VideoError(f"{self.path.name}: cannot be encoded with {self._options}: {error}") from error
 
     def _start(self, height: int, width: int) -> None:
@@ -136,12 +127,7 @@ def frame_count(path: Path) -> int:
 
 
 def join(parts: Sequence[tuple[Path, int]], path: Path, fps: int) -> None:
-    """One file of several, frame after frame, nothing encoded again.
-
-    Args:
-        parts: files of one camera and their frames.
-        path: of the result.
-        fps: frames per second.
+    """One file of several, given with their numbers of frames, frame after frame, nothing encoded again.
 
     Raises:
         VideoError: frames are missing in the result.

@@ -28,21 +28,13 @@ VECTOR_FILES = {layout.STATE: "state.f32", layout.ACTION: "action.f32"}
 
 @dataclass(frozen=True)
 class EpisodeFiles:
-    """An episode that lies ready.
-
-    Attributes:
-        folder: holds ``<camera>.mp4`` and the files of ``VECTOR_FILES``: float32, row after row.
-        frames: their number.
-        task: instruction.
-        meta: outcome, milestones, source.
-        picture_stats: per camera.
-    """
+    """An episode that lies ready: ``<camera>.mp4`` and the files of ``VECTOR_FILES``, float32, row after row."""
 
     folder: Path
     frames: int
     task: str
     meta: EpisodeMeta
-    picture_stats: Mapping[str, Stats]
+    picture_stats: Mapping[str, Stats]  # per camera
 
 
 def features_of(profile: RobotProfile, sizes: Mapping[str, tuple[int, int]]) -> dict[str, layout.Feature]:
