@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from pi05_progress.robots.profile import IMAGE_TYPE, PACKET_TYPE
@@ -30,7 +30,7 @@ Role = Literal["camera", "state", "action"]
 class Source:
     """One topic that is used."""
 
-    part: str  # a camera's key, ``left_arm``, ``left_pose``,
+    part: str  # a camera's key, ``left_arm``, ``left_pose``, ...
     topic: str  # where it comes from
     kind: Kind  # how its messages are read
     role: Role  # what it is for
@@ -59,7 +59,7 @@ class Inputs:
     absent: tuple[str, ...]  # grippers that the recording does not have; their entries are 0
     events: str | None  # topic of ``EpisodeEvent``, or None
     marks: str | None  # topic of the operator's buttons, or None
-    notes: tuple[str, ...] = field(default=())  # choices that were made, for the report
+    notes: tuple[str, ...] = ()  # choices that were made, for the report
 
     def of_role(self, role: Role) -> list[Source]:
         """The sources of one role."""

@@ -216,10 +216,8 @@ class Markers:
             self.events.append(Event(stretch, stamp, *facts))
             return
         now = list(content.buttons)
-        before, self._before = (
-            now if self._before is None else self._before,
-            now,
-        )  # one that is held at first is no press
+        before = now if self._before is None else self._before  # a button that is held at first is no press
+        self._before = now
         for button, start in self._buttons.items():
             if button < len(now) and now[button] and not (button < len(before) and before[button]):
                 self.marks.append(Mark(stretch, stamp, start))
