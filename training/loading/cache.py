@@ -183,7 +183,7 @@ def _check(folder: Path, cameras: tuple[str, ...], size: tuple[int, int], frames
                 raise DataConfigError(f"{path}: {found} bytes, expected {frames * bytes_each}; {remedy}")
             if wrong := [row for row, known in sums[key].items() if _sum(path, int(row), bytes_each) != known]:
                 raise DataConfigError(f"{path}: picture {', '.join(wrong)} is not what was written; {remedy}")
+    except DataConfigError:
+        raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, DataConfigError):
-            raise
         raise DataConfigError(f"{folder}: {error!r}; {remedy}") from error

@@ -54,29 +54,20 @@ class TrainLoader:
         before: what the run did with its data whose checkpoint this one starts from, or that it goes on with.
         goes_on: whether it goes on.
 
-    Attributes:
-        datasets: opened.
-        progress_meta: per data set: outcomes and milestones of its episodes, and how its labels were made.
-        held_out: per data set the episodes that are not trained on, in order.
-        splits: the same as it is written down, after what ``before`` says of other runs.
-        has_labels: whether any data set has progress labels.
-        stats: statistics of ``state`` and ``actions`` that are used.
-        asset_id: their name in checkpoints.
-        action_size: numbers of a row of actions, before padding.
-        action_dt_s: time between two rows of a chunk.
-        train_frames: frames that are trained on; ``validation_frames`` those that are held out.
-        fingerprint: of everything that decides what batches hold, pictures' contents aside.
-        notes: what should be said to whoever starts the run.
-
     Raises:
         DataConfigError, DatasetError, PictureError, ProgressMetaError, ConfigError: data or configuration do not fit;
             the message says what to do.
     """
 
     datasets: list[Dataset]
-    progress_meta: list[ProgressMeta]
-    held_out: list[list[int]]
-    stats: Mapping[str, NormStats]
+    progress_meta: list[ProgressMeta]  # per data set: outcomes and milestones, and how its labels were made
+    held_out: list[list[int]]  # per data set: episodes that are not trained on, in order
+    splits: list[SetSplit]  # the same as it is written down, after what ``before`` says of other runs
+    stats: Mapping[str, NormStats]  # of ``state`` and ``actions``
+    asset_id: str  # their name in checkpoints
+    action_size: int  # numbers of a row of actions, before padding
+    fingerprint: str  # of everything that decides what batches hold, pictures' contents aside
+    notes: list[str]  # what should be said to whoever starts the run
 
     def __init__(
         self,

@@ -20,7 +20,14 @@ def keep(folder: Path, arrived: Arrived, datasets: list[Path]) -> UserError:
     batch: Batch = arrived.batch
     process = f"_{jax.process_index()}" if jax.process_count() > 1 else ""
     path = folder / f"bad_batch_{arrived.step}{process}.npz"
-    kept = _write(path, arrays(batch))
+    try:
+        with output_file(path) as partial, partial.open("wb") as file:
+            np.savez(file, **arrays(batch))
+        kept = f"The batch is in {path}"
+    except OSError as error:  # the number that is not finite matters more
+        kept = (
+            f"The batch could not be kept, {path}: {error.strerror or error}; when that is mended, --resume repeats it"
+        )
     bad = ", ".join(f"{name} is {value}" for name, value in arrived.metrics.items() if not np.isfinite(value))
     roots = ", ".join(f"{number}: {root}" for number, root in enumerate(datasets))
     return UserError(
@@ -28,18 +35,6 @@ def keep(folder: Path, arrived: Arrived, datasets: list[Path]) -> UserError:
         f"data sets: {roots}). No checkpoint of it was saved; --resume goes on from the last one. If the data are "
         "right, start a new run with a lower --optimizer.peak_learning_rate or a longer --optimizer.warmup_steps"
     )
-
-
-def _write(path: Path, values: dict[str, np.ndarray]) -> str:
-    """Write a file of arrays, complete or not at all; returns where they are, or why not: the number matters more."""
-    try:
-        with output_file(path) as partial, partial.open("wb") as file:
-            np.savez(file, **values)
-    except OSError as error:
-        return (
-            f"The batch could not be kept, {path}: {error.strerror or error}; when that is mended, --resume repeats it"
-        )
-    return f"The batch is in {path}"
 
 
 def arrays(batch: Batch) -> dict[str, np.ndarray]:

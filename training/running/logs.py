@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import math
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -58,7 +57,7 @@ class CsvLog:
                 writer = csv.writer(file)
                 if first:
                     writer.writerow(self._columns)
-                writer.writerow([_text(row[name]) for name in self._columns])
+                writer.writerow([f"{row[name]:.9g}" for name in self._columns])  # all digits of a float32
         except OSError as error:
             raise UserError(f"{self._path}: cannot be written: {error.strerror}") from error
 
@@ -70,13 +69,6 @@ def _read(path: Path) -> tuple[list[str], list[list[str]]]:
     complete = text[: text.rfind("\n") + 1]  # the rest is what a killed process had begun
     rows = list(csv.reader(complete.splitlines()))
     return (rows[0], rows[1:]) if rows else ([], [])
-
-
-def _text(value: float) -> str:
-    """All digits of a float32, or the whole number."""
-    if isinstance(value, int):
-        return str(value)
-    return "nan" if math.isnan(value) else f"{value:.9g}"
 
 
 class Logs:
