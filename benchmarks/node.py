@@ -32,7 +32,7 @@ import numpy as np
 import psutil
 
 from pi05_progress.robots.profile import RobotProfile
-from pi05_progress_ros.starting.transport import use_image_transport
+from pi05_progress_ros.starting.processes import use_image_transport
 
 PROFILE = RobotProfile.load("teleavatar")
 SIZE, IMAGE_HZ, JOINT_HZ = (848, 480), 30, 200

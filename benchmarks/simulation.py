@@ -21,7 +21,7 @@ from pathlib import Path
 
 from pi05_progress_ros.sim.physics.cameras import CameraRig, scaled_sizes
 from pi05_progress_ros.sim.physics.world import World
-from pi05_progress_ros.starting.transport import use_image_transport
+from pi05_progress_ros.starting.processes import use_image_transport
 
 PERIOD_S = {"image": 1 / 30, "joints": 1 / 200}
 

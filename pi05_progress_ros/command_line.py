@@ -17,14 +17,9 @@ class OptionError(UserError):
 def read_options[T](
     kind: type[T], module: str, text: str, arguments: Sequence[str] | None, check: Callable[[T], None]
 ) -> T:
-    """The options of a program, as ``kind``; where they cannot be used the program ends with status 2.
+    """The options of ``python -m module``, as ``kind``; where they cannot be used the program ends with status 2.
 
-    Args:
-        kind: dataclass whose fields are the options, their docstrings the help.
-        module: of the program, as in ``python -m MODULE``.
-        text: what the program does.
-        arguments: without the program's name; those of the process by default.
-        check: raises OptionError for values that tyro cannot know to be wrong.
+    ``check`` raises OptionError for values that tyro cannot know to be wrong.
     """
     options = tyro.cli(kind, prog=f"python -m {module}", description=text, args=arguments)
     try:

@@ -60,14 +60,7 @@ def warn_of_unused_overrides(node: Node, made_later: Collection[str] = ()) -> No
 
 
 def parameter(default: Any, text: str, *, between: tuple[float, float] | None = None, read_only: bool = True) -> Any:
-    """A parameter, as the default of a field that has its name.
-
-    Args:
-        default: its value unless given; its type is the parameter's type.
-        text: description, with the unit.
-        between: smallest and largest value of a number.
-        read_only: whether it may be changed while the node runs.
-    """
+    """A parameter, as the default of a field that has its name."""
     return field(default=default, metadata={"text": text, "between": between, "read_only": read_only})
 
 

@@ -18,7 +18,7 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
-from .starting.transport import use_image_transport
+from .starting.processes import use_image_transport
 
 END_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 UNNAMED = "a node whose name is not known yet"

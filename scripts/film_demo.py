@@ -30,7 +30,7 @@ from pi05_progress.files.output_file import write_file
 from pi05_progress.robots.messages import decode_image
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress_msgs.msg import TaskProgress
-from pi05_progress_ros.starting.transport import use_image_transport
+from pi05_progress_ros.starting.processes import use_image_transport
 
 HEAD, WRISTS = "head_camera", ("left_color", "right_color")
 STATUS = {getattr(TaskProgress, n): n for n in ("UNKNOWN", "ADVANCING", "STALLED", "REGRESSING", "SUCCEEDED", "FAILED")}

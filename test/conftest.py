@@ -86,7 +86,7 @@ def start(tmp_path):
 @contextmanager
 def initialised_ros():
     """rclpy, initialised for the test's own nodes."""
-    from pi05_progress_ros.starting.transport import use_image_transport
+    from pi05_progress_ros.starting.processes import use_image_transport
 
     use_image_transport()
     import rclpy

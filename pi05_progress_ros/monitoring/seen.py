@@ -144,12 +144,7 @@ QOS = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
 
 
 class Monitor:
-    """Subscribes and keeps what is drawn in ``seen``.
-
-    Args:
-        node: whose subscriptions these are; whoever spins it feeds the monitor, and must be who draws it.
-        topic: of the ``TaskProgress``, relative to the node's namespace unless it starts with a slash.
-    """
+    """Subscribes and keeps what is drawn in ``seen``; whoever spins the node must be who draws."""
 
     def __init__(self, node: Node, topic: str = "task_progress") -> None:
         self._node = node

@@ -113,17 +113,9 @@ def show(
     force_ascii: bool = False,
     out: TextIO | None = None,
 ) -> None:
-    """Draw until asked to stop: a full screen on a terminal, else a line of text at a time.
+    """Draw until asked to stop, or until q: a full screen on a terminal, else, or if ``plain``, a line at a time.
 
-    Args:
-        monitor: what to draw.
-        spin: lets callbacks run for at most so many seconds; called from here only.
-        stopped: whether to end; asked at least ten times a second. ``q`` on the terminal ends it, too.
-        seconds: end after so long.
-        rate_hz: pictures or lines per second; by default 4 pictures or 1 line.
-        plain: lines even on a terminal.
-        force_ascii: no other characters even where they could be shown.
-        out: where to; standard output by default.
+    ``spin`` lets callbacks run for at most so many seconds, from here only; ``stopped`` is asked ten times a second.
     """
     out = sys.stdout if out is None else out
     charset = pick_charset(out, os.environ, force_ascii)

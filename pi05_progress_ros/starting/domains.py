@@ -13,8 +13,7 @@ from pathlib import Path
 
 from pi05_progress.errors import UserError
 
-from .processes import DISCOVERY, transport
-from .transport import VARIABLE as TRANSPORT
+from .processes import DISCOVERY, TRANSPORT, transport
 
 DOMAINS = range(40, 100)  # none of the robots', and ports that no system hands out by itself
 PRODUCTION_DOMAIN = 29

@@ -31,11 +31,6 @@ _Quoting.add_representer(str, lambda dumper, text: dumper.represent_scalar("tag:
 def file_parameters(path: str, full_name: str, names: tuple[str, ...]) -> dict[str, Any]:
     """Some of the parameters that a ROS parameter file gives to a node.
 
-    Args:
-        path: of the file; empty gives nothing.
-        full_name: of the node, with its namespace.
-        names: of the parameters that are asked for.
-
     Raises:
         UserError: the file cannot be read, or gives one of them in two places.
     """

@@ -6,6 +6,7 @@ Read by the launch files (``launch_actions.py``) and by ``run.py`` for machines 
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -15,10 +16,16 @@ from typing import TYPE_CHECKING, Any
 from pi05_progress.errors import UserError
 from pi05_progress.files.config_files import config_file
 
-from .transport import VARIABLE as TRANSPORT
-
 if TYPE_CHECKING:
     from pi05_progress.robots.profile import RobotProfile
+
+TRANSPORT = "FASTRTPS_DEFAULT_PROFILES_FILE"
+
+
+def use_image_transport() -> str:
+    """Point FastDDS to ``config/fastdds.xml`` unless the user has chosen a profile; returns the file in use."""
+    return os.environ.setdefault(TRANSPORT, str(config_file("fastdds.xml")))
+
 
 PACKAGE = "pi05_progress"
 NAMES = re.compile(r"/?[A-Za-z_]\w*(/[A-Za-z_]\w*)*")

@@ -66,14 +66,6 @@ def record_process(
 ) -> Process:
     """The recorder.
 
-    Args:
-        profile: whose topics.
-        given: arguments as of ``record``; those that are absent have their default.
-        environment: variables it inherits.
-        variables: variables added to them.
-        sim_time: stamp messages by ``/clock`` and record what only a simulation publishes.
-        required: whether everything ends when it does. A policy goes on when its recorder fails.
-
     Raises:
         UserError: rosbag2 is not installed, or the folder is already there.
     """

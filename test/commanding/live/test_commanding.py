@@ -17,7 +17,7 @@ from std_msgs.msg import Int32
 from pi05_progress.files.config_files import config_file
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress_msgs.msg import TaskProgress
-from pi05_progress_ros.starting.transport import VARIABLE
+from pi05_progress_ros.starting.processes import TRANSPORT
 
 ROBOT, RELAY = "pi05_progress_ros.sim.robot_node", "pi05_progress_ros.arm_relay_node"
 READY = 2
@@ -140,7 +140,7 @@ def without_shared_memory(folder):
     text, line = config_file("fastdds.xml").read_text(), f"{10 * ' '}<transport_id>shared_memory</transport_id>\n"
     assert text.count(line) == 1
     (folder / "udp.xml").write_text(text.replace(line, ""))
-    return {VARIABLE: str(folder / "udp.xml")}
+    return {TRANSPORT: str(folder / "udp.xml")}
 
 
 @pytest.mark.parametrize("shared_memory", [False, pytest.param(True, marks=pytest.mark.long)], ids=["UDP", "default"])

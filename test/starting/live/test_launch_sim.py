@@ -42,7 +42,7 @@ class TestWhileItRuns(unittest.TestCase):
         import rclpy
 
         from pi05_progress_msgs.msg import TaskProgress
-        from pi05_progress_ros.starting.transport import use_image_transport
+        from pi05_progress_ros.starting.processes import use_image_transport
 
         use_image_transport()
         rclpy.init()
