@@ -27,10 +27,10 @@ _NUMBER = re.compile(r"-?\d+(\.\d+)?")
 class Limits:
     """What is fresh enough."""
 
-    image_age_s: float = 0.5  # image_age_s, joint_age_s: since the arrival of the newest message with a new stamp
+    image_age_s: float = 0.5  # this and the next: since the arrival of the newest message with a new stamp
     joint_age_s: float = 0.2
     skew_s: float = 0.2  # between the stamps of the oldest and newest input used together
-    future_s: float = 0.1  # future_s, past_s: of a stamp against the node's clock
+    future_s: float = 0.1  # this and the next: of a stamp against the node's clock
     past_s: float = 1.0
 
 

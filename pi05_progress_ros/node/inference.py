@@ -64,7 +64,7 @@ class InferenceStats:
 
 
 class InferenceLoop:
-    """See the module's docstring."""
+    """See the module's docstring. An empty ``task`` means that there is nothing to do."""
 
     def __init__(
         self,

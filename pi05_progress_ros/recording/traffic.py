@@ -29,7 +29,7 @@ class Topic:
     expected_hz: tuple[float, float] = (0.0, math.inf)
     connection: Connection | None = None  # of the episode's bag; None until its first message
     total: int = 0  # messages of the present episode
-    recent: int = 0  # recent, rate_hz: messages since the last look, and the rate of then; also between episodes
+    recent: int = 0  # messages since the last look; also between episodes
     rate_hz: float = 0.0
     lost: int = 0  # messages that the middleware says it lost
     warned: str = ""  # what was wrong with its rate at the last look

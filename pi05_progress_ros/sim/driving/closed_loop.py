@@ -57,7 +57,7 @@ class LoopSettings:
 class DrivenEpisode:
     """What became of one episode. Times are simulated seconds from its start; None means never, or unknown."""
 
-    task: str  # task, seed, instruction: which it was
+    task: str
     seed: int
     instruction: str
     outcome: str  # ``success`` or ``failure``, from physics

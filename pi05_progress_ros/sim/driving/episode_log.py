@@ -31,6 +31,8 @@ BEGINNING = b'{"settings"'
 class EpisodeLog:
     """The finished episodes of a run; use it as a context. One process at a time has the file.
 
+    With ``overwrite`` episodes of other settings are thrown away.
+
     Raises:
         UserError: the file is another run's, or no file of episodes.
         OSError: it cannot be read or written.

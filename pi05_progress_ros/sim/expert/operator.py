@@ -24,7 +24,8 @@ REST_S = 1.0  # between the end of the work and the press that ends the episode,
 class Operator:
     """Commands at the rate it is called (100 Hz); they come back to the robot through DDS.
 
-    Runs in the physics thread, so it may look at the world without a lock.
+    Runs in the physics thread, so it may look at the world without a lock. Each of ``faults``, KIND or KIND:PICK,
+    happens in a share of the episodes; which ones, the seed decides.
     """
 
     def __init__(
