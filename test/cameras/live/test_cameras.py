@@ -1,14 +1,20 @@
 """The policy node beside the simulated robot, whose cameras send other things than whole pictures."""
 
 import math
+import threading
 
 import pytest
 from conftest import wait_for
 from diagnostic_msgs.msg import DiagnosticArray
 from fake_robot import parameters, start_node
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from video_packets import messages, moving
 
+from ffmpeg_image_transport_msgs.msg import FFMPEGPacket
 from pi05_progress.files.config_files import config_file
 from pi05_progress_msgs.msg import TaskProgress
+from pi05_progress_ros.cameras.packets import PacketCamera
+from pi05_progress_ros.inputs import Inputs, Limits
 
 MIXED = f"""
 extends: {config_file("teleavatar.yaml")}
@@ -58,3 +64,34 @@ def test_the_node_publishes_progress_from_packets_and_again_after_their_sender_w
     until(lambda: "the clock jumped back" in node.log(), "the restarted robot")
     heard.clear()
     until(good, "progress again")
+
+
+def test_packets_are_asked_for_as_their_publishers_offer_them_now(ros):
+    node, sender = ros.create_node("listening"), ros.create_node("sending")
+    inputs, arrived, topic = Inputs(Limits()), [], "/left/color/image_raw/ffmpeg"
+    camera = PacketCamera(node, "left_color", topic, FFMPEGPacket, inputs, lambda: arrived.append(1))
+    sent = []
+    for packet in messages(moving(20), gop=1):
+        fields = {name: getattr(packet, name) for name in ("width", "height", "encoding", "pts", "flags")}
+        sent.append(FFMPEGPacket(**fields, data=packet.data.tobytes()))
+
+    def delivered(reliability):
+        publisher = sender.create_publisher(FFMPEGPacket, topic, QoSProfile(depth=10, reliability=reliability))
+        arrived.clear()
+
+        def spin():
+            if not publisher.get_subscription_count() or len(arrived) < 3:
+                publisher.publish(sent[len(arrived)])
+            ros.spin_once(node, timeout_sec=0.05)
+
+        def asked():
+            return {info.qos_profile.reliability for info in node.get_subscriptions_info_by_topic(topic)}
+
+        wait_for(lambda: len(arrived) >= 3 and asked() == {reliability}, spin, f"packets, {reliability}")
+        sender.destroy_publisher(publisher)
+
+    delivered(ReliabilityPolicy.BEST_EFFORT)
+    delivered(ReliabilityPolicy.RELIABLE)
+    camera.close()
+    assert node.get_subscriptions_info_by_topic(topic) == []
+    assert not any(thread.name.startswith("packets of") for thread in threading.enumerate())
