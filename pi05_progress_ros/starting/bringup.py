@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from pi05_progress.errors import UserError
 
 from .domains import check_domain
-from .parameter_files import file_parameters
 from .processes import (
     BOOLEANS,
     DEFAULT_ROBOT,
@@ -27,6 +26,7 @@ from .processes import (
     Process,
     Value,
     absolute_namespace,
+    file_parameters,
     load_profile,
     number,
     transport,

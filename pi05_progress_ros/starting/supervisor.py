@@ -17,8 +17,7 @@ from pathlib import Path
 from types import TracebackType
 
 from . import watchdog
-from .parameter_files import write_parameters
-from .processes import Process
+from .processes import Process, write_parameters
 
 PATIENCE = ((signal.SIGINT, 6.0), (signal.SIGTERM, 2.0), (signal.SIGKILL, 2.0))  # s after each
 TAIL_LINES = 15

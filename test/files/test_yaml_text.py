@@ -6,7 +6,7 @@ import pytest
 
 from pi05_progress.files.yaml_text import YamlError, compose_yaml, load_yaml
 from pi05_progress.robots.profile import RobotProfile
-from pi05_progress_ros.starting.parameter_files import file_parameters
+from pi05_progress_ros.starting.processes import file_parameters
 
 LETTERS = list(zip("abcdefghi", "bcdefghij", strict=True))
 BOMB = "a: &a [x, x, x]\n" + "".join(f"{c}: &{c} [{', '.join(['*' + p] * 9)}]\n" for p, c in LETTERS)

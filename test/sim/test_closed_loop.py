@@ -14,7 +14,7 @@ from pi05_progress.units.transforms import state_to_model
 from pi05_progress_ros.commanding.command_rules import CommandSettings
 from pi05_progress_ros.sim import evaluate
 from pi05_progress_ros.sim.driving.closed_loop import ClosedLoop, DrivenEpisode, LoopSettings
-from pi05_progress_ros.sim.driving.figures import summarise
+from pi05_progress_ros.sim.evaluate import summarise
 from pi05_progress_ros.sim.expert.expert import Expert, apply
 from pi05_progress_ros.sim.physics.world import World
 

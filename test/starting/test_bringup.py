@@ -11,8 +11,7 @@ from places import ROOT
 from pi05_progress.errors import UserError
 from pi05_progress_ros.run import LAUNCHES, main, parse
 from pi05_progress_ros.starting.bringup import BRINGUP, SIM_TASKS, SIMULATION
-from pi05_progress_ros.starting.parameter_files import write_parameters
-from pi05_progress_ros.starting.processes import Process
+from pi05_progress_ros.starting.processes import Process, write_parameters
 from pi05_progress_ros.starting.rosbag import RECORD
 from pi05_progress_ros.starting.supervisor import command_line
 

@@ -20,7 +20,7 @@ pytest.importorskip("launch.actions")  # not "launch": that is a folder of this 
 pytest.importorskip("launch_ros.actions")
 
 from pi05_progress_ros.run import LAUNCHES
-from pi05_progress_ros.starting.parameter_files import write_parameters
+from pi05_progress_ros.starting.processes import write_parameters
 from pi05_progress_ros.starting.supervisor import command_line
 
 LAUNCH = """
