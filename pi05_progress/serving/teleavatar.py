@@ -19,6 +19,7 @@ from ..observation import CONFIDENCE_LEVEL, PolicyOutput, RobotFrame
 from ..robots.profile import RobotProfile
 from ..units.transforms import resize_with_pad
 from .core import RequestError
+from .wire import form
 
 STATE, IMAGES, PROMPT = "observation/state", "observation/images/", "prompt"
 SIDES_PX = (8, 8192)  # shortest and longest side of a picture
@@ -212,13 +213,6 @@ def read[Told: _Told](kind: type[Told], given: Any, what: str) -> Told:
 def shown(value: Any) -> str:
     """A value from elsewhere as it may stand in a message: short, on one line."""
     return form(value) if isinstance(value, np.ndarray) else one_line(repr(value), 80)
-
-
-def form(value: Any) -> str:
-    """What a value is, whatever is in it."""
-    if isinstance(value, np.ndarray):
-        return f"{value.dtype}{list(value.shape)}"
-    return "nil" if value is None else type(value).__name__
 
 
 def read_reply(given: Any, confidence_level: float) -> PolicyOutput:

@@ -102,7 +102,7 @@ def _decode(fields: dict) -> Any:
         raise WireError(f"a malformed array: it has no {' and no '.join(sorted(map(repr, missing)))}")
     name, data = fields[b"dtype"], fields[b"data"]
     if not isinstance(name, str) or len(name) > LONGEST_DTYPE:  # other values describe structured types
-        raise WireError(f"an array's dtype is {_form(name)}, expected text such as '<f4'")
+        raise WireError(f"an array's dtype is {form(name)}, expected text such as '<f4'")
     try:
         dtype = np.dtype(name)
         if dtype.kind in REFUSED:
@@ -118,9 +118,9 @@ def _array(dtype: np.dtype, data: Any, shape: Any) -> np.ndarray:
     # First of all: the product of a long list of integers takes minutes, and no other thread runs meanwhile.
     axes = shape if isinstance(shape, list) and len(shape) <= MOST_AXES else [None]
     if not all(type(size) is int and size >= 0 for size in axes):
-        raise WireError(f"an array's shape is {_form(shape)}, expected at most {MOST_AXES} integers from 0")
+        raise WireError(f"an array's shape is {form(shape)}, expected at most {MOST_AXES} integers from 0")
     if not isinstance(data, bytes) or not dtype.itemsize or math.prod(axes) * dtype.itemsize != len(data):
-        raise WireError(f"an array {dtype}{axes} comes with {_form(data)}")
+        raise WireError(f"an array {dtype}{axes} comes with {form(data)}")
     return np.ndarray(axes, dtype, data)
 
 
@@ -128,12 +128,14 @@ def _scalar(dtype: np.dtype, data: Any) -> np.generic:
     """A number of a number, a text of a text: an integer would tell NumPy how many bytes to make."""
     kinds = {"b": bool | int, "i": bool | int, "u": bool | int, "f": bool | int | float, "U": str, "S": bytes}
     if not isinstance(data, kinds.get(dtype.kind, ())):
-        raise WireError(f"a scalar of dtype {dtype} comes with {_form(data)}")
+        raise WireError(f"a scalar of dtype {dtype} comes with {form(data)}")
     return dtype.type(data)
 
 
-def _form(value: Any) -> str:
-    """What a value is, in a few words whatever its size."""
+def form(value: Any) -> str:
+    """What a value is, in a few printable words whatever its size."""
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype}{list(value.shape)}"
     if isinstance(value, bytes):
         return f"{len(value)} bytes"
     if isinstance(value, str):

@@ -52,7 +52,7 @@ WRONG = {
         request(head_camera=PICTURE + np.float32(200)),
         r"has values from 200 to 200; expected",
     ),
-    "JPEG": (request(head_camera=b"\xff\xd8"), r"observation/images/head_camera is bytes; expected uint8"),
+    "JPEG": (request(head_camera=b"\xff\xd8"), r"observation/images/head_camera is 2 bytes; expected uint8"),
     "thin picture": (
         request(head_camera=np.zeros((1, 9000, 3), np.uint8)),
         r"uint8\[1, 9000, 3\]; expected sides",
@@ -60,7 +60,7 @@ WRONG = {
     "empty picture": (request(head_camera=np.zeros((0, 0, 3), np.uint8)), r"uint8\[0, 0, 3\]; expected sides of 8"),
     "no prompt": (request(prompt=None), "prompt is missing or empty; give an instruction"),
     "blank prompt": (request(prompt=" \n"), "prompt is missing or empty"),
-    "prompt of bytes": (request(prompt=b"stack"), "prompt is bytes; expected text"),
+    "prompt of bytes": (request(prompt=b"stack"), "prompt is 5 bytes; expected text"),
     "long prompt": (request(prompt="x" * 20_000), "prompt has 20000 characters"),
 }
 
