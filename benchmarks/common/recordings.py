@@ -105,10 +105,11 @@ def _images(frames: list[np.ndarray], form: Form, count: int) -> Iterator[dict[s
         coded = [cv2.imencode(".jpg", f[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])[1].ravel() for f in frames]
         yield from ({"format": "rgb8; jpeg compressed bgr8", "data": shown(coded, i)} for i in range(count))
     else:
-        yield from _packets(frames, count)
+        yield from encoded_packets(frames, count)
 
 
-def _packets(frames: list[np.ndarray], count: int) -> Iterator[dict[str, Any]]:
+def encoded_packets(frames: list[np.ndarray], count: int) -> Iterator[dict[str, Any]]:
+    """Fields of ``count`` messages that hold these pictures as H.265, a key frame a second."""
     height, width = frames[0].shape[:2]
     encoder = av.CodecContext.create("libx265", "w")
     encoder.width, encoder.height, encoder.pix_fmt = width, height, "yuv420p"
