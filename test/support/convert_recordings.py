@@ -3,6 +3,7 @@
 import math
 import shutil
 from dataclasses import dataclass, field, replace
+from fractions import Fraction  # noqa: F401  (who makes up other recordings takes all names of this file)
 
 import cv2
 import numpy as np

@@ -40,5 +40,5 @@ def bag_errors_naming(where: Path, what: str = "damaged") -> Iterator[None]:
 
 
 def explained(error: Exception) -> str:
-    """The first line of an exception's message, or its name where it has none."""
-    return one_line((str(error).strip() or type(error).__name__).splitlines()[0]).rstrip(".")
+    """An exception's message as one line, or its name where it has none."""
+    return one_line(" ".join(str(error).split()) or type(error).__name__).rstrip(".")
