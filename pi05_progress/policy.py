@@ -177,11 +177,7 @@ class OutputChecker:
         self.reason = ""
 
     def checked(self, output: PolicyOutput, horizon: int, columns: int) -> PolicyOutput:
-        """The answer as it is passed on.
-
-        Args:
-            horizon: rows that its actions must have.
-            columns: numbers that each row must have.
+        """The answer as it is passed on; its actions must have so many rows and columns.
 
         Raises:
             OutputError: the actions cannot be used.

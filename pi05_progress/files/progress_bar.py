@@ -19,12 +19,8 @@ class Advance(Protocol):
 
 @contextmanager
 def progress_bar(what: str, total: int, unit: str, *, done: int = 0, quiet: bool = False) -> Iterator[Advance]:
-    """A bar while the block runs; the function it gives advances it.
-
-    Args:
-        unit: what a step is, in the plural; ``bytes`` are shown in MB and GB.
-        done: steps that were done before.
-        quiet: whether nothing is shown in any case.
+    """A bar while the block runs; the function it gives advances it. Its ``unit`` is in the plural, as ``frames``;
+    ``bytes`` are shown in MB and GB. Where ``quiet``, or on no terminal, nothing is shown.
     """
     console = Console(stderr=True)
     amount = (DownloadColumn(),) if unit == "bytes" else (MofNCompleteColumn(), TextColumn(unit))

@@ -266,12 +266,7 @@ class Embedder(nnx.Module):
 
 
 class Gemma(nnx.Module):
-    """Both experts.
-
-    Args:
-        configs: of the trunk and of the action expert.
-        vocabulary: rows of the embedding table.
-    """
+    """Both experts: the trunk and the action expert."""
 
     def __init__(
         self,

@@ -23,14 +23,11 @@ def is_adapter(path: str) -> bool:
 
 
 def is_trained(config: Pi05Config, trained: Trained, path: str) -> bool:
-    """Whether a parameter is trained.
+    """Whether a parameter, by its path joined with "/", is trained.
 
     ``adapters`` is openpi's freeze filter: of every expert that has adapters, all but these stay as they are, the
     table of embeddings and the norms included. The vision tower, the projections of actions and time, the progress
     head, and an expert without adapters are trained.
-
-    Args:
-        path: of the parameter, parts joined with "/".
 
     Raises:
         ModelConfigError: adapters are to be trained where there are none, or a head where there is none.

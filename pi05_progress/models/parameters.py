@@ -61,11 +61,7 @@ def check_parameters(wanted: Mapping[str, Shaped], given: Mapping[str, Shaped]) 
 
 
 def differences(wanted: Iterable[str], given: Iterable[str], shapes: Sequence[str] = ()) -> str:
-    """What is wrong with names of parameters, for messages; empty if nothing is.
-
-    Args:
-        shapes: descriptions of those that have another shape.
-    """
+    """What is wrong with names of parameters, and what ``shapes`` says of others; empty if nothing is."""
     wanted, given = dict.fromkeys(wanted), dict.fromkeys(given)
     missing, extra = [name for name in wanted if name not in given], [name for name in given if name not in wanted]
     problems = {"missing": missing, "not known": extra, "of another shape": shapes}

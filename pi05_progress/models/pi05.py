@@ -333,11 +333,7 @@ class Pi05(nnx.Module):
         num_steps: int,
         modulations: Modulation | None = None,
     ) -> Float[Array, "b a d"]:
-        """Actions from noise, by Euler steps along the flow.
-
-        Args:
-            modulations: from ``step_modulations``; None computes them anew in every step.
-        """
+        """Actions from noise, by Euler steps; each computes its modulation unless those of all steps are given."""
         times = jnp.asarray(time_steps(num_steps))
 
         def step(x_t: Array, at: Array | Modulation) -> tuple[Array, None]:

@@ -34,10 +34,7 @@ def pool(tokens: Float[Array, "b p w"], mask: Bool[Array, "b p"]) -> Float[Array
 class ProgressHead(nnx.Module):
     """Masked mean over the prefix -> Linear -> swish -> Linear -> sigmoid (scalar) or softmax over bins (categorical).
 
-    Everything after the trunk is float32, whatever the trunk computes in.
-
-    Args:
-        config: kind and sizes; its kind must not be ``none``.
+    Everything after the trunk is float32, whatever the trunk computes in. A configuration of kind ``none`` has no head.
     """
 
     def __init__(self, config: ProgressConfig, width: int, rngs: nnx.Rngs) -> None:

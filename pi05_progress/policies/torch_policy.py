@@ -48,11 +48,7 @@ VARIANTS = ("paligemma_variant", "action_expert_variant")
 
 
 class ProgressHead(nn.Module):
-    """``models/progress.py``'s head, with the same numbers; its names are those of ``progress_head.safetensors``.
-
-    Args:
-        config: kind and sizes; its kind must not be ``none``.
-    """
+    """``models/progress.py``'s head, with the same numbers; its names are those of ``progress_head.safetensors``."""
 
     def __init__(self, config: ProgressConfig, width: int) -> None:
         super().__init__()

@@ -26,12 +26,7 @@ OWN = ("datasets/frames.py", "evaluation/playbacks.py", "evaluation/predictions.
 
 
 def code_digest(package: Path = Path(pi05_progress.__file__).parent, own: Path = Path(__file__).parents[1]) -> str:
-    """A hash of all code that decides an answer: another model, transform or noise must not meet kept answers.
-
-    Args:
-        package: folder of ``pi05_progress``.
-        own: folder of ``training``.
-    """
+    """A hash of all code that decides an answer: another model, transform or noise must not meet kept answers."""
     files = [p for p in sorted(package.rglob("*.py")) if not p.relative_to(package).as_posix().startswith(UNUSED)]
     digest = hashlib.sha256()
     for path in (*files, *(own / name for name in OWN)):
@@ -40,22 +35,13 @@ def code_digest(package: Path = Path(pi05_progress.__file__).parent, own: Path =
 
 
 def fingerprint_of_answers(folders: Sequence[Path], settings: Mapping[str, object]) -> str:
-    """A name for everything that decides the answers: settings, and names, sizes and times of all files of folders.
-
-    Args:
-        folders: checkpoint and data set.
-        settings: that change answers, numbers and texts.
-    """
+    """A name for everything that decides the answers: settings, and names, sizes and times of all files of folders."""
     files = [file for folder in folders for file in files_in(folder)]
     return fingerprint([VERSION, [str(folder.resolve()) for folder in folders], files, dict(settings)])
 
 
 class AnswerCache:
-    """Answers by episode.
-
-    Args:
-        folder: where they are kept; None keeps nothing.
-    """
+    """Answers by episode, in a folder; without one nothing is kept."""
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder

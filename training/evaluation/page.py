@@ -56,13 +56,7 @@ def page(
     pictures: Mapping[int, Sequence[Thumbnail]],
     fps: float,
 ) -> str:
-    """The whole page.
-
-    Args:
-        facts: of the run: names and values, shown at the top.
-        pictures: of the episodes that are drawn, by index.
-        fps: of the data set.
-    """
+    """The whole page: facts about the run at the top, pictures of the episodes that are drawn, by index."""
     title = f"Progress: {facts.get('data set', '')}"
     parts = [
         f"<h1>{html.escape(title)}</h1>",

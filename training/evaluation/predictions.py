@@ -62,13 +62,9 @@ class Track:
 def robot_frames(
     episode: Episode, states: Float32[np.ndarray, "n d"], profile: RobotProfile, fps: float, frames: Sequence[int]
 ) -> Iterator[RobotFrame]:
-    """What the robot sensed in these frames, given in rising order.
+    """What the robot sensed in these frames, from 0 and in rising order, with the states of all frames.
 
     The pictures of a data set are already cropped and turned, as those of ``robots/messages.py`` are.
-
-    Args:
-        states: of all its frames.
-        frames: from 0.
 
     Raises:
         PictureError: a video is missing, damaged, or lacks one of the frames.

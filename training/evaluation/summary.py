@@ -92,12 +92,7 @@ _PAIRS = {
 def summarise(
     episodes: Sequence[Mapping[str, float]], tasks: Sequence[str], *, resamples: int = 2000, seed: int = 0
 ) -> dict[str, Figure]:
-    """Every figure that the episodes allow, by name.
-
-    Args:
-        episodes: the figures of each, by name.
-        tasks: of each; only episodes of one task are ranked against each other.
-    """
+    """Every figure that the figures of episodes allow, by name; only episodes of one task are ranked together."""
     samples = bootstrap.draws(len(episodes), resamples, seed)
     found = {}
     for measure in MEASURES:

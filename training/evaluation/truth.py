@@ -55,11 +55,7 @@ class Truth:
 
 
 def episode_truth(length: int, meta: EpisodeMeta, stages: Stages | None) -> Truth:
-    """What is true of an episode.
-
-    Args:
-        stages: of its task; None if they are not known.
-    """
+    """What is true of an episode of so many frames; ``stages`` are those of its task, None if they are not known."""
     failed, end = meta.unsuccessful, end_frame(length, meta, stages)
     linear = None if failed else np.append(methods.linear(end + 1), np.ones(length - 1 - end))
     if stages is None:
@@ -82,9 +78,6 @@ def task_stages(
 
     Those the model was trained with come first, then those the data set was labelled with, then those its own
     successful episodes have.
-
-    Args:
-        trained: stages of the training's labels, by task.
     """
     labelled = meta.labels.stages if meta.labels else {}
     found: dict[str, Stages | None] = {}
@@ -110,11 +103,7 @@ def task_stages(
 def standstills(
     states: Float[np.ndarray, "n d"], robot: Layout, fps: float, done_frame: int
 ) -> tuple[tuple[int, int], ...]:
-    """First and last frame of every stretch in which no joint or gripper moves; none after ``done_frame``.
-
-    Args:
-        done_frame: from which on the task is done, and standing still says nothing.
-    """
+    """First and last frame of every stretch in which no joint or gripper moves, before the task is done."""
     positions = robot.positions(states[: done_frame + 1])
     still = methods.speeds(positions, fps) < STILL_SPEED
     # a step leads to its frame: n still steps are n + 1 frames at rest

@@ -13,11 +13,7 @@ STAGES = "stages"  # where a checkpoint's `labels` keep the stages of each task:
 
 
 def end_frame(length: int, meta: EpisodeMeta, stages: Stages | None) -> int:
-    """The frame from which on a success has progress 1; without stages that is the last one.
-
-    Args:
-        stages: of its task; None if they are not known.
-    """
+    """The frame from which on a success has progress 1; without stages of its task that is the last one."""
     if stages is None:
         return length - 1
     return milestones.done_frame(
@@ -28,9 +24,7 @@ def end_frame(length: int, meta: EpisodeMeta, stages: Stages | None) -> int:
 def durations_s(dataset: Dataset, meta: ProgressMeta, left_out: Collection[int]) -> dict[str, list[float]]:
     """How long the successful episodes of each task took, s: from the first frame until progress is 1.
 
-    Args:
-        meta: its ``meta/progress.json``; stages are those of its labels.
-        left_out: indices of episodes that do not count.
+    Stages are those of the data set's labels; episodes with the indices ``left_out`` do not count.
     """
     stages = {task: Stages.of(of) for task, of in (meta.labels.stages if meta.labels else {}).items()}
     seconds: dict[str, list[float]] = {}

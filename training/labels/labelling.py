@@ -112,11 +112,7 @@ def with_marks(
 
 
 def label(dataset: Dataset, facts: Mapping[int, EpisodeMeta], options: Options) -> LabelSet:
-    """Labels of every episode.
-
-    Args:
-        dataset: what is labelled; ``activity`` reads its states.
-        facts: of every episode, as ``checked_facts`` gives them.
+    """Labels of every episode, of which ``checked_facts`` are known; ``activity`` reads their states, too.
 
     Raises:
         UserError: nothing would be labelled, an option is out of range, or the method lacks what it needs.

@@ -20,21 +20,13 @@ def linear(length: int) -> Float[np.ndarray, " n"]:
 
 
 def remaining(length: int, longest: int) -> Float[np.ndarray, " n"]:
-    """1 minus the share that the time remaining has of that at the start of the task's longest episode.
-
-    Args:
-        longest: frames of the longest episode of its task.
-    """
+    """1 minus the share that the time remaining has of that at the start of the task's longest episode, in frames."""
     left = np.arange(length - 1, -1, -1)
     return 1.0 - left / max(longest - 1, 1)
 
 
 def activity(moving: Bool[np.ndarray, " n"]) -> Float[np.ndarray, " n"] | None:
-    """The share of the episode's motion that is done: standstill adds nothing. None if nothing ever moves.
-
-    Args:
-        moving: whether the step that leads to each frame is motion; as ``moving`` gives it.
-    """
+    """The share of the episode's motion (``moving``) that is done: standstill adds nothing. None if nothing moves."""
     done = np.cumsum(moving)
     if len(moving) == 1:
         return np.ones(1)

@@ -51,11 +51,7 @@ def compare_parameter(
 def compare_sums(
     name: str, start: np.ndarray, ours: np.ndarray, others: Sequence[np.ndarray], theirs: np.ndarray
 ) -> Check:
-    """Compare the sum and the sum of absolute values, of which alone there is a record.
-
-    Args:
-        theirs: the two sums recorded.
-    """
+    """Compare the sum and the sum of absolute values, of which alone there is a record."""
     noise = rounding(start, ours, others)
     apart = sensitive(noise, ours != start)
     # Rounding errors of numbers are nearly independent: that of a sum grows with the root of how many there are.

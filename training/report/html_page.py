@@ -63,12 +63,7 @@ def key(colours: Mapping[str, str], before: str = "") -> str:
 
 
 def html_page(title: str, parts: Iterable[str], style: str = "") -> str:
-    """A whole page.
-
-    Args:
-        parts: HTML, one under the other; empty ones are left out.
-        style: CSS rules of this page alone.
-    """
+    """A whole page: its parts in HTML, without those that are empty, and CSS rules of this page alone."""
     head = (
         "<!doctype html><html lang='en'><meta charset='utf-8'>"
         "<meta name='viewport' content='width=device-width, initial-scale=1'>"

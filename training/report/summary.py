@@ -251,11 +251,7 @@ def with_usual_ones_marked(summaries: Sequence[EpisodeSummary]) -> list[EpisodeS
 
 
 def picture_findings(pictures: Mapping[str, Sequence[np.ndarray]], moves: bool) -> list[Finding]:
-    """Cameras that are dark or show the same picture all the time although the robot moves.
-
-    Args:
-        pictures: per camera some pictures of the episode, uint8 (h, w, 3).
-    """
+    """Cameras that are dark or show the same picture, uint8 (h, w, 3), all the time although the robot moves."""
     found = []
     for camera, of_camera in pictures.items():
         if of_camera and max(float(picture.mean()) for picture in of_camera) < 3:

@@ -37,11 +37,7 @@ class ForeignCheckpoint:
 
 
 def find_stats(folder: Path, asset_id: str | None) -> tuple[str | None, dict[str, NormStats]]:
-    """Statistics under ``assets/``; asset ids may contain slashes.
-
-    Args:
-        folder: that ``assets`` is in.
-        asset_id: which, if there are several.
+    """Statistics under ``assets/``, those of an asset id if there are several; the ids may contain slashes.
 
     Raises:
         CheckpointError: there are several and none was named, or the one named is missing.

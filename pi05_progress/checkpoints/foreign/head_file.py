@@ -33,10 +33,7 @@ def to_torch(leaves: Mapping[str, np.ndarray], config: Pi05Config) -> dict[str, 
 
 
 def write_head(folder: Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Write the file into a folder.
-
-    Args:
-        tensors: all four, by name; their dtypes are kept.
+    """Write the file into a folder; all four tensors are needed, and keep their dtypes.
 
     Raises:
         CheckpointError: a tensor is missing or unknown, or the file cannot be written.

@@ -95,10 +95,7 @@ class Planned:
 
 
 def plan_import(path: Path, options: ImportOptions, name: str | None = None) -> Planned:
-    """Open a checkpoint and settle everything; no parameters are read.
-
-    Args:
-        name: to remember it by; None takes it from the path.
+    """Open a checkpoint and settle everything; no parameters are read. Without a ``name`` it is remembered by its path.
 
     Raises:
         CheckpointError: it is incomplete or does not fit; what is missing, extra or of another shape is listed.
