@@ -47,14 +47,6 @@ IMPORT_EXAMPLES = """examples:
     %(prog)s outputs/train/checkpoints/last/pretrained_model checkpoints/mine
     %(prog)s lerobot/pi05_base checkpoints/base --robot teleavatar --fps 30
 """
-EXPORT_EXAMPLES = """examples:
-  %(prog)s checkpoints/mine exported/30000 --to openpi --dtype float32
-  %(prog)s checkpoints/mine exported/lerobot --to lerobot
-"""
-INSPECT_EXAMPLES = """examples:
-  %(prog)s checkpoints/mine
-  %(prog)s runs/pi05_mine/29999 --leaves
-"""
 
 
 def _positive(text: str) -> float:
@@ -93,13 +85,13 @@ def parser() -> argparse.ArgumentParser:
     add.add_argument("--asset-id", metavar="ID", help="which statistics, if there are several")
     add.add_argument("--revision", help="branch, tag or commit on the hub")
 
-    out = commands.add_parser("export", help="to openpi or LeRobot", epilog=EXPORT_EXAMPLES, **raw)
+    out = commands.add_parser("export", help="to openpi or LeRobot", **raw)
     out.add_argument("checkpoint", type=Path, help="folder of one of this package's checkpoints")
     out.add_argument("destination", type=Path, help="folder to write")
     out.add_argument("--to", choices=LAYOUTS, required=True, help="whose layout")
     out.add_argument("--dtype", choices=("float32", "bfloat16"), help="store parameters in (default: as they are)")
 
-    look = commands.add_parser("inspect", help="tell what a checkpoint is", epilog=INSPECT_EXAMPLES, **raw)
+    look = commands.add_parser("inspect", help="tell what a checkpoint is", **raw)
     look.add_argument("source", help="folder, file, or owner/name on a hub; of any of the formats")
     look.add_argument("--leaves", action="store_true", help="list every parameter with shape and dtype")
     look.add_argument("--asset-id", metavar="ID", help="which statistics, if there are several")

@@ -39,9 +39,8 @@ from .datasets.progress_meta import load_progress_meta
 from .datasets.reader import Dataset, open_dataset
 from .evaluation.cache import FOLDER, AnswerCache, code_digest, fingerprint_of_answers
 from .evaluation.evaluation import Evaluation, Settings, evaluate, head_camera
-from .evaluation.page import HEADINGS, measured, number, page
+from .evaluation.page import HEADINGS, measured, number, page, record
 from .evaluation.playbacks import HELD_S, PERTURBATIONS, PICTURE_NOISE, STATE_NOISE
-from .evaluation.record import record
 from .evaluation.summary import SOURCES
 from .evaluation.truth import training_of
 from .loading.split import CONTENTS, episode_name, read_splits, seen_before, splits_of

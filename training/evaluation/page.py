@@ -1,10 +1,13 @@
-"""The page about an evaluation: one HTML file with everything in it, no scripts, no links to anywhere."""
+"""An evaluation for people, one HTML file with everything in it, and as JSON, in which unknown numbers are null."""
 
 from __future__ import annotations
 
 import html
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 
@@ -12,13 +15,14 @@ from ..datasets.frames import Thumbnail
 from ..report import charts
 from ..report.charts import Band, Curve
 from ..report.html_page import html_page, key, row, table
-from .bootstrap import Figure
+from .bootstrap import CONFIDENCE, Figure
 from .evaluation import EpisodeResult, Evaluation
 from .playbacks import DOUBLE, HALF, HELD, PAUSE, PLAIN, REVERSED
 from .predictions import Track
 from .summary import MEASURES, SOURCES, Measure
 from .truth import PARTIAL, Truth
 
+VERSION = 1  # of the JSON
 BEST = 3  # episodes that are shown as best, and as worst
 HEADINGS = {"raw": "raw (model)", "filtered": "filtered (estimator)", "clock": "clock"}
 MORE_STYLE = """
@@ -192,3 +196,42 @@ def _perturbed(result: EpisodeResult) -> str:
             drawn = charts.curves(lines, float(track.time_s[-1]), f"{title}, episode {result.episode.index}", 150)
             parts.append(f"<div class='camera'>{title}</div>{drawn}")
     return f"<details><summary>perturbed</summary>{''.join(parts)}</details>" if parts else ""
+
+
+def record(evaluation: Evaluation, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything that is worth keeping, after the facts about the run: checkpoint, data set, settings."""
+    return {
+        "version": VERSION,
+        "run": dict(facts),
+        "confidence": CONFIDENCE,
+        "measures": {m.key: {"title": m.title, "unit": m.unit, "better": m.better} for m in MEASURES},
+        "notes": list(evaluation.notes),
+        "stages_from": dict(evaluation.stages_from),
+        "wrong_instructions": dict(evaluation.wrong),
+        "total": {name: asdict(figure) for name, figure in evaluation.total.items()},
+        "by_task": {task: {name: asdict(f) for name, f in of.items()} for task, of in evaluation.by_task.items()},
+        "at_milestones": _known(evaluation.milestones),
+        "episodes": [_episode(result) for result in evaluation.episodes],
+    }
+
+
+def _episode(result: EpisodeResult) -> dict[str, Any]:
+    track = result.tracks[PLAIN]
+    return {
+        "episode_index": result.episode.index,
+        "task": result.episode.task,
+        "outcome": str(result.meta.outcome),
+        "source": result.meta.source,
+        "figures": _known(result.figures),
+        **{name: _known(getattr(track, name).round(5).tolist()) for name in ("time_s", "raw", "filtered")},
+        "status": track.status.tolist(),
+    }
+
+
+def _known(value: Any) -> Any:
+    """The same with None in place of numbers that are not finite."""
+    if isinstance(value, Mapping):
+        return {name: _known(of) for name, of in value.items()}
+    if isinstance(value, list):
+        return [_known(of) for of in value]
+    return float(value) if math.isfinite(value) else None

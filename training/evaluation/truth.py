@@ -17,8 +17,7 @@ from pi05_progress.robots.layout import Layout
 from ..datasets.progress_meta import EpisodeMeta, ProgressMeta, Stage, load_progress_meta
 from ..datasets.reader import Dataset, open_dataset
 from ..labels import methods, milestones
-from ..labels.durations import STAGES, durations_s, end_frame
-from ..labels.milestones import MilestoneError, Stages
+from ..labels.milestones import STAGES, MilestoneError, Stages, durations_s, end_frame
 
 FAILED, PARTIAL, SUCCESSFUL = 0, 1, 2
 STILL_SPEED = 0.02  # rad/s: slower than this a joint stands still

@@ -1,11 +1,11 @@
-"""Stages of a task from milestones that were marked in its episodes."""
+"""Stages of a task from milestones that were marked in its episodes, and how long these took until it was done."""
 
 from __future__ import annotations
 
 import csv
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,9 +15,11 @@ from jaxtyping import Float, Int
 
 from pi05_progress.errors import UserError
 
-from ..datasets.progress_meta import Milestone, Stage
+from ..datasets.progress_meta import EpisodeMeta, Milestone, ProgressMeta, Stage
+from ..datasets.reader import Dataset
 
 Finish = Literal["stage", "done"]  # the time after the last milestone is one more stage, or the task is done by then
+STAGES = "stages"  # where a checkpoint's `labels` keep the stages of each task: lists of {"name": ..., "share": ...}
 FINISH = "finish"  # the stage after the last milestone
 
 
@@ -144,6 +146,28 @@ def stage_indices(length: int, frames: Mapping[str, int], stages: Stages, finish
     if known == len(stages.labels) or not finished:
         index[start:] = min(known, last)
     return index
+
+
+def end_frame(length: int, meta: EpisodeMeta, stages: Stages | None) -> int:
+    """The frame from which on a success has progress 1; without stages of its task that is the last one."""
+    if stages is None:
+        return length - 1
+    return done_frame(length, reached(with_names(meta.milestones), stages.labels), stages)
+
+
+def durations_s(dataset: Dataset, meta: ProgressMeta, left_out: Collection[int]) -> dict[str, list[float]]:
+    """How long the successful episodes of each task took, s: from the first frame until progress is 1.
+
+    Stages are those of the data set's labels; episodes with the indices ``left_out`` do not count.
+    """
+    stages = {task: Stages.of(of) for task, of in (meta.labels.stages if meta.labels else {}).items()}
+    seconds: dict[str, list[float]] = {}
+    for episode in dataset.episodes:
+        of = meta.episode(episode.index)
+        if episode.index not in left_out and not of.unsuccessful:
+            end = end_frame(episode.length, of, stages.get(episode.task))
+            seconds.setdefault(episode.task, []).append(end / dataset.fps)
+    return seconds
 
 
 def read_csv(path: Path) -> dict[int, list[Milestone | tuple[str, float]]]:

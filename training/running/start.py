@@ -31,7 +31,7 @@ from pi05_progress.units.tokenizer import TokenizerName
 from ..engine.optimizer import OptimizerConfig
 from ..engine.state import TrainState, abstract_state, start_state
 from ..engine.step import training_keys
-from ..labels.durations import STAGES, durations_s
+from ..labels.milestones import STAGES, durations_s
 from ..loading.config import DataConfig
 from ..loading.loader import TrainLoader
 from .checkpoints import RUN, RunState, restore_state
