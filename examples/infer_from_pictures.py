@@ -12,9 +12,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from pi05_progress import PolicyOptions, RobotFrame
 from pi05_progress.make_policy import make_policy
-from pi05_progress.observation import RobotFrame
-from pi05_progress.policy import PolicyOptions
 from pi05_progress.robots.profile import RobotProfile
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

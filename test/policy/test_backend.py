@@ -100,12 +100,12 @@ JAX_USER = """
 import importlib, pkgutil, sys
 import numpy as np
 import pi05_progress
+assert not {"jax", "flax", "pydantic"} & sys.modules.keys(), "importing the package is light"
 for module in pkgutil.walk_packages(pi05_progress.__path__, "pi05_progress."):
     if module.name not in ("pi05_progress.policies.torch_policy", "pi05_progress.serving.__main__"):
         importlib.import_module(module.name)
-from pi05_progress.observation import RobotFrame
+from pi05_progress import PolicyOptions, RobotFrame
 from pi05_progress.make_policy import make_policy
-from pi05_progress.policy import PolicyOptions
 from pi05_progress.robots.profile import RobotProfile
 profile = RobotProfile.load("teleavatar")
 policy = make_policy(profile, PolicyOptions(checkpoint=sys.argv[1], num_steps=1))
