@@ -159,7 +159,7 @@ def ranges(
 def _with_pictures(dataset: Dataset, summary: EpisodeSummary, count: int) -> PageEpisode:
     pictures: dict[str, list[Thumbnail]] = {}
     problems: list[Finding] = []
-    for camera in _cameras(dataset):
+    for camera in sorted(dataset.cameras, key=lambda name: "head" not in name):  # the head's sees most of the task
         short = camera.removeprefix(layout.IMAGES)
         try:
             pictures[short] = thumbnails(summary.episode.videos[camera], dataset.fps, count, PICTURE_HEIGHT)
@@ -168,11 +168,6 @@ def _with_pictures(dataset: Dataset, summary: EpisodeSummary, count: int) -> Pag
     moves = not any(f.kind == "standstill" and f.severity > 2 for f in summary.findings)
     problems += picture_findings({key: [p.image for p in of] for key, of in pictures.items()}, moves)
     return PageEpisode(summary.with_findings(problems), pictures)
-
-
-def _cameras(dataset: Dataset) -> list[str]:
-    """Video features, the head's camera first: it sees most of the task."""
-    return sorted(dataset.cameras, key=lambda name: "head" not in name)
 
 
 def add_pictures(dataset: Dataset, summaries: Sequence[EpisodeSummary], count: int) -> list[PageEpisode]:

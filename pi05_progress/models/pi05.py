@@ -222,17 +222,10 @@ class Pi05(nnx.Module):
     # --- what callers use ---
 
     def compute_loss_with_progress(
-        self,
-        rng: Array,
-        observation: Observation,
-        actions: Float[Array, "b a d"],
-        *,
-        noise: Float[Array, "b a d"] | None = None,
-        time: Float[Array, " b"] | None = None,
-        train: bool = False,
+        self, rng: Array, observation: Observation, actions: Float[Array, "b a d"], **draws: Array | bool
     ) -> Losses:
-        """Both losses from one forward pass; arguments and errors as in ``draw``."""
-        drawn = self.draw(rng, observation, actions, noise=noise, time=time, train=train)
+        """Both losses from one forward pass; arguments and errors are those of ``draw``."""
+        drawn = self.draw(rng, observation, actions, **draws)
         return self.losses(drawn.observation, actions, drawn.noise, drawn.time)
 
     def draw(

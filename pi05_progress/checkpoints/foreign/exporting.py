@@ -10,7 +10,7 @@ from ...models.parameters import HEAD
 from ..description import PARAMS, CheckpointInfo, read_info, read_stats, write_description
 from ..loading import check_fit
 from ..orbax_files import VALUE, open_orbax, write_orbax
-from ..parameter_source import CheckpointError, ParameterSource, Progress
+from ..parameter_source import ParameterSource, Progress
 from .foreign_checkpoint import DESCRIPTION
 from .lerobot import export_lerobot
 
@@ -55,8 +55,6 @@ def export_checkpoint(
         CheckpointError: the checkpoint is incomplete, or the layout has no place for it.
         OutputFolderError: the destination is there already or cannot be written, or one of both lies in the other.
     """
-    if layout not in LAYOUTS:
-        raise CheckpointError(f"unknown layout {layout!r}; known: {', '.join(LAYOUTS)}")
     info, source = open_native(folder)
     stats = read_stats(folder, info)
     refuse_overlap(destination, [folder])

@@ -56,13 +56,8 @@ def find_stats(folder: Path, asset_id: str | None) -> tuple[str | None, dict[str
 
 
 def find_description(folder: Path) -> CheckpointInfo | None:
-    """What this package wrote beside an export.
-
-    Raises:
-        CheckpointError: it is damaged.
-    """
-    path = folder / DESCRIPTION
-    return parse_info(path) if path.is_file() else None
+    """What this package wrote beside an export; raises as ``parse_info`` if it is damaged."""
+    return parse_info(folder / DESCRIPTION) if (folder / DESCRIPTION).is_file() else None
 
 
 def read_json(path: Path) -> dict:

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ...models.config import Pi05Config
-from ..parameter_source import CheckpointError, ParameterSource
+from ..parameter_source import CheckpointError
 from .safetensors_files import TensorFile, open_safetensors, write_safetensors
 from .torch_parameters import TORCH_HEAD, head_parts
 
@@ -42,15 +42,6 @@ def write_head(folder: Path, tensors: Mapping[str, np.ndarray]) -> None:
     _check(str(file), tensors)
     layout = {name: jax.ShapeDtypeStruct(tensors[name].shape, tensors[name].dtype) for name in NAMES}
     write_safetensors(file, layout, tensors.items())
-
-
-def export_head(folder: Path, source: ParameterSource, config: Pi05Config) -> None:
-    """Write a checkpoint's head into a folder, in the dtype it has.
-
-    Raises:
-        CheckpointError: it cannot be read or written.
-    """
-    write_head(folder, to_torch({path: source.read(path) for path in head_parts(config)}, config))
 
 
 def open_head(folder: Path) -> TensorFile | None:

@@ -23,7 +23,7 @@ from ..parameter_source import CheckpointError, ParameterSource, Progress
 from . import torch_parameters as torch
 from .config_fields import TORCH_HEADS, Fields, fields_of_tensors
 from .foreign_checkpoint import ForeignCheckpoint, find_description, find_stats, read_json, refuse_incomplete
-from .head_file import HEAD_FILE, export_head, open_head
+from .head_file import HEAD_FILE, open_head, to_torch, write_head
 from .safetensors_files import SINGLE, TensorFile, open_safetensors, write_safetensors
 
 CONFIG, TYPE = "config.json", "pi05"
@@ -183,7 +183,7 @@ def export_lerobot(
     notes = _check_exportable(source, info)
     parts = torch.torch_parts(config)
     if config.progress.kind != "none":
-        export_head(folder, source, config)
+        write_head(folder, to_torch({path: source.read(path) for path in torch.head_parts(config)}, config))
         notes.append(f"the progress head is kept in {HEAD_FILE}, which LeRobot passes over and backend torch reads")
     wanted = None if dtype is None else jnp.dtype(dtype)
     layout = {
