@@ -31,9 +31,8 @@ from pi05_progress.checkpoints.foreign.lerobot import export_lerobot
 from pi05_progress.checkpoints.loading import load_model
 from pi05_progress.checkpoints.orbax_files import VALUE, write_orbax
 from pi05_progress.checkpoints.parameter_source import Index, ParameterSource, aligned_empty, shape_of, size_in_bytes
-from pi05_progress.models.abstract import parameter_shapes
 from pi05_progress.models.config import CONFIGS, named_config
-from pi05_progress.models.parameters import parameter_paths
+from pi05_progress.models.parameters import parameter_paths, parameter_shapes
 
 FORMATS = {"native": "bfloat16", "openpi": "float32", "lerobot": "bfloat16"}  # and what they are stored in
 BLOCK = 2**24  # numbers drawn at once

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from ..models.abstract import abstract_model, parameter_shapes
 from ..models.config import Pi05Config
-from ..models.parameters import ParameterMismatchError, check_parameters, load_parameters
+from ..models.parameters import (
+    ParameterMismatchError,
+    abstract_model,
+    check_parameters,
+    load_parameters,
+    parameter_shapes,
+)
 from ..models.pi05 import Pi05
 from .parameter_source import CheckpointError, ParameterSource, Progress, Shardings, load_arrays
 

@@ -13,9 +13,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from .activations import constrain, recomputed
 from .config import GemmaConfig, LoraConfig, Remat
-from .layers import Linear, normal_init
+from .layers import Linear, constrain, normal_init, recomputed
 
 EPSILON = 1e-6
 MASKED = -2.3819763e38  # finite: a row without any valid key attends evenly instead of giving NaN

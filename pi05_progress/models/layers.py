@@ -1,13 +1,24 @@
-"""The few building blocks both towers share. Parameters are stored in one dtype and used in another."""
+"""The few building blocks both towers share, and which of their activations training keeps, and where.
+
+Parameters are stored in one dtype and used in another. On several devices (a mesh set with ``jax.set_mesh`` whose axes
+are ``BATCH_AXES``) the batch axis of activations is cut over all of them; anywhere else nothing is said, and nothing
+changes.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import PartitionSpec
 from jaxtyping import Array
 
+from .config import Remat
+
 Shape = tuple[int, ...]
+BATCH_AXES = ("batch", "fsdp")  # openpi's names
 
 
 def normal_init(rngs: nnx.Rngs, shape: Shape, fan_in: int) -> Array:
@@ -53,3 +64,20 @@ class Linear(nnx.Module):
         if self._dtype is not None:
             x, kernel, bias = (a.astype(self._dtype) for a in (x, kernel, bias))
         return jnp.tensordot(x, kernel, self._contracted) + bias
+
+
+def constrain[Tree](activations: Tree) -> Tree:
+    """Keep the first axis of all arrays cut over both axes of the mesh; unasked, the compiler may gather them."""
+    if jax.sharding.get_abstract_mesh().axis_names != BATCH_AXES:
+        return activations
+    return jax.lax.with_sharding_constraint(activations, PartitionSpec(BATCH_AXES))
+
+
+def recomputed[Block: Callable](block: Block, remat: Remat) -> Block:
+    """The body of a scan over layers, of which the backward pass computes again what the configuration says."""
+    if remat == "none":
+        return block
+    # Products without a batch axis are those with weights; attention's own, which grow with the square of the number
+    # of tokens, are computed again.
+    kept = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if remat == "dots" else None
+    return jax.checkpoint(block, prevent_cse=False, policy=kept)

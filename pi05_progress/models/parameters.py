@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 
 import jax
@@ -11,6 +12,8 @@ from flax import nnx
 from jaxtyping import Array
 
 from ..errors import UserError
+from .config import Pi05Config
+from .pi05 import Pi05
 
 HEAD = "progress_head/"
 SHOWN = 12  # of a long list of paths in an error
@@ -26,6 +29,17 @@ def parameter_paths(model: nnx.Module) -> dict[str, Array | jax.ShapeDtypeStruct
     """Parameters (or their shapes, for a model that is only a shape) by path."""
     state = nnx.state(model, nnx.Param)
     return {"/".join(map(str, path)): leaf.get_value() for path, leaf in nnx.to_flat_state(state)}
+
+
+def abstract_model(config: Pi05Config) -> Pi05:
+    """A model that is only shapes."""
+    return nnx.eval_shape(lambda: Pi05(config, nnx.Rngs(0)))
+
+
+@functools.lru_cache(maxsize=8)
+def parameter_shapes(config: Pi05Config) -> Mapping[str, jax.ShapeDtypeStruct]:
+    """Shapes of a model's parameters by path; not to be changed."""
+    return parameter_paths(abstract_model(config))
 
 
 def load_parameters(model: nnx.Module, parameters: Mapping[str, np.ndarray | Array]) -> None:

@@ -7,9 +7,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from .activations import constrain, recomputed
 from .config import Remat, SiglipConfig
-from .layers import Linear, normal_init
+from .layers import Linear, constrain, normal_init, recomputed
 
 EPSILON = 1e-6
 

@@ -11,10 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ..models.abstract import abstract_model
 from ..models.config import GemmaConfig, LoraConfig, Pi05Config, ProgressConfig, SiglipConfig
 from ..models.observation import Observation
-from ..models.parameters import load_parameters
+from ..models.parameters import abstract_model, load_parameters
 from ..models.pi05 import Pi05, attention_mask
 from ..observation import IMAGE_KEYS
 

@@ -14,11 +14,10 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from ..models.abstract import abstract_model
 from ..models.config import ModelConfigError, Pi05Config
 from ..models.gemma import Modulation
 from ..models.observation import Observation
-from ..models.parameters import cast, load_parameters, parameter_paths
+from ..models.parameters import abstract_model, cast, load_parameters, parameter_paths
 from ..models.pi05 import Pi05, PrefixPass, Sample, time_steps
 from ..policy import ALL_ON, Dtype, InferenceOptions
 

@@ -310,7 +310,7 @@ def test_several_processes_save_and_load_one_checkpoint_each_its_own_pieces(tmp_
     from pi05_progress.checkpoints.saver import CheckpointSaver
     from pi05_progress.checkpoints.description import CheckpointInfo
     from pi05_progress.checkpoints.checkpoint import load_checkpoint
-    from pi05_progress.models.abstract import abstract_model
+    from pi05_progress.models.parameters import abstract_model
     from pi05_progress.models.parameters import load_parameters, parameter_paths
     mesh = Mesh(np.array(jax.devices()), ("fsdp",))
     def shardings(path, leaf):

@@ -20,8 +20,8 @@ from pi05_progress.checkpoints.foreign.exporting import export_checkpoint
 from pi05_progress.checkpoints.foreign.importing import ImportOptions, carry_out, plan_import
 from pi05_progress.checkpoints.orbax_files import nested, open_orbax, write_orbax
 from pi05_progress.convert_checkpoint import main
-from pi05_progress.models.abstract import parameter_shapes
 from pi05_progress.models.config import CONFIGS, ModelConfigError, config_to_dict, named_config
+from pi05_progress.models.parameters import parameter_shapes
 from pi05_progress.parity import outputs as parity_outputs
 
 

@@ -16,8 +16,8 @@ from small_models import SMALL
 from training_cases import FAST, Run, made_up_batch, quick_compiling
 
 from pi05_progress.errors import UserError
-from pi05_progress.models.abstract import parameter_shapes
 from pi05_progress.models.config import pi05
+from pi05_progress.models.parameters import parameter_shapes
 from training.engine.sharding import MeshConfig, make_mesh, partition, put_batch
 
 SPECS = json.loads((GOLDEN / "fsdp_specs.json").read_text())

@@ -19,11 +19,11 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh, AxisType
 
 from pi05_progress.checkpoints.parameter_source import size_in_bytes
-from pi05_progress.models.abstract import parameter_shapes
-from pi05_progress.models.activations import BATCH_AXES
 from pi05_progress.models.config import Pi05Config
+from pi05_progress.models.layers import BATCH_AXES
 from pi05_progress.models.lora import Trained, is_trained
 from pi05_progress.models.observation import Observation
+from pi05_progress.models.parameters import parameter_shapes
 from pi05_progress.models.pi05 import Drawn
 from pi05_progress.observation import IMAGE_KEYS
 from pi05_progress.policies.device_memory import VARIABLES, is_set

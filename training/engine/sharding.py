@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from pi05_progress.errors import UserError
-from pi05_progress.models.activations import BATCH_AXES
+from pi05_progress.models.layers import BATCH_AXES
 
 FSDP = BATCH_AXES[1]
 SMALLEST_SHARDED = 4 * 2**20  # bytes; smaller leaves are repeated, cutting them would cost more than it saves

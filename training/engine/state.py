@@ -14,10 +14,16 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Int, Key
 
 from pi05_progress.checkpoints.parameter_source import CheckpointError, ParameterSource, Progress, load_arrays
-from pi05_progress.models.abstract import abstract_model, parameter_shapes
 from pi05_progress.models.config import Pi05Config
 from pi05_progress.models.lora import Trained, is_adapter, is_trained
-from pi05_progress.models.parameters import HEAD, ParameterMismatchError, check_parameters, parameter_paths
+from pi05_progress.models.parameters import (
+    HEAD,
+    ParameterMismatchError,
+    abstract_model,
+    check_parameters,
+    parameter_paths,
+    parameter_shapes,
+)
 from pi05_progress.models.pi05 import Pi05
 
 from .optimizer import OptimizerConfig, make_optimizer

@@ -13,8 +13,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Key
 
 from pi05_progress.errors import UserError
-from pi05_progress.models.activations import BATCH_AXES
 from pi05_progress.models.config import Pi05Config
+from pi05_progress.models.layers import BATCH_AXES
 from pi05_progress.models.lora import LLM, Trained, of_action_expert
 from pi05_progress.models.parameters import HEAD
 from pi05_progress.models.pi05 import Drawn, Pi05

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 import tyro
 
 from pi05_progress.errors import UsageError, UserError
-from pi05_progress.models.abstract import abstract_model
 from pi05_progress.models.lora import count_parameters
+from pi05_progress.models.parameters import abstract_model
 
 from ..engine.memory import GIB, MemoryPlan, plan_memory, table
 from ..recipes.config import TrainConfig

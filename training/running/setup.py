@@ -16,9 +16,9 @@ from jaxtyping import Array, Key
 from pi05_progress.checkpoints.description import CheckpointInfo, code_version, config_from_dict, read_info
 from pi05_progress.errors import UserError
 from pi05_progress.files.output_file import write_file
-from pi05_progress.models.abstract import abstract_model
 from pi05_progress.models.config import Pi05Config, config_to_dict
 from pi05_progress.models.lora import count_parameters
+from pi05_progress.models.parameters import abstract_model
 from pi05_progress.observation import UNTRAINED
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.units.tokenizer import make_encoder

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ...models.abstract import parameter_shapes
 from ...models.config import tiny
 from ...models.lora import is_adapter
-from ...models.parameters import HEAD
+from ...models.parameters import HEAD, parameter_shapes
 from ..orbax_files import open_orbax
 from ..parameter_source import CheckpointError
 from .config_fields import fields_of_leaves
