@@ -64,13 +64,6 @@ class Counts(NamedTuple):
 
     total: int
     trained: int
-    adapters: int
-    head: int
-
-    @property
-    def frozen(self) -> int:
-        """Those that are not trained."""
-        return self.total - self.trained
 
 
 def count_parameters(model: nnx.Module, config: Pi05Config, trained: Trained = "everything") -> Counts:
@@ -80,9 +73,4 @@ def count_parameters(model: nnx.Module, config: Pi05Config, trained: Trained = "
         ModelConfigError: adapters are to be trained where there are none, or a head where there is none.
     """
     sizes = {path: int(np.prod(value.shape, dtype=np.int64)) for path, value in parameter_paths(model).items()}
-    return Counts(
-        total=sum(sizes.values()),
-        trained=sum(size for path, size in sizes.items() if is_trained(config, trained, path)),
-        adapters=sum(size for path, size in sizes.items() if is_adapter(path)),
-        head=sum(size for path, size in sizes.items() if path.startswith(HEAD)),
-    )
+    return Counts(sum(sizes.values()), sum(n for path, n in sizes.items() if is_trained(config, trained, path)))
