@@ -13,10 +13,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..checkpoints.foreign.torch_parameters import EMBEDDING, TRUNK_LM_HEAD, is_unused, leaf_source, torch_parts
-from ..checkpoints.loading import load_model
+from ..checkpoints.checkpoint import load_model
+from ..checkpoints.foreign.torch_parameters import is_unused, leaf_source, names_by_key, torch_parts
 from ..models.config import GemmaConfig, Pi05Config, ProgressConfig, SiglipConfig
 from ..models.observation import Observation
+from ..models.parameters import differences
 from ..models.pi05 import PERIODS, Pi05, attention_mask, time_embedding
 from ..observation import IMAGE_KEYS
 from .checks import EXACT, FORWARD, Check, Tolerance, compare, npz_names, read_npz
@@ -75,15 +76,12 @@ def model_of(config: Pi05Config, tensors: Mapping[str, np.ndarray], where: str) 
     Raises:
         ValueError: tensors are missing or unknown.
     """
-    tensors = dict(tensors)
-    if EMBEDDING not in tensors and TRUNK_LM_HEAD in tensors:
-        tensors[EMBEDDING] = tensors[TRUNK_LM_HEAD]
-    parts = torch_parts(config)
-    keys = {part.key for of in parts.values() for part in of}
-    if different := sorted(keys.symmetric_difference(key for key in tensors if not is_unused(key))):
-        raise ValueError(f"{where}: the state dict's names differ from this model's: {', '.join(different[:12])}")
-    source = leaf_source(where, parts, {key: tensors[key].dtype for key in keys}, tensors.__getitem__)
-    return load_model(config, source)
+    parts, names = torch_parts(config), names_by_key(tensors)
+    keys = [part.key for of in parts.values() for part in of]
+    if problems := differences(keys, (key for key in names if not is_unused(key))):
+        raise ValueError(f"{where}: the state dict's names differ from this model's: {problems}")
+    found = {key: tensors[names[key]] for key in keys}
+    return load_model(config, leaf_source(where, parts, {key: t.dtype for key, t in found.items()}, found.__getitem__))
 
 
 def observation_of(inputs: Mapping[str, np.ndarray], action_dim: int) -> Observation:
