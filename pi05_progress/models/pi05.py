@@ -195,6 +195,12 @@ class Pi05(nnx.Module):
 
     def velocity(self, x_t: Float[Array, "b a d"], modulation: Modulation, prefix: PrefixPass) -> Float[Array, "b a d"]:
         """The flow's velocity at noisy actions, given the prefix's cache."""
+        return self.action_out_proj(self.cached_pass(x_t, modulation, prefix))
+
+    def cached_pass(
+        self, x_t: Float[Array, "b a d"], modulation: Modulation, prefix: PrefixPass
+    ) -> Float[Array, "b a e"]:
+        """The action expert's output at noisy actions, given the prefix's cache."""
         b, a, _ = x_t.shape
         own = attention_mask(jnp.ones((b, a), bool), self.suffix_block())
         to_prefix = jnp.broadcast_to(prefix.mask[:, None], (b, a, prefix.mask.shape[1]))
@@ -202,13 +208,17 @@ class Pi05(nnx.Module):
         attend = jnp.concatenate([to_prefix, own], axis=2)
         tokens = self.action_in_proj(x_t)
         _, out, _ = self.PaliGemma.llm(None, tokens, positions, attend, modulation, prefix.cache)
-        return self.action_out_proj(out)
+        return out
 
     def joint_pass(
-        self, observation: Observation, x_t: Float[Array, "b a d"], time: Float[Array, " b"]
-    ) -> tuple[Float[Array, "b p w"], Bool[Array, "b p"], Float[Array, "b a d"]]:
-        """Prefix and actions in one pass: the trunk's output, its mask, and the velocity."""
-        tokens, mask = self.embed_prefix(observation)
+        self,
+        observation: Observation,
+        x_t: Float[Array, "b a d"],
+        time: Float[Array, " b"],
+        embedded: Prefix | None = None,
+    ) -> tuple[Float[Array, "b p w"], Bool[Array, "b p"], Float[Array, "b a e"]]:
+        """Prefix and actions in one pass: the trunk's output, its mask, and the action expert's output."""
+        tokens, mask = self.embed_prefix(observation) if embedded is None else embedded
         b, p = mask.shape
         a = x_t.shape[1]
         valid = jnp.concatenate([mask, jnp.ones((b, a), bool)], axis=1)
@@ -217,7 +227,7 @@ class Pi05(nnx.Module):
         suffix = self.action_in_proj(x_t)
         attend = attention_mask(valid, starts)
         out, actions, _ = self.PaliGemma.llm(tokens, suffix, positions, attend, self.modulation(time))
-        return out, mask, self.action_out_proj(actions)
+        return out, mask, actions
 
     # --- what callers use ---
 
@@ -283,8 +293,8 @@ class Pi05(nnx.Module):
             action_size: only so many of an action's numbers count; None counts all, padding included, as openpi does.
         """
         t = time[:, None, None]
-        out, mask, velocity = self.joint_pass(observation, t * noise + (1 - t) * actions, time)
-        action = jnp.square(velocity - (noise - actions))[..., :action_size].mean(axis=-1)
+        out, mask, expert = self.joint_pass(observation, t * noise + (1 - t) * actions, time)
+        action = jnp.square(self.action_out_proj(expert) - (noise - actions))[..., :action_size].mean(axis=-1)
         if not self.has_progress:
             return Losses(action)
         logits = self.progress_head.logits(out, mask)

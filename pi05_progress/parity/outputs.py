@@ -14,7 +14,7 @@ from flax import nnx
 from ..models.config import GemmaConfig, LoraConfig, Pi05Config, ProgressConfig, SiglipConfig
 from ..models.observation import Observation
 from ..models.parameters import abstract_model, load_parameters
-from ..models.pi05 import Pi05, attention_mask
+from ..models.pi05 import Pi05
 from ..observation import IMAGE_KEYS
 
 # Each program runs once, and nearly all the time is compiling. Machine code that is not optimised takes half of it; in
@@ -105,24 +105,14 @@ def _outputs(
     loss_key: int | None,
 ) -> dict[str, jax.Array]:
     model = nnx.merge(graph, parameters)
-    # Every pass appears once: compiling is nearly all the time this takes. Sampling and the loss go through the model's
-    # own `velocity` and `joint_pass`.
+    # Compiling is nearly all the time this takes: what several passes begin with is given to them.
     x_t, t, n = inputs["x_t"], inputs["t"], model.config.tokens_per_image
+    b, a, _ = x_t.shape
     embedded = model.embed_prefix(observation)
     prefix_tokens, mask = embedded
     prefix = model.prefix_pass(observation, embedded)
-    modulation = model.modulation(t)
-    suffix = model.action_in_proj(x_t)
-    b, a, _ = x_t.shape
-    valid = jnp.concatenate([mask, jnp.ones((b, a), bool)], axis=1)
-    starts = jnp.concatenate([jnp.zeros(mask.shape[1], bool), model.suffix_block()])
-    positions = jnp.cumsum(valid, axis=1) - 1
-    joint_prefix, joint_suffix, _ = model.PaliGemma.llm(
-        prefix_tokens, suffix, positions, attention_mask(valid, starts), modulation
-    )
-    own = attention_mask(jnp.ones((b, a), bool), model.suffix_block())
-    attend = jnp.concatenate([jnp.broadcast_to(mask[:, None], (b, a, mask.shape[1])), own], axis=2)
-    _, cached_suffix, _ = model.PaliGemma.llm(None, suffix, positions[:, -a:], attend, modulation, prefix.cache)
+    joint_prefix, _, joint_suffix = model.joint_pass(observation, x_t, t, embedded)
+    cached_suffix = model.cached_pass(x_t, model.modulation(t), prefix)
     samples = {
         f"sample_actions_{count}": model.denoise(prefix, inputs["sample_noise"], count, model.step_modulations(count))
         for count in steps
@@ -137,10 +127,10 @@ def _outputs(
         "prefix_out": prefix.out,
         "kv_cache_k": prefix.cache.k,
         "kv_cache_v": prefix.cache.v,
-        "suffix_tokens": suffix,
+        "suffix_tokens": model.action_in_proj(x_t),
         "suffix_mask": jnp.ones((b, a), bool),
         "suffix_ar_mask": model.suffix_block(),
-        "suffix_positions": positions[:, -a:],
+        "suffix_positions": mask.sum(axis=1)[:, None] + jnp.arange(a)[None],
         "adarms_cond": model.condition(t),
         "suffix_out_cached": cached_suffix,
         "v_t_cached": model.action_out_proj(cached_suffix),

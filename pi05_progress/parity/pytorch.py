@@ -133,7 +133,7 @@ def _outputs(
     found = outputs(model, observation, given, {samples: noise}, None)
     share = t[:, None, None]
     x_t = share * noise + (1 - share) * actions
-    velocity = jax.jit(lambda x: model.joint_pass(observation, x, jnp.asarray(t))[2])(x_t)
+    velocity = jax.jit(lambda x: model.action_out_proj(model.joint_pass(observation, x, jnp.asarray(t))[2]))(x_t)
     valid = np.concatenate([found["prefix_mask"], found["suffix_mask"]], axis=1)
     starts = np.concatenate([found["prefix_ar_mask"], found["suffix_ar_mask"]])
     return {

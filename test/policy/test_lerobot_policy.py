@@ -81,8 +81,9 @@ def test_lerobots_own_policy_gives_the_velocities_losses_and_samples_of_the_expo
     t = time[:, None, None]
     x_t = t * noise + (1 - t) * actions
     losses = model.compute_loss_with_progress(jax.random.key(0), observation, actions, noise=noise, time=time).action
+    *_, expert = model.joint_pass(observation, jnp.asarray(x_t), jnp.asarray(time))
     found = {
-        "velocity": (model.joint_pass(observation, jnp.asarray(x_t), jnp.asarray(time))[2], velocities[0]),
+        "velocity": (model.action_out_proj(expert), velocities[0]),
         "loss": (losses, loss.mean(axis=-1)),
         "samples": (model.sample(observation, noise=jnp.asarray(noise), num_steps=10).actions, samples),
     }

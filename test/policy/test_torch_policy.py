@@ -104,7 +104,8 @@ def velocities(golden):
     with torch.no_grad():  # with noise = actions = x_t what it denoises is x_t
         model(pictures, masks, *prompt, x_t, x_t, t)
     handle.remove()
-    ours = golden.ours.joint_pass(golden.observation, jnp.asarray(INPUTS["x_t"]), jnp.asarray(INPUTS["t"]))[2]
+    *_, expert = golden.ours.joint_pass(golden.observation, jnp.asarray(INPUTS["x_t"]), jnp.asarray(INPUTS["t"]))
+    ours = golden.ours.action_out_proj(expert)
     return found[0], np.asarray(ours)
 
 

@@ -131,7 +131,8 @@ def golden_difference(checkpoint):
     inputs = {name.removeprefix("in/"): TORCH[name] for name in TORCH.files if name.startswith("in/")}
     observation = parity_torch.observation_of(inputs, 8)
     model = checkpoint.model
-    velocity = model.joint_pass(observation, jnp.asarray(inputs["x_t"]), jnp.asarray(inputs["t"]))[2]
+    *_, expert = model.joint_pass(observation, jnp.asarray(inputs["x_t"]), jnp.asarray(inputs["t"]))
+    velocity = model.action_out_proj(expert)
     actions = model.sample(observation, noise=jnp.asarray(inputs["noise"]), num_steps=10).actions
     pairs = ((velocity, "out/v_t_joint"), (actions, "out/sampled_actions"))
     return max(float(np.abs(np.asarray(ours) - TORCH[name]).max()) for ours, name in pairs)
