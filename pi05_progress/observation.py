@@ -33,11 +33,7 @@ class RobotFrame:
     absent: tuple[str, ...] = ()  # inputs that the robot does not have; their entries of `state` are 0
 
     def check(self) -> None:
-        """Refuse pictures of another type or shape.
-
-        Raises:
-            ObservationError: the message names the camera.
-        """
+        """Raise an ``ObservationError`` that names the camera whose picture has another type or shape."""
         for key, image in self.images.items():
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3 or not image.size:
                 raise ObservationError(

@@ -13,11 +13,7 @@ PARTIAL = ".partial"  # ends the name of what is being written
 
 
 def check_output(path: Path, *, overwrite: bool) -> None:
-    """Whether a file may be written to a place; nothing is changed.
-
-    Raises:
-        UserError: a folder is there, or a file that is not to be replaced.
-    """
+    """Raise a ``UserError`` if a folder is there, or a file that is not to be replaced; nothing is changed."""
     if path.is_dir():
         raise UserError(f"{path} is a folder; name a file in it")
     if path.exists() and not overwrite:

@@ -82,11 +82,7 @@ def partial_of(folder: Path) -> Path:
 
 
 def refuse_overlap(folder: Path, sources: Iterable[Path]) -> None:
-    """Refuse to write to where something is read from.
-
-    Raises:
-        OutputFolderError: the folder is one of the sources, lies in one, or one lies in it.
-    """
+    """Raise an ``OutputFolderError`` if the folder is one of the sources, lies in one, or one lies in it."""
     target = resolved(folder)
     for source in sources:
         read = source.resolve()

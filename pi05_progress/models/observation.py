@@ -62,22 +62,14 @@ def check_observation(config: Pi05Config, observation: Observation) -> None:
 
 
 def check_actions(config: Pi05Config, name: str, actions: Any, batch: int) -> None:
-    """Refuse actions, or noise in their place, of another horizon or width than the model's.
-
-    Raises:
-        ObservationError: the message says what was found, what was expected, and what to do.
-    """
+    """Raise an ``ObservationError`` for actions, or noise in their place, of another horizon or width."""
     hint = "the horizon is the configuration's action_horizon; narrower actions are padded with zeros (pad_to)"
     _check_array(name, actions, (batch, config.action_horizon, config.action_dim), "float", hint)
     _check_finite(name, actions)
 
 
 def check_time(time: Any, batch: int) -> None:
-    """Refuse times of the flow outside (0, 1] or not one per sample.
-
-    Raises:
-        ObservationError: the message says what was found, what was expected, and what to do.
-    """
+    """Raise an ``ObservationError`` for times of the flow outside (0, 1], or not one per sample."""
     _check_array("time", time, (batch,), "float")
     if (values := concrete(time)) is not None and not ((values > 0) & (values <= 1)).all():
         _refuse(f"time: values from {values.min()} to {values.max()}", "expected (0, 1], 1 is noise")

@@ -60,11 +60,7 @@ def load_parameters(model: nnx.Module, parameters: Mapping[str, np.ndarray | Arr
 
 
 def check_parameters(wanted: Mapping[str, Shaped], given: Mapping[str, Shaped]) -> None:
-    """Compare names and shapes; nothing is read.
-
-    Raises:
-        ParameterMismatchError: any is missing, extra, or of another shape.
-    """
+    """Raise a ``ParameterMismatchError`` if names or shapes differ; nothing is read."""
     shapes = [
         f"{path}: {tuple(given[path].shape)} instead of {tuple(value.shape)}"
         for path, value in wanted.items()

@@ -68,11 +68,7 @@ def _policy_type(config: Path) -> object:
 
 
 def require_torch() -> None:
-    """Import what backend torch needs.
-
-    Raises:
-        UserError: something is not installed; the extra that has it is named.
-    """
+    """Import what backend torch needs; raise a ``UserError`` that names the extra where something is not installed."""
     for name in NEEDED:
         try:
             importlib.import_module(name)

@@ -21,11 +21,7 @@ TIME = "time in the episode"
 
 
 def require() -> None:
-    """Check that Rerun is installed.
-
-    Raises:
-        UserError: it is not.
-    """
+    """Raise a ``UserError`` if Rerun is not installed."""
     if find_spec("rerun") is None:
         raise UserError("--rerun needs the package rerun-sdk, which is not installed: pip install rerun-sdk")
 

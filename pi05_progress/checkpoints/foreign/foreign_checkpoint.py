@@ -78,11 +78,7 @@ def read_json(path: Path) -> dict:
 
 
 def refuse_incomplete(where: str, wanted: Iterable[str], given: Iterable[str]) -> None:
-    """Tell missing and unknown parameters before anything is derived from those that are there.
-
-    Raises:
-        CheckpointError: there are some; they are listed.
-    """
+    """Raise a ``CheckpointError`` that lists missing and unknown parameters, before anything is derived from others."""
     given = list(given)
     if problems := differences(wanted, given):
         is_pi0 = any("state_proj" in name for name in given)
