@@ -54,12 +54,7 @@ class LabelOptions(Options):
 
 
 def add_progress_labels(args: LabelOptions) -> tuple[Dataset, LabelSet]:
-    """Label a data set; returns the input's metadata and the labels.
-
-    Raises:
-        UserError, MilestoneError, DatasetError, ProgressMetaError, OutputFolderError: what is wrong, and what to do.
-        OSError: reading or writing failed.
-    """
+    """Label a data set; returns the input's metadata and the labels."""
     refuse_overlap(args.output_dataset, [args.input_dataset])
     replaces = layout.MARKERS if args.overwrite else None
     check_target(args.output_dataset, replaces)  # fails early, as what follows

@@ -106,12 +106,7 @@ class EvaluateOptions:
 
 
 def run(args: EvaluateOptions) -> Evaluation:
-    """Evaluate, and write what was asked for.
-
-    Raises:
-        UserError: what is wrong, and what to do.
-        OSError: a file cannot be written.
-    """
+    """Evaluate, and write what was asked for."""
     _check(args)
     info = _info(args)
     dataset, meta = open_dataset(args.dataset), load_progress_meta(args.dataset)

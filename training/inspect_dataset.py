@@ -184,12 +184,7 @@ def add_pictures(dataset: Dataset, summaries: Sequence[EpisodeSummary], count: i
 
 
 def inspect_dataset(args: InspectOptions) -> tuple[Path, list[EpisodeSummary]]:
-    """Write the page; returns its path and what was found, the most conspicuous episode first.
-
-    Raises:
-        UserError: what is wrong, and what to do.
-        OSError: a file cannot be written.
-    """
+    """Write the page; returns its path and what was found, the most conspicuous episode first."""
     output = args.output or Path(f"inspect_{args.dataset.resolve().name}.html")
     for path in (output, args.rerun):
         if path is not None:

@@ -148,12 +148,7 @@ def page(dataset: Dataset, episode: Episode, course: Course, server: str, model_
 
 
 def replay_episode(args: ReplayOptions) -> tuple[Path, Course]:
-    """Play and write the page; returns its path and what came back.
-
-    Raises:
-        UserError, DatasetError, ProgressMetaError, PictureError, PolicyUnavailableError, ValueError: what is wrong.
-        OSError: the page cannot be written.
-    """
+    """Play and write the page; returns its path and what came back."""
     output = args.output or Path(f"replay_{args.dataset.resolve().name}_{args.episode}.html")
     check_output(output, overwrite=args.overwrite)
     if args.every < 1:

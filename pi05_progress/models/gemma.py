@@ -78,12 +78,7 @@ def residual(x: Array, y: Array, gate: Array | None) -> Array:
 
 
 class Einsum(nnx.Module):
-    """A weight with an optional low-rank adapter beside it.
-
-    Args:
-        shape: of the weight; its last two axes are (inputs, outputs).
-        fan_in: for the initial spread.
-    """
+    """A weight (..., inputs, outputs) with an optional low-rank adapter; ``fan_in`` sets its initial spread."""
 
     def __init__(
         self, shape: tuple[int, ...], fan_in: int, lora: LoraConfig | None, rngs: nnx.Rngs, stack: tuple[int, ...]

@@ -43,11 +43,7 @@ def parameter_shapes(config: Pi05Config) -> Mapping[str, jax.ShapeDtypeStruct]:
 
 
 def load_parameters(model: nnx.Module, parameters: Mapping[str, np.ndarray | Array]) -> None:
-    """Put parameters into a model, in the dtype they come in.
-
-    Args:
-        model: may be only a shape (``nnx.eval_shape``).
-        parameters: by path.
+    """Put parameters into a model, or into one that is only shapes, in the dtype they come in.
 
     Raises:
         ParameterMismatchError: any is missing, extra, or of another shape.

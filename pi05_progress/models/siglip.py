@@ -93,13 +93,7 @@ class Encoder(nnx.Module):
 
 
 class Siglip(nnx.Module):
-    """Pictures to tokens of the language model's width.
-
-    Args:
-        tokens: patches of a picture.
-        output: width of the tokens.
-        dtype: compute dtype; the patch embedding is always float32.
-    """
+    """Pictures to tokens of the language model's width; the patch embedding is float32 whatever the compute dtype."""
 
     def __init__(
         self, config: SiglipConfig, tokens: int, output: int, dtype: jnp.dtype, remat: Remat, rngs: nnx.Rngs

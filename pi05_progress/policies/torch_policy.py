@@ -258,10 +258,7 @@ def load_model(
 ) -> modeling_pi05.PI05Pytorch:
     """LeRobot's model with a folder's parameters. Its own loader goes on with random ones if it cannot read them.
 
-    Args:
-        config: its sizes; those of trunk and expert must be the variants'.
-        variants: LeRobot's names for the sizes of trunk and expert.
-        device: PyTorch's name of it.
+    The sizes of trunk and expert in the configuration must be those of LeRobot's variants.
 
     Raises:
         CheckpointError: tensors are missing, unknown, of another shape, or damaged.

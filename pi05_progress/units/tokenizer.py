@@ -91,13 +91,10 @@ PALIGEMMA = KnownTokenizer(
 
 
 class SentencePieceEncoder:
-    """A sentencepiece tokenizer, by default PaliGemma's.
+    """A sentencepiece tokenizer, by default PaliGemma's (``paligemma_tokenizer.model``).
 
     The published file is known by its hash. Another file is taken, with a warning, if its pieces are the same as far as
     they are known.
-
-    Args:
-        path: of the model, e.g. ``paligemma_tokenizer.model``.
 
     Raises:
         UserError: the file or the library is missing, or it is another tokenizer; the message says what differs

@@ -92,8 +92,6 @@ def evaluate(
     """Predict and judge episodes.
 
     Args:
-        dataset: the recordings; only read.
-        meta: outcomes and milestones.
         training: durations and stages of the data the policy was trained on.
         wanted: indices of the episodes, at least one.
         advance: called with 1 after every episode.

@@ -122,12 +122,7 @@ def all_playbacks(
 ) -> list[Playback]:
     """An episode as it was, with its end held, and perturbed in each of the ways that are named.
 
-    Args:
-        stride: frames from one inference to the next.
-        wrong_prompt: an instruction for something else.
-        black: the camera that is covered.
-        seed: of the noise, the episode's index for instance.
-        names: perturbations that are wanted.
+    There are ``stride`` frames from one inference to the next; the seed is that of the noise.
     """
     original = plain(length, fps, stride, prompt)
     makers = {

@@ -129,13 +129,9 @@ def training_of(
     evaluated: Path,
     held_out: Collection[int],
 ) -> Training:
-    """Durations and stages of the training data, from its data sets or from what the checkpoint says.
+    """Durations and stages of the training data, from its data sets or, without any, from what the checkpoint says.
 
-    Args:
-        train_datasets: folders of the training data; may be none.
-        labels: what the checkpoint says of its labels.
-        evaluated: the data set that is evaluated.
-        held_out: its episodes that are evaluated: where it is a training data set, too, they do not count.
+    Where the data set that is evaluated is one of them, its episodes that are evaluated do not count.
 
     Raises:
         UserError: neither is there, or what the checkpoint says is not what it should be.

@@ -75,13 +75,9 @@ def reached(milestones: Sequence[Milestone], labels: Sequence[str]) -> dict[str,
 
 
 def task_stages(episodes: Mapping[int, tuple[int, Sequence[Milestone]]], finish: Finish = "stage") -> Stages:
-    """Stages of one task from its successful episodes.
+    """Stages of one task from its successful episodes: by index, the number of frames and the milestones in order.
 
     The order of milestones is the one most episodes have; boundaries are means over the episodes that have them all.
-
-    Args:
-        episodes: by index, the number of frames and the milestones (see ``with_names``).
-        finish: what the time after the last milestone is.
 
     Raises:
         MilestoneError: no episode has a milestone.
@@ -201,11 +197,7 @@ def read_csv(path: Path) -> dict[int, list[Milestone | tuple[str, float]]]:
 
 
 def _mark(row: Mapping[str | None, str], when: str) -> Milestone | tuple[str, float]:
-    """A line's milestone.
-
-    Raises:
-        TypeError, ValueError, AttributeError: something in it is missing, too much or wrong.
-    """
+    """A line's milestone; a ``TypeError``, ``ValueError`` or ``AttributeError`` if something in it is wrong."""
     if None in row:
         raise ValueError(f"more values than columns: {row[None]}")
     label, value = row["label"].strip(), int(row[when]) if when == "frame" else float(row[when])

@@ -72,14 +72,11 @@ def write_labelled(
     copy_videos: bool = False,
     progress: Callable[[int], None] = lambda frames: None,
 ) -> None:
-    """Write the data set with labels into an empty folder.
+    """Write the data set with labels into an empty folder; its own files are only read.
 
     Args:
-        dataset: the input; its files are only read.
-        folder: where to write; it is moved into place afterwards.
         facts: outcomes and milestones of every episode, kept in ``meta/progress.json``.
         record: method, arguments and columns, kept there, too.
-        copy_videos: do not hard-link videos.
         progress: called with the number of frames after every episode.
 
     Raises:

@@ -191,7 +191,6 @@ def strip(
 
     Args:
         label: for readers who cannot see it.
-        curve: progress over seconds; empty without labels.
         boundaries: times and names of milestones.
         standstills: (from, to) in seconds, shaded at the bottom.
         jumps: seconds, marked at the top.

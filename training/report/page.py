@@ -53,9 +53,7 @@ def page(
     """The whole page.
 
     Args:
-        labels: how its labels were made, if that is known.
-        summaries: every episode that was looked at.
-        shown: those with pictures, in the order of the page.
+        shown: episodes with pictures, in the order of the page.
         arm_ranges: of the arm joints, rad.
         gripper_ranges: of the grippers' efforts, N m.
     """

@@ -29,12 +29,9 @@ def require() -> None:
 def write(
     path: Path, dataset: Dataset, columns: Mapping[str, str], meta: ProgressMeta, wanted: set[int] | None
 ) -> None:
-    """Write the recording; it appears complete or not at all.
+    """Write the recording of the wanted episodes, or of all; it appears complete or not at all.
 
-    Args:
-        columns: which to show, by what they are called there (``state``, ``progress``, ...).
-        meta: milestones and outcomes.
-        wanted: indices of episodes; all if None.
+    The columns to show are given by what they are called there (``state``, ``progress``, ...).
     """
     import rerun as rr
 

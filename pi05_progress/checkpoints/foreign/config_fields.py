@@ -163,12 +163,7 @@ def _progress(output: tuple[int, ...] | None, hidden: tuple[int, ...] | None) ->
 
 
 def make_config(told: Fields, *, base: Pi05Config | None, given: Fields, where: str) -> Pi05Config:
-    """A configuration.
-
-    Args:
-        told: by the checkpoint itself.
-        base: supplies what is neither told nor given; must not contradict shapes.
-        given: by a person; must not contradict shapes.
+    """A configuration: what the checkpoint tells, what a base supplies beyond that, and what a person gives.
 
     Raises:
         ModelConfigError: fields are not known from anywhere, or contradict each other; they are listed.

@@ -172,9 +172,7 @@ def export_lerobot(
 ) -> list[str]:
     """Write ``model.safetensors``, ``config.json`` and the progress head; returns what a person should know.
 
-    Args:
-        stats: decide how many numbers of state and action LeRobot is told of.
-        dtype: to store in; None keeps what they have.
+    The statistics decide how many numbers of state and action LeRobot is told of.
 
     Raises:
         CheckpointError: LeRobot has no such model.

@@ -96,12 +96,10 @@ def _header(file: Path) -> dict[str, jax.ShapeDtypeStruct]:
 def write_safetensors(
     file: Path, layout: Mapping[str, jax.ShapeDtypeStruct], tensors: Iterable[tuple[str, np.ndarray]]
 ) -> None:
-    """Write a file, holding one tensor at a time.
+    """Write a file, holding one tensor at a time; all of them come once, in any order.
 
     Args:
-        file: to write; half of one is left if something goes wrong.
         layout: shape and dtype of every tensor by name, in the order they lie in the file.
-        tensors: all of them, each once, in any order.
 
     Raises:
         CheckpointError: a tensor is missing or differs from the layout, or the file cannot be written.

@@ -193,12 +193,7 @@ def leaf_source(
     dtypes: Mapping[str, np.dtype],
     read: Callable[[str], np.ndarray],
 ) -> ParameterSource:
-    """Leaves put together from tensors as they are read.
-
-    Args:
-        dtypes: of each tensor; a leaf of several dtypes has the one all fit into.
-        read: a tensor by its name.
-    """
+    """Leaves put together from tensors as they are read; a leaf of several dtypes has the one all fit into."""
 
     def read_piece(path: str, dtype: np.dtype, index: Index) -> np.ndarray:
         out = aligned_empty(shape_of(index), dtype)
