@@ -58,12 +58,7 @@ class PolicyOutput:
     confidence_level: float = CONFIDENCE_LEVEL  # nominal probability that the interval holds the truth
 
     def problem(self, horizon: int, columns: int) -> str:
-        """Why the answer cannot be used at all, because its actions cannot; empty if they can.
-
-        Args:
-            horizon: rows that the actions must have.
-            columns: numbers that each row must have.
-        """
+        """Why the answer cannot be used at all: its actions, of so many rows and columns, cannot. Else empty."""
         if self.actions.shape != (horizon, columns):
             return f"actions are {self.actions.shape}, expected ({horizon}, {columns})"
         return "" if np.isfinite(self.actions).all() else "actions are not finite"

@@ -112,11 +112,7 @@ def _fraction(asked_gb: float, card: Card | None) -> float | None:
 
 
 def describe(claim: Claim, backend: str) -> str:
-    """What a policy computes on and how much memory it may use, for a log.
-
-    Args:
-        backend: ``jax``, which looks for devices now if it has not yet; of others nothing is known here.
-    """
+    """What a policy computes on and how much memory it may use, for a log; JAX may look for devices now."""
     if backend != "jax":
         effect = f": gpu_memory_gb {claim.asked_gb:g} has no effect on it" if claim.asked_gb else ""
         return f"the policy does not compute in JAX here ({backend}){effect}"

@@ -53,11 +53,7 @@ def for_inference(model: Pi05, dtype: Dtype | None = None) -> Pi05:
 class Sampler:
     """Actions and progress from observations; compiled once for every set of cameras and prompt length it meets.
 
-    Args:
-        options: of these, how prompts and cameras come is up to the caller.
-
-    Attributes:
-        programs: (cameras, prompt length) that were compiled, in order.
+    ``programs`` has these pairs in order. How prompts and cameras come, of the options, is up to the caller.
     """
 
     def __init__(self, model: Pi05, num_steps: int = 10, options: InferenceOptions = ALL_ON) -> None:

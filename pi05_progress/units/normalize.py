@@ -133,31 +133,23 @@ class RunningStats:
         n, d = batch.shape
         low, high = batch.min(axis=0), batch.max(axis=0)
         if self._count == 0:
-            self._mean, self._square = batch.mean(axis=0), np.square(batch).mean(axis=0)
-            self._low, self._high = low, high
+            self._mean, self._square, self._low, self._high = np.zeros(d), np.zeros(d), low, high
             self._counts = np.zeros((d, BINS))
-            self._edges = np.stack(
-                [np.linspace(a - 1e-10, b + 1e-10, BINS + 1) for a, b in zip(low, high, strict=True)]
-            )
-        else:
-            if d != len(self._mean):
-                raise NormStatsError(f"{d} dimensions after {len(self._mean)}")
-            share = n / (self._count + n)
-            self._mean = self._mean + (batch.mean(axis=0) - self._mean) * share
-            self._square = self._square + (np.square(batch).mean(axis=0) - self._square) * share
-            grown = (high > self._high).any() or (low < self._low).any()
-            self._low, self._high = np.minimum(self._low, low), np.maximum(self._high, high)
-            if grown:
-                self._spread_anew()
+            self._edges = np.linspace(low - 1e-10, high + 1e-10, BINS + 1, axis=1)
+        elif d != len(self._mean):
+            raise NormStatsError(f"{d} dimensions after {len(self._mean)}")
+        grown = (high > self._high).any() or (low < self._low).any()
+        self._low, self._high = np.minimum(self._low, low), np.maximum(self._high, high)
+        if grown:
+            former, self._edges = self._edges, np.linspace(self._low, self._high, BINS + 1, axis=1)
+            for i in range(d):
+                self._counts[i] = np.histogram(former[i, :-1], bins=self._edges[i], weights=self._counts[i])[0]
         self._count += n
+        share = n / self._count
+        self._mean = self._mean + (batch.mean(axis=0) - self._mean) * share
+        self._square = self._square + (np.square(batch).mean(axis=0) - self._square) * share
         for i in range(d):
             self._counts[i] += np.histogram(batch[:, i], bins=self._edges[i])[0]
-
-    def _spread_anew(self) -> None:
-        for i in range(len(self._edges)):
-            edges = np.linspace(self._low[i], self._high[i], BINS + 1)
-            self._counts[i] = np.histogram(self._edges[i][:-1], bins=edges, weights=self._counts[i])[0]
-            self._edges[i] = edges
 
     def result(self) -> NormStats:
         """The statistics of all that was added.

@@ -11,11 +11,7 @@ WANTED = ["*.json", "*.safetensors", "*.sha256", "params/*", "assets/*"]  # not 
 
 
 def resolve(name: str, revision: str | None = None) -> Path:
-    """The folder or file that is meant; a name on the Hugging Face hub is downloaded to its cache.
-
-    Args:
-        name: a path, or ``owner/name`` on the hub; a path that is there wins.
-        revision: branch, tag or commit on the hub.
+    """The folder or file that is meant; other names, ``owner/name``, are downloaded from the Hugging Face hub.
 
     Raises:
         CheckpointError: neither; says how to get the files.
