@@ -26,7 +26,7 @@ import numpy as np
 
 from pi05_progress.checkpoints.checkpoint import load_checkpoint
 from pi05_progress.checkpoints.description import CheckpointInfo, write_description
-from pi05_progress.checkpoints.foreign.importing import ImportOptions, plan_import
+from pi05_progress.checkpoints.foreign.conversion import ImportOptions, plan_import
 from pi05_progress.checkpoints.foreign.lerobot import export_lerobot
 from pi05_progress.checkpoints.loading import load_model
 from pi05_progress.checkpoints.orbax_files import VALUE, write_orbax

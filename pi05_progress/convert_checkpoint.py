@@ -23,10 +23,18 @@ import jax
 from .checkpoints.checkpoint import MARKERS
 from .checkpoints.description import CheckpointInfo, read_stats
 from .checkpoints.foreign.config_fields import parse_fields, unknown_fields
-from .checkpoints.foreign.exporting import LAYOUTS, export_checkpoint, open_native
-from .checkpoints.foreign.exporting import MARKERS as EXPORTED
+from .checkpoints.foreign.conversion import (
+    EXPORT_MARKERS,
+    ImportOptions,
+    Layout,
+    carry_out,
+    export_checkpoint,
+    is_native,
+    open_foreign,
+    open_native,
+    plan_import,
+)
 from .checkpoints.foreign.hub import resolve
-from .checkpoints.foreign.importing import ImportOptions, carry_out, is_native, open_foreign, plan_import
 from .checkpoints.parameter_source import ParameterSource, Progress, size_in_bytes
 from .errors import run_program
 from .files.output_folder import check_target
@@ -88,7 +96,7 @@ def parser() -> argparse.ArgumentParser:
     out = commands.add_parser("export", help="to openpi or LeRobot", **raw)
     out.add_argument("checkpoint", type=Path, help="folder of one of this package's checkpoints")
     out.add_argument("destination", type=Path, help="folder to write")
-    out.add_argument("--to", choices=LAYOUTS, required=True, help="whose layout")
+    out.add_argument("--to", choices=get_args(Layout), required=True, help="whose layout")
     out.add_argument("--dtype", choices=("float32", "bfloat16"), help="store parameters in (default: as they are)")
 
     look = commands.add_parser("inspect", help="tell what a checkpoint is", **raw)
@@ -135,7 +143,7 @@ def _import(args: argparse.Namespace) -> None:
 
 
 def _export(args: argparse.Namespace) -> None:
-    check_target(args.destination, EXPORTED if args.overwrite else None)
+    check_target(args.destination, EXPORT_MARKERS if args.overwrite else None)
     _, source = open_native(args.checkpoint)
     with _bar(source, args.quiet) as progress:
         notes = export_checkpoint(

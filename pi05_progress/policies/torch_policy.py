@@ -24,9 +24,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ..checkpoints.description import ASSETS
+from ..checkpoints.foreign.conversion import ImportOptions, open_foreign, plan_import
 from ..checkpoints.foreign.foreign_checkpoint import read_json
 from ..checkpoints.foreign.head_file import NAMES, to_torch, write_head
-from ..checkpoints.foreign.importing import ImportOptions, open_foreign, plan_import
 from ..checkpoints.foreign.lerobot import CONFIG, camera_names
 from ..checkpoints.foreign.safetensors_files import TensorFile, open_safetensors
 from ..checkpoints.foreign.torch_parameters import TORCH_HEAD, head_parts, is_unused, names_by_key

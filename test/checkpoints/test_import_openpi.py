@@ -16,8 +16,7 @@ from conftest import PATIENCE_S
 
 from pi05_progress.checkpoints.checkpoint import CheckpointError, load_checkpoint
 from pi05_progress.checkpoints.foreign.config_fields import fields_of_leaves, make_config
-from pi05_progress.checkpoints.foreign.exporting import export_checkpoint
-from pi05_progress.checkpoints.foreign.importing import ImportOptions, carry_out, plan_import
+from pi05_progress.checkpoints.foreign.conversion import ImportOptions, carry_out, export_checkpoint, plan_import
 from pi05_progress.checkpoints.orbax_files import nested, open_orbax, write_orbax
 from pi05_progress.convert_checkpoint import main
 from pi05_progress.models.config import CONFIGS, ModelConfigError, config_to_dict, named_config
@@ -269,8 +268,8 @@ def test_a_source_is_never_replaced(step, capsys):
 def test_an_import_that_is_killed_leaves_nothing_that_looks_finished(tarball, tmp_path):
     script = """
     import os, signal, sys
-    from pi05_progress.checkpoints.foreign import importing
-    importing.write_description = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+    from pi05_progress.checkpoints.foreign import conversion
+    conversion.write_description = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
     from pi05_progress.convert_checkpoint import main
     main(sys.argv[1:])
     """

@@ -25,7 +25,7 @@ from checkpoint_cases import (
 
 from pi05_progress.checkpoints.checkpoint import CheckpointError
 from pi05_progress.checkpoints.foreign import torch_parameters as torch_names
-from pi05_progress.checkpoints.foreign.importing import ImportOptions, plan_import
+from pi05_progress.checkpoints.foreign.conversion import ImportOptions, plan_import
 from pi05_progress.models.config import ModelConfigError
 from pi05_progress.observation import IMAGE_KEYS
 from pi05_progress.parity import pytorch as parity_torch

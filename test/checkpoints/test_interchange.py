@@ -29,7 +29,7 @@ from checkpoint_cases import (
 from pi05_progress.checkpoints.checkpoint import CheckpointError, load_checkpoint
 from pi05_progress.checkpoints.foreign import head_file
 from pi05_progress.checkpoints.foreign import torch_parameters as torch_names
-from pi05_progress.checkpoints.foreign.exporting import export_checkpoint
+from pi05_progress.checkpoints.foreign.conversion import export_checkpoint
 from pi05_progress.checkpoints.foreign.hub import resolve
 from pi05_progress.convert_checkpoint import main
 

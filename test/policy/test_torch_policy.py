@@ -31,9 +31,8 @@ from websockets.sync.client import connect
 
 from pi05_progress.checkpoints.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from pi05_progress.checkpoints.description import CheckpointInfo
-from pi05_progress.checkpoints.foreign.exporting import export_checkpoint
+from pi05_progress.checkpoints.foreign.conversion import export_checkpoint, open_foreign
 from pi05_progress.checkpoints.foreign.head_file import to_torch, write_head
-from pi05_progress.checkpoints.foreign.importing import open_foreign
 from pi05_progress.checkpoints.saver import save_checkpoint
 from pi05_progress.make_policy import make_policy
 from pi05_progress.models import pi05

@@ -12,7 +12,7 @@ from places import GOLDEN
 
 from pi05_progress.checkpoints.checkpoint import Checkpoint, load_checkpoint
 from pi05_progress.checkpoints.description import CheckpointInfo
-from pi05_progress.checkpoints.foreign.importing import ImportOptions, carry_out, plan_import
+from pi05_progress.checkpoints.foreign.conversion import ImportOptions, carry_out, plan_import
 from pi05_progress.checkpoints.saver import save_checkpoint
 from pi05_progress.models.config import GemmaConfig, Pi05Config, SiglipConfig
 from pi05_progress.models.parameters import abstract_model, load_parameters, parameter_paths

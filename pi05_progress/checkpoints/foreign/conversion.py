@@ -1,10 +1,11 @@
-"""Checkpoints of other programs into this package's format."""
+"""Checkpoints of other programs into this package's format, and this package's into their layouts."""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -26,16 +27,18 @@ from ...observation import UNTRAINED
 from ...units.normalize import NormStats, load_norm_stats
 from ...units.tokenizer import TokenizerName
 from ..checkpoint import MARKERS
-from ..description import CONFIG, PARAMS, CheckpointInfo, code_version, write_description
+from ..description import CONFIG, PARAMS, CheckpointInfo, code_version, read_info, read_stats, write_description
 from ..loading import check_fit
-from ..orbax_files import write_orbax
+from ..orbax_files import VALUE, open_orbax, write_orbax
 from ..parameter_source import CheckpointError, ParameterSource, Progress
 from .config_fields import OPTIONAL, SHAPELESS, Fields, make_config
-from .foreign_checkpoint import ForeignCheckpoint, read_json
-from .lerobot import open_torch
+from .foreign_checkpoint import DESCRIPTION, ForeignCheckpoint, read_json
+from .lerobot import export_lerobot, open_torch
 from .openpi import is_openpi, open_openpi
 from .safetensors_files import is_safetensors
 
+Layout = Literal["openpi", "lerobot"]
+EXPORT_MARKERS = (DESCRIPTION,)  # what has it is an export, which may be overwritten
 TOKENIZERS: dict[int, TokenizerName] = {
     PALIGEMMA_VOCABULARY: "paligemma",
     BYTE_VOCABULARY: "bytes",
@@ -221,3 +224,55 @@ def carry_out(
         wanted = None if dtype is None else jnp.dtype(dtype)
         write_orbax(partial / PARAMS, planned.source, dtype=wanted, progress=progress)
         write_description(partial, planned.info, planned.foreign.stats)
+
+
+def open_native(folder: Path) -> tuple[CheckpointInfo, ParameterSource]:
+    """A checkpoint of this package, its parameters not read yet.
+
+    Raises:
+        CheckpointError: missing, incomplete, or parameters do not fit its description.
+    """
+    info = read_info(folder)
+    source = open_orbax(Path(folder) / PARAMS)
+    check_fit(info.model, source)
+    return info, source
+
+
+def export_checkpoint(
+    folder: Path,
+    destination: Path,
+    layout: Layout,
+    *,
+    dtype: Literal["float32", "bfloat16"] | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> list[str]:
+    """Write a checkpoint in another program's layout; returns what a person should know.
+
+    Beside what the other program reads lie the statistics (``assets/<id>/norm_stats.json``) and this checkpoint's
+    description (``pi05_progress.json``), so that importing the export gives the same checkpoint again.
+
+    Args:
+        destination: to write; appears when it is complete.
+        dtype: to store parameters in; None keeps what they have. The progress head keeps its own.
+        overwrite: whether to replace an export that is there; other folders never are.
+        progress: called with path and bytes of every leaf.
+
+    Raises:
+        CheckpointError: the checkpoint is incomplete, or the layout has no place for it.
+        OutputFolderError: the destination is there already or cannot be written, or one of both lies in the other.
+    """
+    info, source = open_native(folder)
+    stats = read_stats(folder, info)
+    refuse_overlap(destination, [folder])
+    with output_folder(destination, replaces=EXPORT_MARKERS if overwrite else None) as partial:
+        if layout == "openpi":
+            write_orbax(partial / PARAMS, source, dtype=dtype, suffix=VALUE, progress=progress)
+            kept = f"the progress head is kept ({HEAD}*); openpi passes over parameters it does not know"
+            notes = [] if info.model.progress.kind == "none" else [kept]
+        else:
+            notes = export_lerobot(partial, source, info, stats, dtype=dtype, progress=progress)
+        write_description(partial, info, stats, DESCRIPTION)
+    if not stats:
+        notes.append("the checkpoint has no normalisation statistics, so the export has none")
+    return notes
