@@ -211,11 +211,11 @@ def record(evaluation: Evaluation, facts: Mapping[str, Any]) -> dict[str, Any]:
         "total": {name: asdict(figure) for name, figure in evaluation.total.items()},
         "by_task": {task: {name: asdict(f) for name, f in of.items()} for task, of in evaluation.by_task.items()},
         "at_milestones": _known(evaluation.milestones),
-        "episodes": [_episode(result) for result in evaluation.episodes],
+        "episodes": [_recorded(result) for result in evaluation.episodes],
     }
 
 
-def _episode(result: EpisodeResult) -> dict[str, Any]:
+def _recorded(result: EpisodeResult) -> dict[str, Any]:
     track = result.tracks[PLAIN]
     return {
         "episode_index": result.episode.index,
