@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..checkpoints.checkpoint import load_model
 from ..checkpoints.foreign.torch_parameters import is_unused, leaf_source, names_by_key, torch_parts
 from ..models.config import GemmaConfig, Pi05Config, ProgressConfig, SiglipConfig
 from ..models.observation import Observation
@@ -21,7 +20,7 @@ from ..models.parameters import differences
 from ..models.pi05 import PERIODS, Pi05, attention_mask, time_embedding
 from ..observation import IMAGE_KEYS
 from .checks import EXACT, FORWARD, Check, Tolerance, compare, npz_names, read_npz
-from .outputs import outputs
+from .outputs import make_model, outputs
 
 META, STATE, INPUT, OUTPUT = "meta/json", "sd/", "in/", "out/"
 SAME = {  # recorded name -> name of the same quantity among openpi's
@@ -81,7 +80,8 @@ def model_of(config: Pi05Config, tensors: Mapping[str, np.ndarray], where: str) 
     if problems := differences(keys, (key for key in names if not is_unused(key))):
         raise ValueError(f"{where}: the state dict's names differ from this model's: {problems}")
     found = {key: tensors[names[key]] for key in keys}
-    return load_model(config, leaf_source(where, parts, {key: t.dtype for key, t in found.items()}, found.__getitem__))
+    source = leaf_source(where, parts, {key: t.dtype for key, t in found.items()}, found.__getitem__)
+    return make_model(config, {path: source.read(path) for path in source.leaves})
 
 
 def observation_of(inputs: Mapping[str, np.ndarray], action_dim: int) -> Observation:
