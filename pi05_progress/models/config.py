@@ -22,6 +22,11 @@ class ModelConfigError(UserError):
     """A configuration is unknown or does not fit together; the message says which field and what would be right."""
 
 
+def _check_known(field: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ModelConfigError(f"{field} {value!r} is unknown; known: {', '.join(known)}")
+
+
 @dataclass(frozen=True)
 class LoraConfig:
     """Low-rank adapters: their rank and strength; ``rank_stabilised`` divides by the rank's root instead."""
@@ -82,10 +87,7 @@ class ProgressConfig:
     sigma_bins: float = 2.0  # spread of HL-Gauss targets, in bins
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(ProgressKind):
-            raise ModelConfigError(
-                f"progress.kind {self.kind!r} is unknown; known: {', '.join(get_args(ProgressKind))}"
-            )
+        _check_known("progress.kind", self.kind, get_args(ProgressKind))
         if self.hidden < 1 or self.bins < 2 or not self.sigma_bins > 0:
             raise ModelConfigError(
                 f"progress: hidden {self.hidden}, bins {self.bins}, sigma_bins {self.sigma_bins}; expected at least 1, "
@@ -116,11 +118,8 @@ class Pi05Config:
     remat: Remat = "layers"
 
     def __post_init__(self) -> None:
-        if self.remat not in get_args(Remat):
-            raise ModelConfigError(f"remat {self.remat!r} is unknown; known: {', '.join(get_args(Remat))}")
-        if self.compute_dtype not in get_args(ComputeDtype):
-            known = ", ".join(get_args(ComputeDtype))
-            raise ModelConfigError(f"compute_dtype {self.compute_dtype!r} is unknown; known: {known}")
+        _check_known("remat", self.remat, get_args(Remat))
+        _check_known("compute_dtype", self.compute_dtype, get_args(ComputeDtype))
         for field in ("vocabulary", "action_dim", "action_horizon", "max_token_len"):
             if getattr(self, field) < 1:
                 raise ModelConfigError(f"{field} is {getattr(self, field)}; expected at least 1")

@@ -22,7 +22,7 @@ from ..policy import DEFAULT_OPTIONS, Policy, PolicyOptions
 from ..robots.layout import Layout
 from ..robots.profile import RobotProfile
 from ..units.normalize import NormStats, NormStatsError, normalize, unnormalize
-from ..units.tokenizer import PromptError, PromptTokenizer, clean, make_encoder
+from ..units.tokenizer import PromptTokenizer, clean, make_encoder
 from ..units.transforms import absolute_actions, actions_from_model, pad_to, resize_with_pad, state_to_model
 from .sampler import Sampler, for_inference
 
@@ -126,10 +126,7 @@ class ModelPolicy(Policy):
         state = state_to_model(frame.state, self._layout)
         if self._stats:
             state = normalize(state, self._stats["state"], self._info.quantiles).astype(np.float32)
-        try:
-            tokens, mask = self._tokenize(prompt, state if self._info.model.discrete_state else None)
-        except PromptError as error:
-            raise ObservationError(str(error)) from error
+        tokens, mask = self._tokenize(prompt, state if self._info.model.discrete_state else None)
         observation = Observation(
             images={key: present.get(key, np.zeros((1, height, width, 3), np.uint8)) for key in encoded},
             image_masks={key: np.array([key in present]) for key in encoded},

@@ -15,6 +15,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..models.config import BYTE_VOCABULARY, PALIGEMMA_VOCABULARY, WORD_VOCABULARY
+from ..observation import ObservationError
 
 BOS = 2
 TokenizerName = Literal["bytes", "words", "paligemma"]
@@ -26,7 +27,7 @@ PADDED_LENGTHS = (32, 64, 128, 200)  # a prompt is padded to the smallest that h
 log = logging.getLogger(__name__)
 
 
-class PromptError(UserError):
+class PromptError(ObservationError):
     """A prompt cannot be given to the model."""
 
 

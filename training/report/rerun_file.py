@@ -38,33 +38,22 @@ def write(
     with output_file(path) as partial:
         stream = rr.RecordingStream(f"data set {dataset.root.resolve().name}")
         stream.save(str(partial))
+        shown = {short: name for short, name in columns.items() if short != "timestamp"}
+        logged: set[Path] = set()
         try:
-            _log(rr, stream, dataset, columns, meta, wanted)
+            with progress_bar("rerun", dataset.frame_count, "frames") as advance:
+                for episode, values in dataset.frames(list(shown.values()), wanted):
+                    root = f"episode_{episode.index:03d}"
+                    times = rr.TimeColumn(TIME, duration=np.arange(episode.length) / dataset.fps)
+                    for short, name in shown.items():
+                        numbers = rr.Scalars.columns(scalars=values[name].astype(np.float64))
+                        stream.send_columns(f"{root}/{short}", [times], numbers)
+                    _milestones(rr, stream, root, episode, meta, dataset.fps)
+                    _videos(rr, stream, root, episode, times, dataset.fps, logged)
+                    advance(episode.length)
         finally:
             stream.flush()
             stream.disconnect()
-
-
-def _log(
-    rr: Any,
-    stream: Any,
-    dataset: Dataset,
-    columns: Mapping[str, str],
-    meta: ProgressMeta,
-    wanted: set[int] | None,
-) -> None:
-    shown = {short: name for short, name in columns.items() if short != "timestamp"}
-    logged: set[Path] = set()
-    with progress_bar("rerun", dataset.frame_count, "frames") as advance:
-        for episode, values in dataset.frames(list(shown.values()), wanted):
-            root = f"episode_{episode.index:03d}"
-            times = rr.TimeColumn(TIME, duration=np.arange(episode.length) / dataset.fps)
-            for short, name in shown.items():
-                data = values[name].astype(np.float64)
-                stream.send_columns(f"{root}/{short}", [times], rr.Scalars.columns(scalars=data))
-            _milestones(rr, stream, root, episode, meta, dataset.fps)
-            _videos(rr, stream, root, episode, times, dataset.fps, logged)
-            advance(episode.length)
 
 
 def _milestones(rr: Any, stream: Any, root: str, episode: Episode, meta: ProgressMeta, fps: float) -> None:
