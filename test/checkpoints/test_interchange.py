@@ -114,8 +114,11 @@ def spoil(name, change):
 @pytest.mark.parametrize(
     ("damage", "told"),
     [
-        (lambda t: t.pop("progress_head.output.bias"), "progress_head.output.bias is missing or unknown"),
-        (lambda t: t.update(more=np.zeros(1)), "more is missing or unknown"),
+        (
+            lambda t: t.pop("progress_head.output.bias"),
+            r"not a progress head: missing: 1 \(progress_head.output.bias\)",
+        ),
+        (lambda t: t.update(more=np.zeros(1)), r"not a progress head: not known: 1 \(more\)"),
         (spoil("progress_head.output.weight", np.ravel), r"output.weight float32\[256\].*expected are floats"),
         (spoil("progress_head.output.weight", lambda a: a[:, :3]), r"output.weight float32\[1, 3\].*expected are"),
         (spoil("progress_head.hidden.bias", lambda a: a.astype(np.int32)), "hidden.bias int32"),

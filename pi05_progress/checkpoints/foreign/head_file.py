@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ...models.config import Pi05Config
+from ...models.parameters import differences
 from ..parameter_source import CheckpointError
 from .safetensors_files import TensorFile, open_safetensors, write_safetensors
 from .torch_parameters import TORCH_HEAD, head_parts
@@ -39,7 +40,8 @@ def write_head(folder: Path, tensors: Mapping[str, np.ndarray]) -> None:
         CheckpointError: a tensor is missing or unknown, or the file cannot be written.
     """
     file = folder / HEAD_FILE
-    _check(str(file), tensors)
+    if problems := differences(NAMES, tensors):
+        raise CheckpointError(f"{file}: not a progress head: {problems}")
     layout = {name: jax.ShapeDtypeStruct(tensors[name].shape, tensors[name].dtype) for name in NAMES}
     write_safetensors(file, layout, tensors.items())
 
@@ -54,7 +56,8 @@ def open_head(folder: Path) -> TensorFile | None:
     if not file.exists():
         return None
     found = open_safetensors(file)
-    _check(found.where, found.tensors)
+    if problems := differences(NAMES, found.tensors):
+        raise CheckpointError(f"{found.where}: not a progress head: {problems}")
     shapes = {name: tuple(found.tensors[name].shape) for name in NAMES}
     hidden, output = (shapes[f"{TORCH_HEAD}{layer}.weight"] for layer in ("hidden", "output"))
     fit = len(hidden) == len(output) == 2 and output[1] == hidden[0]
@@ -66,11 +69,3 @@ def open_head(folder: Path) -> TensorFile | None:
             "[1 or bins, hidden], [1 or bins]"
         )
     return found
-
-
-def _check(where: str, tensors: Mapping[str, object]) -> None:
-    if different := sorted(set(NAMES).symmetric_difference(tensors)):
-        raise CheckpointError(
-            f"{where}: not a progress head: {', '.join(different[:4])} {'are' if len(different) > 1 else 'is'} missing "
-            f"or unknown; expected are {', '.join(NAMES)}"
-        )
