@@ -10,10 +10,7 @@ from typing import IO
 
 
 def try_lock(file: IO) -> bool:
-    """Take the lock of an open file, for as long as the file is open.
-
-    Returns:
-        Whether this process has it now; otherwise another process has.
+    """Take the lock of an open file, for as long as it is open; returns whether this process has it, or another has.
 
     Raises:
         OSError: the file system knows no locks.

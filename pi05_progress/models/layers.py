@@ -34,7 +34,6 @@ class Linear(nnx.Module):
         outputs: shape of the new axes.
         stack: leading axes of both parameters, for layers that are scanned.
         dtype: input and parameters are cast to it; None leaves promotion to JAX.
-        zero: start at zero.
     """
 
     def __init__(

@@ -72,10 +72,9 @@ def check_all(paths: Sequence[Path], show: Callable[[str, list[Check]], None], k
 
 
 def run_program(kinds: Sequence[Kind], program: str, description: str | None, arguments: Sequence[str] | None) -> int:
-    """Check what the command line names, and print the result.
+    """Check what the command line names, print the result, and return the exit status.
 
-    Returns:
-        The exit status: 0 if something was checked and all of it is within its tolerance, else 1.
+    It is 0 if something was checked and all of it is within its tolerance, else 1.
     """
     parser = argparse.ArgumentParser(
         prog=program, description=description, formatter_class=argparse.RawDescriptionHelpFormatter

@@ -40,12 +40,9 @@ def draws(episodes: int, count: int, seed: int) -> Float[np.ndarray, "r n"]:
 
 
 def figure(statistic: Statistic, used: Float[np.ndarray, " n"], samples: Float[np.ndarray, "r n"]) -> Figure:
-    """A statistic with its interval.
+    """A statistic with its interval, which the samples that ``draws`` gives decide.
 
-    Args:
-        statistic: values from counts; NaN where it is not defined.
-        used: which episodes it looks at (bool).
-        samples: as ``draws`` gives them; those in which it is not defined are left out.
+    It is NaN where it is not defined, and such samples are left out; ``used`` says which episodes it looks at.
     """
     n = int(np.sum(used))
     value = float(statistic(np.ones((1, len(used))))[0]) if n else np.nan

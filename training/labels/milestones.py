@@ -169,8 +169,7 @@ def durations_s(dataset: Dataset, meta: ProgressMeta, left_out: Collection[int])
 def read_csv(path: Path) -> dict[int, list[Milestone | tuple[str, float]]]:
     """Milestones of episodes from a table with the columns ``episode_index``, ``label`` and ``frame`` or ``seconds``.
 
-    Returns:
-        By episode index; a milestone given in seconds is a pair of label and seconds.
+    They are by episode index; a milestone given in seconds is a pair of label and seconds.
 
     Raises:
         MilestoneError: unreadable, a column is missing, or a line is wrong; the line is named.

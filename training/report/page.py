@@ -50,13 +50,7 @@ def page(
     arm_ranges: Sequence[Range],
     gripper_ranges: Sequence[Range],
 ) -> str:
-    """The whole page.
-
-    Args:
-        shown: episodes with pictures, in the order of the page.
-        arm_ranges: of the arm joints, rad.
-        gripper_ranges: of the grippers' efforts, N m.
-    """
+    """The whole page, with the pictures of the episodes shown, in their order, and ranges in rad and N m."""
     name = dataset.root.resolve().name
     parts = [
         f"<h1>{html.escape(name)}</h1>",
