@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -154,7 +153,8 @@ class _DataWriter:
                                 raise DatasetError(f"{path}: episode {episode.index} is in an earlier file, too")
                             labels = self.labels.episodes[episode.index]
                             arrays = {name: getattr(labels, what) for what, name in self.columns.items()}
-                            writer.write_table(self._labelled(table, schema, arrays))
+                            columns = [pa.array(arrays[n]) if n in arrays else table[n] for n in schema.names]
+                            writer.write_table(pa.Table.from_arrays(columns, schema=schema))
                             stats[episode.index] = {name: feature_stats(values) for name, values in arrays.items()}
                             for name in without_stats:
                                 stats[episode.index][name] = self._stats_of(path, episode.index, name, table)
@@ -173,10 +173,6 @@ class _DataWriter:
                 f"{path}: {name} of episode {index}: {error}. {layout.STATS} has no statistics of it, so they were to "
                 "be made; repair the feature, or remove it with LeRobot's lerobot-edit-dataset"
             ) from error
-
-    def _labelled(self, table: pa.Table, schema: pa.Schema, arrays: Mapping[str, np.ndarray]) -> pa.Table:
-        columns = [pa.array(arrays[n]) if n in arrays else table[n] for n in schema.names]
-        return pa.Table.from_arrays(columns, schema=schema)
 
     def _schema(self, path: Path, schema: pa.Schema) -> pa.Schema:
         columns = {name for name, feature in self.kept.items() if feature["dtype"] != "video"}
