@@ -426,7 +426,7 @@ def test_a_feature_that_can_have_no_statistics_is_named(tmp_path):
     path = root / "data/chunk-000/file-000.parquet"
     extra = pa.array(np.array([0, 1, 2, 3, np.nan, 5], np.float32))
     pq.write_table(pq.read_table(path).append_column("extra", extra), path)
-    with pytest.raises(DatasetError, match=r"file-000\.parquet: extra of episode 1: numbers that are not finite"):
+    with pytest.raises(DatasetError, match=r"file-000\.parquet: extra of episode 1: .*numbers that are finite"):
         labelled(root, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
