@@ -58,9 +58,6 @@ def compute(
     which it does would be scaled up until they outweigh all others.
 
     Args:
-        datasets: opened.
-        profile: of the robot.
-        horizon: rows of a chunk.
         relative: arms relative to the state.
         progress: called with the number of frames after every episode, in both passes.
         notes: gets a line on numbers that hardly ever change, and on what is done about them.
@@ -81,7 +78,12 @@ def compute(
     for key, names in (("state", profile.layout.state_names), ("actions", profile.layout.joints)):
         found[key], still = _by_range(spreads[key].result(), extents[key])
         if notes is not None and still.any():
-            notes.append(_hardly_changing(key, names, found[key], still))
+            low, high = found[key].q01, found[key].q99
+            told = ", ".join(f"{names[i]} ({low[i]:.4g} to {high[i]:.4g})" for i in np.flatnonzero(still))
+            notes.append(
+                f"{key}: hardly ever changes: {told}; this range normalises instead of the quantiles, by which the few "
+                "frames that differ would outweigh all others"
+            )
         if far is not None:
             ends = np.stack([extents[key].low, extents[key].high])
             far += far_beyond(key, names, ends, normalize(ends, found[key]))
@@ -102,14 +104,6 @@ def _by_range(stats: NormStats, extent: Extent) -> tuple[NormStats, Bool[np.ndar
     return dataclasses.replace(stats, q01=q01, q99=q99), still
 
 
-def _hardly_changing(key: str, names: Sequence[str], stats: NormStats, still: Bool[np.ndarray, " d"]) -> str:
-    told = [f"{names[i]} ({stats.q01[i]:.4g} to {stats.q99[i]:.4g})" for i in np.flatnonzero(still)]
-    return (
-        f"{key}: hardly ever changes: {', '.join(told)}; this range normalises instead of the quantiles, by "
-        "which the few frames that differ would outweigh all others"
-    )
-
-
 def far_beyond(
     key: str,
     names: Sequence[str],
@@ -119,19 +113,11 @@ def far_beyond(
 ) -> list[str]:
     """A line on numbers that are far from -1 to 1 when they are normalised, if there are any.
 
-    Args:
-        key: what they are of.
-        names: of the numbers.
-        values: in the robot's units.
-        normalised: the same.
-        where: says of a row which frame it is.
+    ``values`` are in the robot's units; ``where`` says of a row which frame it is.
     """
     rows = np.abs(normalised).argmax(axis=0)
-    columns = np.flatnonzero(np.abs(normalised).max(axis=0) > FAR)
-    told = [
-        f"{names[i]} {values[r, i]:.4g} is {normalised[r, i]:.3g}{where(r)}"
-        for i, r in zip(columns, rows[columns], strict=True)
-    ]
+    far = [(i, row) for i, row in enumerate(rows) if abs(normalised[row, i]) > FAR]
+    told = [f"{names[i]} {values[row, i]:.4g} is {normalised[row, i]:.3g}{where(row)}" for i, row in far]
     return [
         f"{key}: extreme when normalised: {', '.join(told)}; usual is -1 to 1. Such frames are trained on as they "
         "are, and a few of them outweigh all others in the loss: look at them, and remove episodes that are wrong"
