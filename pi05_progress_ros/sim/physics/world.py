@@ -35,7 +35,6 @@ class GripperState(NamedTuple):
 
 @dataclass(frozen=True)
 class _ArmIndex:
-    joints: list[str]
     qpos: np.ndarray
     dof: np.ndarray
     actuators: np.ndarray
@@ -59,7 +58,7 @@ class World:
         self.timestep_s = TIMESTEP_S
         self.sides = arm_table().sides
         self._index = {side: self._arm_index(side) for side in self.sides}
-        self._velocity = {side: np.zeros(len(index.joints)) for side, index in self._index.items()}
+        self._velocity = {side: np.zeros(len(index.qpos)) for side, index in self._index.items()}
         self._task_every = round(TASK_PERIOD_S / TIMESTEP_S)
         self.reset(seed)
 
@@ -68,7 +67,6 @@ class World:
         ids = [self.model.joint(name).id for name in joints]
         finger = self.model.joint(f"{side[0]}_finger_a").id
         return _ArmIndex(
-            joints=joints,
             qpos=self.model.jnt_qposadr[ids],
             dof=self.model.jnt_dofadr[ids],
             actuators=np.array([self.model.actuator(name).id for name in joints]),
