@@ -21,11 +21,12 @@ from sensor_msgs.msg import Joy
 from pi05_progress.errors import UserError, run_program
 from pi05_progress.robots.episode_notes import ABORTED
 from pi05_progress.robots.message_store import message_store
-from pi05_progress.robots.profile import MarksProfile, RobotProfile
+from pi05_progress.robots.profile import PACKET_TYPE, MarksProfile, RobotProfile
 from pi05_progress_msgs.msg import EpisodeEvent
 from pi05_progress_msgs.srv import MarkMilestone, StartEpisode, StopEpisode
 
 from .cameras.message_class import message_class
+from .cameras.subscription import PacketSubscription
 from .parameters import QosOverrides, declare_all, parameter, read_all, warn_of_unused_overrides
 from .recording.bag_writer import PARTIAL, learn_type, type_name
 from .recording.episodes import Episodes
@@ -117,8 +118,11 @@ class RecorderNode(QosOverrides, Node):
             def lose(status: Any, topic: Topic = topic) -> None:
                 self._episodes.lose(topic, status.total_count_change)
 
-            events = SubscriptionEventCallbacks(message_lost=lose)
-            made = self.create_subscription(topic.kind, topic.name, store, qos, raw=True, event_callbacks=events)
+            if type_name(topic.kind) == PACKET_TYPE:
+                made = PacketSubscription(self, topic.kind, topic.name, store, lose, raw=True)
+            else:
+                events = SubscriptionEventCallbacks(message_lost=lose)
+                made = self.create_subscription(topic.kind, topic.name, store, qos, raw=True, event_callbacks=events)
             topic.heard = made.topic_name
         self._marks, self._pressed = marks, {}
         self.create_subscription(Joy, marks.topic, self._on_buttons, 10)

@@ -12,20 +12,17 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from rclpy.clock import Clock, ClockType
-from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.impl.rcutils_logger import RcutilsLogger
 from rclpy.node import Node
-from rclpy.qos import QoSProfile, ReliabilityPolicy
 
 from pi05_progress.robots.joints import MessageError
 from pi05_progress.robots.messages import stamp_ns
 from pi05_progress.robots.packets import PacketDecoder, VideoPicture
 
 from ..inputs import Inputs, News
+from .subscription import PacketSubscription
 
-QUEUE = 150  # packets, five seconds of them, that may wait to be decoded; and in the middleware to be taken
-WATCH_S = 1.0  # between looks at what publishers offer
+QUEUE = 150  # packets, five seconds of them, that may wait to be decoded
 
 
 class PacketStream:
@@ -123,40 +120,20 @@ class PacketStream:
 
 
 class PacketCamera:
-    """Subscribes to packets, reliably where their publishers offer that; arguments as of ``open_cameras``."""
+    """Subscribes to packets; arguments are those of ``open_cameras``, for one camera."""
 
     def __init__(
         self, node: Node, key: str, topic: str, kind: type, inputs: Inputs, arrived: Callable[[], None]
     ) -> None:
-        self._node, self._kind, self._topic = node, kind, node.resolve_topic_name(topic)
-        inputs.add(key, self._topic, image=True)
-        self._stream = PacketStream(key, self._topic, inputs, arrived, node.get_logger())
-        self._subscribe(self._offered())
-        self._timer = node.create_timer(WATCH_S, self._follow, clock=Clock(clock_type=ClockType.STEADY_TIME))
-
-    def _offered(self) -> ReliabilityPolicy:
-        offered = [info.qos_profile.reliability for info in self._node.get_publishers_info_by_topic(self._topic)]
-        best_effort = ReliabilityPolicy.BEST_EFFORT in offered
-        return ReliabilityPolicy.BEST_EFFORT if best_effort else ReliabilityPolicy.RELIABLE
-
-    def _subscribe(self, reliability: ReliabilityPolicy) -> None:
-        self._reliability, qos = reliability, QoSProfile(depth=QUEUE, reliability=reliability)
-        events = SubscriptionEventCallbacks(message_lost=lambda _: self._stream.lost(), use_default_callbacks=False)
-        self._subscription = self._node.create_subscription(
-            self._kind, self._topic, self._on_packet, qos, event_callbacks=events
-        )
-
-    def _follow(self) -> None:
-        """Publishers come late and are restarted: ask for what they offer now."""
-        if (offered := self._offered()) != self._reliability:
-            self._node.destroy_subscription(self._subscription)
-            self._subscribe(offered)
+        self._node, name = node, node.resolve_topic_name(topic)
+        inputs.add(key, name, image=True)
+        self._stream = PacketStream(key, name, inputs, arrived, node.get_logger())
+        self._subscription = PacketSubscription(node, kind, topic, self._on_packet, lambda _: self._stream.lost())
 
     def _on_packet(self, message: Any) -> None:
         self._stream.push(message, self._node.get_clock().now().nanoseconds)
 
     def close(self) -> None:
         """Listen no more."""
-        self._node.destroy_timer(self._timer)
-        self._node.destroy_subscription(self._subscription)
+        self._subscription.close()
         self._stream.close()

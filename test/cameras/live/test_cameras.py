@@ -7,6 +7,7 @@ import pytest
 from conftest import wait_for
 from diagnostic_msgs.msg import DiagnosticArray
 from fake_robot import parameters, start_node
+from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from video_packets import messages, moving
 
@@ -15,6 +16,7 @@ from pi05_progress.files.config_files import config_file
 from pi05_progress_msgs.msg import TaskProgress
 from pi05_progress_ros.cameras.packets import PacketCamera
 from pi05_progress_ros.inputs import Inputs, Limits
+from pi05_progress_ros.parameters import QosOverrides
 
 MIXED = f"""
 extends: {config_file("teleavatar.yaml")}
@@ -66,8 +68,12 @@ def test_the_node_publishes_progress_from_packets_and_again_after_their_sender_w
     until(good, "progress again")
 
 
+class Listening(QosOverrides, Node):
+    """As all nodes here are: the QoS of its topics are parameters."""
+
+
 def test_packets_are_asked_for_as_their_publishers_offer_them_now(ros):
-    node, sender = ros.create_node("listening"), ros.create_node("sending")
+    node, sender = Listening("listening"), ros.create_node("sending")
     inputs, arrived, topic = Inputs(Limits()), [], "/left/color/image_raw/ffmpeg"
     camera = PacketCamera(node, "left_color", topic, FFMPEGPacket, inputs, lambda: arrived.append(1))
     sent = []
@@ -94,4 +100,5 @@ def test_packets_are_asked_for_as_their_publishers_offer_them_now(ros):
     delivered(ReliabilityPolicy.RELIABLE)
     camera.close()
     assert node.get_subscriptions_info_by_topic(topic) == []
+    node.destroy_node()
     assert not any(thread.name.startswith("packets of") for thread in threading.enumerate())
