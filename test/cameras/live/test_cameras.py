@@ -9,11 +9,15 @@ from diagnostic_msgs.msg import DiagnosticArray
 from fake_robot import parameters, start_node
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from video_packets import messages, moving
+from rosbags.highlevel import AnyReader
+from video_packets import decoded, messages, moving
 
 from ffmpeg_image_transport_msgs.msg import FFMPEGPacket
 from pi05_progress.files.config_files import config_file
+from pi05_progress.robots.message_store import message_store
+from pi05_progress.robots.profile import RobotProfile
 from pi05_progress_msgs.msg import TaskProgress
+from pi05_progress_msgs.srv import StartEpisode, StopEpisode
 from pi05_progress_ros.cameras.packets import PacketCamera
 from pi05_progress_ros.inputs import Inputs, Limits
 from pi05_progress_ros.parameters import QosOverrides
@@ -102,3 +106,38 @@ def test_packets_are_asked_for_as_their_publishers_offer_them_now(ros):
     assert node.get_subscriptions_info_by_topic(topic) == []
     node.destroy_node()
     assert not any(thread.name.startswith("packets of") for thread in threading.enumerate())
+
+
+def test_packets_are_recorded_as_they_come(start, ros, tmp_path):
+    robot, profile, heard = "teleavatar_v1", RobotProfile.load("teleavatar_v1"), []
+    client = ros.create_node("client")
+
+    def until(condition, what):
+        wait_for(condition, lambda: ros.spin_once(client, timeout_sec=0.05), what)
+
+    def call(kind, name, **fields):
+        service = client.create_client(kind, f"/recorder/{name}")
+        until(service.service_is_ready, name)
+        future = service.call_async(kind.Request(**fields))
+        until(future.done, f"an answer of {name}")
+        return future.result()
+
+    client.create_subscription(FFMPEGPacket, profile.cameras["right_color"].topic, heard.append, 50)
+    start("pi05_progress_ros.sim.robot_node", *parameters(profile=robot, image_scale=0.1))
+    recorder = start(
+        "pi05_progress_ros.recorder_node", *parameters(robot=robot, output=tmp_path / "bags", commands="none")
+    )
+    until(lambda: len(heard) > 5, "packets")
+    assert call(StartEpisode, "start_episode", task="stack").accepted, recorder.log()
+    heard.clear()
+    until(lambda: len(heard) > 60, "packets of two seconds")
+    answer = call(StopEpisode, "stop_episode", outcome=1)
+    assert answer.accepted, answer.message
+    found = {camera.topic: [] for camera in profile.cameras.values()}
+    with AnyReader([tmp_path / "bags" / answer.episode_id], default_typestore=message_store()) as reader:
+        for connection, _, data in reader.messages(c for c in reader.connections if c.topic in found):
+            found[connection.topic].append(reader.deserialize(data, connection.msgtype))
+    for topic, sent in found.items():
+        counts = [message.pts for message in sent]
+        assert counts == list(range(counts[0], counts[0] + len(counts))), topic
+        assert len(decoded(sent)) > 0, topic
