@@ -185,6 +185,19 @@ def test_quantiles_of_another_horizon_and_of_what_hardly_ever_changes_are_taken(
         np.testing.assert_array_equal(taken["actions"].q01, stats["actions"].q01)
 
 
+@pytest.mark.parametrize("relative", [False, True])
+def test_what_is_extreme_when_it_is_normalised_is_named_with_episode_and_frame(tmp_path, relative):
+    rng = np.random.default_rng(0)
+    states = np.cumsum(rng.normal(size=(3, 200, 48)), axis=1) / 10
+    actions = states + rng.normal(size=states.shape) / 10
+    actions[1, 7, 2] = 1e4
+    dataset = open_dataset(make_dataset(tmp_path / "spike", list(states), actions=list(actions)))
+    config = DataConfig(delta_actions=relative)
+    _, said = statistics(config, [dataset], [load_rows(dataset, PROFILE, "")], PROFILE, MODEL.action_horizon)
+    (note,) = [text for text in said if "extreme" in text]
+    assert "spike: actions: extreme when normalised: l_joint3 " in note and "(episode 1, frame 7);" in note
+
+
 def test_statistics_of_the_other_kind_of_actions(data):
     save_norm_stats(data / "norm_stats.json", own_stats(data))
     refused(
