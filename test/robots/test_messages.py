@@ -1,10 +1,12 @@
 """Messages to frames: joints by name, images of every usual kind, and what wrong messages are told."""
 
+import io
 import os
 from types import SimpleNamespace as Fields
 
 import cv2
 import numpy as np
+import PIL.Image
 import pytest
 from sensor_msgs.msg import CompressedImage, Image, JointState
 
@@ -126,6 +128,15 @@ def test_compressed_images(kind, tolerance):
     assert np.abs(image.astype(int) - smooth).max() <= tolerance
 
 
+def test_compressed_images_are_not_turned_by_what_their_exif_data_say():
+    smooth = cv2.resize(PICTURE, (64, 48), interpolation=cv2.INTER_CUBIC)
+    exif, data = PIL.Image.Exif(), io.BytesIO()
+    exif[0x0112] = 3  # by 180 degrees
+    PIL.Image.fromarray(smooth).save(data, "JPEG", quality=95, exif=exif)
+    image = decode_image(CompressedImage(format="jpeg", data=data.getvalue()), "head")
+    assert np.abs(image.astype(int) - smooth).mean() < 10
+
+
 @pytest.mark.parametrize(
     ("message", "text"),
     [
@@ -133,6 +144,8 @@ def test_compressed_images(kind, tolerance):
         (Image(height=6, width=8, step=24, encoding="rgb8", data=b"123"), "3 bytes of data, 6 rows of 24 bytes"),
         (image_message(PICTURE, "purple8"), "cannot decode 'purple8'"),
         (CompressedImage(format="jpeg", data=b"not a jpeg"), "head: "),
+        (image_message(PICTURE, "8UC3"), "cannot decode '8UC3', which does not name its colours.* rgb8"),
+        (image_message(np.zeros((9, 8, 1), np.uint8), "nv12"), "cannot decode 'nv12'"),
     ],
 )
 def test_wrong_images_name_the_camera_and_what_was_found(message, text):
