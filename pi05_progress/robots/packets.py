@@ -19,6 +19,7 @@ H264, HEVC = "h264", "hevc"
 _NAMES = {"264": H264, "avc": H264, "265": HEVC, "hevc": HEVC}
 _COUNTED = 3  # equal steps of pts in a row after which they are taken for a count; with B-frames there are none
 _REORDERED = 17  # packets among which B-frames may change the order of pts
+_HELD = 64  # packets at most whose pictures a decoder may still hold
 _MISSING = ("could not find ref", "reference picture missing", "missing reference picture")  # FFmpeg's words for it
 _START = b"\x00\x00\x01"
 
@@ -112,6 +113,8 @@ class PacketDecoder:
             self._decoder.flush_buffers()  # pictures are forgotten; parameter sets, which may not come again, are not
         self.waiting = False
         self._stamps[self._sent] = stamp_ns
+        if len(self._stamps) > _HELD:  # of packets that gave no picture
+            del self._stamps[next(iter(self._stamps))]
         return self._frames(self._packet(data))
 
     def flush(self) -> list[tuple[int, Any]]:
@@ -174,7 +177,7 @@ class PacketDecoder:
             with av.logging.Capture(local=True) as said:
                 frames = self._decoder.decode(packet)
         except (av.error.FFmpegError, ValueError) as error:
-            self.lose(f"packets that cannot be decoded ({error})")
+            self.lose(f"packets that cannot be decoded ({getattr(error, 'strerror', None) or error})")
             return []
         if any(words in text.lower() for _, _, text in said for words in _MISSING):
             self.lose("pictures that build upon one that is missing")

@@ -62,6 +62,18 @@ def test_what_builds_upon_a_lost_packet_is_not_used(lost, bframes, pts):
         assert set(found) == kept and sum(decoder.problems.values()) >= len(lost)
 
 
+@pytest.mark.parametrize("share", [0.01, 0.1])
+@pytest.mark.parametrize("burst", [1, 5])
+def test_of_random_losses_no_damaged_picture_is_left(share, burst):
+    sent, rng = messages(moving(200), gop=10), np.random.default_rng(0)
+    lost = {at + i for at in np.flatnonzero(rng.random(200) < share / burst) for i in range(burst)}
+    found, decoder = used([message for at, message in enumerate(sent) if at not in lost])
+    assert_sound(found, decoded(sent))
+    begun = {at // 10 for at in lost}
+    assert len(found) >= 200 - 10 * len(begun | {group + 1 for group in begun})
+    assert all("(" not in text or "Errno" not in text for text in decoder.problems)
+
+
 def test_a_lost_packet_of_h264_is_known_by_the_count():
     sent = messages(PICTURES, codec="h264", gop=GOP)
     found, decoder = used([message for at, message in enumerate(sent) if at != 7])
