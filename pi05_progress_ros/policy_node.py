@@ -16,7 +16,9 @@ import traceback
 from collections.abc import Sequence
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
@@ -39,12 +41,15 @@ from .node.inference import InferenceLoop, Result
 from .node.loading import PolicyLoader
 from .node.node_parameters import NodeParameters
 from .node.results import Results
+from .node.run_task import RunTaskServer
 from .node.watch import Watch
 from .parameters import QosOverrides, declare_all, read_all, warn_of_unused_overrides
 from .ros_session import END_SIGNALS, end_at_once, ros_session, spin
 
 WATCH_HZ = 20.0  # how often staleness is looked for
 DIAGNOSTICS_HZ = 1.0
+RESULT_S = 0.3  # for sending the result of a goal when the node ends
+GOAL_HZ = 50.0  # how often a goal's end is looked for
 UNTRAINED = "the model is untrained, its actions mean nothing: give a checkpoint"
 
 
@@ -55,23 +60,30 @@ class PolicyNode(QosOverrides, LifecycleNode):
         super().__init__("policy_node")
         declare_all(self, NodeParameters)
         self._prompt = self.get_parameter("prompt").value
+        self.add_on_set_parameters_callback(self._check_parameters)
         self.add_post_set_parameters_callback(self._on_parameters)
         self._stop = stop  # set when the end is asked for
         self._loader = PolicyLoader(self.get_logger(), stop)
         self._policy: Policy | None = None
         self._commands: CommandExecutor | None = None
+        self._goals: RunTaskServer | None = None  # while it is configured
         self._inference: InferenceLoop | None = None
         self._lingering: InferenceLoop | None = None  # of an activation before, whose policy has not answered yet
         self._interfaces: list = []
 
     def run(self) -> int:
         """Work until the end is asked for; returns the exit status. The robot is told to hold before ROS goes."""
+        executor = SingleThreadedExecutor()
         try:
             if self.get_parameter("autostart").value and not self._start():
                 return 1
-            spin(self, self._stop)
+            spin(self, self._stop, executor)
         finally:
+            goal = self._goals and self._goals.task
             self.on_shutdown(None)
+            until_s = time.monotonic() + (RESULT_S if goal else 0.0)
+            while time.monotonic() < until_s:  # the goal's result is sent
+                executor.spin_once(timeout_sec=0.02)
         return 0
 
     def _start(self) -> bool:
@@ -105,6 +117,9 @@ class PolicyNode(QosOverrides, LifecycleNode):
         started = time.monotonic()
         self._policy = self._loader.load(self._profile, p)
         self._results = Results(self, self._profile, self._policy)
+        self._goals = RunTaskServer(
+            self, self._results, self._set_prompt, p.goal_max_duration_s, p.goal_stall_timeout_s
+        )
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         model = f"model {self._policy.model_id}, images by {image_backend()}"
         self.get_logger().info(f"configured for {self._profile.name} in {time.monotonic() - started:.1f} s: {model}")
@@ -151,7 +166,7 @@ class PolicyNode(QosOverrides, LifecycleNode):
         commanded = (*self._profile.target_topics().values(), *grippers, self._profile.enable_topic)
         warn_of_unused_overrides(self, made_later=commanded)
         self._commands.allow(self.get_parameter("publish_commands").value)
-        self._commands.set_goal(self._prompt)
+        self._goals.activate(self._commands, lambda: self._snapshot().problems)
         self._commands.start()
         self._inference.start()
 
@@ -168,6 +183,8 @@ class PolicyNode(QosOverrides, LifecycleNode):
 
     def on_cleanup(self, _: LifecycleState) -> TransitionCallbackReturn:
         """Free the model."""
+        self._goals.destroy()
+        self._goals = None
         self._results.destroy()
         self.destroy_publisher(self._diagnostics)
         self._policy.close()
@@ -182,6 +199,7 @@ class PolicyNode(QosOverrides, LifecycleNode):
     def _end_threads(self) -> None:
         if self._commands and self._inference:
             self._commands.stop()  # first: the robot stops before anything else is waited for
+            self._goals.deactivate()
             self._inference.stop()
             self._lingering = self._inference
         self._commands = self._inference = None
@@ -213,7 +231,12 @@ class PolicyNode(QosOverrides, LifecycleNode):
         subscribe(Int32, profile.fsm_topic, lambda message: self._robot.hear_fsm(message.data), 10)
         # Not the node's clock: a stopped /clock must not stop the watch over it.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
-        for rate_hz, callback in ((WATCH_HZ, self._watch.look), (DIAGNOSTICS_HZ, self._publish_diagnostics)):
+        timers = (
+            (GOAL_HZ, self._goals.look),
+            (WATCH_HZ, self._watch.look),
+            (DIAGNOSTICS_HZ, self._publish_diagnostics),
+        )
+        for rate_hz, callback in timers:
             timer = self.create_timer(1 / rate_hz, callback, clock=steady)
             self._interfaces.append((self.destroy_timer, timer))
 
@@ -223,7 +246,20 @@ class PolicyNode(QosOverrides, LifecycleNode):
         self._inputs.store(name, message, self.get_clock().now().nanoseconds)
 
     def _on_task(self, message: String) -> None:
-        self.set_parameters([Parameter("prompt", value=message.data)])
+        if reason := self._set_prompt(message.data):
+            self.get_logger().warning(f"~/set_task: {reason}", throttle_duration_sec=10.0)
+
+    def _set_prompt(self, task: str) -> str:
+        """Look at another task; returns why not."""
+        (result,) = self.set_parameters([Parameter("prompt", value=task)])
+        return result.reason
+
+    def _check_parameters(self, parameters: Sequence[Parameter]) -> SetParametersResult:
+        task = self._goals and self._goals.task
+        if task is not None and any(p.name == "prompt" and p.value != task for p in parameters):
+            text = f"the goal {task!r} is being carried out, and no other task can be looked at meanwhile"
+            return SetParametersResult(successful=False, reason=text)
+        return SetParametersResult(successful=True)
 
     def _on_reset(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         self._results.reset_estimator()
@@ -257,7 +293,7 @@ class PolicyNode(QosOverrides, LifecycleNode):
             if parameter.name == "prompt" and parameter.value != self._prompt:
                 self._prompt = parameter.value
                 if self._commands:
-                    self._commands.set_goal(self._prompt)
+                    self._commands.forget()
                 self.get_logger().info(f"task: {self._prompt!r}")
             elif parameter.name == "publish_commands" and self._commands:
                 self._commands.allow(parameter.value)

@@ -64,9 +64,9 @@ def end_at_once(status: int) -> NoReturn:
     os._exit(status)
 
 
-def spin(node: Node, stop: threading.Event) -> None:
-    """Run a node's callbacks in this thread until the end is asked for, or ROS ends."""
-    executor = SingleThreadedExecutor()
+def spin(node: Node, stop: threading.Event, executor: SingleThreadedExecutor | None = None) -> None:
+    """Run a node's callbacks in this thread until the end is asked for, or ROS ends; by an executor of one's own."""
+    executor = executor or SingleThreadedExecutor()
     executor.add_node(node)
     try:
         while not stop.is_set():

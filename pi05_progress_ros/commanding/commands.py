@@ -44,6 +44,8 @@ class Situation(NamedTuple):
         full_speed: whether arming asked for it.
         against: everything that speaks against arming at present.
         broken: whether a fault has ended the commands' thread.
+        ended: how the last goal ended; None while there is one, or if there was none.
+        interventions: of the operator in it.
     """
 
     state: State
@@ -51,6 +53,8 @@ class Situation(NamedTuple):
     full_speed: bool
     against: tuple[str, ...]
     broken: bool
+    ended: Ending | None = None
+    interventions: int = 0
 
 
 class CommandExecutor:
@@ -79,7 +83,7 @@ class CommandExecutor:
         self._against, self._broken = ("the node was activated just now",), False
         self._lock = threading.Lock()
         self._machine, self._timeline = StateMachine(), Timeline(settings.blend_s)
-        self._allowed, self._goal, self._failing, self._waits_for = False, "", "", ""
+        self._allowed, self._failing, self._waits_for = False, "", ""
         # From here on the thread's own:
         self._said = (State.LOOKING, "")
         self._publishers: CommandPublishers | None = None
@@ -117,13 +121,22 @@ class CommandExecutor:
         with self._lock:
             self._machine.disarm(reason, text, time.monotonic())
 
-    def set_goal(self, task: str) -> None:
-        """What is to be done once it is armed, nothing if empty; what was planned for the task before is dropped."""
+    def forget(self) -> None:
+        """Drop what was planned and said for the task before."""
         with self._lock:
-            self._goal, self._failing = task, ""
+            self._failing = ""
             self._timeline.clear()
-            if not task:
-                self._machine.finish(Reason.CANCELED, "no task is set", time.monotonic())
+
+    def accept(self) -> bool:
+        """A goal is to move the robot: by the chunks that are offered from now on. Whether it may."""
+        self.forget()
+        with self._lock:
+            return self._machine.accept(time.monotonic())
+
+    def finish(self, reason: Reason, text: str) -> None:
+        """End the goal, if there is one; the robot is paused, and stays armed."""
+        with self._lock:
+            self._machine.finish(reason, text, time.monotonic())
 
     def offer(self, chunk: Chunk, now_s: float) -> None:
         """A newer chunk, rad and N m (h, n), all of it finite."""
@@ -150,7 +163,10 @@ class CommandExecutor:
         """How it stands."""
         with self._lock:
             machine, against = self._machine, self._against
-            return Situation(machine.state, machine.text or self._waits_for, machine.full_speed, against, self._broken)
+            text = machine.text or self._waits_for
+            return Situation(
+                machine.state, text, machine.full_speed, against, self._broken, machine.ended, machine.interventions
+            )
 
     # --- the thread ---
 
@@ -196,7 +212,7 @@ class CommandExecutor:
         with self._lock:
             target = self._timeline.target(self._node.get_clock().now().nanoseconds * 1e-9)
             facts = Facts(fsm, mode, mode_s, lost, missing, self._failing, target is not None)
-            if self._goal and target is not None and not missing and not outside:
+            if target is not None and not missing and not outside:
                 self._machine.begin(now_s)
             send = self._machine.tick(facts, now_s)
             operated = "the robot is in teleoperation mode and ignores commands" if mode == Mode.TELEOPERATION else ""

@@ -16,6 +16,7 @@ from pi05_progress.robots.states import FsmState, Mode
 HOLD_S = 1.0  # how long a goal may be held: an input that is missed, a chunk that is late
 IDLE_S = 600.0  # how long it stays armed without a goal, or taken over
 PAUSE_S = 0.5  # after the robot was paused, until what it says of itself is news again
+FIRST_S = 10.0  # how long a goal's first actions are waited for
 READY_S = 5.0  # how long a robot may take to become READY once it is enabled
 NEWS_S = 0.05  # a mode that was heard so much later than something else was published after it
 AGAIN = "call ~/arm to go on"
@@ -97,12 +98,15 @@ class StateMachine:
         state: the present one.
         text: why it is in this state, for people; empty if there is nothing to say.
         full_speed: whether arming asked for it.
-        ended: how the last goal ended; None if none has since the last one began.
+        ended: how the last goal ended; None if none has since the last one was accepted.
+        interventions: how often the operator took over since then.
     """
 
     def __init__(self) -> None:
         self.state, self.text, self.full_speed = State.LOOKING, "", False
         self.ended: Ending | None = None
+        self.interventions = 0
+        self._goal = False  # whether there is one, carried out already or not
         self._since_s = -math.inf  # of the state
         self._paused_s: float | None = None  # since when this node has paused the robot, until it enables it again
         self._highest = FsmState.PAUSE  # that the robot has reached since it was enabled
@@ -130,25 +134,32 @@ class StateMachine:
             self._end_goal(reason, text)
             self._enter(State.LOOKING, f"{text}: {AGAIN}", now_s)
 
+    def accept(self, now_s: float) -> bool:
+        """A goal that is to move the robot, if that is armed and has no other; returns whether it is taken."""
+        if self.state != State.ARMED or self._goal:
+            return False
+        self._goal, self.ended, self.interventions, self._well_s = True, None, 0, now_s
+        self._enter(State.ARMED, "the goal's first actions are waited for", now_s)
+        return True
+
     def begin(self, now_s: float) -> bool:
-        """A goal begins, if the robot is armed and was not paused just now; returns whether it does."""
-        if self.state != State.ARMED or self._pausing(now_s):
+        """The goal's first actions are there: it is carried out, unless the robot was paused just now."""
+        if self.state != State.ARMED or not self._goal or self._pausing(now_s):
             return False
         self._enable_anew()
-        self.ended = None
         self._enter(State.RUNNING, "", now_s)
         return True
 
     def finish(self, reason: Reason, text: str, now_s: float) -> None:
         """The goal's end, by which nothing is disarmed."""
-        if self.state > State.ARMED:
+        if self._goal:
             self._end_goal(reason, text)
             self._enter(State.ARMED, text, now_s)
             self._well_s = now_s
 
     def _end_goal(self, reason: Reason, text: str) -> None:
-        if self.state > State.ARMED:
-            self.ended = Ending(reason, text)
+        if self._goal:
+            self._goal, self.ended = False, Ending(reason, text)
 
     def _enter(self, state: State, text: str, now_s: float) -> None:
         if self.state in (State.RUNNING, State.HOLDING) and state not in (State.RUNNING, State.HOLDING):
@@ -188,6 +199,7 @@ class StateMachine:
         elif facts.mode == Mode.TELEOPERATION and self.state != State.TAKEN_OVER:
             text = "the operator took over by teleoperation: back in API mode, call ~/arm to hand back"
             self._enter(State.TAKEN_OVER, text, now_s)
+            self.interventions += 1
         elif self.state in (State.ARMED, State.TAKEN_OVER) and now_s - self._since_s > IDLE_S:
             what = "no goal" if self.state == State.ARMED else "the takeover has not ended"
             self.disarm(Reason.TIMED_OUT, f"{what} for {IDLE_S / 60:g} min", now_s)
@@ -195,6 +207,9 @@ class StateMachine:
             self._well_s = self._well_s if facts.failing else now_s
             if now_s - self._well_s > HOLD_S:
                 self.disarm(Reason.POLICY_LOST, facts.failing, now_s)
+            elif self._goal and now_s - self._since_s > FIRST_S:
+                reason = Reason.INPUTS_LOST if facts.missing else Reason.POLICY_LOST
+                self.disarm(reason, facts.missing or f"the policy had no actions for {FIRST_S:g} s", now_s)
         elif self.state != State.TAKEN_OVER:
             self._watch_goal(facts, now_s)
 

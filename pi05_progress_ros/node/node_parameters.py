@@ -65,6 +65,12 @@ class NodeParameters:
     max_tracking_error: float = parameter(
         0.5, "how far an arm joint may be from its command before commanding ends, rad", between=(0.05, 3.0)
     )
+    goal_max_duration_s: float = parameter(
+        120.0, "how long a goal of ~/run_task may take that gives no time itself, s", between=(1.0, 86400.0)
+    )
+    goal_stall_timeout_s: float = parameter(
+        30.0, "how long progress may be STALLED before such a goal ends, s", between=(1.0, 86400.0)
+    )
     autostart: bool = parameter(True, "configure and activate by itself")
 
     def policy_options(self) -> PolicyOptions:

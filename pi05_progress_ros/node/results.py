@@ -65,6 +65,7 @@ class Results:
     Attributes:
         trained: whether the policy's answers mean anything.
         status: of the task, as published last.
+        newest: what was published of progress last.
     """
 
     def __init__(self, node: Node, profile: RobotProfile, policy: Policy) -> None:
@@ -79,7 +80,7 @@ class Results:
         """Begin anew, before the inference thread starts."""
         self._estimator, self._reset_asked = ProgressEstimator(durations_s=self._policy.durations_s), False
         self._chunk_id, self._stamp_ns, self._published_s = 0, 0, 0.0
-        self.status = Status.UNKNOWN
+        self.status, self.newest = Status.UNKNOWN, TaskProgress(progress=math.nan, lower=math.nan, upper=math.nan)
 
     def reset_estimator(self) -> None:
         """Let the next estimate start anew."""
@@ -129,6 +130,7 @@ class Results:
             message.time_remaining, message.time_remaining_lower, message.time_remaining_upper = expected, lower, upper
             message.time_remaining_valid = True
         self._progress.publish(message)
+        self.newest = message
 
     def destroy(self) -> None:
         """Let go of the publishers."""

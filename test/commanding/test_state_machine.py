@@ -6,6 +6,7 @@ import pytest
 
 from pi05_progress.robots.states import FsmState, Mode
 from pi05_progress_ros.commanding.state_machine import (
+    FIRST_S,
     HOLD_S,
     IDLE_S,
     NEWS_S,
@@ -44,7 +45,7 @@ class Bench:
         if state > State.LOOKING:
             assert self.machine.arm((), False, self.now)
         if state > State.ARMED:
-            assert self.machine.begin(self.now)
+            assert self.machine.accept(self.now) and self.machine.begin(self.now)
             assert self.tick() == Send.CHUNK
         if state == State.HOLDING:
             self.tick(Facts(chunk=False))
@@ -160,21 +161,33 @@ def test_armed_it_waits_ten_minutes_for_a_goal_and_not_for_an_operator_or_a_fail
         bench = Bench().into(State.ARMED)
         bench.tick(facts, seconds)
         assert bench.machine.state == State.LOOKING
-        assert not bench.machine.begin(bench.now)
+        assert not bench.machine.accept(bench.now) and not bench.machine.begin(bench.now)
+
+
+def test_a_goals_first_actions_are_waited_for_not_for_ever():
+    for facts, reason in ((Facts(chunk=False), Reason.POLICY_LOST), (Facts(missing="left_arm"), Reason.INPUTS_LOST)):
+        bench = Bench().into(State.ARMED)
+        assert not bench.machine.begin(bench.now), "there is no goal"
+        assert bench.machine.accept(bench.now) and not bench.machine.accept(bench.now), "one at a time"
+        bench.tick(facts, FIRST_S)
+        assert bench.machine.state == State.ARMED
+        bench.tick(facts)
+        assert (bench.machine.state, bench.machine.ended.reason) == (State.LOOKING, reason)
 
 
 def test_a_goal_that_ends_leaves_it_armed_and_the_next_waits_until_the_robot_has_paused():
     bench = Bench().into(State.RUNNING)
     bench.machine.finish(Reason.SUCCEEDED, "done", bench.now)
     assert (bench.machine.state, bench.machine.ended) == (State.ARMED, Ending(Reason.SUCCEEDED, "done"))
-    assert bench.tick() == Send.NOTHING and not bench.machine.begin(bench.now)
+    assert bench.tick() == Send.NOTHING
+    assert bench.machine.accept(bench.now) and not bench.machine.begin(bench.now)
     bench.ticks(Facts(), PAUSE_S)
     assert bench.machine.begin(bench.now) and bench.tick(Facts(fsm=FsmState.PAUSE)) == Send.CHUNK
 
 
 def test_a_robot_that_does_not_become_ready_is_not_enabled_for_ever():
     bench = Bench().into(State.ARMED)
-    bench.machine.begin(bench.now)
+    assert bench.machine.accept(bench.now) and bench.machine.begin(bench.now)
     sent = bench.ticks(Facts(fsm=FsmState.SLOW_START), READY_S + 3 * TICK_S)
     assert sent[-1] == Send.NOTHING and bench.machine.ended.reason == Reason.PAUSED
 
@@ -207,7 +220,10 @@ def test_random_sequences_of_events_never_move_what_was_not_armed(sequences):
                     before = machine.state
                     assert not machine.arm(("no",), False, now) and machine.state == before
                 case 3 | 4:
-                    machine.begin(now)
+                    before = machine.state
+                    accepted = machine.accept(now)
+                    assert not accepted or before == State.ARMED
+                    assert machine.begin(now) <= (machine.state == State.RUNNING)
                 case 5:
                     machine.finish(Reason.CANCELED, "told to", now)
                 case 6:

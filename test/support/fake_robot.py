@@ -1,9 +1,11 @@
 """A made-up robot in front of the policy node, that can be given any fault; it follows commands at once."""
 
+import contextlib
 import json
 import math
 import os
 import re
+import threading
 import time
 from collections import Counter, deque
 from itertools import takewhile
@@ -13,7 +15,9 @@ from conftest import wait_for
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from places import SUPPORT
 from rcl_interfaces.srv import SetParameters
+from rclpy.action import ActionClient
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.parameter import Parameter
 from rclpy.qos import qos_profile_sensor_data
 from rclpy.time import Time
@@ -21,6 +25,7 @@ from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Float32, Int32, String
 
 from pi05_progress.robots.profile import RobotProfile
+from pi05_progress_msgs.action import RunTask
 from pi05_progress_msgs.msg import ActionChunk, TaskProgress
 from pi05_progress_msgs.srv import Arm
 
@@ -71,19 +76,37 @@ def set_parameter(ros, node, name, value, spin=None, node_name="policy_node"):
     return future.result().results[0].successful
 
 
+LONG = {"max_duration_s": 3600.0, "stall_timeout_s": 3600.0}  # of a goal, for a policy that stands still
+
+
 class Operator:
-    """Arms a policy node, as a person would."""
+    """Arms a policy node and gives it goals, as a person would."""
 
     def __init__(self, node, name="policy_node"):
         self.client, self.asked_s, self.future, self.answer = node.create_client(Arm, f"/{name}/arm"), 0.0, None, ""
+        self.run_task, self.goal = ActionClient(node, RunTask, f"/{name}/run_task"), None  # the last accepted one
+
+    def move(self, task):
+        """Arm and give a goal, as often as this is called and needed."""
+        if self.arm():
+            self.send(task)
+
+    def send(self, task, **options):
+        """Give a goal; returns the future of its handle."""
+        sent = self.run_task.send_goal_async(RunTask.Goal(task=task, **{**LONG, **options}))
+        sent.add_done_callback(
+            lambda sent: setattr(self, "goal", sent.result() if sent.result().accepted else self.goal)
+        )
+        return sent
 
     def arm(self, arm=True):
         """Ask now and then, as long as this is called; ``answer`` is the newest one. Returns that it is accepted."""
         if self.future and self.future.done():
             self.answer, accepted, self.future = self.future.result().message, self.future.result().accepted, None
-            return accepted
+            return accepted and self.asked == arm
         if self.future is None and self.client.service_is_ready() and time.monotonic() > self.asked_s + 0.3:
-            self.asked_s, self.future = time.monotonic(), self.client.call_async(Arm.Request(arm=arm))
+            self.asked, self.asked_s = arm, time.monotonic()
+            self.future = self.client.call_async(Arm.Request(arm=arm))
         return False
 
 
@@ -99,7 +122,7 @@ class FakeRobot:
         self.arms = {s: create(JointState, PROFILE.arms[s].state_topic, 10) for s in PROFILE.arms}
         self.fsm_pub, self.mode_pub = create(Int32, PROFILE.fsm_topic, 10), create(String, PROFILE.mode_topic, 10)
         self.enable_pub = create(Float32, PROFILE.enable_topic, 10)
-        self.task_pub = create(String, "/policy_node/set_task", 10)
+        self.task_pub, self.task = create(String, "/policy_node/set_task", 10), "swing"
         self.relay_pub, self.operator = create(DiagnosticStatus, "/arm_relay/status", 10), Operator(self.node)
         self.progress, self.chunks, self.diagnostics, self.percent = [], [], [], []
         self.targets, self.grippers, self.enables = [], [], []  # arms' with stamp and side, grippers' with side
@@ -117,6 +140,7 @@ class FakeRobot:
         self.enabled_s, self.last_enable, self.last_is_measured = -math.inf, None, {}
         self.spins_since_command = 0
         self.heal()
+        threading.Thread(target=self.report, daemon=True).start()
 
     def heal(self):
         """Without any fault."""
@@ -130,6 +154,16 @@ class FakeRobot:
     def relay(self, there):
         """Whether there is one, by its reports."""
         self.relayed = there
+
+    def report(self):
+        """As the relay does, whatever else keeps the test busy."""
+        with contextlib.suppress(
+            rclpy_implementation.InvalidHandle, rclpy_implementation.RCLError
+        ):  # until the node is gone
+            while self.ros.ok():
+                if self.relayed:
+                    self.relay_pub.publish(DiagnosticStatus())
+                time.sleep(0.05)
 
     def on_target(self, message, side):
         self.targets.append((stamp_s(message), side, list(message.position)))
@@ -176,8 +210,6 @@ class FakeRobot:
                 self.send(key, publisher, message)
         if now >= self.next_slow:
             self.next_slow = now + 0.05
-            if self.relayed:
-                self.relay_pub.publish(DiagnosticStatus())
             if "fsm" not in self.silent:
                 self.fsm_pub.publish(Int32(data=self.fsm()))
             if "mode" not in self.silent:
@@ -223,6 +255,19 @@ class FakeRobot:
             raise AssertionError(f"{error}; the node's last words:\n{said[-3000:]}") from None
 
     def set_task(self, task):
+        """Look at another task; while a goal is carried out, by another in its place, or by canceling it."""
+        self.task, operator = task, self.operator
+        self.until(operator.run_task.server_is_ready, "the action")
+        if task:
+            sent = operator.send(task, preempt=True)
+            self.until(sent.done, "an answer to the goal")
+            if sent.result().accepted:
+                self.forget()  # what was true of the task before
+                return
+        elif operator.goal:
+            canceled = operator.goal.cancel_goal_async()
+            self.until(canceled.done, "an answer to canceling the goal")
+            self.diagnostics.clear()
         self.until(self.task_pub.get_subscription_count, "a listener for the task")
         self.task_pub.publish(String(data=task))
 
@@ -244,9 +289,9 @@ class FakeRobot:
 
     def moving(self):
         """Whether the policy moves it; it is armed for that as often as needed, as by a patient operator."""
-        if not (running := self.state() == "RUNNING"):
-            self.operator.arm()
-        return running and self.good() and self.moved()
+        if self.state() in ("LOOKING", "ARMED", "TAKEN_OVER"):
+            self.operator.move(self.task)
+        return self.state() == "RUNNING" and self.good() and self.moved()
 
     def state(self):
         """In which state commanding is, by the newest diagnostics."""

@@ -13,6 +13,7 @@ LAYOUT = RobotProfile.load("teleavatar").layout
 PERIOD_S, AMPLITUDE = 4.0, 0.15  # of the known trajectory, s and rad
 EFFORTS = (-0.3, 0.2)  # of the grippers, left and right, N m
 HORIZON, DT_S = 30, 1 / 30
+SWING_UNLESS = "swing unless there is the file "  # with it there is no answer
 WAIT_FOR = "wait for the file "  # the instruction to answer, far away, once there is the file
 
 
@@ -64,6 +65,10 @@ class ByTask:
             case "swing slowly":
                 time.sleep(1.2)
                 arms = course(self.home, times)
+        if prompt.startswith(SWING_UNLESS):
+            arms = course(self.home, times)
+            while Path(prompt.removeprefix(SWING_UNLESS)).exists():
+                time.sleep(0.02)
         if prompt.startswith(WAIT_FOR):
             gate = Path(prompt.removeprefix(WAIT_FOR))
             while not gate.exists():

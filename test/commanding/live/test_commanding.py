@@ -45,7 +45,7 @@ class Watch:
         def commanded():
             state = node.log()[before:].rpartition("]: RUNNING")[2]
             if "LOOKING" in state or "]: RUNNING" not in node.log()[before:]:
-                self.operator.arm()
+                self.operator.move("swing")
             return state.startswith("\n") and "LOOKING" not in state and self.fsm == READY
 
         wait_for(commanded, self.spin, "a robot that is commanded")

@@ -10,7 +10,7 @@ from conftest import PATIENCE_S, initialised_ros, keeps_promise, processes
 from fake_robot import PROFILE, FakeRobot, Operator, said_s, start_node, to_s, with_fields
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
-from node_policies import WAIT_FOR
+from node_policies import SWING_UNLESS, WAIT_FOR
 from rcl_interfaces.msg import ParameterEvent
 from std_msgs.msg import Float32
 
@@ -34,7 +34,7 @@ def bench(shared):
     """The node and the robot, moving, without a fault; ``said`` is what the node has logged since."""
     node, robot, _ = shared
     robot.heal()
-    if robot.progress and robot.progress[-1].task != "swing":
+    if robot.task != "swing":
         robot.set_task("swing")
     robot.set_parameter("publish_commands", True)
     home = PROFILE.arms["left"].limits().mean(axis=1)
@@ -148,8 +148,10 @@ def test_with_a_progress_that_makes_no_sense_actions_go_on_and_progress_is_unkno
 
 def test_a_policy_that_does_not_answer_holds_the_pose_for_a_second_and_then_disarms(bench, gate):
     node, robot = bench
+    robot.set_task(f"{SWING_UNLESS}{gate}")
+    robot.until(lambda: robot.moved() and robot.state() == "RUNNING", "motion for this task")
     robot.forget()
-    robot.set_task(f"{WAIT_FOR}{gate}")
+    gate.touch()
     held, ended = "HOLDING: the next actions are late", "LOOKING: the next actions are late: call ~/arm to go on"
     robot.until(lambda: held in node.said() and ended in node.said(), "the pose that is held, then the end")
     since_s, until_s = said_s(node.said(), held), said_s(node.said(), ended)
@@ -159,7 +161,7 @@ def test_a_policy_that_does_not_answer_holds_the_pose_for_a_second_and_then_disa
     robot.until(robot.unknown, "UNKNOWN meanwhile")
     robot.until(lambda: robot.statuses().get("inference") == BUSY, "why")
     robot.held()
-    gate.touch()
+    gate.unlink()
     robot.until(robot.moving, "motion, armed anew")
 
 
@@ -182,6 +184,7 @@ def test_actions_of_a_task_that_is_over_are_not_carried_out(bench, gate):
     gate.touch()
     robot.until(lambda: robot.good() and robot.progress[-1].task == "stay", "progress of the next task")
     assert all(m.task != over for m in robot.progress if math.isfinite(m.progress_raw))
+    robot.until(lambda: robot.operator.move("stay") or robot.targets, "commands of the next task")
     middle = PROFILE.arms["left"].limits().mean(axis=1)
     assert max(np.abs(np.array(p) - middle).max() for _, side, p in robot.targets if side == "left") < 0.5, "not far"
 
@@ -283,9 +286,9 @@ def test_a_pose_outside_the_ranges_is_not_commanded_from(bench):
         (lambda robot: setattr(robot, "silent", {"fsm"}), "LOOKING: /fsm_state: nothing for more than 1 s"),
         (lambda robot: setattr(robot, "silent", {"mode"}), "LOOKING: /api/current_mode: nothing for more than 3 s"),
         (lambda robot: robot.relay(False), "LOOKING: arm_relay/status: nothing for more than 0.3 s"),
-        (lambda robot: robot.set_task(""), "ARMED: no task is set"),
+        (lambda robot: robot.set_task(""), "ARMED: the goal was canceled"),
     ],
-    ids=["teleoperation", "other mode", "bad mode", "other state", "no fsm", "no mode", "no relay", "no task"],
+    ids=["teleoperation", "other mode", "bad mode", "other state", "no fsm", "no mode", "no relay", "canceled"],
 )
 def test_it_holds_still_when_the_robot_cannot_be_commanded_and_after_that(bench, change, text):
     node, robot = bench

@@ -30,7 +30,7 @@ def test_bringup_with_commands_moves_the_simulated_arms_and_ends_in_order(start,
         ros.spin_once(node, timeout_sec=0.05)
 
     operator = Operator(node)
-    wait_for(lambda: operator.arm() or (states and states[-1] == READY), spin, "an armed robot")
+    wait_for(lambda: operator.move("swing") or (states and states[-1] == READY), spin, "an armed robot")
     wait_for(lambda: states and states[-1] == READY, spin, "READY")
     positions.clear()
     wait_for(lambda: len(positions) > 10 and np.ptp(positions, axis=0).max() > 0.1, spin, "motion")

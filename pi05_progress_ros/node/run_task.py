@@ -1,0 +1,170 @@
+"""The action ``RunTask``: do a task until it is done, has failed, or is canceled. One goal at a time.
+
+Everything runs in the executor's thread. The goal moves the robot by way of the commands' state machine, which also
+ends it; what is known of progress ends it here.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+from rclpy.action import ActionServer, CancelResponse, GoalResponse
+from rclpy.action.server import GoalEvent, ServerGoalHandle
+from rclpy.node import Node
+
+from pi05_progress_msgs.action import RunTask
+
+from ..commanding.commands import CommandExecutor
+from ..commanding.goal import HOLD_S, OUTCOMES, GoalJudge, GoalLimits
+from ..commanding.state_machine import Ending, Reason, State
+from .results import Results
+
+NUMBERS = ("max_duration_s", "success_threshold", "success_hold_s", "stall_timeout_s")
+
+
+class RunTaskServer:
+    """See the module's docstring; ``look`` is called by a timer, ``activate`` and ``deactivate`` with the node.
+
+    Args:
+        node: whose action this is.
+        results: what is known of progress.
+        look_at: sets the task whose progress is looked at; returns why not.
+        max_duration_s, stall_timeout_s: of goals that give none.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        results: Results,
+        look_at: Callable[[str], str],
+        max_duration_s: float,
+        stall_timeout_s: float,
+    ) -> None:
+        self._node, self._results, self._look_at = node, results, look_at
+        self._max_duration_s, self._stall_timeout_s = max_duration_s, stall_timeout_s
+        self._commands: CommandExecutor | None = None
+        self._problems: Callable[[], tuple[str, ...]] = tuple
+        self._goal: ServerGoalHandle | None = None
+        self._server = ActionServer(
+            node, RunTask, "~/run_task", lambda _: RunTask.Result(), goal_callback=self._on_goal,
+            handle_accepted_callback=self._on_accepted, cancel_callback=self._on_cancel,
+        )  # fmt: skip
+
+    def activate(self, commands: CommandExecutor, problems: Callable[[], tuple[str, ...]]) -> None:
+        """Take goals from now on; ``problems`` are what speaks against using the inputs."""
+        self._commands, self._problems = commands, problems
+
+    def deactivate(self) -> None:
+        """End the goal and take none."""
+        if self._goal is not None:
+            self._end(self._commands.situation().ended or Ending(Reason.DEACTIVATED, "the node was deactivated"))
+        self._commands = None
+
+    def destroy(self) -> None:
+        """Let go of the action."""
+        self._server.destroy()
+
+    @property
+    def task(self) -> str | None:
+        """Of the goal there is; None if there is none."""
+        return None if self._goal is None else self._goal.request.task
+
+    # --- the action's callbacks ---
+
+    def _on_goal(self, request: RunTask.Goal) -> GoalResponse:
+        if against := self._against(request):
+            self._node.get_logger().warning(f"goal {request.task!r} refused: {'; '.join(against)}")
+            return GoalResponse.REJECT
+        if self._goal is not None:
+            self._end(Ending(Reason.PREEMPTED, f"another goal took its place: {request.task!r}"))
+        return GoalResponse.ACCEPT
+
+    def _against(self, request: RunTask.Goal) -> tuple[str, ...]:
+        """Everything that speaks against a goal."""
+        if self._commands is None:
+            return ("the node is not active",)
+        found = [] if request.task.strip() else ["its task is empty"]
+        for name in NUMBERS:
+            if not 0 <= getattr(request, name) < math.inf:
+                found.append(f"its {name} is {getattr(request, name):g}, expected 0 or more")
+        if request.success_threshold > 1:
+            found.append(f"its success_threshold is {request.success_threshold:g}, expected at most 1")
+        if self._goal is not None and not request.preempt:
+            found.append(f"another goal is there, {self.task!r}: cancel it, or ask to preempt it")
+        if request.look_only:
+            return (*found, *self._problems())
+        now = self._commands.situation()
+        idle = now.state == State.ARMED or (self._goal is not None and now.state > State.ARMED)
+        if not idle:
+            found.append(f"the node is {now.state.name}, not ARMED: call ~/arm")
+        return (*found, *now.against)
+
+    def _on_accepted(self, goal: ServerGoalHandle) -> None:
+        # What execute() does, too, would be to ask for the result now.
+        goal._update_state(GoalEvent.EXECUTE)
+        request, now_s = goal.request, time.monotonic()
+        self._look_at(request.task)
+        self._results.reset_estimator()
+        limits = GoalLimits(
+            request.max_duration_s or self._max_duration_s,
+            request.stall_timeout_s or self._stall_timeout_s,
+            request.success_threshold or None,
+            request.success_hold_s or HOLD_S,
+            request.stop_on_failure,
+        )
+        self._goal, self._began_s, self._judge = goal, now_s, GoalJudge(limits, now_s)
+        self._heard, self._told, self._canceled = self._results.newest, None, False
+        self._node.get_logger().info(f"goal: {request.task!r}")
+        if not request.look_only and not self._commands.accept():
+            self._end(Ending(Reason.CANCELED, "the node was disarmed meanwhile"))
+
+    def _on_cancel(self, goal: ServerGoalHandle) -> CancelResponse:
+        if self._goal is None or goal.goal_id != self._goal.goal_id:
+            return CancelResponse.REJECT
+        self._commands.finish(Reason.CANCELED, "the goal was canceled")  # now: the robot stops before all else
+        self._canceled = True
+        return CancelResponse.ACCEPT
+
+    # --- the goal there is ---
+
+    def look(self) -> None:
+        """Tell what is new, and end the goal when it has ended."""
+        if self._goal is None:
+            return
+        now_s, newest, now = time.monotonic(), self._results.newest, self._commands.situation()
+        if newest is not self._heard and newest.task == self._goal.request.task:
+            self._heard = newest
+            self._judge.hear(newest.progress, newest.status, now_s)
+        said = (now.state, now.text, id(newest))
+        if said != self._told:
+            self._told = said
+            feedback = RunTask.Feedback(state=int(now.state), state_text=now.text, elapsed_s=now_s - self._began_s)
+            feedback.progress = newest
+            self._goal.publish_feedback(feedback)
+        ending = None if self._goal.request.look_only else now.ended
+        if self._canceled:
+            ending = ending or Ending(Reason.CANCELED, "the goal was canceled")
+        if ending := ending or self._judge.ending(now_s):
+            self._end(ending)
+
+    def _end(self, ending: Ending) -> None:
+        """End the goal; its result is sent by the executor."""
+        goal, self._goal, now = self._goal, None, self._commands.situation()
+        if not goal.request.look_only:
+            self._commands.finish(*ending)
+        result = RunTask.Result(
+            outcome=OUTCOMES.get(ending.reason, RunTask.Result.UNKNOWN), termination_reason=int(ending.reason),
+            elapsed_s=time.monotonic() - self._began_s, interventions=now.interventions, message=ending.text,
+            final_progress=self._heard.progress, final_lower=self._heard.lower, final_upper=self._heard.upper,
+        )  # fmt: skip
+        self._node.get_logger().info(f"goal {goal.request.task!r} ended, {ending.reason.name}: {ending.text}")
+        if goal.is_cancel_requested:
+            goal.canceled()
+        elif result.outcome == RunTask.Result.SUCCESS:
+            goal.succeed()
+        else:
+            goal.abort()
+        if self._node.executor is not None:
+            self._server.notify_execute(goal, lambda _: result)

@@ -1,0 +1,225 @@
+"""The action: a task is done, canceled, preempted, stopped, and the result says which; by `do`, too."""
+
+import math
+import signal
+import time
+
+import pytest
+from conftest import PATIENCE_S, TRIES, initialised_ros, keeps_promise, processes
+from fake_robot import LONG, FakeRobot, start_node
+from std_msgs.msg import Float32
+
+from pi05_progress_msgs.action import RunTask
+
+DO = "pi05_progress_ros.do"
+AGES = {"image_timeout_s": 1.0, "joint_timeout_s": 1.0, "skew_limit_s": 0.5}
+R = RunTask.Result
+STOPPED = 5  # exit status of do
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """One node and one robot for all tests here."""
+    with initialised_ros() as ros, processes(tmp_path_factory.mktemp("run_task")) as start:
+        node = start_node(start, publish_commands="true", **AGES)
+        yield node, FakeRobot(ros, node), start
+
+
+@pytest.fixture
+def bench(shared):
+    """The node and the robot without a fault and without a goal, armed."""
+    node, robot, start = shared
+    robot.heal()
+    robot.until(lambda: robot.operator.arm(False), "the end of the goal before")
+    robot.until(robot.operator.arm, "arming")
+    return node, robot, start
+
+
+class Goal:
+    """One that was given: its feedback and its result."""
+
+    def __init__(self, robot, task, **options):
+        self.robot, self.request = robot, RunTask.Goal(task=task, **{**LONG, **options})
+        self.send()
+
+    def send(self):
+        self.feedback = []
+        sent = self.robot.operator.run_task.send_goal_async(self.request, lambda m: self.feedback.append(m.feedback))
+        self.robot.until(sent.done, "an answer to the goal")
+        self.handle = sent.result()
+        self.accepted = self.handle.accepted
+        self.ending = self.handle.get_result_async() if self.accepted else None
+
+    def runs(self):
+        """Wait until the robot moves for it; on a busy machine an input may be missed, and it is given anew."""
+        self.robot.targets.clear()
+
+        def moves():
+            if self.ending is None or self.ending.done():
+                self.robot.until(self.robot.operator.arm, "arming")
+                self.send()
+            return self.state() == 2 and self.robot.moved()
+
+        self.robot.until(moves, "motion")
+        return self
+
+    def state(self):
+        return self.feedback[-1].state if self.feedback else None
+
+    def ends(self):
+        """Its result."""
+        self.robot.until(self.ending.done, "the result")
+        return self.ending.result().result
+
+
+def test_a_task_is_done_with_feedback_and_an_armed_robot_at_rest(bench):
+    _, robot, _ = bench
+    for _ in range(TRIES):  # on a busy machine an input may be missed
+        goal = Goal(robot, "rise", preempt=True)
+        result = goal.ends()
+        if result.termination_reason not in (R.ROBOT_LOST, R.INPUTS_LOST, R.POLICY_LOST):
+            break
+        robot.until(robot.operator.arm, "arming")
+        robot.set_task("stay")  # with another task its policy begins anew
+    assert (result.outcome, result.termination_reason) == (R.SUCCESS, R.SUCCEEDED)
+    assert result.final_progress > 0.9 and result.final_lower <= result.final_progress <= result.final_upper
+    assert result.elapsed_s > 1 and result.interventions == 0
+    told = [f.progress.progress for f in goal.feedback if math.isfinite(f.progress.progress)]
+    assert len(told) > 10 and told[0] < 0.5 < told[-1]
+    assert {1, 2} <= {f.state for f in goal.feedback}, "ARMED, RUNNING"
+    robot.held()
+    robot.until(lambda: robot.state() == "ARMED", "an armed node")
+    again = Goal(robot, "rise").ends()  # the policy goes on counting: it believes this to be done
+    assert (again.outcome, again.termination_reason) == (R.SUCCESS, R.ALREADY_DONE)
+
+
+def test_a_goal_is_refused_with_the_reason_and_none_arms(bench):
+    node, robot, _ = bench
+    for wrong, text in (
+        ({"task": " "}, "its task is empty"),
+        ({"task": "swing", "success_threshold": 1.5}, "its success_threshold is 1.5, expected at most 1"),
+        ({"task": "swing", "max_duration_s": math.nan}, "its max_duration_s is nan, expected 0 or more"),
+    ):
+        assert not Goal(robot, **wrong).accepted
+        robot.until(lambda text=text: text in node.log(), "the reason")
+    robot.until(lambda: robot.operator.arm(False), "disarming")
+    assert not Goal(robot, "swing").accepted
+    robot.until(lambda: "the node is LOOKING, not ARMED: call ~/arm" in node.log(), "the reason")
+    watched = Goal(robot, "swing", look_only=True, max_duration_s=1.0)
+    assert watched.ends().termination_reason == R.TIMED_OUT, "looking on needs no arming"
+    assert robot.quiet()
+
+
+def test_canceled_the_arms_stop_at_once_and_it_stays_armed(bench):
+    _, robot, _ = bench
+
+    def stopped_after_s():
+        goal = Goal(robot, "swing").runs()
+        robot.targets.clear()
+        asked_s = time.time()
+        canceled = goal.handle.cancel_goal_async()
+        result = goal.ends()
+        assert canceled.done() and (result.outcome, result.termination_reason) == (R.UNKNOWN, R.CANCELED)
+        robot.until(robot.quiet, "quiet")
+        return max((t for t, _, _ in robot.targets), default=asked_s) - asked_s
+
+    keeps_promise(0.2, stopped_after_s, lambda: None)
+    robot.held()
+    assert Goal(robot, "swing").accepted, "still armed"
+
+
+def test_another_goal_waits_its_turn_or_preempts(bench):
+    node, robot, _ = bench
+    first = Goal(robot, "swing").runs()
+    assert not Goal(robot, "rise").accepted
+    assert "another goal is there, 'swing': cancel it, or ask to preempt it" in node.log()
+    assert not robot.set_parameter("prompt", "stay"), "what is carried out is what is looked at"
+    second = Goal(robot, "rise", preempt=True, max_duration_s=5.0, success_threshold=0.3, success_hold_s=0.2)
+    assert first.ends().termination_reason == R.PREEMPTED
+    assert second.ends().termination_reason == R.SUCCEEDED
+
+
+STOPS = {
+    "camera": (lambda robot: setattr(robot, "silent", {"head_camera"}), R.INPUTS_LOST, "head_camera"),
+    "pause": (lambda robot: robot.enable_pub.publish(Float32(data=0.0)), R.PAUSED, "paused by another"),
+    "relay": (lambda robot: robot.relay(False), R.ROBOT_LOST, "arm_relay/status"),
+    "blocked": (lambda robot: setattr(robot, "follows", False), R.LIMIT, "is the arm blocked?"),
+    "disarmed": (lambda robot: robot.until(lambda: robot.operator.arm(False), "it"), R.CANCELED, "disarmed by ~/arm"),
+}
+
+
+@pytest.mark.parametrize("stop", STOPS)
+def test_what_stops_a_goal_is_its_reason(bench, stop):
+    _, robot, _ = bench
+    cause, reason, text = STOPS[stop]
+    goal = Goal(robot, "go far" if stop == "blocked" else "swing").runs()
+    cause(robot)
+    result = goal.ends()
+    assert (result.outcome, result.termination_reason) == (R.UNKNOWN, reason) and text in result.message
+    robot.held(pose=False)
+    robot.until(lambda: robot.state() == "LOOKING", "disarmed")
+
+
+def test_a_takeover_ends_nothing_and_is_counted(bench):
+    _, robot, _ = bench
+    goal = Goal(robot, "swing").runs()
+    robot.meta_mode = 0
+    robot.until(lambda: goal.state() == 4, "TAKEN_OVER")
+    robot.held()
+    robot.meta_mode = 1
+    robot.held()
+    robot.until(lambda: robot.operator.arm() or goal.state() == 2, "handing back")
+    goal.runs()
+    goal.handle.cancel_goal_async()
+    assert goal.ends().interventions == 1
+
+
+def test_do_shows_progress_and_tells_the_outcome_by_its_exit_status(bench):
+    _, robot, start = bench
+
+    def ended(program):
+        robot.until(lambda: program.poll() is not None, "its end")
+        return program.returncode
+
+    def do(*words):
+        """Its log and its exit status; on a busy machine an input may be missed, and it is told to again."""
+        for _ in range(TRIES):
+            program = start(DO, *words)
+            if ended(program) != STOPPED:
+                break
+        return program.log(), program.returncode
+
+    robot.until(lambda: robot.operator.arm(False), "disarming")
+    said, status = do("rise")
+    assert status == 1 and "nobody can be asked here whether the robot may move: give --yes" in said
+    said, status = do("rise", "--yes")
+    assert status == 0 and ("SUCCEEDED: done after" in said or "ALREADY_DONE: " in said), said
+    robot.until(lambda: robot.state() == "LOOKING", "disarmed in the end")
+    said, status = do("swing", "--yes", "--max-duration", "2")
+    assert status == 4 and "TIMED_OUT: not done within 2 s" in said
+    program = None
+
+    def moves():
+        nonlocal program
+        if program is None or program.poll() is not None:
+            robot.forget()
+            program = start(DO, "swing", "--yes")
+        return robot.moved() and robot.state() == "RUNNING"
+
+    robot.until(moves, "motion")
+    program.send_signal(signal.SIGINT)
+    assert ended(program) == 130 and "CANCELED: the goal was canceled" in program.log()
+    robot.silent = {"head_camera"}
+    robot.until(robot.unknown, "a camera that is missed")
+    said, status = do("swing", "--yes")
+    assert status == 3 and "not armed: head_camera" in said
+
+
+def test_told_to_end_the_node_stops_the_goal_and_still_sends_its_result(bench):  # the last test here
+    node, robot, _ = bench
+    goal = Goal(robot, "swing").runs()
+    node.send_signal(signal.SIGTERM)
+    robot.process = None
+    assert goal.ends().termination_reason == R.DEACTIVATED
+    robot.held()
+    assert node.wait(PATIENCE_S) == 0
