@@ -96,7 +96,7 @@ class Assistant:
     def _ready(self) -> bool:
         if not all(client.service_is_ready() for client in (self._reset, self._start, self._stop, self._mark)):
             return False
-        topics = [camera.topic for camera in RobotProfile.load(self._options.profile).cameras.values()]
+        topics = [camera.source[0] for camera in RobotProfile.load(self._options.profile).cameras.values()]
         return all(self._node.count_publishers(topic) and self._node.count_subscribers(topic) for topic in topics)
 
     def _handle(self, event: EpisodeEvent) -> None:

@@ -8,7 +8,7 @@ from pi05_progress_ros.recording.traffic import Topic, Traffic, message_class
 from pi05_progress_ros.starting.rosbag import RECORD
 
 
-@pytest.mark.parametrize("name", ["teleavatar", "teleavatar_v2"])
+@pytest.mark.parametrize("name", ["teleavatar", "teleavatar_v1", "teleavatar_v2"])
 @pytest.mark.parametrize("images", ["raw", "compressed"])
 def test_every_type_is_one_that_is_installed(name, images):
     for topic in recorded_topics(RobotProfile.load(name), "/robot", images, sim=True):

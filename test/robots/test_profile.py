@@ -224,6 +224,31 @@ def test_a_profile_of_ones_own_extends_a_shipped_one(tmp_path):
     assert profile.cameras["left_color"].topic == "/left/color/image_raw"
 
 
+def test_a_transport_says_where_an_image_topics_pictures_come_from(tmp_path):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(
+        "extends: teleavatar\nname: mine\ncameras:\n"
+        "  head_camera: {transport: compressed}\n  left_color: {transport: ffmpeg}\n"
+    )
+    sources = {key: camera.source for key, camera in RobotProfile.load(mine).cameras.items()}
+    assert sources == {
+        "head_camera": ("/head/image_raw/compressed", "sensor_msgs/msg/CompressedImage"),
+        "left_color": ("/left/color/image_raw/ffmpeg", PACKET),
+        "right_color": ("/right/color/image_raw", IMAGE),
+    }
+    for base, value in (("teleavatar_v1", "compressed"), ("teleavatar", "theora")):
+        mine.write_text(f"extends: {base}\nname: mine\ncameras:\n  head_camera: {{transport: {value}}}\n")
+        with pytest.raises(ConfigError, match="transport"):
+            RobotProfile.load(mine)
+
+
+def test_policies_are_shared_by_robots_whose_numbers_mean_the_same():
+    robots = {name: RobotProfile.load(name) for name in PROFILES}
+    assert robots["teleavatar_v1"].has_numbers_of("teleavatar") and robots["teleavatar"].has_numbers_of("teleavatar_v1")
+    assert not robots["teleavatar_v2"].has_numbers_of("teleavatar"), "its grippers close the other way"
+    assert not robots["teleavatar"].has_numbers_of("nobody")
+
+
 @pytest.mark.parametrize(
     ("file", "base"),
     [("mine.yaml", "teleavatar"), ("mine.yaml", "teleavatar_v1.yaml"), ("teleavatar.yaml", "teleavatar")],

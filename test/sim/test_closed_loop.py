@@ -167,6 +167,27 @@ def test_answers_that_cannot_be_used_are_an_error_that_says_when():
         run(policy)
 
 
+class Looks(Still):
+    """Keeps the first frame and has seen enough."""
+
+    def infer(self, frame, prompt):
+        self.frame = frame
+        raise UserError("seen")
+
+
+def test_the_policy_of_a_robot_with_a_stereo_camera_sees_what_the_default_ones_does():
+    frames = []
+    for name in ("teleavatar", "teleavatar_v1"):
+        policy = Looks()
+        loop = ClosedLoop(policy, RobotProfile.load(name), "stack_cubes", LoopSettings(image_scale=0.25))
+        with pytest.raises(UserError, match="seen"):
+            loop.run(3)
+        loop.close()
+        frames.append(policy.frame)
+    for key, image in frames[0].images.items():
+        np.testing.assert_array_equal(image, frames[1].images[key])
+
+
 def test_a_robot_whose_cameras_cannot_be_simulated_is_refused():
     with pytest.raises(UserError, match="arrive as rtp; the simulated robot publishes messages only"):
         ClosedLoop(Still(), RobotProfile.load("teleavatar_v2"), "stack_cubes")
