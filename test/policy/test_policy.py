@@ -106,7 +106,7 @@ def test_noise_that_is_restarted_is_that_of_a_new_policy():
     assert np.abs(one.infer(frame(), "stack").actions - first).max() > 1e-3
 
 
-def test_a_saved_checkpoint_answers_as_before_and_for_its_own_robot_only(tmp_path):
+def test_a_saved_checkpoint_answers_as_before_and_for_robots_of_the_same_numbers_only(tmp_path, caplog):
     saved = checkpoint(small("categorical"), stats(0.5), model_id="small", action_dt_s=0.05)
     save_checkpoint(tmp_path / "small", saved)
     loaded = make_policy(PROFILE, PolicyOptions(checkpoint=str(tmp_path / "small"), num_steps=2))
@@ -117,8 +117,12 @@ def test_a_saved_checkpoint_answers_as_before_and_for_its_own_robot_only(tmp_pat
     )
     np.testing.assert_array_equal(ours.actions, theirs.actions)
     assert ours.progress == theirs.progress
+    options = PolicyOptions(checkpoint=str(tmp_path / "small"))
+    make_policy(RobotProfile.load("teleavatar_v1"), options)
+    assert "made for robot teleavatar, the profile is teleavatar_v1" in caplog.text
+    other = RobotProfile.load("teleavatar_v1").model_copy(update={"gripper_closed": 1 - PROFILE.gripper_closed})
     with pytest.raises(CheckpointError, match="made for robot teleavatar, the profile is teleavatar_v1"):
-        make_policy(RobotProfile.load("teleavatar_v1"), PolicyOptions(checkpoint=str(tmp_path / "small")))
+        make_policy(other, options)
 
 
 def test_without_a_checkpoint_it_says_that_it_is_untrained():
