@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from expert_policies import expert_course
 
 from pi05_progress.errors import UserError
 from pi05_progress.observation import PolicyOutput
@@ -15,32 +16,12 @@ from pi05_progress_ros.commanding.command_rules import CommandSettings
 from pi05_progress_ros.sim import evaluate
 from pi05_progress_ros.sim.driving.closed_loop import ClosedLoop, DrivenEpisode, LoopSettings
 from pi05_progress_ros.sim.evaluate import summarise
-from pi05_progress_ros.sim.expert.expert import Expert, apply
 from pi05_progress_ros.sim.physics.world import World
 
 PROFILE = RobotProfile.load("teleavatar")
 SMALL = LoopSettings(image_scale=0.02, inference_rate_hz=5.0)
 HORIZON, DT_S = 30, 1 / 30
 START_S = 1.0  # the replay begins when the robot has become READY
-
-
-def expert_course(task, seed):
-    """The expert's commands (n, 16) in rad and N m every 1/30 s, from a world of its own; the task is done there."""
-    world = World(task, seed)
-    expert, rows = Expert(world, seed), []
-    while not expert.finished:
-        command = expert.command()
-        apply(world, command)
-        if len(rows) * DT_S <= world.time_s:
-            row = np.zeros(16)
-            for column, side in zip((0, 8), PROFILE.arms, strict=True):
-                row[column : column + 7] = getattr(command, side)
-                opening = getattr(command, f"{side}_gripper")
-                row[column + 7] = PROFILE.layout.curves[side].effort(opening)
-            rows.append(row)
-        world.step(5)
-    assert world.task_status().outcome == "success"
-    return np.array(rows)
 
 
 class Replay(Policy):

@@ -9,7 +9,7 @@ from conftest import PATIENCE_S, wait_for
 from fake_robot import Operator
 from places import SUPPORT
 from sensor_msgs.msg import JointState
-from std_msgs.msg import Int32
+from std_msgs.msg import Float32, Int32
 
 READY = 2
 
@@ -45,3 +45,31 @@ def test_what_is_wrong_is_said_in_one_line(start):
     assert program.wait(PATIENCE_S) == 1
     assert program.log().startswith("bringup: ROS_DOMAIN_ID=29 is the production robot's")
     assert len(program.log().splitlines()) == 1
+
+
+@pytest.mark.long
+def test_do_has_the_expert_stack_the_cubes_in_the_simulation(start, ros, tmp_path):
+    """The goal ends as SUCCEEDED and the simulator's truth says the same."""
+    ages = "image_timeout_s: 2.0, joint_timeout_s: 1.0, skew_limit_s: 1.0, stamp_past_limit_s: 5.0"
+    file = tmp_path / "mine.yaml"
+    file.write_text(f'/**:\n  ros__parameters: {{policy: "expert_policies:expert", {ages}}}\n')
+    path = os.pathsep.join([str(SUPPORT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    robot = start("pi05_progress_ros.sim.robot_node", "--ros-args", "-p", "seed:=3", "-p", "image_scale:=0.05")
+    start("pi05_progress_ros.arm_relay_node", "--ros-args", "-p", "use_sim_time:=true")
+    policy = start(
+        "pi05_progress_ros.policy_node", "--ros-args", "--params-file", str(file), "-p", "publish_commands:=true",
+        "-p", "use_sim_time:=true", PYTHONPATH=path,
+    )  # fmt: skip
+    node, truth = ros.create_node("listener"), []
+    node.create_subscription(Float32, "/sim/progress", lambda m: truth.append(m.data), 10)
+
+    def spin():
+        assert robot.poll() is None and policy.poll() is None, robot.log() + policy.log()
+        ros.spin_once(node, timeout_sec=0.05)
+
+    wait_for(lambda: truth, spin, "the simulation")
+    wait_for(lambda: "configured for" in policy.log(), spin, "the policy node")
+    done = start("pi05_progress_ros.do", "stack the cubes", "--yes", "--max-duration", "110")
+    wait_for(lambda: done.poll() is not None, spin, "the end of the goal")
+    assert done.returncode == 0 and "SUCCEEDED: done after" in done.log(), done.log() + policy.log()
+    assert truth[-1] == 1.0
