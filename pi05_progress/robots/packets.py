@@ -6,6 +6,7 @@ is used of it. Messages are duck-typed. PyAV is imported when the first decoder 
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from dataclasses import dataclass
 from fractions import Fraction
@@ -17,7 +18,7 @@ from .joints import MessageError
 
 H264, HEVC = "h264", "hevc"
 _NAMES = {"264": H264, "avc": H264, "265": HEVC, "hevc": HEVC}
-_COUNTED = 3  # equal steps of pts in a row after which they are taken for a count; with B-frames there are none
+_COUNTED = 3  # equal steps of pts in a row after which they are taken for a count; steps of one are at once
 _REORDERED = 17  # packets among which B-frames may change the order of pts
 _HELD = 64  # packets at most whose pictures a decoder may still hold
 _MISSING = ("could not find ref", "reference picture missing", "missing reference picture")  # FFmpeg's words for it
@@ -99,12 +100,13 @@ class PacketDecoder:
         codec = codec_of(message.encoding)
         data = np.asarray(message.data, np.uint8).tobytes()
         self._watch_format(message.encoding, (message.width, message.height))
-        if gap := self._gap(int(message.pts)):
+        key = bool(data) and is_key_packet(message)
+        if gap := self._gap(int(message.pts), codec, key):
             self.lose(gap)
         if not data:
             self.lose("packets without data")
             return []
-        if self.waiting and not is_key_packet(message):
+        if self.waiting and not key:
             self._note("packets without the key frame they build upon")
             return []
         if self._decoder is None:
@@ -146,15 +148,18 @@ class PacketDecoder:
         self._pts: deque[int] = deque(maxlen=_REORDERED)
         self._step, self._counted = 0, 0  # of pts, and how often it was that, lately
 
-    def _gap(self, pts: int) -> str:
+    def _gap(self, pts: int, codec: str, key: bool) -> str:
         """What pts tells against decoding on. It goes back among a few packets only, and a count has no hole."""
         found, step = "", pts - self._pts[-1] if self._pts else 0
-        full = len(self._pts) == _REORDERED
-        if (full and pts < min(self._pts)) or (self._counted >= _COUNTED and step < 0):
+        full, forward = len(self._pts) == _REORDERED, all(a <= b for a, b in itertools.pairwise(self._pts))
+        counts = forward and (self._counted >= _COUNTED or self._step == 1)
+        if step < 0 and (key or counts or (full and pts < min(self._pts))):
             found = "counts of packets that began anew: the sender was restarted, or there are two"
             self._forget_count()
-        elif self._counted >= _COUNTED and step > self._step:
+        elif counts and 2 * step >= 3 * self._step:  # clocks are rounded
             found = "holes in the count of packets"
+        elif codec == H264 and len(self._pts) == 1 and step != 1:  # its decoder would not notice a hole
+            found = "packets of H.264 that may not be the first ones"
         self._counted = self._counted + 1 if step == self._step and step > 0 else 0
         self._step = step
         self._pts.append(pts)

@@ -74,11 +74,28 @@ def test_of_random_losses_no_damaged_picture_is_left(share, burst):
     assert all("(" not in text or "Errno" not in text for text in decoder.problems)
 
 
-def test_a_lost_packet_of_h264_is_known_by_the_count():
+@pytest.mark.parametrize("lost", [2, 7])
+def test_a_lost_packet_of_h264_is_known_by_the_count(lost):
     sent = messages(PICTURES, codec="h264", gop=GOP)
-    found, decoder = used([message for at, message in enumerate(sent) if at != 7])
+    found, decoder = used([message for at, message in enumerate(sent) if at != lost])
     assert_sound(found, decoded(sent))
-    assert set(found) == {*range(7), *range(GOP, 40)} and decoder.problems["holes in the count of packets"] == 1
+    assert set(found) == {*range(lost), *range(GOP, 40)} and decoder.problems["holes in the count of packets"] == 1
+
+
+@pytest.mark.parametrize("pts", [COUNTS, TICKS], ids=["counts", "ticks"])
+def test_the_second_packet_of_h264_may_be_the_one_that_is_lost(pts):
+    sent = messages(PICTURES, codec="h264", gop=GOP, pts=pts)
+    found, decoder = used([sent[0], *sent[2:]])
+    assert_sound(found, decoded(messages(PICTURES, codec="h264", gop=GOP)))
+    assert set(found) == {0, *range(GOP, 40)}
+    assert decoder.problems["packets of H.264 that may not be the first ones"] == 1
+
+
+@pytest.mark.parametrize("rate_hz", [24, 29.97, 30, 48, 60])
+def test_clocks_that_are_rounded_have_no_holes(rate_hz):
+    sent = messages(PICTURES, gop=GOP, pts=lambda number: round(1000 * number / rate_hz))
+    found, decoder = used(sent)
+    assert set(found) == set(range(40)) and decoder.problems == {}
 
 
 @pytest.mark.parametrize("data", [b"", b"no video", bytes(300), "half"], ids=["empty", "text", "zeros", "half"])
@@ -114,6 +131,13 @@ def test_a_sender_that_begins_anew_is_followed_from_its_first_key_frame(missed, 
     assert_sound(found, decoded(before) | decoded(after))
     assert max(found) == 129 and (100 in found) == (not missed)
     assert any("the sender was restarted" in problem for problem in decoder.problems)
+
+
+def test_a_sender_that_begins_anew_at_once_is_known_to_count_all_the_same():
+    one, other = (messages(moving(30, seed=n), codec="h264", gop=15, first_stamp=100 * n) for n in range(2))
+    found, _ = used([one[15], one[17], *other[:4], *other[5:]])
+    assert_sound(found, decoded(one) | decoded(other))
+    assert set(found) == {15, *range(100, 104), *range(115, 130)}
 
 
 def test_two_senders_on_one_topic_give_nothing_wrong():
