@@ -156,7 +156,7 @@ def test_the_simulation_alone_takes_the_robots_parameters_in_their_types():
         (SIMULATION, {"seed": "-1"}, "seed:=-1: expected 0 to"),
         (SIMULATION, {"lockstep_step_s": "0"}, "lockstep_step_s:=0: expected 0.005 to 10"),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "name", str(value)),
 )
 def test_what_the_simulated_robot_would_refuse_is_refused_before_anything_starts(launch, given, message):
     with pytest.raises(UserError) as error:
