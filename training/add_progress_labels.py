@@ -89,7 +89,7 @@ def _check_column(name: str) -> None:
     """Names that data sets or LeRobot use for something else are refused, whether this data set has them or not."""
     if not name.strip() or "/" in name or name in layout.DEFAULT_FEATURES:
         raise UserError(f"--column {name!r}: a name without '/' that no other feature has is needed")
-    if name in (layout.VALID_COLUMN, layout.STAGE_COLUMN, layout.SECONDS_REMAINING_COLUMN):
+    if name in layout.OTHER_LABELS:
         raise UserError(f"--column {name!r}: that is the name of another label")
     if name in layout.RESERVED or name.startswith(layout.RESERVED_BEGINNINGS) or name.endswith(layout.PADDING_END):
         raise UserError(

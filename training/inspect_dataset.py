@@ -106,14 +106,13 @@ def look(
 
 
 def _columns(dataset: Dataset, meta: ProgressMeta) -> dict[str, str]:
-    """Columns to read, by what they are called here; those of labels as ``meta/progress.json`` names them."""
-    labels = meta.labels.columns if meta.labels else {}
+    """Columns to read, by what they are called here."""
     wanted = {
         "state": layout.STATE,
         "action": layout.ACTION,
         "timestamp": "timestamp",
-        "progress": labels.get("progress", layout.PROGRESS_COLUMN),
-        "valid": labels.get("valid", layout.VALID_COLUMN),
+        "progress": next(iter(meta.progress_columns(dataset.features)), ""),
+        "valid": layout.VALID_COLUMN,
     }
     return {short: name for short, name in wanted.items() if name in dataset.features}
 

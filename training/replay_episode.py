@@ -85,12 +85,10 @@ def labels_of(dataset: Dataset, episode: Episode) -> Float[np.ndarray, " n"]:
     Raises:
         DatasetError, ProgressMetaError: the data set is damaged.
     """
-    meta = load_progress_meta(dataset.root)
-    columns = meta.labels.columns if meta.labels else {}
-    progress = columns.get("progress", layout.PROGRESS_COLUMN)
-    valid = columns.get("valid", layout.VALID_COLUMN)
-    if progress not in dataset.features:
+    columns = load_progress_meta(dataset.root).progress_columns(dataset.features)
+    if not columns:
         return np.full(episode.length, np.nan)
+    progress, valid = columns[0], layout.VALID_COLUMN
     names = [name for name in (progress, valid) if name in dataset.features]
     [(_, found)] = dataset.frames(names, [episode.index])
     values = found[progress].reshape(episode.length).astype(float)

@@ -64,6 +64,12 @@ def test_a_conversion_that_is_killed_goes_on_and_ends_as_an_undisturbed_one(tmp_
     assert again.status == 1 and "--resume" in again.text and "--overwrite" in again.text
     other = convert(output, long, resume=True, **{**options, "max_gap": 0.3})
     assert other.status == 1 and "max_gap" in other.text
+    settings = work.parent / "conversion.json"
+    begun = settings.read_text()
+    settings.write_text("[" * 100_000)
+    damaged = convert(output, long, resume=True, **options)
+    assert damaged.status == 1 and f"{settings}: cannot be read: " in damaged.text and "Traceback" not in damaged.text
+    settings.write_text(begun)
     assert {p.parent.name: p.stat().st_mtime_ns for p in work.glob("*/result.json")} == finished
     resumed = convert(output, long, resume=True, **options)
     assert resumed.status == 0, resumed.text

@@ -24,6 +24,7 @@ from training.datasets.progress_meta import EpisodeMeta, Outcome, ProgressMeta, 
 from training.datasets.reader import open_dataset
 from training.loading.config import DataConfigError
 from training.loading.negatives import Negatives
+from training.running.start import label_description
 
 PROFILE = RobotProfile.load("teleavatar")
 ARMS = np.r_[0:7, 8:15]
@@ -260,13 +261,59 @@ def test_a_position_is_refused_once_outcomes_say_otherwise(load):
         others.restore(state)
 
 
-def test_labels_in_another_column_are_pointed_out(tmp_path, load):
-    root = labelled(tmp_path / "other", column="progress.label")
-    with load(root) as batches:
-        assert not batches.has_labels
-        assert any(f"{root} are in progress.label" in note for note in batches.notes)
-    with load(root, progress_column="progress.label") as batches:
-        assert batches.has_labels and next(batches).observation.progress.any()
+def labels_seen(batches, data_set):
+    """Labels that count of a data set's frames in some batches, by episode and frame."""
+    return {
+        (episode, frame): batch.observation.progress[row]
+        for batch in take(batches, 16)
+        for row, (of, episode, frame) in enumerate(batch.origin.tolist())
+        if of == data_set and batch.observation.progress_mask[row]
+    }
+
+
+def labels_of(root, column):
+    """Labels of a data set that count, by episode and frame."""
+    return {
+        (episode.index, frame): label
+        for episode, of in open_dataset(root).frames([column, "progress.valid"])
+        for frame, (label, counts) in enumerate(zip(of[column], of["progress.valid"], strict=True))
+        if counts
+    }
+
+
+@pytest.fixture
+def two_columns(data, unlabelled, tmp_path):
+    """Data sets whose labels are in observation.progress and, made in another way, in progress.label."""
+    return data, labelled(tmp_path / "other", unlabelled, column="progress.label", method="remaining")
+
+
+def test_each_data_set_is_learnt_from_by_the_label_column_that_it_names(two_columns, load):
+    with load(*two_columns, validation_fraction=0) as batches:
+        assert labels_seen(batches, 0) == labels_of(two_columns[0], "observation.progress")
+        assert batches.label_columns == ["observation.progress", "progress.label"]
+        assert any(note.endswith("frames, in observation.progress, progress.label") for note in batches.notes)
+        assert {name: of["method"] for name, of in label_description(batches)["methods"].items()} == {
+            "labelled": "linear", "other": "remaining",
+        }  # fmt: skip
+    with load(*two_columns, validation_fraction=0) as batches:
+        assert labels_seen(batches, 1) == labels_of(two_columns[1], "progress.label")
+    (two_columns[1] / "meta/progress.json").unlink()  # as LeRobot's tools do
+    with load(*two_columns) as batches:
+        assert batches.label_columns == ["observation.progress", "progress.label"]
+
+
+def test_a_column_may_be_chosen_for_all_or_by_data_set(two_columns, load):
+    chosen = {
+        "progress.label": ["", "progress.label"],
+        f"{two_columns[0]}:": ["", "progress.label"],
+        "other:,labelled:observation.progress": ["observation.progress", ""],
+    }
+    for progress_column, expected in chosen.items():
+        with load(*two_columns, progress_column=progress_column) as batches:
+            assert batches.label_columns == expected
+            assert label_description(batches)["method"] == ("linear" if expected[0] else "remaining")
+            said = f"frames, in {', '.join(name or 'none' for name in expected)}"
+            assert any(note.endswith(said) for note in batches.notes)
 
 
 def test_data_sets_are_mixed_by_their_weights(data, unlabelled, load):

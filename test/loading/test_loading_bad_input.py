@@ -9,6 +9,7 @@ import pytest
 from small_datasets import MERGED, TWO_TASKS, facts, lerobot_copy, make_dataset
 from small_loading import MODEL, change_column, labelled, loader
 
+from pi05_progress.errors import UserError
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.robots.yaml_lines import ConfigError
 from pi05_progress.units.normalize import NormStats, load_norm_stats, save_norm_stats
@@ -106,6 +107,29 @@ def test_labels_outside_0_to_1_unless_they_do_not_count(data, label):
 
 def test_a_label_column_that_is_not_there(data):
     refused("progress_column is progress.label, which no data set has", data, progress_column="progress.label")
+    refused("labelled: no feature progress.label", data, progress_column="labelled:progress.label", kind=DatasetError)
+    for name in ("other:progress.label", "labelled:progress.label,more", "labelled:a,labelled:b"):
+        refused(f"progress_column is {name}, which no data set has; .* sets are labelled,", data, progress_column=name)
+
+
+def test_a_data_set_with_two_label_columns_of_which_none_is_chosen(data):
+    (data / "meta/progress.json").unlink()  # it said which one
+    edit_info(data, lambda info: info["features"].update({"progress.label": info["features"]["observation.progress"]}))
+    for path in sorted(data.glob("data/*/*.parquet")):
+        table = pq.read_table(path)
+        pq.write_table(table.append_column("progress.label", table["observation.progress"]), path)
+    said = "labelled: progress labels may be in observation.progress or progress.label; choose one: "
+    refused(f"{said}--data.progress_column labelled:observation.progress", data)
+    for column in ("progress.label", "labelled:progress.label"):
+        with loader(data, progress_column=column) as batches:
+            assert batches.label_columns == ["progress.label"] and batches.has_labels
+
+
+@pytest.mark.parametrize("name", ["meta/info.json", "meta/progress.json"])
+def test_metadata_that_are_nested_too_deeply(data, name):
+    (data / name).unlink()
+    (data / name).write_text("[" * 100_000)
+    refused(f"{name}: cannot be read: .*too deeply nested", data, kind=UserError)
 
 
 @pytest.mark.parametrize(("name", "number"), [("observation.state", np.nan), ("action", np.inf)])

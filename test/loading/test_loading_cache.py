@@ -116,7 +116,9 @@ def test_processes_that_need_it_at_once_make_it_once(tmp_path):
     assert log.stat().st_size == 3 * 64 and len(caches(folder)) == 1
 
 
-@pytest.mark.parametrize("damage", ["shorter", "other pictures", "no description", "half a description", "no camera"])
+@pytest.mark.parametrize(
+    "damage", ["shorter", "other pictures", "no description", "half a description", "depth", "no camera"]
+)
 def test_a_damaged_cache_is_an_error_that_says_what_to_delete(tmp_path, damage):
     cached_pictures(tmp_path, *parts())
     (name,) = caches(tmp_path)
@@ -130,6 +132,8 @@ def test_a_damaged_cache_is_an_error_that_says_what_to_delete(tmp_path, damage):
         description.unlink()
     elif damage == "half a description":
         os.truncate(description, description.stat().st_size // 2)
+    elif damage == "depth":
+        description.write_text("[" * 100_000)
     else:
         pictures.unlink()
     with pytest.raises(DataConfigError, match=f"the cache is damaged; delete .*{name}"):

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pi05_progress.files.json_file import read_json
 from pi05_progress.files.output_file import write_file
 from pi05_progress.files.output_folder import OutputFolderError, Pending, check_target, claim, finish
 from training.datasets import layout
@@ -65,7 +66,10 @@ def workplace(output: Path, settings: Mapping[str, Any], *, resume: bool, overwr
 def _prepared(pending: Pending, output: Path, settings: Mapping[str, Any], resume: bool, overwrite: bool) -> Workplace:
     """The folder cleared or as it was left; whatever is decided in here is decided under its lock."""
     folder = pending.path
-    begun = json.loads((folder / SETTINGS).read_text(encoding="utf-8")) if (folder / SETTINGS).exists() else {}
+    try:
+        begun = dict(read_json(folder / SETTINGS)) if (folder / SETTINGS).exists() else {}
+    except (OSError, ValueError, TypeError) as error:
+        raise OutputFolderError(f"{folder / SETTINGS}: cannot be read: {error}; remove {folder}") from error
     replaces = layout.MARKERS if overwrite or (resume and begun.get(REPLACES)) else None
     try:
         check_target(output, replaces)

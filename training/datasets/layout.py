@@ -41,6 +41,7 @@ PROGRESS_COLUMN = "observation.progress"  # the default; a tool's --column may c
 VALID_COLUMN = "progress.valid"
 STAGE_COLUMN = "progress.stage"
 SECONDS_REMAINING_COLUMN = "progress.seconds_remaining"
+OTHER_LABELS = (VALID_COLUMN, STAGE_COLUMN, SECONDS_REMAINING_COLUMN)
 
 # Names by which LeRobot knows what a feature is; a label of such a name would be taken for something else.
 RESERVED = (STATE, "observation.environment_state", "task", "subtask", "language_persistent", "language_events")

@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from pi05_progress.errors import UserError
+from pi05_progress.files.json_file import read_json
 from pi05_progress.files.output_file import write_file
 from pi05_progress.files.validation import problems
 from pi05_progress.robots.episode_notes import ABORTED, CUT_OFF
@@ -100,6 +101,14 @@ class ProgressMeta:
         """What is known of an episode."""
         return self.episodes.get(index, EpisodeMeta())
 
+    def progress_columns(self, features: Mapping[str, layout.Feature]) -> list[str]:
+        """The feature with progress labels as it was written down; otherwise all that are called so, mostly one."""
+        known = self.labels.columns.get("progress") if self.labels else None
+        if known in features:
+            return [known]
+        columns = [name for name, of in features.items() if of["dtype"] not in ("video", "image", "string")]
+        return [name for name in columns if "progress" in name.split(".") and name not in layout.OTHER_LABELS]
+
 
 @dataclass(frozen=True)
 class _Entry(EpisodeMeta):
@@ -136,7 +145,7 @@ def load_progress_meta(root: Path) -> ProgressMeta:
     """
     path = root / layout.PROGRESS
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path)
     except FileNotFoundError:
         return ProgressMeta()
     except (OSError, ValueError) as error:

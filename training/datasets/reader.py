@@ -5,7 +5,6 @@ Videos are located, not decoded; see ``frames.py``.
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from collections.abc import Collection, Iterator, Sequence
@@ -20,6 +19,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from pi05_progress.errors import UserError
+from pi05_progress.files.json_file import read_json
 from pi05_progress.files.validation import problems
 
 from . import layout
@@ -327,7 +327,7 @@ def _info(root: Path) -> dict[str, Any]:
     if not path.is_file():
         raise DatasetError(f"{root}: not a LeRobot data set, {layout.INFO} is missing")
     try:
-        info = json.loads(path.read_text(encoding="utf-8"))
+        info = read_json(path)
         version = info["codebase_version"]
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise DatasetError(f"{path}: cannot be read: {error!r}; {remedy(path)}") from error

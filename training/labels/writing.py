@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pi05_progress.errors import UserError
+from pi05_progress.files.json_file import read_json
 
 from ..datasets import layout
 from ..datasets.progress_meta import EpisodeMeta, Labels, ProgressMeta, load_progress_meta, save_progress_meta
@@ -192,7 +193,7 @@ class _DataWriter:
             described = json.loads(metadata[b"huggingface"])
             features = described["info"]["features"]
             kept = {name: value for name, value in features.items() if name in self.kept}
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise DatasetError(f"{path}: its metadata under 'huggingface' is damaged: {error!r}") from error
         added = {name: layout.huggingface_feature(feature) for name, feature in self.added.items()}
         described["info"]["features"] = kept | added
@@ -210,7 +211,7 @@ def _features_without_stats(dataset: Dataset, kept: Mapping[str, layout.Feature]
 
 def _stats(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path)
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:

@@ -25,6 +25,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from pi05_progress.files.fingerprint import fingerprint
+from pi05_progress.files.json_file import read_json
 from pi05_progress.files.lock import locked
 from pi05_progress.files.output_folder import OutputFolderError, output_folder
 from pi05_progress.files.progress_bar import progress_bar
@@ -176,7 +177,7 @@ def _check(folder: Path, cameras: tuple[str, ...], size: tuple[int, int], frames
     bytes_each = size[0] * size[1] * 3
     remedy = f"the cache is damaged; delete {folder}, it will be built anew"
     try:
-        sums = json.loads((folder / INFO).read_text(encoding="utf-8"))["check_sums"]
+        sums = read_json(folder / INFO)["check_sums"]
         for key in cameras:
             path = _file(folder, key)
             if (found := path.stat().st_size) != frames * bytes_each:

@@ -8,8 +8,6 @@ from typing import Annotated
 
 from pi05_progress.errors import UserError
 
-from ..datasets import layout
-
 # How fields look on a command line. Configurations are used where tyro is not installed, too (``benchmarks/gpu.py``).
 try:
     from tyro.conf import AvoidSubcommands, Fixed, SuppressFixed, arg
@@ -39,8 +37,10 @@ class DataConfig:
     cameras: tuple[str, ...] = ()
     """Cameras of the profile that are used, such as head_camera; none: all. The model is told that the others are not
     there."""
-    progress_column: str = layout.PROGRESS_COLUMN
-    """Feature that holds the progress labels; data sets without it train actions alone. Empty: labels are not used."""
+    progress_column: str | None = None
+    """Feature that holds the progress labels, or NAME:FEATURE of data sets by their folders' names, with commas between
+    them. None: what meta/progress.json of each data set says, else the one that is called so, as observation.progress.
+    Empty: labels are not used. Data sets without the feature train actions alone."""
     failed_actions: bool = False
     """Imitate episodes that failed, were aborted or cut off, too (meta/progress.json says which); off: their actions do
     not count, their progress labels do. Episodes of which nothing is known are imitated."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ class Data:
     robot: Layout  # layout of its numbers
     datasets: list[Dataset]  # opened
     metas: list[ProgressMeta]  # outcomes and milestones of episodes, and how labels were made
+    label_columns: list[str]  # the feature with the progress labels that are used; empty: none
     features: list[dict[str, str]]  # the data set's feature for each of the model's cameras that is used
     held_out: list[list[int]]  # episodes that are not trained on
     rows: list[Rows]  # numbers of all frames
@@ -42,21 +44,17 @@ class Data:
     stats: Mapping[str, NormStats]  # of ``state`` and ``actions``
     said: list[str]  # what is to be said of statistics and of the split
 
-    @property
-    def has_labels(self) -> bool:
-        """Whether any data set has progress labels."""
-        return any(rows.progress is not None for rows in self.rows)
-
     def notes(self, config: DataConfig) -> list[str]:
         """What should be said to whoever starts the run, who chose this configuration."""
         episodes = sum(len(dataset.episodes) for dataset in self.datasets)
         train, out = (sum(map(len, parts)) for parts in (self.training, self.validation))
         labelled = sum(int(rows.valid.sum()) for rows in self.rows if rows.valid is not None)
+        columns = ", ".join(name or "none" for name in self.label_columns)
         notes = [
             f"data: {train + out} frames of {episodes} episodes in {len(self.datasets)} data "
             f"set{'s' * (len(self.datasets) > 1)}, {sum(map(len, self.held_out))} episodes ({out} frames) held out",
-            f"progress labels: {labelled} of {train + out} frames"
-            if self.has_labels
+            f"progress labels: {labelled} of {train + out} frames, in {columns}"
+            if any(self.label_columns)
             else "no progress labels are used: actions alone are trained",
             *self.said,
         ]
@@ -66,13 +64,6 @@ class Data:
                 f"{'are imitated like those of the others' if config.failed_actions else 'do not count'} "
                 "(--data.failed_actions)"
             )
-        for dataset, meta in zip(self.datasets, self.metas, strict=True):
-            column = meta.labels.columns.get("progress") if meta.labels else None
-            if column and config.progress_column and column != config.progress_column:
-                notes.append(
-                    f"note: the labels of {dataset.root} are in {column}, not in {config.progress_column}; "
-                    f"--data.progress_column {column} uses them"
-                )
         return notes
 
 
@@ -89,7 +80,9 @@ def read_data(config: DataConfig, model: Pi05Config, before: Sequence[SetSplit] 
     profile = RobotProfile.load(config.robot)
     datasets = open_data_sets(config, profile)
     features = [camera_features(dataset, profile, config.cameras) for dataset in datasets]
-    rows = [load_rows(dataset, profile, config.progress_column) for dataset in datasets]
+    metas = [load_progress_meta(dataset.root) for dataset in datasets]
+    columns = label_columns(config, datasets, metas)
+    rows = [load_rows(dataset, profile, column) for dataset, column in zip(datasets, columns, strict=True)]
     stats, said = statistics(config, datasets, rows, profile, model.action_horizon)
     if goes_on:
         out = [list(split.episodes) for split in before[-len(datasets) :]]
@@ -97,7 +90,6 @@ def read_data(config: DataConfig, model: Pi05Config, before: Sequence[SetSplit] 
         _check_different(datasets, rows)
         out, more = split_episodes(config, datasets, rows, before)
         said += more
-    metas = [load_progress_meta(dataset.root) for dataset in datasets]
     imitated = [
         tuple(config.failed_actions or not bad for bad in _unsuccessful(*of))
         for of in zip(metas, datasets, strict=True)
@@ -108,6 +100,7 @@ def read_data(config: DataConfig, model: Pi05Config, before: Sequence[SetSplit] 
         robot=profile.layout,
         datasets=datasets,
         metas=metas,
+        label_columns=columns,
         features=features,
         held_out=out,
         rows=rows,
@@ -169,7 +162,12 @@ def open_data_sets(config: DataConfig, profile: RobotProfile) -> list[Dataset]:
     roots = [Path(name).expanduser() for name in names]
     if twice := [str(root) for root in roots if sum(other.resolve() == root.resolve() for other in roots) > 1]:
         raise DataConfigError(f"data.repo_id: {twice[0]} is given twice; --data.weights makes a data set count more")
-    datasets = [_opened(root) for root in roots]
+    if missing := [root for root in roots if not root.exists()]:
+        raise DatasetError(
+            f"{missing[0]}: no such folder; data sets are read from folders, so one of the Hugging Face hub is "
+            "downloaded first: hf download --repo-type dataset NAME --local-dir FOLDER"
+        )
+    datasets = [open_dataset(root) for root in roots]
     if len({dataset.fps for dataset in datasets}) > 1:
         rates = ", ".join(f"{dataset.root}: {dataset.fps:g}" for dataset in datasets)
         raise DataConfigError(
@@ -180,27 +178,38 @@ def open_data_sets(config: DataConfig, profile: RobotProfile) -> list[Dataset]:
         check_robot(dataset, profile, option="--data.robot")
         dataset.require(["task_index"])
         _check_size(dataset, profile)
-    named = config.progress_column not in ("", layout.PROGRESS_COLUMN)
-    if named and not any(config.progress_column in dataset.features for dataset in datasets):
-        raise DataConfigError(
-            f"progress_column is {config.progress_column}, which no data set has; {datasets[0].root} has "
-            f"{', '.join(datasets[0].features)}"
-        )
     return datasets
 
 
-def asset_name(config: DataConfig, datasets: Sequence[Dataset]) -> str:
-    """The statistics' name in checkpoints."""
-    return config.asset_id or "+".join(dataset.root.resolve().name for dataset in datasets)
+def label_columns(config: DataConfig, datasets: list[Dataset], metas: list[ProgressMeta]) -> list[str]:
+    """The feature with each data set's progress labels: the one that is named for it, or its own; empty if it has none.
 
-
-def _opened(root: Path) -> Dataset:
-    if not root.exists():
-        raise DatasetError(
-            f"{root}: no such folder; data sets are read from folders, so one of the Hugging Face hub is downloaded "
-            "first: hf download --repo-type dataset NAME --local-dir FOLDER"
+    Raises:
+        DataConfigError, DatasetError: what is named is not there, or a data set has several and none is named.
+    """
+    chosen, names = config.progress_column, [dataset.root.name for dataset in datasets]
+    found = [meta.progress_columns(dataset.features) for dataset, meta in zip(datasets, metas, strict=True)]
+    if chosen is not None and ":" not in chosen:
+        found = [[chosen] * (chosen in dataset.features) for dataset in datasets]
+    fits = not chosen or any(found)
+    if chosen and ":" in chosen:
+        pairs = re.findall(r"(.*?):([^,:]*)(?:,|$)", chosen)  # a comma may also be in a folder's name
+        named = {Path(folder).name: column for folder, column in pairs}
+        fits = ",".join(map(":".join, pairs)) == chosen and len(named) == len(pairs) and named.keys() <= set(names)
+        found = [[named[name]] if name in named else of for name, of in zip(names, found, strict=True)]
+    if not fits:
+        raise DataConfigError(
+            f"progress_column is {chosen}, which no data set has; expected a feature, or NAME:FEATURE of data sets, "
+            f"separated by commas; data sets are {', '.join(names)}, {names[0]} has {', '.join(datasets[0].features)}"
         )
-    return open_dataset(root)
+    for dataset, columns in zip(datasets, found, strict=True):
+        if len(columns) > 1:
+            raise DataConfigError(
+                f"{dataset.root}: progress labels may be in {' or '.join(columns)}; choose one: --data.progress_column "
+                f"{dataset.root.name}:{columns[0]}"
+            )
+        dataset.require([column for column in columns if column])
+    return ["".join(columns) for columns in found]
 
 
 def _check_size(dataset: Dataset, profile: RobotProfile) -> None:

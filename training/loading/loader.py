@@ -29,7 +29,7 @@ from ..datasets.reader import Dataset
 from .batch import Batch, to_batch
 from .cache import cached_pictures
 from .config import DataConfig, DataConfigError
-from .data import Data, asset_name, read_data, written
+from .data import Data, read_data, written
 from .mixture import Order, shard_count, stripes_per_period, training_order
 from .negatives import negatives
 from .pictures import DecodedPictures, Pictures
@@ -62,6 +62,7 @@ class TrainLoader:
     datasets: list[Dataset]
     progress_meta: list[ProgressMeta]  # per data set: outcomes and milestones, and how its labels were made
     held_out: list[list[int]]  # per data set: episodes that are not trained on, in order
+    label_columns: list[str]  # per data set: the feature with its progress labels, empty if none are used
     splits: list[SetSplit]  # the same as it is written down, after what ``before`` says of other runs
     stats: Mapping[str, NormStats]  # of ``state`` and ``actions``
     asset_id: str  # their name in checkpoints
@@ -88,8 +89,9 @@ class TrainLoader:
         shards = shard_count(batch_size, process_count, len(data.datasets))
         counts = stripes_per_period([len(of) for of in data.training], config.weights, shards)
         self.datasets, self.progress_meta, self.held_out = data.datasets, data.metas, data.held_out
-        self.has_labels, self.stats, self.action_size = data.has_labels, data.stats, data.robot.action_size
-        self.asset_id, self.action_dt_s = asset_name(config, data.datasets), 1 / data.datasets[0].fps
+        self.has_labels, self.stats, self.action_size = any(data.label_columns), data.stats, data.robot.action_size
+        self.asset_id = config.asset_id or "+".join(dataset.root.resolve().name for dataset in data.datasets)
+        self.label_columns, self.action_dt_s = data.label_columns, 1 / data.datasets[0].fps
         self.train_frames, self.validation_frames = (sum(map(len, of)) for of in (data.training, data.validation))
         self.notes = data.notes(config)
         own = [written(*of) for of in zip(data.datasets, data.rows, data.held_out, strict=True)]
@@ -164,13 +166,11 @@ class TrainLoader:
         """
         try:
             saved = json.loads(state)
-            made_from, position = saved["made_from"], saved["position"]
-            if saved["format"] != STATE_FORMAT:
-                raise DataConfigError(f"the loader's saved position has format {saved['format']}, not {STATE_FORMAT}")
-        except (ValueError, KeyError, TypeError) as error:
-            if isinstance(error, DataConfigError):
-                raise
+            made_from, position, found = saved["made_from"], saved["position"], saved["format"]
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise DataConfigError(f"the loader's saved position cannot be read: {error!r}") from error
+        if found != STATE_FORMAT:
+            raise DataConfigError(f"the loader's saved position has format {found}, not {STATE_FORMAT}")
         if differs := [name for name, value in self._made_from.items() if made_from.get(name) != value]:
             told = "; ".join(
                 f"{name} was {_short(made_from.get(name))}, is {_short(self._made_from[name])}" for name in differs

@@ -74,8 +74,8 @@ def negatives(
             raise DataConfigError(f"{name} is {share}; expected at least 0 and less than 1")
         if share and all(of.progress is None for of in rows):
             raise DataConfigError(
-                f"{name} is {share}, but no data set has labels in {config.progress_column}: negatives teach the "
-                "progress head; label the data first: python -m training.add_progress_labels"
+                f"{name} is {share}, but no data set has labels: negatives teach the progress head; label the data "
+                "first: python -m training.add_progress_labels"
             )
     used = [names[index] for names, of in zip(tasks, rows, strict=True) for index in np.unique(of.task)]
     prompts = tuple({clean(prompt): prompt for prompt in used}.values())

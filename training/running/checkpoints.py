@@ -23,6 +23,7 @@ from pi05_progress.checkpoints.description import PARAMS
 from pi05_progress.checkpoints.orbax_files import open_orbax
 from pi05_progress.checkpoints.parameter_source import ParameterSource, load_arrays
 from pi05_progress.checkpoints.saver import CheckpointSaver
+from pi05_progress.files.json_file import read_json
 from pi05_progress.files.output_file import write_file
 from pi05_progress.files.output_folder import partial_of
 from pi05_progress.models.parameters import ParameterMismatchError, check_parameters
@@ -72,7 +73,7 @@ class RunState:
             CheckpointError: it is missing or damaged.
         """
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
+            data = read_json(path)
             best = data.pop("best")
             return cls(best=None if best is None else Best(**best), **data)
         except (OSError, ValueError, TypeError, KeyError) as error:

@@ -15,6 +15,7 @@ from typing import IO, Any
 
 from pi05_progress.checkpoints.description import CONFIG as DESCRIPTION
 from pi05_progress.errors import UserError
+from pi05_progress.files.json_file import read_json
 from pi05_progress.files.lock import try_lock
 from pi05_progress.files.output_file import write_file
 from pi05_progress.files.output_folder import PARTIAL
@@ -43,6 +44,7 @@ FREE = (
     "plan_devices",
     "plan_gib",
     "data.cache",
+    "data.progress_column",  # labels themselves are compared by the loader
     "data.workers",
     "data.threads",
 )
@@ -186,7 +188,7 @@ def gone_on_with(path: Path, config: TrainConfig) -> tuple[TrainConfig, dict[str
         UserError: something else than what may be changed differs, or the file is damaged.
     """
     try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
+        saved = read_json(path)
         before = dict(saved["config"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: cannot be read, so the run cannot go on: {error}") from error

@@ -98,8 +98,8 @@ def check_labels(trained: Trained, data: DataConfig, has_labels: bool) -> None:
     """
     if trained == "head" and not has_labels:
         raise UserError(
-            f"--trained=head, but there are no progress labels ({data.progress_column}) in {data.repo_id}; make them: "
-            "python -m training.add_progress_labels"
+            f"--trained=head, but there are no progress labels in {data.repo_id}; make them: python -m "
+            "training.add_progress_labels"
         )
 
 
@@ -205,10 +205,11 @@ def label_description(loader: TrainLoader) -> dict[str, Any]:
     seconds: dict[str, list[float]] = {}
     stages: dict[str, list[dict[str, Any]]] = {}
     methods: dict[str, dict[str, Any]] = {}
-    for dataset, meta, held_out in zip(loader.datasets, loader.progress_meta, loader.held_out, strict=True):
+    parts = zip(loader.datasets, loader.progress_meta, loader.held_out, loader.label_columns, strict=True)
+    for dataset, meta, held_out, column in parts:
         for task, durations in durations_s(dataset, meta, held_out).items():
             seconds.setdefault(task, []).extend(durations)
-        if meta.labels is not None:
+        if meta.labels is not None and meta.labels.columns.get("progress") == column:  # else of others
             methods[dataset.root.name] = {"method": meta.labels.method, "arguments": dict(meta.labels.arguments)}
             stages |= {
                 task: [{"name": stage.name, "share": stage.share} for stage in of_task]
