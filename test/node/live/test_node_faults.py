@@ -51,6 +51,13 @@ def gate(tmp_path):
     (tmp_path / "gate").touch()
 
 
+@pytest.fixture
+def blocked(tmp_path):
+    """A file with which the policy does not answer where it is told so; gone at the end, also of a test that failed."""
+    yield tmp_path / "blocked"
+    (tmp_path / "blocked").unlink(missing_ok=True)
+
+
 SENSOR_FAULTS = [
     ({"silent": {"head_camera"}}, "head_camera (/head/image_raw): nothing for more than 1 s"),
     ({"silent": {"left_arm"}}, "left_arm (/left_arm/joint_states): nothing for more than 1 s"),
@@ -146,12 +153,12 @@ def test_with_a_progress_that_makes_no_sense_actions_go_on_and_progress_is_unkno
     robot.until(robot.moving, "motion, armed anew")
 
 
-def test_a_policy_that_does_not_answer_holds_the_pose_for_a_second_and_then_disarms(bench, gate):
+def test_a_policy_that_does_not_answer_holds_the_pose_for_a_second_and_then_disarms(bench, blocked):
     node, robot = bench
-    robot.set_task(f"{SWING_UNLESS}{gate}")
+    robot.set_task(f"{SWING_UNLESS}{blocked}")
     robot.until(lambda: robot.moved() and robot.state() == "RUNNING", "motion for this task")
     robot.forget()
-    gate.touch()
+    blocked.touch()
     held, ended = "HOLDING: the next actions are late", "LOOKING: the next actions are late: call ~/arm to go on"
     robot.until(lambda: held in node.said() and ended in node.said(), "the pose that is held, then the end")
     since_s, until_s = said_s(node.said(), held), said_s(node.said(), ended)
@@ -161,7 +168,7 @@ def test_a_policy_that_does_not_answer_holds_the_pose_for_a_second_and_then_disa
     robot.until(robot.unknown, "UNKNOWN meanwhile")
     robot.until(lambda: robot.statuses().get("inference") == BUSY, "why")
     robot.held()
-    gate.unlink()
+    blocked.unlink()
     robot.until(robot.moving, "motion, armed anew")
 
 
