@@ -19,6 +19,7 @@ from convert_recordings import (
     button,
     event,
     joints,
+    mcap_records,
     pictures,
     recording,
     serialised,
@@ -26,8 +27,10 @@ from convert_recordings import (
     times,
     without,
     write_bag,
+    write_mcap,
 )
 from convert_results import convert
+from mcap.writer import CompressionType
 
 PAGE = 4096  # of sqlite's files
 
@@ -277,6 +280,41 @@ def test_a_recording_whose_summary_is_damaged_is_complete_all_the_same(tmp_path,
     run = convert(tmp_path / "ds", good)
     assert run.status == 0 and len(run.column("index")) == 36
     assert run.progress["episodes"][0]["note"] == "" and "its summary cannot be used" in run.text
+
+
+def test_a_summary_with_a_wrong_checksum_is_not_believed(tmp_path, sound):
+    file = write_mcap(tmp_path / "a.mcap", sorted(sound, key=lambda m: m.received))
+    data = bytearray(file.read_bytes())
+    indexes = [at for kind, at, _ in mcap_records(file) if kind == 8]
+    data[indexes[len(indexes) // 2] + 9 + 8 + 3] ^= 0x80  # when a chunk ends
+    file.write_bytes(data)
+    run = convert(tmp_path / "ds", file)
+    assert run.status == 0 and len(run.column("index")) == 36
+    assert "its summary cannot be used (its checksum is wrong)" in run.text
+
+
+@pytest.mark.parametrize("byte", [0, 5])
+def test_what_follows_a_damaged_record_outside_chunks_is_missed(tmp_path, sound, byte):
+    messages = sorted(sound, key=lambda m: m.received)
+    file = write_mcap(tmp_path / "a.mcap", messages, use_chunking=False)
+    data = bytearray(file.read_bytes())
+    places = [at for kind, at, _ in mcap_records(file) if kind == 5]
+    data[places[len(places) // 2] + 1 + byte] ^= 0x10  # the record's length
+    file.write_bytes(data)
+    run = convert(tmp_path / "ds", file, dry_run=True)
+    assert "18 frames: the recording is cut off" in run.text, run.text
+    assert f"no proper end (it counts {len(sound)} messages)" in run.text and "are lost" in run.text
+
+
+@pytest.mark.parametrize("compression", list(CompressionType))
+def test_a_chunk_that_a_power_cut_left_half_written_costs_itself_only(tmp_path, sound, compression):
+    file = write_mcap(tmp_path / "a.mcap", sorted(sound, key=lambda m: m.received), compression=compression)
+    data = file.read_bytes()
+    _, at, chunk = [record for record in mcap_records(file) if record[0] == 6][-3]
+    file.write_bytes(data[: at + len(chunk) // 2] + bytes(len(chunk)))
+    run = convert(tmp_path / "ds", file)
+    assert run.status == 0 and 20 < len(run.column("index")) < 36, run.text
+    assert "no proper end" in run.text and run.progress["episodes"][0]["note"].startswith("cut off: ")
 
 
 def test_an_aborted_episode_is_dropped_unless_asked_for(tmp_path, sound):

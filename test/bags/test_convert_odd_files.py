@@ -21,13 +21,16 @@ from convert_recordings import (
     Message,
     event,
     joints,
+    mcap_records,
     moved,
     packets,
     pictures,
     split_bag,
     write_bag,
+    write_mcap,
 )
 from convert_results import convert
+from mcap.writer import CompressionType, IndexType
 
 from training.bags.finding import find_bags
 from training.bags.mcap import McapFile
@@ -134,6 +137,16 @@ def test_files_that_hold_a_topic_each_are_read_side_by_side(tmp_path, sound):
     assert run.numbers("head_camera") == FRAMES[3:31]
 
 
+def test_a_topic_that_nobody_needs_in_every_file_makes_them_no_parts_of_one_another(tmp_path, sound):
+    logs = [Message("/logs", NUMBER, at, at, {"data": 1.0}) for at in range(START, START + 12 * 10**8, 10**8)]
+    for number, own in enumerate((True, False)):
+        messages = [m for m in sound if (m.type == JOINTS) == own] + logs
+        write_mcap(tmp_path / "bag" / f"bag_{number}.mcap", sorted(messages, key=lambda m: m.received))
+    run = convert(tmp_path / "ds", tmp_path / "bag")
+    assert run.status == 0 and "set back" not in run.text, run.text
+    assert run.numbers("head_camera") == FRAMES
+
+
 def test_compressed_and_upper_case_files_are_found(tmp_path, sound):
     (tmp_path / "bags").mkdir()
     shutil.copy(only(write_bag(tmp_path / "a", sound, mode="file"), ".zstd"), tmp_path / "bags" / "lone.mcap.zstd")
@@ -159,6 +172,16 @@ def test_rows_that_a_killed_recorder_left_in_a_journal_are_read(tmp_path, sound)
     run = convert(tmp_path / "ds", tmp_path / "bag", dry_run=True)
     assert "bag: 36 frames" in run.text
     assert {path.name: path.read_bytes() for path in (tmp_path / "bag").iterdir()} == before
+
+
+def test_rows_that_the_metadata_count_and_nobody_copied_are_missed(tmp_path, sound):
+    bag = write_bag(tmp_path / "bag", sound, "sqlite3")
+    with sqlite3.connect(only(bag, ".db3")) as connection:
+        connection.execute("DELETE FROM messages WHERE timestamp >= ?", (START + 6 * 10**8,))
+    run = convert(tmp_path / "ds", bag, dry_run=True)
+    missed = sum(m.received >= START + 6 * 10**8 for m in sound)
+    assert f"counts {len(sound)} messages, of which {missed} are not there" in run.text and "-wal" in run.text
+    assert "bag: 18 frames: the recording is cut off" in run.text, run.text
 
 
 @pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
@@ -241,6 +264,59 @@ def test_an_odd_definition_costs_nothing_where_its_type_is_known_or_not_needed(t
     run = convert(tmp_path / "ds", bag)
     assert run.status == 0 and run.numbers("left_color") == FRAMES, run.text
     assert ("definition of sensor_msgs/msg/JointState cannot be used" in run.text) == (odd == "only names")
+
+
+CHUNK, CHUNK_INDEX, DATA_END, FOOTER = 6, 8, 15, 2
+PRIVATE = struct.pack("<BQ", 0x90, 5) + b"hello"
+
+
+def unpacked(records, which):
+    """The messages of some chunks stand in the file by themselves."""
+    chosen = [at for kind, at, _ in records if kind == CHUNK][which]
+    for kind, at, data in records:
+        (name,) = struct.unpack_from("<I", data, 37) if kind == CHUNK else (0,)
+        if kind != CHUNK_INDEX or struct.unpack_from("<Q", data, 25)[0] not in chosen:
+            yield kind, data[49 + name :] if at in chosen else data
+
+
+LAYOUTS = {
+    "no index of chunks": ({"index_types": IndexType.NONE}, None),
+    "neither index nor counts": ({"index_types": IndexType.NONE, "use_statistics": False}, None),
+    "no chunks": ({"use_chunking": False}, None),
+    "a private kind of record": (
+        {"index_types": IndexType.NONE},
+        lambda all_: ((k, PRIVATE + d if k == CHUNK else d) for k, _, d in all_),
+    ),
+    "the index of some chunks lost": (
+        {}, lambda all_: ((k, d) for i, (k, _, d) in enumerate(all_) if k != CHUNK_INDEX or i % 3)
+    ),
+    "messages after those in chunks": ({}, lambda all_: unpacked(all_, slice(-1, None))),
+    "messages between those in chunks": (
+        {"index_types": IndexType.NONE}, lambda all_: unpacked(all_, slice(None, None, 2))
+    ),
+}  # fmt: skip
+
+
+def laid_out(file, records):
+    """Write these records, (kind, bytes), as an MCAP file whose summary has no checksum."""
+    magic, data, start = file.read_bytes()[:8], b"", 0
+    for kind, record in records:
+        data += record if kind != FOOTER else struct.pack("<BQQQI", FOOTER, 20, start, 0, 0)
+        start = len(data) + 8 if kind == DATA_END else start
+    file.write_bytes(magic + data + magic)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_complete_file_is_read_however_it_is_laid_out_and_ordered(tmp_path, sound, layout):
+    options, change = LAYOUTS[layout]
+    rng = np.random.default_rng(0)
+    late = sorted(sound, key=lambda m: m.received + rng.integers(2 * 10**8))  # not in the order of reception
+    file = write_mcap(tmp_path / "a.mcap", late, compression=CompressionType.NONE, **options)
+    if change:
+        laid_out(file, change(mcap_records(file)))
+    run = convert(tmp_path / "ds", file)
+    assert run.status == 0 and "kept, but" not in run.text, run.text
+    assert run.numbers("head_camera") == FRAMES
 
 
 def test_messages_that_are_not_cdr_are_named(tmp_path, sound):

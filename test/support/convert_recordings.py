@@ -2,11 +2,13 @@
 
 import math
 import shutil
+import struct
 from dataclasses import dataclass, field, replace
 from fractions import Fraction  # noqa: F401  (who makes up other recordings takes all names of this file)
 
 import cv2
 import numpy as np
+from mcap.writer import Writer as McapWriter
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 
 from pi05_progress.robots.profile import RobotProfile
@@ -170,6 +172,33 @@ def write_bag(path, messages, storage="mcap", mode=None, keep_order=False):
                 connections[key] = writer.add_connection(*key, typestore=STORE)
             writer.write(connections[key], message.received, serialised(message))
     return path
+
+
+def write_mcap(path, messages, **options):
+    """Write one MCAP file, messages in the order given; ``options`` are those of mcap's writer."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        writer = McapWriter(file, chunk_size=20_000, **options)
+        writer.start("ros2")
+        channels = {}
+        for message in messages:
+            if message.topic not in channels:
+                text = STORE.generate_msgdef(message.type)[0].encode()
+                schema = writer.register_schema(message.type, "ros2msg", text)
+                channels[message.topic] = writer.register_channel(message.topic, "cdr", schema)
+            writer.add_message(channels[message.topic], message.received, serialised(message), message.received)
+        writer.finish()
+    return path
+
+
+def mcap_records(file):
+    """Kind, place and bytes of all records of an MCAP file, in order."""
+    data, at, found = file.read_bytes(), 8, []
+    while at < len(data) - 8:
+        kind, length = struct.unpack_from("<BQ", data, at)
+        found.append((kind, at, data[at : at + 9 + length]))
+        at += 9 + length
+    return found
 
 
 def without(messages, topic=None, after=-math.inf, before=math.inf):

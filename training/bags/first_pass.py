@@ -117,7 +117,7 @@ class _FirstPass:
         for source in inputs.of_role("camera"):
             if source.kind == "packets" and source.name not in self._sizes and source.topic in self._unreadable:
                 raise BagError(f"{source.name}: {self._unreadable[source.topic][0]}")
-        breaks = [(a + self._offset_ns, b + self._offset_ns) for a, b in bag.jumps_back()]
+        breaks = [(a + self._offset_ns, b + self._offset_ns) for a, b in bag.jumps_back(topics)]
         notes = [*bag.notes, *bag.type_notes(topics), *self._notes(breaks)]
         if before := continues_another(bag.path):
             notes.append(f"it goes on with {before}; files of one recording are put into a folder of their own")

@@ -11,6 +11,7 @@ import heapq
 import io
 import os
 import struct
+import zlib
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -28,20 +29,20 @@ MAGIC = b"\x89MCAP0\r\n"
 HEAD = 64  # bytes of a message that are read where only its beginning is wanted
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"  # a message that is compressed by itself: its beginning alone cannot be read
 LARGE_CHUNK = 16 << 20  # a message does not keep a chunk beyond this size in memory
+RUN = 4 << 20  # bytes of messages in no chunk that are put in order together, as if they were one
 _RECORD = struct.Struct("<BQ")  # kind, length
 _MESSAGE = struct.Struct("<BQHIQQ")  # kind, length, channel, sequence, log time, publish time
 
 
 class _Chunk(NamedTuple):
-    """A chunk's place in the file and what is in it; ``at`` is 0 for messages that are in no chunk."""
+    """A chunk's place in the file and what is in it; or a run of messages that are in no chunk (``loose``)."""
 
     start_ns: int
     end_ns: int
     at: int
+    end: int  # of the chunk and the indexes that follow it
     channels: Collection[int] = ()  # that have messages in it; none if that is not known
-
-
-_LOOSE = _Chunk(0, 2**63, 0)
+    loose: bool = False
 
 
 class McapFile:
@@ -51,13 +52,14 @@ class McapFile:
         channels: its topics.
         note: what is odd about it, for the report.
         ended: whether all its messages are there.
+        count: of its messages; None if the file does not say.
 
     Raises:
         Exception: it cannot be read; whatever its bytes lead to.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path, self.note, self.ended = path, "", True
+        self.path, self.note, self.ended, self.count = path, "", True, None
         self._file = path.open("rb")
         try:
             self._size = os.fstat(self._file.fileno()).st_size
@@ -65,7 +67,7 @@ class McapFile:
         except BaseException:
             self.close()
             raise
-        used = self._counted.union(*(chunk.channels for chunk in self._chunks))
+        used = set().union(*(chunk.channels for chunk in self._chunks))
         self.channels = []
         for number, of in self._described.items():
             schema = self._schemas.get(of.schema_id, records.Schema(0, b"", "", "unknown"))
@@ -87,11 +89,16 @@ class McapFile:
             why = explained(error)
         if why is None:
             return
+        counted = self.count or 0
         try:
-            count = self._read_records()
+            end = self._read_records()
         except Exception as error:
             raise BagError(f"{self.path}: {why}. Nor can it be read record by record: {explained(error)}") from error
-        read, lost = f"{count} messages are read from its complete records", self._size - self._data_end
+        read, lost = f"{self.count} messages are read from its complete records", self._size - end
+        if counted > self.count:
+            why = why or f"it counts {counted} messages"
+        elif not self.ended:
+            why = why or "a record is damaged"
         if not self.ended:
             self.note = f"{self.path.name} has no proper end ({why}): {read}, {lost} bytes after them are lost"
         elif why:
@@ -100,27 +107,36 @@ class McapFile:
     def _forget(self) -> None:
         self._schemas: dict[int, records.Schema] = {}
         self._described: dict[int, records.Channel] = {}
-        self._counted: set[int] = set()  # channels that have messages
         self._chunks: list[_Chunk] = []
-        self._data_end = self._size
+        self.count = None
 
     def _read_summary(self) -> str | None:
         """Take what the summary at the end says; returns why it is not enough, an empty text where that is no fault."""
         self._forget()
         footer = max(self._size - 37, 0)
-        kind, length, start = struct.unpack_from("<BQQ", self._read(29, footer))
+        kind, length, start, _, checksum = struct.unpack("<BQQQI", self._read(29, footer))
         if self._read(8, self._size - 8) != MAGIC or (kind, length) != (Opcode.FOOTER, 20):
             return "its end is missing"
         if not start:
             return ""
-        self._data_end = start
-        data = self._read(footer - start, start)
-        for kind, at, end in _split(data):
+        data = self._read(footer + 25 - start, start)  # the checksum is of the footer before it, too
+        if checksum and zlib.crc32(data) != checksum:
+            return "its checksum is wrong"
+        for kind, at, end in _split(data[: footer - start]):
             self._take(kind, data[at:end])
-        if not self._chunks and self._counted:
-            self._chunks.append(_LOOSE)
-        known = self._described and self._chunks and all(c.channels for c in self._chunks if c.at and c.end_ns)
-        return None if known else ""
+        known = self._described and self._chunks and all(c.channels for c in self._chunks if c.end_ns)
+        return None if known and self._indexed(start) else ""
+
+    def _indexed(self, end: int) -> bool:
+        """Whether all messages are in chunks that the summary names: no others stand before or between them."""
+        ends = {chunk.at: chunk.end for chunk in self._chunks}
+        at = len(MAGIC)
+        while at + _RECORD.size <= end:
+            kind, length = _RECORD.unpack(self._read(_RECORD.size, at))
+            if kind in (Opcode.MESSAGE, Opcode.CHUNK) and at not in ends:
+                return False
+            at = max(ends.get(at, 0), at + _RECORD.size + length)
+        return True
 
     def _take(self, kind: int, data: bytes) -> None:
         """Note what a record of these kinds says, passing over others, and over names that are no text."""
@@ -136,46 +152,64 @@ class McapFile:
             channel = records.Channel.read(stream)
             self._described[channel.id] = channel
         elif kind == Opcode.STATISTICS:
-            counts = records.Statistics.read(stream).channel_message_counts
-            self._counted |= {number for number, count in counts.items() if count}
+            self.count = records.Statistics.read(stream).message_count
         elif kind == Opcode.CHUNK_INDEX:
             of = records.ChunkIndex.read(stream)
-            place = (of.message_start_time, of.message_end_time, of.chunk_start_offset)
+            end = of.chunk_start_offset + of.chunk_length + of.message_index_length
+            place = (of.message_start_time, of.message_end_time, of.chunk_start_offset, end)
             self._chunks.append(_Chunk(*place, frozenset(of.message_index_offsets)))
 
     def _read_records(self) -> int:
-        """Go through the file record by record; returns the number of messages."""
+        """Go through the file record by record; returns where its complete records end."""
         self._forget()
-        at, count, self.ended = len(MAGIC), 0, False
+        at, self.count, self.ended = len(MAGIC), 0, False
         while at + _RECORD.size <= self._size:
-            kind, length = _RECORD.unpack(self._read(_RECORD.size, at))
+            head = os.pread(self._file.fileno(), _MESSAGE.size, at).ljust(_MESSAGE.size, b"\0")
+            kind, length, channel, _, time, _ = _MESSAGE.unpack(head)
+            end = at + _RECORD.size + length
             self.ended = kind in (Opcode.DATA_END, Opcode.FOOTER)
-            if self.ended or at + _RECORD.size + length > self._size or not 0 < kind < 0x80:
+            if self.ended or end > self._size or not kind or (kind == Opcode.MESSAGE and end < at + _MESSAGE.size):
                 break
             if kind in (Opcode.SCHEMA, Opcode.CHANNEL):
                 self._take(kind, self._read(length, at + _RECORD.size))
             elif kind == Opcode.MESSAGE:
-                self._counted.add(struct.unpack("<H", self._read(2, at + _RECORD.size))[0])
-                count += 1
-                self._chunks[:0] = [] if _LOOSE in self._chunks[:1] else [_LOOSE]
+                self._add_loose(channel, time, at, end)
             elif kind == Opcode.CHUNK:
-                chunk = _Chunk(*struct.unpack("<QQ", self._read(16, at + _RECORD.size)), at)
-                channels = []
-                for inner, start, stop in _split(data := self._unpacked(chunk)):
-                    self._take(inner, data[start:stop] if inner != Opcode.MESSAGE else b"")
-                    channels += struct.unpack_from("<H", data, start) if inner == Opcode.MESSAGE else ()
-                count += len(channels)
-                self._chunks.append(chunk._replace(channels=frozenset(channels)))
-            at += _RECORD.size + length
-        self._data_end = at
+                try:
+                    self._add_chunk(at, end)
+                except Exception:  # a power cut leaves zeros in what was written last
+                    if not self._chunks:
+                        raise
+                    break
+            at = end
         if at == len(MAGIC):
             raise ValueError("no record of it is complete")
-        return count
+        return at
+
+    def _add_chunk(self, at: int, end: int) -> None:
+        """Note a chunk, and the schemas and channels in it."""
+        chunk = _Chunk(*struct.unpack("<QQ", self._read(16, at + _RECORD.size)), at, end)
+        channels = []
+        for kind, start, stop in _split(data := self._unpacked(chunk)):
+            self._take(kind, data[start:stop] if kind != Opcode.MESSAGE else b"")
+            channels += struct.unpack_from("<H", data, start) if kind == Opcode.MESSAGE else ()
+        self.count += len(channels)
+        self._chunks.append(chunk._replace(channels=frozenset(channels)))
+
+    def _add_loose(self, channel: int, time: int, at: int, end: int) -> None:
+        """Note a message that is in no chunk, together with those before it."""
+        run = self._chunks.pop() if self._chunks else None
+        if run and not (run.loose and end - run.at <= RUN):
+            self._chunks.append(run)
+            run = None
+        start_ns, end_ns, at, _, channels, _ = run or (time, time, at, end, set(), True)
+        channels.add(channel)
+        self._chunks.append(_Chunk(min(start_ns, time), max(end_ns, time), at, end, channels, True))
+        self.count += 1
 
     def span(self) -> tuple[int, int] | None:
         """First and last time of reception, ns; None without messages."""
-        parts = [c[:2] for c in self._chunks if c.channels]
-        times = list(self.written_times()) if _LOOSE in self._chunks else parts
+        times = [chunk[:2] for chunk in self._chunks if chunk.channels]
         return (min(start for start, _ in times), max(end for _, end in times)) if times else None
 
     def messages(
@@ -188,7 +222,7 @@ class McapFile:
         sources = [
             self._within(chunk, wanted, short, low, high)
             for chunk in self._chunks
-            if low <= chunk.end_ns and chunk.start_ns < high and (not chunk.at or chunk.channels & wanted.keys())
+            if low <= chunk.end_ns and chunk.start_ns < high and chunk.channels & wanted.keys()
         ]
         for _, message in heapq.merge(*sources, key=lambda found: found[0]):
             if message is not None:
@@ -204,7 +238,7 @@ class McapFile:
             for channel, time, data in self._records(chunk, wanted, short)
             if low <= time < high
         )
-        yield from sorted(found, key=lambda entry: entry[0]) if chunk.at else found
+        yield from sorted(found, key=lambda entry: entry[0])
 
     def written_times(self) -> Iterator[tuple[int, int]]:
         """First and last time of reception, ns, of consecutive parts of the file, in the order they were written.
@@ -222,7 +256,7 @@ class McapFile:
     ) -> Iterator[tuple[int, int, bytes | memoryview]]:
         """Channel, time of reception and data of a chunk's messages, as they were written."""
         place, size, compression, _, _ = self._contents(chunk)
-        if not compression and (short or not chunk.at):
+        if not compression and (short or chunk.loose):
             yield from self._beginnings(place, place + size, wanted, short)
             return
         data = self._unpacked(chunk)
@@ -246,11 +280,13 @@ class McapFile:
                 rest = record[_MESSAGE.size : _MESSAGE.size + max(size, 0)]
                 yield channel, time, self._read(size, at + _MESSAGE.size) if whole else rest
             at += _RECORD.size + length
+        if at != end:
+            raise ValueError(f"a record that should end at {end} at the latest ends at {at}")
 
     def _contents(self, chunk: _Chunk) -> tuple[int, int, str, int, int]:
         """Place and size of a chunk's records in the file, their compression, size when unpacked, and checksum."""
-        if not chunk.at:
-            return len(MAGIC), self._data_end - len(MAGIC), "", 0, 0
+        if chunk.loose:
+            return chunk.at, chunk.end - chunk.at, "", 0, 0
         kind, _, _, _, unpacked, checksum, name = struct.unpack("<BQQQQII", self._read(41, chunk.at))
         if kind != Opcode.CHUNK or name > 16:
             raise ValueError(f"there is no chunk at {chunk.at}, where one should be")

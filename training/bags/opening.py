@@ -82,7 +82,7 @@ class Opening:
         found = {plain_name(file.name): file for file in storage_files(self._path)}
         if not found:
             raise BagError(f"{self._path}: no .mcap or .db3 file in it")
-        named, finished = self._metadata()
+        named, counted = self._metadata()
         if missing := [name for name in named if name not in found]:
             self.notes.append(f"files named in {METADATA} are missing: {', '.join(missing)}")
         series = {of[0] for name in named if (of := number_in_series(Path(name)))}
@@ -92,26 +92,32 @@ class Opening:
         if other := [name for name in found if name not in (*named, *more)]:
             self.notes.append(f"{METADATA} does not name {', '.join(other)}, which is not read")
         names = [*named, *more]
-        if not finished and storage_suffix(Path(names[-1])) == ".db3":  # MCAP files say themselves if they were ended
+        if not counted and storage_suffix(Path(names[-1])) == ".db3":  # MCAP files say themselves if they were ended
             self.cut_off = f"no complete {METADATA}, which a recorder writes when it ends"
-        return self._opened([found[name] for name in names if name in found], names)
+        opened = self._opened([found[name] for name in names if name in found], names)
+        counts = [file.count for file in opened]
+        if len(opened) == len(names) and not self.cut_off and None not in counts and sum(counts) < counted:
+            self.cut_off = f"{METADATA} counts {counted} messages, of which {counted - sum(counts)} are not there"
+            self.notes.append(f"{self.cut_off}; were all files copied, a .db3 with the -wal beside it?")
+        return opened
 
-    def _metadata(self) -> tuple[list[str], bool]:
-        """Names of the files as the metadata say, not compressed, and whether the recorder had come to its end."""
+    def _metadata(self) -> tuple[list[str], int]:
+        """Names of the files as the metadata say, not compressed, and the number of messages, which a recorder writes
+        when it ends; 0 if it did not."""
         path = self._path / METADATA
         if not path.exists():
             self.notes.append(f"no {METADATA}; its files are read in the order of their names")
-            return [], False
+            return [], 0
         try:
             facts = load_yaml(path.read_text(encoding="utf-8"))["rosbag2_bagfile_information"]
             # Names of files are text in the locale's way, those in the metadata UTF-8.
             names = [plain_name(Path(os.fsdecode(str(n).encode())).name) for n in facts["relative_file_paths"]]
-            return list(dict.fromkeys(names)), bool(facts["message_count"])
+            return list(dict.fromkeys(names)), int(facts["message_count"])
         except (OSError, LookupError, TypeError, ValueError) as error:
             self.notes.append(
                 f"{METADATA} cannot be used ({explained(error)}); its files are read in the order of their names"
             )
-            return [], False
+            return [], 0
 
     def _opened(self, files: Sequence[Path], names: Sequence[str]) -> list[StorageFile]:
         """Those files that can be read; what is the matter with others goes into the notes."""

@@ -16,7 +16,7 @@ from backports import zstd
 
 from .faults import BagError, bag_errors_naming
 from .mcap import ZSTD_MAGIC
-from .message_types import Stored, Types
+from .message_types import Channel, Stored, Types
 from .opening import Opening, StorageFile
 
 END_OF_TIME_NS = 1 << 62  # of receive times, in the year 2116: differences of such times fit into 64 bits
@@ -66,17 +66,16 @@ class Bag:
         self._stack.close()
 
     def _find_topics(self) -> None:
-        channels = []
+        own: dict[str, list[Channel]] = {}
         for channel in (channel for file in self._files for channel in file.channels):
             kind = channel.type.replace("/", "/msg/") if channel.type.count("/") == 1 else channel.type  # an old name
             kind += "" if channel.encoding in ("", "cdr") else f" encoded as {channel.encoding}, not as cdr"
-            channels.append(channel._replace(type=kind))
+            own.setdefault(channel.topic, []).append(channel._replace(type=kind))
         self.topics: dict[str, Topic] = {}
-        for name in dict.fromkeys(channel.topic for channel in channels):
-            own = [channel for channel in channels if channel.topic == name]
-            types = " and ".join(sorted({channel.type for channel in own}))
-            self.topics[name] = Topic(name, types, any(channel.used for channel in own))
-        self._types = Types(channels)
+        for name, channels in own.items():
+            types = " and ".join(sorted({channel.type for channel in channels}))
+            self.topics[name] = Topic(name, types, any(channel.used for channel in channels))
+        self._types = Types(channel for channels in own.values() for channel in channels)
 
     def messages(
         self,
@@ -96,7 +95,7 @@ class Bag:
             # Files that were written at once hold different topics; of those with the same, one follows the other.
             parts = [
                 (message for file in files for message in file.messages(topics, start_ns, stop_ns, heads))
-                for files in self._side_by_side()
+                for files in self._side_by_side(topics)
             ]
             for topic, received_ns, data in heapq.merge(*parts, key=_received) if len(parts) > 1 else parts[0]:
                 _received(Stored(topic, received_ns, data))
@@ -104,11 +103,11 @@ class Bag:
                     data = zstd.decompress(data)
                 yield Stored(topic, received_ns, data)
 
-    def _side_by_side(self) -> list[list[StorageFile]]:
-        """The files in groups of which none shares a topic with another: a recording that was split by topic."""
+    def _side_by_side(self, wanted: Collection[str]) -> list[list[StorageFile]]:
+        """The files in groups that share none of these topics: a recording that was split by topic."""
         groups: list[tuple[set[str], list[StorageFile]]] = []
         for file in self._files:
-            topics, files = {channel.topic for channel in file.channels if channel.used}, [file]
+            topics, files = {channel.topic for channel in file.channels if channel.used}.intersection(wanted), [file]
             for group in [group for group in groups if group[0] & topics]:
                 topics, files = topics | group[0], [*group[1], *files]
                 groups.remove(group)
@@ -131,14 +130,16 @@ class Bag:
         """What is odd about the definitions of these topics' types."""
         return self._types.notes({self.topics[topic].type for topic in topics})
 
-    def jumps_back(self) -> list[tuple[int, int]]:
+    def jumps_back(self, topics: Collection[str]) -> list[tuple[int, int]]:
         """Receive times, ns, that were recorded twice because the recorder's clock was set back: (from, to).
+
+        Files that share none of these topics may well have been written at once.
 
         Raises:
             BagError: the file is damaged.
         """
         with bag_errors_naming(self.path):
-            return [jump for files in self._side_by_side() for jump in _jumps_back(files)]
+            return [jump for files in self._side_by_side(topics) for jump in _jumps_back(files)]
 
 
 def _received(message: Stored) -> int:

@@ -23,9 +23,10 @@ class SqliteFile:
             if "message_definitions" in tables:
                 wanted = "topic_type, encoding, encoded_message_definition"
                 known = {name: rest for name, *rest in select(f"SELECT {wanted} FROM message_definitions")}
-            used = {number for (number,) in select("SELECT DISTINCT topic_id FROM messages")}
+            counts = dict(select("SELECT topic_id, count(*) FROM messages GROUP BY topic_id"))
+            self.count = sum(counts.values())
             self.channels = [
-                Channel(number, topic, kind, *known.get(kind, ("", "")), encoding, number in used)
+                Channel(number, topic, kind, *known.get(kind, ("", "")), encoding, number in counts)
                 for number, topic, kind, encoding in select("SELECT id, name, type, serialization_format FROM topics")
             ]
         except BaseException:
