@@ -30,6 +30,7 @@ from typing import Annotated, Any
 import tyro
 
 from pi05_progress.errors import UsageError, run_program
+from pi05_progress.files.file_limit import raise_file_limit
 from pi05_progress.files.output_folder import refuse_overlap
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.robots.yaml_lines import ConfigError
@@ -198,6 +199,7 @@ def _as_typed(text: str) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status: 1 if there is no data set, 2 for a wrong command line."""
     args = parse(arguments)
+    raise_file_limit()  # each file of a recording stays open
     again = "convert_rosbags: stopped; the same command with --resume goes on"
     return run_program(lambda: _run(args), name="convert_rosbags", kept=KEPT, stopped=again)
 

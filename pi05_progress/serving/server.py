@@ -20,6 +20,7 @@ from websockets.frames import CloseCode
 from websockets.http11 import Request, Response
 
 from ..errors import UserError
+from ..files.file_limit import MOST_FILES, raise_file_limit
 from .batching import InferenceEndedError, InferenceQueue
 from .connection import ConnectionHandler
 from .core import Responder
@@ -34,7 +35,6 @@ FAILED_BATCHES = 5  # so many one after the other mean that no policy works here
 UNFINISHED = 256  # connections that may stand in their handshake beside those that are open
 BACKLOG = 100  # connections that are accepted at once, before the oldest can make room for them
 OWN_FILES = 32  # that the server may still have to open: recordings, what a policy reads
-MOST_FILES = 65536
 HELD_BYTES = 256 * 2**20  # by messages of all clients; four of the longest, if that is more
 log = logging.getLogger(__name__)
 
@@ -192,14 +192,6 @@ class PolicyServer:
         return None
 
 
-def raise_file_limit() -> None:
-    """Let this process open as many files as it may, up to ``MOST_FILES``: each connection is one."""
-    limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MOST_FILES if most == resource.RLIM_INFINITY else min(most, MOST_FILES)
-    if limit != resource.RLIM_INFINITY and limit < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
-
-
 async def check_address(host: str, port: int) -> None:
     """Find out whether a server could listen on an address, before anything slow is done; nothing listens.
 
@@ -245,7 +237,7 @@ async def run(
         loop.remove_signal_handler(number)  # and with it the patience
         stop.set()
 
-    raise_file_limit()
+    raise_file_limit()  # each connection is one
     async with PolicyServer(responder, settings, recorder) as server:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, on_signal, number)

@@ -12,7 +12,7 @@ import time
 import numpy as np
 import pytest
 from conftest import PATIENCE_S
-from convert_recordings import IMAGE, START, event, recording, write_bag
+from convert_recordings import IMAGE, START, event, recording, write_bag, write_mcap
 from convert_results import convert
 
 from training.convert_rosbags import parse
@@ -88,6 +88,23 @@ def _alive(pid):
             return stat.read().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+@pytest.mark.parametrize("hard", [64, 4096])
+def test_a_recording_of_many_files_needs_no_higher_limit_than_the_machine_s(tmp_path, hard):
+    messages = sorted(recording(1.2), key=lambda m: m.received)
+    for number in range(80):
+        part = messages[number * len(messages) // 80 : (number + 1) * len(messages) // 80]
+        write_mcap(tmp_path / "bag" / f"bag_{number}.mcap", part)
+    result = subprocess.run(
+        command(tmp_path / "ds", tmp_path / "bag", workers=1, dry_run=True),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard)),
+        capture_output=True, text=True, timeout=PATIENCE_S,
+    )  # fmt: skip
+    if hard == 64:
+        assert "Too many open files" in result.stderr and "ulimit -n" in result.stderr, result.stderr
+    else:
+        assert "bag: 36 frames" in result.stdout, result.stderr
 
 
 def test_a_full_disk_stops_the_conversion_and_it_goes_on_when_there_is_room(tmp_path, bags):

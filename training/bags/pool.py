@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import shutil
@@ -34,6 +35,7 @@ KILLED = (
 Sizes = Mapping[str, tuple[int, int]]
 RESULTS = TypeAdapter(Converted)
 KEPT = "finished episodes are kept: make room, then go on with --resume"
+FILES = "finished episodes are kept: allow more open files (ulimit -n), then go on with --resume"
 
 
 class _Worker:
@@ -166,7 +168,8 @@ class Pool:
             raise UserError(KILLED) from error
         except OSError as error:  # a fault of this machine, not of a recording: nothing can go on
             where = f"{error.filename}: " if error.filename else ""
-            raise UserError(f"{where}{error.strerror or error}; {KEPT}") from error
+            kept = FILES if error.errno == errno.EMFILE else KEPT
+            raise UserError(f"{where}{error.strerror or error}; {kept}") from error
         return [results[number] for number in range(len(arguments))]
 
     def _processes(self) -> ProcessPoolExecutor:

@@ -12,10 +12,10 @@ import websockets
 from conftest import PATIENCE_S, wait_for
 from serving_helpers import metric, open_connection, serving, stub, works
 
+from pi05_progress.files.file_limit import raise_file_limit
 from pi05_progress.serve_policy import Throttle
 from pi05_progress.serving import guard
 from pi05_progress.serving import server as server_module
-from pi05_progress.serving.server import raise_file_limit
 
 
 def refused(server, reason):
