@@ -12,6 +12,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from ..files.output_file import write_file
 from .parameter_source import CheckpointError
 
 ENDING = ".sha256"
@@ -26,28 +27,35 @@ def write_digests(part: Path, folder: Path) -> None:
         lines = [
             f"{digest}  {part.name}/{path.relative_to(part)}\n" for digest, path in zip(digests, files, strict=True)
         ]
-    (folder / f"{part.name}{ENDING}").write_text("".join(lines), encoding="utf-8")
+    write_file(folder / f"{part.name}{ENDING}", "".join(lines), durable=True)
 
 
 def check_digests(part: Path) -> None:
     """Compare a folder of parameters with what was written down; if nothing was, that is said.
 
     Raises:
-        CheckpointError: a file is not what it was, or cannot be read.
+        CheckpointError: a file is not what it was, is not listed, or cannot be read.
     """
     listed = part.with_name(part.name + ENDING)
     if not listed.exists():
         log.warning("%s has no %s: read without a check for damaged numbers", part, listed.name)
         return
     try:
-        lines = listed.read_text(encoding="utf-8").splitlines()
-        wanted = {part.parent / name.lstrip(" *"): digest for digest, name in (line.split(" ", 1) for line in lines)}
+        lines = (line for line in listed.read_text(encoding="utf-8").splitlines() if line.strip())
+        pairs = (line.split(" ", 1) for line in lines)
+        wanted = {part.parent / name.lstrip(" *"): digest.lower() for digest, name in pairs}
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             found = dict(zip(wanted, pool.map(_digest, wanted), strict=True))
     except (OSError, ValueError) as error:
         raise CheckpointError(
-            f"{listed}: {part.name}/ cannot be compared with it, damaged or incomplete: {error}"
+            f"{listed}: {part.name}/ cannot be compared with it, damaged or incomplete: {error}; copy both again"
         ) from error
+    if unlisted := [str(path) for path in part.rglob("*") if path.is_file() and path not in wanted]:
+        raise CheckpointError(
+            f"{listed}: does not list {', '.join(unlisted[:3])}{' ...' * (len(unlisted) > 3)}, so damage there would "
+            f"not be noticed; copy it again, or remove what is not the checkpoint's. If the files are sound, list them "
+            f"anew, in {part.parent}: find {part.name} -type f -exec sha256sum {{}} + > {listed.name}"
+        )
     if changed := [str(path) for path, digest in found.items() if digest != wanted[path]]:
         raise CheckpointError(
             f"{', '.join(changed)}: damaged, it is not what {listed.name} says it was when the checkpoint was "

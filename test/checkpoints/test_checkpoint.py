@@ -224,6 +224,17 @@ def test_digests_are_those_of_sha256sum_and_a_damaged_list_is_told(copy):
         load_checkpoint(copy)
 
 
+def test_digests_of_other_tools_count_and_a_list_that_lacks_a_file_is_refused(copy):
+    path = copy / "params.sha256"
+    lines = path.read_text().splitlines()
+    path.write_text("\r\n\n".join(line[:64].upper() + line[64:] for line in lines) + "\n\n")
+    load_checkpoint(copy)
+    for kept in ([], lines[1:]):
+        path.write_text("\n".join(kept))
+        with pytest.raises(CheckpointError, match=rf"params\.sha256: does not list .*{lines[0][66:]}.*sha256sum"):
+            load_checkpoint(copy)
+
+
 def test_a_checkpoint_without_digests_is_loaded_and_one_line_says_so(copy, caplog):
     load_checkpoint(copy)
     assert not caplog.messages
