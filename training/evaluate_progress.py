@@ -66,7 +66,7 @@ class EvaluateOptions:
     episodes: tuple[int, ...] = ()
     """Evaluate these episodes only; all if none is given."""
     held_out: Path | None = None
-    """Evaluate the episodes of this data set that training held out: the file held_out.json of the run."""
+    """Evaluate the episodes of this data set that training held out, wherever it lies now: held_out.json of the run."""
     limit: int | None = None
     """At most so many episodes, the first ones."""
     rate: float = 5.0
@@ -169,29 +169,33 @@ def _wanted(args: EvaluateOptions, dataset: Dataset) -> list[int]:
         raise UserError("--episodes and --held_out both say which episodes are evaluated; give one of them")
     chosen = _held_out(args.held_out, dataset) if args.held_out else args.episodes
     if unknown := [index for index in chosen if not 0 <= index < len(dataset.episodes)]:
-        raise UserError(
-            f"--{'held_out' if args.held_out else 'episodes'}: there is no episode {unknown}; the data set has 0 to "
-            f"{len(dataset.episodes) - 1}"
-        )
+        raise UserError(f"--episodes: there is no episode {unknown}; the data set has 0 to {len(dataset.episodes) - 1}")
     indices = sorted(set(chosen)) or [episode.index for episode in dataset.episodes]
     return indices[: args.limit]
 
 
-def _held_out(path: Path, dataset: Dataset) -> tuple[int, ...]:
-    """Episodes of a data set that a run held out."""
-    found = {split.folder: split.episodes for split in read_splits(path)}
-    if not (episodes := found.get(str(dataset.root.resolve()))):
-        known = ", ".join(found) or "nothing"
-        raise UserError(f"--held_out {path}: has no episodes of {dataset.root.resolve()}; it is about {known}")
+def _held_out(path: Path, dataset: Dataset) -> set[int]:
+    """Episodes of a data set that a run held out, and that no run before it was trained on."""
+    splits = read_splits(path)
+    episodes, trained = seen_before(splits, dataset.root, _names(dataset))
+    if not episodes:
+        known = ", ".join({split.folder: None for split in splits}) or "nothing"
+        told = f"no episode of {dataset.root.resolve()} was held out, {len(trained)} were trained on"
+        raise UserError(f"--held_out {path}: {told}; it is about {known}; give one of those, or choose by --episodes")
     return episodes
+
+
+def _names(dataset: Dataset) -> list[str]:
+    """What each episode is called by its contents, in the order of their index."""
+    names = {episode.index: episode_name(columns) for episode, columns in dataset.frames(CONTENTS)}
+    return [names[index] for index in sorted(names)]
 
 
 def trained_on(args: EvaluateOptions, dataset: Dataset, wanted: Sequence[int]) -> list[str]:
     """A note on episodes that the checkpoint was trained on, if its run says so."""
     if args.checkpoint is None or not (splits := splits_of(args.checkpoint)):
         return []
-    names = [episode_name(columns) for _, columns in dataset.frames(CONTENTS)]
-    if not (trained := sorted(seen_before(splits, dataset.root, names)[1] & set(wanted))):
+    if not (trained := sorted(seen_before(splits, dataset.root, _names(dataset))[1] & set(wanted))):
         return []
     shown = f"{', '.join(map(str, trained[:10]))}{' ...' * (len(trained) > 10)}"
     return [

@@ -34,6 +34,7 @@ from training.evaluation.cache import OWN, code_digest
 from training.evaluation.playbacks import PICTURE_NOISE, all_playbacks
 from training.evaluation.predictions import Answers, ask, robot_frames, track
 from training.evaluation.truth import training_of
+from training.loading.rows import load_rows
 
 PROFILE = RobotProfile.load("teleavatar")
 SHOWN = {"wrong_prompt": "fold", "black": "head_camera", "seed": 4}
@@ -389,8 +390,13 @@ def test_episodes_that_a_run_held_out_are_evaluated_and_no_others(dataset, tmp_p
     path.write_text(json.dumps([{"folder": "/elsewhere", "episodes": [0]},
                                 {"folder": str(dataset.resolve()), "episodes": [3, 1]}]))  # fmt: skip
     assert [r.episode.index for r in run(made_up(dataset, held_out=path)).episodes] == [1, 3]
+    names = load_rows(open_dataset(dataset), PROFILE, "").names
+    of = {"folder": "/moved", "episodes": [0, 2], "held_out": names[1::2], "trained_on": names[::2]}  # then renumbered
+    path.write_text(json.dumps([of]))
+    assert [r.episode.index for r in run(made_up(dataset, held_out=path)).episodes] == [1, 3]
     for text, said in (
-        ('[{"folder": "/elsewhere", "episodes": [0]}]', "has no episodes of .*it is about /elsewhere"),
+        ('[{"folder": "/elsewhere", "episodes": [0]}]', "no episode of .*was held out, 0 were .*about /elsewhere"),
+        (json.dumps([of | {"held_out": []}]), "no episode of .*was held out, 2 were trained on; it is about /moved"),
         ('{"episodes": [0]}', "not the held_out.json of a run"),
     ):
         path.write_text(text)

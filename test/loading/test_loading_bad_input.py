@@ -22,6 +22,7 @@ from training.loading.split import held_out
 from training.loading.statistics import statistics
 
 PROFILE = RobotProfile.load("teleavatar")
+NAMES = [f"episode {index}" for index in range(100)]
 
 
 @pytest.fixture
@@ -256,10 +257,10 @@ def test_a_share_of_held_out_episodes_that_cannot_be(data, fraction):
 
 def test_a_split_that_leaves_nothing():
     with pytest.raises(DataConfigError, match=r"holds out 1, which leaves none to train on; .*validation_fraction 0"):
-        held_out(1, 0.1, 0)
-    assert held_out(1, 0, 0) == []
-    assert [len(held_out(count, 0.1, 0)) for count in (2, 14, 16, 100)] == [1, 1, 2, 10]
-    assert held_out(100, 0.1, 0) == held_out(100, 0.1, 0) != held_out(100, 0.1, 1)
+        held_out(NAMES[:1], 0.1, 0)
+    assert held_out(NAMES[:1], 0, 0) == []
+    assert [len(held_out(NAMES[:count], 0.1, 0)) for count in (2, 14, 16, 100)] == [1, 1, 2, 10]
+    assert held_out(NAMES, 0.1, 0) == held_out(NAMES, 0.1, 0) != held_out(NAMES, 0.1, 1)
 
 
 @pytest.mark.parametrize(

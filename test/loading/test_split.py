@@ -5,14 +5,16 @@ import json
 import numpy as np
 import pytest
 from small_datasets import TWO_TASKS, make_dataset
-from small_loading import labelled, loader
+from small_loading import MODEL, labelled, loader
 
 from pi05_progress.errors import UserError
 from pi05_progress.robots.profile import RobotProfile
+from pi05_progress.units.tokenizer import ByteEncoder
 from training.datasets.reader import open_dataset
 from training.evaluate_progress import EvaluateOptions, trained_on
 from training.loading.config import DataConfig, DataConfigError
 from training.loading.data import split_episodes, written
+from training.loading.loader import TrainLoader
 from training.loading.rows import load_rows
 from training.loading.split import HELD_OUT, SPLITS, SetSplit, read_splits, seen_before, splits_of
 
@@ -42,6 +44,41 @@ def test_a_set_that_grew_and_was_renamed_keeps_what_the_checkpoint_held_out(tmp_
     assert said == [f"{grown}: 2 episodes stay held out, as in the run of the checkpoint"]
     none, said = split(grown, before=[first], validation_fraction=0)
     assert none.episodes == () and "are trained on now" in said[0]
+
+
+def renumbered(folder, number):
+    """Twenty episodes of a data set, whose files hold them in another order than that of their numbers."""
+    root = made(folder, [number(index) for index in range(20)])
+    files = sorted((root / "data").glob("*/*.parquet"))
+    for file, name in zip(files, [file.with_suffix(".moved") for file in files[1:] + files[:1]], strict=True):
+        file.rename(name)
+    for file in (root / "data").glob("*/*.moved"):
+        file.rename(file.with_suffix(".parquet"))
+    return root
+
+
+def test_an_episode_is_known_by_its_number_in_whatever_order_the_files_are(tmp_path):
+    first, _ = split(made(tmp_path / "first", range(20)))
+    second, _ = split(renumbered(tmp_path / "second", lambda index: index), before=[first])
+    assert second.episodes == first.episodes and second.held_out == first.held_out
+
+
+def test_copies_of_an_episode_are_held_out_with_it(tmp_path):
+    of, (note,) = split(made(tmp_path / "twice", [*range(10), *range(10)]))
+    first = [index for index in of.episodes if index < 10]
+    copies = [index + 10 for index in first]
+    assert first and of.episodes == (*first, *copies) and not set(of.held_out) & set(of.trained_on)
+    assert f"episodes {copies} are copies of held-out ones" in note
+    with pytest.raises(DataConfigError, match="holds out 2, which leaves none to train on"):
+        split(made(tmp_path / "same", [3, 3]))
+
+
+@pytest.mark.parametrize(
+    ("before", "said"), [([SetSplit("x", (1, 7))], r"its episodes \[7\], it has 4"), ([], "says nothing")]
+)
+def test_a_run_does_not_go_on_with_a_data_set_that_lost_episodes(before, said):
+    with pytest.raises(DataConfigError, match=rf"two_tasks: has changed since the run began.*{said}.*--exp_name"):
+        TrainLoader(DataConfig(str(TWO_TASKS)), MODEL, ByteEncoder(), batch_size=8, seed=0, before=before, goes_on=True)
 
 
 def test_lists_of_former_versions_count_by_folder_and_number(tmp_path):
@@ -100,3 +137,6 @@ def test_evaluating_what_was_trained_on_says_so(tmp_path):
     assert note.startswith("18 of 21 episodes (") and "were trained on" in note and "--held_out" in note
     held = [1 + number for number in own.episodes]
     assert trained_on(options, open_dataset(copy), [0, *held]) == []
+    moved = renumbered(tmp_path / "moved", lambda index: 19 - index)
+    there = sorted(19 - number for number in own.episodes)
+    assert trained_on(options, open_dataset(moved), there) == []

@@ -155,10 +155,10 @@ def test_chunks_and_commands_are_of_this_robot(policy, profile, frame):
     assert grippers == {"main": pytest.approx(0.5)}
 
 
-def recording():
+def recording(turn):
     made = []
     for index, stamp in enumerate(times(100, SECONDS)):
-        wave = 0.3 * np.sin(index / 50 + np.arange(6))
+        wave = 0.3 * np.sin(turn + index / 50 + np.arange(6))
         for topic, names, position in (
             ("/arm/state", ARM, wave), ("/arm/operator", ARM, wave + 0.01),
             ("/claw/state", ["claw"], [0.03]), ("/claw/operator", ["claw"], [0.08 * (index % 100) / 100]),
@@ -176,7 +176,7 @@ def recording():
 @pytest.fixture(scope="module")
 def dataset(file, tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
-    bags = [write_bag(folder / f"bag{i}", recording()) for i in range(2)]
+    bags = [write_bag(folder / f"bag{i}", recording(i)) for i in range(2)]
     run = convert(folder / "one_arm", *bags, robot=file)
     assert run.status == 0, run.text
     return run

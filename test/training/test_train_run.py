@@ -182,7 +182,7 @@ def test_a_run_that_a_former_version_began_goes_on(half, whole, data, tmp_path, 
 
 def test_a_run_from_a_checkpoint_holds_out_what_that_one_held_out(whole, data, tmp_path):
     other = DataConfig(repo_id=str(data), seed_split=0)
-    assert held_out(4, other.validation_fraction, 0) != [1]
+    assert held_out("abcd", other.validation_fraction, 0) != [1]
     quick = {"num_train_steps": 1, "save_interval": 1, "validation_interval": 0}
     train(dataclasses.replace(configuration(data, tmp_path, checkpoint=whole[0] / "last", **quick), data=other))
     folder = tmp_path / NAME / "run"

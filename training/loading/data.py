@@ -23,7 +23,7 @@ from ..datasets.robot import check_robot
 from .config import DataConfig, DataConfigError
 from .pictures import camera_features
 from .rows import Rows, load_rows
-from .split import SetSplit, held_out, seen_before
+from .split import HELD_OUT, SetSplit, held_out, seen_before
 from .statistics import statistics
 
 
@@ -85,7 +85,7 @@ def read_data(config: DataConfig, model: Pi05Config, before: Sequence[SetSplit] 
     rows = [load_rows(dataset, profile, column) for dataset, column in zip(datasets, columns, strict=True)]
     stats, said = statistics(config, datasets, rows, profile, model.action_horizon)
     if goes_on:
-        out = [list(split.episodes) for split in before[-len(datasets) :]]
+        out = _as_before(datasets, before[-len(datasets) :])
     else:
         _check_different(datasets, rows)
         out, more = split_episodes(config, datasets, rows, before)
@@ -112,6 +112,19 @@ def read_data(config: DataConfig, model: Pi05Config, before: Sequence[SetSplit] 
     )
 
 
+def _as_before(datasets: list[Dataset], splits: Sequence[SetSplit]) -> list[list[int]]:
+    """What the run that goes on holds out; refuses data that cannot be what it began with."""
+    for dataset, split in itertools.zip_longest(datasets, splits):
+        gone = [i for i in split.episodes if not 0 <= i < len(dataset.episodes)] if split else []
+        if gone or split is None:
+            found = f"holds out its episodes {gone}, it has {len(dataset.episodes)}" if split else "says nothing of it"
+            raise DataConfigError(
+                f"{dataset.root}: has changed since the run began, whose {HELD_OUT} {found}; put back what is missing, "
+                "or begin another run, from this one's checkpoint: --exp_name and --checkpoint instead of --resume"
+            )
+    return [list(split.episodes) for split in splits]
+
+
 def _check_different(datasets: list[Dataset], rows: list[Rows]) -> None:
     """Refuse data sets of which one holds episodes of another, under whatever name."""
     for (one, of_one), (other, of_other) in itertools.combinations(zip(datasets, rows, strict=True), 2):
@@ -129,12 +142,13 @@ def split_episodes(
     out, said = [], []
     for dataset, of in zip(datasets, rows, strict=True):
         stay, trained = seen_before(before, dataset.root, of.names)
-        count = len(dataset.episodes)
-        alone = count == 1 and len(datasets) > 1  # it is trained on; others are there to be held out
-        chosen = [] if alone else held_out(count, config.validation_fraction, config.seed_split, stay, trained)
+        alone = len(of.names) == 1 and len(datasets) > 1  # it is trained on; others are there to be held out
+        chosen = [] if alone else held_out(of.names, config.validation_fraction, config.seed_split, stay, trained)
         out.append(chosen)
         if stay & set(chosen):
             said.append(f"{dataset.root}: {len(stay)} episodes stay held out, as in the run of the checkpoint")
+        if twins := [i for i in chosen if of.names.index(of.names[i]) < i]:
+            said.append(f"note: {dataset.root}: episodes {twins} are copies of held-out ones, and held out with them")
         if lost := sorted(stay - set(chosen)):
             said.append(f"note: {dataset.root}: episodes {lost} are trained on now; that run held them out")
         if seen := sorted(trained & set(chosen)):

@@ -32,7 +32,7 @@ class Rows:
     # label in [0, 1], 0 where it does not count; None if the data set has none
     progress: Float32[np.ndarray, " n"] | None
     valid: Bool[np.ndarray, " n"] | None  # whether the label counts
-    names: tuple[str, ...] = ()  # of the episodes, by their contents
+    names: tuple[str, ...] = ()  # of the episodes by index, made of their contents
     folder: Path | None = None  # where the arrays lie, if they were moved out of memory
 
     def episode(self, row: int) -> int:
@@ -96,7 +96,7 @@ def load_rows(dataset: Dataset, profile: RobotProfile, progress_column: str) -> 
         progress=np.zeros(n, np.float32) if labelled else None,
         valid=np.ones(n, bool) if labelled else None,
     )
-    names = []
+    names = {}  # by index, in whatever order the files have the episodes; ``frames`` misses none
     for episode, of in dataset.frames(columns):
         where = f"{dataset.root}: episode {episode.index}"
         here = slice(starts[episode.index], starts[episode.index + 1])
@@ -115,13 +115,8 @@ def load_rows(dataset: Dataset, profile: RobotProfile, progress_column: str) -> 
                 rows.valid[here] = of[layout.VALID_COLUMN]
             labels = _checked_labels(of[progress_column], rows.valid[here], f"{where}, {progress_column}")
             rows.progress[here] = labels
-        names.append(episode_name(of))
-    if len(names) != len(dataset.episodes):
-        raise DataConfigError(
-            f"{dataset.root / layout.DATA}: rows of {len(names)} episodes, {layout.EPISODES} lists "
-            f"{len(dataset.episodes)}; the data set is incomplete, copy it anew"
-        )
-    return dataclasses.replace(rows, names=tuple(names))
+        names[episode.index] = episode_name(of)
+    return dataclasses.replace(rows, names=tuple(names[episode.index] for episode in dataset.episodes))
 
 
 def _check_finite(what: str, values: np.ndarray) -> None:

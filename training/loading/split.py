@@ -81,11 +81,12 @@ def seen_before(splits: Sequence[SetSplit], root: Path, names: Sequence[str]) ->
 
 
 def held_out(
-    count: int, fraction: float, seed: int, stay: Collection[int] = (), trained: Collection[int] = ()
+    names: Sequence[str], fraction: float, seed: int, stay: Collection[int] = (), trained: Collection[int] = ()
 ) -> list[int]:
     """Episodes that are not trained on, in order: those with the smallest hashes of (seed, episode index).
 
     Args:
+        names: of all episodes, by their contents; copies of one that is held out are held out, too.
         stay: episodes that the checkpoint it starts from was not trained on; they stay held out.
         trained: episodes that it was trained on; they are held out only if there are no others.
 
@@ -96,13 +97,16 @@ def held_out(
         raise DataConfigError(f"validation_fraction is {fraction}; expected at least 0 and less than 1")
     if fraction == 0:
         return []
+    count = len(names)
     wanted = max(1, round(fraction * count))
     ordered = sorted(set(range(count)) - set(stay), key=lambda i: hashlib.sha256(f"{seed} {i}".encode()).digest())
     unknown = [index for index in ordered if index not in trained]
     out = [*stay, *unknown[: max(0, wanted - len(stay))]] or ordered[:wanted]
+    copied = {names[index] for index in out}
+    out = [index for index, name in enumerate(names) if name in copied]
     if len(out) >= count:
         raise DataConfigError(
             f"validation_fraction {fraction} of {count} episode{'s' * (count > 1)} holds out {len(out)}, which leaves "
-            "none to train on; record more episodes, or choose --data.validation_fraction 0 and do without validation"
+            "none to train on; record more (copies do not count), or choose --data.validation_fraction 0: no validation"
         )
-    return sorted(out)
+    return out
