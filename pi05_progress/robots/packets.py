@@ -21,7 +21,8 @@ _NAMES = {"264": H264, "avc": H264, "265": HEVC, "hevc": HEVC}
 _COUNTED = 3  # equal steps of pts in a row after which they are taken for a count; steps of one are at once
 _REORDERED = 17  # packets among which B-frames may change the order of pts
 _HELD = 64  # packets at most whose pictures a decoder may still hold
-_MISSING = ("could not find ref", "reference picture missing", "missing reference picture")  # FFmpeg's words for it
+# How FFmpeg says that a picture builds upon one that is missing; it goes on with another in its place.
+_MISSING = ("could not find ref", "reference picture missing", "missing reference picture", "frame num gap")
 _START = b"\x00\x00\x01"
 
 
@@ -101,7 +102,7 @@ class PacketDecoder:
         data = np.asarray(message.data, np.uint8).tobytes()
         self._watch_format(message.encoding, (message.width, message.height))
         key = bool(data) and is_key_packet(message)
-        if gap := self._gap(int(message.pts), codec, key):
+        if gap := self._gap(int(message.pts), key):
             self.lose(gap)
         if not data:
             self.lose("packets without data")
@@ -148,7 +149,7 @@ class PacketDecoder:
         self._pts: deque[int] = deque(maxlen=_REORDERED)
         self._step, self._counted = 0, 0  # of pts, and how often it was that, lately
 
-    def _gap(self, pts: int, codec: str, key: bool) -> str:
+    def _gap(self, pts: int, key: bool) -> str:
         """What pts tells against decoding on. It goes back among a few packets only, and a count has no hole."""
         found, step = "", pts - self._pts[-1] if self._pts else 0
         full, forward = len(self._pts) == _REORDERED, all(a <= b for a, b in itertools.pairwise(self._pts))
@@ -158,8 +159,6 @@ class PacketDecoder:
             self._forget_count()
         elif counts and 2 * step >= 3 * self._step:  # clocks are rounded
             found = "holes in the count of packets"
-        elif codec == H264 and len(self._pts) == 1 and step != 1:  # its decoder would not notice a hole
-            found = "packets of H.264 that may not be the first ones"
         self._counted = self._counted + 1 if step == self._step and step > 0 else 0
         self._step = step
         self._pts.append(pts)
@@ -210,7 +209,9 @@ def _decoder(codec: str) -> Any:
     av.logging.set_skip_repeated(False)  # a second loss like the first would not be told
     decoder = av.CodecContext.create(codec, "r")
     decoder.thread_count = 1  # automatic threading holds frames back
-    decoder.options = {"err_detect": "explode"}
+    # A gap in H.264's frame numbers is told for debugging only; this raises what this one decoder says to errors.
+    louder = {"log_level_offset": str(av.logging.ERROR - av.logging.DEBUG)} if codec == H264 else {}
+    decoder.options = {"err_detect": "explode"} | louder
     return decoder
 
 

@@ -47,8 +47,13 @@ def check_cameras(profile: RobotProfile) -> None:
 def open_cameras(node: Node, profile: RobotProfile, inputs: Inputs, arrived: Callable[[], None]) -> list[Camera]:
     """Subscribe to all cameras; ``arrived`` is called, by any thread, when one has a new picture."""
     cameras: list[Camera] = []
-    for key, camera in profile.cameras.items():
-        topic, kind = camera.source
-        opened = PacketCamera if kind == PACKET_TYPE else ImageCamera
-        cameras.append(opened(node, key, topic, message_class(kind), inputs, arrived))
+    try:
+        for key, camera in profile.cameras.items():
+            topic, kind = camera.source
+            opened = PacketCamera if kind == PACKET_TYPE else ImageCamera
+            cameras.append(opened(node, key, topic, message_class(kind), inputs, arrived))
+    except BaseException:
+        for made in cameras:
+            made.close()
+        raise
     return cameras

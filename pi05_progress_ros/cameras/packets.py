@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rclpy.impl.rcutils_logger import RcutilsLogger
@@ -42,6 +42,7 @@ class PacketStream:
         self._name, self._where, self._inputs, self._arrived = name, f"{name} ({topic})", inputs, arrived
         self._logger, self._news, self._decoder = logger, News(), PacketDecoder(name)
         self._packets, self._pictures = 0, 0
+        self._refused = ""  # why packets are not decoded at present
         self._changed = threading.Condition()  # guards the two below
         self._waiting: deque[tuple[Any, int] | str] = deque()  # a message and when it came, or why packets are lost
         self._ended = False
@@ -56,8 +57,12 @@ class PacketStream:
             if len(self._waiting) >= QUEUE:
                 self._waiting.clear()
                 self._waiting.append("packets dropped because decoding does not keep up")
-            self._waiting.append((message, now_ns))
+            self._waiting.append("packets of more than one sender" if self._refused else (message, now_ns))
             self._changed.notify_all()
+
+    def refuse(self, why: str) -> None:
+        """Decode no packets from now on for this reason, or with "" those from the next key frame on."""
+        self._refused = why
 
     def lost(self) -> None:
         """The middleware has lost packets."""
@@ -107,7 +112,7 @@ class PacketStream:
     def _note(self, refused: str, before: dict[str, int]) -> None:
         """Say what is wrong with the packet just taken, and what has been wrong so far."""
         problems = self._decoder.problems
-        why = refused or ("the video waits for its next key frame" if self._decoder.waiting else "")
+        why = refused or self._refused or ("the video waits for its next key frame" if self._decoder.waiting else "")
         facts = {"packets": self._packets, "pictures": self._pictures, "encoding": self._decoder.encoding}
         self._inputs.note(self._name, why, facts | problems)
         new = [refused] if refused else []
@@ -127,11 +132,40 @@ class PacketCamera:
     ) -> None:
         self._node, name = node, node.resolve_topic_name(topic)
         inputs.add(key, name, image=True)
+        self._number: int | None = None  # by which its sender's middleware counts the newest packet; some do not
+        self._broken = False  # whether that count has been broken since the last look at the senders
         self._stream = PacketStream(key, name, inputs, arrived, node.get_logger())
-        self._subscription = PacketSubscription(node, kind, topic, self._on_packet, lambda _: self._stream.lost())
+        try:
+            self._subscription = PacketSubscription(
+                node, kind, topic, self._on_packet, self._on_lost, looked=self._on_look
+            )
+        except BaseException:
+            self._stream.close()
+            raise
 
-    def _on_packet(self, message: Any) -> None:
+    def _on_packet(self, message: Any, info: Mapping[str, Any]) -> None:
+        number = info.get("publication_sequence_number")
+        if number is not None and self._number is not None and number != self._number + 1:
+            self._stream.lost()
+            self._broken = True
+            if len(senders := self._subscription.senders()) > 1:
+                self._refuse(senders)
+        self._number = number
         self._stream.push(message, self._node.get_clock().now().nanoseconds)
+
+    def _on_lost(self, _: Any) -> None:
+        if self._number is None:  # otherwise the count tells it, and where it was
+            self._stream.lost()
+
+    def _on_look(self, senders: list[str]) -> None:
+        """A sender that was killed is named for some time, but breaks the count only once."""
+        mixed = len(senders) > 1 and (self._broken or self._number is None)
+        self._broken = False
+        self._refuse(senders if mixed else [])
+
+    def _refuse(self, senders: list[str]) -> None:
+        text = f"{len(senders)} publishers send its packets ({', '.join(senders)}): stop all but one"
+        self._stream.refuse(text if senders else "")
 
     def close(self) -> None:
         """Listen no more."""

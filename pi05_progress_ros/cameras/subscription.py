@@ -24,6 +24,7 @@ class PacketSubscription:
         callback: as of rclpy's subscriptions.
         lost: called with the middleware's event when it lost messages.
         raw: whether messages are handed over as bytes.
+        looked: called at each look, with the names of the nodes that publish.
     """
 
     def __init__(
@@ -34,9 +35,10 @@ class PacketSubscription:
         callback: Callable[..., None],
         lost: Callable[[Any], None],
         raw: bool = False,
+        looked: Callable[[list[str]], None] = lambda _: None,
     ) -> None:
         self.topic_name = node.resolve_topic_name(topic)
-        self._node, self._arguments = node, (kind, topic, callback)
+        self._node, self._arguments, self._looked = node, (kind, topic, callback), looked
         events = SubscriptionEventCallbacks(message_lost=lost, use_default_callbacks=False)
         self._options = {"raw": raw, "event_callbacks": events}
         self._asked = self._offered()
@@ -44,6 +46,11 @@ class PacketSubscription:
         # Where the user has chosen by a parameter, that is what is asked for.
         self._free = self._subscription.qos_profile.reliability == self._asked
         self._timer = node.create_timer(WATCH_S, self._follow, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def senders(self) -> list[str]:
+        """Names of the nodes that publish, one for each of their publishers."""
+        infos = self._node.get_publishers_info_by_topic(self.topic_name)
+        return sorted(f"{info.node_namespace.rstrip('/')}/{info.node_name}" for info in infos)
 
     def _offered(self) -> ReliabilityPolicy:
         offered = [info.qos_profile.reliability for info in self._node.get_publishers_info_by_topic(self.topic_name)]
@@ -54,6 +61,7 @@ class PacketSubscription:
         return self._node.create_subscription(*self._arguments, qos, **self._options, **options)
 
     def _follow(self) -> None:
+        self._looked(self.senders())
         if not self._free or (offered := self._offered()) == self._asked:
             return
         self._asked, qos = offered, self._subscription.qos_profile

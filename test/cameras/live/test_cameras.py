@@ -15,9 +15,11 @@ from video_packets import decoded, messages, moving
 from ffmpeg_image_transport_msgs.msg import FFMPEGPacket
 from pi05_progress.files.config_files import config_file
 from pi05_progress.robots.message_store import message_store
+from pi05_progress.robots.packets import frame_to_rgb
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress_msgs.msg import TaskProgress
 from pi05_progress_msgs.srv import StartEpisode, StopEpisode
+from pi05_progress_ros.cameras.cameras import open_cameras
 from pi05_progress_ros.cameras.packets import PacketCamera
 from pi05_progress_ros.inputs import Inputs, Limits
 from pi05_progress_ros.parameters import QosOverrides
@@ -79,14 +81,69 @@ class Listening(QosOverrides, Node):
     """As all nodes here are: the QoS of its topics are parameters."""
 
 
+def packets(made):
+    """The same as messages of ROS."""
+    sent = []
+    for packet in made:
+        fields = {name: getattr(packet, name) for name in ("width", "height", "encoding", "pts", "flags")}
+        sent.append(FFMPEGPacket(**fields, data=packet.data.tobytes()))
+        sent[-1].header.stamp.sec = packet.header.stamp.sec
+    return sent
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_pictures_of_two_senders_are_never_mixed(ros, together):
+    node, topic, inputs, seen = Listening("listening"), "/left/color/image_raw/ffmpeg", Inputs(Limits()), []
+    # No count, and the other begins where the one left off: the decoder itself would notice nothing.
+    videos = [messages(moving(20, seed=n), gop=10, pts=lambda _: 0, first_stamp=100 + 100 * n) for n in range(2)]
+    whole, sent = decoded(videos[0]) | decoded(videos[1]), [packets(video) for video in videos]
+
+    def arrived():
+        message = inputs.state()[0].message
+        seen.append((message.stamp_ns // 10**9, frame_to_rgb(message.frame)))
+
+    camera = PacketCamera(node, "left_color", topic, FFMPEGPacket, inputs, arrived)
+    senders = [ros.create_node(name) for name in ("one", "other")]
+    publishers, at = [senders[0].create_publisher(FFMPEGPacket, topic, 10), None], 0
+
+    def spin():
+        nonlocal at
+        for video, publisher in zip(sent, publishers, strict=True):
+            if publisher and publisher.get_subscription_count():
+                publisher.publish(video[at % 20])
+        at += 1
+        ros.spin_once(node, timeout_sec=0.02)
+        ros.spin_once(node, timeout_sec=0.02)
+
+    wait_for(lambda: seen and at % 10 == 5, spin, "pictures of the one")
+    if together:
+        publishers[1] = senders[1].create_publisher(FFMPEGPacket, topic, 10)
+        said = "2 publishers send its packets (/one, /other): stop all but one"
+        wait_for(lambda: inputs.state()[0].why == said, spin, said)
+    senders[0].destroy_publisher(publishers[0])
+    publishers = [None, publishers[1] or senders[1].create_publisher(FFMPEGPacket, topic, 10)]
+    wait_for(lambda: seen[-1][0] >= 200, spin, "pictures of the other")
+    camera.close()
+    node.destroy_node()
+    assert not [stamp for stamp, picture in seen if (picture != whole[stamp]).any()]
+
+
+def test_cameras_that_were_opened_are_closed_if_another_cannot_be(ros):
+    node, profile = Listening("listening"), RobotProfile.load("teleavatar_v1")
+    *_, last = profile.cameras
+    broken = profile.cameras | {last: profile.cameras[last].model_copy(update={"topic": "/no topic"})}
+    with pytest.raises(Exception, match="topic name must not contain"):
+        open_cameras(node, profile.model_copy(update={"cameras": broken}), Inputs(Limits()), lambda: None)
+    assert not list(node.subscriptions)
+    node.destroy_node()
+    assert not any(thread.name.startswith("packets of") for thread in threading.enumerate())
+
+
 def test_packets_are_asked_for_as_their_publishers_offer_them_now(ros):
     node, sender = Listening("listening"), ros.create_node("sending")
     inputs, arrived, topic = Inputs(Limits()), [], "/left/color/image_raw/ffmpeg"
     camera = PacketCamera(node, "left_color", topic, FFMPEGPacket, inputs, lambda: arrived.append(1))
-    sent = []
-    for packet in messages(moving(20), gop=1):
-        fields = {name: getattr(packet, name) for name in ("width", "height", "encoding", "pts", "flags")}
-        sent.append(FFMPEGPacket(**fields, data=packet.data.tobytes()))
+    sent = packets(messages(moving(20), gop=1))
 
     def delivered(reliability):
         publisher = sender.create_publisher(FFMPEGPacket, topic, QoSProfile(depth=10, reliability=reliability))
