@@ -24,7 +24,7 @@ from .commanding.graph import other_publishers
 from .commanding.relay import relay_velocity
 from .commanding.robot_state import RELAY_HZ, RELAY_TOPIC
 from .parameters import declare, refuse_unknown
-from .ros_session import ros_session, spin
+from .ros_session import publisher_names, ros_session, spin
 
 WATCH_PERIOD_S = 0.5  # how often other publishers of targets and of the robot's commands are looked for
 
@@ -121,7 +121,7 @@ class ArmRelayNode(Node):
                 "a relay beside the policy would be a second publisher of its commands"
             )
         self._arms = [ArmRelay(self, side, profile) for side in profile.arms]
-        self._hold = ""
+        self._hold = "other publishers are looked for"  # first a period after the start: discovery takes time
         self.create_timer(1 / profile.relay.rate_hz, self._tick)
         self.create_timer(WATCH_PERIOD_S, self._watch)
         self._status = self.create_publisher(DiagnosticStatus, RELAY_TOPIC, 10)
@@ -138,8 +138,8 @@ class ArmRelayNode(Node):
         if hold and hold != self._hold:
             self.get_logger().error(f"{hold} (besides this relay: {', '.join(others)})")
         for topic in (arm.target_topic for arm in self._profile.arms.values()):
-            if (count := self.count_publishers(topic)) > 1:
-                hold = hold or f"{count} nodes publish {topic}: only one may"
+            if len(names := publisher_names(self, topic)) > 1:
+                hold = hold or f"{' and '.join(names)} publish {topic}: only one may"
         self._hold = hold
 
     def _report(self) -> None:

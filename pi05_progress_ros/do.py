@@ -2,7 +2,8 @@
 
     python -m pi05_progress_ros.do "stack the cubes" --max-duration 60
 
-It arms the policy node, after asking, and disarms it in the end. Exit status: 0 the task is done, 1 it has failed or
+It arms the policy node, after asking, and disarms it in the end; it touches neither the goal of another, unless told to
+preempt it, nor arms that the operator has taken over. Exit status: 0 the task is done, 1 it has failed or
 the node has gone, 2 an argument is wrong, 3 arming or the goal was refused, 4 not known to be done (time is up, no
 progress, another goal), 5 stopped (a pause, a lost input, robot or policy, a limit), 130 canceled. ROS arguments
 follow --ros-args.
@@ -11,6 +12,8 @@ follow --ros-args.
 from __future__ import annotations
 
 import math
+import select
+import signal
 import sys
 import threading
 import time
@@ -36,7 +39,7 @@ from .command_line import OptionError, read_options
 from .commanding.state_machine import Reason, State
 from .monitoring.charts import percent
 from .monitoring.screen import remaining, status_of
-from .ros_session import ros_session
+from .ros_session import END_SIGNALS, ros_session
 
 MODULE = "pi05_progress_ros.do"
 FIND_S = 10.0  # how long the node is looked for
@@ -56,7 +59,7 @@ class Options:
     yes: bool = False
     """Arm without asking."""
     full_speed: bool = False
-    """Arm with full_speed (docs/commanding.md)."""
+    """Arm with full_speed, which has no effect yet (docs/commanding.md)."""
     look_only: bool = False
     """Command nothing, only tell how far it has come and when it is done."""
     preempt: bool = False
@@ -89,27 +92,35 @@ class Doing:
         self._action = ActionClient(node, RunTask, f"{name}/run_task")
         self._arm = node.create_client(Arm, f"{name}/arm")
         self._name, self._heard_s = name, time.monotonic()
+        self._disarms = False  # in the end: what it armed itself, or has moved by a goal of its own
 
     def run(self) -> int:
         """Returns the exit status."""
-        self._until(lambda: self._action.server_is_ready() and self._arm.service_is_ready(), FIND_S)
+        action, arm = self._action, self._arm
+        self._until(lambda: self._stop.is_set() or (action.server_is_ready() and arm.service_is_ready()), FIND_S)
         options = self._options
         if options.look_only:
             return self._goal()
         if not options.yes:
-            _ask(options)
-        refused = self._answer(self._arm.call_async(Arm.Request(arm=True, full_speed=options.full_speed)))
-        if not refused.accepted:
-            print(f"do: {refused.message}", file=sys.stderr)
+            _ask(options, self._stop)
+        if self._stop.is_set():
+            return _canceled()
+        armed = self._answer(arm.call_async(Arm.Request(arm=True, full_speed=options.full_speed)))
+        replaces = options.preempt and armed.state in (State.RUNNING, State.HOLDING)  # what another has armed
+        if not armed.accepted and not replaces:
+            print(f"do: {armed.message}", file=sys.stderr)
             return REFUSED
+        self._disarms = armed.state == State.LOOKING
         try:
             return self._goal()
         finally:
-            if self._arm.service_is_ready():
-                self._answer(self._arm.call_async(Arm.Request(arm=False)))
+            if self._disarms and arm.service_is_ready():
+                self._answer(arm.call_async(Arm.Request(arm=False)))
 
     def _goal(self) -> int:
-        options = self._options
+        options, before = self._options, self._disarms
+        if self._stop.is_set():
+            return _canceled()
         request = RunTask.Goal(
             task=options.task, max_duration_s=options.max_duration, preempt=options.preempt, look_only=options.look_only
         )
@@ -124,8 +135,10 @@ class Doing:
                 said = ", ".join(filter(None, (*words, message.feedback.state_text)))
                 progress.update(shown, description=State(message.feedback.state).name, completed=done, said=said)
 
+            self._disarms = not options.look_only  # also if there is no answer
             goal = self._answer(self._action.send_goal_async(request, feedback_callback=show))
             if not goal.accepted:
+                self._disarms = before
                 print(f"do: the goal was refused, the log of {self._name} says why", file=sys.stderr)
                 return REFUSED
             ending, canceled = goal.get_result_async(), False
@@ -135,6 +148,8 @@ class Doing:
                     canceled = bool(goal.cancel_goal_async())
                 if time.monotonic() - self._heard_s > GONE_S and not self._action.server_is_ready():
                     raise UserError(f"{self._name} has gone; the robot pauses by itself within 1 s")
+        if ending.result().result.termination_reason == Reason.PREEMPTED:
+            self._disarms = False  # the arms are the other goal's now
         return _tell(ending.result())
 
     def _answer(self, asked: Future) -> Any:
@@ -149,8 +164,8 @@ class Doing:
                 raise UserError(f"no answer of {self._name} in {limit_s:g} s: is it running, active, in this domain?")
 
 
-def _ask(options: Options) -> None:
-    """Have a person agree to what is to come.
+def _ask(options: Options, stop: threading.Event) -> None:
+    """Have a person agree to what is to come; returns when he has, or ``stop`` is set.
 
     Raises:
         UserError: the answer is no, or there is nobody to ask.
@@ -158,8 +173,17 @@ def _ask(options: Options) -> None:
     if not sys.stdin.isatty():
         raise UserError("nobody can be asked here whether the robot may move: give --yes")
     print(f"The robot will move: {options.task!r}. Nobody in its reach, emergency stop in hand?")
-    if input("Arm it? [y/N] ").strip().lower() not in ("y", "yes"):
+    print("Arm it? [y/N] ", end="", flush=True)
+    while not select.select([sys.stdin], [], [], 0.1)[0]:
+        if stop.is_set():
+            return
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise UserError("not armed")
+
+
+def _canceled() -> int:
+    print("do: canceled before anything was armed or begun", file=sys.stderr)
+    return EXIT[Reason.CANCELED]
 
 
 def _tell(answer: Any) -> int:
@@ -180,7 +204,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str], options: Options) -> int:
-    with ros_session(argv) as stop:
+    with ros_session(argv, (*END_SIGNALS, signal.SIGHUP)) as stop:
         return Doing(Node("do", enable_rosout=False, start_parameter_services=False), options, stop).run()
 
 

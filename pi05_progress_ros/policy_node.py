@@ -145,12 +145,13 @@ class PolicyNode(QosOverrides, LifecycleNode):
         self._results.begin()
         self._inputs = Inputs(p.limits())
         self._robot = RobotState(self._profile)
-        self._commands = CommandExecutor(
+        commands = self._commands = CommandExecutor(
             self, self._profile, p.commands(), self._robot, self._snapshot, "" if self._results.trained else UNTRAINED
         )
         self._inference = InferenceLoop(
             self._policy, self._profile, p.inference_rate_hz, snapshot=self._snapshot, task=lambda: self._prompt,
-            publish=self._publish, failed=self._commands.refuse, logger=self.get_logger(),
+            generation=lambda: commands.generation, publish=self._publish, failed=commands.refuse,
+            logger=self.get_logger(),
         )  # fmt: skip
         facts = {
             "model_id": self._policy.model_id,
@@ -268,12 +269,13 @@ class PolicyNode(QosOverrides, LifecycleNode):
 
     def _on_arm(self, request: Arm.Request, response: Arm.Response) -> Arm.Response:
         if request.arm:
-            against = self._commands.arm(request.full_speed)
+            response.state, against = self._commands.arm(request.full_speed, request.hand_back)
             response.accepted = not against
             response.message = f"not armed: {'; '.join(against)}" if against else "armed"
             if against:
                 self.get_logger().warning(response.message)
         else:
+            response.state = self._commands.situation().state
             self._commands.disarm(Reason.CANCELED, "disarmed by ~/arm")
             response.accepted, response.message = True, "disarmed"
         return response
@@ -309,7 +311,7 @@ class PolicyNode(QosOverrides, LifecycleNode):
     def _publish(self, result: Result) -> None:
         chunk = self._results.publish(result)
         # Last: what cannot be said in messages does not move the robot.
-        self._commands.offer(chunk, self.get_clock().now().nanoseconds * 1e-9)
+        self._commands.offer(chunk, self.get_clock().now().nanoseconds * 1e-9, result.generation)
 
 
 def main() -> int:

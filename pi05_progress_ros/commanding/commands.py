@@ -84,6 +84,7 @@ class CommandExecutor:
         self._lock = threading.Lock()
         self._machine, self._timeline = StateMachine(), Timeline(settings.blend_s)
         self._allowed, self._failing, self._waits_for = False, "", ""
+        self._generation = 0
         # From here on the thread's own:
         self._said = (State.LOOKING, "")
         self._publishers: CommandPublishers | None = None
@@ -109,39 +110,52 @@ class CommandExecutor:
         with self._lock:
             self._allowed = allowed
 
-    def arm(self, full_speed: bool) -> tuple[str, ...]:
-        """Arm for goals; returns everything that speaks against it, nothing if it is armed."""
+    def arm(self, full_speed: bool, hand_back: bool) -> tuple[State, tuple[str, ...]]:
+        """Arm for goals, or hand the arms back; returns the state before, and everything that speaks against it."""
         with self._lock:
-            against = self._against
-            self._machine.arm(against, full_speed, time.monotonic())
-        return against
+            before, refused = self._machine.state, self._machine.refuses(hand_back)
+            against = (*([refused] if refused else []), *self._against)
+            self._machine.arm(against, full_speed, time.monotonic(), hand_back)
+        return before, against
 
     def disarm(self, reason: Reason, text: str) -> None:
         """End the goal, if there is one, and disarm."""
         with self._lock:
             self._machine.disarm(reason, text, time.monotonic())
 
-    def forget(self) -> None:
-        """Drop what was planned and said for the task before."""
+    @property
+    def generation(self) -> int:
+        """Of what is planned: a chunk of an earlier one, whose computation began before a change, moves nothing."""
+        return self._generation
+
+    def forget(self, failing: str = "") -> None:
+        """Drop what was planned and said before a change, and what is being computed; ``failing``: see ``refuse``."""
         with self._lock:
-            self._failing = ""
-            self._timeline.clear()
+            self._forget(failing)
+
+    def _forget(self, failing: str = "") -> None:
+        self._generation, self._failing = self._generation + 1, failing
+        self._timeline.clear()
 
     def accept(self) -> bool:
-        """A goal is to move the robot: by the chunks that are offered from now on. Whether it may."""
-        self.forget()
+        """A goal is to move the robot: by chunks whose computation begins from now on. Whether it may."""
         with self._lock:
-            return self._machine.accept(time.monotonic())
+            accepted = self._machine.accept(time.monotonic())
+            if accepted:
+                self._forget()
+            return accepted
 
     def finish(self, reason: Reason, text: str) -> None:
         """End the goal, if there is one; the robot is paused, and stays armed."""
         with self._lock:
             self._machine.finish(reason, text, time.monotonic())
 
-    def offer(self, chunk: Chunk, now_s: float) -> None:
-        """A newer chunk, rad and N m (h, n), all of it finite."""
+    def offer(self, chunk: Chunk, now_s: float, generation: int) -> None:
+        """A newer chunk, rad and N m (h, n), all of it finite, and the generation when its computation began."""
         late_s, length_s = now_s - chunk.start_s, chunk.end_s - chunk.start_s
         with self._lock:
+            if generation != self._generation:
+                return
             self._failing = ""
             self._timeline.add(chunk, now_s)
             if late_s >= length_s:
@@ -189,7 +203,11 @@ class CommandExecutor:
         finally:
             self.disarm(*ending)
             try:
-                self._halt(self._positions(self._snapshot())[0])
+                positions = self._positions(self._snapshot())[0]
+            except Exception:  # the fault may be there: no pose is known, and the robot is paused all the same
+                positions = {}
+            try:
+                self._halt(positions)
             finally:
                 self._close()
 

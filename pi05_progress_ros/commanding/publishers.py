@@ -15,7 +15,7 @@ from pi05_progress.robots.profile import RobotProfile
 
 from .command_rules import ENABLE_PERIOD_S, Step
 
-ACKNOWLEDGED_S = 0.2  # how long the last commands may take to arrive
+ACKNOWLEDGED_S = 0.2  # how long the last commands may take to arrive, all together
 OWN_PAUSE = -0.0  # to a robot 0 like any other; hearing it back, the node knows that nobody else has sent it
 
 
@@ -59,6 +59,7 @@ class CommandPublishers:
 
     def destroy(self) -> None:
         """Let go of the publishers when what was sent has arrived."""
+        until_s = time.monotonic() + ACKNOWLEDGED_S
         for publisher in (*self._arms.values(), *self._grippers.values(), self._enable):
-            publisher.wait_for_all_acked(Duration(seconds=ACKNOWLEDGED_S))
+            publisher.wait_for_all_acked(Duration(seconds=max(0.0, until_s - time.monotonic())))
             self._node.destroy_publisher(publisher)

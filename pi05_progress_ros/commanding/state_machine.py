@@ -20,6 +20,7 @@ FIRST_S = 10.0  # how long a goal's first actions are waited for
 READY_S = 5.0  # how long a robot may take to become READY once it is enabled
 NEWS_S = 0.05  # a mode that was heard so much later than something else was published after it
 AGAIN = "call ~/arm to go on"
+HAND_BACK = "back in API mode, call ~/arm with hand_back"
 PAUSED = "the robot was paused by another while it was commanded"
 LATE = "the next actions are late"
 
@@ -109,24 +110,33 @@ class StateMachine:
         self._goal = False  # whether there is one, carried out already or not
         self._since_s = -math.inf  # of the state
         self._paused_s: float | None = None  # since when this node has paused the robot, until it enables it again
+        self._enabled_s = -math.inf  # when the robot was enabled last, after a pause
         self._highest = FsmState.PAUSE  # that the robot has reached since it was enabled
         self._fell_s: float | None = None  # when it was found to have gone back without being told to by this node
         self._well_s = -math.inf  # when the policy last had an answer, while armed
 
     # --- events ---
 
-    def arm(self, against: Sequence[str], full_speed: bool, now_s: float) -> bool:
-        """Somebody arms; refused while anything is ``against`` it. After a takeover the goal goes on."""
-        if against:
+    def arm(self, against: Sequence[str], full_speed: bool, now_s: float, hand_back: bool = False) -> bool:
+        """Somebody arms, or hands the arms back after a takeover; refused while anything speaks against it."""
+        if against or self.refuses(hand_back):
             return False
         self.full_speed = full_speed
-        if self.state in (State.LOOKING, State.ARMED):
+        if hand_back:
+            self._enable_anew(now_s)
+            self._enter(State.RUNNING, "", now_s)
+        else:
             self._enter(State.ARMED, "nothing moves before there is a goal", now_s)
             self._well_s = now_s
-        elif self.state == State.TAKEN_OVER:
-            self._enable_anew()
-            self._enter(State.RUNNING, "", now_s)
         return True
+
+    def refuses(self, hand_back: bool) -> str:
+        """Why this state is no place to arm, or to hand back; empty if it is one."""
+        if hand_back:
+            return "" if self.state == State.TAKEN_OVER else "nothing was taken over that could be handed back"
+        if self.state == State.TAKEN_OVER:
+            return f"the operator took over by teleoperation: {HAND_BACK}"
+        return "a goal is there already, and goes on as it was armed" if self._goal else ""
 
     def disarm(self, reason: Reason, text: str, now_s: float) -> None:
         """What ends a goal and disarms, whatever the state."""
@@ -146,13 +156,15 @@ class StateMachine:
         """The goal's first actions are there: it is carried out, unless the robot was paused just now."""
         if self.state != State.ARMED or not self._goal or self._pausing(now_s):
             return False
-        self._enable_anew()
+        self._enable_anew(now_s)
         self._enter(State.RUNNING, "", now_s)
         return True
 
     def finish(self, reason: Reason, text: str, now_s: float) -> None:
-        """The goal's end, by which nothing is disarmed."""
-        if self._goal:
+        """The goal's end, by which nothing is disarmed, unless the operator has the arms: only he hands them back."""
+        if self.state == State.TAKEN_OVER:
+            self.disarm(reason, text, now_s)
+        elif self._goal:
             self._end_goal(reason, text)
             self._enter(State.ARMED, text, now_s)
             self._well_s = now_s
@@ -171,9 +183,9 @@ class StateMachine:
         if self._paused_s is None:
             self._paused_s = now_s
 
-    def _enable_anew(self) -> None:
+    def _enable_anew(self, now_s: float) -> None:
         self._paused_s = self._fell_s = None
-        self._highest = FsmState.PAUSE
+        self._highest, self._enabled_s = FsmState.PAUSE, now_s
 
     def _pausing(self, now_s: float) -> bool:
         return self._paused_s is not None and now_s - self._paused_s < PAUSE_S
@@ -197,8 +209,7 @@ class StateMachine:
         elif facts.mode == Mode.TELEOPERATION and self.state == State.ARMED:
             self.disarm(Reason.PAUSED, "the operator took the robot into teleoperation mode", now_s)
         elif facts.mode == Mode.TELEOPERATION and self.state != State.TAKEN_OVER:
-            text = "the operator took over by teleoperation: back in API mode, call ~/arm to hand back"
-            self._enter(State.TAKEN_OVER, text, now_s)
+            self._enter(State.TAKEN_OVER, f"the operator took over by teleoperation: {HAND_BACK}", now_s)
             self.interventions += 1
         elif self.state in (State.ARMED, State.TAKEN_OVER) and now_s - self._since_s > IDLE_S:
             what = "no goal" if self.state == State.ARMED else "the takeover has not ended"
@@ -222,7 +233,7 @@ class StateMachine:
         if not trouble:
             if self.state == State.HOLDING:
                 if self._paused_s is not None:
-                    self._enable_anew()
+                    self._enable_anew(now_s)
                 self._enter(State.RUNNING, "", now_s)
             return
         if self.state == State.RUNNING:
@@ -238,10 +249,11 @@ class StateMachine:
             return Ending(Reason.PAUSED, PAUSED), facts.mode_s > self._fell_s + NEWS_S
         if facts.missing:
             return Ending(Reason.INPUTS_LOST, facts.missing), False
+        enabled = self._paused_s is None
+        if enabled and max(facts.fsm, self._highest) < FsmState.READY and now_s - self._enabled_s > READY_S:
+            return Ending(Reason.PAUSED, f"the robot has not become READY for {READY_S:g} s since it was enabled"), True
         if facts.failing or not facts.chunk:
             return Ending(Reason.POLICY_LOST, facts.failing or LATE), False
         if self._pausing(now_s):
             return Ending(Reason.INPUTS_LOST, self.text), False
-        if self.state == State.RUNNING and facts.fsm < FsmState.READY and now_s - self._since_s > READY_S:
-            return Ending(Reason.PAUSED, f"the robot has not become READY for {READY_S:g} s since it was enabled"), True
         return None, False

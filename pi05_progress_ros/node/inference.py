@@ -1,6 +1,6 @@
 """The inference thread: the newest inputs through the policy, one at a time, never a queue.
 
-Threads: ``frame_arrived``, ``forget``, ``start`` and ``stop`` are called by the executor's thread, the callbacks given
+Threads: ``frame_arrived``, ``start`` and ``stop`` are called by the executor's thread, the callbacks given
 are called by the inference thread. `_triggered` guards the trigger; counters are single values that one thread writes.
 """
 
@@ -38,6 +38,7 @@ class Result:
     task: str  # the instruction it was given
     stamp_ns: int  # of the newest image used
     policy_ms: float  # what the policy took, transforms and model
+    generation: int  # of what is planned, when it was begun
 
 
 @dataclass
@@ -74,17 +75,18 @@ class InferenceLoop:
         *,
         snapshot: Callable[[], Snapshot],
         task: Callable[[], str],
+        generation: Callable[[], int],
         publish: Callable[[Result], None],
         failed: Callable[[str], None],
         logger: RcutilsLogger,
     ) -> None:
         self._policy, self._profile, self._period_s = policy, profile, 1 / rate_hz
         self._snapshot, self._task, self._publish, self._failed, self._logger = snapshot, task, publish, failed, logger
+        self._generation = generation  # answers of an earlier one are thrown away
         self._checker = OutputChecker(logger.warning)
         self.stats, self._news = InferenceStats(), News()
         self._triggered = threading.Condition()
         self._trigger_s: float | None = None  # arrival (monotonic) of an image that no inference has used yet
-        self._epoch = 0  # answers of an earlier one are thrown away
         self._last_stamp_ns = 0
         self._stopping = threading.Event()
         # A daemon: a policy that never answers must not keep the process alive.
@@ -117,10 +119,6 @@ class InferenceLoop:
             if self._trigger_s is None:
                 self._trigger_s = time.monotonic()
             self._triggered.notify_all()
-
-    def forget(self) -> None:
-        """Throw away what is being computed, as after a jump of the clock."""
-        self._epoch += 1
 
     # --- the thread ---
 
@@ -156,7 +154,7 @@ class InferenceLoop:
 
     def _infer(self, ready_s: float) -> None:
         """One inference; ``ready_s`` (monotonic) is when its newest frame was there and it could begin."""
-        epoch, task = self._epoch, self._task()
+        generation, task = self._generation(), self._task()  # in this order: a change of the task raises the generation
         snapshot = self._snapshot()
         if snapshot.problems or not task:
             return  # the node's watch says so
@@ -175,7 +173,8 @@ class InferenceLoop:
         output = self._policy.infer(frame, task)
         policy_ms = 1e3 * (time.perf_counter() - before)
         self.stats.busy_since_s = None
-        if self._stopping.is_set() or epoch != self._epoch or task != self._task() or self._snapshot().problems:
+        changed = generation != self._generation() or task != self._task()
+        if self._stopping.is_set() or changed or self._snapshot().problems:
             return  # nothing that was asked for is left of it
         try:
             output = self._checker.checked(output, self._policy.horizon, self._profile.layout.action_size)
@@ -185,7 +184,7 @@ class InferenceLoop:
         self.stats.no_progress = self._checker.reason
         self.stats.last_error = ""
         self._news.over()
-        self._publish(Result(output, task, stamp_ns, policy_ms))
+        self._publish(Result(output, task, stamp_ns, policy_ms, generation))
         self.stats.count += 1
         self.stats.model_ms.append(policy_ms)
         self.stats.overhead_ms.append(1e3 * (time.monotonic() - ready_s) - policy_ms)

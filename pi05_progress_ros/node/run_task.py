@@ -21,6 +21,8 @@ from ..commanding.goal import HOLD_S, OUTCOMES, GoalJudge, GoalLimits
 from ..commanding.state_machine import Ending, Reason, State
 from .results import Results
 
+ALONE_S = 0.5  # for how long no client at all may be seen before the goal of one that was is ended
+LOOK_S = 0.1  # how often clients are looked for
 NUMBERS = ("max_duration_s", "success_threshold", "success_hold_s", "stall_timeout_s")
 
 
@@ -47,6 +49,7 @@ class RunTaskServer:
         self._commands: CommandExecutor | None = None
         self._problems: Callable[[], tuple[str, ...]] = tuple
         self._goal: ServerGoalHandle | None = None
+        self._moves = False  # whether the commands' state machine has taken it
         self._server = ActionServer(
             node, RunTask, "~/run_task", lambda _: RunTask.Result(), goal_callback=self._on_goal,
             handle_accepted_callback=self._on_accepted, cancel_callback=self._on_cancel,
@@ -59,7 +62,8 @@ class RunTaskServer:
     def deactivate(self) -> None:
         """End the goal and take none."""
         if self._goal is not None:
-            self._end(self._commands.situation().ended or Ending(Reason.DEACTIVATED, "the node was deactivated"))
+            ended = self._commands.situation().ended if self._moves else None
+            self._end(ended or Ending(Reason.DEACTIVATED, "the node was deactivated"))
         self._commands = None
 
     def destroy(self) -> None:
@@ -78,7 +82,10 @@ class RunTaskServer:
             self._node.get_logger().warning(f"goal {request.task!r} refused: {'; '.join(against)}")
             return GoalResponse.REJECT
         if self._goal is not None:
-            self._end(Ending(Reason.PREEMPTED, f"another goal took its place: {request.task!r}"))
+            ending = Ending(Reason.PREEMPTED, f"another goal took its place: {request.task!r}")
+            if self._moves and request.look_only:  # whoever only looks on does not disarm in the end
+                self._commands.disarm(*ending)
+            self._end(ending)
         return GoalResponse.ACCEPT
 
     def _against(self, request: RunTask.Goal) -> tuple[str, ...]:
@@ -96,8 +103,9 @@ class RunTaskServer:
         if request.look_only:
             return (*found, *self._problems())
         now = self._commands.situation()
-        idle = now.state == State.ARMED or (self._goal is not None and now.state > State.ARMED)
-        if not idle:
+        if now.state == State.TAKEN_OVER:  # whatever the goal, it would take the arms from the operator
+            found.append(now.text)
+        elif now.state == State.LOOKING:
             found.append(f"the node is {now.state.name}, not ARMED: call ~/arm")
         return (*found, *now.against)
 
@@ -116,8 +124,10 @@ class RunTaskServer:
         )
         self._goal, self._began_s, self._judge = goal, now_s, GoalJudge(limits, now_s)
         self._heard, self._told, self._canceled = self._results.newest, None, False
+        self._clients_s, self._looked_s = math.inf, -math.inf
         self._node.get_logger().info(f"goal: {request.task!r}")
-        if not request.look_only and not self._commands.accept():
+        self._moves = not request.look_only and self._commands.accept()
+        if not request.look_only and not self._moves:
             self._end(Ending(Reason.CANCELED, "the node was disarmed meanwhile"))
 
     def _on_cancel(self, goal: ServerGoalHandle) -> CancelResponse:
@@ -143,20 +153,32 @@ class RunTaskServer:
             feedback = RunTask.Feedback(state=int(now.state), state_text=now.text, elapsed_s=now_s - self._began_s)
             feedback.progress = newest
             self._goal.publish_feedback(feedback)
-        ending = None if self._goal.request.look_only else now.ended
+        if self._moves and self._alone(now_s):
+            self._commands.disarm(Reason.CANCELED, "the goal's client has gone")
+            now = self._commands.situation()
+        ending = now.ended if self._moves else None
         if self._canceled:
             ending = ending or Ending(Reason.CANCELED, "the goal was canceled")
         if ending := ending or self._judge.ending(now_s):
             self._end(ending)
 
+    def _alone(self, now_s: float) -> bool:
+        """Whether every client of the action has gone, that of the goal among them; before one is seen, none has."""
+        if now_s - self._looked_s >= LOOK_S:
+            self._looked_s = now_s
+            if self._node.count_subscribers("~/run_task/_action/feedback"):
+                self._clients_s = now_s
+        return now_s - self._clients_s > ALONE_S
+
     def _end(self, ending: Ending) -> None:
         """End the goal; its result is sent by the executor."""
         goal, self._goal, now = self._goal, None, self._commands.situation()
-        if not goal.request.look_only:
+        if self._moves:
             self._commands.finish(*ending)
         result = RunTask.Result(
             outcome=OUTCOMES.get(ending.reason, RunTask.Result.UNKNOWN), termination_reason=int(ending.reason),
-            elapsed_s=time.monotonic() - self._began_s, interventions=now.interventions, message=ending.text,
+            elapsed_s=time.monotonic() - self._began_s, message=ending.text,
+            interventions=now.interventions if self._moves else 0,
             final_progress=self._heard.progress, final_lower=self._heard.lower, final_upper=self._heard.upper,
         )  # fmt: skip
         self._node.get_logger().info(f"goal {goal.request.task!r} ended, {ending.reason.name}: {ending.text}")

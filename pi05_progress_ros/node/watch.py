@@ -108,11 +108,10 @@ class Watch:
         logger, now_ns = self._node.get_logger(), self._node.get_clock().now().nanoseconds
         if now_ns < self._last_now_ns - CLOCK_JUMP_S * 1e9:
             logger.warning("the clock jumped back: starting anew")
-            self._inference.forget()
             self._inputs.clear()
             self._results.reset_estimator()
             self._commands.disarm(Reason.INPUTS_LOST, "the clock jumped back")
-            self._commands.refuse("the clock jumped back")
+            self._commands.forget("the clock jumped back")
         self._last_now_ns = now_ns
         problems = self._current_problems()
         if news := self._news.among(problems):

@@ -144,12 +144,31 @@ def test_a_robot_that_goes_back_was_paused_unless_its_mode_says_that_the_operato
     assert bench.machine.state == State.TAKEN_OVER and bench.machine.ended is None
 
 
+def test_no_call_arms_anew_while_there_is_a_goal_or_takes_the_arms_from_the_operator(bench):
+    goal = bench.machine.state > State.ARMED
+    state, full_speed = bench.machine.state, bench.machine.full_speed
+    assert bench.machine.arm((), True, bench.now) == (not goal) == (not bench.machine.refuses(False))
+    assert (bench.machine.state, bench.machine.full_speed) == (state, full_speed or not goal)
+    taken_over = state == State.TAKEN_OVER
+    assert bench.machine.arm((), False, bench.now, hand_back=True) == taken_over
+    bench = Bench().into(State.ARMED)
+    assert bench.machine.accept(bench.now) and not bench.machine.arm((), True, bench.now), (
+        "a goal that waits is one, too"
+    )
+
+
+def test_a_goal_that_ends_while_the_operator_has_the_arms_disarms():
+    bench = Bench().into(State.TAKEN_OVER)
+    bench.machine.finish(Reason.CANCELED, "the goal was canceled", bench.now)
+    assert (bench.machine.state, bench.machine.ended.reason) == (State.LOOKING, Reason.CANCELED)
+
+
 def test_after_a_takeover_only_the_operator_hands_back():
     bench = Bench().into(State.TAKEN_OVER)
     gone = bench.ticks(Facts(missing="head_camera", failing="no answer", fsm=FsmState.PAUSE), 5.0)
     assert set(gone + bench.ticks(Facts(), 5.0)) == {Send.NOTHING}
     assert bench.machine.state == State.TAKEN_OVER
-    assert bench.machine.arm((), False, bench.now)
+    assert bench.machine.arm((), False, bench.now, hand_back=True)
     assert bench.tick(Facts(fsm=FsmState.PAUSE)) == Send.CHUNK, "the goal goes on"
     bench.tick(HANDS_ON)
     bench.tick(Facts(), IDLE_S + 1)
@@ -190,6 +209,16 @@ def test_a_robot_that_does_not_become_ready_is_not_enabled_for_ever():
     assert bench.machine.accept(bench.now) and bench.machine.begin(bench.now)
     sent = bench.ticks(Facts(fsm=FsmState.SLOW_START), READY_S + 3 * TICK_S)
     assert sent[-1] == Send.NOTHING and bench.machine.ended.reason == Reason.PAUSED
+    bench = Bench().into(State.ARMED)
+    assert bench.machine.accept(bench.now) and bench.machine.begin(bench.now)
+    for _ in range(round(READY_S / 0.5) + 1):  # chunks flicker
+        bench.ticks(Facts(fsm=FsmState.SLOW_START, chunk=False), 0.2)
+        bench.ticks(Facts(fsm=FsmState.SLOW_START), 0.3)
+    assert bench.machine.state == State.LOOKING and "not become READY" in bench.machine.ended.text
+    bench = Bench().into(State.RUNNING)
+    bench.ticks(Facts(), READY_S + 1)
+    bench.tick(Facts(chunk=False))
+    assert bench.tick() == Send.CHUNK, "READY was seen"
 
 
 def random_facts(rng):
@@ -214,7 +243,7 @@ def test_random_sequences_of_events_never_move_what_was_not_armed(sequences):
             now += rng.choice([0.01, 0.05, 0.2, 0.6])
             match rng.randrange(12):
                 case 0 | 1:
-                    accepted = machine.arm((), rng.random() < 0.5, now)
+                    accepted = machine.arm((), rng.random() < 0.5, now, hand_back=rng.random() < 0.5)
                     armed = armed or accepted
                 case 2:
                     before = machine.state

@@ -99,14 +99,14 @@ class Operator:
         )
         return sent
 
-    def arm(self, arm=True):
+    def arm(self, arm=True, hand_back=False):
         """Ask now and then, as long as this is called; ``answer`` is the newest one. Returns that it is accepted."""
         if self.future and self.future.done():
             self.answer, accepted, self.future = self.future.result().message, self.future.result().accepted, None
-            return accepted and self.asked == arm
+            return accepted and self.asked == (arm, hand_back)
         if self.future is None and self.client.service_is_ready() and time.monotonic() > self.asked_s + 0.3:
-            self.asked, self.asked_s = arm, time.monotonic()
-            self.future = self.client.call_async(Arm.Request(arm=arm))
+            self.asked, self.asked_s = (arm, hand_back), time.monotonic()
+            self.future = self.client.call_async(Arm.Request(arm=arm, hand_back=hand_back))
         return False
 
 
@@ -289,7 +289,9 @@ class FakeRobot:
 
     def moving(self):
         """Whether the policy moves it; it is armed for that as often as needed, as by a patient operator."""
-        if self.state() in ("LOOKING", "ARMED", "TAKEN_OVER"):
+        if self.state() == "TAKEN_OVER":
+            self.operator.arm(hand_back=True)
+        elif self.state() in ("LOOKING", "ARMED"):
             self.operator.move(self.task)
         return self.state() == "RUNNING" and self.good() and self.moved()
 

@@ -25,11 +25,11 @@ def test_the_rule_is_proportional_up_to_a_share_of_the_largest_speed():
 class Bench:
     """Plays policy and robot around a relay."""
 
-    def __init__(self, ros):
+    def __init__(self, ros, target="/left_arm/model_joint_cmd"):
         self.ros, self.node = ros, ros.create_node("bench")
         self.commands = []
         self.node.create_subscription(JointState, "/api/left_arm/joint_cmd", self.commands.append, 10)
-        self.target = self.node.create_publisher(JointState, "/left_arm/model_joint_cmd", 10)
+        self.target = self.node.create_publisher(JointState, target, 10)
         self.state = self.node.create_publisher(JointState, "/left_arm/joint_states", 10)
         self.names = list(PROFILE.arms["left"].joints)
 
@@ -83,8 +83,13 @@ def test_about_a_hundred_commands_a_second(start, ros):
 
 
 def test_two_publishers_of_the_robots_commands_silence_it(start, ros):
-    relay, bench = start(RELAY), Bench(ros)
+    target = "/left_arm/other_target"  # of a topic that is remapped
+    relay = start(RELAY, "--ros-args", "-r", f"/left_arm/model_joint_cmd:={target}")
+    bench = Bench(ros, target)
     wait_for(lambda: bench.send(), lambda: None, "commands")
+    assert "left arm: silent, other publishers are looked for" in relay.log(), (
+        "before it has looked, it commands nothing"
+    )
     another = ros.create_node("another")  # by name before the relay, which once took itself for the intruder then
     other = another.create_publisher(JointState, "/api/left_arm/joint_cmd", 10)
     text = "another node publishes the robot's commands"
@@ -92,6 +97,9 @@ def test_two_publishers_of_the_robots_commands_silence_it(start, ros):
     assert "(besides this relay: /another)" in relay.log()
     another.destroy_publisher(other)
     wait_for(lambda: bench.send(), lambda: None, "commands once the other is gone")
+    other = another.create_publisher(JointState, target, 10)
+    text = "/another and /bench publish /left_arm/model_joint_cmd: only one may"
+    wait_for(lambda: bench.send() == [] and text in relay.log(), lambda: None, "silence with two publishers of targets")
 
 
 WRONG = [

@@ -1,12 +1,17 @@
 """The action: a task is done, canceled, preempted, stopped, and the result says which; by `do`, too."""
 
 import math
+import os
+import pty
 import signal
 import time
 
 import pytest
 from conftest import PATIENCE_S, TRIES, initialised_ros, keeps_promise, processes
 from fake_robot import LONG, FakeRobot, start_node
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+from rclpy.action import ActionClient
 from std_msgs.msg import Float32
 
 from pi05_progress_msgs.action import RunTask
@@ -160,15 +165,20 @@ def test_what_stops_a_goal_is_its_reason(bench, stop):
     robot.until(lambda: robot.state() == "LOOKING", "disarmed")
 
 
-def test_a_takeover_ends_nothing_and_is_counted(bench):
-    _, robot, _ = bench
+def test_a_takeover_ends_nothing_is_counted_and_only_the_operator_hands_back(bench):
+    _, robot, start = bench
     goal = Goal(robot, "swing").runs()
     robot.meta_mode = 0
     robot.until(lambda: goal.state() == 4, "TAKEN_OVER")
     robot.held()
     robot.meta_mode = 1
     robot.held()
-    robot.until(lambda: robot.operator.arm() or goal.state() == 2, "handing back")
+    robot.until(lambda: robot.refused("call ~/arm with hand_back"), "a refusal")
+    program = start(DO, "rise", "--yes", "--preempt")
+    robot.until(lambda: program.poll() is not None, "the refusal of do")
+    assert program.returncode == 3 and "the operator took over" in program.log()
+    assert not Goal(robot, "rise", preempt=True).accepted and goal.state() == 4 and robot.quiet()
+    robot.until(lambda: robot.operator.arm(hand_back=True) or goal.state() == 2, "handing back")
     goal.runs()
     goal.handle.cancel_goal_async()
     assert goal.ends().interventions == 1
@@ -206,13 +216,62 @@ def test_do_shows_progress_and_tells_the_outcome_by_its_exit_status(bench):
             program = start(DO, "swing", "--yes")
         return robot.moved() and robot.state() == "RUNNING"
 
-    robot.until(moves, "motion")
-    program.send_signal(signal.SIGINT)
-    assert ended(program) == 130 and "CANCELED: the goal was canceled" in program.log()
+    for _ in range(TRIES):  # on a busy machine an input may be missed, which ends the goal
+        robot.until(moves, "motion")
+        said, status = do("rise", "--yes")
+        if program.poll() is None:
+            break
+    assert status == 3 and "not armed: a goal is there already" in said and program.poll() is None
+    for number in (signal.SIGINT, signal.SIGHUP):
+        robot.until(moves, "motion")
+        program.send_signal(number)
+        assert ended(program) == 130 and "CANCELED: the goal was canceled" in program.log()
+        robot.until(lambda: robot.state() == "LOOKING", "disarmed in the end")
     robot.silent = {"head_camera"}
     robot.until(robot.unknown, "a camera that is missed")
     said, status = do("swing", "--yes")
     assert status == 3 and "not armed: head_camera" in said
+
+
+def test_ctrl_c_at_the_question_of_do_is_obeyed_at_once(bench):
+    node, robot, start = bench
+    ours, theirs = pty.openpty()
+    before = len(node.log())
+    program = start(DO, "swing", before=lambda: os.dup2(theirs, 0))
+    robot.until(lambda: "Arm it?" in program.log(), "the question")
+    program.send_signal(signal.SIGINT)
+    robot.until(lambda: program.poll() is not None, "its end, without an answer")
+    assert program.returncode == 130 and "canceled before anything was armed" in program.log()
+    assert "goal: 'swing'" not in node.log()[before:]
+    os.close(ours)
+    os.close(theirs)
+
+
+def test_a_goal_whose_client_has_gone_ends_and_disarms(bench):
+    node, robot, _ = bench
+    Goal(robot, "swing").runs()
+    robot.operator.run_task.destroy()
+    robot.operator.run_task = None
+    robot.until(lambda: "LOOKING: the goal's client has gone" in node.log(), "the reason")
+    robot.held()
+    robot.operator.run_task = ActionClient(robot.node, RunTask, "/policy_node/run_task")
+    robot.until(robot.operator.run_task.server_is_ready, "the action")
+
+
+def test_deactivated_a_goal_that_only_looks_on_does_not_end_by_how_another_ended(bench):
+    _, robot, _ = bench
+    done = Goal(robot, "rise", max_duration_s=5.0, success_threshold=0.3, success_hold_s=0.2).ends()
+    assert done.outcome == R.SUCCESS or done.termination_reason in (R.ROBOT_LOST, R.INPUTS_LOST, R.POLICY_LOST)
+    watched = Goal(robot, "stay", look_only=True)
+    client = robot.node.create_client(ChangeState, "/policy_node/change_state")
+    robot.until(client.service_is_ready, "the lifecycle service")
+    for transition in (Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_ACTIVATE):
+        future = client.call_async(ChangeState.Request(transition=Transition(id=transition)))
+        robot.until(future.done, "the transition")
+        assert future.result().success
+    result = watched.ends()
+    assert (result.outcome, result.termination_reason) == (R.UNKNOWN, R.DEACTIVATED)
+    robot.node.destroy_client(client)
 
 
 def test_told_to_end_the_node_stops_the_goal_and_still_sends_its_result(bench):  # the last test here

@@ -1,0 +1,89 @@
+"""The commands' thread by itself: chunks from before a change, a fault of its own, its end without a robot."""
+
+import time
+
+import numpy as np
+from conftest import wait_for
+from rclpy.publisher import Publisher
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Float32
+
+from pi05_progress.robots.profile import RobotProfile
+from pi05_progress_ros.commanding.chunks import Chunk
+from pi05_progress_ros.commanding.command_rules import CommandSettings
+from pi05_progress_ros.commanding.commands import CommandExecutor
+from pi05_progress_ros.commanding.publishers import ACKNOWLEDGED_S
+from pi05_progress_ros.commanding.robot_state import RobotState
+from pi05_progress_ros.commanding.state_machine import State
+from pi05_progress_ros.inputs import Snapshot
+
+PROFILE = RobotProfile.load("teleavatar")
+
+
+class Bench:
+    """An executor that is armed, for a robot that always says that it is well."""
+
+    def __init__(self, ros):
+        self.ros, self.node, self.enables, self.fault = ros, ros.create_node("commander"), [], None
+        self.robot = RobotState(PROFILE)
+        self.node.create_subscription(Float32, PROFILE.enable_topic, lambda m: self.enables.append(m.data), 50)
+        self.commands = CommandExecutor(self.node, PROFILE, CommandSettings(), self.robot, self.snapshot, "")
+        self.commands.allow(True)
+        self.commands.start()
+
+    def snapshot(self):
+        if self.fault:
+            raise self.fault
+        arms = PROFILE.arms.items()
+        middle = {side: arm.limits().mean(axis=1).tolist() for side, arm in arms}
+        messages = {f"{s}_arm": JointState(name=list(arm.joints), position=middle[s]) for s, arm in arms}
+        return Snapshot(messages, {}, ())
+
+    def until(self, condition, what):
+        def spin():
+            self.robot.hear_fsm(2)
+            self.robot.hear_mode('{"meta_mode": 1}')
+            self.robot.hear_relay("")
+            self.ros.spin_once(self.node, timeout_sec=0.01)
+
+        wait_for(condition, spin, what)
+
+    def offer(self, generation):
+        now_s = self.node.get_clock().now().nanoseconds * 1e-9
+        self.commands.offer(Chunk(now_s, 1.0, np.zeros((60, PROFILE.layout.action_size))), now_s, generation)
+
+    def state(self):
+        return self.commands.situation().state
+
+
+def test_chunks_begun_before_a_change_move_nothing_and_a_fault_of_the_thread_pauses_the_robot(ros):
+    bench = Bench(ros)
+    try:
+        bench.until(lambda: not bench.commands.arm(False, False)[1], "arming")
+        begun = bench.commands.generation
+        assert bench.commands.accept()
+        bench.offer(begun)
+        ticks = time.monotonic() + 0.3
+        bench.until(lambda: time.monotonic() > ticks, "some ticks")
+        assert bench.state() == State.ARMED and bench.enables == [], "a chunk for the task before"
+        bench.offer(bench.commands.generation)
+        bench.until(lambda: bench.state() == State.RUNNING and 1.0 in bench.enables, "a goal that is carried out")
+        bench.fault = RuntimeError("no snapshot")
+        bench.until(lambda: bench.enables[-1] == 0.0, "the pause")
+        assert bench.state() == State.LOOKING and bench.commands.situation().broken
+    finally:
+        bench.commands.stop()
+
+
+def test_at_the_end_a_robot_that_does_not_answer_is_waited_for_once_not_per_topic(ros, monkeypatch):
+    waited_s = []
+
+    def never(_, timeout):
+        waited_s.append(timeout.nanoseconds * 1e-9)
+        time.sleep(waited_s[-1])
+
+    monkeypatch.setattr(Publisher, "wait_for_all_acked", never)
+    bench = Bench(ros)
+    bench.until(lambda: not bench.commands.arm(False, False)[1], "arming")
+    bench.commands.stop()
+    assert len(waited_s) == 5 and sum(waited_s) <= ACKNOWLEDGED_S + 1e-6
