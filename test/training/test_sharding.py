@@ -101,6 +101,7 @@ def check(found, expected):
             assert ours[name] == pytest.approx(theirs[name], rel=1e-4), name
 
 
+@pytest.mark.long  # processes that compile at different speeds, as on a busy machine, miss Gloo's limit of 30 s
 def test_two_processes_of_four_devices_each_give_the_losses_of_one_device():
     first, second = spread(3, devices=4, fsdp=4, processes=2)
     assert (first["devices"], first["processes"]) == (8, 2)
