@@ -45,6 +45,7 @@ def start(file, parts, minutes):
     return subprocess.Popen([sys.executable, "-c", code], env=environment(), stdout=subprocess.DEVNULL)
 
 
+@pytest.mark.long
 def test_a_part_that_fails_crashes_hangs_or_lacks_memory_leaves_the_others(tmp_path):
     file = tmp_path / "result.json"
     parts = {

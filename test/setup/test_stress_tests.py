@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import pytest
 from conftest import PATIENCE_S
 from places import ROOT
 
@@ -36,6 +37,7 @@ def stress(folder):
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=2 * PATIENCE_S)
 
 
+@pytest.mark.long
 def test_rounds_are_added_up_per_test_and_a_failure_is_the_exit_status(tmp_path):
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n    live\n    long\n")
     (tmp_path / "test_it.py").write_text(TESTS)
