@@ -89,8 +89,8 @@ def _times(path: Path) -> tuple[int, int] | None:
     """First and last time of reception, ns; None if the file cannot be read as it is."""
     try:
         file = READERS[path.suffix.lower()](path)
-    except Exception:
-        return None  # whoever converts it says what is the matter
+    except Exception:  # whatever a damaged file leads to; whoever converts it says what is the matter
+        return None
     try:
         return file.span()
     finally:
