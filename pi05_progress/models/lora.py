@@ -1,17 +1,19 @@
-"""What of a model is trained: everything, adapters, or the progress head alone.
+"""What of a model is trained: everything, adapters, or the progress head alone, but for what is frozen by its path.
 
 The adapters themselves are part of the experts (``gemma.py``); whether an expert has them is in its configuration.
 """
 
 from __future__ import annotations
 
+import difflib
+import re
 from typing import Literal, NamedTuple
 
 import numpy as np
 from flax import nnx
 
 from .config import GemmaConfig, ModelConfigError, Pi05Config
-from .parameters import HEAD, parameter_paths
+from .parameters import HEAD, parameter_paths, parameter_shapes
 
 Trained = Literal["everything", "adapters", "head"]
 LLM, EXPERT = "PaliGemma/llm/", "_1"
@@ -49,6 +51,35 @@ def is_trained(config: Pi05Config, trained: Trained, path: str) -> bool:
     return not has_adapters(config.expert if of_action_expert(path) else config.paligemma)
 
 
+def trained_paths(config: Pi05Config, trained: Trained, freeze: tuple[str, ...] = ()) -> frozenset[str]:
+    """Paths of the parameters that are trained: those of ``trained`` without those that ``freeze`` matches.
+
+    Args:
+        freeze: regular expressions; each must match the whole path of a parameter, such as ``PaliGemma/img/.*``.
+
+    Raises:
+        ModelConfigError: adapters or a head are to be trained where there are none, an expression is none or matches
+            no parameter, or nothing is left to train.
+    """
+    paths = list(parameter_shapes(config))
+    found = {path for path in paths if is_trained(config, trained, path)}
+    for pattern in freeze:
+        try:
+            frozen = set(filter(re.compile(pattern).fullmatch, paths))
+        except re.error as error:
+            raise ModelConfigError(f"freeze: {pattern!r} is no regular expression: {error}") from error
+        if not frozen:
+            near = difflib.get_close_matches(pattern, paths, n=4, cutoff=0.2) or paths[:4]
+            raise ModelConfigError(
+                f"freeze: {pattern!r} matches the whole path of no parameter of {config.name}; near it are "
+                f"{', '.join(near)}"
+            )
+        found -= frozen
+    if not found:
+        raise ModelConfigError(f"freeze: {', '.join(freeze)} leaves nothing of {trained!r} to train")
+    return frozenset(found)
+
+
 def has_adapters(config: GemmaConfig) -> bool:
     """Whether an expert has adapters anywhere."""
     return config.lora is not None or config.feed_forward_lora is not None
@@ -66,11 +97,13 @@ class Counts(NamedTuple):
     trained: int
 
 
-def count_parameters(model: nnx.Module, config: Pi05Config, trained: Trained = "everything") -> Counts:
+def count_parameters(
+    model: nnx.Module, config: Pi05Config, trained: Trained = "everything", freeze: tuple[str, ...] = ()
+) -> Counts:
     """How many parameters there are; the model may be only a shape (``nnx.eval_shape``).
 
     Raises:
-        ModelConfigError: adapters are to be trained where there are none, or a head where there is none.
+        ModelConfigError: as of ``trained_paths``.
     """
     sizes = {path: int(np.prod(value.shape, dtype=np.int64)) for path, value in parameter_paths(model).items()}
-    return Counts(sum(sizes.values()), sum(n for path, n in sizes.items() if is_trained(config, trained, path)))
+    return Counts(sum(sizes.values()), sum(sizes[path] for path in trained_paths(config, trained, freeze)))

@@ -91,11 +91,9 @@ def one_device():
 
 
 @functools.cache
-def train_step(config, optimizer, loss, trained, augment, action_size):
+def train_step(config, optimizer, loss, **options):
     """Compiled once for all tests that use the same."""
-    return make_train_step(
-        config, one_device(), optimizer, loss, trained=trained, augment=augment, action_size=action_size
-    )
+    return make_train_step(config, one_device(), optimizer, loss, **options)
 
 
 @functools.cache
@@ -121,14 +119,17 @@ class Run:
         source="random",
         augment=False,
         action_size=None,
+        freeze=(),
     ):
         self.config, self.mesh = config, one_device()
         self.rng, init_rng = training_keys(seed)
         if source == "random":
             source = source_of(random_model(config))
-        self.started = start_state(config, self.mesh, trained, optimizer, init_rng, source)
+        self.started = start_state(config, self.mesh, trained, optimizer, init_rng, source, freeze=freeze)
         self.state = self.started.state
-        self.step = train_step(config, optimizer, loss, trained, augment, action_size)
+        self.step = train_step(
+            config, optimizer, loss, trained=trained, freeze=freeze, augment=augment, action_size=action_size
+        )
 
     def __call__(self, batch):
         self.state, metrics = self.step(self.state, self.rng, put_batch(self.mesh, batch))

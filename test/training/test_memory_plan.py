@@ -57,6 +57,15 @@ def test_the_head_alone_keeps_nothing_for_a_backward_pass():
     assert 0 < plan.working <= full.working
 
 
+def test_a_frozen_tower_has_no_gradient_no_state_and_keeps_nothing():
+    sizes = {"devices": 1, "fsdp_devices": 1, "batch_size": 8, "optimizer": OptimizerConfig()}
+    whole, frozen = plan_memory(tiny(), **sizes), plan_memory(tiny(), **sizes, freeze=("PaliGemma/img/.*",))
+    assert frozen.parameters + frozen.frozen == whole.parameters and frozen.frozen > 0
+    assert frozen.gradients == frozen.parameters == frozen.average
+    assert frozen.optimizer == pytest.approx(2 * frozen.parameters, abs=64)  # and its counts
+    assert frozen.kept < 0.9 * whole.kept
+
+
 def test_what_is_recomputed_needs_no_memory():
     kept = {
         remat: plan_memory(

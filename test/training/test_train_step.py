@@ -25,7 +25,7 @@ from pi05_progress.models.config import ModelConfigError
 from pi05_progress.models.parameters import parameter_paths
 from training.engine.loss import LossConfig, Part, shares, total_loss
 from training.engine.optimizer import OptimizerConfig, learning_rate
-from training.engine.state import with_parameters
+from training.engine.state import parameters_in_use, with_parameters
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -245,7 +245,7 @@ def test_training_the_head_computes_no_gradient_of_the_trunk():
     forward = jax.make_jaxpr(losses)({**run.state.params, **run.state.frozen})
     step = run.step.trace(run.state, run.rng, batch).jaxpr
     assert products(step.jaxpr) <= products(forward.jaxpr) + 4  # the head's two layers: weights and their input
-    everything = train_step(SMALL, FAST, PLAIN, "everything", False, None)
+    everything = train_step(SMALL, FAST, PLAIN, trained="everything", freeze=(), augment=False, action_size=None)
     state = Run().state
     assert products(everything.trace(state, run.rng, batch).jaxpr.jaxpr) > 2 * products(forward.jaxpr)
 
@@ -344,3 +344,33 @@ def test_the_learning_rate_warms_up_and_then_stays_or_falls():
     at_once = learning_rate(OptimizerConfig(schedule="cosine", peak_learning_rate=1e-3, warmup_steps=0, decay_steps=10))
     assert float(at_once(0)) == pytest.approx(1e-3)
     assert float(at_once(10)) == pytest.approx(2.5e-6)
+
+
+def test_parameters_frozen_by_pattern_stay_as_they_are_and_have_no_optimiser_state():
+    freeze = ("PaliGemma/img/.*", "action_out_proj/bias")
+    run = Run(freeze=freeze)
+    before, state = run.parameters(), run.state
+    frozen = {path for path in before if path.startswith("PaliGemma/img/")} | {"action_out_proj/bias"}
+    assert set(state.frozen) == frozen
+    assert not any(path in jax.tree_util.keystr(place) for place, _ in jax.tree_util.tree_leaves_with_path(
+        (state.params, state.opt_state, state.ema_params)) for path in frozen)  # fmt: skip
+    metrics = [run(made_up_batch()) for _ in range(2)][-1]
+    after = run.parameters()
+    assert {path for path in after if bits(after[path]) == bits(before[path])} == frozen
+    assert "grad_norm/vision" not in metrics and metrics["grad_norm/language"] > 0
+    used = parameters_in_use(run.state)
+    assert all(bits(used[path]) == bits(before[path]) for path in frozen)
+
+
+@pytest.mark.parametrize(
+    ("freeze", "message"),
+    [
+        ("PaliGemma/image/.*", r"'PaliGemma/image/\.\*' matches the whole path of no parameter of small; near .*/img/"),
+        ("progress_head", "near it are progress_head/"),
+        ("(", "no regular expression"),
+        (".*", "leaves nothing of 'everything' to train"),
+    ],
+)
+def test_a_pattern_that_freezes_nothing_or_everything_is_refused(freeze, message):
+    with pytest.raises(ModelConfigError, match=message):
+        Run(freeze=("action_in_proj/.*", freeze))

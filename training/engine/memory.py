@@ -21,9 +21,8 @@ from jax.sharding import AbstractMesh, AxisType
 from pi05_progress.checkpoints.parameter_source import size_in_bytes
 from pi05_progress.models.config import Pi05Config
 from pi05_progress.models.layers import BATCH_AXES
-from pi05_progress.models.lora import Trained, is_trained
+from pi05_progress.models.lora import Trained
 from pi05_progress.models.observation import Observation
-from pi05_progress.models.parameters import parameter_shapes
 from pi05_progress.models.pi05 import Drawn
 from pi05_progress.observation import IMAGE_KEYS
 from pi05_progress.policies.device_memory import VARIABLES, is_set
@@ -31,7 +30,7 @@ from pi05_progress.policies.device_memory import VARIABLES, is_set
 from .loss import Part, Shares, total_loss
 from .optimizer import OptimizerConfig
 from .sharding import check_batch_size, check_devices
-from .state import abstract_state, kept_dtype, with_parameters
+from .state import abstract_state, parameter_kinds, with_parameters
 
 GIB = 2**30
 H100 = 80 * GIB
@@ -88,6 +87,7 @@ def plan_memory(
     batch_size: int,
     optimizer: OptimizerConfig,
     trained: Trained = "everything",
+    freeze: tuple[str, ...] = (),
     labels: bool = True,
 ) -> MemoryPlan:
     """What a run needs per device.
@@ -95,23 +95,25 @@ def plan_memory(
     Args:
         devices: number of devices, over all processes.
         batch_size: samples of an optimiser step, over all devices.
+        freeze: regular expressions of paths of parameters that stay as they are.
 
     Raises:
-        ModelConfigError: there is nothing of what is to be trained.
+        ModelConfigError: there is nothing of what is to be trained or frozen.
         UserError: devices or batch cannot be shared out so.
     """
     check_devices(devices, fsdp_devices)
     check_batch_size(batch_size, devices, optimizer.accumulation_steps)
     sizes = (devices // fsdp_devices, fsdp_devices)
-    state = abstract_state(model, AbstractMesh(sizes, BATCH_AXES, axis_types=(AxisType.Auto,) * 2), trained, optimizer)
+    mesh = AbstractMesh(sizes, BATCH_AXES, axis_types=(AxisType.Auto,) * 2)
+    state = abstract_state(model, mesh, trained, optimizer, freeze)
     rows = batch_size // devices
     piece = rows // optimizer.accumulation_steps
     loaded = sum(math.prod(image.shape) for image in _part(model, rows, labels).drawn.observation.images.values())
     if trained == "head":  # no layer is computed backwards; forwards it needs less than it would keep
-        kept, working = 0, float(_working(model, "everything", piece, labels))
+        kept, working = 0, float(_working(model, "everything", (), piece, labels))
     else:
-        kept = _kept(model, trained, piece, labels)
-        working = LAYERS_AT_ONCE[model.remat] * _working(model, trained, piece, labels)
+        kept = _kept(model, trained, freeze, piece, labels)
+        working = LAYERS_AT_ONCE[model.remat] * _working(model, trained, freeze, piece, labels)
     return MemoryPlan(
         parameters=_held(state.params),
         frozen=_held(state.frozen),
@@ -160,26 +162,22 @@ def _part(model: Pi05Config, rows: int, labels: bool) -> Part:
     return Part(Drawn(observation, actions, numbers), actions, Shares(per_step, numbers if labels else None))
 
 
-def _working(model: Pi05Config, trained: Trained, rows: int, labels: bool) -> int:
+def _working(model: Pi05Config, trained: Trained, freeze: tuple[str, ...], rows: int, labels: bool) -> int:
     """Bytes of all intermediate numbers of one layer, the larger tower's: what one layer more would keep."""
     plain = dataclasses.replace(model, remat="none")
     depths = ((1, 1), (2, 1), (1, 2))
-    base, vision, language = (_kept(with_depths(plain, *depth), trained, rows, labels) for depth in depths)
+    base, vision, language = (_kept(with_depths(plain, *depth), trained, freeze, rows, labels) for depth in depths)
     return max(vision, language) - base
 
 
 @functools.lru_cache(maxsize=64)
-def _kept(model: Pi05Config, trained: Trained, rows: int, labels: bool) -> int:
+def _kept(model: Pi05Config, trained: Trained, freeze: tuple[str, ...], rows: int, labels: bool) -> int:
     """Bytes kept for the backward pass of so many samples."""
 
     def loss(params: Mapping[str, Any], frozen: Mapping[str, Any], part: Part) -> jax.Array:
         return total_loss(with_parameters(model, {**frozen, **params}), part, 0.1)[0]
 
-    kinds: dict[bool, dict] = {True: {}, False: {}}
-    for path, leaf in parameter_shapes(model).items():
-        of_kind = is_trained(model, trained, path)
-        kinds[of_kind][path] = jax.ShapeDtypeStruct(leaf.shape, kept_dtype(trained, of_kind))
-    return residual_bytes(loss, kinds[True], kinds[False], _part(model, rows, labels))
+    return residual_bytes(loss, *parameter_kinds(model, trained, freeze), _part(model, rows, labels))
 
 
 def with_depths(model: Pi05Config, vision: int, language: int) -> Pi05Config:

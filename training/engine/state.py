@@ -15,7 +15,7 @@ from jaxtyping import Array, Int, Key
 
 from pi05_progress.checkpoints.parameter_source import CheckpointError, ParameterSource, Progress, load_arrays
 from pi05_progress.models.config import Pi05Config
-from pi05_progress.models.lora import Trained, is_adapter, is_trained
+from pi05_progress.models.lora import Trained, is_adapter, is_trained, trained_paths
 from pi05_progress.models.parameters import (
     HEAD,
     ParameterMismatchError,
@@ -54,31 +54,36 @@ class Started(NamedTuple):
     """Paths in the checkpoint that the model does not have."""
 
 
-def kept_dtype(trained: Trained, path_is_trained: bool) -> Any:
-    """The dtype a parameter is kept in while others or it are trained.
+def parameter_kinds(model: Pi05Config, trained: Trained, freeze: tuple[str, ...] = ()) -> tuple[dict, dict]:
+    """Shapes of the parameters that are trained, and of the others, in the dtype they are kept in.
 
-    With adapters the rest is bfloat16, as openpi's. When the head alone is trained the rest is float32: whatever it
-    was stored in, no bit of it is lost.
+    What adapters stand for is kept in bfloat16, as openpi's. Everything else is float32: whatever it was stored in, no
+    bit of it is lost.
+
+    Raises:
+        ModelConfigError: there is nothing of what is to be trained or frozen.
     """
-    return jnp.bfloat16 if trained == "adapters" and not path_is_trained else jnp.float32
+    chosen, kinds = trained_paths(model, trained, freeze), ({}, {})
+    for path, leaf in parameter_shapes(model).items():
+        small = trained == "adapters" and not is_trained(model, trained, path)
+        dtype = jnp.bfloat16 if small else jnp.float32
+        kinds[path not in chosen][path] = jax.ShapeDtypeStruct(leaf.shape, dtype)
+    return kinds
 
 
-def abstract_state(model: Pi05Config, mesh: Mesh, trained: Trained, optimizer: OptimizerConfig) -> TrainState:
+def abstract_state(
+    model: Pi05Config, mesh: Mesh, trained: Trained, optimizer: OptimizerConfig, freeze: tuple[str, ...] = ()
+) -> TrainState:
     """Shapes, dtypes and shardings of the state; nothing is allocated.
 
     Raises:
-        ModelConfigError: there is nothing of what is to be trained.
+        ModelConfigError: there is nothing of what is to be trained or frozen.
     """
 
     def placed(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=parameter_sharding(mesh, leaf))
 
-    is_trained(model, trained, "")
-    kinds: dict[bool, dict] = {True: {}, False: {}}
-    for path, leaf in parameter_shapes(model).items():
-        of_kind = is_trained(model, trained, path)
-        kinds[of_kind][path] = jax.ShapeDtypeStruct(leaf.shape, kept_dtype(trained, of_kind))
-    params, frozen = kinds[True], kinds[False]
+    params, frozen = parameter_kinds(model, trained, freeze)
     opt_state = jax.eval_shape(make_optimizer(optimizer).init, params)
     averaged = None if optimizer.ema_decay is None else params
     step = jax.ShapeDtypeStruct((), jnp.int32)
@@ -93,6 +98,7 @@ def start_state(
     rng: Key[Array, ""],
     source: ParameterSource | None = None,
     progress: Progress | None = None,
+    freeze: tuple[str, ...] = (),
 ) -> Started:
     """A state before the first step; every leaf is made or read where it lies, and never as a whole anywhere.
 
@@ -100,12 +106,13 @@ def start_state(
         rng: for parameters that do not come from ``source``; the same key gives the same numbers on any mesh.
         source: of a checkpoint; None starts all at random. Adapters it lacks start at random, and so does the progress
             head if it has none; a head that the model does not have is left out.
+        freeze: regular expressions of paths that stay as they are.
 
     Raises:
-        ModelConfigError: there is nothing of what is to be trained.
+        ModelConfigError: there is nothing of what is to be trained or frozen.
         CheckpointError: the checkpoint does not fit, or is damaged.
     """
-    shapes = abstract_state(model, mesh, trained, optimizer)
+    shapes = abstract_state(model, mesh, trained, optimizer, freeze)
     wanted = {**shapes.params, **shapes.frozen}
     missing, unused = list(wanted), []
     loaded: Parameters = {}

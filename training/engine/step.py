@@ -105,6 +105,7 @@ def make_train_step(
     loss: LossConfig,
     *,
     trained: Trained = "everything",
+    freeze: tuple[str, ...] = (),
     action_size: int | None = None,
     augment: bool = True,
     adjust_draw: AdjustDraw | None = None,
@@ -113,6 +114,7 @@ def make_train_step(
 
     Args:
         mesh: from ``make_mesh``; the state must lie on it as ``abstract_state`` says.
+        freeze: regular expressions of paths of parameters that stay as they are.
         action_size: numbers of an action before padding; needed for ``loss.ignore_padded_dims``.
         adjust_draw: applied to what is drawn for a batch; training.parity changes the last digits of times by it.
 
@@ -133,7 +135,7 @@ def make_train_step(
         )
     counted_size = action_size if loss.ignore_padded_dims else None
     transform, rate = make_optimizer(optimizer), learning_rate(optimizer)
-    places = state_shardings(mesh, abstract_state(model, mesh, trained, optimizer))
+    places = state_shardings(mesh, abstract_state(model, mesh, trained, optimizer, freeze))
 
     def losses(params: Parameters, frozen: Parameters, part: Part) -> tuple[Float[Array, ""], Parts]:
         return total_loss(with_parameters(model, {**frozen, **params}), part, loss.progress_weight, counted_size)

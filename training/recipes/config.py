@@ -44,6 +44,9 @@ class TrainConfig:
     """Start with random parameters where no checkpoint is given."""
     trained: Trained = "everything"
     """everything, the adapters (LoRA) and what openpi trains beside them, or the progress head alone."""
+    freeze: tuple[str, ...] = ()
+    """Regular expressions of paths of parameters that stay as they are, such as PaliGemma/img/.* (the vision tower);
+    each must match a whole path."""
     tokenizer: TokenizerName = "paligemma"
     """Of prompts: PaliGemma's, or bytes or words for small models of one's own."""
     tokenizer_path: Path | None = None

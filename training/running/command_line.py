@@ -104,12 +104,13 @@ def plan(config: TrainConfig) -> str:
                 batch_size=config.batch_size,
                 optimizer=config.optimizer,
                 trained=config.trained,
+                freeze=config.freeze,
             )
         except UserError as error:
             refused.append(f"{devices} x {fsdp}: {error}")
     if not plans:
         raise UserError("; ".join(refused))
-    counts = count_parameters(abstract_model(config.model), config.model, config.trained)
+    counts = count_parameters(abstract_model(config.model), config.model, config.trained, config.freeze)
     head = (
         f"{config.name}: {counts.total:,} parameters, {counts.trained:,} trained; batch {config.batch_size} in "
         f"{config.optimizer.accumulation_steps} pieces. Rows: devices x --mesh.fsdp_devices"

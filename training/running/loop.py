@@ -55,6 +55,7 @@ class Loop:
             config.optimizer,
             config.loss,
             trained=config.trained,
+            freeze=config.freeze,
             action_size=run.loader.action_size,
         )
         self._validates = config.validation_interval > 0 and any(run.loader.held_out)

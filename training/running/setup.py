@@ -167,14 +167,14 @@ def prepare(config: TrainConfig, say: Say) -> Run:
         for note in (*loader.notes, learns):
             say(note)
         if last is not None and saved is not None:
-            start = restored(last, saved["source"], model, mesh, config.trained, config.optimizer)
+            start = restored(last, saved["source"], model, mesh, config.trained, config.optimizer, config.freeze)
             loader.restore((last / POSITION).read_bytes())
             say(f"goes on from {last}")
         else:
-            start = fresh(model, mesh, config.trained, config.optimizer, config.seed, base)
+            start = fresh(model, mesh, config.trained, config.optimizer, config.seed, base, config.freeze)
             for note in start_notes(start, base, profile.name):
                 say(note)
-        counts = count_parameters(abstract_model(model), model, config.trained)
+        counts = count_parameters(abstract_model(model), model, config.trained, config.freeze)
         say(
             f"model: {model.name}, {counts.total:,} parameters, {counts.trained:,} of them trained, on {mesh.size} "
             "devices"

@@ -140,7 +140,13 @@ class Start(NamedTuple):
 
 
 def fresh(
-    model: Pi05Config, mesh: Mesh, trained: Trained, optimizer: OptimizerConfig, seed: int, base: Base | None
+    model: Pi05Config,
+    mesh: Mesh,
+    trained: Trained,
+    optimizer: OptimizerConfig,
+    seed: int,
+    base: Base | None,
+    freeze: tuple[str, ...] = (),
 ) -> Start:
     """The start of a new run, from a checkpoint if ``base`` is one; arguments as of ``start_state``.
 
@@ -148,14 +154,15 @@ def fresh(
         CheckpointError: the checkpoint does not fit the model, or is damaged.
     """
     train_key, init_key = training_keys(seed)
-    started = start_state(model, mesh, trained, optimizer, init_key, None if base is None else base.source)
-    source: dict[str, Any] = {}
+    source = None if base is None else base.source
+    started = start_state(model, mesh, trained, optimizer, init_key, source, freeze=freeze)
+    told: dict[str, Any] = {}
     if base is not None:
-        source = {"base": str(base.folder.resolve()), "base_model_id": base.info.model_id}
+        told = {"base": str(base.folder.resolve()), "base_model_id": base.info.model_id}
         if started.initialised:
-            source["initialised"] = started.initialised
+            told["initialised"] = started.initialised
     data = [int(word) for word in jax.device_get(jax.random.key_data(train_key)).ravel()]
-    return Start(started.state, train_key, RunState(0, data, None), source, started.unused)
+    return Start(started.state, train_key, RunState(0, data, None), told, started.unused)
 
 
 def restored(
@@ -165,6 +172,7 @@ def restored(
     mesh: Mesh,
     trained: Trained,
     optimizer: OptimizerConfig,
+    freeze: tuple[str, ...] = (),
 ) -> Start:
     """Where a run was when it saved its last checkpoint.
 
@@ -172,7 +180,7 @@ def restored(
         CheckpointError: it is damaged, or of another configuration.
     """
     begin = RunState.read(last / RUN)
-    state = restore_state(last, abstract_state(model, mesh, trained, optimizer))
+    state = restore_state(last, abstract_state(model, mesh, trained, optimizer, freeze))
     return Start(state, jax.random.wrap_key_data(jnp.asarray(begin.key, jnp.uint32)), begin, dict(source), [])
 
 
