@@ -4,84 +4,185 @@ Cameras that do not sit on a wrist are cropped to 95 %, scaled back and turned b
 resampling with black outside; the colours of every camera are changed with probability one half. openpi asks augmax
 0.4.1 for brightness 0.3, contrast 0.4 and saturation 0.5. What it gets, and what its models were trained with, is
 brightness, contrast and augmax's default of 0.1 for the hue; the saturation is drawn but its result is thrown away
-(Physical-Intelligence/augmax#2). So it is here.
+(Physical-Intelligence/augmax#2). So it is here, unless ``AugmentationConfig`` says otherwise: its further operations
+draw from keys of their own, and those that are off are not in the program at all.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Key
 
-CROP = 0.95  # share of each side that is kept
-ROTATION = math.radians(5.0)  # largest angle, rad
-BRIGHTNESS, CONTRAST, HUE = 0.3, 0.4, 0.1  # largest change; of the hue in turns
-JITTER_PROBABILITY = 0.5
+from ..errors import UserError
+
+HUE = 0.1  # largest change that openpi gets, in turns
 JITTER_KEYS = 5  # brightness, contrast, hue, the saturation that has no effect, and one that nothing uses
 
+LUMA = (0.299, 0.587, 0.114)  # what red, green and blue contribute to brightness
 
-def augment(rng: Key[Array, ""], images: Mapping[str, Float[Array, "b h w 3"]]) -> dict[str, Float[Array, "b h w 3"]]:
+
+@dataclass(frozen=True)
+class AugmentationConfig:
+    """How pictures are changed in training. The defaults are openpi's; 0 (for crop: 1) leaves an operation out."""
+
+    crop: float = 0.95
+    """Share of each side that is kept of cameras that do not sit on a wrist."""
+    rotation_deg: float = 5.0
+    """Largest turn of these cameras' pictures, degrees."""
+    brightness: float = 0.3
+    """Largest change of brightness, of every camera."""
+    contrast: float = 0.4
+    """Largest change of contrast."""
+    hue: float = HUE
+    """Largest change of the hue, in turns; small where instructions name colours."""
+    colour_probability: float = 0.5
+    """Share of pictures whose brightness, contrast and hue are changed."""
+    wrist_shift: float = 0.0
+    """Largest shift of wrist cameras' pictures, as a share of their sides; edges are repeated."""
+    wrist_rotation_deg: float = 0.0
+    """Largest turn of wrist cameras' pictures, degrees."""
+    white_balance: float = 0.0
+    """Largest change of red and blue against green: 0.2 multiplies or divides them by up to 1.2."""
+    saturation: float = 0.0
+    """Largest change of saturation: 0.3 scales it by 0.7 to 1.3."""
+    exposure: float = 0.0
+    """Largest change of exposure: 0.3 multiplies or divides all values by up to 1.3."""
+    camera_dropout: float = 0.0
+    """Probability of each camera to be absent from a sample, black and masked, so that each is used; one is left."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            most = {"rotation_deg": 180, "wrist_rotation_deg": 180}.get(field.name, 1)
+            low = 0.1 if field.name == "crop" else 0
+            if not low <= (value := getattr(self, field.name)) <= most:
+                raise UserError(f"augmentation.{field.name} is {value}; expected {low} to {most}")
+
+
+OPENPI = AugmentationConfig()
+
+
+def augment(
+    rng: Key[Array, ""], images: Mapping[str, Float[Array, "b h w 3"]], config: AugmentationConfig = OPENPI
+) -> dict[str, Float[Array, "b h w 3"]]:
     """Change pictures at random, each sample in its own way.
 
     Args:
         rng: key; split once per sample. All cameras of a sample share a key, as openpi's do, but chains of different
             length split it differently: what a wrist camera gets is independent of what the others get.
         images: by camera, float32 in [-1, 1], at the model's size.
+        config: what is done, and how much.
 
     Returns:
         The same cameras and shapes, float32; black, -1, where a picture was turned away from its corner.
     """
-    return {name: _augment_batch(rng, image, geometric="wrist" not in name) for name, image in images.items()}
+    return {key: _augment_batch(rng, image, config, key, n) for n, (key, image) in enumerate(images.items())}
 
 
-def _augment_batch(rng: Array, images: Array, *, geometric: bool) -> Array:
+def _augment_batch(rng: Array, images: Array, config: AugmentationConfig, name: str, number: int) -> Array:
+    wrist = "wrist" in name
+    shift, turn = (config.wrist_shift, config.wrist_rotation_deg) if wrist else (0.0, 0.0)
+
     def one(key: Array, image: Array) -> Array:
         # A chain of chains: the outer one splits its key per part (geometry, colour), each part per operation.
-        parts = jax.random.split(key, 2 if geometric else 1)
-        if geometric:
-            image = crop_and_turn(parts[0], image)
-        return jitter(jax.random.split(parts[-1], 1)[0], image)
+        parts = jax.random.split(key, 1 if wrist else 2)
+        # Beyond those parts, and of each camera: what openpi does not do.
+        move_key, colour_key = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, 2), number))
+        if not wrist and (config.crop < 1 or config.rotation_deg):
+            image = crop_and_turn(parts[0], image, config)
+        if shift or turn:
+            image = shift_and_turn(move_key, image, shift, turn)
+        if config.colour_probability and (config.brightness or config.contrast or config.hue):
+            image = jitter(jax.random.split(parts[-1], 1)[0], image, config)
+        return recolour(colour_key, image, config)
 
     keys = jax.random.split(rng, images.shape[0])
     return jax.vmap(one)(keys, images / 2.0 + 0.5) * 2.0 - 1.0
 
 
-def crop_and_turn(rng: Key[Array, ""], image: Float[Array, "h w 3"]) -> Float[Array, "h w 3"]:
-    """A random crop of 95 %, scaled back to the picture's size and turned by up to 5 degrees; 0 outside the picture."""
+def crop_and_turn(
+    rng: Key[Array, ""], image: Float[Array, "h w 3"], config: AugmentationConfig = OPENPI
+) -> Float[Array, "h w 3"]:
+    """A random crop, scaled back to the picture's size and turned by some degrees; 0 outside the picture."""
     height, width, _ = image.shape
     crop_key, _, turn_key = jax.random.split(rng, 3)  # the second belongs to the scaling, which draws nothing
-    cropped = jnp.array([int(CROP * height), int(CROP * width)], jnp.float32)
+    cropped = jnp.array([int(config.crop * height), int(config.crop * width)], jnp.float32)
     size = jnp.array([height, width], jnp.float32)
     limit = (size - cropped) / 2
     shift = jax.random.uniform(crop_key, (2,), minval=-limit, maxval=limit)
-    angle = jax.random.uniform(turn_key, minval=-ROTATION, maxval=ROTATION)
-    # From the result back to the picture, around the middles: turn, scale, move. Factors first, as augmax does: at
-    # a sharp edge the last digit of a coordinate is seen.
-    middle = (size - 1) / 2
+    largest = math.radians(config.rotation_deg)
+    angle = jax.random.uniform(turn_key, minval=-largest, maxval=largest)
+    return _resampled(image, cropped / size, angle, shift, outside="constant")
+
+
+def shift_and_turn(
+    rng: Key[Array, ""], image: Float[Array, "h w 3"], shift: float, turn_deg: float
+) -> Float[Array, "h w 3"]:
+    """Shifted by up to a share of its sides and turned by up to some degrees; the edges are repeated outside."""
+    shift_key, turn_key = jax.random.split(rng)
+    size, largest = jnp.array(image.shape[:2], jnp.float32), math.radians(turn_deg)
+    moved = size * jax.random.uniform(shift_key, (2,), minval=-shift, maxval=shift)
+    angle = jax.random.uniform(turn_key, minval=-largest, maxval=largest)
+    return _resampled(image, jnp.ones(2), angle, moved, outside="nearest")
+
+
+def _resampled(image: Array, scale: Array, angle: Array, shift: Array, outside: str) -> Array:
+    """The picture, bilinear, at places found from the result back to it, around the middles: turn, scale, move."""
+    height, width, _ = image.shape
+    # Factors first, as augmax does: at a sharp edge the last digit of a coordinate is seen.
+    middle = (jnp.array([height, width], jnp.float32) - 1) / 2
     rows, columns = jnp.mgrid[0:height, 0:width]
     y, x = rows - middle[0], columns - middle[1]
-    scale = cropped / size
     along, across = scale * jnp.cos(angle), scale * jnp.sin(angle)
     at = [along[0] * y + across[0] * x + shift[0] + middle[0], along[1] * x - across[1] * y + shift[1] + middle[1]]
-    sample = lambda channel: jax.scipy.ndimage.map_coordinates(channel, at, order=1, mode="constant")  # noqa: E731
+    sample = lambda channel: jax.scipy.ndimage.map_coordinates(channel, at, order=1, mode=outside)  # noqa: E731
     return jax.vmap(sample, in_axes=-1, out_axes=-1)(image)
 
 
-def jitter(rng: Key[Array, ""], image: Float[Array, "h w 3"]) -> Float[Array, "h w 3"]:
-    """Brightness, contrast and hue changed at random with probability one half; values in [0, 1]."""
+def _amount(key: Array, largest: float, shape: tuple[int, ...] = ()) -> Array:
+    return jax.random.uniform(key, shape, minval=-largest, maxval=largest)
+
+
+def jitter(
+    rng: Key[Array, ""], image: Float[Array, "h w 3"], config: AugmentationConfig = OPENPI
+) -> Float[Array, "h w 3"]:
+    """Brightness, contrast and hue changed at random, of a share of pictures; values in [0, 1]."""
     brightness_key, contrast_key, hue_key, *_ = jax.random.split(rng, JITTER_KEYS)
-
-    def amount(key: Array, largest: float) -> Array:
-        return jax.random.uniform(key, minval=-largest, maxval=largest)
-
     hue, saturation, value = to_hsv(image)
-    value = brighten(value, amount(brightness_key, BRIGHTNESS))
-    value = add_contrast(value, amount(contrast_key, CONTRAST))
-    changed = from_hsv(hue + amount(hue_key, HUE), saturation, value)
-    return jnp.where(jax.random.bernoulli(rng, JITTER_PROBABILITY), changed, image)
+    value = brighten(value, _amount(brightness_key, config.brightness))
+    value = add_contrast(value, _amount(contrast_key, config.contrast))
+    changed = from_hsv(hue + _amount(hue_key, config.hue), saturation, value)
+    return jnp.where(jax.random.bernoulli(rng, config.colour_probability), changed, image)
+
+
+def recolour(rng: Key[Array, ""], image: Float[Array, "h w 3"], config: AugmentationConfig) -> Float[Array, "h w 3"]:
+    """Saturation, white balance and exposure as another camera or lamp has them; values in [0, 1]."""
+    saturation_key, balance_key, exposure_key = jax.random.split(rng, 3)
+    if config.saturation:
+        grey = (image @ jnp.array(LUMA))[..., None]
+        image = grey + (1 + _amount(saturation_key, config.saturation)) * (image - grey)
+    if config.white_balance:
+        red, blue = _amount(balance_key, math.log1p(config.white_balance), (2,))
+        image = image * jnp.exp(jnp.stack([red, jnp.zeros(()), blue]))
+    if config.exposure:
+        image = image * jnp.exp(_amount(exposure_key, math.log1p(config.exposure)))
+    return jnp.clip(image, 0.0, 1.0) if config.saturation or config.white_balance or config.exposure else image
+
+
+def cameras_left(
+    rng: Key[Array, ""], there: Mapping[str, Bool[Array, " b"]], probability: float
+) -> dict[str, Bool[Array, " b"]]:
+    """Which cameras are left when each of those that are there is dropped with a probability; one always is."""
+    masks = jnp.stack(list(there.values()))
+    draws = jax.random.uniform(rng, masks.shape)
+    kept = masks & (draws >= probability)
+    last = masks & (jnp.arange(len(masks))[:, None] == jnp.argmax(jnp.where(masks, draws, -1.0), axis=0))
+    return dict(zip(there, jnp.where(kept.any(axis=0), kept, last), strict=True))
 
 
 def brighten(value: Float[Array, "h w"], amount: Float[Array, ""]) -> Float[Array, "h w"]:

@@ -17,7 +17,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Key
 
 from ..observation import IMAGE_KEYS
-from .augmentation import augment
+from .augmentation import OPENPI, AugmentationConfig, augment, cameras_left
 from .config import ModelConfigError, Pi05Config
 from .gemma import Gemma, KVCache, Modulation
 from .images import resize_with_pad, to_unit_range
@@ -70,6 +70,13 @@ class Losses(NamedTuple):
     progress: Float[Array, " b"] | None = None
     progress_mask: Bool[Array, " b"] | None = None
     belief: Belief | None = None
+
+
+def without_cameras(rng: Array, observation: Observation, probability: float) -> Observation:
+    """The observation with cameras dropped at random, as a missing camera is: masked, its prepared picture black."""
+    left = cameras_left(rng, {key: observation.image_masks[key] for key in observation.images}, probability)
+    images = {key: jnp.where(left[key][:, None, None, None], image, -1.0) for key, image in observation.images.items()}
+    return dataclasses.replace(observation, images=images, image_masks={**observation.image_masks, **left})
 
 
 def attention_mask(valid: Bool[Array, "b t"], starts_block: Bool[Array, " t"]) -> Bool[Array, "b t t"]:
@@ -247,6 +254,7 @@ class Pi05(nnx.Module):
         noise: Float[Array, "b a d"] | None = None,
         time: Float[Array, " b"] | None = None,
         train: bool = False,
+        augmentation: AugmentationConfig = OPENPI,
     ) -> Drawn:
         """What is random in the losses of a batch.
 
@@ -256,7 +264,8 @@ class Pi05(nnx.Module):
             actions: normalised, padded to the model's width.
             noise: instead of drawing it.
             time: instead of drawing it; in (0, 1], 1 is noise.
-            train: whether pictures are augmented.
+            train: whether pictures are augmented, and cameras dropped.
+            augmentation: how, then.
 
         Raises:
             ObservationError: the observation, the actions or the draws do not fit the configuration.
@@ -266,8 +275,11 @@ class Pi05(nnx.Module):
         check_actions(self.config, "actions", actions, batch)
         augment_rng, noise_rng, time_rng = jax.random.split(rng, 3)
         if train:
-            images = augment(augment_rng, self.prepare_images(observation))
+            images = augment(augment_rng, self.prepare_images(observation), augmentation)
             observation = dataclasses.replace(observation, images=images)
+        if train and augmentation.camera_dropout:
+            # The three splits above are numbers 0 to 2 of the same key.
+            observation = without_cameras(jax.random.fold_in(rng, 3), observation, augmentation.camera_dropout)
         if noise is None:
             noise = jax.random.normal(noise_rng, actions.shape)
         if time is None:

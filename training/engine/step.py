@@ -13,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Key
 
 from pi05_progress.errors import UserError
+from pi05_progress.models.augmentation import OPENPI, AugmentationConfig
 from pi05_progress.models.config import Pi05Config
 from pi05_progress.models.layers import BATCH_AXES
 from pi05_progress.models.lora import LLM, Trained, of_action_expert
@@ -43,10 +44,16 @@ def training_keys(seed: int) -> tuple[Key[Array, ""], Key[Array, ""]]:
 
 
 def drawn_part(
-    model: Pi05, key: Key[Array, ""], batch: Batch, loss: LossConfig, augment: bool, adjust_draw: AdjustDraw | None
+    model: Pi05,
+    key: Key[Array, ""],
+    batch: Batch,
+    loss: LossConfig,
+    augmentation: AugmentationConfig | None,
+    adjust_draw: AdjustDraw | None,
 ) -> Part:
     """The batch with all that is random in it. That is drawn for the whole batch: pieces of it see the same."""
-    drawn = model.draw(key, batch.observation, batch.actions, train=augment)
+    told = {"train": augmentation is not None, "augmentation": augmentation or OPENPI}
+    drawn = model.draw(key, batch.observation, batch.actions, **told)
     if adjust_draw is not None:
         drawn = adjust_draw(drawn, batch)
     labelled = batch.observation.progress_mask if model.has_progress else None
@@ -108,6 +115,7 @@ def make_train_step(
     freeze: tuple[str, ...] = (),
     action_size: int | None = None,
     augment: bool = True,
+    augmentation: AugmentationConfig = OPENPI,
     adjust_draw: AdjustDraw | None = None,
 ) -> TrainStep:
     """The compiled step.
@@ -116,6 +124,7 @@ def make_train_step(
         mesh: from ``make_mesh``; the state must lie on it as ``abstract_state`` says.
         freeze: regular expressions of paths of parameters that stay as they are.
         action_size: numbers of an action before padding; needed for ``loss.ignore_padded_dims``.
+        augment: whether pictures are augmented and cameras dropped, which ``augmentation`` says how.
         adjust_draw: applied to what is drawn for a batch; training.parity changes the last digits of times by it.
 
     Returns:
@@ -133,6 +142,7 @@ def make_train_step(
         raise UserError(
             f"loss.ignore_padded_dims: the robot's actions have {action_size} numbers; expected 1 to {model.action_dim}"
         )
+    how = augmentation if augment else None
     counted_size = action_size if loss.ignore_padded_dims else None
     transform, rate = make_optimizer(optimizer), learning_rate(optimizer)
     places = state_shardings(mesh, abstract_state(model, mesh, trained, optimizer, freeze))
@@ -148,7 +158,7 @@ def make_train_step(
             raise UserError("the progress head alone is to be trained, but the data has no progress labels")
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
             whole = with_parameters(model, {**state.frozen, **state.params})
-            part = drawn_part(whole, jax.random.fold_in(rng, state.step), batch, loss, augment, adjust_draw)
+            part = drawn_part(whole, jax.random.fold_in(rng, state.step), batch, loss, how, adjust_draw)
             (total, (action, progress)), changes = gradients(state.params, state.frozen, part)
             updates, opt_state = transform.update(changes, state.opt_state, state.params)
             params = optax.apply_updates(state.params, updates)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
+from pi05_progress.models.augmentation import AugmentationConfig
 from pi05_progress.models.config import Pi05Config
 from pi05_progress.models.lora import Trained
 from pi05_progress.units.tokenizer import TokenizerName
@@ -69,6 +70,8 @@ class TrainConfig:
     """Checkpoints of multiples of this are kept; of the others only the last and the best."""
     data: DataConfig = field(default_factory=DataConfig)
     """What is learnt from."""
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    """How pictures are changed at random, and cameras dropped, while it is learnt from them."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """How parameters change."""
     loss: LossConfig = field(default_factory=LossConfig)

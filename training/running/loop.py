@@ -57,6 +57,7 @@ class Loop:
             trained=config.trained,
             freeze=config.freeze,
             action_size=run.loader.action_size,
+            augmentation=config.augmentation,
         )
         self._validates = config.validation_interval > 0 and any(run.loader.held_out)
         self._validation_step = make_validation_step(
