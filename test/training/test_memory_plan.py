@@ -63,7 +63,7 @@ def test_a_frozen_tower_has_no_gradient_no_state_and_keeps_nothing():
     assert frozen.parameters + frozen.frozen == whole.parameters and frozen.frozen > 0
     assert frozen.gradients == frozen.parameters == frozen.average
     assert frozen.optimizer == pytest.approx(2 * frozen.parameters, abs=64)  # and its counts
-    assert frozen.kept < 0.9 * whole.kept
+    assert frozen.kept < 0.95 * whole.kept
 
 
 def test_what_is_recomputed_needs_no_memory():
