@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
+from typing import get_args
 
 from .checkpoints.checkpoint import load_checkpoint, untrained
 from .checkpoints.description import read_info
@@ -13,7 +14,7 @@ from .policies.backend import choose_backend, require_torch
 from .policies.compilation_cache import use_compilation_cache
 from .policies.model_policy import Pi05Policy
 from .policies.sampler import inference_dtype
-from .policy import DEFAULT_OPTIONS, Policy, PolicyOptions, completed
+from .policy import DEFAULT_OPTIONS, Noise, Policy, PolicyOptions, completed
 from .robots.profile import RobotProfile
 from .serving.client import WebsocketPolicy
 
@@ -34,15 +35,20 @@ def make_policy(profile: RobotProfile, options: PolicyOptions = DEFAULT_OPTIONS)
             ModelConfigError).
     """
     kind, checkpoint = options.policy, options.checkpoint
+    if options.noise not in get_args(Noise):
+        raise UserError(f"noise is {options.noise!r}; expected {', '.join(get_args(Noise))}")
     if kind != "pi05" and options.backend != "auto":
         raise UserError(f"backend is {options.backend!r}, but policy {kind} computes where it likes: leave it out")
     if kind == "websocket":
         if checkpoint:
             raise UserError(f"checkpoint is {checkpoint!r}, but policy websocket has that of its server: leave it out")
-        return WebsocketPolicy(options.server_uri, profile, timeout_s=options.server_timeout_s)
+        timeout_s, noise, seed = options.server_timeout_s, options.noise, options.seed
+        return WebsocketPolicy(options.server_uri, profile, timeout_s=timeout_s, noise=noise, seed=seed)
     if options.server_uri:
         raise UserError(f"server_uri is {options.server_uri!r}, but the policy is {kind!r}: it needs policy websocket")
     if kind != "pi05":
+        if options.noise != "fresh":
+            raise UserError(f"noise is {options.noise!r}, but policy {kind} draws its own: leave it out")
         return _own_policy(kind, profile)
     if choose_backend(checkpoint, options.backend) == "torch":
         require_torch()

@@ -15,6 +15,14 @@ from .observation import PolicyOutput, RobotFrame
 
 BackendChoice = Literal["auto", "jax", "torch"]
 Dtype = Literal["float32", "bfloat16"]
+Noise = Literal["fresh", "episode", "zero"]  # what actions start from: new noise each time, the episode's own, or zeros
+ZERO_NOISE = -1  # the noise seed that stands for zeros
+NOISE_SEEDS = (ZERO_NOISE, 2**32 - 1)  # the least and the greatest
+
+
+def noise_seed(noise: Noise, episode: int) -> int | None:
+    """The noise seed of every inference in the episode of a seed; None: noise is the next of the policy's sequence."""
+    return {"fresh": None, "episode": episode, "zero": ZERO_NOISE}[noise]
 
 
 class PolicyUnavailableError(RuntimeError):
@@ -57,8 +65,14 @@ class Policy(OwnPolicy, Protocol):
     remembers: bool = True  # whether an answer may depend on frames before and on stamps, or on its frame alone
     durations_s: Mapping[str, float] = MappingProxyType({})  # what tasks usually take, s, by instruction
 
-    def prepare(self, frame: RobotFrame, prompt: str) -> Any:
+    def prepare(self, frame: RobotFrame, prompt: str, noise_seed: int | None = None) -> Any:
         """Do the part of ``infer`` that needs no device; several threads may call it at once.
+
+        Args:
+            frame: what the robot senses.
+            prompt: the instruction.
+            noise_seed: of the noise that its actions start from, ``ZERO_NOISE`` for zeros; None takes the next of the
+                policy's sequence. Policies that draw none, or their own, do not heed it.
 
         Returns:
             What ``infer_prepared`` takes.
@@ -147,6 +161,7 @@ class PolicyOptions:
     num_steps: int = 10  # denoising steps
     # of random parameters, and of the noise that actions start from, drawn as openpi's policy does (its seed is 0)
     seed: int = 0
+    noise: Noise = "fresh"  # that actions start from
     # to compute and to keep parameters in; None takes what the checkpoint's configuration says
     dtype: Dtype | None = None
     max_batch: int = 1  # most frames that are computed together; a robot's own policy needs one

@@ -18,7 +18,7 @@ from ..models.config import Pi05Config
 from ..models.observation import Observation, check_observation
 from ..models.pi05 import Sample, next_noise
 from ..observation import CONFIDENCE_LEVEL, IMAGE_KEYS, ObservationError, PolicyOutput, RobotFrame
-from ..policy import DEFAULT_OPTIONS, Policy, PolicyOptions
+from ..policy import DEFAULT_OPTIONS, ZERO_NOISE, Policy, PolicyOptions, noise_seed
 from ..robots.layout import Layout
 from ..robots.profile import RobotProfile
 from ..units.normalize import NormStats, NormStatsError, normalize, unnormalize
@@ -38,6 +38,7 @@ class Prepared:
     observation: Observation  # a batch of one, on the host
     state: np.ndarray  # float32 (s,) what the model reads of the frame's state, in the robot's units
     preparing_ms: float  # what it took
+    noise_seed: int | None = None  # see ``Policy.prepare``
 
 
 class ModelPolicy(Policy):
@@ -85,7 +86,8 @@ class ModelPolicy(Policy):
         if encoder.vocabulary > info.model.vocabulary:
             raise CheckpointError(f"the tokenizer has {encoder.vocabulary} tokens, the model {info.model.vocabulary}")
         self._tokenize = PromptTokenizer(encoder, info.model.max_token_len, self._switches.bucketed_prompts, cut=False)
-        self._key = jax.random.key(options.seed)
+        self._noise = options.noise
+        self.restart(options.seed)
         self._encoded = None if self._switches.skip_absent_cameras else IMAGE_KEYS
         self.sampler = make_sampler()
         self.batch_sizes = tuple(sorted({min(2**i, most) for i in range(most.bit_length() + 1)}))
@@ -97,7 +99,7 @@ class ModelPolicy(Policy):
 
     def restart(self, seed: int) -> None:
         """From here on the noise is that of a policy made with this seed, so an episode does not depend on others."""
-        self._key = jax.random.key(seed)
+        self._key, self._noise_seed = jax.random.key(seed), noise_seed(self._noise, seed)
 
     def observe(self, frame: RobotFrame, prompt: str) -> Observation:
         """The model's input for a frame, a batch of one, on the host.
@@ -139,13 +141,13 @@ class ModelPolicy(Policy):
 
     def infer(self, frame: RobotFrame, prompt: str) -> PolicyOutput:
         """Actions and progress for one frame; returns when the device is done."""
-        return self.infer_prepared([self.prepare(frame, prompt)])[0]
+        return self.infer_prepared([self.prepare(frame, prompt, self._noise_seed)])[0]
 
-    def prepare(self, frame: RobotFrame, prompt: str) -> Prepared:
-        """The model's input for a frame, which needs no device. Several threads may call it at once."""
+    def prepare(self, frame: RobotFrame, prompt: str, noise_seed: int | None = None) -> Prepared:
+        """See ``Policy``: the model's input for a frame."""
         started = time.perf_counter()
         observation, state = self.observe(frame, prompt), state_to_model(frame.state, self._layout)
-        return Prepared(observation, state, 1e3 * (time.perf_counter() - started))
+        return Prepared(observation, state, 1e3 * (time.perf_counter() - started), noise_seed)
 
     def infer_prepared(self, frames: Sequence[Prepared]) -> list[PolicyOutput]:
         """Answers to frames, at most ``batch_sizes[-1]`` of them, computed together where the cameras are the same.
@@ -160,8 +162,14 @@ class ModelPolicy(Policy):
         size = next(n for n in self.batch_sizes if n >= len(frames))
         observation = one_batch([f.observation for f in frames] + [frames[0].observation] * (size - len(frames)))
         model, key, noises = self._info.model, self._key, []
-        for _ in frames:
-            key, noise = next_noise(key, (1, model.action_horizon, model.action_dim))
+        shape = (1, model.action_horizon, model.action_dim)
+        for frame in frames:
+            if frame.noise_seed is None:
+                key, noise = next_noise(key, shape)
+            elif frame.noise_seed == ZERO_NOISE:
+                noise = np.zeros(shape, np.float32)
+            else:
+                _, noise = next_noise(jax.random.key(frame.noise_seed), shape)
             noises.append(noise)
         if size > 1:
             drawn = jax.device_get(noises)

@@ -30,7 +30,7 @@ from websockets.sync.client import ClientConnection, connect
 from ..errors import UserError, one_line
 from ..estimate.estimator import Estimate, ProgressEstimator
 from ..observation import UNTRAINED, PolicyOutput, RobotFrame
-from ..policy import OutputChecker, Policy, PolicyUnavailableError
+from ..policy import Noise, OutputChecker, Policy, PolicyUnavailableError, noise_seed
 from ..robots.profile import RobotProfile
 from .core import RequestError
 from .security import authorization, checked_key, read_key
@@ -265,6 +265,8 @@ class WebsocketPolicy(Policy):
         profile: the robot; must be the server's.
         api_key: see ``PolicyClient``.
         timeout_s: how long an answer is waited for, and a connection.
+        noise: that actions start from; ``fresh`` leaves that to the server.
+        seed: of the first episode's noise, see ``restart``.
 
     Raises:
         PolicyUnavailableError: the server cannot be reached.
@@ -272,7 +274,10 @@ class WebsocketPolicy(Policy):
             package, or what it tells of itself makes no sense.
     """
 
-    def __init__(self, uri: str, profile: RobotProfile, *, api_key: str | None = None, timeout_s: float = 2.0) -> None:
+    def __init__(
+        self, uri: str, profile: RobotProfile, *, api_key: str | None = None, timeout_s: float = 2.0,
+        noise: Noise = "fresh", seed: int = 0,
+    ) -> None:  # fmt: skip
         if not uri:
             raise UserError("server_uri is empty; policy websocket needs it, such as ws://gpu-server:8000")
         self._client = PolicyClient(uri, api_key=api_key, timeout_s=timeout_s, connect_timeout_s=timeout_s)
@@ -290,6 +295,12 @@ class WebsocketPolicy(Policy):
         self.action_dt_s: float = self._facts.action_dt_s
         self.image_size: tuple[int, int] | None = self._facts.image_size
         self.durations_s = self._facts.durations_s
+        self._noise = noise
+        self.restart(seed)
+
+    def restart(self, seed: int) -> None:
+        """Begin an episode; the noise of its actions is that of a policy made with this seed, unless it is fresh."""
+        self._noise_seed = noise_seed(self._noise, seed)
 
     def infer(self, frame: RobotFrame, prompt: str) -> PolicyOutput:
         """See ``Policy``.
@@ -301,7 +312,7 @@ class WebsocketPolicy(Policy):
         """
         frame.check()
         self._check_same(self._client.connect())
-        reply = self._client.exchange(make_request(frame, prompt, self._facts.image_size))
+        reply = self._client.exchange(make_request(frame, prompt, self._facts.image_size, self._noise_seed))
         try:
             return read_reply(reply, self._facts.confidence_level)
         except RequestError as error:

@@ -14,7 +14,7 @@ from ..policy import OutputChecker, OutputError, Policy
 from ..robots.layout import LayoutError
 from ..robots.profile import RobotProfile
 from .core import AnswerError, RequestError
-from .teleavatar import make_reply, read_request
+from .teleavatar import make_reply, read_noise_seed, read_request
 
 log = logging.getLogger(__name__)
 
@@ -55,8 +55,10 @@ class PolicyResponder:
     def prepare(self, request: Mapping[str, Any]) -> Any:
         """See ``Responder``."""
         frame, prompt = read_request(request, self._profile, self._default_prompt)
+        seed = read_noise_seed(request)
+        chosen = () if seed is None else (seed,)  # code of one's own may know nothing of it
         with _told_to_clients():
-            return self._policy.prepare(frame, prompt)
+            return self._policy.prepare(frame, prompt, *chosen)
 
     def answer(self, prepared: Sequence[Any]) -> list[dict[str, Any] | AnswerError]:
         """See ``Responder``; an error stands for an answer whose actions cannot be used.

@@ -1,9 +1,10 @@
 """A robot's requests and replies, from both sides: openpi's keys for the Teleavatar, this package's data types.
 
 A request holds ``observation/state`` (of a Teleavatar 48 or 62 numbers), ``observation/images/<camera>`` (uint8
-(h, w, 3) RGB, cropped and turned as in data sets) and ``prompt``. A reply holds ``actions`` float32 (horizon, n; of a
-Teleavatar n is 16), ``progress``, ``progress_lower`` and ``progress_upper`` (numbers or nil, never arrays: openpi's
-clients cut every array into steps) and ``policy_timing``. Other keys of a request are ignored, as openpi ignores them.
+(h, w, 3) RGB, cropped and turned as in data sets) and ``prompt``, and may hold ``noise_seed``. A reply holds
+``actions`` float32 (horizon, n; of a Teleavatar n is 16), ``progress``, ``progress_lower`` and ``progress_upper``
+(numbers or nil, never arrays: openpi's clients cut every array into steps) and ``policy_timing``. Other keys of a
+request are ignored, as openpi ignores them.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from ..errors import one_line
 from ..observation import CONFIDENCE_LEVEL, PolicyOutput, RobotFrame
+from ..policy import NOISE_SEEDS
 from ..robots.profile import RobotProfile
 from ..units.transforms import resize_with_pad
 from .core import RequestError
 from .wire import form
 
-STATE, IMAGES, PROMPT = "observation/state", "observation/images/", "prompt"
+STATE, IMAGES, PROMPT, NOISE_SEED = "observation/state", "observation/images/", "prompt", "noise_seed"
 SIDES_PX = (8, 8192)  # shortest and longest side of a picture
 LONGEST_PROMPT = 10_000  # characters; what the model takes is far less, and it says so itself
 
@@ -43,10 +45,27 @@ def read_request(request: Mapping[str, Any], profile: RobotProfile, default_prom
     return RobotFrame(images, _state(request[STATE], profile.layout.vector_sizes)), _prompt(request, default_prompt)
 
 
+def read_noise_seed(request: Mapping[str, Any]) -> int | None:
+    """The seed of the noise that the actions start from, see ``Policy.prepare``; None if the request names none.
+
+    Raises:
+        RequestError: it is no such number.
+    """
+    seed, (least, most) = _scalar(request.get(NOISE_SEED)), NOISE_SEEDS
+    if seed is not None and (type(seed) is not int or not least <= seed <= most):
+        raise RequestError(
+            f"{NOISE_SEED} is {shown(seed)}; expected a whole number from 0 to {most}, or {least} for noise of zeros"
+        )
+    return seed
+
+
+def _scalar(value: Any) -> Any:
+    """NumPy's scalars as Python's: openpi's transforms allow them, too."""
+    return value.item() if isinstance(value, np.ndarray | np.generic) and value.ndim == 0 else value
+
+
 def _prompt(request: Mapping[str, Any], default: str) -> str:
-    prompt = request.get(PROMPT, default)
-    if isinstance(prompt, np.ndarray | np.generic) and prompt.ndim == 0:  # openpi's transforms allow that, too
-        prompt = prompt.item()
+    prompt = _scalar(request.get(PROMPT, default))
     if not isinstance(prompt, str):
         raise RequestError(f"{PROMPT} is {form(prompt)}; expected text")
     if not prompt.strip():
@@ -109,7 +128,9 @@ def make_reply(output: PolicyOutput) -> dict[str, Any]:
     }
 
 
-def make_request(frame: RobotFrame, prompt: str, size: tuple[int, int] | None) -> dict[str, Any]:
+def make_request(
+    frame: RobotFrame, prompt: str, size: tuple[int, int] | None, noise_seed: int | None = None
+) -> dict[str, Any]:
     """The request that tells a frame and an instruction.
 
     Args:
@@ -117,12 +138,14 @@ def make_request(frame: RobotFrame, prompt: str, size: tuple[int, int] | None) -
         prompt: the instruction.
         size: (height, width) that the model reads: pictures are brought to it as the policy itself would, so that the
             answer is the same and less is sent; None leaves them.
+        noise_seed: see ``Policy.prepare``; None is not sent.
     """
     pictures = {
         IMAGES + key: np.ascontiguousarray(image if size is None else resize_with_pad(image, *size))
         for key, image in frame.images.items()
     }
-    return {STATE: np.asarray(frame.state, np.float32), **pictures, PROMPT: prompt}
+    request = {STATE: np.asarray(frame.state, np.float32), **pictures, PROMPT: prompt}
+    return request if noise_seed is None else request | {NOISE_SEED: noise_seed}
 
 
 def _line(text: str) -> str:

@@ -39,27 +39,39 @@ class Chunk:
         return (1 - share) * self.values[row] + share * self.values[row + 1]
 
 
+EARLY_S = 0.02  # so much before its time a chunk may take over: the next one is a whole inference away
+
+
 class Timeline:
     """The chunk in force; a newer one takes over gradually.
 
     Args:
         blend_s: how long passing from one chunk to the next takes, s.
+        execute_s: how long a chunk is in force before a newer one takes over, s; at its end the newest does.
     """
 
-    def __init__(self, blend_s: float) -> None:
-        self._blend_s = blend_s
+    def __init__(self, blend_s: float, execute_s: float = 0.0) -> None:
+        self._blend_s, self._execute_s = blend_s, execute_s
         self._chunk: Chunk | None = None
         self._previous: Chunk | None = None
+        self._waiting: Chunk | None = None  # the newest that came too early to take over
         self._since_s = 0.0
 
     def clear(self) -> None:
         """Forget all chunks."""
-        self._chunk = self._previous = None
+        self._chunk = self._previous = self._waiting = None
 
     def add(self, chunk: Chunk, now_s: float) -> None:
         """A newer chunk is there. One that ended before now changes nothing."""
         if chunk.end_s <= now_s:
             return
+        if self.target(now_s) is not None and now_s < self._since_s + self._execute_s - EARLY_S:
+            self._waiting = chunk
+        else:
+            self._take(chunk, now_s)
+
+    def _take(self, chunk: Chunk, now_s: float) -> None:
+        self._waiting = None
         # In the middle of a blend the blend itself is what is passed on, as one row that stays.
         current = self.target(now_s)
         blending = self._previous is not None and now_s - self._since_s < self._blend_s
@@ -71,6 +83,8 @@ class Timeline:
 
     def target(self, now_s: float) -> np.ndarray | None:
         """What is to be reached now, (n,); None if there is no chunk or it has ended."""
+        if self._waiting is not None and now_s > self._chunk.end_s:
+            self._take(self._waiting, self._chunk.end_s)
         if self._chunk is None or now_s > self._chunk.end_s:
             return None
         new = self._chunk.at(now_s)

@@ -30,12 +30,14 @@ class CommandSettings:
         blend_s: passing from one chunk to the next.
         max_joint_speed: of any arm joint, rad/s.
         max_tracking_error: how far an arm joint may be from its command before it counts as blocked, rad.
+        execute_s: how long a chunk is carried out before a newer one takes over; 0: every newer one does.
     """
 
     rate_hz: float = 100.0
     blend_s: float = 0.2
     max_joint_speed: float = 1.0
     max_tracking_error: float = 0.5
+    execute_s: float = 0.0
 
 
 class Step(NamedTuple):

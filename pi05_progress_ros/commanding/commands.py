@@ -82,7 +82,7 @@ class CommandExecutor:
         self._snapshot, self._unfit = snapshot, unfit
         self._against, self._broken = ("the node was activated just now",), False
         self._lock = threading.Lock()
-        self._machine, self._timeline = StateMachine(), Timeline(settings.blend_s)
+        self._machine, self._timeline = StateMachine(), Timeline(settings.blend_s, settings.execute_s)
         self._allowed, self._failing, self._waits_for = False, "", ""
         self._generation = 0
         # From here on the thread's own:

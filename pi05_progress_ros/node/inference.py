@@ -76,6 +76,7 @@ class InferenceLoop:
         snapshot: Callable[[], Snapshot],
         task: Callable[[], str],
         generation: Callable[[], int],
+        episode: Callable[[], int | None],
         publish: Callable[[Result], None],
         failed: Callable[[str], None],
         logger: RcutilsLogger,
@@ -83,6 +84,7 @@ class InferenceLoop:
         self._policy, self._profile, self._period_s = policy, profile, 1 / rate_hz
         self._snapshot, self._task, self._publish, self._failed, self._logger = snapshot, task, publish, failed, logger
         self._generation = generation  # answers of an earlier one are thrown away
+        self._episode, self._begun = episode, None  # the seed that the policy begins an episode with when it changes
         self._checker = OutputChecker(logger.warning)
         self.stats, self._news = InferenceStats(), News()
         self._triggered = threading.Condition()
@@ -155,6 +157,9 @@ class InferenceLoop:
     def _infer(self, ready_s: float) -> None:
         """One inference; ``ready_s`` (monotonic) is when its newest frame was there and it could begin."""
         generation, task = self._generation(), self._task()  # in this order: a change of the task raises the generation
+        if (episode := self._episode()) != self._begun:
+            self._policy.restart(episode)
+            self._begun = episode
         snapshot = self._snapshot()
         if snapshot.problems or not task:
             return  # the node's watch says so

@@ -35,7 +35,12 @@ class NodeParameters:
     model: str = parameter("tiny", "model configuration where there is no checkpoint: tiny, mid, pi05, pi05_lora")
     tokenizer: str = parameter("", "path of PaliGemma's tokenizer, for checkpoints that use it")
     num_steps: int = parameter(10, "denoising steps of one inference", between=(1, 100))
-    seed: int = parameter(0, "of random parameters and of the noise actions start from", between=(0, 2**31 - 1))
+    seed: int = parameter(
+        0, "of random parameters and of the noise actions start from; every goal adds 1", between=(0, 2**31 - 1)
+    )
+    noise: str = parameter(
+        "fresh", "what actions start from: fresh noise in every inference, that of the goal (episode), or zero"
+    )
     gpu_memory_gb: float = parameter(
         0.0,
         "share of a GPU's memory that JAX takes, GB; 0: all but 4, which a video decoder and a viewer need",
@@ -61,6 +66,11 @@ class NodeParameters:
     stamp_future_limit_s: float = parameter(0.1, "how far a stamp may lie ahead of it, s", between=(0.001, 60.0))
     control_rate_hz: float = parameter(100.0, "rate of commands, Hz", between=(10.0, 500.0))
     blend_s: float = parameter(0.2, "time for passing from one action chunk to the next, s", between=(0.0, 2.0))
+    execute_s: float = parameter(
+        0.0,
+        "how long an action chunk is carried out before a newer one takes over, s; 0: every newer one does",
+        between=(0.0, 10.0),
+    )
     max_joint_speed: float = parameter(1.0, "largest speed of a commanded arm joint, rad/s", between=(0.01, 3.0))
     max_tracking_error: float = parameter(
         0.5, "how far an arm joint may be from its command before commanding ends, rad", between=(0.05, 3.0)
@@ -90,4 +100,6 @@ class NodeParameters:
 
     def commands(self) -> CommandSettings:
         """How commands are made."""
-        return CommandSettings(self.control_rate_hz, self.blend_s, self.max_joint_speed, self.max_tracking_error)
+        return CommandSettings(
+            self.control_rate_hz, self.blend_s, self.max_joint_speed, self.max_tracking_error, self.execute_s
+        )

@@ -50,6 +50,7 @@ class RunTaskServer:
         self._problems: Callable[[], tuple[str, ...]] = tuple
         self._goal: ServerGoalHandle | None = None
         self._moves = False  # whether the commands' state machine has taken it
+        self.begun = 0  # how many goals have begun
         self._server = ActionServer(
             node, RunTask, "~/run_task", lambda _: RunTask.Result(), goal_callback=self._on_goal,
             handle_accepted_callback=self._on_accepted, cancel_callback=self._on_cancel,
@@ -113,6 +114,7 @@ class RunTaskServer:
         # What execute() does, too, would be to ask for the result now.
         goal._update_state(GoalEvent.EXECUTE)
         request, now_s = goal.request, time.monotonic()
+        self.begun += 1
         self._look_at(request.task)
         self._results.reset_estimator()
         limits = GoalLimits(

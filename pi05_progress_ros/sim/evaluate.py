@@ -10,14 +10,15 @@ beside --json FILE until that is written: a run that was stopped goes on where i
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
@@ -29,7 +30,7 @@ from pi05_progress.errors import UserError, run_program
 from pi05_progress.files.fingerprint import files_in, fingerprint
 from pi05_progress.files.output_file import write_file
 from pi05_progress.files.progress_bar import progress_bar
-from pi05_progress.policy import PolicyOptions
+from pi05_progress.policy import Noise, PolicyOptions
 
 from ..command_line import OptionError, check_ranges, read_options
 from ..commanding.command_rules import CommandSettings
@@ -127,7 +128,7 @@ MODULE = "pi05_progress_ros.sim.evaluate"
 FIRST_SEED = 900_000
 RANGES = {  # of options: least and most
     "episodes": (1, 10**5), "seed": (0, 2**31 - 10**5), "rate": (0.5, 100), "latency": (0, 5), "num_steps": (1, 100),
-    "workers": (1, 512), "max_joint_speed": (0.01, 3),
+    "workers": (1, 512), "max_joint_speed": (0.01, 3), "execute_s": (0, 10),
 }  # fmt: skip
 
 
@@ -151,6 +152,10 @@ class Options:
     """Inferences a second; the default is the node's."""
     latency: float = LoopSettings.latency_s
     """Simulated seconds from a frame to its actions."""
+    execute_s: float = CommandSettings.execute_s
+    """Seconds for which a chunk is carried out before a newer one takes over; 0: every newer one does."""
+    noise: Noise = "fresh"
+    """What actions start from: fresh noise in every inference, one noise for the episode, or zeros."""
     max_joint_speed: float = CommandSettings.max_joint_speed
     """Largest speed of a commanded joint, rad/s; the default is the node's."""
     image_scale: float = LoopSettings.image_scale
@@ -159,7 +164,7 @@ class Options:
     """Denoising steps."""
     tokenizer: str = ""
     """Path of PaliGemma's tokenizer, for checkpoints that use it."""
-    workers: int = 1
+    workers: Annotated[int, tyro.conf.arg(aliases=["--jobs"])] = field(default_factory=lambda: os.cpu_count() or 1)
     """Processes that drive, each with a policy of its own; figures are the same. 1 is this process."""
     json: Path | None = None
     """Write figures and every episode to this file."""
@@ -197,11 +202,12 @@ def _driving(options: Options) -> Driving:
         options.rate,
         options.latency,
         options.image_scale,
-        commands=CommandSettings(max_joint_speed=options.max_joint_speed),
+        commands=CommandSettings(max_joint_speed=options.max_joint_speed, execute_s=options.execute_s),
     )
     policy = PolicyOptions(
-        policy=options.policy, checkpoint=options.checkpoint, tokenizer=options.tokenizer, num_steps=options.num_steps
-    )
+        policy=options.policy, checkpoint=options.checkpoint, tokenizer=options.tokenizer,
+        num_steps=options.num_steps, noise=options.noise,
+    )  # fmt: skip
     return Driving(policy, options.profile, settings)
 
 
@@ -212,7 +218,7 @@ def _log(options: Options, driving: Driving) -> EpisodeLog | nullcontext[None]:
     policy = driving.policy
     settings = {
         "policy": policy.policy, "profile": driving.profile, "tokenizer": policy.tokenizer,
-        "num_steps": policy.num_steps, "loop": asdict(driving.loop),
+        "num_steps": policy.num_steps, "noise": policy.noise, "loop": asdict(driving.loop),
         "checkpoint": str(Path(options.checkpoint).resolve()) if options.checkpoint else "",
         "checkpoint_files": fingerprint(files_in(Path(options.checkpoint))) if options.checkpoint else "",
         "code_version": code_version(),
@@ -251,7 +257,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: Options) -> None:
     driving, log = _driving(options), None
     try:
-        with _log(options, driving) as log, drivers(driving, options.workers) as (who, run):
+        with _log(options, driving) as log, drivers(driving, min(options.workers, len(options.wanted()))) as (who, run):
             started = time.monotonic()
             episodes = drive(options, run, log)
             figures = figures_by_task(episodes)

@@ -50,6 +50,54 @@ def test_chunks_that_come_faster_than_they_blend_do_not_jump_either():
     assert np.abs(np.diff(path)).max() < 0.015
 
 
+def level(start_s, value):
+    return Chunk(start_s, 0.1, np.full((11, 1), float(value)))
+
+
+def in_force(timeline, until_s, period_s=0.1, latency_s=0.1, stall_s=np.inf):
+    """Which chunk is in force at every hundredth of a second, when chunk i is of the frame at i * period_s."""
+    values, asked = {}, 0
+    for tick in range(round(until_s * 100)):
+        now = tick / 100
+        while asked * period_s + latency_s <= now + 1e-9 and asked * period_s < stall_s:
+            timeline.add(level(asked * period_s, asked), now)
+            asked += 1
+        target = timeline.target(now)
+        values[tick] = None if target is None else float(target[0])
+    return values
+
+
+def test_a_chunk_is_carried_out_for_as_long_as_asked_and_then_the_newest_takes_over():
+    values = in_force(Timeline(0.0, execute_s=0.5), 2.0)
+    changes = [tick for tick in range(11, 200) if values[tick] != values[tick - 1]]
+    assert np.diff(changes).tolist() == pytest.approx([50] * (len(changes) - 1), abs=2)  # hundredths of a second
+    assert values[10] == 0 and values[changes[0]] == 5  # of the frame that was 0.1 s old, as at 10 Hz without it
+    assert in_force(Timeline(0.0), 2.0)[100] == 9  # by default every chunk takes over at once
+
+
+def test_a_chunk_that_comes_a_little_early_is_not_left_waiting_for_the_next():
+    timeline = Timeline(0.0, execute_s=0.5)
+    for number, at_s in enumerate((0.1, 0.21, 0.30, 0.41, 0.49, 0.59)):
+        timeline.add(level(at_s - 0.1, number), at_s)
+    assert timeline.target(0.6) == pytest.approx(5)
+
+
+def test_where_a_chunk_ends_sooner_the_newest_takes_over_without_a_jump_and_its_end_is_the_end():
+    timeline = Timeline(0.2, execute_s=5.0)
+    values = in_force(timeline, 3.0, stall_s=0.95)  # the last chunk, number 9, ends at 1.9
+    assert values[99] == 0 and values[190] == pytest.approx(9) and values[191] is None
+    told = np.array([values[tick] for tick in range(10, 191)])
+    assert np.abs(np.diff(told)).max() < 9 * 0.01 / 0.2 + 1e-6
+
+
+def test_what_waits_is_forgotten_with_the_rest():
+    timeline = Timeline(0.0, execute_s=0.5)
+    timeline.add(level(0.0, 1), 0.0)
+    timeline.add(level(0.1, 2), 0.1)
+    timeline.clear()
+    assert timeline.target(0.2) is None and timeline.target(1.05) is None
+
+
 def test_targets_stay_within_ranges_and_within_reach():
     ranges = np.array([[-1.0, 1.0], [0.0, 2.0]])
     target = limited(np.array([5.0, -5.0]), np.array([0.9, 0.1]), ranges, 2.0, 0.01)

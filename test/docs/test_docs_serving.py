@@ -8,6 +8,7 @@ from serving_helpers import request, stub
 
 from pi05_progress.serve_policy import ServeOptions
 from pi05_progress.serving.metrics import Metrics
+from pi05_progress.serving.teleavatar import NOISE_SEED
 
 OPTIONS = {field.name.replace("_", "-") for field in fields(ServeOptions)}
 PAGE = (ROOT / "docs/serving.md").read_text()
@@ -43,7 +44,7 @@ def test_keys_of_metadata_requests_and_replies_are_documented():
     [reply] = responder.answer([responder.prepare(request())])
     assert table("reply") == set(reply) | {"server_timing"}
     cameras = {key for key in request() if "images" in key}
-    assert table("request") == (set(request()) - cameras) | {"observation/images/<camera>"}
+    assert table("request") == (set(request()) - cameras) | {"observation/images/<camera>", NOISE_SEED}
 
 
 def test_only_what_the_package_is_made_of_gets_into_the_container():

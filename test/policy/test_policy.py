@@ -1,6 +1,7 @@
 """The policy: a frame of the robot in, actions in the robot's units and a belief about progress out."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -9,12 +10,13 @@ from flax import nnx
 from pi05_progress.checkpoints.checkpoint import Checkpoint, CheckpointError
 from pi05_progress.checkpoints.description import CheckpointInfo
 from pi05_progress.checkpoints.saver import save_checkpoint
+from pi05_progress.errors import UserError
 from pi05_progress.make_policy import make_policy
 from pi05_progress.models.config import tiny
 from pi05_progress.models.pi05 import Pi05
 from pi05_progress.observation import UNTRAINED, RobotFrame
 from pi05_progress.policies.model_policy import Pi05Policy
-from pi05_progress.policy import PolicyOptions
+from pi05_progress.policy import ZERO_NOISE, PolicyOptions
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.units.normalize import NormStats
 
@@ -45,8 +47,9 @@ def frame(seed=0):
     return RobotFrame(images, rng.uniform(-0.5, 0.5, 48).astype(np.float32))
 
 
-def policy(config, given=None, num_steps=2, **info):
-    return Pi05Policy(checkpoint(config, given, **info), PROFILE, PolicyOptions(num_steps=num_steps))
+def policy(config, given=None, num_steps=2, noise="fresh", max_batch=1, **info):
+    options = PolicyOptions(num_steps=num_steps, noise=noise, max_batch=max_batch)
+    return Pi05Policy(checkpoint(config, given, **info), PROFILE, options)
 
 
 @pytest.mark.parametrize(("kind", "bins"), [("none", None), ("scalar", None), ("categorical", 50)])
@@ -104,6 +107,43 @@ def test_noise_that_is_restarted_is_that_of_a_new_policy():
     np.testing.assert_array_equal(one.infer(frame(), "stack").actions, first)
     one.restart(1)
     assert np.abs(one.infer(frame(), "stack").actions - first).max() > 1e-3
+
+
+def test_noise_is_fresh_or_the_episodes_or_none():
+    def actions(noise, restarts):
+        one = policy(small(), noise=noise)
+        for seed in restarts:
+            one.restart(seed)
+        return [one.infer(frame(), "stack").actions for _ in range(2)]
+
+    ways = ("fresh", ()), ("episode", ()), ("episode", (1,)), ("zero", ())
+    fresh, episode, another, zero = (actions(*way) for way in ways)
+    for same in (episode, another, zero):
+        np.testing.assert_array_equal(same[0], same[1])
+    np.testing.assert_array_equal(episode[0], fresh[0])  # the first noise of its seed
+    np.testing.assert_array_equal(zero[0], actions("zero", (1,))[0])
+    different = (fresh[1], episode[0], another[0], zero[0])
+    assert min(np.abs(a - b).max() for a, b in itertools.combinations(different, 2)) > 1e-3
+    np.testing.assert_array_equal(actions("episode", (7, 0))[0], episode[0])
+
+
+def test_a_seed_of_noise_decides_about_its_frame_alone_also_in_a_batch():
+    one = policy(small(), max_batch=4)
+    sequence = [one.infer(frame(), "stack").actions for _ in range(2)]
+    one.restart(0)
+    asked = [one.prepare(frame(), "stack", seed) for seed in (None, 5, ZERO_NOISE, None)]
+    answers = [output.actions for output in one.infer_prepared(asked)]
+    for answer, expected in zip(answers[::3], sequence, strict=True):
+        np.testing.assert_allclose(answer, expected, atol=1e-5)
+    np.testing.assert_allclose(answers[1], one.infer_prepared(asked[1:2])[0].actions, atol=1e-5)
+    np.testing.assert_allclose(answers[2], policy(small(), noise="zero").infer(frame(), "stack").actions, atol=1e-5)
+
+
+def test_noise_that_there_is_not_is_refused():
+    with pytest.raises(UserError, match="noise is 'much'; expected fresh, episode, zero"):
+        make_policy(PROFILE, PolicyOptions(noise="much"))
+    with pytest.raises(UserError, match="noise is 'zero', but policy a:b draws its own: leave it out"):
+        make_policy(PROFILE, PolicyOptions(policy="a:b", noise="zero"))
 
 
 def test_a_saved_checkpoint_answers_as_before_and_for_robots_of_the_same_numbers_only(tmp_path, caplog):

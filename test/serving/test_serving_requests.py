@@ -62,6 +62,13 @@ WRONG = {
     "blank prompt": (request(prompt=" \n"), "prompt is missing or empty"),
     "prompt of bytes": (request(prompt=b"stack"), "prompt is 5 bytes; expected text"),
     "long prompt": (request(prompt="x" * 20_000), "prompt has 20000 characters"),
+    "noise of a share": (
+        request() | {"noise_seed": 0.5},
+        "noise_seed is 0.5; expected a whole number from 0 to 4294967295",
+    ),
+    "noise below zeros": (request() | {"noise_seed": -2}, "noise_seed is -2; .*, or -1 for noise of zeros"),
+    "noise beyond": (request() | {"noise_seed": 2**32}, "noise_seed is 4294967296; expected a whole number"),
+    "noise of text": (request() | {"noise_seed": "zero"}, "noise_seed is 'zero'; expected a whole number"),
 }
 
 
@@ -108,6 +115,23 @@ def test_requests_without_an_instruction_take_the_servers():
     [reply] = responder.answer([responder.prepare(request(prompt=None))])
     assert reply["progress"] is None
     assert stub(default_prompt="x").prepare(request("mine"))[1] == "mine"
+
+
+def test_a_request_may_name_the_noise_and_else_gets_the_servers_next():
+    responder = PolicyResponder(small_policy(), PROFILE)
+
+    def actions(**more):
+        given = unpack(pack(make_request(frame(1, size=(28, 28)), "stack", None, **more)))
+        return responder.answer([responder.prepare(given)])[0]["actions"]
+
+    local = small_policy()
+    first, second = (local.infer(frame(1, size=(28, 28)), "stack").actions for _ in range(2))
+    np.testing.assert_allclose(actions(), first, atol=1e-5)
+    np.testing.assert_allclose(actions(noise_seed=0), first, atol=1e-5)
+    zeros = actions(noise_seed=-1)
+    np.testing.assert_array_equal(zeros, actions(noise_seed=-1))
+    assert np.abs(zeros - first).max() > 1e-3
+    np.testing.assert_allclose(actions(), second, atol=1e-5)  # what was named has used up nothing
 
 
 def test_a_reply_tells_the_output_whole():

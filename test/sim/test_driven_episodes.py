@@ -61,7 +61,7 @@ def breaks(_profile):
 
 def arguments(path, *more, policy="noisy"):
     return ["--policy", f"test_driven_episodes:{policy}", "--task", "stack_cubes", "--episodes", "3", "--image-scale",
-            "0.02", "--rate", "2", "--json", str(path), *more]  # fmt: skip
+            "0.02", "--rate", "2", "--jobs", "1", "--json", str(path), *more]  # fmt: skip
 
 
 @pytest.fixture(autouse=True)

@@ -37,6 +37,9 @@ class ByTask:
     def warm_up(self):
         pass
 
+    def restart_noise(self, seed):
+        print(f"noise of seed {seed}", flush=True)
+
     def infer(self, frame, prompt):
         if self.home is None:
             self.home = state_to_model(frame.state, LAYOUT)

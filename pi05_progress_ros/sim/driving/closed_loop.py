@@ -165,7 +165,7 @@ class _Commander:
         self._rules, self._machine = CommandRules(profile, settings), StateMachine()
         self._machine.arm((), full_speed=True, now_s=robot.now_s)
         self._machine.accept(robot.now_s)
-        self.timeline = Timeline(settings.blend_s)
+        self.timeline = Timeline(settings.blend_s, settings.execute_s)
         self._enabled_s = -np.inf
 
     @property

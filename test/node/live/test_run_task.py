@@ -3,6 +3,7 @@
 import math
 import os
 import pty
+import re
 import signal
 import time
 
@@ -113,6 +114,21 @@ def test_a_goal_is_refused_with_the_reason_and_none_arms(bench):
     watched = Goal(robot, "swing", look_only=True, max_duration_s=1.0)
     assert watched.ends().termination_reason == R.TIMED_OUT, "looking on needs no arming"
     assert robot.quiet()
+
+
+def test_with_every_goal_the_policy_begins_an_episode_of_the_next_seed(bench):
+    node, robot, _ = bench
+
+    def seeds():
+        return [int(number) for number in re.findall(r"noise of seed (\d+)", node.log())]
+
+    for task in ("stay", "rise", "rise"):
+        before = seeds()
+        goal = Goal(robot, task, look_only=True, preempt=True)
+        robot.until(lambda before=before: len(seeds()) > len(before), "the policy's new episode")
+    goal.handle.cancel_goal_async()
+    goal.ends()
+    assert seeds() == list(range(len(seeds()))), "the first has that of parameter seed"
 
 
 def test_canceled_the_arms_stop_at_once_and_it_stays_armed(bench):
