@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-import av
+import cv2
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
@@ -18,6 +18,11 @@ from PIL import Image
 from pi05_progress.errors import UserError
 
 from .reader import VideoSpan, remedy
+
+try:
+    import av
+except ModuleNotFoundError:  # as on rented GPU machines without a network, whose OpenCV decodes H.264 and HEVC, too
+    av = None
 
 FORWARD = 10  # frames: a picture at most so far ahead is reached by decoding on, others from their key frame
 OPEN_FILES = 8  # of a reader; each holds a decoder with a few pictures
@@ -108,12 +113,47 @@ class VideoReader:
         self.close()
 
 
+class OpenCvReader:
+    """The same by OpenCV, for machines without PyAV: slower where frames are skipped. Not thread-safe; close it.
+
+    Raises:
+        PictureError: the file is missing, not a video, or of a codec that this OpenCV does not know.
+    """
+
+    def __init__(self, path: Path, fps: float) -> None:
+        self._path, self._fps, self._next = path, fps, 0
+        # One thread each: pictures are read by several threads already.
+        self._capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
+        if not self._capture.isOpened():
+            raise PictureError(f"{path}: cannot be opened by OpenCV; {remedy(path)}, or install PyAV (av)")
+
+    def read(self, time_s: float) -> UInt8[np.ndarray, "h w 3"]:
+        """See ``VideoReader.read``."""
+        wanted = round(time_s * self._fps)
+        if not self._next <= wanted <= self._next + FORWARD:
+            self._capture.set(cv2.CAP_PROP_POS_FRAMES, wanted)
+            self._next = wanted
+        there = all(self._capture.grab() for _ in range(self._next, wanted + 1))
+        there, image = self._capture.retrieve() if there else (False, None)
+        self._next = wanted + 1 if there else -FORWARD
+        if not there:
+            raise PictureError(
+                f"{self._path}: no picture at {time_s:.3f} s for OpenCV; {remedy(self._path)}, or install PyAV (av), "
+                "which knows more codecs"
+            )
+        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._capture.release()
+
+
 class FrameReader:
     """Reads pictures of many files, of which it keeps the last few open. Not thread-safe; use it as a context."""
 
     def __init__(self, fps: float) -> None:
         self._fps = fps
-        self._open: OrderedDict[Path, VideoReader] = OrderedDict()
+        self._open: OrderedDict[Path, VideoReader | OpenCvReader] = OrderedDict()
 
     def read(self, span: VideoSpan, frame: int) -> UInt8[np.ndarray, "h w 3"]:
         """Picture ``frame`` of the episode that lies at ``span``, counted from 0, RGB.
@@ -122,7 +162,7 @@ class FrameReader:
             PictureError: see ``VideoReader``.
         """
         if span.path not in self._open:
-            self._open[span.path] = VideoReader(span.path, self._fps)
+            self._open[span.path] = (OpenCvReader if av is None else VideoReader)(span.path, self._fps)
             if len(self._open) > OPEN_FILES:
                 self._open.popitem(last=False)[1].close()
         self._open.move_to_end(span.path)
