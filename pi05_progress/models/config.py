@@ -110,6 +110,9 @@ class Pi05Config:
     action_horizon: int = 50
     max_token_len: int = 200  # longest prompt, tokens
     discrete_state: bool = True  # whether the state is part of the prompt; if not, the model does not see it
+    # whether the prefix ends with one token made of the positions of joints and grippers as numbers, which words do not
+    # keep apart as finely; openpi's and LeRobot's models have none
+    state_token: bool = False
     compute_dtype: ComputeDtype = "bfloat16"  # of activations and of weights in use; parameters may be stored otherwise
     progress: ProgressConfig = ProgressConfig()
     # what the backward pass computes again: all of every layer (`layers`, as openpi; only a layer's input is kept),

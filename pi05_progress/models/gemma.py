@@ -14,7 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from .config import GemmaConfig, LoraConfig, Remat
-from .layers import Linear, constrain, normal_init, recomputed
+from .layers import Linear, constrain, normal_init, recomputed, repeated
 
 EPSILON = 1e-6
 MASKED = -2.3819763e38  # finite: a row without any valid key attends evenly instead of giving NaN
@@ -133,7 +133,7 @@ class Attention(nnx.Module):
         q = rotate(q, positions) * q.shape[-1] ** -0.5
         k = rotate(k, positions)
         if cache is not None:
-            k, v = jnp.concatenate([cache[0], k], axis=1), jnp.concatenate([cache[1], v], axis=1)
+            k, v = (jnp.concatenate([repeated(of, len(q)), own], axis=1) for of, own in zip(cache, (k, v), strict=True))
         b, t, n, h = q.shape
         grouped = q.reshape(b, t, k.shape[2], n // k.shape[2], h)
         logits = jnp.einsum("btkgh,bskh->bkgts", grouped, k, preferred_element_type=jnp.float32)
@@ -311,7 +311,7 @@ class Gemma(nnx.Module):
             positions: of the tokens given, trunk first.
             mask: which key (of the cache, then of these tokens) each of these tokens may attend to.
             modulation: of the action expert's norms.
-            cache: keys and values of tokens that come before.
+            cache: keys and values of tokens that come before; of a row per several of these, if those share it.
 
         Returns:
             Both experts' tokens after their final norm, and the keys and values of all layers, the cache's included.

@@ -72,6 +72,11 @@ def constrain[Tree](activations: Tree) -> Tree:
     return jax.lax.with_sharding_constraint(activations, PartitionSpec(BATCH_AXES))
 
 
+def repeated(x: Array, rows: int) -> Array:
+    """Every row of the first axis as often, one after the other, as gives so many rows."""
+    return x if x.shape[0] == rows else jnp.repeat(x, rows // x.shape[0], axis=0)
+
+
 def recomputed[Block: Callable](block: Block, remat: Remat) -> Block:
     """The body of a scan over layers, of which the backward pass computes again what the configuration says."""
     if remat == "none":

@@ -34,6 +34,8 @@ class Observation:
     tokenized_prompt_mask: Bool[Array, "b l"]  # True where a token is not padding
     progress: Float[Array, " b"] | None = None  # label in [0, 1]; only in training data
     progress_mask: Bool[Array, " b"] | None = None  # whether the label counts
+    # normalised positions of joints and grippers, padded with zeros; of models with a state token, None for others
+    proprioception: Float[Array, "b s"] | None = None
 
 
 def check_observation(config: Pi05Config, observation: Observation) -> None:
@@ -57,6 +59,7 @@ def check_observation(config: Pi05Config, observation: Observation) -> None:
     hint = "normalise it, then pad it with zeros (pad_to)"
     _check_array("state", observation.state, (batch, config.action_dim), "float", hint)
     _check_finite("state", observation.state)
+    _check_proprioception(config, observation.proprioception, batch)
     if observation.progress is not None:
         _check_labels(observation, batch)
 
@@ -123,6 +126,21 @@ def _check_image(name: str, image: Any, batch: int) -> None:
             f"{name}: values from {low} to {high}",
             "expected float32 in [-1, 1]; pictures in [0, 255] are given as uint8",
         )
+
+
+def _check_proprioception(config: Pi05Config, positions: Any, batch: int) -> None:
+    if config.state_token and positions is not None:
+        _check_array(
+            "proprioception", positions, (batch, config.action_dim), "float", "normalise it, then pad it with zeros"
+        )
+        _check_finite("proprioception", positions)
+    elif config.state_token:
+        _refuse(
+            "proprioception is missing",
+            "the model has a state token (state_token): give the normalised positions of joints and grippers",
+        )
+    elif positions is not None:
+        _refuse("proprioception is given", "the model has no state token (state_token) to read it: leave it out")
 
 
 def _check_labels(observation: Observation, batch: int) -> None:

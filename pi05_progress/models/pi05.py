@@ -7,26 +7,23 @@ action loss (training). Formulas: openpi's model; names of parameters and their 
 from __future__ import annotations
 
 import dataclasses
-from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float
 
 from ..observation import IMAGE_KEYS
 from .augmentation import OPENPI, AugmentationConfig, augment, cameras_left
 from .config import ModelConfigError, Pi05Config
+from .flow import drawn_noise, drawn_times, time_embedding, time_steps
 from .gemma import Gemma, KVCache, Modulation
 from .images import resize_with_pad, to_unit_range
-from .layers import Linear
+from .layers import Linear, repeated
 from .observation import Observation, check_actions, check_observation, check_time
 from .progress import Belief, ProgressHead
 from .siglip import Siglip
-
-PERIODS = (4e-3, 4.0)  # shortest and longest period of the time embedding
 
 
 class Prefix(NamedTuple):
@@ -52,11 +49,14 @@ class Sample(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """What is random in a batch's losses: pictures that may have been augmented, noise, and the times of the flow."""
+    """What is random in a batch's losses: pictures that may have been augmented, noise, and the times of the flow.
+
+    With several draws per prefix, noise and time have an axis of them after the first.
+    """
 
     observation: Observation
-    noise: Float[Array, "b a d"]
-    time: Float[Array, " b"]
+    noise: Float[Array, "b *k a d"]
+    time: Float[Array, "b ..."]
 
 
 class Losses(NamedTuple):
@@ -85,35 +85,6 @@ def attention_mask(valid: Bool[Array, "b t"], starts_block: Bool[Array, " t"]) -
     return (block[None, :] <= block[:, None])[None] & valid[:, None, :] & valid[:, :, None]
 
 
-def time_embedding(time: Float[Array, " b"], width: int) -> Float[Array, "b e"]:
-    """Sines, then cosines, of the time at ``width / 2`` periods, float32."""
-    share = jnp.linspace(0.0, 1.0, width // 2, dtype=jnp.float32)
-    period = PERIODS[0] * (PERIODS[1] / PERIODS[0]) ** share
-    # Angles reach 1570 rad, where float32 has four digits left after the point: the order of the products matters.
-    angle = time.astype(jnp.float32)[:, None] * (1.0 / period * 2 * jnp.pi)
-    return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
-
-
-def time_steps(count: int) -> np.ndarray:
-    """The sampler's times, float32 (count,), from 1 downwards; accumulated in float32, as openpi's loop does."""
-    times, dt = [], np.float32(-1.0 / count)
-    time = np.float32(1.0)
-    for _ in range(count):
-        times.append(time)
-        time = np.float32(time + dt)
-    return np.array(times, np.float32)
-
-
-@partial(jax.jit, static_argnames="shape")
-def next_noise(key: Key[Array, ""], shape: tuple[int, ...]) -> tuple[Key[Array, ""], Float[Array, "*shape"]]:
-    """The key for the next call, and standard normal noise float32 that actions start from for this one.
-
-    openpi starts with ``jax.random.key(0)`` and splits once per call: the same seed gives the same noise here.
-    """
-    key, this = jax.random.split(key)
-    return key, jax.random.normal(this, shape)
-
-
 class PaliGemma(nnx.Module):
     """Vision tower and language model under openpi's names."""
 
@@ -136,6 +107,8 @@ class Pi05(nnx.Module):
         self.action_out_proj = Linear(width, config.action_dim, rngs=rngs)
         if config.progress.kind != "none":
             self.progress_head = ProgressHead(config.progress, config.paligemma.width, rngs)
+        if config.state_token:  # bfloat16 would leave three digits of a joint's position
+            self.state_proj = Linear(config.action_dim, config.paligemma.width, dtype=jnp.float32, rngs=rngs)
         self.config = config
 
     @property
@@ -164,7 +137,7 @@ class Pi05(nnx.Module):
         return {key: tokens[:, i] for i, key in enumerate(keys)}
 
     def embed_prefix(self, observation: Observation) -> Prefix:
-        """Tokens of all cameras that are there, then of the prompt.
+        """Tokens of all cameras that are there, then of the prompt; last the state token, of a model that has one.
 
         A camera that the observation leaves out is not encoded; the result for the other tokens is that of a camera
         that is there but masked.
@@ -175,6 +148,9 @@ class Pi05(nnx.Module):
         tokens = [*images.values(), prompt.astype(dtype)]
         masks = [jnp.repeat(observation.image_masks[k][:, None], t.shape[1], axis=1) for k, t in images.items()]
         masks.append(observation.tokenized_prompt_mask)
+        if self.config.state_token:
+            tokens.append(self.state_proj(observation.proprioception)[:, None].astype(dtype))
+            masks.append(jnp.ones((prompt.shape[0], 1), bool))
         return Prefix(jnp.concatenate(tokens, axis=1), jnp.concatenate(masks, axis=1))
 
     def prefix_pass(self, observation: Observation, embedded: Prefix | None = None) -> PrefixPass:
@@ -207,11 +183,15 @@ class Pi05(nnx.Module):
     def cached_pass(
         self, x_t: Float[Array, "b a d"], modulation: Modulation, prefix: PrefixPass
     ) -> Float[Array, "b a e"]:
-        """The action expert's output at noisy actions, given the prefix's cache."""
+        """The action expert's output at noisy actions, given the prefix's cache.
+
+        There may be several rows of actions per row of the prefix, one after the other: they share its cache.
+        """
         b, a, _ = x_t.shape
+        mask = repeated(prefix.mask, b)
         own = attention_mask(jnp.ones((b, a), bool), self.suffix_block())
-        to_prefix = jnp.broadcast_to(prefix.mask[:, None], (b, a, prefix.mask.shape[1]))
-        positions = prefix.mask.sum(axis=1)[:, None] + jnp.arange(a)[None]
+        to_prefix = jnp.broadcast_to(mask[:, None], (b, a, mask.shape[1]))
+        positions = mask.sum(axis=1)[:, None] + jnp.arange(a)[None]
         attend = jnp.concatenate([to_prefix, own], axis=2)
         tokens = self.action_in_proj(x_t)
         _, out, _ = self.PaliGemma.llm(None, tokens, positions, attend, modulation, prefix.cache)
@@ -255,6 +235,7 @@ class Pi05(nnx.Module):
         time: Float[Array, " b"] | None = None,
         train: bool = False,
         augmentation: AugmentationConfig = OPENPI,
+        flow_samples: int = 1,
     ) -> Drawn:
         """What is random in the losses of a batch.
 
@@ -266,6 +247,7 @@ class Pi05(nnx.Module):
             time: instead of drawing it; in (0, 1], 1 is noise.
             train: whether pictures are augmented, and cameras dropped.
             augmentation: how, then.
+            flow_samples: noises and times per sample; the first of several is what one alone would be.
 
         Raises:
             ObservationError: the observation, the actions or the draws do not fit the configuration.
@@ -280,23 +262,29 @@ class Pi05(nnx.Module):
         if train and augmentation.camera_dropout:
             # The three splits above are numbers 0 to 2 of the same key.
             observation = without_cameras(jax.random.fold_in(rng, 3), observation, augmentation.camera_dropout)
-        if noise is None:
-            noise = jax.random.normal(noise_rng, actions.shape)
-        if time is None:
-            time = jax.random.beta(time_rng, 1.5, 1, actions.shape[:1]) * 0.999 + 0.001
+        noise = drawn_noise(noise_rng, actions.shape) if noise is None else noise
+        time = drawn_times(time_rng, (batch,)) if time is None else time
         check_actions(self.config, "noise", noise, batch)
         check_time(time, batch)
+        if flow_samples > 1:
+            more = (batch, flow_samples - 1)
+            noise_rng, time_rng = (jax.random.fold_in(key, 1) for key in (noise_rng, time_rng))
+            others = drawn_noise(noise_rng, (*more, *actions.shape[1:])), drawn_times(time_rng, more)
+            noise, time = (jnp.concatenate([x[:, None], y], 1) for x, y in zip((noise, time), others, strict=True))
         return Drawn(observation, noise, time)
 
     def losses(
         self,
         observation: Observation,
         actions: Float[Array, "b a d"],
-        noise: Float[Array, "b a d"],
-        time: Float[Array, " b"],
+        noise: Float[Array, "b *k a d"],
+        time: Float[Array, "b ..."],
         action_size: int | None = None,
     ) -> Losses:
         """Both losses from one forward pass, at what was drawn.
+
+        With several draws per sample the trunk sees the prefix once, the action expert runs for each of them, and the
+        action loss is their mean (arXiv 2505.09430).
 
         Args:
             observation: with or without progress labels; its pictures are taken as they are.
@@ -304,9 +292,16 @@ class Pi05(nnx.Module):
             time: in (0, 1], 1 is noise.
             action_size: only so many of an action's numbers count; None counts all, padding included, as openpi does.
         """
-        t = time[:, None, None]
-        out, mask, expert = self.joint_pass(observation, t * noise + (1 - t) * actions, time)
-        action = jnp.square(self.action_out_proj(expert) - (noise - actions))[..., :action_size].mean(axis=-1)
+        if time.ndim == 1:
+            t = time[:, None, None]
+            out, mask, expert = self.joint_pass(observation, t * noise + (1 - t) * actions, time)
+            action = self._action_loss(expert, noise - actions, action_size)
+        else:
+            target, t = actions[:, None], time[..., None, None]
+            out, mask, _ = prefix = self.prefix_pass(observation)
+            x_t = (t * noise + (1 - t) * target).reshape(-1, *actions.shape[1:])
+            expert = self.cached_pass(x_t, self.modulation(time.reshape(-1)), prefix).reshape(*noise.shape[:-1], -1)
+            action = self._action_loss(expert, noise - target, action_size).mean(axis=1)
         if not self.has_progress:
             return Losses(action)
         logits = self.progress_head.logits(out, mask)
@@ -318,6 +313,12 @@ class Pi05(nnx.Module):
         target = jnp.where(labelled, observation.progress, 0.0)
         loss = self.progress_head.loss(logits, target)
         return Losses(action, jnp.where(labelled, loss, 0.0), labelled, belief)
+
+    def _action_loss(
+        self, expert: Float[Array, "*b a e"], wanted: Float[Array, "*b a d"], action_size: int | None
+    ) -> Float[Array, "*b a"]:
+        """Squared error of the velocity that the action expert's output stands for."""
+        return jnp.square(self.action_out_proj(expert) - wanted)[..., :action_size].mean(axis=-1)
 
     def belief(self, prefix: PrefixPass) -> Belief | None:
         """What the head reads in a prefix pass; None without a head."""

@@ -15,9 +15,10 @@ import numpy as np
 
 from ..checkpoints.foreign.torch_parameters import is_unused, leaf_source, names_by_key, torch_parts
 from ..models.config import GemmaConfig, Pi05Config, ProgressConfig, SiglipConfig
+from ..models.flow import PERIODS, time_embedding
 from ..models.observation import Observation
 from ..models.parameters import differences
-from ..models.pi05 import PERIODS, Pi05, attention_mask, time_embedding
+from ..models.pi05 import Pi05, attention_mask
 from ..observation import IMAGE_KEYS
 from .checks import EXACT, FORWARD, Check, Tolerance, compare, npz_names, read_npz
 from .outputs import make_model, outputs

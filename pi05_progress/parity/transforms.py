@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..models.augmentation import augment
+from ..models.flow import next_noise
 from ..models.images import resize_with_pad, to_unit_range
-from ..models.pi05 import next_noise
 from ..units.normalize import (
     NormStats,
     NormStatsError,

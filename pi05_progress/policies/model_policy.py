@@ -15,8 +15,9 @@ import numpy as np
 from ..checkpoints.checkpoint import Checkpoint, CheckpointError
 from ..checkpoints.description import CheckpointInfo
 from ..models.config import Pi05Config
+from ..models.flow import next_noise
 from ..models.observation import Observation, check_observation
-from ..models.pi05 import Sample, next_noise
+from ..models.pi05 import Sample
 from ..observation import CONFIDENCE_LEVEL, IMAGE_KEYS, ObservationError, PolicyOutput, RobotFrame
 from ..policy import DEFAULT_OPTIONS, ZERO_NOISE, Policy, PolicyOptions, noise_seed
 from ..robots.layout import Layout

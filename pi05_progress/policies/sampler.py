@@ -15,10 +15,11 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from ..models.config import ModelConfigError, Pi05Config
+from ..models.flow import time_steps
 from ..models.gemma import Modulation
 from ..models.observation import Observation
 from ..models.parameters import abstract_model, cast, load_parameters, parameter_paths
-from ..models.pi05 import Pi05, PrefixPass, Sample, time_steps
+from ..models.pi05 import Pi05, PrefixPass, Sample
 from ..policy import ALL_ON, Dtype, InferenceOptions
 
 

@@ -19,10 +19,10 @@ from small_models import (
 )
 
 from pi05_progress.models.config import ModelConfigError, ProgressConfig
+from pi05_progress.models.flow import time_steps
 from pi05_progress.models.gemma import Attention, Embedder, RMSNorm
 from pi05_progress.models.images import resize_with_pad, to_unit_range
 from pi05_progress.models.parameters import parameter_paths
-from pi05_progress.models.pi05 import time_steps
 from pi05_progress.models.progress import ProgressHead, bin_centres, hl_gauss, pool, quantile
 from pi05_progress.observation import IMAGE_KEYS
 from pi05_progress.units.tokenizer import ByteEncoder, PromptTokenizer

@@ -66,6 +66,7 @@ def random_observation(config, batch=2, length=8, valid=None, seed=1, cameras=IM
         tokenized_prompt_mask=mask,
         progress=None if labels is None else np.asarray(labels, np.float32),
         progress_mask=None if labels is None else np.ones(batch, bool),
+        proprioception=rng.standard_normal((batch, config.action_dim), np.float32) if config.state_token else None,
     )
 
 

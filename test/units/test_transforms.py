@@ -6,9 +6,9 @@ import numpy as np
 import places
 import pytest
 
+from pi05_progress.models.flow import next_noise
 from pi05_progress.models.images import resize_with_pad as resize_in_model
 from pi05_progress.models.images import to_unit_range
-from pi05_progress.models.pi05 import next_noise
 from pi05_progress.robots.layout import LayoutError
 from pi05_progress.units.transforms import pad_to, resize_with_pad, shifted
 

@@ -24,7 +24,12 @@ class LossConfig:
     ignore_padded_steps: bool = False
     """Leave steps beyond an episode's end, which repeat its last action, out of it (openpi counts them)."""
 
+    flow_samples: int = 1
+    """Noises and times per sample: pictures and prompt are computed once, the action expert for each of them."""
+
     def __post_init__(self) -> None:
+        if self.flow_samples < 1:
+            raise UserError(f"loss.flow_samples is {self.flow_samples}; expected at least 1")
         if not self.progress_weight >= 0:
             raise UserError(f"loss.progress_weight is {self.progress_weight}; expected at least 0")
 

@@ -89,6 +89,7 @@ def plan_memory(
     trained: Trained = "everything",
     freeze: tuple[str, ...] = (),
     labels: bool = True,
+    flow_samples: int = 1,
 ) -> MemoryPlan:
     """What a run needs per device.
 
@@ -96,6 +97,7 @@ def plan_memory(
         devices: number of devices, over all processes.
         batch_size: samples of an optimiser step, over all devices.
         freeze: regular expressions of paths of parameters that stay as they are.
+        flow_samples: noises and times per sample.
 
     Raises:
         ModelConfigError: there is nothing of what is to be trained or frozen.
@@ -108,19 +110,21 @@ def plan_memory(
     state = abstract_state(model, mesh, trained, optimizer, freeze)
     rows = batch_size // devices
     piece = rows // optimizer.accumulation_steps
-    loaded = sum(math.prod(image.shape) for image in _part(model, rows, labels).drawn.observation.images.values())
+    given = labels, flow_samples
+    whole = _part(model, rows, *given)
+    loaded = sum(math.prod(image.shape) for image in whole.drawn.observation.images.values())
     if trained == "head":  # no layer is computed backwards; forwards it needs less than it would keep
-        kept, working = 0, float(_working(model, "everything", (), piece, labels))
+        kept, working = 0, float(_working(model, "everything", (), piece, *given))
     else:
-        kept = _kept(model, trained, freeze, piece, labels)
-        working = LAYERS_AT_ONCE[model.remat] * _working(model, trained, freeze, piece, labels)
+        kept = _kept(model, trained, freeze, piece, *given)
+        working = LAYERS_AT_ONCE[model.remat] * _working(model, trained, freeze, piece, *given)
     return MemoryPlan(
         parameters=_held(state.params),
         frozen=_held(state.frozen),
         gradients=_held(state.params) * (1 if optimizer.accumulation_steps == 1 else 2),
         optimizer=_held(state.opt_state),
         average=_held(state.ema_params),
-        batch=loaded + sum(map(size_in_bytes, jax.tree.leaves(_part(model, rows, labels)))),
+        batch=loaded + sum(map(size_in_bytes, jax.tree.leaves(whole))),
         kept=kept,
         working=round(working),
         gathered=_gathered({**state.params, **state.frozen}),
@@ -144,40 +148,52 @@ def _gathered(parameters: Mapping[str, jax.ShapeDtypeStruct]) -> int:
     return 2 * max(towers.values(), default=0)
 
 
-def _part(model: Pi05Config, rows: int, labels: bool) -> Part:
+def _part(model: Pi05Config, rows: int, labels: bool, flow_samples: int) -> Part:
     """Shapes of what the loss reads."""
     shape = jax.ShapeDtypeStruct
     actions = shape((rows, model.action_horizon, model.action_dim), jnp.float32)
     numbers, flags = shape((rows,), jnp.float32), shape((rows,), bool)
+    state = shape((rows, model.action_dim), jnp.float32)
     observation = Observation(
         images={key: shape((rows, *model.image_size, 3), jnp.float32) for key in IMAGE_KEYS},
         image_masks=dict.fromkeys(IMAGE_KEYS, flags),
-        state=shape((rows, model.action_dim), jnp.float32),
+        state=state,
         tokenized_prompt=shape((rows, model.max_token_len), jnp.int32),
         tokenized_prompt_mask=shape((rows, model.max_token_len), bool),
         progress=numbers if labels else None,
         progress_mask=flags if labels else None,
+        proprioception=state if model.state_token else None,
     )
+    several = () if flow_samples == 1 else (flow_samples,)
+    noise = shape((rows, *several, *actions.shape[1:]), jnp.float32)
+    drawn = Drawn(observation, noise, shape((rows, *several), jnp.float32))
     per_step = shape((rows, model.action_horizon), jnp.float32)
-    return Part(Drawn(observation, actions, numbers), actions, Shares(per_step, numbers if labels else None))
+    return Part(drawn, actions, Shares(per_step, numbers if labels else None))
 
 
-def _working(model: Pi05Config, trained: Trained, freeze: tuple[str, ...], rows: int, labels: bool) -> int:
+def _working(
+    model: Pi05Config, trained: Trained, freeze: tuple[str, ...], rows: int, labels: bool, flow_samples: int
+) -> int:
     """Bytes of all intermediate numbers of one layer, the larger tower's: what one layer more would keep."""
     plain = dataclasses.replace(model, remat="none")
     depths = ((1, 1), (2, 1), (1, 2))
-    base, vision, language = (_kept(with_depths(plain, *depth), trained, freeze, rows, labels) for depth in depths)
+    base, vision, language = (
+        _kept(with_depths(plain, *depth), trained, freeze, rows, labels, flow_samples) for depth in depths
+    )
     return max(vision, language) - base
 
 
 @functools.lru_cache(maxsize=64)
-def _kept(model: Pi05Config, trained: Trained, freeze: tuple[str, ...], rows: int, labels: bool) -> int:
+def _kept(
+    model: Pi05Config, trained: Trained, freeze: tuple[str, ...], rows: int, labels: bool, flow_samples: int
+) -> int:
     """Bytes kept for the backward pass of so many samples."""
 
     def loss(params: Mapping[str, Any], frozen: Mapping[str, Any], part: Part) -> jax.Array:
         return total_loss(with_parameters(model, {**frozen, **params}), part, 0.1)[0]
 
-    return residual_bytes(loss, *parameter_kinds(model, trained, freeze), _part(model, rows, labels))
+    part = _part(model, rows, labels, flow_samples)
+    return residual_bytes(loss, *parameter_kinds(model, trained, freeze), part)
 
 
 def with_depths(model: Pi05Config, vision: int, language: int) -> Pi05Config:

@@ -53,7 +53,7 @@ def drawn_part(
 ) -> Part:
     """The batch with all that is random in it. That is drawn for the whole batch: pieces of it see the same."""
     told = {"train": augmentation is not None, "augmentation": augmentation or OPENPI}
-    drawn = model.draw(key, batch.observation, batch.actions, **told)
+    drawn = model.draw(key, batch.observation, batch.actions, flow_samples=loss.flow_samples, **told)
     if adjust_draw is not None:
         drawn = adjust_draw(drawn, batch)
     labelled = batch.observation.progress_mask if model.has_progress else None

@@ -105,6 +105,7 @@ def plan(config: TrainConfig) -> str:
                 optimizer=config.optimizer,
                 trained=config.trained,
                 freeze=config.freeze,
+                flow_samples=config.loss.flow_samples,
             )
         except UserError as error:
             refused.append(f"{devices} x {fsdp}: {error}")

@@ -48,7 +48,8 @@ def _flat(data: Mapping[str, Any], prefix: str = "") -> Fields:
     return fields
 
 
-NOT_GIVEN = ("name", "remat", "progress.kind")  # one by one: they have options of their own, or belong to training
+# one by one: they have options of their own, belong to training, or are off for all models that are imported
+NOT_GIVEN = ("name", "remat", "progress.kind", "state_token")
 FIELDS = {name: kind for name, kind in _kinds(Pi05Config) if name not in NOT_GIVEN}
 EXAMPLES = _flat(config_to_dict(pi05_lora()))
 MEANING = {

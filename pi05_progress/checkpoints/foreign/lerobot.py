@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ...models.config import Pi05Config, ProgressConfig, pi05, tiny
+from ...models.flow import PERIODS
 from ...models.lora import is_adapter
 from ...models.parameters import ParameterMismatchError, check_parameters, listed
-from ...models.pi05 import PERIODS
 from ...observation import IMAGE_KEYS
 from ...units.normalize import NormStats
 from ..description import CheckpointInfo
