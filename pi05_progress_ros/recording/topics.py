@@ -25,6 +25,7 @@ SIM_TOPICS = {
     "/sim/task": STRING,
     "/sim/events": "pi05_progress_msgs/msg/EpisodeEvent",
     "/sim/object_poses": "geometry_msgs/msg/PoseArray",
+    "/sim/object_names": STRING,
 }
 
 

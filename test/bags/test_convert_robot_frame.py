@@ -159,7 +159,7 @@ def simulated(tmp_path_factory):
     from pi05_progress_ros.sim.expert.operator import Operator
     from pi05_progress_ros.sim.physics.world import World
     from pi05_progress_ros.sim.robot.robot import Robot
-    from pi05_progress_ros.sim.robot.states import StatePublisher, Truth, is_image_tick, to_time
+    from pi05_progress_ros.sim.robot.states import IMAGE_HZ, StatePublisher, Truth, is_due, to_time
 
     world = World("place_in_basket", 0)
     world.reset(0)
@@ -177,7 +177,7 @@ def simulated(tmp_path_factory):
             states.publish(tick, to_time(bag.time_ns), Mode.TELEOPERATION)
             log["time"].append(bag.time_ns)
             log["state"].append(np.concatenate([world.arm_state(side).position for side in PROFILE.arms]))
-            if is_image_tick(tick):
+            if is_due(tick, IMAGE_HZ):
                 truth.publish()
                 message = CompressedImage(format="rgb8; png compressed bgr8")
                 message.header.stamp = to_time(bag.time_ns)

@@ -29,7 +29,7 @@ def rendered():
 def test_a_stereo_camera_that_is_turned_shows_the_model_what_the_default_one_does(rendered):
     world, pictures = rendered
     profile = RobotProfile.load("teleavatar_v1")
-    rig = CameraRig(world.model, scaled_sizes(0.25, profile), profile)
+    rig = CameraRig(world.model, scaled_sizes(0.25), profile)
     frames = rig.render(world.snapshot())
     rig.close()
     assert frames["head_camera"].shape == (270, 960, 3)
@@ -65,7 +65,7 @@ def test_what_is_sent_is_the_picture(tmp_path, rendered, transport):
 
 def test_the_smallest_pictures_that_may_be_asked_for_can_be_coded(tmp_path):
     profile = RobotProfile.load("teleavatar_v1")
-    smallest = scaled_sizes(0.05, profile)
+    smallest = scaled_sizes(0.05)
     assert smallest == {"head_camera": (96, 54), "left_color": (42, 24), "right_color": (42, 24)}
     with EpisodeBag(tmp_path / "bag", message_store()) as bag:
         for key, (width, height) in smallest.items():

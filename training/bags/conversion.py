@@ -19,6 +19,7 @@ from .planning import Entry, Plans, plan
 from .pool import Pool, load_result
 from .remarks import print_remarks
 from .report import HTML_NAME, remove_report, report_without_data_set, write_report
+from .second_pass import Store
 from .segments import plan_segments
 from .workplace import Workplace, finish_workplace
 
@@ -75,7 +76,8 @@ def convert(bags: Sequence[Path], output: Path, place: Workplace, settings: Mapp
         return 0
     for name in ("data", "meta", "videos"):
         shutil.rmtree(place.folder / name, ignore_errors=True)
-    write_dataset(place.folder, episodes, options.profile, plans.sizes, options.fps, options.video)
+    columns = plans.columns.features(options.profile)
+    write_dataset(place.folder, episodes, options.profile, plans.sizes, options.fps, options.video, columns)
     write_report(place.folder, settings, plans, options.fps)
     finish_workplace(place)
     remove_report(report_without_data_set(output))
@@ -96,7 +98,8 @@ def _make(plans: Plans, place: Workplace, pool: Pool) -> None:
     """The second pass over what is not made yet; what became of each episode is written into its entry."""
     wanted = [entry for entry in plans.entries if entry.key]
     done = {entry.key: result for entry in wanted if (result := load_result(place.work / entry.key))}
-    todo = [(entry.key, entry.scan, entry.candidate, plans.sizes) for entry in wanted if entry.key not in done]
+    store = Store(plans.sizes, plans.columns)
+    todo = [(entry.key, entry.scan, entry.candidate, store) for entry in wanted if entry.key not in done]
     if todo:
         with progress_bar("converting", len(todo), "episodes") as advance:
             results = pool.convert(todo, lambda number: advance(1))

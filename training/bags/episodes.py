@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from pi05_progress.robots.episode_notes import ABORTED, CUT_OFF
+from pi05_progress.robots.episode_notes import ABORTED, CUT_OFF, INVALID, VALID
 from training.datasets.progress_meta import Outcome
 
 from .first_pass import Scan
@@ -14,6 +14,7 @@ from .options import Mode
 from .timeline import Event, Mark
 
 START, STOP, MILESTONE = 0, 1, 2  # EpisodeEvent.event
+KINDS = {STOP: "stop", MILESTONE: "milestone", INVALID: "not to imitate", VALID: "to imitate again"}
 OUTCOMES = (Outcome.UNKNOWN, Outcome.SUCCESS, Outcome.FAILURE)  # by EpisodeEvent.outcome
 
 
@@ -36,6 +37,8 @@ class Candidate:
     outcome: Outcome = Outcome.UNKNOWN  # how it ended
     note: str = ""
     milestones: tuple[tuple[str, int, int], ...] = ()  # label, stretch and stamp in ns of each
+    # where actions are not to be imitated: the events that begin and end it; None at the episode's end
+    invalid: tuple[tuple[Event, Event | None], ...] = ()
 
 
 @dataclass
@@ -97,7 +100,7 @@ def _by_marks(scan: Scan) -> Found:
 def _by_events(scan: Scan, keep_aborted: bool) -> Found:
     found = Found("events")
     opened: dict[str, list[Event]] = {}
-    if unknown := sorted({event.event for event in scan.events} - {START, STOP, MILESTONE}):
+    if unknown := sorted({event.event for event in scan.events} - {START, STOP, MILESTONE, INVALID, VALID}):
         found.notes.append(f"episode events of kinds that are not known, {unknown}, are passed over")
     for event in (event for event in scan.events if event.event not in unknown):
         if event.event == START:
@@ -105,9 +108,9 @@ def _by_events(scan: Scan, keep_aborted: bool) -> Found:
                 found.rejected.append((event.episode_id, "started again before it was stopped"))
             opened[event.episode_id] = [event]
         elif event.episode_id not in opened:
-            kind = "stop" if event.event == STOP else "milestone"
+            kind = KINDS[event.event]
             found.notes.append(f"a {kind} event of {event.episode_id}, which is not running, is passed over")
-        elif event.event == MILESTONE:
+        elif event.event != STOP:
             opened[event.episode_id].append(event)
         elif event.label.startswith(ABORTED) and not keep_aborted:
             del opened[event.episode_id]
@@ -131,5 +134,19 @@ def _candidate(events: Sequence[Event], stop: Event, taken: Sequence[str]) -> Ca
         stop.task or start.task,
         OUTCOMES[stop.outcome] if stop.outcome < len(OUTCOMES) else Outcome.UNKNOWN,
         stop.label,
-        tuple((event.label, event.stretch, event.stamp_ns) for event in events[1:]),
+        tuple((event.label, event.stretch, event.stamp_ns) for event in events[1:] if event.event == MILESTONE),
+        tuple(_invalid([event for event in events if event.event in (INVALID, VALID)])),
     )
+
+
+def _invalid(events: Sequence[Event]) -> Iterator[tuple[Event, Event | None]]:
+    """From each event after which actions are not to be imitated to the one after which they are again."""
+    begun: Event | None = None
+    for event in events:
+        if event.event == INVALID:
+            begun = begun or event
+        elif begun is not None:
+            yield begun, event
+            begun = None
+    if begun is not None:
+        yield begun, None

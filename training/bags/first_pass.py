@@ -25,6 +25,7 @@ from .inputs import Inputs, Source, choose_inputs
 from .message_types import Stored
 from .options import Options
 from .reading import Bag
+from .simulated import Truth, find_truth
 from .timeline import OTHER_CLOCK_NS, Event, Mark, Markers, Stretch, Timeline, header_stamp_ns
 
 
@@ -45,6 +46,7 @@ class Scan:
         cut_off: why the recording's beginning or end are known to be missing; empty if they are not.
         notes: what is odd, for the report and the console; choices that were made are in ``inputs``.
         undecodable: by camera without a size, why its first picture cannot be decoded.
+        truth: what only a simulation knows.
     """
 
     path: Path
@@ -60,6 +62,7 @@ class Scan:
     cut_off: str = ""
     notes: list[str] = field(default_factory=list)
     undecodable: dict[str, str] = field(default_factory=dict)
+    truth: Truth = field(default_factory=Truth)
 
 
 def scan_bag(path: Path, options: Options, scratch: Path) -> Scan:
@@ -124,7 +127,7 @@ class _FirstPass:
         unreadable = {topic: len(why) for topic, why in self._unreadable.items()}
         return Scan(
             bag.path, inputs, timeline.stretches, breaks, markers.marks, markers.events, self._sizes, self._changes,
-            self._offset_ns, unreadable, bag.cut_off, notes, self._undecodable,
+            self._offset_ns, unreadable, bag.cut_off, notes, self._undecodable, find_truth(bag),
         )  # fmt: skip
 
     def _content(self, message: Stored) -> Any | None:

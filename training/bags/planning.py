@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .columns import Columns, columns_of
 from .episodes import Candidate, Found, find_episodes
 from .first_pass import Scan
 from .inputs import common_absent
@@ -46,6 +47,7 @@ class Plans:
     failed: dict[str, str]  # why others cannot
     entries: list[Entry]  # of all episodes
     sizes: dict[str, tuple[int, int]]  # (height, width) of the cameras' pictures as they are stored
+    columns: Columns  # what the data set has beside states, actions and pictures
 
 
 def plan(bags: Sequence[Path], results: Sequence[Scan | str], options: Options) -> Plans:
@@ -59,7 +61,9 @@ def plan(bags: Sequence[Path], results: Sequence[Scan | str], options: Options) 
             sizes[camera] = options.image_size or counts.most_common(1)[0][0]
     found = [find_episodes(scan, options.episodes, options.keep_aborted) for scan in scans]
     absent = common_absent([scan.inputs for scan in scans])
-    plans = Plans(scans, found, failed, [], sizes)
+    candidates = [candidate for of in found for candidate in of.candidates]
+    columns = columns_of([scan.truth for scan in scans], candidates, options.fps)
+    plans = Plans(scans, found, failed, [], sizes, columns)
     for number, (scan, episodes) in enumerate(zip(scans, found, strict=True)):
         plans.entries += [Entry(scan, name, reasons=[reason]) for name, reason in episodes.rejected]
         for index, candidate in enumerate(episodes.candidates):

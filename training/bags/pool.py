@@ -8,7 +8,7 @@ import os
 import shutil
 import signal
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -25,14 +25,13 @@ from .faults import BagError
 from .first_pass import Scan, scan_bag
 from .options import Options
 from .reading import Bag
-from .second_pass import Converted, convert_episode
+from .second_pass import Converted, Store, convert_episode
 from .workplace import RESULT, Workplace
 
 KILLED = (
     "a worker process was ended by force, most likely for want of memory; give the same command with --resume and "
     "fewer --workers"
 )
-Sizes = Mapping[str, tuple[int, int]]
 RESULTS = TypeAdapter(Converted)
 KEPT = "finished episodes are kept: make room, then go on with --resume"
 FILES = "finished episodes are kept: allow more open files (ulimit -n), then go on with --resume"
@@ -56,14 +55,14 @@ class _Worker:
         except Exception as error:
             return f"{path}: {_unexpected(error)}"
 
-    def convert(self, key: str, scan: Scan, candidate: Candidate, sizes: Sizes) -> Converted:
+    def convert(self, key: str, scan: Scan, candidate: Candidate, store: Store) -> Converted:
         """Make one episode's folder; a problem of the recording is a result, one of this machine is not."""
         partial = self._work / f"{key}.partial"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         try:
             bag = self._open(scan.path)
-            converted = convert_episode(bag, scan, candidate, self._options, sizes, partial)
+            converted = convert_episode(bag, scan, candidate, self._options, store, partial)
         except BagError as error:
             converted = Converted([], [str(error)], [])
         except (UserError, OSError):
@@ -146,7 +145,7 @@ class Pool:
         return self._all("scan", [(bag,) for bag in bags], done)
 
     def convert(
-        self, jobs: Sequence[tuple[str, Scan, Candidate, Sizes]], done: Callable[[int], None]
+        self, jobs: Sequence[tuple[str, Scan, Candidate, Store]], done: Callable[[int], None]
     ) -> list[Converted]:
         """Second pass, see ``_Worker.convert``; ``done`` is called with the number of each job that is made."""
         return self._all("convert", jobs, done)

@@ -150,6 +150,8 @@ def _part(entry: Entry, outcome: str, part: Part, facts: Mapping[str, Any]) -> l
     if part.milestones:
         steps = "; ".join(f"{text(label or 'milestone')} at frame {frame}" for label, frame in part.milestones)
         lines.append(f"<div class='note'>{steps}</div>")
+    if part.not_to_imitate:
+        lines.append(f"<div class='note'>{part.not_to_imitate} frames are not to be imitated</div>")
     lines += [f"<div class='warn'>{text(note)}</div>" for note in [*entry.reasons, *entry.notes]]
     for camera, shots in part.thumbnails.items():
         pictures = "".join(f"<img src='{shot}' alt=''>" for shot in shots)

@@ -18,11 +18,12 @@ import cv2
 import numpy as np
 
 from training.datasets.frames import Thumbnail
-from training.datasets.layout import ACTION, STATE
+from training.datasets.layout import ACTION, DEMONSTRATION_VALID, STATE
 from training.datasets.statistics import Stats, picture_stats, sample_frames
 from training.datasets.video import VideoFile, VideoOptions
 from training.datasets.writer import VECTOR_FILES
 
+from .columns import Columns, rows_of
 from .episodes import Candidate
 from .first_pass import Scan
 from .message_types import Stored
@@ -51,9 +52,18 @@ class Part:
     parts: int
     milestones: list[tuple[str, int]]  # label and frame
     ends: bool  # whether it reaches the episode's end, so that the outcome is its own
+    not_to_imitate: int = 0  # frames
     inputs: dict[str, dict[str, Any]] = field(default_factory=dict)  # per input what its samples were like
     thumbnails: dict[str, list[str]] = field(default_factory=dict)  # per camera URLs that are pictures
     picture_stats: dict[str, dict[str, list]] = field(default_factory=dict)  # per camera, see ``picture_stats``
+
+
+@dataclass(frozen=True)
+class Store:
+    """What is stored of an episode: (height, width) of the cameras' pictures, and further columns."""
+
+    sizes: Mapping[str, tuple[int, int]]
+    columns: Columns
 
 
 @dataclass
@@ -66,9 +76,9 @@ class Converted:
 
 
 def convert_episode(
-    bag: Bag, scan: Scan, candidate: Candidate, options: Options, sizes: Mapping[str, tuple[int, int]], folder: Path
+    bag: Bag, scan: Scan, candidate: Candidate, options: Options, store: Store, folder: Path
 ) -> Converted:
-    """Make an episode's files in ``folder``, which is there; ``sizes`` are (height, width) of what is stored.
+    """Make an episode's files in ``folder``, which is there.
 
     A gap that only turns up now, from samples that cannot be used, drops or splits the episode as one known before.
     """
@@ -80,8 +90,9 @@ def convert_episode(
             for segment in plan.segments:
                 out = folder / f"part_{segment.part:03d}"
                 out.mkdir(exist_ok=True)
-                made = _Making(bag, scan, segment, options, sizes, out).made()
+                made = _Making(bag, scan, segment, options, store.sizes, out).made()
                 ends = _reaches_end(candidate, segment, options.max_gap_ns)
+                made["not_to_imitate"] = _write_columns(bag, scan, candidate, segment, options, store.columns, out)
                 parts.append(Part(**made, milestones=_milestones(candidate, segment), ends=ends))
             return Converted(parts, plan.reasons, plan.notes)
         except GapError as gap:
@@ -89,6 +100,17 @@ def convert_episode(
         except SendersError as error:
             return Converted([], [str(error)], plan.notes)
     return Converted([], [*plan.reasons, f"more than {MAX_REPLANS} gaps"], plan.notes)
+
+
+def _write_columns(
+    bag: Bag, scan: Scan, candidate: Candidate, segment: Segment, options: Options, columns: Columns, folder: Path
+) -> int:
+    """Write each further column's rows; returns the number of frames that are not to be imitated."""
+    episode = (scan.truth, candidate, segment.stretch, segment.grid, segment.read)
+    rows = rows_of(columns, bag, *episode, options.profile)
+    for name, values in rows.items():
+        np.save(folder / f"{name}.npy", values)
+    return int((~rows[DEMONSTRATION_VALID]).sum()) if DEMONSTRATION_VALID in rows else 0
 
 
 class _Making:

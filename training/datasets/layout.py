@@ -41,6 +41,9 @@ PROGRESS_COLUMN = "observation.progress"  # the default; a tool's --column may c
 VALID_COLUMN = "progress.valid"
 STAGE_COLUMN = "progress.stage"
 SECONDS_REMAINING_COLUMN = "progress.seconds_remaining"
+TRUTH_POSITIONS = "truth.positions"  # of objects, m in the robot's base frame; from a simulation
+DEMONSTRATION_VALID = "demonstration.valid"  # whether a frame's action is to be imitated
+DEMONSTRATION_ACTIONS = "demonstration.actions"  # the chunk that was right where another was executed
 OTHER_LABELS = (VALID_COLUMN, STAGE_COLUMN, SECONDS_REMAINING_COLUMN)
 
 # Names by which LeRobot knows what a feature is; a label of such a name would be taken for something else.

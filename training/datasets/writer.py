@@ -28,7 +28,8 @@ VECTOR_FILES = {layout.STATE: "state.f32", layout.ACTION: "action.f32"}
 
 @dataclass(frozen=True)
 class EpisodeFiles:
-    """An episode that lies ready: ``<camera>.mp4`` and the files of ``VECTOR_FILES``, float32, row after row."""
+    """An episode that lies ready: ``<camera>.mp4``, the files of ``VECTOR_FILES``, float32, row after row, and further
+    columns as ``<feature>.npy``."""
 
     folder: Path
     frames: int
@@ -54,32 +55,34 @@ def write_dataset(
     sizes: Mapping[str, tuple[int, int]],
     fps: int,
     video: VideoOptions,
+    columns: Mapping[str, layout.Feature] | None = None,
 ) -> None:
-    """Write all files of a data set into ``root``, which is there; sizes are (height, width).
+    """Write all files of a data set into ``root``, which is there; sizes are (height, width), columns further ones.
 
     Raises:
         VideoError: a video's frames are not as many as the table's.
     """
-    features = features_of(profile, sizes)
+    further = dict(columns or {})
+    features = features_of(profile, sizes) | further
     tasks = list(dict.fromkeys(episode.task for episode in episodes))
-    rows = _Rows(root, features)
-    columns: list[dict[str, object]] = []
+    rows = _Rows(root, features, list(further))
+    places: list[dict[str, object]] = []
     stats: list[dict[str, Stats]] = []
     for index, episode in enumerate(episodes):
         placed, of_episode = rows.write(index, episode, tasks.index(episode.task), fps)
         of_episode |= {layout.IMAGES + camera: s for camera, s in episode.picture_stats.items()}
-        columns.append({"episode_index": index, "tasks": [episode.task], "length": episode.frames, **placed})
+        places.append({"episode_index": index, "tasks": [episode.task], "length": episode.frames, **placed})
         stats.append(of_episode)
     rows.close()
     for camera in sizes:
         key = layout.IMAGES + camera
         for index, placed in enumerate(_write_videos(root, camera, episodes, fps)):
-            columns[index] |= placed
+            places[index] |= placed
         first = root / layout.VIDEO_PATH.format(video_key=key, chunk_index=0, file_index=0)
         features[key]["info"] = video_info(first, fps, video)
-    for row, of_episode in zip(columns, stats, strict=True):
+    for row, of_episode in zip(places, stats, strict=True):
         row |= flattened(of_episode)
-    _write_episodes(root, columns)
+    _write_episodes(root, places)
     pq.write_table(layout.tasks_table(tasks), root / layout.TASKS)
     save_stats(root, pool_episodes(stats))
     save_progress_meta(root, ProgressMeta({index: episode.meta for index, episode in enumerate(episodes)}))
@@ -94,8 +97,8 @@ def write_dataset(
 class _Rows:
     """The data files: a row group per episode, or several for a long one; another file beyond LeRobot's size."""
 
-    def __init__(self, root: Path, features: Mapping[str, layout.Feature]) -> None:
-        self._root = root
+    def __init__(self, root: Path, features: Mapping[str, layout.Feature], further: Sequence[str]) -> None:
+        self._root, self._further = root, further
         self._schema = layout.arrow_schema({**features, **layout.DEFAULT_FEATURES})
         self._file, self._total = -1, 0
         self._writer: pq.ParquetWriter | None = None
@@ -136,6 +139,7 @@ class _Rows:
             name: np.memmap(episode.folder / file, np.float32, "r").reshape(n, -1)  # read as it is needed
             for name, file in VECTOR_FILES.items()
         } | {
+            **{name: np.load(episode.folder / f"{name}.npy", mmap_mode="r") for name in self._further},
             layout.DONE: last,
             layout.SUCCESS: last & (episode.meta.outcome == Outcome.SUCCESS),
             "timestamp": (frames / fps).astype(np.float32),

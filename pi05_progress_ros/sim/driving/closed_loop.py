@@ -91,7 +91,7 @@ class ClosedLoop:
         self._checker = OutputChecker(log.warning)
         self._settings = settings or LoopSettings()
         self._world = World(task, 0, "velocity" if profile.arm_command == "relay" else "position")
-        self._rig = CameraRig(self._world.model, scaled_sizes(self._settings.image_scale, profile), profile)
+        self._rig = CameraRig(self._world.model, scaled_sizes(self._settings.image_scale), profile)
 
     def close(self) -> None:
         """Free the renderers."""

@@ -36,8 +36,8 @@ from ..expert.operator import Operator
 from ..physics.cameras import CameraRig, scaled_sizes
 from ..physics.world import World
 from ..robot.camera_sender import CameraSender
-from ..robot.robot import Robot
-from ..robot.states import StatePublisher, Truth, is_image_tick, to_time
+from ..robot.robot import STATE_HZ, Robot
+from ..robot.states import IMAGE_HZ, StatePublisher, Truth, is_due, to_time
 from .options import EpisodeFacts, EpisodeOptions, facts_path, write_facts
 
 
@@ -76,6 +76,10 @@ SLOT_S = 120  # between the starts of two episodes with neighbouring seeds; long
 class GenerationOptions(EpisodeOptions):
     """Command line."""
 
+    picture_rate: float = IMAGE_HZ
+    """Pictures per camera and second; the rate of the data set is enough."""
+    joint_rate: float = STATE_HZ
+    """Joint states per second; commands come as often, at most at 100 Hz."""
     jpeg_quality: int = 90
     """1 to 100."""
     raw_images: bool = False
@@ -89,7 +93,8 @@ class GenerationOptions(EpisodeOptions):
 
     def check(self) -> None:
         """See ``EpisodeOptions.check``."""
-        check_ranges(self, {"jpeg_quality": (1, 100), "workers": (1, 512)})
+        rates = {"picture_rate": (1, STATE_HZ), "joint_rate": (20, STATE_HZ)}
+        check_ranges(self, {"jpeg_quality": (1, 100), "workers": (1, 512), **rates})
         super().check()
 
     def start_ns(self, seed: int) -> int:
@@ -124,7 +129,7 @@ class EpisodeMaker:
         self._options = options
         self._profile = RobotProfile.load(options.profile)
         self._world = World(options.task, 0)
-        self._rig = CameraRig(self._world.model, scaled_sizes(options.image_scale, self._profile), self._profile)
+        self._rig = CameraRig(self._world.model, scaled_sizes(options.image_scale), self._profile)
         self._store = message_store()
 
     def close(self) -> None:
@@ -147,12 +152,14 @@ class EpisodeMaker:
                 robot.advance()
                 bag.time_ns = start_ns + robot.stamp_ns(world.time_s)
                 stamp = to_time(bag.time_ns)
-                states.publish(tick, stamp, Mode.TELEOPERATION)
-                if is_image_tick(tick):
-                    truth.publish()
+                picture = is_due(tick, options.picture_rate)
+                states.publish(tick, stamp, Mode.TELEOPERATION, picture or is_due(tick, options.joint_rate))
+                if picture:
+                    truth.publish(operator.not_to_imitate)
                     cameras.publish(world.snapshot(), stamp)
                 if tick % 2 == 0:
-                    over = operator.publish(stamp)
+                    send = any(is_due(t, options.joint_rate) for t in (tick - 1, tick))
+                    over = operator.publish(stamp, send)
                     follow(robot, operator)
                     if operator.gave_up:
                         truth.give_up()

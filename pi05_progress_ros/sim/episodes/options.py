@@ -18,6 +18,9 @@ from ...command_line import OptionError, check_ranges
 from ...starting.simulation_choices import FAULTS, TaskName, check_simulable, parse_fault
 from ..physics.cameras import check_rendering
 
+# Training, validation and the choice of checkpoints use seeds below these. Success is reported on those from 900,000
+# on; the hundred thousand in between are for trying an evaluation out.
+EVALUATION_SEEDS = 800_000
 FAULT_HELP = f"What goes wrong, as KIND or KIND:PICK; may be repeated. Kinds: {', '.join(FAULTS)}."
 
 
@@ -40,6 +43,8 @@ class EpisodeOptions:
     """Share of the episodes in which each fault happens."""
     profile: str = "teleavatar"
     """Robot profile."""
+    evaluation: bool = False
+    """Allow seeds from 800,000 on, which are kept for evaluation: no policy may have learnt from them."""
 
     @property
     def seeds(self) -> range:
@@ -53,6 +58,12 @@ class EpisodeOptions:
             OptionError: one of the options cannot be used.
         """
         check_ranges(self, {"episodes": (1, 10**6), "seed": (0, 10**6), "fault_share": (0, 1)})
+        if self.seeds[-1] >= EVALUATION_SEEDS and not self.evaluation:
+            raise OptionError(
+                f"--seed {self.seed} --episodes {self.episodes}: seeds from {EVALUATION_SEEDS} on are kept for "
+                "evaluation, so that no policy has learnt from them or was chosen by them; give lower ones, or "
+                "--evaluation if nothing will be trained on these episodes"
+            )
         check_rendering(self.image_scale)
         try:
             for fault in self.fault:

@@ -126,6 +126,7 @@ class Expert:
         self._due_s = world.time_s
         self._gave_up = False
         self.taken: list[str] = []  # faults that happened so far: those of later picks may never come
+        self.not_to_imitate = ""  # why what is done now is not: a mistake that is not made good yet, or a pause
         self.finished = False
 
     def command(self) -> OperatorCommand:
@@ -152,21 +153,22 @@ class Expert:
         attempts: dict[str, int] = {}
         done = 0
         yield from self._get_ready()
-        yield from self._wait(self._rng.uniform(0.2, 0.8))
+        yield from self._pause(self._rng.uniform(0.2, 0.8))
         while picks := self._picks():
-            pick = picks[0]
+            self.not_to_imitate, pick = "", picks[0]
             attempts[pick.name] = attempts.get(pick.name, 0) + 1
             if attempts[pick.name] > MAX_ATTEMPTS:
                 break
             fault = self._take_fault(done)
             done += 1
             if fault and fault.kind == "gives_up":
+                self.not_to_imitate = fault.kind
                 break
             yield from self._pick_and_place(pick, fault)
             if self._gave_up:
                 break
             if self._rng.random() < self._pause_chance:
-                yield from self._wait(self._rng.uniform(0.5, 2.0))
+                yield from self._pause(self._rng.uniform(0.5, 2.0))
         yield from self._line(self._here + [0, 0, 0.06], self._gripper if self._gave_up else 1.0)
         yield from self._wait(0.6)
 
@@ -183,9 +185,10 @@ class Expert:
     def _pick_and_place(self, pick: Pick, fault: Fault | None) -> Iterator[_Waypoint]:
         kind = fault.kind if fault else None
         if fault and kind == "long_pause":
-            yield from self._wait(fault.duration_s)
+            yield from self._pause(fault.duration_s)
         start = self._object(pick.name) + [0, 0, GRASP_HEIGHT]
         if kind == "missed_grasp":
+            self.not_to_imitate = kind
             start = start + [0, 0, 0.055]  # closes above the object
         up = np.array([0, 0, HOVER])
         yield from self._travel(start + up, 1.0)
@@ -194,8 +197,10 @@ class Expert:
         yield from self._wait(0.35, 0.0)
         yield from self._line(start + up, 0.0)
         if not fingers_touch(self._world.model, self._world.data, self._side, pick.name):
-            yield from self._wait(self._rng.uniform(0.2, 0.6), 1.0)
+            yield from self._pause(self._rng.uniform(0.2, 0.6), 1.0)
             return  # the episode looks again and retries
+        if kind in ("dropped_object", "leaves_object", "freezes_holding"):
+            self.not_to_imitate = kind
         if kind in ("dropped_object", "leaves_object"):
             yield from self._line(self._here + [0, 0.0, -0.04], 0.0)
             yield from self._wait(0.5, 1.0)
@@ -215,6 +220,7 @@ class Expert:
 
     def _undo(self, pick: Pick, goal: np.ndarray) -> Iterator[_Waypoint]:
         """Take the object away again and put it back on the table beside where it was."""
+        self.not_to_imitate = "undone_step"
         up = np.array([0, 0, HOVER])
         grasp = self._object(pick.name) + [0, 0, GRASP_HEIGHT]
         yield from self._wait(0.6, 1.0)
@@ -269,6 +275,12 @@ class Expert:
             t = index / steps
             self._here = start + (goal - start) * (t * t * (3 - 2 * t))
             yield _Waypoint(self._here, gripper)
+
+    def _pause(self, seconds: float, gripper: float | None = None) -> Iterator[_Waypoint]:
+        """Do nothing that would have to be done."""
+        before, self.not_to_imitate = self.not_to_imitate, self.not_to_imitate or "pause"
+        yield from self._wait(seconds, gripper)
+        self.not_to_imitate = before
 
     def _wait(self, seconds: float, gripper: float | None = None) -> Iterator[_Waypoint]:
         value = self._gripper if gripper is None else gripper

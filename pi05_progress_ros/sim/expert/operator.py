@@ -13,12 +13,51 @@ from ...starting.simulation_choices import episode_faults, parse_fault
 from ..physics.scene import FINGER_TRAVEL
 from ..physics.world import World
 from ..robot.states import Outlet
-from .expert import Expert
+from .expert import Expert, OperatorCommand
 
 PRESS_AT_S = 0.1  # into the episode; not at once, since a press is a rising edge
 PRESS_S = 0.2  # how long a button is held
 DECIDED_S = 0.8  # from the end of the work until what is not done counts as given up; before the press
 REST_S = 1.0  # between the end of the work and the press that ends the episode, and again until the next one
+
+
+class OperatorTopics:
+    """What an operator's devices send: commands of both arms and grippers, and the buttons that mark an episode."""
+
+    def __init__(self, outlet: Outlet, profile: RobotProfile) -> None:
+        self._profile = profile
+        self._arms = {
+            s: outlet.create_publisher(JointState, arm.teleoperation_topic, 10) for s, arm in profile.arms.items()
+        }
+        self._hands = {
+            s: outlet.create_publisher(JointState, gripper.teleoperation_topic, 10)
+            for s, gripper in profile.grippers.items()
+        }
+        self._buttons = outlet.create_publisher(Joy, profile.marks.topic, 10)
+
+    def publish(self, command: OperatorCommand, stamp: Time, now_s: float, finished_s: float | None) -> None:
+        """Send a command, and the buttons as they are ``now_s`` into an episode whose work ended at ``finished_s``."""
+        for side in self._profile.arms:
+            joints, gripper = self._profile.arms[side].joints, self._profile.grippers[side].joint
+            # All fields are filled, as robots do; see episodes/bag.py for what empty ones would lead to.
+            message = JointState(name=list(joints), position=getattr(command, side).tolist())
+            message.velocity = message.effort = [0.0] * len(joints)
+            message.header.stamp = stamp
+            self._arms[side].publish(message)
+            opening = getattr(command, f"{side}_gripper")
+            number = opening if self._profile.gripper_closed == 0 else 1 - opening
+            effort = float(self._profile.layout.curves[side].effort(number))
+            message = JointState(name=[gripper], effort=[effort], velocity=[0.0])
+            message.position = [opening * FINGER_TRAVEL]
+            message.header.stamp = stamp
+            self._hands[side].publish(message)
+        marks = self._profile.marks
+        message = Joy(buttons=[0] * (max(marks.start_button, marks.stop_button) + 1))
+        message.header.stamp = stamp
+        message.buttons[marks.start_button] = int(PRESS_AT_S <= now_s < PRESS_AT_S + PRESS_S)
+        if finished_s is not None:
+            message.buttons[marks.stop_button] = int(REST_S <= now_s - finished_s < REST_S + PRESS_S)
+        self._buttons.publish(message)
 
 
 class Operator:
@@ -36,16 +75,8 @@ class Operator:
         faults: Sequence[str] = (),
         fault_share: float = 1.0,
     ) -> None:
-        self._outlet, self._world, self._profile = outlet, world, profile
+        self._outlet, self._world, self._topics = outlet, world, OperatorTopics(outlet, profile)
         self._faults, self._fault_share = tuple(faults), fault_share
-        self._arms = {
-            s: outlet.create_publisher(JointState, arm.teleoperation_topic, 10) for s, arm in profile.arms.items()
-        }
-        self._hands = {
-            s: outlet.create_publisher(JointState, gripper.teleoperation_topic, 10)
-            for s, gripper in profile.grippers.items()
-        }
-        self._buttons = outlet.create_publisher(Joy, profile.marks.topic, 10)
         self.new_episode()
 
     def new_episode(self) -> None:
@@ -65,40 +96,23 @@ class Operator:
         """Whether the work ended long enough ago for the physics to have decided on it."""
         return self._finished_s is not None and self._world.time_s - self._finished_s >= DECIDED_S
 
-    def publish(self, stamp: Time) -> bool:
-        """Send what the operator commands now; True when the episode is over and marked so.
+    @property
+    def not_to_imitate(self) -> str:
+        """Why what is done now is not to be imitated: a mistake that is not made good yet, or a pause."""
+        return "idle" if self._expert.finished else self._expert.not_to_imitate
+
+    def publish(self, stamp: Time, send: bool = True) -> bool:
+        """Command what is due now, and send it if it is to be sent; True when the episode is over and marked so.
 
         The command is kept in ``command`` for who needs it without a detour through messages.
         """
-        self.command = command = self._expert.command()
+        self.command = self._expert.command()
         now = self._world.time_s
-        for side in self._profile.arms:
-            joints, gripper = self._profile.arms[side].joints, self._profile.grippers[side].joint
-            # All fields are filled, as robots do; see episodes/bag.py for what empty ones would lead to.
-            message = JointState(name=list(joints), position=getattr(command, side).tolist())
-            message.velocity = message.effort = [0.0] * len(joints)
-            message.header.stamp = stamp
-            self._arms[side].publish(message)
-            opening = getattr(command, f"{side}_gripper")
-            number = opening if self._profile.gripper_closed == 0 else 1 - opening
-            effort = float(self._profile.layout.curves[side].effort(number))
-            message = JointState(name=[gripper], effort=[effort], velocity=[0.0])
-            message.position = [opening * FINGER_TRAVEL]
-            message.header.stamp = stamp
-            self._hands[side].publish(message)
         if self._expert.finished and self._finished_s is None:
             self._finished_s = now
             status = self._world.task_status()
             text = f"episode {self._world.seed} ended: {status.outcome} {status.reason}"
             self._outlet.get_logger().info(text.strip())
-        self._publish_buttons(stamp, now)
+        if send:
+            self._topics.publish(self.command, stamp, now, self._finished_s)
         return self._finished_s is not None and now >= self._finished_s + 2 * REST_S
-
-    def _publish_buttons(self, stamp: Time, now: float) -> None:
-        marks = self._profile.marks
-        message = Joy(buttons=[0] * (max(marks.start_button, marks.stop_button) + 1))
-        message.header.stamp = stamp
-        message.buttons[marks.start_button] = int(PRESS_AT_S <= now < PRESS_AT_S + PRESS_S)
-        if self._finished_s is not None:
-            message.buttons[marks.stop_button] = int(REST_S <= now - self._finished_s < REST_S + PRESS_S)
-        self._buttons.publish(message)

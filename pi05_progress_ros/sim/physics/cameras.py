@@ -8,28 +8,25 @@ import mujoco
 import numpy as np
 
 from pi05_progress.errors import UserError
-from pi05_progress.robots.profile import DEFAULT, PACKET_TYPE, CameraProfile, RobotProfile
+from pi05_progress.robots.profile import DEFAULT, CameraProfile, RobotProfile
 
 from ...command_line import OptionError
 from .gl import require_backend
 
 
-def scaled_sizes(scale: float, profile: RobotProfile | None = None) -> dict[str, tuple[int, int]]:
-    """(width, height) of what the default robot's cameras see, at a share of its resolution and with the same aspect.
+def scaled_sizes(scale: float) -> dict[str, tuple[int, int]]:
+    """(width, height) of what the default robot's cameras see, at a share of its resolution: even numbers for videos.
 
     Args:
         scale: the share, in (0, 1].
-        profile: of the robot whose frames are made of it; video codecs take even numbers of pixels.
 
     Raises:
         UserError: scale is outside (0, 1].
     """
     if not 0.0 < scale <= 1.0:
         raise UserError(f"image scale {scale} is outside (0, 1]: 1 is the real cameras' resolution, 0.5 half of it")
-    video = profile is not None and any(camera.source[1] == PACKET_TYPE for camera in profile.cameras.values())
-    unit = 2 if video else 1
     real = {key: camera.size for key, camera in RobotProfile.load(DEFAULT).cameras.items()}
-    return {key: tuple(max(unit, unit * round(n * scale / unit)) for n in size) for key, size in real.items()}
+    return {key: tuple(max(2, 2 * round(n * scale / 2)) for n in size) for key, size in real.items()}
 
 
 def check_rendering(scale: float) -> None:

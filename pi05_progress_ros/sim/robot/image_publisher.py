@@ -23,7 +23,7 @@ class ImagePublisher:
         self, model: mujoco.MjModel, profile: RobotProfile, scale: float, senders: Mapping[str, CameraSender]
     ) -> None:
         self._model, self._profile, self._senders = model, profile, senders
-        self._sizes = scaled_sizes(scale, profile)
+        self._sizes = scaled_sizes(scale)
         self._changed = threading.Condition()  # guards the three below
         self._waiting: deque[tuple[Time, np.ndarray]] = deque(maxlen=2)
         self._busy = False

@@ -23,7 +23,7 @@ from .command_listener import CommandListener
 from .image_publisher import ImagePublisher
 from .robot import STATE_HZ, Robot
 from .robot_parameters import RobotParameters
-from .states import StatePublisher, Truth, is_image_tick, to_time
+from .states import IMAGE_HZ, StatePublisher, Truth, is_due, to_time
 
 RENDER_TIMEOUT_S = 10.0  # how long a lockstep step waits for the cameras
 ANSWER_TIMEOUT_S = 5.0  # how long a caller waits for the physics thread, beside that
@@ -76,6 +76,10 @@ class Worker(Protocol):
     @property
     def gave_up(self) -> bool:
         """Whether the work ended without the task being done."""
+
+    @property
+    def not_to_imitate(self) -> str:
+        """Why what it does now is not to be imitated; empty if it is."""
 
     def publish(self, stamp: Time) -> bool:
         """Command what is due; whether the episode is over."""
@@ -173,8 +177,8 @@ class PhysicsLoop:
         stamp = to_time(self._robot.stamp_ns(world.time_s))
         self._clock.publish(Clock(clock=stamp))
         self._states.publish(tick, stamp, self._listener.mode)
-        if is_image_tick(tick):
-            self._truth.publish()
+        if is_due(tick, IMAGE_HZ):
+            self._truth.publish(self._worker.not_to_imitate if self._worker else "")
             if self._images:
                 self._images.offer(stamp, world.snapshot())
         if self._worker and tick % 2 == 0:

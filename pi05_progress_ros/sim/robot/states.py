@@ -10,6 +10,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float32, Int32, String
 
+from pi05_progress.robots.episode_notes import INVALID, VALID
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.robots.states import Mode, mode_text
 from pi05_progress_msgs.msg import EpisodeEvent
@@ -36,9 +37,9 @@ def to_time(nanoseconds: int) -> Time:
     return Time(sec=nanoseconds // 10**9, nanosec=nanoseconds % 10**9)
 
 
-def is_image_tick(tick: int) -> bool:
-    """Whether cameras take a picture in this tick of the 200 Hz clock."""
-    return tick * IMAGE_HZ // STATE_HZ != (tick - 1) * IMAGE_HZ // STATE_HZ
+def is_due(tick: int, rate_hz: float) -> bool:
+    """Whether what happens at a rate, cameras' pictures for example, happens in this tick of the 200 Hz clock."""
+    return tick * rate_hz // STATE_HZ != (tick - 1) * rate_hz // STATE_HZ
 
 
 class StatePublisher:
@@ -53,10 +54,10 @@ class StatePublisher:
             s: outlet.create_publisher(JointState, g.state_topic, 10) for s, g in profile.grippers.items()
         }
 
-    def publish(self, tick: int, stamp: Time, mode: Mode) -> None:
-        """What is due in this tick of the 200 Hz clock."""
+    def publish(self, tick: int, stamp: Time, mode: Mode, joints: bool = True) -> None:
+        """What is due in this tick of the 200 Hz clock; joint states are, unless it is said that they are not."""
         world = self._robot.world
-        for side in self._profile.arms:
+        for side in self._profile.arms if joints else ():
             message = JointState(name=list(self._profile.arms[side].joints))
             message.header.stamp = stamp
             message.position, message.velocity, message.effort = (v.tolist() for v in world.arm_state(side))
@@ -88,18 +89,27 @@ class Truth:
         self._task = outlet.create_publisher(String, "/sim/task", latched)
         self._events = outlet.create_publisher(EpisodeEvent, events, QoSProfile(depth=50))
         self._poses = outlet.create_publisher(PoseArray, "/sim/object_poses", 10)
+        self._names = outlet.create_publisher(String, "/sim/object_names", latched)
         self._open = False
+        self._not_to_imitate = ""  # why the operator's actions are not to be imitated now
         self._reported = self._calls = 0
         self._decided_s: float | None = None
 
-    def publish(self) -> None:
-        """Progress and poses as they are now, and the events that happened since the last call."""
+    def publish(self, not_to_imitate: str = "") -> None:
+        """Progress and poses as they are now, and the events that happened since the last call.
+
+        ``not_to_imitate`` is why the operator's present actions are not to be imitated, if they are not.
+        """
         status, now = self._world.task_status(), self._world.time_s
         if not self._open and self._reported == 0:
-            self._open, self._calls, self._decided_s = True, 0, None
+            self._open, self._calls, self._decided_s, self._not_to_imitate = True, 0, None, ""
             self._event(EpisodeEvent.START, now, progress=0.0)
+        if self._open and not_to_imitate != self._not_to_imitate:
+            self._event(INVALID if not_to_imitate else VALID, now, not_to_imitate, status.progress)
+            self._not_to_imitate = not_to_imitate
         if self._calls % TASK_EVERY == 0:
             self._task.publish(String(data=self._world.instruction))
+            self._names.publish(String(data=",".join(self._world.task.object_names)))
         self._calls += 1
         self._progress.publish(Float32(data=status.progress))
         poses = PoseArray()
@@ -116,10 +126,10 @@ class Truth:
         if self._open and self._decided_s is not None and now >= self._decided_s + STOP_AFTER_S:
             self._stop(now)
 
-    def give_up(self) -> None:
+    def give_up(self, reason: str = "given up") -> None:
         """The operator has ended the work: a task that is not done by now has failed."""
         if self._open and self._world.task_status().outcome == "unknown":
-            self._stop(self._world.time_s, "failure", "given up")
+            self._stop(self._world.time_s, "failure", reason)
 
     def end_episode(self, undecided: Outcome = "unknown", reason: str = "") -> None:
         """Close the episode before the world is reset; ``undecided`` is the outcome if the task has none yet."""
