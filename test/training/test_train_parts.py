@@ -169,7 +169,7 @@ def test_weights_and_biases_writes_files_offline(tmp_path):
 
 def test_metrics_are_fetched_when_the_next_steps_are_on_their_way():
     flight = InFlight(lag=2)
-    arrived = [[a.step for a in flight.sent(step, None, {"loss": np.float32(step)})] for step in (1, 2, 3, 4)]
+    arrived = [[a.step for a in flight.sent(step, [None], {"loss": np.float32(step)})] for step in (1, 2, 3, 4)]
     assert arrived == [[], [], [1], [2]]
     assert [a.step for a in flight.all()] == [3, 4]
 
@@ -207,7 +207,7 @@ def test_a_full_disk_does_not_hide_a_loss_that_is_not_finite(tmp_path, monkeypat
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(np, "savez", full)
-    arrived = Arrived(7, made_up_batch(SMALL), {"loss": math.nan, "grad_norm": 1.0})
+    arrived = Arrived(7, lambda: made_up_batch(SMALL), {"loss": math.nan, "grad_norm": 1.0})
     said = str(bad_batch.keep(tmp_path, arrived, [Path("data")]))
     assert "step 7: loss is nan" in said and "bad_batch_7.npz: No space left on device" in said
     assert not list(tmp_path.iterdir())

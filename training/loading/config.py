@@ -62,6 +62,9 @@ class DataConfig:
     """Arm targets relative to the present state."""
     cache: Annotated[Path | None, ALSO_CACHE] = None
     """Folder for pictures at the size the model reads, decoded once and kept; none: decoded whenever they are used."""
+    resident: bool = False
+    """Keep every sample in the device's memory, where batches are chosen: for data that fit there, and steps that are
+    faster than loading. The order is another one than without it."""
     workers: int = 0
     """Processes that load beside this one; 0: threads of this one, which is best with a cache."""
     threads: int = 4

@@ -17,7 +17,7 @@ from typing import Any
 import absl.flags
 import grain
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Int32, Int64
 
 from pi05_progress.files.fingerprint import fingerprint
 from pi05_progress.models.config import Pi05Config
@@ -33,6 +33,7 @@ from .data import Data, read_data, written
 from .mixture import Order, shard_count, stripes_per_period, training_order
 from .negatives import negatives
 from .pictures import DecodedPictures, Pictures
+from .resident import Choices, stacked
 from .samples import Sample, SampleMaker, Source
 from .split import SetSplit
 
@@ -101,6 +102,12 @@ class TrainLoader:
         self._validation = data.validation
         self._folder = tempfile.TemporaryDirectory(prefix="pi05_progress_rows_") if config.workers else None
         self._samples = self._sample_maker(data, model, encoder, seed)
+        self._training, self._choices = data.training, None
+        if config.resident:
+            self._iterator = self._choices = Choices(
+                [len(of) for of in data.training], config.weights, batch_size, seed
+            )
+            return
         order = Order(counts, shards, batch_size, process_count)
         rows = training_order(data.training, order, shards, seed)
         if not absl.flags.FLAGS.is_parsed():
@@ -152,6 +159,15 @@ class TrainLoader:
         if self._config.workers:  # arrays in shared memory, which grain takes back when they are no longer used
             sample = {name: np.array(values, subok=False) for name, values in sample.items()}
         return to_batch(sample)
+
+    def choose(self, batches: int) -> Int32[np.ndarray, "n b"]:
+        """With ``resident`` data, which of ``all_samples`` make the next batches."""
+        return np.stack([next(self._choices) for _ in range(batches)])
+
+    def all_samples(self) -> Batch:
+        """Every sample that is trained on, data set after data set."""
+        pairs = [(data_set, int(row)) for data_set, rows in enumerate(self._training) for row in rows]
+        return to_batch(stacked(len(pairs), lambda number: self._samples.sample(*pairs[number]), self._config.threads))
 
     def state(self) -> bytes:
         """Where the loader is: after the last batch that ``next`` gave."""
@@ -247,6 +263,11 @@ def _check_arguments(
         raise DataConfigError(f"seed is {seed}; expected 0 to 2**32 - 1")
     if not 0 <= process_index < process_count:
         raise DataConfigError(f"process {process_index} of {process_count}: expected 0 to {process_count - 1}")
+    if config.resident and (process_count > 1 or config.workers or config.wrong_instruction or config.reversed_clip):
+        raise DataConfigError(
+            "data.resident keeps the samples of one process as they are: it goes neither with several processes nor with "
+            "data.workers, data.wrong_instruction or data.reversed_clip"
+        )
     if config.workers < 0 or config.threads < 1:
         raise DataConfigError(f"workers is {config.workers}, threads {config.threads}; at least 0 and 1 are needed")
     if encoder.vocabulary > model.vocabulary:
@@ -274,6 +295,7 @@ def _made_from(
         "batch_size": batch_size,
         "seed": seed,
         "shards": shards,
+        **({"resident": True} if config.resident else {}),
     }
     return json.loads(json.dumps(made_from))
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import grain
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Int32, Int64
 
 from .config import DataConfigError
 
@@ -105,6 +105,12 @@ class Order:
         period, at = divmod(batch * per_shard + stripe, len(self._set))
         data_set = int(self._set[at])
         return Draw(data_set, shard, period * self._counts[data_set] + int(self._rank[at]), batch * self._batch + row)
+
+    def positions(self, numbers: Int64[np.ndarray, " n"]) -> tuple[Int32[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
+        """Of draws, where there is one shard: the data set, and how many of its rows came before."""
+        periods, at = np.divmod(numbers, len(self._set))
+        sets = self._set[at]
+        return sets, periods * np.array(self._counts)[sets] + self._rank[at]
 
     def __len__(self) -> int:
         return sys.maxsize  # endless

@@ -56,6 +56,8 @@ class TrainConfig:
     """Samples of an optimiser step, over all devices and processes."""
     num_train_steps: int = 20_000
     """Optimiser steps."""
+    steps_per_dispatch: int = 1
+    """Optimiser steps that the device takes without the host, with --data.resident: for small models on a GPU."""
     seed: int = 42
     """Of initial parameters, noise, augmentation and the order of samples."""
     log_interval: int = 100

@@ -17,7 +17,7 @@ from .metrics import Arrived
 
 def keep(folder: Path, arrived: Arrived, datasets: list[Path]) -> UserError:
     """Write this process's rows of the batch as a file of arrays, if that can be; returns the error to raise."""
-    batch: Batch = arrived.batch
+    batch: Batch = arrived.batch()
     process = f"_{jax.process_index()}" if jax.process_count() > 1 else ""
     path = folder / f"bad_batch_{arrived.step}{process}.npz"
     try:

@@ -12,9 +12,11 @@ import numpy as np
 
 from pi05_progress.checkpoints.checkpoint import Checkpoint
 
-from ..engine.sharding import put_batch
+from ..engine.resident import make_resident_steps
+from ..engine.sharding import put_batch, replicated
 from ..engine.state import parameters_in_use, with_parameters
 from ..engine.step import make_train_step
+from ..loading.batch import Batch
 from ..loading.split import HELD_OUT, SPLITS
 from . import bad_batch, pictures
 from .checkpoints import POSITION, Best, RunCheckpoints, RunState, beside_parameters
@@ -59,6 +61,10 @@ class Loop:
             action_size=run.loader.action_size,
             augmentation=config.augmentation,
         )
+        self._samples: Batch | None = None
+        if config.data.resident:
+            self._samples = jax.device_put(run.loader.all_samples(), replicated(run.mesh))
+            self._resident_steps = make_resident_steps(self._train_step, run.mesh)
         self._validates = config.validation_interval > 0 and any(run.loader.held_out)
         self._validation_step = make_validation_step(
             run.model, run.mesh, config.loss, run.loader.action_size, config.seed
@@ -83,7 +89,7 @@ class Loop:
             self._checkpoints.validated(self._run_state(owed=False))
         first = True
         while self._step < total:
-            self._one_step()
+            self._next_steps()
             self._checkpoints.raise_if_failed()
             if first:  # compiling is not training
                 first = False
@@ -109,15 +115,21 @@ class Loop:
         self._checkpoints.wait()
         return Ended(self._step, "")
 
-    def _one_step(self) -> None:
-        """Load a batch and send a step off; take in what has arrived."""
+    def _next_steps(self) -> None:
+        """Load a batch, or choose several, and send a step off with each; take in what has arrived."""
+        run, samples = self._run, self._samples
         started = time.perf_counter()
-        batch = next(self._run.loader)
+        batch = next(run.loader) if samples is None else run.loader.choose(self._config.steps_per_dispatch)
         self._window.waited += time.perf_counter() - started
-        self._state, metrics = self._train_step(self._state, self._run.key, put_batch(self._run.mesh, batch))
-        self._step += 1
+        if samples is None:
+            self._state, metrics = self._train_step(self._state, run.key, put_batch(run.mesh, batch))
+            batches = [lambda: batch]
+        else:
+            self._state, metrics = self._resident_steps(self._state, run.key, samples, batch)
+            batches = [lambda rows=rows: jax.tree.map(lambda all: np.asarray(all[rows]), samples) for rows in batch]
+        self._step += len(batches)
         metrics = {**metrics, STOP: self._agreement.ask(bool(self._stop.name))}
-        for arrived in self._in_flight.sent(self._step, batch, metrics):
+        for arrived in self._in_flight.sent(self._step, batches, metrics):
             self._take(arrived)
 
     def _stopping(self) -> bool:

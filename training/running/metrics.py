@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import jax
+import numpy as np
 
 LAG = 2  # steps on their way at a time
 LOSSES = ("loss", "grad_norm")  # what must be finite
@@ -25,7 +26,7 @@ class Arrived:
     """A step whose metrics are on the host, so that the device is done with it."""
 
     step: int  # number of steps done then
-    batch: Any  # what it was given, on the host
+    batch: Callable[[], Any]  # gives what it was given, on the host
     metrics: dict[str, float]  # of the step
 
     @property
@@ -39,11 +40,17 @@ class InFlight:
 
     def __init__(self, lag: int = LAG) -> None:
         self._lag = lag
-        self._steps: deque[tuple[int, Any, Mapping[str, Any]]] = deque()
+        self._steps: deque[tuple[int, Sequence[Callable[[], Any]], Mapping[str, Any]]] = deque()
 
-    def sent(self, step: int, batch: Any, metrics: Mapping[str, Any]) -> list[Arrived]:
-        """Add a step; returns those that should have arrived by now, and waits for these."""
-        self._steps.append((step, batch, metrics))
+    def sent(self, step: int, batches: Sequence[Callable[[], Any]], metrics: Mapping[str, Any]) -> list[Arrived]:
+        """Add steps that were sent off together, a batch each; returns those that should have arrived by now, and waits
+        for these.
+
+        Args:
+            step: number of steps done after the last of them.
+            metrics: scalars, or with an axis of steps.
+        """
+        self._steps.append((step, batches, metrics))
         return self._fetch(self._lag)
 
     def all(self) -> list[Arrived]:
@@ -53,9 +60,12 @@ class InFlight:
     def _fetch(self, keep: int) -> list[Arrived]:
         arrived = []
         while len(self._steps) > keep:
-            step, batch, metrics = self._steps.popleft()
-            values = jax.device_get(dict(metrics))
-            arrived.append(Arrived(step, batch, {name: float(value) for name, value in values.items()}))
+            step, batches, metrics = self._steps.popleft()
+            count = len(batches)
+            values = {name: np.broadcast_to(of, count) for name, of in jax.device_get(dict(metrics)).items()}
+            for i, batch in enumerate(batches):
+                own = {name: float(of[i]) for name, of in values.items()}
+                arrived.append(Arrived(step - count + 1 + i, batch, own))
         return arrived
 
 

@@ -31,6 +31,7 @@ FREE = (
     "from_scratch",
     "tokenizer_path",
     "num_train_steps",
+    "steps_per_dispatch",
     "log_interval",
     "validation_interval",
     "validation_stride",

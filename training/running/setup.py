@@ -71,9 +71,18 @@ def check_config(config: TrainConfig) -> None:
     """
     if not config.exp_name or "/" in config.exp_name or config.exp_name.startswith("."):
         raise UserError(f"--exp_name is {config.exp_name!r}; give the run a name, such as --exp_name=first")
-    for name in ("batch_size", "num_train_steps", "log_interval", "save_interval", "validation_stride"):
+    counts = ("num_train_steps", "log_interval", "save_interval")
+    for name in (*counts, "batch_size", "validation_stride", "steps_per_dispatch"):
         if getattr(config, name) < 1:
             raise UserError(f"--{name} is {getattr(config, name)}; expected at least 1")
+    if config.steps_per_dispatch > 1 and not config.data.resident:
+        raise UserError(f"--steps_per_dispatch is {config.steps_per_dispatch}, which needs --data.resident")
+    for name in (*counts, "validation_interval"):
+        if getattr(config, name) % config.steps_per_dispatch:
+            raise UserError(
+                f"--{name} is {getattr(config, name)}; expected a multiple of --steps_per_dispatch, "
+                f"{config.steps_per_dispatch}"
+            )
     if config.validation_interval < 0 or (
         config.validation_interval and config.save_interval % config.validation_interval
     ):
