@@ -222,8 +222,8 @@ class TrainLoader:
         pairs += [(*pairs[0][:2], False)] * (-len(pairs) % batch_size)
         own = np.array(pairs).reshape(-1, self._processes, batch_size // self._processes, 3)[:, self._process]
         batches = grain.MapDataset.source(own.reshape(-1, 3)).map(self._validation_sample)
-        for stacked in batches.batch(own.shape[1]).to_iter_dataset(self._read_options()):
-            yield to_batch(stacked)
+        for rows in batches.batch(own.shape[1]).to_iter_dataset(self._read_options()):
+            yield to_batch(rows)
 
     def _validation_sample(self, what: Int64[np.ndarray, " 3"]) -> Sample:
         data_set, row, counts = map(int, what)
@@ -265,8 +265,8 @@ def _check_arguments(
         raise DataConfigError(f"process {process_index} of {process_count}: expected 0 to {process_count - 1}")
     if config.resident and (process_count > 1 or config.workers or config.wrong_instruction or config.reversed_clip):
         raise DataConfigError(
-            "data.resident keeps the samples of one process as they are: it goes neither with several processes nor with "
-            "data.workers, data.wrong_instruction or data.reversed_clip"
+            "data.resident keeps the samples of one process as they are: it goes neither with several processes nor "
+            "with data.workers, data.wrong_instruction or data.reversed_clip"
         )
     if config.workers < 0 or config.threads < 1:
         raise DataConfigError(f"workers is {config.workers}, threads {config.threads}; at least 0 and 1 are needed")
