@@ -37,7 +37,6 @@ ROOMS = {
     "benchmarks": ("ros", "sim", "data", "train", "dev"),
 }
 FROM_ROS_ONLY = {"launch", "launch_ros", "cv_bridge"}  # no package of Python's: there where ROS is installed
-NOT_IMPORTED = {"daqp"}  # by us: it solves for mink
 MODULES = {"huggingface-hub": "huggingface_hub", "rerun-sdk": "rerun", "torch": "torch", "lerobot": "lerobot"}
 
 
@@ -133,7 +132,7 @@ def test_a_missing_declaration_is_noticed(tmp_path):
 def test_what_is_declared_is_imported(extras):
     known, used = distributions(), {module for path in FILES for module, _ in imports(path)}
     providers = set().union(*(known.get(module, {canonicalize_name(module)}) for module in used))
-    assert not declared(extras) - providers - NOT_IMPORTED
+    assert not declared(extras) - providers
 
 
 def test_the_ros_package_names_what_its_nodes_import():

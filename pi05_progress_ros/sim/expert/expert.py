@@ -1,93 +1,26 @@
 """A scripted operator who solves the tasks by pick and place, at varying speed, with pauses, retries and faults.
 
 It looks at the truth about objects, as a person would look at the table, and says where the arms should be; whoever
-runs it sends that through the teleoperation commands. Inverse kinematics of an arm by differential steps, with mink.
+runs it sends that through the teleoperation commands.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import cache
 from typing import NamedTuple
 
-import mink
-import mujoco
 import numpy as np
 
 from ...starting.simulation_choices import Fault
-from ..physics.scene import arm_table, make_spec, side_sign
 from ..physics.tasks.base import CUBE_HALF, Pick, fingers_touch
 from ..physics.world import World
-
-TILT = np.deg2rad(
-    25.0
-)  # of the fingers from straight down, tips away from the robot: straight down is hardly reachable
-
-
-@cache
-def _model() -> mujoco.MjModel:
-    return make_spec().compile()
-
-
-def grasp_orientation(side: str, yaw: float = 0.0) -> np.ndarray:
-    """(3, 3) orientation of the joint-7 frame for a grasp from above, opening axis along x turned by ``yaw`` rad.
-
-    The axis is mirrored between the arms, which keeps both wrist cameras on the robot's side of the hand.
-    """
-    sign = side_sign(side)
-    opening = np.array([sign, 0.0, 0.0])
-    fingers = np.array([0.0, -np.sin(TILT), -np.cos(TILT)])
-    y = sign * fingers
-    frame = np.column_stack([np.cross(y, opening), y, opening])
-    turn = np.array([[np.cos(yaw), -np.sin(yaw), 0], [np.sin(yaw), np.cos(yaw), 0], [0, 0, 1]])
-    return turn @ frame
-
-
-def ready_seed(side: str) -> np.ndarray:
-    """(7,) joints from which grasps from above are found, rad.
-
-    The arms mirror by q_right = -q_left, their home poses do not: from the right arm's own home the solver ends in a
-    configuration at its joint limits that misses the table by centimetres.
-    """
-    return side_sign(side) * arm_table().home["left"]
-
-
-class ArmSolver:
-    """Finds joint targets for grasp-point poses, each starting from the last one found: poses must come densely."""
-
-    def __init__(self, side: str, joints: np.ndarray) -> None:
-        self.side = side
-        model = _model()
-        names = [link["joint"] for link in arm_table().links[side]]
-        self._qpos = [int(model.jnt_qposadr[model.joint(name).id]) for name in names]
-        q = np.zeros(model.nq)
-        q[self._qpos] = joints
-        self._configuration = mink.Configuration(model, q=q)
-        self._task = mink.FrameTask(
-            frame_name=f"{side[0]}_grasp", frame_type="site", position_cost=1.0, orientation_cost=0.3, lm_damping=0.01
-        )
-        self._posture = mink.PostureTask(model, cost=1e-3)
-        home = np.zeros(model.nq)
-        home[self._qpos] = ready_seed(side)
-        self._posture.set_target(home)
-        self._limits = [mink.ConfigurationLimit(model)]
-
-    def solve(self, position: np.ndarray, rotation: np.ndarray, steps: int = 2) -> np.ndarray:
-        """(7,) joint targets, rad, that bring the grasp point to a pose near the last one."""
-        self._task.set_target(mink.SE3.from_rotation_and_translation(mink.SO3.from_matrix(rotation), position))
-        for _ in range(steps):
-            velocity = mink.solve_ik(
-                self._configuration, [self._task, self._posture], 0.1, solver="daqp", limits=self._limits
-            )
-            self._configuration.integrate_inplace(velocity, 0.1)
-        return self._configuration.q[self._qpos].copy()
-
+from .kinematics import reach
 
 PERIOD_S = 0.05  # between Cartesian waypoints
 SPEED_M_S = 0.16  # of the hand at speed 1
 GRASP_HEIGHT = 0.002  # m of the grasp point above the object's centre
-HOVER = 0.10  # m above an object before descending and after lifting
-READY_HEIGHT = 0.16  # m above the table
+HOVER = 0.07  # m above an object before descending and after lifting
+READY_HEIGHT = 0.14  # m above the table
 READY_SPEED_RAD_S = 0.8
 MAX_ATTEMPTS = 4  # picks of one object before giving up
 
@@ -115,8 +48,7 @@ class Expert:
         self._rng = np.random.default_rng([seed, 1])
         self._faults = list(faults)
         self._side = world.task.side
-        self._solver = ArmSolver(self._side, ready_seed(self._side))
-        self._rotation = grasp_orientation(self._side)
+        self._reach = reach(self._side)
         self.speed = float(self._rng.uniform(0.75, 1.35))
         self._pause_chance = float(self._rng.uniform(0.0, 0.15))
         self._joints = {side: world.home(side) for side in world.sides}
@@ -245,14 +177,13 @@ class Expert:
     # --- motion ---
 
     def _solve(self, position: np.ndarray) -> np.ndarray:
-        return self._solver.solve(position, self._rotation)
+        return self._reach.joints(position[None])[0]
 
     def _get_ready(self) -> Iterator[_Waypoint]:
         """From wherever the arm is to a hand over the middle of its workspace, in joint space."""
         middle = self._world.task.workspace_middle()
         self._here = np.array([*middle[:2], middle[2] + READY_HEIGHT])
-        for _ in range(40):
-            ready = self._solve(self._here)
+        ready = self._solve(self._here)
         start = self._world.arm_state(self._side).position
         steps = int(np.ceil(1.5 * np.abs(ready - start).max() / (READY_SPEED_RAD_S * self.speed * PERIOD_S)))
         for index in range(1, steps + 1):
