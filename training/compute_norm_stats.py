@@ -2,6 +2,7 @@
 
     python -m training.compute_norm_stats DATASET
     python -m training.compute_norm_stats DATASET ANOTHER --output norm_stats.json --delta-actions
+    python -m training.compute_norm_stats DATASET --horizon 30 --delta-actions --actions-per-row --proprioception
 
 Numbers are what the model sees: arm positions as the state, and action chunks of arm positions and gripper command
 numbers, relative to the state with --delta-actions. A chunk that reaches beyond its episode repeats the last action.
@@ -23,7 +24,7 @@ from pi05_progress.errors import UserError, run_program
 from pi05_progress.files.output_file import check_output
 from pi05_progress.files.progress_bar import progress_bar
 from pi05_progress.robots.profile import RobotProfile
-from pi05_progress.units.normalize import NormStats, save_norm_stats
+from pi05_progress.units.normalize import PROPRIOCEPTION, NormStats, save_norm_stats
 
 from .datasets import layout
 from .datasets.norm_stats import compute
@@ -43,6 +44,10 @@ class StatisticsOptions:
     """Rows of an action chunk."""
     delta_actions: bool = False
     """Arm targets relative to the present state, for models that are trained so."""
+    actions_per_row: bool = False
+    """Also each row of the chunks by itself (actions_per_row), for models that are trained so."""
+    proprioception: bool = False
+    """Also positions of joints and grippers (proprioception), for models with a state token."""
     output: Path | None = None
     """File to write; norm_stats.json in the data set if there is one data set."""
     overwrite: bool = False
@@ -73,7 +78,8 @@ def compute_norm_stats(
     frames = sum(dataset.frame_count for dataset in datasets)
     told = {"notes": notes, "far": notes}
     with progress_bar("statistics", 2 * frames, "frames (twice)") as advance:
-        stats = compute(datasets, profile, horizon=args.horizon, relative=args.delta_actions, progress=advance, **told)
+        kinds = {"relative": args.delta_actions, "per_row": args.actions_per_row, "proprioception": args.proprioception}
+        stats = compute(datasets, profile, horizon=args.horizon, progress=advance, **kinds, **told)
     save_norm_stats(output, stats)
     return output, stats, profile
 
@@ -81,8 +87,11 @@ def compute_norm_stats(
 def table(stats: dict[str, NormStats], profile: RobotProfile) -> Table:
     """The statistics by name, for a terminal."""
     rows = Table("", "", "mean", "std", "q01", "q99")
-    for key, of in stats.items():
-        names = profile.layout.state_names if key == "state" else profile.layout.joints
+    robot = profile.layout
+    names_of = {"state": robot.state_names, "actions": robot.joints, PROPRIOCEPTION: robot.proprioception_names}
+    for key, names in names_of.items():
+        if (of := stats.get(key)) is None:
+            continue
         for name, *values in zip(names, of.mean, of.std, of.q01, of.q99, strict=True):
             rows.add_row(key, name, *(f"{value:.4f}" for value in values))
     return rows

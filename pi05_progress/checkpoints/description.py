@@ -39,6 +39,7 @@ class CheckpointInfo:
     asset_id: str = "teleavatar"  # folder of the statistics; may contain slashes
     tokenizer: str = "bytes"  # ``bytes``, ``words`` or ``paligemma`` (then a path is needed to load it)
     delta_actions: bool = False  # whether arm actions are relative to the state
+    actions_per_row: bool = False  # whether every row of a chunk is normalised by statistics of its own
     quantiles: bool = True  # whether quantiles normalise, else mean and deviation
     labels: Mapping[str, Any] = field(default_factory=dict)  # how progress labels were made, with arguments
     code_version: str = ""  # of this package, when it was saved

@@ -14,7 +14,6 @@ import numpy as np
 
 from ..checkpoints.checkpoint import Checkpoint, CheckpointError
 from ..checkpoints.description import CheckpointInfo
-from ..models.config import Pi05Config
 from ..models.flow import next_noise
 from ..models.observation import Observation, check_observation
 from ..models.pi05 import Sample
@@ -22,9 +21,16 @@ from ..observation import CONFIDENCE_LEVEL, IMAGE_KEYS, ObservationError, Policy
 from ..policy import DEFAULT_OPTIONS, ZERO_NOISE, Policy, PolicyOptions, noise_seed
 from ..robots.layout import Layout
 from ..robots.profile import RobotProfile
-from ..units.normalize import NormStats, NormStatsError, normalize, unnormalize
+from ..units.normalize import PROPRIOCEPTION, NormStats, NormStatsError, chunk_stats, normalize, unnormalize
 from ..units.tokenizer import PromptTokenizer, clean, make_encoder
-from ..units.transforms import absolute_actions, actions_from_model, pad_to, resize_with_pad, state_to_model
+from ..units.transforms import (
+    absolute_actions,
+    actions_from_model,
+    pad_to,
+    proprioception_to_model,
+    resize_with_pad,
+    state_to_model,
+)
 from .sampler import Sampler, for_inference
 
 log = logging.getLogger(__name__)
@@ -81,7 +87,7 @@ class ModelPolicy(Policy):
             log.warning("%s: their joints and units are the same, but what their cameras see may not be", text)
         self.model_id, self.action_dt_s, self.horizon = info.model_id, info.action_dt_s, info.model.action_horizon
         self.durations_s = info.durations_s()
-        _check_sizes(info.model, stats, info.quantiles, profile.layout)
+        self._action_stats = _checked_stats(info, stats, profile.layout)
         self._info, self._stats, self._profile, self._layout = info, stats, profile, profile.layout
         encoder = make_encoder(info.tokenizer, Path(options.tokenizer) if options.tokenizer else None)
         if encoder.vocabulary > info.model.vocabulary:
@@ -136,9 +142,17 @@ class ModelPolicy(Policy):
             state=pad_to(state, self._info.model.action_dim)[None],
             tokenized_prompt=tokens[None],
             tokenized_prompt_mask=mask[None],
+            proprioception=self._proprioception(frame.state) if self._info.model.state_token else None,
         )
         check_observation(self._info.model, observation)
         return observation
+
+    def _proprioception(self, vector: np.ndarray) -> np.ndarray:
+        """What the state token is made of, a batch of one."""
+        positions = proprioception_to_model(vector, self._layout)
+        if self._stats:
+            positions = normalize(positions, self._stats[PROPRIOCEPTION], self._info.quantiles).astype(np.float32)
+        return pad_to(positions, self._info.model.action_dim)[None]
 
     def infer(self, frame: RobotFrame, prompt: str) -> PolicyOutput:
         """Actions and progress for one frame; returns when the device is done."""
@@ -189,8 +203,8 @@ class ModelPolicy(Policy):
     def _output(self, sample: Sample, row: int, state: np.ndarray) -> PolicyOutput:
         """One row of what the model says, in the robot's units; without timing."""
         actions = sample.actions[row]
-        if self._stats:
-            actions = unnormalize(actions, self._stats["actions"], self._info.quantiles)
+        if self._action_stats is not None:
+            actions = unnormalize(actions, self._action_stats, self._info.quantiles)
         actions = actions[..., : self._layout.action_size]
         if self._info.delta_actions:
             actions = absolute_actions(actions, state, self._layout)
@@ -220,7 +234,10 @@ class ModelPolicy(Policy):
             images = {key: np.zeros((size, *model.image_size, 3), np.uint8) for key in self._encoded}
             masks = {key: np.ones(size, bool) for key in images}
             state, tokens = np.zeros((size, model.action_dim), np.float32), np.zeros((size, length), np.int32)
-            observation = Observation(images, masks, state, tokens, np.ones((size, length), bool))
+            observation = Observation(
+                images, masks, state, tokens, np.ones((size, length), bool),
+                proprioception=state if model.state_token else None,
+            )  # fmt: skip
             _, noise = next_noise(self._key, (1, model.action_horizon, model.action_dim))
             noise = noise if size == 1 else np.zeros((size, *noise.shape[1:]), np.float32)
             jax.block_until_ready(self.sampler(observation, noise))
@@ -247,23 +264,37 @@ class Pi05Policy(ModelPolicy):
         )
 
 
-def _check_sizes(model: Pi05Config, stats: Mapping[str, NormStats], quantiles: bool, layout: Layout) -> None:
-    """Refuse a model or statistics that the robot's numbers do not fit, before the first frame finds out."""
-    state, actions = layout.state_size, layout.action_size
-    if model.action_dim < actions:
-        raise CheckpointError(f"the model has {model.action_dim} action dimensions, the robot needs {actions}")
+def _checked_stats(info: CheckpointInfo, stats: Mapping[str, NormStats], layout: Layout) -> NormStats | None:
+    """What chunks of actions are normalised by; refuses a model or statistics that do not fit, before a frame does.
+
+    None where there are no statistics.
+    """
+    model, sizes = info.model, {"state": layout.state_size, "actions": layout.action_size}
+    if model.state_token:
+        sizes[PROPRIOCEPTION] = len(layout.proprioception_columns)
+        if model.action_dim < sizes[PROPRIOCEPTION]:
+            raise CheckpointError(
+                f"the model's state token takes {model.action_dim} numbers, the robot has {sizes[PROPRIOCEPTION]} "
+                "positions"
+            )
+    if model.action_dim < sizes["actions"]:
+        raise CheckpointError(f"the model has {model.action_dim} action dimensions, the robot needs {sizes['actions']}")
     if not stats:
-        return
-    if missing := {"state", "actions"} - set(stats):
+        return None
+    if missing := set(sizes) - set(stats):
         raise CheckpointError(f"the statistics lack {', '.join(sorted(missing))}; they have {', '.join(sorted(stats))}")
-    for key, size in (("state", state), ("actions", actions)):
-        if len(stats[key].mean) < size:
-            raise CheckpointError(f"the statistics of {key} have {len(stats[key].mean)} numbers, the robot has {size}")
     try:
-        normalize(np.zeros(state), stats["state"], quantiles)
-        unnormalize(np.zeros(model.action_dim), stats["actions"], quantiles)
+        chunks = chunk_stats(stats, info.actions_per_row, model.action_horizon)
+        for key, size in sizes.items():
+            of = chunks if key == "actions" else stats[key]
+            if (found := of.mean.shape[-1]) < size:
+                raise CheckpointError(f"the statistics of {key} have {found} numbers, the robot has {size}")
+            if key != "actions":
+                normalize(np.zeros(size), of, info.quantiles)
+        unnormalize(np.zeros((model.action_horizon, model.action_dim)), chunks, info.quantiles)
     except NormStatsError as error:
         raise CheckpointError(f"the statistics do not fit: {error}") from error
+    return chunks
 
 
 def one_batch(observations: Sequence[Observation]) -> Observation:

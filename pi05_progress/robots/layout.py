@@ -78,6 +78,17 @@ class Layout:
         return len(self.action_columns)
 
     @property
+    def proprioception_columns(self) -> Int[np.ndarray, " p"]:
+        """Columns of a state vector with the positions of all arms' joints, then of the grippers."""
+        arms = [joint for arm in self.arms.values() for joint in range(*arm.indices(len(self.joints)))]
+        return np.array([self.column(joint, POSITION) for joint in [*arms, *self.grippers.values()]], int)
+
+    @property
+    def proprioception_names(self) -> tuple[str, ...]:
+        """The joint of each of these columns."""
+        return tuple(self.joints[column] for column in self.proprioception_columns)
+
+    @property
     def state_names(self) -> tuple[str, ...]:
         """The joint of each number of a state that the model reads."""
         return tuple(self.joints[column % len(self.joints)] for column in self.state_columns)

@@ -14,6 +14,8 @@ from ..files.json_file import read_json
 from ..files.output_file import write_file
 
 EPSILON = 1e-6
+PER_ROW, PROPRIOCEPTION = "actions_per_row", "proprioception"  # keys of statistics that openpi does not have
+ROW_SPREAD = 0.02  # rad, or of a command number: least spread of a row of chunks, whose first ones hardly move
 BINS = 5000  # of the histograms behind the quantiles
 
 
@@ -23,12 +25,16 @@ class NormStatsError(UserError):
 
 @dataclass(frozen=True)
 class NormStats:
-    """Statistics per dimension, float64 (d,) each."""
+    """Statistics per dimension, float64 (d,) each; those of ``actions_per_row`` (horizon, d)."""
 
     mean: np.ndarray
     std: np.ndarray
     q01: np.ndarray | None = None
     q99: np.ndarray | None = None
+
+    def of_row(self, row: int) -> NormStats:
+        """Those of one row of a chunk."""
+        return NormStats(*(None if part is None else part[row] for part in vars(self).values()))
 
 
 def normalize(x: np.ndarray, stats: NormStats, quantiles: bool = True) -> np.ndarray:
@@ -36,10 +42,11 @@ def normalize(x: np.ndarray, stats: NormStats, quantiles: bool = True) -> np.nda
     n = x.shape[-1]
     if quantiles:
         low, high = _quantiles(stats)
-        _check(n, len(low), "values")
-        return (x - low[:n]) / (high[:n] - low[:n] + EPSILON) * 2.0 - 1.0
-    _check(n, len(stats.mean), "values")
-    return (x - stats.mean[:n]) / (stats.std[:n] + EPSILON)
+        _check(n, low.shape[-1], "values")
+        low, high = low[..., :n], high[..., :n]
+        return (x - low) / (high - low + EPSILON) * 2.0 - 1.0
+    _check(n, stats.mean.shape[-1], "values")
+    return (x - stats.mean[..., :n]) / (stats.std[..., :n] + EPSILON)
 
 
 def unnormalize(x: np.ndarray, stats: NormStats, quantiles: bool = True) -> np.ndarray:
@@ -49,7 +56,7 @@ def unnormalize(x: np.ndarray, stats: NormStats, quantiles: bool = True) -> np.n
         NormStatsError: fewer values than statistics.
     """
     n = x.shape[-1]
-    known = len(stats.mean)
+    known = stats.mean.shape[-1]
     _check(known, n, "statistics")
     part, rest = x[..., :known], x[..., known:]
     if quantiles:
@@ -58,6 +65,27 @@ def unnormalize(x: np.ndarray, stats: NormStats, quantiles: bool = True) -> np.n
     else:
         part, rest = part * (stats.std + EPSILON) + stats.mean, rest * (1.0 + EPSILON)
     return np.concatenate([part, rest], axis=-1)
+
+
+def chunk_stats(stats: Mapping[str, NormStats], per_row: bool, horizon: int) -> NormStats:
+    """What normalises chunks of so many rows: the statistics of actions, or those of every row with a least spread.
+
+    Raises:
+        NormStatsError: there are none, or they are of another horizon.
+    """
+    key = PER_ROW if per_row else "actions"
+    if key not in stats:
+        raise NormStatsError(f"there are no statistics of {key}, only of {', '.join(sorted(stats))}")
+    of = stats[key]
+    if not per_row:
+        return of
+    if len(of.mean) != horizon:
+        raise NormStatsError(f"{key} has statistics of {len(of.mean)} rows, chunks have {horizon}")
+    low = high = None
+    if of.q01 is not None and of.q99 is not None:
+        middle, half = (of.q01 + of.q99) / 2, np.maximum(of.q99 - of.q01, ROW_SPREAD) / 2
+        low, high = middle - half, middle + half
+    return NormStats(of.mean, np.maximum(of.std, ROW_SPREAD / 4), low, high)
 
 
 def _quantiles(stats: NormStats) -> tuple[np.ndarray, np.ndarray]:
@@ -95,13 +123,18 @@ def load_norm_stats(path: Path) -> dict[str, NormStats]:
         for key, fields in data.items():
             arrays = {n: None if fields.get(n) is None else np.asarray(fields[n], float) for n in _FIELDS}
             stats[key] = NormStats(**arrays)
+            shape = arrays["mean"].shape
+            if len(shape) != (2 if key == PER_ROW else 1):
+                raise NormStatsError(f"{path}: {key}.mean is not a list of {'rows' if key == PER_ROW else 'numbers'}")
             for name, array in arrays.items():
-                if array is not None and (array.shape != stats[key].mean.shape or not np.isfinite(array).all()):
-                    raise NormStatsError(f"{path}: {key}.{name} is not {len(stats[key].mean)} finite numbers")
+                if array is not None and (array.shape != shape or not np.isfinite(array).all()):
+                    wanted = " x ".join(map(str, shape))
+                    raise NormStatsError(f"{path}: {key}.{name} is not {wanted} finite numbers")
             low, high = arrays["q01"], arrays["q99"]
             if low is not None and high is not None and (wrong := low > high).any():
-                i = int(wrong.argmax())
-                raise NormStatsError(f"{path}: {key} {i} has q01 {low[i]:g}, which is above its q99 {high[i]:g}")
+                i = tuple(int(at) for at in np.argwhere(wrong)[0])
+                at = ", ".join(map(str, i))
+                raise NormStatsError(f"{path}: {key} {at} has q01 {low[i]:g}, which is above its q99 {high[i]:g}")
             if (arrays["std"] < 0).any():
                 raise NormStatsError(f"{path}: {key}.std has a negative number")
         return stats

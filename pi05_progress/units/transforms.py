@@ -46,6 +46,15 @@ def state_to_model(vector: Float[np.ndarray, "*b v"], layout: Layout) -> Float32
     return layout.checked(vector, "state")[..., layout.state_columns].astype(np.float32)
 
 
+def proprioception_to_model(vector: Float[np.ndarray, "*b v"], layout: Layout) -> Float32[np.ndarray, "*b p"]:
+    """What a model's state token is made of: positions in the robot's units; not normalised yet.
+
+    Raises:
+        LayoutError: the vector has another number of values than the robot's.
+    """
+    return layout.checked(vector, "state")[..., layout.proprioception_columns].astype(np.float32)
+
+
 def actions_to_model(vector: Float[np.ndarray, "*b v"], layout: Layout) -> Float32[np.ndarray, "*b n"]:
     """The rows that the model learns from action vectors: arms stay, grippers become the robot's command numbers.
 

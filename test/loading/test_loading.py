@@ -8,14 +8,15 @@ import av
 import numpy as np
 import pytest
 from small_datasets import TWO_TASKS, lerobot_copy
-from small_loading import LENGTHS, arrays, assert_same, change_column, labelled, loader, origins, prompts, take
+from small_loading import LENGTHS, MODEL, arrays, assert_same, change_column, labelled, loader, origins, prompts, take
 from small_models import SMALL, random_model
 
 from pi05_progress.checkpoints.checkpoint import Checkpoint
 from pi05_progress.checkpoints.description import CheckpointInfo
 from pi05_progress.models.observation import check_actions, check_observation
+from pi05_progress.models.pi05 import Sample
 from pi05_progress.observation import IMAGE_KEYS, RobotFrame
-from pi05_progress.policies.model_policy import Pi05Policy
+from pi05_progress.policies.model_policy import ModelPolicy, Pi05Policy
 from pi05_progress.robots.episode_notes import CUT_OFF
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.units.normalize import save_norm_stats
@@ -62,10 +63,10 @@ def every_picture(root, episode):
     return found
 
 
-@pytest.mark.parametrize("discrete_state", [True, False])
-def test_a_row_is_what_the_policy_observes_in_the_same_frame(data, discrete_state):
+@pytest.mark.parametrize(("discrete_state", "token"), [(True, False), (False, True)])
+def test_a_row_is_what_the_policy_observes_in_the_same_frame(data, discrete_state, token):
     sizes = {"action_dim": 32, "image_size": (28, 42), "max_token_len": 150, "discrete_state": discrete_state}
-    model = dataclasses.replace(SMALL, **sizes)
+    model = dataclasses.replace(SMALL, **sizes, state_token=token)
     with loader(data, model=model) as batches:
         batch = next(batches)
     policy = Pi05Policy(Checkpoint(CheckpointInfo(model), random_model(model), batches.stats), PROFILE)
@@ -81,10 +82,35 @@ def test_a_row_is_what_the_policy_observes_in_the_same_frame(data, discrete_stat
             np.testing.assert_array_equal(ours.images[key][row], observed.images[key][0])
             assert ours.image_masks[key][row] and observed.image_masks[key][0]
         np.testing.assert_array_equal(ours.state[row], observed.state[0])
+        if token:
+            of, positions = batches.stats["proprioception"], state[np.r_[0:7, 8:15, 7, 15]]  # arms, then grippers
+            np.testing.assert_array_equal(ours.proprioception[row], observed.proprioception[0])
+            np.testing.assert_allclose(
+                (ours.proprioception[row, :16] + 1) / 2 * (of.q99 - of.q01 + 1e-6) + of.q01, positions, atol=1e-5
+            )
         n = observed.tokenized_prompt.shape[1]
         np.testing.assert_array_equal(ours.tokenized_prompt[row, :n], observed.tokenized_prompt[0])
         np.testing.assert_array_equal(ours.tokenized_prompt_mask[row, :n], observed.tokenized_prompt_mask[0])
         assert ours.tokenized_prompt.shape[1] == model.max_token_len and not ours.tokenized_prompt_mask[row, n:].any()
+
+
+def test_every_row_of_a_chunk_is_normalised_by_itself_and_the_policy_gives_it_back(data, load):
+    """With what training gives in the place of the model's answer, the policy says the data's own actions."""
+    options = {"delta_actions": True, "actions_per_row": True, "validation_fraction": 0}
+    with load(**options) as batches:
+        batch, stats = next(batches), batches.stats
+    spread = stats["actions_per_row"].q99 - stats["actions_per_row"].q01
+    assert spread.shape == (6, 16) and (spread[0, ARMS] < spread[5, ARMS]).any()
+    width = np.abs(batch.actions[..., :16]).max()
+    assert 0.9 < width < 40  # two rows of two episodes, none of which explodes
+    info = CheckpointInfo(MODEL, delta_actions=True, actions_per_row=True)
+    policy = ModelPolicy(info, stats, lambda: lambda *_: Sample(batch.actions[:1], None), PROFILE)
+    _, episode, frame = batch.origin[0]
+    raw = raw_columns(data)[int(episode)]
+    images = {camera: np.zeros((28, 42, 3), np.uint8) for camera in PROFILE.cameras}
+    answer = policy.infer(RobotFrame(images, raw["observation.state"][frame]), "stack").actions
+    wanted = raw["action"][np.minimum(frame + np.arange(6), LENGTHS[episode] - 1)]
+    np.testing.assert_allclose(answer[:, ARMS], wanted[:, ARMS], atol=1e-5)
 
 
 @pytest.mark.parametrize("relative", [False, True])

@@ -206,7 +206,7 @@ def test_quantiles_of_another_horizon_and_of_what_hardly_ever_changes_are_taken(
         assert stats["state"].q01[3] < 0.25 < stats["state"].q99[3]  # a range around what never changes
         save_norm_stats(data / "norm_stats.json", stats)
         dataset = open_dataset(data)
-        taken, _ = statistics(DataConfig(), [dataset], [load_rows(dataset, PROFILE, "")], PROFILE, MODEL.action_horizon)
+        taken, _ = statistics(DataConfig(), [dataset], [load_rows(dataset, PROFILE, "")], PROFILE, MODEL)
         np.testing.assert_array_equal(taken["actions"].q01, stats["actions"].q01)
 
 
@@ -218,7 +218,7 @@ def test_what_is_extreme_when_it_is_normalised_is_named_with_episode_and_frame(t
     actions[1, 7, 2] = 1e4
     dataset = open_dataset(make_dataset(tmp_path / "spike", list(states), actions=list(actions)))
     config = DataConfig(delta_actions=relative)
-    _, said = statistics(config, [dataset], [load_rows(dataset, PROFILE, "")], PROFILE, MODEL.action_horizon)
+    _, said = statistics(config, [dataset], [load_rows(dataset, PROFILE, "")], PROFILE, MODEL)
     (note,) = [text for text in said if "extreme" in text]
     assert "spike: actions: extreme when normalised: l_joint3 " in note and "(episode 1, frame 7);" in note
 
@@ -232,6 +232,28 @@ def test_statistics_of_the_other_kind_of_actions(data):
     )
     save_norm_stats(data / "norm_stats.json", own_stats(data, relative=True))
     refused("statistics of those relative to the state, the model is trained on those absolute", data)
+
+
+def test_statistics_of_rows_that_are_missing_or_of_other_chunks_or_data(data):
+    model = dataclasses.replace(MODEL, state_token=True)
+    kinds = {"relative": True, "per_row": True, "proprioception": True}
+    stats = compute([open_dataset(data)], PROFILE, horizon=MODEL.action_horizon, **kinds)
+    given = {"delta_actions": True, "actions_per_row": True, "model": model}
+    path = data / "norm_stats.json"
+    for key in ("actions_per_row", "proprioception"):
+        save_norm_stats(path, {other: of for other, of in stats.items() if other != key})
+        refused(f"no statistics of {key}, only of .*--actions-per-row --proprioception --horizon 6", data, **given)
+    rows = stats["actions_per_row"]
+    shorter = NormStats(*(part[:4] for part in vars(rows).values()))
+    save_norm_stats(path, stats | {"actions_per_row": shorter})
+    refused("actions_per_row has statistics of 4 rows, chunks have 6", data, **given)
+    save_norm_stats(
+        path, stats | {"actions_per_row": dataclasses.replace(rows, mean=rows.mean + np.eye(6)[4][:, None])}
+    )
+    refused("actions_per_row, row 4: 0 has mean .*statistics of other data", data, **given)
+    save_norm_stats(path, stats)
+    with loader(data, **given) as batches:
+        np.testing.assert_array_equal(batches.stats["actions_per_row"].q99, rows.q99)
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,7 @@ def to_batch(stacked: Mapping[str, Any]) -> Batch:
         tokenized_prompt_mask=stacked["tokens_mask"],
         progress=stacked.get("progress"),
         progress_mask=stacked.get("progress_mask"),
+        proprioception=stacked.get("proprioception"),
     )
     rest = ("actions", "action_is_pad", "action_weight", "origin")
     return Batch(observation, **{name: stacked[name] for name in rest})

@@ -60,6 +60,9 @@ class DataConfig:
     """Name that the statistics have in checkpoints; empty: the data sets' folder names."""
     delta_actions: bool = False
     """Arm targets relative to the present state."""
+    actions_per_row: bool = False
+    """Normalise every row of a chunk by statistics of its own (actions_per_row), so that the first rows, which hardly
+    move relative to the state, are learnt as exactly as the last."""
     cache: Annotated[Path | None, ALSO_CACHE] = None
     """Folder for pictures at the size the model reads, decoded once and kept; none: decoded whenever they are used."""
     resident: bool = False

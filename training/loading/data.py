@@ -41,7 +41,7 @@ class Data:
     training: list[Int64[np.ndarray, " n"]]  # numbers of the rows that are trained on
     validation: list[Int64[np.ndarray, " m"]]  # numbers of the others
     imitated: list[tuple[bool, ...]]  # per episode, whether its actions count
-    stats: Mapping[str, NormStats]  # of ``state`` and ``actions``
+    stats: Mapping[str, NormStats]  # of ``state`` and ``actions``, and what else the model needs
     said: list[str]  # what is to be said of statistics and of the split
 
     def notes(self, config: DataConfig) -> list[str]:
@@ -82,8 +82,11 @@ def read_data(config: DataConfig, model: Pi05Config, before: Sequence[SetSplit] 
     features = [camera_features(dataset, profile, config.cameras) for dataset in datasets]
     metas = [load_progress_meta(dataset.root) for dataset in datasets]
     columns = label_columns(config, datasets, metas)
-    rows = [load_rows(dataset, profile, column) for dataset, column in zip(datasets, columns, strict=True)]
-    stats, said = statistics(config, datasets, rows, profile, model.action_horizon)
+    rows = [
+        load_rows(*of, proprioception=model.state_token)
+        for of in zip(datasets, [profile] * len(datasets), columns, strict=True)
+    ]
+    stats, said = statistics(config, datasets, rows, profile, model)
     if goes_on:
         out = _as_before(datasets, before[-len(datasets) :])
     else:

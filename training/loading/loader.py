@@ -137,6 +137,7 @@ class TrainLoader:
             quantiles=self._config.quantiles,
             robot=data.robot,
             relative=self._config.delta_actions,
+            per_row=self._config.actions_per_row,
             negatives=changes,
         )
         samples.check_prompts()
@@ -289,6 +290,7 @@ def _made_from(
         "discrete_state": model.discrete_state,
         "quantiles": config.quantiles,
         "delta_actions": config.delta_actions,
+        **({"actions_per_row": True} if config.actions_per_row else {}),
         "wrong_instruction": config.wrong_instruction,
         "reversed_clip": config.reversed_clip,
         "weights": config.weights,

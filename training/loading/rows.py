@@ -13,7 +13,7 @@ from pi05_progress.files.fingerprint import fingerprint_of_arrays
 from pi05_progress.robots.layout import LayoutError
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.units.tokenizer import clean
-from pi05_progress.units.transforms import actions_to_model, state_to_model
+from pi05_progress.units.transforms import actions_to_model, proprioception_to_model, state_to_model
 
 from ..datasets import layout
 from ..datasets.reader import Dataset
@@ -33,6 +33,7 @@ class Rows:
     progress: Float32[np.ndarray, " n"] | None
     valid: Bool[np.ndarray, " n"] | None  # whether the label counts
     names: tuple[str, ...] = ()  # of the episodes by index, made of their contents
+    proprioception: Float32[np.ndarray, "n p"] | None = None  # positions of joints and grippers, for a state token
     folder: Path | None = None  # where the arrays lie, if they were moved out of memory
 
     def episode(self, row: int) -> int:
@@ -70,12 +71,13 @@ def _mapped(folder: Path) -> Rows:
     return Rows(**{"progress": None, "valid": None, **arrays}, folder=folder)
 
 
-def load_rows(dataset: Dataset, profile: RobotProfile, progress_column: str) -> Rows:
+def load_rows(dataset: Dataset, profile: RobotProfile, progress_column: str, *, proprioception: bool = False) -> Rows:
     """Read and check the columns that training needs; pictures are not among them.
 
     Args:
         progress_column: feature with labels; a data set without it has none. ``progress.valid`` says which of them
             count; without that feature all do.
+        proprioception: whether positions are read for a state token.
 
     Raises:
         DatasetError: a feature is missing, or a file damaged.
@@ -95,6 +97,9 @@ def load_rows(dataset: Dataset, profile: RobotProfile, progress_column: str) -> 
         starts=starts,
         progress=np.zeros(n, np.float32) if labelled else None,
         valid=np.ones(n, bool) if labelled else None,
+        proprioception=np.empty((n, len(profile.layout.proprioception_columns)), np.float32)
+        if proprioception
+        else None,
     )
     names = {}  # by index, in whatever order the files have the episodes; ``frames`` misses none
     for episode, of in dataset.frames(columns):
@@ -105,10 +110,14 @@ def load_rows(dataset: Dataset, profile: RobotProfile, progress_column: str) -> 
                 state_to_model(of[layout.STATE], profile.layout),
                 actions_to_model(of[layout.ACTION], profile.layout),
             )
+            if proprioception:
+                rows.proprioception[here] = proprioception_to_model(of[layout.STATE], profile.layout)
         except LayoutError as error:
             raise DataConfigError(f"{where}: {error}; this is another robot's data") from error
         _check_finite(f"{where}, {layout.STATE}", rows.state[here])
         _check_finite(f"{where}, {layout.ACTION}", rows.actions[here])
+        if proprioception:
+            _check_finite(f"{where}, {layout.STATE}", rows.proprioception[here])
         rows.task[here] = _checked_tasks(dataset, of["task_index"], where)
         if labelled:
             if has_valid:

@@ -14,7 +14,7 @@ import numpy as np
 from pi05_progress.models.config import Pi05Config
 from pi05_progress.observation import IMAGE_KEYS
 from pi05_progress.robots.layout import Layout
-from pi05_progress.units.normalize import NormStats, normalize
+from pi05_progress.units.normalize import PROPRIOCEPTION, NormStats, chunk_stats, normalize
 from pi05_progress.units.tokenizer import Encoder, PromptError, PromptTokenizer
 from pi05_progress.units.transforms import delta_actions, pad_to
 
@@ -49,9 +49,11 @@ class SampleMaker:
         quantiles: bool,
         robot: Layout,
         relative: bool,
+        per_row: bool = False,
         negatives: Negatives,
     ) -> None:
         self.sources, self._model, self._stats = tuple(sources), model, dict(stats)
+        self._action_stats = chunk_stats(stats, per_row, model.action_horizon)
         self._quantiles, self._robot, self._relative, self._negatives = quantiles, robot, relative, negatives
         self._tokenize = PromptTokenizer(encoder, model.max_token_len, bucketed=False, cut=False)
         self._has_labels = any(source.rows.progress is not None for source in sources)
@@ -98,7 +100,7 @@ class SampleMaker:
         actions = rows.actions[np.minimum(wanted, last)]
         if self._relative:
             actions = delta_actions(actions, raw_state, self._robot)
-        actions = normalize(actions, self._stats["actions"], self._quantiles).astype(np.float32)
+        actions = normalize(actions, self._action_stats, self._quantiles).astype(np.float32)
         pictures = source.pictures.read(episode, int(frame))
         sample = {key: pictures.get(key, self._no_picture) for key in IMAGE_KEYS}
         sample |= {f"{key}_mask": np.bool_(key in pictures) for key in IMAGE_KEYS}
@@ -111,6 +113,9 @@ class SampleMaker:
             "action_weight": np.float32(source.imitated[episode]),
             "origin": np.array([data_set, episode, frame], np.int32),
         }
+        if model.state_token:
+            positions = normalize(rows.proprioception[row], self._stats[PROPRIOCEPTION], self._quantiles)
+            sample["proprioception"] = pad_to(positions.astype(np.float32), model.action_dim)
         if self._has_labels:
             counts = rows.valid is not None and bool(rows.valid[row])
             sample["progress"] = np.float32(rows.progress[row] if counts and not wrong_prompt else 0)

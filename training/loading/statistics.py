@@ -9,9 +9,18 @@ import numpy as np
 from jaxtyping import Float
 
 from pi05_progress.files.progress_bar import progress_bar
+from pi05_progress.models.config import Pi05Config
 from pi05_progress.robots.layout import Layout
 from pi05_progress.robots.profile import RobotProfile
-from pi05_progress.units.normalize import NormStats, NormStatsError, load_norm_stats, normalize
+from pi05_progress.units.normalize import (
+    PER_ROW,
+    PROPRIOCEPTION,
+    NormStats,
+    NormStatsError,
+    chunk_stats,
+    load_norm_stats,
+    normalize,
+)
 from pi05_progress.units.transforms import delta_actions
 
 from ..datasets import layout
@@ -23,10 +32,10 @@ from .rows import Rows
 CHUNKS = 4096  # whose rows actions are compared with
 # How far statistics may be from the data's, in standard deviations and as a ratio of them. Actions' depend on the
 # horizon they were computed for (the last action is repeated), which the file does not say.
-NEAR = {"state": (0.05, 1.1), "actions": (0.5, 2.0)}
+NEAR = {"state": (0.05, 1.1), PROPRIOCEPTION: (0.05, 1.1), "actions": (0.5, 2.0)}
 # Where q01 may lie (q99: mirrored): between the data's quantiles of these shares, or beyond them by a part of its
 # spread. Shares, because a gripper that is shut in 1 % of the frames has its q01 at either end.
-NEAR_QUANTILES = {"state": (0.005, 0.02, 0.1), "actions": (0.0, 0.1, 0.5)}
+NEAR_QUANTILES = {"state": (0.005, 0.02, 0.1), PROPRIOCEPTION: (0.005, 0.02, 0.1), "actions": (0.0, 0.1, 0.5)}
 TINY = 1e-3  # rad, or of a command number: less is no difference
 
 
@@ -35,9 +44,10 @@ def statistics(
     datasets: Sequence[Dataset],
     rows: Sequence[Rows],
     profile: RobotProfile,
-    horizon: int,
+    model: Pi05Config,
 ) -> tuple[dict[str, NormStats], list[str]]:
-    """Statistics of ``state`` and ``actions``, and what is to be said of them: where they are from, what is unusual.
+    """Statistics of what the model reads and answers, and what is to be said of them: where they are from, what is
+    unusual.
 
     Raises:
         DataConfigError: there are none and they are not to be computed, or they are not of this data.
@@ -47,7 +57,7 @@ def statistics(
         path = datasets[0].root / layout.NORM_STATS
     unusual: list[str] = []
     if path is not None:
-        stats, source = _read(Path(path).expanduser(), config, rows, profile.layout, horizon), str(path)
+        stats, source = _read(Path(path).expanduser(), config, rows, profile.layout, model), str(path)
     elif not config.compute_norm_stats:
         where = ", ".join(str(dataset.root) for dataset in datasets)
         raise DataConfigError(
@@ -56,7 +66,8 @@ def statistics(
         )
     else:
         frames = sum(dataset.frame_count for dataset in datasets)
-        options = {"horizon": horizon, "relative": config.delta_actions, "notes": unusual}
+        options = {"horizon": model.action_horizon, "relative": config.delta_actions, "notes": unusual}
+        options |= {"per_row": config.actions_per_row, "proprioception": model.state_token}
         with progress_bar("statistics", 2 * frames, "frames (twice)") as advance:
             stats = compute(datasets, profile, progress=advance, **options)
         source = f"computed over {len(datasets)} data set{'s' * (len(datasets) > 1)}"
@@ -78,37 +89,54 @@ def _extremes(
     if config.delta_actions:
         actions = delta_actions(actions[:, None], rows.state, robot)[:, 0]
     found = []
-    for key, names, values in (("state", robot.state_names, rows.state), ("actions", robot.joints, actions)):
-        normalised = normalize(values, stats[key], config.quantiles)
+    first = stats["actions"]
+    if config.actions_per_row:
+        first = chunk_stats(stats, True, len(stats[PER_ROW].mean)).of_row(0)
+    kinds = ("state", robot.state_names, rows.state, stats["state"]), ("actions", robot.joints, actions, first)
+    for key, names, values, of in kinds:
+        normalised = normalize(values, of, config.quantiles)
         found += far_beyond(f"{dataset.root}: {key}", names, values, normalised, where)
     return found
 
 
-def _read(path: Path, config: DataConfig, rows: Sequence[Rows], robot: Layout, horizon: int) -> dict[str, NormStats]:
+def _read(
+    path: Path, config: DataConfig, rows: Sequence[Rows], robot: Layout, model: Pi05Config
+) -> dict[str, NormStats]:
     """Statistics from a file, held against the data unless they are allowed to be others'."""
     remedy = (
         "compute them anew: python -m training.compute_norm_stats --overwrite"
-        f"{' --delta-actions' * config.delta_actions}"
+        f"{' --delta-actions' * config.delta_actions}{' --actions-per-row' * config.actions_per_row}"
+        f"{' --proprioception' * model.state_token} --horizon {model.action_horizon}"
     )
     try:
         stats = load_norm_stats(path)
     except NormStatsError as error:
         raise DataConfigError(f"{error}; {remedy}") from error
-    for key, size in (("state", robot.state_size), ("actions", robot.action_size)):
+    sizes = {"state": robot.state_size, "actions": robot.action_size}
+    sizes |= {PER_ROW: robot.action_size} if config.actions_per_row else {}
+    sizes |= {PROPRIOCEPTION: len(robot.proprioception_columns)} if model.state_token else {}
+    for key, size in sizes.items():
         if key not in stats:
             raise DataConfigError(f"{path}: no statistics of {key}, only of {', '.join(stats)}; {remedy}")
-        if (found := len(stats[key].mean)) < size:
+        if (found := stats[key].mean.shape[-1]) < size:
             raise DataConfigError(f"{path}: {key}.mean has {found} numbers, the robot has {size}; {remedy}")
         if config.quantiles and (stats[key].q01 is None or stats[key].q99 is None):
             raise DataConfigError(f"{path}: {key} has no quantiles (q01, q99), which normalise; {remedy}")
+    try:
+        chunk_stats(stats, config.actions_per_row, model.action_horizon)
+    except NormStatsError as error:
+        raise DataConfigError(f"{path}: {error}; {remedy}") from error
     if config.foreign_norm_stats:
         return stats
-    state = np.concatenate([of.state for of in rows])
-    data = {"state": state, "actions": _some_actions(rows, robot, horizon, config.delta_actions)}
+    horizon = model.action_horizon
+    chunks = _some_chunks(rows, robot, horizon, config.delta_actions)
+    data = {"state": np.concatenate([of.state for of in rows]), "actions": chunks.reshape(-1, chunks.shape[-1])}
+    if model.state_token:
+        data[PROPRIOCEPTION] = np.concatenate([of.proprioception for of in rows])
     for key, values in data.items():
         if not (problem := _differs(key, stats[key], values, config.quantiles)):
             continue
-        other = _some_actions(rows, robot, horizon, not config.delta_actions)
+        other = _some_chunks(rows, robot, horizon, not config.delta_actions).reshape(-1, chunks.shape[-1])
         if key == "actions" and not _differs(key, stats[key], other, False):
             kinds = ("absolute", "relative to the state")[:: -1 if config.delta_actions else 1]
             raise DataConfigError(
@@ -119,6 +147,12 @@ def _read(path: Path, config: DataConfig, rows: Sequence[Rows], robot: Layout, h
             f"{path}: {key} {problem}: these are statistics of other data; {remedy}, or take them nevertheless: "
             "--data.foreign_norm_stats"
         )
+    for row in range(horizon if config.actions_per_row else 0):
+        # Without quantiles: among so many columns one is at the edge of hardly ever changing.
+        if problem := _differs("actions", stats[PER_ROW].of_row(row), chunks[:, row], False):
+            raise DataConfigError(
+                f"{path}: {PER_ROW}, row {row}: {problem}: these are statistics of other data; {remedy}"
+            )
     return stats
 
 
@@ -150,8 +184,8 @@ def _differs(key: str, stats: NormStats, values: Float[np.ndarray, "n d"], quant
     return ""
 
 
-def _some_actions(rows: Sequence[Rows], robot: Layout, horizon: int, relative: bool) -> Float[np.ndarray, "n a"]:
-    """Rows of the chunks of frames evenly spread over all data."""
+def _some_chunks(rows: Sequence[Rows], robot: Layout, horizon: int, relative: bool) -> Float[np.ndarray, "n h a"]:
+    """Chunks of frames evenly spread over all data."""
     total = sum(len(of.state) for of in rows)
     found = []
     for of in rows:
@@ -159,6 +193,5 @@ def _some_actions(rows: Sequence[Rows], robot: Layout, horizon: int, relative: b
         frames = np.unique(np.linspace(0, len(of.state) - 1, count).round().astype(int))
         last = of.starts[np.searchsorted(of.starts, frames, side="right")] - 1
         chunks = of.actions[np.minimum(frames[:, None] + np.arange(horizon), last[:, None])]
-        chunks = delta_actions(chunks, of.state[frames], robot) if relative else chunks
-        found.append(chunks.reshape(-1, chunks.shape[-1]))
+        found.append(delta_actions(chunks, of.state[frames], robot) if relative else chunks)
     return np.concatenate(found)

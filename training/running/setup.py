@@ -196,6 +196,7 @@ def prepare(config: TrainConfig, say: Say) -> Run:
             asset_id=loader.asset_id,
             tokenizer=config.tokenizer,
             delta_actions=data.delta_actions,
+            actions_per_row=data.actions_per_row,
             quantiles=data.quantiles,
             labels=label_description(loader) if loader.has_labels else {},
             code_version=code_version(),
