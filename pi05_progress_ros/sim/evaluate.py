@@ -139,7 +139,8 @@ class Options:
     checkpoint: str = ""
     """Folder of a trained checkpoint."""
     policy: str = "pi05"
-    """pi05, or module:function of importable code that takes the profile and returns a policy."""
+    """pi05, planner (the expert, from true positions: a bound for every policy), or module:function of importable code
+    that takes the profile and returns a policy."""
     task: tyro.conf.UseAppendAction[tuple[TaskName, ...]] = ()
     """What is done; may be repeated. If not given every task."""
     episodes: int = 50

@@ -1,8 +1,11 @@
 """The expert that plans from any state, and the posture in which arms grasp."""
 
+import json
+
 import numpy as np
 import pytest
 
+from pi05_progress_ros.sim import evaluate
 from pi05_progress_ros.sim.expert.kinematics import hand_poses, reach
 from pi05_progress_ros.sim.expert.planner import Planner
 from pi05_progress_ros.sim.physics.scene import side_sign, table_top_z
@@ -94,3 +97,12 @@ def test_what_is_held_but_not_wanted_is_put_down_first():
     world.task.picks = planned
     drive(world, 59)
     assert world.task_status().outcome == "success", world.task_status()
+
+
+def test_the_evaluator_drives_by_it_from_the_truth(tmp_path):
+    out = tmp_path / "driven.json"
+    options = ["--policy", "planner", "--task", "stack_cubes", "--episodes", "1", "--seed", "3", "--rate", "2"]
+    assert evaluate.main([*options, "--image-scale", "0.05", "--workers", "1", "--json", str(out)]) == 0
+    figures = json.loads(out.read_text(encoding="utf-8"))
+    assert figures["run"]["model_id"] == "planner"
+    assert figures["figures"]["stack_cubes"]["success"]["count"] == 1

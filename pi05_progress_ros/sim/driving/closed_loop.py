@@ -81,6 +81,8 @@ class _Newest(dict[str, Any]):
 class ClosedLoop:
     """Drives one episode after the other; scene and renderers are made once. Used by one thread.
 
+    A policy that has a method ``watch`` is given the world by it: one that acts by the truth, as a bound for others.
+
     Raises:
         UserError: the simulated robot has not this profile's cameras or arms, or nothing can be rendered here.
     """
@@ -92,6 +94,7 @@ class ClosedLoop:
         self._settings = settings or LoopSettings()
         self._world = World(task, 0, "velocity" if profile.arm_command == "relay" else "position")
         self._rig = CameraRig(self._world.model, scaled_sizes(self._settings.image_scale), profile)
+        getattr(policy, "watch", lambda world: None)(self._world)
 
     def close(self) -> None:
         """Free the renderers."""

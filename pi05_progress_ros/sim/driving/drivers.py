@@ -24,6 +24,7 @@ from pi05_progress.policy import PolicyOptions
 from pi05_progress.robots.profile import RobotProfile
 
 from .closed_loop import ClosedLoop, DrivenEpisode, LoopSettings
+from .planner_policy import PLANNER, PlannerPolicy
 
 Which = tuple[str, int]  # task and seed of an episode
 
@@ -57,7 +58,8 @@ class Driver:
         checkpoint = driving.policy.checkpoint
         info = read_info(Path(checkpoint)) if checkpoint else None
         self._profile = RobotProfile.load(driving.profile or (info.robot if info else "teleavatar"))
-        self._policy = make_policy(self._profile, driving.policy)
+        planner = driving.policy.policy == PLANNER
+        self._policy = PlannerPolicy(self._profile) if planner else make_policy(self._profile, driving.policy)
         if self._policy.model_id == UNTRAINED:
             raise UserError("the model is untrained by its own account, its actions mean nothing: give another")
         self._policy.warm_up()
