@@ -120,9 +120,9 @@ class ClosedLoop:
         while decided_s is None or robot.now_s < decided_s + settings.tail_s:
             robot.advance()
             now = robot.now_s
-            states.publish(tick, to_time(robot.stamp_ns(world.time_s)), Mode.API)
             if now >= asked / settings.inference_rate_hz - 1e-9:
                 asked += 1
+                states.publish(tick, to_time(robot.stamp_ns(world.time_s)), Mode.API)  # nobody else looks at them
                 output = self._ask(robot, outlet)
                 coming.append(
                     (now + settings.latency_s, Chunk(now, self._policy.action_dt_s, output.actions.astype(float)))
