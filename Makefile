@@ -18,7 +18,7 @@ BARE := jax==0.11.2 flax optax orbax-checkpoint jaxtyping "numpy==2.5.*" opencv-
 setup:  ## install everything that tests and the simulation need into .venv
 	@$(BOOT) scripts/bootstrap.py --extras ros,sim,data,train,dev
 
-demo:  ## the simulated robot at work, its progress in this terminal; ROBOT=, TASK=, FAULTS=, CHECKPOINT=, DEMO_SECONDS= (docs/launch.md)
+demo:  ## the simulated robot at work, its progress in this terminal; DEMO=policy or watch, ROBOT=, TASK=, FAULTS=, CHECKPOINT=, DEMO_SECONDS= (docs/launch.md)
 	@$(BOOT) scripts/bootstrap.py --extras ros,sim
 	@$(PYTHON) scripts/with_ros.py $(PYTHON) -m pi05_progress_ros.demo
 

@@ -1,7 +1,8 @@
-"""The simulated robot at work, the policy beside it, and its progress in this terminal: ``make demo``.
+"""The simulated robot at work, the policy driving it or beside it, and progress in this terminal: ``make demo``.
 
-Environment: ROBOT (its profile), TASK (task of the simulation), FAULTS (what goes wrong in it; the expert pauses before
-its second object), CHECKPOINT (folder; without it the shipped model, ``none`` for an untrained one), DEMO_SECONDS (end
+Environment: DEMO (``policy``: it drives, by goals of ``RunTask``; ``watch``: a scripted expert drives), ROBOT (its
+profile), TASK (task of the simulation), FAULTS (what goes wrong when the expert drives; it pauses before its second
+object), CHECKPOINT (folder; without it the shipped model, ``none`` for an untrained one), DEMO_SECONDS (end
 so long after the policy node is up, and exit 0 only if progress was published from fresh images). Ctrl-C ends
 everything.
 """
@@ -14,9 +15,9 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pi05_progress.errors import INTERRUPTED, UserError, run_program
 from pi05_progress.files.config_files import shipped_checkpoint
@@ -25,6 +26,9 @@ from .starting.bringup import BRINGUP
 from .starting.domains import ROBOT_DOMAINS, asked_domain, make_log_folder, own_variables
 from .starting.processes import DEFAULT_ROBOT, Process
 from .starting.supervisor import Child, Supervisor, on_end_signals, session_environment
+
+if TYPE_CHECKING:
+    from .sim.driving.live_episodes import LiveEpisode
 
 MIN_MESSAGES = 10
 MAX_AGE_MS = 1000.0  # from picture to answer, on a slow and busy machine, too
@@ -84,6 +88,11 @@ class ProgressCheck:
         return problems
 
 
+# What the shipped checkpoint is good for, unless DEMO says otherwise: ``policy`` as soon as it does a task itself.
+SHIPPED = "watch"
+BEST_TASK = "place_in_basket"  # that it does best, where it drives
+DRIVING = {"execute_s": 0.5, "noise": "episode"}  # parameters of the policy node that drives
+POLICY, WATCH = "policy", "watch"
 IMAGE_SCALE = "0.25"  # of the real cameras' size: the small model looks at less, and a laptop renders that in real time
 FAULTS = "long_pause:1"  # in every episode: progress has to stand still, which a clock would not
 NONE = "none"
@@ -98,6 +107,7 @@ class Settings:
 
     given: dict[str, str]  # arguments of the bringup
     seconds: float | None  # end so long after the policy node is up; None for no end
+    drives: bool = False  # whether the policy does the task, and not the expert
 
 
 def settings(environment: Mapping[str, str]) -> Settings:
@@ -123,13 +133,23 @@ def settings(environment: Mapping[str, str]) -> Settings:
             ) from None
     elif checkpoint == NONE:
         checkpoint = ""
-    faults = environment.get("FAULTS", FAULTS)
-    given = {"sim": "true", "sim_image_scale": IMAGE_SCALE, "checkpoint": checkpoint, "sim_faults": faults}
+    mode, faults = environment.get("DEMO") or SHIPPED, environment.get("FAULTS")
+    if mode not in (POLICY, WATCH):
+        raise UserError(f"DEMO={mode}: expected {POLICY} or {WATCH}")
+    given = {"sim": "true", "sim_image_scale": IMAGE_SCALE, "checkpoint": checkpoint}
+    if mode == WATCH:
+        given["sim_faults"] = FAULTS if faults is None else faults
+    elif faults:
+        raise UserError(f"FAULTS={faults}: these are the scripted expert's, and the policy drives; set DEMO={WATCH}")
+    elif not checkpoint:
+        raise UserError(f"CHECKPOINT={NONE}: an untrained model drives no robot; set DEMO={WATCH}")
+    else:
+        given |= {"publish_commands": "true", "sim_episodes": "policy", "sim_task": BEST_TASK}
     if task := environment.get("TASK", ""):
         given["sim_task"] = task
     if robot := environment.get("ROBOT", ""):
         given["robot"] = robot
-    return Settings(given, seconds)
+    return Settings(given, seconds, mode == POLICY)
 
 
 def greeting(chosen: Settings, variables: Mapping[str, str], log_folder: Path) -> str:
@@ -138,12 +158,13 @@ def greeting(chosen: Settings, variables: Mapping[str, str], log_folder: Path) -
     model = f"checkpoint {chosen.given['checkpoint']}"
     if not chosen.given["checkpoint"]:
         model = "a small UNTRAINED model: its raw progress means nothing, the status stays UNKNOWN"
+    worker = "the policy itself" if chosen.drives else "a scripted expert"
     ending = f"it ends after {chosen.seconds:g} s" if chosen.seconds else "Ctrl-C ends it"
     exports = " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items())
     return "\n".join(
         [
-            f"simulated robot: {robot}, {task}, a scripted expert at work, one episode after another",
-            f"what goes wrong: {chosen.given['sim_faults'] or 'nothing'}",
+            f"simulated robot: {robot}, {task}, {worker} at work, one episode after another",
+            f"what goes wrong: {chosen.given.get('sim_faults') or 'nothing on purpose'}",
             f"policy: {model}",
             "to look from another terminal:",
             f"  export {exports}",
@@ -164,6 +185,9 @@ class Demo:
         self.check = ProgressCheck()
         self.interrupted = False
         self.dead: list[Child] = []
+        self.told: list[str] = []  # of the policy's episodes, as long as a full screen leaves no room for it
+        self._screen = False
+        self._won: list[bool] = []  # of each of these episodes
 
     def interrupt(self, _: int) -> None:
         """A signal asks for the end."""
@@ -187,16 +211,21 @@ class Demo:
         from pi05_progress_msgs.msg import TaskProgress
 
         from .monitoring.seen import Monitor
-        from .monitoring.terminal import show
+        from .monitoring.terminal import can_draw, show
         from .ros_session import ros_session
 
         with ros_session(["demo"], signals=()):
             node = Node("demo", enable_rosout=False, start_parameter_services=False)
             node.create_subscription(TaskProgress, "/task_progress", self._on_progress, 50)
+            if self._chosen.drives:
+                from .sim.driving.live_episodes import LiveEpisodes
+
+                LiveEpisodes(node, "/policy_node", self._tell, self._on_episode)
             monitor, executor = Monitor(node), SingleThreadedExecutor()
             executor.add_node(node)
             try:
                 self._wait(lambda: executor.spin_once(timeout_sec=0.1), supervisor)
+                self._screen = can_draw(sys.stdout, os.environ)
                 if not self.over(supervisor):
                     show(monitor, lambda s: executor.spin_once(timeout_sec=s), lambda: self.over(supervisor))
             finally:
@@ -222,6 +251,16 @@ class Demo:
             self._up_s = time.monotonic()
             print(f"the policy node is up after {self._up_s - self._started_s:.0f} s", flush=True)
         self.check.add(message, time.monotonic())
+
+    def _on_episode(self, episode: LiveEpisode) -> None:
+        self._won.append(episode.outcome == "success")
+        self._tell(f"{episode}; {sum(self._won)} of {len(self._won)} episodes done")
+
+    def _tell(self, text: str) -> None:
+        if self._screen:
+            self.told.append(text)
+        else:
+            print(text, flush=True)
 
     def verdict(self) -> tuple[int, list[str]]:
         """Exit status and what there is to say. Call it before anything is ended."""
@@ -254,6 +293,7 @@ def run(chosen: Settings, processes: tuple[Process, ...], log_folder: Path) -> i
         status, lines = demo.verdict()
         if demo.interrupted:
             print("ending", flush=True)
+    print("".join(f"{line}\n" for line in demo.told), end="")
     for line in lines:
         print(line, file=sys.stderr if status else sys.stdout)
     if status not in (0, INTERRUPTED):
@@ -274,6 +314,10 @@ def _run() -> int:
             print(f"ROS_DOMAIN_ID={asked} is where robots live: the demo takes {variables['ROS_DOMAIN_ID']} instead")
         os.environ.update(variables)
         processes = BRINGUP.processes(chosen.given, os.environ)
+        if chosen.drives:
+            processes = tuple(
+                replace(p, parameters={**p.parameters, **DRIVING}) if p.name == "policy_node" else p for p in processes
+            )
     except UserError as error:
         raise UserError(in_variables(str(error))) from error
     log_folder = make_log_folder(os.environ)

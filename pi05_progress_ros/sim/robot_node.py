@@ -28,7 +28,8 @@ from .physics.world import World
 from .robot.camera_sender import CameraSender
 from .robot.command_listener import CommandListener
 from .robot.image_publisher import ImagePublisher
-from .robot.physics_loop import PhysicsLoop, Requests
+from .robot.physics_loop import PhysicsLoop, Requests, Worker
+from .robot.policy_episodes import PolicyEpisodes
 from .robot.robot import Robot
 from .robot.robot_parameters import RobotParameters
 
@@ -76,8 +77,10 @@ class RobotNode(QosOverrides, Node):
         self._stop, self._robot = stop, Robot(world)
         refuse_second_robot(self, next(iter(profile.arms.values())).state_topic)
         requests = Requests(self, self._robot, parameters.lockstep, stop)
-        operator = self._make_operator(parameters, profile) if parameters.expert else None
-        mode = Mode.TELEOPERATION if parameters.teleoperation or operator else Mode.API
+        worker: Worker | None = PolicyEpisodes(self._robot) if parameters.episodes == "policy" else None
+        if parameters.expert:
+            worker = self._make_operator(parameters, profile)
+        mode = Mode.TELEOPERATION if parameters.teleoperation or parameters.expert else Mode.API
         self._loop = PhysicsLoop(
             self,
             self._robot,
@@ -87,7 +90,7 @@ class RobotNode(QosOverrides, Node):
             listener=CommandListener(self, self._robot, profile, lock, mode),
             requests=requests,
             images=self._make_images(parameters, profile) if parameters.images else None,
-            worker=operator,
+            worker=worker,
         )
         warn_of_unused_overrides(self)
 

@@ -32,7 +32,7 @@ from .processes import (
     transport,
 )
 from .rosbag import record_process
-from .simulation_choices import RANGES, SIM_TASKS, check_simulable, parse_fault
+from .simulation_choices import EPISODES, RANGES, SIM_TASKS, check_simulable, parse_fault
 
 if TYPE_CHECKING:
     from pi05_progress.robots.profile import RobotProfile
@@ -49,6 +49,13 @@ BRINGUP_ARGUMENTS = (
     Argument("sim", "start the simulated robot, too; it does not leave this machine", "false", BOOLEANS),
     Argument("sim_task", "what is done in the simulation", SIM_TASKS[0], SIM_TASKS),
     Argument("sim_faults", "what goes wrong when the scripted expert works: KIND or KIND:PICK, separated by commas"),
+    Argument(
+        "sim_episodes",
+        "with publish_commands, when the simulation's next episode begins: reset (by /sim/reset) or policy (once "
+        "physics has decided; the arms go home by themselves)",
+        EPISODES[0],
+        EPISODES,
+    ),
     Argument("sim_image_scale", "size of simulated images as a share of the real cameras', 0.05 to 1", "0.5"),
     Argument(
         "publish_commands",
@@ -81,7 +88,8 @@ SIMULATION_ARGUMENTS = (
     Argument("teleoperation", "start in teleoperation instead of API mode", "false", BOOLEANS),
     Argument("expert", "a scripted operator does the task", "false", BOOLEANS),
     Argument("expert_episodes", "how many episodes it does, each with the next seed; 0 for no end", "1"),
-    Argument("faults", "what goes wrong in them: KIND or KIND:PICK, several separated by commas"),
+    Argument("episodes", "when the next one begins without it: reset (by /sim/reset) or policy", EPISODES[0], EPISODES),
+    Argument("faults", "what goes wrong in the expert's: KIND or KIND:PICK, several separated by commas"),
     Argument("lockstep", "step only when /sim/step is called", "false", BOOLEANS),
     Argument("lockstep_step_s", "simulated time of one such step, s", f"{1 / 30:.6f}"),
     LOG_LEVEL,
@@ -163,6 +171,8 @@ def _bringup(given: Mapping[str, str], environment: Mapping[str, str]) -> tuple[
     if any(faults) and (not sim or values["publish_commands"]):
         why = "publish_commands makes the policy work in its place" if sim else "sim is false"
         raise UserError(f"sim_faults:={given['sim_faults']}: these are the scripted expert's, and {why}")
+    if given["sim_episodes"] != EPISODES[0] and not (sim and values["publish_commands"]):
+        raise UserError(f"sim_episodes:={given['sim_episodes']}: it needs sim and publish_commands")
     processes = []
     if sim:
         parameters: dict[str, Value] = {
@@ -171,6 +181,7 @@ def _bringup(given: Mapping[str, str], environment: Mapping[str, str]) -> tuple[
             "image_scale": number("sim_image_scale", given["sim_image_scale"], float, RANGES["image_scale"]),
             "expert": not values["publish_commands"],
             "expert_episodes": 0,
+            "episodes": given["sim_episodes"],
             "faults": faults,
         }
         processes.append(_simulated_robot(profile, parameters, level, environment))
@@ -192,7 +203,7 @@ def _bringup(given: Mapping[str, str], environment: Mapping[str, str]) -> tuple[
 
 def _simulation(given: Mapping[str, str], environment: Mapping[str, str]) -> tuple[Process, ...]:
     profile = load_profile(given["robot"])
-    parameters: dict[str, Value] = {name: given[name] for name in ("task", "arm_command")}
+    parameters: dict[str, Value] = {name: given[name] for name in ("task", "arm_command", "episodes")}
     parameters["profile"] = given["robot"]
     for name, between in RANGES.items():
         parameters[name] = number(name, given[name], type(between[1]), between)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 TaskName = Literal["stack_cubes", "place_in_basket"]
 SIM_TASKS: tuple[TaskName, ...] = get_args(TaskName)
+EPISODES = ("reset", "policy")  # what begins the next episode: /sim/reset alone, or the end of the policy's
 FaultKind = Literal[
     "dropped_object",  # lets go on the way up, and takes it again
     "missed_grasp",  # closes above the object, and tries again

@@ -98,6 +98,7 @@ def test_the_simulation_is_worked_by_the_expert_and_stays_on_this_machine():
         "image_scale": 0.25,
         "expert": True,
         "expert_episodes": 0,
+        "episodes": "reset",
         "faults": [""],
     }
     given = bringup(sim="true", sim_faults="long_pause:1, missed_grasp")["simulated_robot"]
@@ -117,6 +118,9 @@ def test_a_commanded_simulation_has_no_expert():
     processes = bringup(sim="true", publish_commands="true")
     assert list(processes) == ["simulated_robot", "policy_node", "arm_relay"]
     assert processes["simulated_robot"].parameters["expert"] is False
+    assert processes["simulated_robot"].parameters["episodes"] == "reset"
+    going_on = bringup(sim="true", publish_commands="true", sim_episodes="policy")["simulated_robot"]
+    assert going_on.parameters["episodes"] == "policy"
     assert processes["policy_node"].parameters["publish_commands"] is True
 
 
@@ -248,6 +252,7 @@ def test_the_shipped_parameter_file_holds_every_parameter_of_the_node_at_its_def
             {"sim": "true", "publish_commands": "true", "sim_faults": "long_pause"},
             "these are the scripted expert's, and publish_commands makes the policy work in its place",
         ),
+        ({"sim": "true", "sim_episodes": "policy"}, "sim_episodes:=policy: it needs sim and publish_commands"),
         ({"record": "true"}, "sudo apt install ros-jazzy-ros2cli ros-jazzy-ros2bag ros-jazzy-rosbag2-storage-mcap"),
     ],
     ids=str,

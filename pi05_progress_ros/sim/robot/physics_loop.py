@@ -71,7 +71,7 @@ WARNING_PERIOD_S = 5.0  # at least, between two times it says so
 
 
 class Worker(Protocol):
-    """Somebody who works in the simulation, called every other tick: the scripted operator."""
+    """Somebody who works in the simulation, called every other tick: the scripted operator, or who tidies up."""
 
     @property
     def gave_up(self) -> bool:
@@ -106,7 +106,7 @@ class PhysicsLoop:
     ) -> None:
         self._node, self._robot, self._lock, self._step_s = node, robot, lock, parameters.step_s
         self._listener, self._requests, self._images, self._worker = listener, requests, images, worker
-        self._episodes_left = parameters.expert_episodes or math.inf
+        self._episodes_left = (parameters.expert and parameters.expert_episodes) or math.inf
         self._clock = node.create_publisher(Clock, "/clock", qos_profile_sensor_data)
         self._states = StatePublisher(node, robot, profile)
         self._truth = Truth(node, robot)

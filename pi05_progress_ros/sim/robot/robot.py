@@ -117,6 +117,7 @@ class Robot:
         self._grippers = dict.fromkeys(self.world.sides, 1.0)  # opening, 0 closed .. 1 open
         self._held: dict[str, np.ndarray | None] = {}  # per arm the pose it holds; None while it follows
         self._velocities: dict[str, tuple[float, np.ndarray]] = {}
+        self._led: dict[str, np.ndarray] = {}  # where the simulation itself moves the arms
 
     @property
     def now_s(self) -> float:
@@ -142,6 +143,10 @@ class Robot:
         else:
             self._velocities.pop(side, None)
 
+    def lead(self, targets: dict[str, np.ndarray]) -> None:
+        """The simulation itself moves the arms, rad, until the next episode; the robot is paused for all others."""
+        self._led = targets
+
     def command_gripper(self, side: str, opening: float) -> None:
         """0 closed .. 1 open; followed unless the robot is paused."""
         self._grippers[side] = opening
@@ -149,7 +154,10 @@ class Robot:
     def advance(self) -> None:
         """Let the rules decide and the physics go on for 1 / STATE_HZ s."""
         world = self.world
+        if self._led:
+            self.machine.forget()
         follow = self.machine.update({side: world.arm_state(side).position for side in world.sides}, self.now_s)
+        follow |= self._led
         for side in world.sides:
             self._follow(side, follow[side])
             if self.machine.state != FsmState.PAUSE:

@@ -11,7 +11,7 @@ from pi05_progress.robots.profile import RobotProfile
 
 from ...parameters import parameter
 from ...starting.domains import check_domain
-from ...starting.simulation_choices import RANGES, check_simulable
+from ...starting.simulation_choices import EPISODES, RANGES, check_simulable
 from ..physics.tasks import TASKS
 from .states import IMAGE_HZ
 
@@ -44,6 +44,11 @@ class RobotParameters:
     expert_episodes: int = parameter(
         1, "how many episodes the expert does, each with the next seed; 0 for no end", between=RANGES["expert_episodes"]
     )
+    episodes: str = parameter(
+        "reset",
+        "when the next episode begins that no expert does: reset (only by /sim/reset) or policy (once physics has "
+        "decided, with the next seed; the arms go home by themselves)",
+    )
     faults: Sequence[str] = parameter(
         ("",), "what goes wrong in the expert's episodes: KIND or KIND:PICK, e.g. missed_grasp:0"
     )
@@ -70,6 +75,9 @@ class RobotParameters:
             raise UserError(f"parameter profile: {error}") from error
         _check("task", self.task, TASKS)
         _check("arm_command", self.arm_command, ARM_COMMANDS)
+        _check("episodes", self.episodes, EPISODES)
+        if self.expert and self.episodes != EPISODES[0]:
+            raise UserError(f"parameter episodes: it is {self.episodes}, but with expert the expert does the episodes")
         return profile
 
     def arms_follow(self, profile: RobotProfile) -> str:

@@ -14,8 +14,11 @@ from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rclpy.action import ActionClient
 from std_msgs.msg import Float32
+from std_srvs.srv import Trigger
 
 from pi05_progress_msgs.action import RunTask
+from pi05_progress_msgs.msg import EpisodeEvent
+from pi05_progress_ros.sim.driving.live_episodes import LiveEpisodes
 
 DO = "pi05_progress_ros.do"
 AGES = {"image_timeout_s": 1.0, "joint_timeout_s": 1.0, "skew_limit_s": 0.5}
@@ -198,6 +201,58 @@ def test_a_takeover_ends_nothing_is_counted_and_only_the_operator_hands_back(ben
     goal.runs()
     goal.handle.cancel_goal_async()
     assert goal.ends().interventions == 1
+
+
+class Episodes:
+    """The simulation's episodes, made by hand, and who arms and gives a goal for each."""
+
+    def __init__(self, robot):
+        self.robot, self.said, self.ended = robot, [], []
+        self.node = robot.ros.create_node("episodes")
+        self.events = self.node.create_publisher(EpisodeEvent, "/sim/events", 50)
+        self.node.create_service(Trigger, "/sim/reset", self.reset)
+        robot.executor.add_node(self.node)
+        LiveEpisodes(self.node, "/policy_node", self.said.append, self.ended.append)
+
+    def reset(self, _, response):
+        self.tell(EpisodeEvent.START, "swing")
+        return response
+
+    def tell(self, event, task, **more):
+        self.events.publish(EpisodeEvent(event=event, task=task, episode_id=f"{task}_000007", **more))
+
+    def close(self):
+        self.robot.executor.remove_node(self.node)
+        self.node.destroy_node()
+
+
+def test_every_episode_of_a_simulation_gets_its_goal_armed_without_asking(bench):
+    _, robot, _ = bench
+    robot.until(lambda: robot.operator.arm(False), "disarming")
+    robot.until(lambda: robot.state() == "LOOKING", "a node that is not armed")
+    robot.forget()
+    episodes = Episodes(robot)
+    try:
+        robot.until(robot.moved, "motion")
+        assert episodes.said[-1] == "swing_000007: goal 'swing'"
+        robot.enable_pub.publish(Float32(data=0.0))  # what stops a goal and may pass: armed anew, in the same episode
+        robot.until(lambda: any("PAUSED" in text for text in episodes.said), "the reason")
+        robot.forget()
+        robot.until(robot.moved, "motion again")
+        assert episodes.ended == []
+        episodes.tell(EpisodeEvent.STOP, "swing", outcome=EpisodeEvent.FAILURE, label="not done within 60 s")
+        robot.until(lambda: episodes.ended, "the end of the episode")
+        robot.held()
+        told = str(episodes.ended[0])
+        assert told == "swing_000007: failure (not done within 60 s); goal CANCELED, the goal was canceled"
+        episodes.tell(EpisodeEvent.START, "rise")
+        robot.until(lambda: episodes.said[-1] == "rise_000007: goal 'rise'", "the next goal")
+        robot.until(lambda: robot.state() == "ARMED", "its success, by the policy's account")
+        episodes.tell(EpisodeEvent.STOP, "rise", outcome=EpisodeEvent.SUCCESS)
+        robot.until(lambda: len(episodes.ended) == 2, "the end of the episode")
+        assert str(episodes.ended[1]).startswith("rise_000007: success; goal ")
+    finally:
+        episodes.close()
 
 
 def test_do_shows_progress_and_tells_the_outcome_by_its_exit_status(bench):

@@ -19,6 +19,7 @@ from fake_robot import stamp_s
 from places import ROOT
 from rclpy.qos import qos_profile_sensor_data
 from sensor_msgs.msg import JointState
+from std_srvs.srv import Trigger
 
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress_msgs.msg import EpisodeEvent, TaskProgress
@@ -150,6 +151,9 @@ WRONG = [
         {"FAULTS": "long_pause:x"},
         "demo: FAULTS=long_pause:x: fault 'long_pause:x': 'x' is not the number of a pick",
     ),
+    ({"DEMO": "dance"}, "demo: DEMO=dance: expected policy or watch"),
+    ({"DEMO": "policy", "FAULTS": "long_pause:1"}, "demo: FAULTS=long_pause:1: these are the scripted expert's, and"),
+    ({"DEMO": "policy", "CHECKPOINT": "none"}, "demo: CHECKPOINT=none: an untrained model drives no robot"),
     ({"DEMO_SECONDS": "soon"}, "demo: DEMO_SECONDS=soon: expected a number of seconds above 0"),
     ({"ROS_DOMAIN_ID": "home"}, "demo: ROS_DOMAIN_ID=home: expected a number"),
     ({"DEMO_SECONDS": "nan"}, "demo: DEMO_SECONDS=nan: expected a number"),
@@ -310,6 +314,22 @@ def test_ctrl_c_ends_the_whole_demo(run, seconds):
     assert started.popen.wait(PATIENCE_S) == (130 if seconds else 0), started.text()
     assert left_running(started.mark) == []
     assert "Traceback" not in started.text()
+
+
+@pytest.mark.long
+def test_the_policy_drives_by_a_goal_for_every_episode(run, ros):
+    started = demo(run, DEMO="policy", TASK="place_in_basket")
+    started.until("place_in_basket_000000: goal 'put the ")
+    node = ros.create_node("watcher")
+    reset = node.create_client(Trigger, "/sim/reset")
+    wait_for(reset.service_is_ready, lambda: rclpy.spin_once(node, timeout_sec=0.1), "the simulation's services")
+    asked = reset.call_async(Trigger.Request())
+    wait_for(asked.done, lambda: rclpy.spin_once(node, timeout_sec=0.1), "the end of the episode")
+    started.until("place_in_basket_000000: unknown; goal CANCELED, the goal was canceled; 0 of 1 episodes done")
+    wait_for(lambda: started.text().count("000000: goal 'put the ") >= 2, what="the goal of the next episode")
+    os.killpg(started.popen.pid, signal.SIGINT)
+    assert started.popen.wait(PATIENCE_S) == 0, started.text()
+    assert left_running(started.mark) == [] and "Traceback" not in started.text()
 
 
 @pytest.mark.long

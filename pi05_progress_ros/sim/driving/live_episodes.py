@@ -1,0 +1,134 @@
+"""A policy node beside the simulated robot, in real time: armed without asking, and given a goal for every episode.
+
+That is for a simulation only: nothing is armed before there is ``/sim/reset``, which no robot has.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import Any
+
+from rclpy.action import ActionClient
+from rclpy.node import Node
+from rclpy.task import Future
+from std_srvs.srv import Trigger
+
+from pi05_progress_msgs.action import RunTask
+from pi05_progress_msgs.msg import EpisodeEvent
+from pi05_progress_msgs.srv import Arm
+
+from ...commanding.state_machine import Reason
+
+LOOK_S = 0.1  # how often is looked at what there is to do
+AGAIN_S = 1.0  # between attempts to arm, or to give a goal
+STALL_S = 60.0  # an episode is over by then: physics ends the goal, and not a policy that hesitates
+FOR_GOOD = (Reason.SUCCEEDED, Reason.ALREADY_DONE, Reason.STALLED, Reason.TIMED_OUT, Reason.CANCELED)
+OUTCOMES = {EpisodeEvent.SUCCESS: "success", EpisodeEvent.FAILURE: "failure"}
+
+
+@dataclass(frozen=True)
+class LiveEpisode:
+    """What became of one episode."""
+
+    name: str  # task and seed
+    instruction: str
+    outcome: str  # from physics: ``success``, ``failure``, or ``unknown`` if it was broken off
+    reason: str  # for it
+    goal: str  # how the goal ended, by the node's account
+
+    def __str__(self) -> str:
+        why = f" ({self.reason})" if self.reason else ""
+        return f"{self.name}: {self.outcome}{why}; goal {self.goal}"
+
+
+class LiveEpisodes:
+    """Works in the callbacks of a node that somebody spins; the simulation's parameter ``episodes`` is ``policy``.
+
+    Args:
+        node: whose clients these are.
+        policy_node: full name of the node that is given the goals.
+        say: takes a line about what is done.
+        ended: takes every episode that has ended.
+    """
+
+    def __init__(
+        self, node: Node, policy_node: str, say: Callable[[str], None], ended: Callable[[LiveEpisode], None]
+    ) -> None:
+        self._say, self._ended = say, ended
+        self._arm = node.create_client(Arm, f"{policy_node}/arm")
+        self._reset = node.create_client(Trigger, "/sim/reset")
+        self._goals = ActionClient(node, RunTask, f"{policy_node}/run_task")
+        self._began: EpisodeEvent | None = None  # of the episode that goes on
+        self._stopped: EpisodeEvent | None = None  # of the last one that has ended
+        node.create_subscription(EpisodeEvent, "/sim/events", self._on_event, 50)
+        work = self._work()
+        node.create_timer(LOOK_S, lambda: next(work))
+
+    def _on_event(self, event: EpisodeEvent) -> None:
+        if event.event == EpisodeEvent.START:
+            self._began = event
+        elif event.event == EpisodeEvent.STOP:
+            self._began, self._stopped = None, event
+
+    def _work(self) -> Generator[None]:
+        """Everything, in order; goes on a little whenever it is asked for the next item."""
+        while not (self._reset.service_is_ready() and self._arm.service_is_ready() and self._goals.server_is_ready()):
+            yield
+        yield from self._armed()
+        self._began = None
+        yield from _answer(self._reset.call_async(Trigger.Request()))  # nobody could act until now: begun once more
+        while True:
+            while (began := self._began) is None:
+                yield
+            goal = "none"
+            while self._began is began:
+                goal = yield from self._do(began)
+            outcome, reason = "unknown", ""
+            if self._stopped is not None and self._stopped.episode_id == began.episode_id:
+                outcome, reason = OUTCOMES.get(self._stopped.outcome, "unknown"), self._stopped.label
+            self._ended(LiveEpisode(began.episode_id, began.task, outcome, reason, goal))
+
+    def _do(self, began: EpisodeEvent) -> Generator[None, None, str]:
+        """Give an episode's goal; how it ended. If something stopped it that may pass, the episode still goes on."""
+        yield from self._armed()
+        request = RunTask.Goal(task=began.task, stall_timeout_s=STALL_S)
+        goal = yield from _answer(self._goals.send_goal_async(request))
+        if not goal.accepted:
+            self._say(f"{began.episode_id}: the goal is refused, see the policy node's log")
+            yield from _wait(AGAIN_S)
+            return "refused"
+        self._say(f"{began.episode_id}: goal {began.task!r}")
+        ending, canceled = goal.get_result_async(), False
+        while not ending.done():
+            if self._began is not began and not canceled:
+                canceled = bool(goal.cancel_goal_async())
+            yield
+        result = ending.result().result
+        reason = Reason(result.termination_reason)
+        if reason not in FOR_GOOD:
+            self._say(f"{began.episode_id}: {reason.name}, {result.message}")
+        while reason in FOR_GOOD and self._began is began:
+            yield
+        return f"{reason.name}, {result.message}"
+
+    def _armed(self) -> Generator[None]:
+        said = ""
+        while not (answer := (yield from _answer(self._arm.call_async(Arm.Request(arm=True))))).accepted:
+            if answer.message != said:
+                said = answer.message
+                self._say(said)
+            yield from _wait(AGAIN_S)
+
+
+def _answer(asked: Future) -> Generator[None, None, Any]:
+    while not asked.done():
+        yield
+    return asked.result()
+
+
+def _wait(seconds: float) -> Generator[None]:
+    until_s = time.monotonic() + seconds
+    while time.monotonic() < until_s:
+        yield
