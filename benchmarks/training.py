@@ -101,7 +101,7 @@ class Stepper:
         part = Part(drawn, batch.actions, shares(LOSS, batch.action_weight, batch.action_is_pad, labelled))
 
         def loss(params: Any, part: Part) -> Any:
-            return total_loss(with_parameters(self.config, params), part, LOSS.progress_weight)[0]
+            return total_loss(with_parameters(self.config, params), part, LOSS)[0]
 
         def update(state: TrainState, part: Part) -> Any:
             found, gradients = jax.value_and_grad(loss)(state.params, part)

@@ -177,7 +177,7 @@ def step_flops(recipe: TrainConfig, batch: Batch) -> float:
             samples.actions,
             shares(recipe.loss, samples.action_weight, samples.action_is_pad, seen.progress_mask),
         )
-        return total_loss(with_parameters(model, {**frozen, **params}), part, recipe.loss.progress_weight)[0]
+        return total_loss(with_parameters(model, {**frozen, **params}), part, recipe.loss)[0]
 
     noise = jax.ShapeDtypeStruct(one.actions.shape, jnp.float32)
     time = jax.ShapeDtypeStruct((1,), jnp.float32)

@@ -12,6 +12,7 @@ from ..errors import UserError
 ProgressKind = Literal["none", "scalar", "categorical"]
 ComputeDtype = Literal["float32", "bfloat16"]
 Remat = Literal["layers", "dots", "none"]
+Vision = Literal["siglip", "points"]
 PALIGEMMA_VOCABULARY = 257_152
 BYTE_VOCABULARY = 259  # 256 bytes after three special tokens, see tokenizer.py
 WORD_VOCABULARY = 1024
@@ -52,6 +53,23 @@ class SiglipConfig:
     mlp_dim: int
     num_heads: int
     patch: int = 14
+
+
+@dataclass(frozen=True)
+class PointsConfig:
+    """The vision tower of small models that locates; see ``points.py``."""
+
+    __pydantic_config__: ClassVar = STRICT
+    patch: int = 4  # side of the squares that a picture is cut into, pixels
+    width: int = 32  # channels
+    depth: int = 2  # 3x3 convolutions; the last one makes the points' maps
+    points: int = 32  # that are looked for in a picture
+    tokens: int = 4  # that tell of a picture's points
+
+    def __post_init__(self) -> None:
+        for name, value in dataclasses.asdict(self).items():
+            if value < 1:
+                raise ModelConfigError(f"points.{name} is {value}; expected at least 1")
 
 
 @dataclass(frozen=True)
@@ -101,7 +119,7 @@ class Pi05Config:
 
     __pydantic_config__: ClassVar = STRICT
     name: str
-    siglip: SiglipConfig
+    siglip: SiglipConfig | None  # None only where ``vision`` is another tower
     paligemma: GemmaConfig
     expert: GemmaConfig
     image_size: tuple[int, int] = (224, 224)  # (height, width) of the pictures the vision tower reads, pixels
@@ -115,6 +133,11 @@ class Pi05Config:
     state_token: bool = False
     compute_dtype: ComputeDtype = "bfloat16"  # of activations and of weights in use; parameters may be stored otherwise
     progress: ProgressConfig = ProgressConfig()
+    vision: Vision = "siglip"  # which tower: `siglip`, as openpi, or `points`, for small models
+    points: PointsConfig = PointsConfig()  # of the tower that is called so
+    # things whose positions the model predicts from pictures, and sees as one token more; not with SigLIP
+    positions: tuple[str, ...] = ()
+    positions_middle: tuple[float, float, float] = (0.0, 0.0, 0.0)  # about the middle of where they are, m
     # what the backward pass computes again: all of every layer (`layers`, as openpi; only a layer's input is kept),
     # all but the products with weights (`dots`), or nothing (`none`: fastest, most memory). True and False, as older
     # files have it, are `layers` and `none`.
@@ -126,12 +149,7 @@ class Pi05Config:
         for field in ("vocabulary", "action_dim", "action_horizon", "max_token_len"):
             if getattr(self, field) < 1:
                 raise ModelConfigError(f"{field} is {getattr(self, field)}; expected at least 1")
-        if any(side < 1 or side % self.siglip.patch for side in self.image_size):
-            raise ModelConfigError(f"image_size {self.image_size} is not a multiple of the patch, {self.siglip.patch}")
-        if self.siglip.width % self.siglip.num_heads:
-            raise ModelConfigError(
-                f"siglip width {self.siglip.width} is not a multiple of {self.siglip.num_heads} heads"
-            )
+        self._check_vision()
         for field in ("depth", "num_heads", "num_kv_heads", "head_dim"):
             ours, theirs = getattr(self.paligemma, field), getattr(self.expert, field)
             if ours != theirs:
@@ -141,9 +159,30 @@ class Pi05Config:
         if self.expert.width % 2 or self.paligemma.head_dim % 2:
             raise ModelConfigError("the expert's width and head_dim must be even")
 
+    def _check_vision(self) -> None:
+        _check_known("vision", self.vision, get_args(Vision))
+        if len(set(self.positions)) < len(self.positions):
+            raise ModelConfigError(f"positions {', '.join(self.positions)}: a name is there twice")
+        if self.vision == "points":
+            if min(self.image_size) < self.points.patch:
+                raise ModelConfigError(f"image_size {self.image_size} is less than the patch, {self.points.patch}")
+            return
+        if self.siglip is None:
+            raise ModelConfigError("siglip is missing: give the sizes of the tower, or choose vision 'points'")
+        if self.positions:
+            raise ModelConfigError("positions are predicted with vision 'points' alone, and vision is 'siglip'")
+        if any(side < 1 or side % self.siglip.patch for side in self.image_size):
+            raise ModelConfigError(f"image_size {self.image_size} is not a multiple of the patch, {self.siglip.patch}")
+        if self.siglip.width % self.siglip.num_heads:
+            raise ModelConfigError(
+                f"siglip width {self.siglip.width} is not a multiple of {self.siglip.num_heads} heads"
+            )
+
     @property
     def tokens_per_image(self) -> int:
-        """Patches of one picture."""
+        """Patches of one picture, or the tokens of its points."""
+        if self.vision == "points":
+            return self.points.tokens
         height, width = self.image_size
         return (height // self.siglip.patch) * (width // self.siglip.patch)
 

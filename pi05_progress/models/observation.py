@@ -32,6 +32,11 @@ class Observation:
     state: Float[Array, "b s"]
     tokenized_prompt: Int[Array, "b l"]  # token ids, 0 where padded
     tokenized_prompt_mask: Bool[Array, "b l"]  # True where a token is not padding
+    # the vision tower's output per camera, instead of pictures (``images`` is empty then): for a tower that is frozen
+    image_tokens: dict[str, Float[Array, "b n w"]] | None = None
+    # labels in m in the robot's base frame of the things that the model's configuration names; only in training data
+    positions: Float[Array, "b n 3"] | None = None
+    positions_mask: Bool[Array, "b n"] | None = None  # which of them count
     progress: Float[Array, " b"] | None = None  # label in [0, 1]; only in training data
     progress_mask: Bool[Array, " b"] | None = None  # whether the label counts
     # normalised positions of joints and grippers, padded with zeros; of models with a state token, None for others
@@ -45,14 +50,21 @@ def check_observation(config: Pi05Config, observation: Observation) -> None:
         ObservationError: the message names the field, what it holds, what was expected, and what to do.
     """
     batch = _check_prompt(config, observation)
-    images = observation.images
-    if not images or set(images) - set(IMAGE_KEYS):
+    tokens, images = observation.image_tokens, observation.images
+    name, pictures = ("images", images) if tokens is None else ("image_tokens", tokens)
+    if tokens is not None and images:
+        _refuse("images and image_tokens are given", "give pictures, or what the vision tower has made of them")
+    if not pictures or set(pictures) - set(IMAGE_KEYS):
         _refuse(
-            f"images are of {', '.join(sorted(images)) or 'no camera'}",
+            f"{name} are of {', '.join(sorted(pictures)) or 'no camera'}",
             f"the model's cameras are {', '.join(IMAGE_KEYS)}: give those that are there, at least one",
         )
-    for key, image in images.items():
-        _check_image(f"images[{key}]", image, batch)
+    for key, picture in pictures.items():
+        if tokens is None:
+            _check_image(f"images[{key}]", picture, batch)
+        else:
+            shape = (batch, config.tokens_per_image, config.paligemma.width)
+            _check_array(f"image_tokens[{key}]", picture, shape, "float", "these are another model's")
         if key not in observation.image_masks:
             _refuse(f"image_masks: {key} is missing", "give one bool per sample for every camera")
         _check_array(f"image_masks[{key}]", observation.image_masks[key], (batch,), "bool")
@@ -62,6 +74,8 @@ def check_observation(config: Pi05Config, observation: Observation) -> None:
     _check_proprioception(config, observation.proprioception, batch)
     if observation.progress is not None:
         _check_labels(observation, batch)
+    if observation.positions is not None:
+        _check_positions(config, observation, batch)
 
 
 def check_actions(config: Pi05Config, name: str, actions: Any, batch: int) -> None:
@@ -155,6 +169,19 @@ def _check_labels(observation: Observation, batch: int) -> None:
             f"progress: labels from {labels[counts].min()} to {labels[counts].max()}",
             "expected [0, 1] wherever progress_mask is True",
         )
+
+
+def _check_positions(config: Pi05Config, observation: Observation, batch: int) -> None:
+    count, mask = len(config.positions), observation.positions_mask
+    if not count:
+        _refuse("positions are given", "the model's configuration names none (positions): leave them out")
+    if mask is None:
+        _refuse("positions_mask is missing", "labels come with a mask of those that count")
+    _check_array("positions", observation.positions, (batch, count, 3), "float", "m, in the configuration's order")
+    _check_array("positions_mask", mask, (batch, count), "bool")
+    values, counts = concrete(observation.positions), concrete(mask)
+    if values is not None and counts is not None:
+        _check_finite("positions", np.where(counts[..., None], values, 0))
 
 
 def _check_array(name: str, array: Any, shape: tuple[int, ...], kind: str, hint: str = "") -> None:

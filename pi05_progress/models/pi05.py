@@ -7,7 +7,6 @@ action loss (training). Formulas: openpi's model; names of parameters and their 
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,63 +17,21 @@ from ..observation import IMAGE_KEYS
 from .augmentation import OPENPI, AugmentationConfig, augment, cameras_left
 from .config import ModelConfigError, Pi05Config
 from .flow import drawn_noise, drawn_times, time_embedding, time_steps
-from .gemma import Gemma, KVCache, Modulation
+from .gemma import Gemma, Modulation
 from .images import resize_with_pad, to_unit_range
 from .layers import Linear, repeated
 from .observation import Observation, check_actions, check_observation, check_time
+from .passes import Drawn, Losses, Prefix, PrefixPass, Sample
+from .points import PointTower
+from .positions import PositionHead, position_loss
 from .progress import Belief, ProgressHead
 from .siglip import Siglip
 
 
-class Prefix(NamedTuple):
-    """Tokens before the trunk, and which of them are valid."""
-
-    tokens: Float[Array, "b p w"]
-    mask: Bool[Array, "b p"]
-
-
-class PrefixPass(NamedTuple):
-    """What the trunk made of the prefix."""
-
-    out: Float[Array, "b p w"]
-    mask: Bool[Array, "b p"]
-    cache: KVCache
-
-
-class Sample(NamedTuple):
-    """Normalised actions, and the belief about progress if there is a head."""
-
-    actions: Float[Array, "b a d"]
-    progress: Belief | None
-
-
-class Drawn(NamedTuple):
-    """What is random in a batch's losses: pictures that may have been augmented, noise, and the times of the flow.
-
-    With several draws per prefix, noise and time have an axis of them after the first.
-    """
-
-    observation: Observation
-    noise: Float[Array, "b *k a d"]
-    time: Float[Array, "b ..."]
-
-
-class Losses(NamedTuple):
-    """Per-sample losses, and the belief about progress from the same pass.
-
-    ``progress`` is 0 where ``progress_mask`` is False; both are None without a head or without labels, and ``belief``
-    is None without a head.
-    """
-
-    action: Float[Array, "b a"]
-    progress: Float[Array, " b"] | None = None
-    progress_mask: Bool[Array, " b"] | None = None
-    belief: Belief | None = None
-
-
 def without_cameras(rng: Array, observation: Observation, probability: float) -> Observation:
     """The observation with cameras dropped at random, as a missing camera is: masked, its prepared picture black."""
-    left = cameras_left(rng, {key: observation.image_masks[key] for key in observation.images}, probability)
+    given = observation.images or observation.image_tokens
+    left = cameras_left(rng, {key: observation.image_masks[key] for key in given}, probability)
     images = {key: jnp.where(left[key][:, None, None, None], image, -1.0) for key, image in observation.images.items()}
     return dataclasses.replace(observation, images=images, image_masks={**observation.image_masks, **left})
 
@@ -91,7 +48,10 @@ class PaliGemma(nnx.Module):
     def __init__(self, config: Pi05Config, rngs: nnx.Rngs) -> None:
         dtype = jnp.dtype(config.compute_dtype)
         width = config.paligemma.width
-        self.img = Siglip(config.siglip, config.tokens_per_image, width, dtype, config.remat, rngs)
+        if config.vision == "points":
+            self.img = PointTower(config.points, width, dtype, rngs)
+        else:
+            self.img = Siglip(config.siglip, config.tokens_per_image, width, dtype, config.remat, rngs)
         self.llm = Gemma((config.paligemma, config.expert), config.vocabulary, dtype, config.remat, rngs)
 
 
@@ -109,6 +69,8 @@ class Pi05(nnx.Module):
             self.progress_head = ProgressHead(config.progress, config.paligemma.width, rngs)
         if config.state_token:  # bfloat16 would leave three digits of a joint's position
             self.state_proj = Linear(config.action_dim, config.paligemma.width, dtype=jnp.float32, rngs=rngs)
+        if config.positions:
+            self.position_head = PositionHead(config, rngs)
         self.config = config
 
     @property
@@ -124,12 +86,17 @@ class Pi05(nnx.Module):
         images = observation.images
         return {k: resize_with_pad(to_unit_range(images[k]), height, width) for k in IMAGE_KEYS if k in images}
 
-    def embed_images(self, observation: Observation) -> dict[str, Float[Array, "b n w"]]:
-        """Tokens per camera, for the cameras the observation has."""
+    def image_tokens(self, observation: Observation) -> dict[str, Float[Array, "b n w"]]:
+        """The vision tower's output for the cameras that the observation has pictures of.
+
+        An observation with these instead of pictures (``Observation.image_tokens``) gives the same numbers.
+        """
         height, width = self.config.image_size
         prepared = self.prepare_images(observation)
         if not prepared:
             return {}
+        if self.config.vision == "points":
+            return self.PaliGemma.img(prepared)
         keys, images = list(prepared), list(prepared.values())
         # One pass for all cameras: the tower's weights are read once. Next to the batch axis, which may be sharded.
         tokens = self.PaliGemma.img(jnp.stack(images, axis=1).reshape(-1, height, width, 3))
@@ -137,25 +104,32 @@ class Pi05(nnx.Module):
         return {key: tokens[:, i] for i, key in enumerate(keys)}
 
     def embed_prefix(self, observation: Observation) -> Prefix:
-        """Tokens of all cameras that are there, then of the prompt; last the state token, of a model that has one.
+        """Tokens of all cameras that are there, of the prompt, of predicted positions, and of the state at the end.
+
+        The last two are there in a model that has them.
 
         A camera that the observation leaves out is not encoded; the result for the other tokens is that of a camera
         that is there but masked.
         """
-        images = self.embed_images(observation)
+        given, dtype = observation.image_tokens, jnp.dtype(self.config.compute_dtype)
+        images = self.image_tokens(observation) if given is None else {k: given[k] for k in IMAGE_KEYS if k in given}
         prompt = self.PaliGemma.llm.embedder(observation.tokenized_prompt)
-        dtype = jnp.dtype(self.config.compute_dtype)
-        tokens = [*images.values(), prompt.astype(dtype)]
+        tokens = [*(of.astype(dtype) for of in images.values()), prompt.astype(dtype)]
         masks = [jnp.repeat(observation.image_masks[k][:, None], t.shape[1], axis=1) for k, t in images.items()]
         masks.append(observation.tokenized_prompt_mask)
+        positions = None
+        if self.config.positions:
+            positions = self.position_head(images, observation.image_masks, observation.proprioception)
+            tokens.append(self.position_head.embed(positions).astype(dtype))
+            masks.append(jnp.ones((prompt.shape[0], 1), bool))
         if self.config.state_token:
             tokens.append(self.state_proj(observation.proprioception)[:, None].astype(dtype))
             masks.append(jnp.ones((prompt.shape[0], 1), bool))
-        return Prefix(jnp.concatenate(tokens, axis=1), jnp.concatenate(masks, axis=1))
+        return Prefix(jnp.concatenate(tokens, axis=1), jnp.concatenate(masks, axis=1), positions)
 
     def prefix_pass(self, observation: Observation, embedded: Prefix | None = None) -> PrefixPass:
         """The trunk's output for the prefix alone, and its keys and values; ``embedded`` if that was done already."""
-        tokens, mask = self.embed_prefix(observation) if embedded is None else embedded
+        tokens, mask, _ = self.embed_prefix(observation) if embedded is None else embedded
         positions = jnp.cumsum(mask, axis=1) - 1
         attend = attention_mask(mask, jnp.zeros(mask.shape[1], bool))
         out, _, cache = self.PaliGemma.llm(tokens, None, positions, attend)
@@ -205,7 +179,7 @@ class Pi05(nnx.Module):
         embedded: Prefix | None = None,
     ) -> tuple[Float[Array, "b p w"], Bool[Array, "b p"], Float[Array, "b a e"]]:
         """Prefix and actions in one pass: the trunk's output, its mask, and the action expert's output."""
-        tokens, mask = self.embed_prefix(observation) if embedded is None else embedded
+        tokens, mask, _ = self.embed_prefix(observation) if embedded is None else embedded
         b, p = mask.shape
         a = x_t.shape[1]
         valid = jnp.concatenate([mask, jnp.ones((b, a), bool)], axis=1)
@@ -281,38 +255,43 @@ class Pi05(nnx.Module):
         time: Float[Array, "b ..."],
         action_size: int | None = None,
     ) -> Losses:
-        """Both losses from one forward pass, at what was drawn.
+        """All losses from one forward pass, at what was drawn.
 
         With several draws per sample the trunk sees the prefix once, the action expert runs for each of them, and the
         action loss is their mean (arXiv 2505.09430).
 
         Args:
-            observation: with or without progress labels; its pictures are taken as they are.
+            observation: with or without labels; its pictures are taken as they are.
             actions: normalised, padded to the model's width.
             time: in (0, 1], 1 is noise.
             action_size: only so many of an action's numbers count; None counts all, padding included, as openpi does.
         """
+        embedded = self.embed_prefix(observation)
         if time.ndim == 1:
             t = time[:, None, None]
-            out, mask, expert = self.joint_pass(observation, t * noise + (1 - t) * actions, time)
+            out, mask, expert = self.joint_pass(observation, t * noise + (1 - t) * actions, time, embedded)
             action = self._action_loss(expert, noise - actions, action_size)
         else:
             target, t = actions[:, None], time[..., None, None]
-            out, mask, _ = prefix = self.prefix_pass(observation)
+            out, mask, _ = prefix = self.prefix_pass(observation, embedded)
             x_t = (t * noise + (1 - t) * target).reshape(-1, *actions.shape[1:])
             expert = self.cached_pass(x_t, self.modulation(time.reshape(-1)), prefix).reshape(*noise.shape[:-1], -1)
             action = self._action_loss(expert, noise - target, action_size).mean(axis=1)
+        losses = Losses(action, positions=embedded.positions)
+        if losses.positions is not None and observation.positions is not None:
+            position = position_loss(losses.positions, observation.positions, observation.positions_mask)
+            losses = losses._replace(position=position)
         if not self.has_progress:
-            return Losses(action)
+            return losses
         logits = self.progress_head.logits(out, mask)
-        belief = self.progress_head.belief(logits)
+        losses = losses._replace(belief=self.progress_head.belief(logits))
         if observation.progress is None:
-            return Losses(action, belief=belief)
+            return losses
         labelled = observation.progress_mask
         # A label that does not count may be anything, even NaN, which would spoil the gradient behind the second where.
         target = jnp.where(labelled, observation.progress, 0.0)
         loss = self.progress_head.loss(logits, target)
-        return Losses(action, jnp.where(labelled, loss, 0.0), labelled, belief)
+        return losses._replace(progress=jnp.where(labelled, loss, 0.0), progress_mask=labelled)
 
     def _action_loss(
         self, expert: Float[Array, "*b a e"], wanted: Float[Array, "*b a d"], action_size: int | None

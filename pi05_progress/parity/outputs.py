@@ -109,7 +109,7 @@ def _outputs(
     x_t, t, n = inputs["x_t"], inputs["t"], model.config.tokens_per_image
     b, a, _ = x_t.shape
     embedded = model.embed_prefix(observation)
-    prefix_tokens, mask = embedded
+    prefix_tokens, mask, _ = embedded
     prefix = model.prefix_pass(observation, embedded)
     joint_prefix, _, joint_suffix = model.joint_pass(observation, x_t, t, embedded)
     cached_suffix = model.cached_pass(x_t, model.modulation(t), prefix)

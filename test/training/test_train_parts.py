@@ -56,7 +56,12 @@ def at(batch, *origin):
 
 def found(step, parameters, *batches, weight=0.1, failed=()):
     return validate(
-        step, parameters, batches, one_device(), progress_weight=weight, successful=lambda d, e: (d, e) not in failed
+        step,
+        parameters,
+        batches,
+        one_device(),
+        loss=LossConfig(progress_weight=weight),
+        successful=lambda d, e: (d, e) not in failed,
     )
 
 

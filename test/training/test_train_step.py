@@ -93,7 +93,7 @@ def loss_function(config, loss, action_size=None):
         model = with_parameters(config, parameters)
         drawn = model.draw(key, batch.observation, batch.actions)
         weights = shares(loss, batch.action_weight, batch.action_is_pad, batch.observation.progress_mask)
-        return total_loss(model, Part(drawn, batch.actions, weights), loss.progress_weight, action_size)[0]
+        return total_loss(model, Part(drawn, batch.actions, weights), loss, action_size)[0]
 
     return lambda parameters, batch, key: float(total(parameters, batch, key))
 

@@ -1,4 +1,4 @@
-"""What is minimised: ``action_loss + progress_weight * progress_loss``, both from one forward pass."""
+"""What is minimised: the loss of actions, and by their weights those of progress and positions; from one pass."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from pi05_progress.errors import UserError
-from pi05_progress.models.pi05 import Drawn, Pi05
+from pi05_progress.models.observation import Observation
+from pi05_progress.models.passes import Drawn, Losses
+from pi05_progress.models.pi05 import Pi05
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,8 @@ class LossConfig:
 
     progress_weight: float = 0.1
     """Weight of the progress loss beside the action loss; useful from 0.05 to 0.2."""
+    position_weight: float = 1.0
+    """Weight of the loss of named positions (model.positions), which is their mean absolute error in units of 0.1 m."""
     ignore_padded_dims: bool = False
     """Leave dimensions of actions that the robot does not have out of the action loss (openpi counts them)."""
     ignore_padded_steps: bool = False
@@ -30,8 +34,9 @@ class LossConfig:
     def __post_init__(self) -> None:
         if self.flow_samples < 1:
             raise UserError(f"loss.flow_samples is {self.flow_samples}; expected at least 1")
-        if not self.progress_weight >= 0:
-            raise UserError(f"loss.progress_weight is {self.progress_weight}; expected at least 0")
+        for name in ("progress_weight", "position_weight"):
+            if not getattr(self, name) >= 0:
+                raise UserError(f"loss.{name} is {getattr(self, name)}; expected at least 0")
 
 
 def counted_steps(config: LossConfig, action_is_pad: Bool[Array, "b a"]) -> Bool[Array, "b a"]:
@@ -39,9 +44,14 @@ def counted_steps(config: LossConfig, action_is_pad: Bool[Array, "b a"]) -> Bool
     return ~action_is_pad if config.ignore_padded_steps else jnp.ones_like(action_is_pad)
 
 
-def combined[Loss: (float, Array)](action: Loss, progress: Loss, progress_weight: float) -> Loss:
-    """What is minimised, and what decides which checkpoint is the best."""
-    return action + progress_weight * progress
+def combined[Loss: (float, Array)](
+    config: LossConfig, action: Loss, progress: Loss | None, position: Loss | None
+) -> Loss:
+    """What is minimised, and what decides which checkpoint is the best; losses that are None do not count."""
+    total = action
+    for weight, loss in ((config.progress_weight, progress), (config.position_weight, position)):
+        total = total if loss is None else total + weight * loss
+    return total
 
 
 class Shares(NamedTuple):
@@ -53,6 +63,7 @@ class Shares(NamedTuple):
 
     action: Float[Array, "b a"]
     progress: Float[Array, " b"] | None
+    position: Float[Array, "b n"] | None = None
 
 
 def shares(
@@ -60,10 +71,12 @@ def shares(
     action_weight: Float[Array, " b"],
     action_is_pad: Bool[Array, "b a"],
     progress_mask: Bool[Array, " b"] | None,
+    positions_mask: Bool[Array, "b n"] | None = None,
 ) -> Shares:
     """Shares of a batch, as means over what counts."""
     action = _normalised(counted_steps(config, action_is_pad) * action_weight[:, None])
-    return Shares(action, None if progress_mask is None else _normalised(progress_mask.astype(jnp.float32)))
+    masks = (progress_mask, positions_mask)
+    return Shares(action, *(None if mask is None else _normalised(mask.astype(jnp.float32)) for mask in masks))
 
 
 def _normalised(weights: Float[Array, "*b"]) -> Float[Array, "*b"]:
@@ -80,14 +93,16 @@ class Part(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """The two losses; ``progress`` is None without a head or without labels."""
+    """The losses, and how far predicted positions are off, m; None without a head or without labels."""
 
     action: Float[Array, ""]
     progress: Float[Array, ""] | None
+    position: Float[Array, ""] | None = None
+    position_error: Float[Array, ""] | None = None
 
 
 def total_loss(
-    model: Pi05, part: Part, progress_weight: float, action_size: int | None = None
+    model: Pi05, part: Part, config: LossConfig, action_size: int | None = None
 ) -> tuple[Float[Array, ""], Parts]:
     """The part of a batch's loss that comes from some of its rows.
 
@@ -95,15 +110,23 @@ def total_loss(
         action_size: only so many of an action's numbers count; None counts all.
 
     Returns:
-        What is minimised, and what it is made of. Without a head or without labels it is the action loss itself.
+        What is minimised, and what it is made of. Without heads or labels it is the action loss itself.
     """
-    drawn = part.drawn
+    drawn, of = part.drawn, part.shares
     losses = model.losses(drawn.observation, part.actions, drawn.noise, drawn.time, action_size)
-    action = (losses.action * part.shares.action).sum()
-    if losses.progress is None or part.shares.progress is None:
-        return action, Parts(action, None)
-    progress = (losses.progress * part.shares.progress).sum()
-    return combined(action, progress, progress_weight), Parts(action, progress)
+    action, progress, position, error = (losses.action * of.action).sum(), None, None, None
+    if losses.progress is not None and of.progress is not None:
+        progress = (losses.progress * of.progress).sum()
+    if losses.position is not None and of.position is not None:
+        position = (losses.position * of.position).sum()
+        error = (position_errors(losses, drawn.observation) * of.position).sum()
+    return combined(config, action, progress, position), Parts(action, progress, position, error)
+
+
+def position_errors(losses: Losses, observation: Observation) -> Float[Array, "b n"]:
+    """Distances of predicted positions from the labels, m; 0 where these do not count."""
+    counts = observation.positions_mask[..., None]
+    return jnp.linalg.norm(jnp.where(counts, losses.positions - observation.positions, 0.0), axis=-1)
 
 
 def pieces[Tree](batch: Tree, count: int) -> Tree:

@@ -27,7 +27,7 @@ from pi05_progress.models.pi05 import Drawn
 from pi05_progress.observation import IMAGE_KEYS
 from pi05_progress.policies.device_memory import VARIABLES, is_set
 
-from .loss import Part, Shares, total_loss
+from .loss import LossConfig, Part, Shares, total_loss
 from .optimizer import OptimizerConfig
 from .sharding import check_batch_size, check_devices
 from .state import abstract_state, parameter_kinds, with_parameters
@@ -162,13 +162,16 @@ def _part(model: Pi05Config, rows: int, labels: bool, flow_samples: int) -> Part
         tokenized_prompt_mask=shape((rows, model.max_token_len), bool),
         progress=numbers if labels else None,
         progress_mask=flags if labels else None,
+        positions=shape((rows, len(model.positions), 3), jnp.float32) if model.positions else None,
+        positions_mask=shape((rows, len(model.positions)), bool) if model.positions else None,
         proprioception=state if model.state_token else None,
     )
     several = () if flow_samples == 1 else (flow_samples,)
     noise = shape((rows, *several, *actions.shape[1:]), jnp.float32)
     drawn = Drawn(observation, noise, shape((rows, *several), jnp.float32))
     per_step = shape((rows, model.action_horizon), jnp.float32)
-    return Part(drawn, actions, Shares(per_step, numbers if labels else None))
+    located = shape((rows, len(model.positions)), jnp.float32) if model.positions else None
+    return Part(drawn, actions, Shares(per_step, numbers if labels else None, located))
 
 
 def _working(
@@ -190,7 +193,7 @@ def _kept(
     """Bytes kept for the backward pass of so many samples."""
 
     def loss(params: Mapping[str, Any], frozen: Mapping[str, Any], part: Part) -> jax.Array:
-        return total_loss(with_parameters(model, {**frozen, **params}), part, 0.1)[0]
+        return total_loss(with_parameters(model, {**frozen, **params}), part, LossConfig())[0]
 
     part = _part(model, rows, labels, flow_samples)
     return residual_bytes(loss, *parameter_kinds(model, trained, freeze), part)
@@ -200,7 +203,8 @@ def with_depths(model: Pi05Config, vision: int, language: int) -> Pi05Config:
     """The same model with other numbers of layers."""
     return dataclasses.replace(
         model,
-        siglip=dataclasses.replace(model.siglip, depth=vision),
+        siglip=None if model.siglip is None else dataclasses.replace(model.siglip, depth=vision),
+        points=dataclasses.replace(model.points, depth=vision),
         paligemma=dataclasses.replace(model.paligemma, depth=language),
         expert=dataclasses.replace(model.expert, depth=language),
     )

@@ -17,7 +17,6 @@ from pi05_progress.models.augmentation import OPENPI, AugmentationConfig
 from pi05_progress.models.config import Pi05Config
 from pi05_progress.models.layers import BATCH_AXES
 from pi05_progress.models.lora import LLM, Trained, of_action_expert
-from pi05_progress.models.parameters import HEAD
 from pi05_progress.models.pi05 import Drawn, Pi05
 
 from ..loading.batch import Batch
@@ -57,7 +56,8 @@ def drawn_part(
     if adjust_draw is not None:
         drawn = adjust_draw(drawn, batch)
     labelled = batch.observation.progress_mask if model.has_progress else None
-    return Part(drawn, batch.actions, shares(loss, batch.action_weight, batch.action_is_pad, labelled))
+    located = batch.observation.positions_mask
+    return Part(drawn, batch.actions, shares(loss, batch.action_weight, batch.action_is_pad, labelled, located))
 
 
 def gradient_function(losses: Losses, mesh: Mesh, places: Any, accumulation_steps: int) -> Gradients:
@@ -88,7 +88,8 @@ def group_of(path: str) -> str:
         return "vision"
     if path.startswith(LLM):
         return "action_expert" if of_action_expert(path) else "language"
-    return "progress_head" if path.startswith(HEAD) else "projections"
+    head = path.partition("/")[0]
+    return head if head in ("progress_head", "position_head") else "projections"
 
 
 def gradient_norms(gradients: Parameters) -> dict[str, Float[Array, ""]]:
@@ -132,7 +133,7 @@ def make_train_step(
         batch on the mesh's devices (``put_batch``). Metrics are float32 scalars: ``loss``, ``action_loss``,
         ``grad_norm`` (before clipping), ``grad_norm/<group>``, ``param_norm`` (after the step), ``learning_rate`` (of
         the step), and with a head and labels ``progress_loss`` (0 where no frame has a label) and ``labelled`` (share
-        of the batch).
+        of the batch), or of positions ``position_loss``, ``position_error_mm`` and ``located``.
 
     Raises:
         ModelConfigError: there is nothing of what is to be trained.
@@ -148,7 +149,7 @@ def make_train_step(
     places = state_shardings(mesh, abstract_state(model, mesh, trained, optimizer, freeze))
 
     def losses(params: Parameters, frozen: Parameters, part: Part) -> tuple[Float[Array, ""], Parts]:
-        return total_loss(with_parameters(model, {**frozen, **params}), part, loss.progress_weight, counted_size)
+        return total_loss(with_parameters(model, {**frozen, **params}), part, loss, counted_size)
 
     gradients = gradient_function(losses, mesh, places.params, optimizer.accumulation_steps)
 
@@ -159,15 +160,18 @@ def make_train_step(
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
             whole = with_parameters(model, {**state.frozen, **state.params})
             part = drawn_part(whole, jax.random.fold_in(rng, state.step), batch, loss, how, adjust_draw)
-            (total, (action, progress)), changes = gradients(state.params, state.frozen, part)
+            (total, parts), changes = gradients(state.params, state.frozen, part)
             updates, opt_state = transform.update(changes, state.opt_state, state.params)
             params = optax.apply_updates(state.params, updates)
             averaged = state.ema_params
             if optimizer.ema_decay is not None:
                 averaged = moving_average(optimizer.ema_decay, averaged, params)
-            metrics = {"loss": total, "action_loss": action, "learning_rate": rate(state.step)}
-            if progress is not None:
-                metrics |= {"progress_loss": progress, "labelled": batch.observation.progress_mask.mean()}
+            metrics = {"loss": total, "action_loss": parts.action, "learning_rate": rate(state.step)}
+            if parts.progress is not None:
+                metrics |= {"progress_loss": parts.progress, "labelled": batch.observation.progress_mask.mean()}
+            if parts.position is not None:
+                metrics |= {"position_loss": parts.position, "position_error_mm": 1e3 * parts.position_error}
+                metrics |= {"located": batch.observation.positions_mask.mean()}
             metrics |= gradient_norms(changes) | {"param_norm": parameter_norm({**params, **state.frozen})}
             metrics = {name: jnp.asarray(value, jnp.float32) for name, value in metrics.items()}
             return TrainState(state.step + 1, params, state.frozen, opt_state, averaged), metrics

@@ -14,6 +14,7 @@ SHOWN = {  # of a row of the logs: name there and here
     "action_loss": "action",
     "progress_loss": "progress",
     "progress_mae": "MAE",
+    "position_error_mm": "position mm",
     "spearman": "rank",
     "grad_norm": "grad",
     "learning_rate": "lr",

@@ -175,7 +175,7 @@ class Loop:
             parameters_in_use(self._state),
             run.loader.validation_batches(self._config.batch_size, stride=self._config.validation_stride),
             run.mesh,
-            progress_weight=self._config.loss.progress_weight,
+            loss=self._config.loss,
             successful=self._successful,
         )
         self._log("validation", self._step, {**found.numbers, "seconds": time.perf_counter() - started})

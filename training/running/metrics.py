@@ -18,6 +18,7 @@ import numpy as np
 
 LAG = 2  # steps on their way at a time
 LOSSES = ("loss", "grad_norm")  # what must be finite
+LABELLED = {"progress_loss": "labelled", "position_loss": "located", "position_error_mm": "located"}  # by their share
 LAST = ("learning_rate", "param_norm")  # what a row has of its last step, not as a mean
 
 
@@ -111,13 +112,14 @@ class Window:
 
 
 def mean(values: list[dict[str, float]]) -> dict[str, float]:
-    """Means over steps; that of the progress loss counts labelled samples alone, and is NaN where there were none."""
+    """Means over steps; those of what has labels count labelled samples alone, and are NaN where there were none."""
     names = list(dict.fromkeys(name for step in values for name in step))
     own = {name: [step[name] for step in values if name in step] for name in names}
     means = {name: math.fsum(numbers) / len(numbers) for name, numbers in own.items()}
     means |= {name: values[-1][name] for name in LAST if name in values[-1]}
-    if "progress_loss" in means:
-        labelled = sum(step["labelled"] for step in values)
-        total = sum(step["progress_loss"] * step["labelled"] for step in values)
-        means["progress_loss"] = total / labelled if labelled else math.nan
+    for name, share in LABELLED.items():
+        if name in means:
+            labelled = sum(step[share] for step in values)
+            total = sum(step[name] * step[share] for step in values)
+            means[name] = total / labelled if labelled else math.nan
     return means

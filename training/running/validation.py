@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int32, Key
 from pi05_progress.models.config import Pi05Config
 from pi05_progress.models.pi05 import Pi05
 
-from ..engine.loss import LossConfig, combined, counted_steps
+from ..engine.loss import LossConfig, combined, counted_steps, position_errors
 from ..engine.sharding import put_batch, replicated
 from ..engine.state import with_parameters
 from ..evaluation.metrics import spearman
@@ -27,7 +27,8 @@ VALIDATION_SEED = 1  # folded into the run's, so that validation sees other nois
 class PerSample(NamedTuple):
     """What validation computes of every row; ``progress`` is None without a head, the next two also without labels.
 
-    ``label`` is NaN where there is none, ``counts`` says where the actions do.
+    ``label`` is NaN where there is none, ``counts`` says where the actions do. The last two are of named positions, m
+    the error, NaN where there is no label, and None without any.
     """
 
     origin: Int32[Array, "b 3"]
@@ -36,6 +37,8 @@ class PerSample(NamedTuple):
     progress: Float[Array, " b"] | None = None
     progress_loss: Float[Array, " b"] | None = None
     label: Float[Array, " b"] | None = None
+    position_loss: Float[Array, "b n"] | None = None
+    position_error: Float[Array, "b n"] | None = None
 
 
 @dataclass(frozen=True)
@@ -81,19 +84,24 @@ def draws(
 
 
 def per_sample(model: Pi05, key: Key[Array, ""], batch: Batch, loss: LossConfig, action_size: int) -> PerSample:
-    """Both losses and the model's belief, from one pass."""
+    """The losses and the model's belief, from one pass."""
     noise, time = draws(key, batch.origin, batch.actions.shape[1:])
     counted = action_size if loss.ignore_padded_dims else None
     losses = model.losses(batch.observation, batch.actions, noise, time, counted)
     steps = counted_steps(loss, batch.action_is_pad)
     action = jnp.where(steps, losses.action, 0.0).sum(axis=-1) / steps.sum(axis=-1)
-    counts = batch.action_weight > 0
+    found = PerSample(batch.origin, action, batch.action_weight > 0)
+    if losses.position is not None:
+        located = batch.observation.positions_mask
+        error = jnp.where(located, position_errors(losses, batch.observation), jnp.nan)
+        found = found._replace(position_loss=jnp.where(located, losses.position, jnp.nan), position_error=error)
     if losses.belief is None:
-        return PerSample(batch.origin, action, counts)
+        return found
+    found = found._replace(progress=losses.belief.mean)
     if losses.progress is None:
-        return PerSample(batch.origin, action, counts, losses.belief.mean)
+        return found
     label = jnp.where(losses.progress_mask, batch.observation.progress, jnp.nan)
-    return PerSample(batch.origin, action, counts, losses.belief.mean, losses.progress, label)
+    return found._replace(progress_loss=losses.progress, label=label)
 
 
 def make_validation_step(config: Pi05Config, mesh: Mesh, loss: LossConfig, action_size: int, seed: int) -> Step:
@@ -113,7 +121,7 @@ def validate(
     batches: Iterable[Batch],
     mesh: Mesh,
     *,
-    progress_weight: float,
+    loss: LossConfig,
     successful: Callable[[int, int], bool],
 ) -> Validation:
     """Run through held-out episodes.
@@ -125,19 +133,23 @@ def validate(
     all_rows = _run(step, parameters, batches, mesh)
     rows = PerSample(*(None if part is None else part[all_rows.origin[:, 0] >= 0] for part in all_rows))
     action = _mean(rows.action_loss[rows.counts])
-    # Where all held-out episodes are failures, whose actions do not count, progress alone decides.
-    numbers = {"loss": action if rows.counts.any() else 0.0, "action_loss": action}
-    if rows.progress is None:
-        return Validation(numbers, [])
-    traces = _traces(rows)
+    numbers, progress, position = {"loss": 0.0, "action_loss": action}, None, None
+    if rows.position_loss is not None:
+        located = ~np.isnan(rows.position_loss)
+        numbers["position_loss"] = _mean(rows.position_loss[located])
+        numbers["position_error_mm"] = 1e3 * _mean(rows.position_error[located])
+        position = numbers["position_loss"] if located.any() else None
+    traces = [] if rows.progress is None else _traces(rows)
     if rows.label is not None:
         labelled = ~np.isnan(rows.label)
         errors = np.abs(rows.progress - rows.label)[labelled]
         numbers["progress_loss"] = _mean(rows.progress_loss[labelled])
         numbers["progress_mae"] = _mean(errors)
-        if len(errors):
-            numbers["loss"] = combined(numbers["loss"], numbers["progress_loss"], progress_weight)
-    numbers["spearman"] = mean_spearman(traces, successful)
+        progress = numbers["progress_loss"] if len(errors) else None
+    if rows.progress is not None:
+        numbers["spearman"] = mean_spearman(traces, successful)
+    # Where all held-out episodes are failures, whose actions do not count, the others alone decide.
+    numbers["loss"] = combined(loss, action if rows.counts.any() else 0.0, progress, position)
     return Validation(numbers, traces)
 
 

@@ -49,8 +49,8 @@ def _flat(data: Mapping[str, Any], prefix: str = "") -> Fields:
 
 
 # one by one: they have options of their own, belong to training, or are off for all models that are imported
-NOT_GIVEN = ("name", "remat", "progress.kind", "state_token")
-FIELDS = {name: kind for name, kind in _kinds(Pi05Config) if name not in NOT_GIVEN}
+NOT_GIVEN = ("name", "remat", "progress.kind", "state_token", "vision", "points.", "positions")
+FIELDS = {name: kind for name, kind in _kinds(Pi05Config) if not name.startswith(NOT_GIVEN)}
 EXAMPLES = _flat(config_to_dict(pi05_lora()))
 MEANING = {
     "action_horizon": "rows of an action chunk",
