@@ -100,6 +100,11 @@ class ModelPolicy(Policy):
         self.batch_sizes = tuple(sorted({min(2**i, most) for i in range(most.bit_length() + 1)}))
 
     @property
+    def info(self) -> CheckpointInfo:
+        """What the checkpoint says of itself."""
+        return self._info
+
+    @property
     def image_size(self) -> tuple[int, int]:
         """(height, width) of the pictures that the model reads."""
         return self._info.model.image_size
