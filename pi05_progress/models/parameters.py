@@ -16,6 +16,8 @@ from .config import Pi05Config
 from .pi05 import Pi05
 
 HEAD = "progress_head/"
+# Parts that a checkpoint to start from may lack, each as a whole; they start at random then.
+ADDED = (HEAD, "state_proj/", "position_head/")
 SHOWN = 12  # of a long list of paths in an error
 
 Shaped = np.ndarray | Array | jax.ShapeDtypeStruct

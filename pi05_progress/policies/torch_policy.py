@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from ..checkpoints.description import ASSETS
 from ..checkpoints.foreign.conversion import ImportOptions, open_foreign, plan_import
-from ..checkpoints.foreign.foreign_checkpoint import read_json
+from ..checkpoints.foreign.foreign_checkpoint import read_json, refuse_own_options
 from ..checkpoints.foreign.head_file import NAMES, to_torch, write_head
 from ..checkpoints.foreign.lerobot import CONFIG, camera_names
 from ..checkpoints.foreign.safetensors_files import TensorFile, open_safetensors
@@ -183,6 +183,7 @@ def load_torch_policy(profile: RobotProfile, options: PolicyOptions) -> ModelPol
     described = foreign.description is not None
     planned = plan_import(folder, ImportOptions(progress=head, robot=None if described else profile.name))
     info, stats = planned.info, planned.foreign.stats
+    refuse_own_options(folder, info, "backend torch")
     for note in planned.notes:
         log.info("%s: %s", folder, note)
     settings = read_json(folder / CONFIG)

@@ -108,6 +108,14 @@ def policy(profile):
     return Pi05Policy(Checkpoint(info, Pi05(config, nnx.Rngs(0)), stats), profile, PolicyOptions(num_steps=2))
 
 
+def test_a_state_token_is_made_of_this_robots_positions(policy, profile, frame):
+    config = dataclasses.replace(policy._info.model, state_token=True)
+    stats = policy._stats | {"proprioception": policy._stats["state"]}
+    own = Pi05Policy(Checkpoint(CheckpointInfo(config, robot="one_arm"), Pi05(config, nnx.Rngs(0)), stats), profile)
+    assert profile.layout.proprioception_names == (*ARM, "claw")
+    np.testing.assert_allclose(own.observe(frame, "stack").proprioception[0, :8], [*frame.state[:7], 0], atol=1e-5)
+
+
 def test_messages_become_a_frame_in_the_order_of_the_profile(profile, frame):
     assert profile.layout.vector_sizes == (21, 28)
     np.testing.assert_allclose(frame.state[:7], [0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.02], atol=1e-7)

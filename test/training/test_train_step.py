@@ -295,6 +295,13 @@ def test_a_head_that_the_model_does_not_have_is_left_out():
     assert not any(path.startswith("progress_head/") for path in run.parameters())
 
 
+def test_a_state_token_that_the_base_checkpoint_lacks_starts_at_random():
+    run = Run(dataclasses.replace(SMALL, state_token=True), source=source_of(random_model(SMALL)))
+    assert sorted(run.started.initialised) == ["state_proj/bias", "state_proj/kernel"]
+    with pytest.raises(CheckpointError, match=r"not known: 2 \(state_proj"):
+        Run(SMALL, source=source_of(random_model(dataclasses.replace(SMALL, state_token=True))))
+
+
 def test_adapters_of_a_base_checkpoint_start_at_random():
     run = Run(ADAPTED, trained="adapters", source=source_of(random_model(SMALL)))
     assert run.started.initialised and all("lora" in path for path in run.started.initialised)

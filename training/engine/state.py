@@ -17,6 +17,7 @@ from pi05_progress.checkpoints.parameter_source import CheckpointError, Paramete
 from pi05_progress.models.config import Pi05Config
 from pi05_progress.models.lora import Trained, is_adapter, is_trained, trained_paths
 from pi05_progress.models.parameters import (
+    ADDED,
     HEAD,
     ParameterMismatchError,
     abstract_model,
@@ -104,8 +105,8 @@ def start_state(
 
     Args:
         rng: for parameters that do not come from ``source``; the same key gives the same numbers on any mesh.
-        source: of a checkpoint; None starts all at random. Adapters it lacks start at random, and so does the progress
-            head if it has none; a head that the model does not have is left out.
+        source: of a checkpoint; None starts all at random. Adapters it lacks start at random, and so do the progress
+            head and the state token if it has none; a head that the model does not have is left out.
         freeze: regular expressions of paths that stay as they are.
 
     Raises:
@@ -149,18 +150,14 @@ def start_state(
 
 
 def compare_with_source(model: Pi05Config, source: ParameterSource) -> tuple[list[str], list[str]]:
-    """Paths that a checkpoint lacks, and those it has in vain, of what may differ: adapters and the progress head.
+    """Paths that a checkpoint lacks, and those it has in vain, of what may differ: adapters and added parts.
 
     Raises:
         CheckpointError: anything else is missing, extra, or of another shape.
     """
     wanted = parameter_shapes(model)
-    without_head = not any(path.startswith(HEAD) for path in source.leaves)
-    missing = [
-        path
-        for path in wanted
-        if path not in source.leaves and (is_adapter(path) or (without_head and path.startswith(HEAD)))
-    ]
+    lacking = tuple(part for part in ADDED if not any(path.startswith(part) for path in source.leaves))
+    missing = [path for path in wanted if path not in source.leaves and (is_adapter(path) or path.startswith(lacking))]
     unused = [path for path in source.leaves if path.startswith(HEAD) and model.progress.kind == "none"]
     try:
         check_parameters(

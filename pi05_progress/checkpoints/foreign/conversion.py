@@ -32,7 +32,7 @@ from ..loading import check_fit
 from ..orbax_files import VALUE, open_orbax, write_orbax
 from ..parameter_source import CheckpointError, ParameterSource, Progress
 from .config_fields import OPTIONAL, SHAPELESS, Fields, make_config
-from .foreign_checkpoint import DESCRIPTION, ForeignCheckpoint, read_json
+from .foreign_checkpoint import DESCRIPTION, ForeignCheckpoint, read_json, refuse_own_options
 from .lerobot import export_lerobot, open_torch
 from .openpi import is_openpi, open_openpi
 from .safetensors_files import is_safetensors
@@ -238,18 +238,6 @@ def open_native(folder: Path) -> tuple[CheckpointInfo, ParameterSource]:
     return info, source
 
 
-def _check_expressible(folder: Path, config: Pi05Config) -> None:
-    """Refuse a model that has what neither openpi nor LeRobot can compute, whose actions would be others there."""
-    own = {
-        "a vision tower that finds points (vision)": config.vision == "points",
-        f"named positions ({', '.join(config.positions)})": bool(config.positions),
-    }
-    if found := [name for name, there in own.items() if there]:
-        raise CheckpointError(
-            f"{folder} cannot be exported: the model has {' and '.join(found)}, which openpi and LeRobot cannot compute"
-        )
-
-
 def export_checkpoint(
     folder: Path,
     destination: Path,
@@ -275,7 +263,7 @@ def export_checkpoint(
         OutputFolderError: the destination is there already or cannot be written, or one of both lies in the other.
     """
     info, source = open_native(folder)
-    _check_expressible(folder, info.model)
+    refuse_own_options(folder, info, "openpi" if layout == "openpi" else "LeRobot")
     stats = read_stats(folder, info)
     refuse_overlap(destination, [folder])
     with output_folder(destination, replaces=EXPORT_MARKERS if overwrite else None) as partial:

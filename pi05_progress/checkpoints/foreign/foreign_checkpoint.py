@@ -77,6 +77,19 @@ def read_json(path: Path) -> dict:
     return data
 
 
+def refuse_own_options(where: Path, info: CheckpointInfo, program: str) -> None:
+    """Raise a ``CheckpointError`` that names what of a checkpoint another program cannot compute."""
+    model = info.model
+    options = {
+        "a vision tower that finds points (vision)": model.vision == "points",
+        f"named positions ({', '.join(model.positions)})": bool(model.positions),
+        "a state token (state_token)": model.state_token,
+        "actions normalised per row of a chunk (actions_per_row)": info.actions_per_row,
+    }
+    if own := [name for name, on in options.items() if on]:
+        raise CheckpointError(f"{where}: the model has {' and '.join(own)}, which {program} cannot compute")
+
+
 def refuse_incomplete(where: str, wanted: Iterable[str], given: Iterable[str]) -> None:
     """Raise a ``CheckpointError`` that lists missing and unknown parameters, before anything is derived from others."""
     given = list(given)
