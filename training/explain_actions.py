@@ -26,11 +26,11 @@ from pi05_progress.files.output_file import check_output, write_file
 from pi05_progress.files.progress_bar import progress_bar
 from pi05_progress.make_policy import make_policy
 from pi05_progress.policy import BackendChoice, Policy, PolicyOptions
-from pi05_progress.robots.profile import RobotProfile
+from pi05_progress.robots.profile import DEFAULT, RobotProfile, known_profiles
 
 from .datasets import layout
 from .datasets.progress_meta import load_progress_meta
-from .datasets.reader import Dataset, open_dataset
+from .datasets.reader import open_dataset
 from .datasets.robot import check_robot
 from .explanation.answers import Asker
 from .explanation.demonstrations import demonstrations, sample
@@ -96,13 +96,16 @@ def run(args: ExplainOptions) -> Explanation:
     wanted = sorted(set(args.episodes)) or list(range(len(dataset.episodes)))
     if unknown := [index for index in wanted if not 0 <= index < len(dataset.episodes)]:
         raise UserError(f"--episodes: there is no episode {unknown}; the data set has 0 to {len(dataset.episodes) - 1}")
-    profile = RobotProfile.load(args.robot or dataset.info.get("robot_type") or "teleavatar")
-    recorded = _recorded(dataset, profile)
+    robot = dataset.info.get("robot_type")
+    profile = RobotProfile.load(args.robot or (robot if robot in known_profiles() else DEFAULT))
+    cameras = {key: of for key, of in profile.cameras.items() if layout.IMAGES + key in dataset.features}
+    check_robot(dataset, profile, cameras=cameras or profile.cameras)
+    recorded = profile.model_copy(update={"cameras": cameras})  # the robot with what the data set has of it
     policy = _policy(args, profile)
     shown = demonstrations(dataset, meta, recorded, wanted)
     samples = sample(shown, args.frames, dataset.fps)
     if len(samples) < 2:
-        raise UserError(f"{args.dataset}: the episodes have {len(samples)} frame; at least 2 are needed to compare")
+        raise UserError(f"{args.dataset}: the episodes have {len(samples)} frames to imitate, at least 2 are needed")
     asker = Asker(policy, recorded, samples, dataset.fps)
     with progress_bar("asking", questions(samples, asker), "answers") as advance:
         found = figures(asker, shown, advance)
@@ -120,13 +123,6 @@ def run(args: ExplainOptions) -> Explanation:
     if args.html is not None:
         write_file(args.html, page(facts, result.verdict, result.findings, result.tables, found))
     return result
-
-
-def _recorded(dataset: Dataset, profile: RobotProfile) -> RobotProfile:
-    """The robot with those of its cameras that the data set has."""
-    cameras = {key: of for key, of in profile.cameras.items() if layout.IMAGES + key in dataset.features}
-    check_robot(dataset, profile, cameras=cameras or profile.cameras)
-    return profile.model_copy(update={"cameras": cameras})
 
 
 def _policy(args: ExplainOptions, profile: RobotProfile) -> Policy:

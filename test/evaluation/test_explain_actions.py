@@ -78,9 +78,11 @@ def test_the_shipped_checkpoint_has_absolute_actions_the_state_as_words_and_a_ca
 
 
 def test_actions_that_are_relative_already_have_another_remedy():
-    absolute, relative = (explained(f"beside_{kind}").findings[0] for kind in ("absolute", "relative"))
-    assert (absolute.kind, relative.kind) == ("absolute actions", "first row")
-    assert "train relative actions" in absolute.remedy and "relative already" in relative.remedy
+    kinds = ("absolute", "relative", "relative_per_row")
+    absolute, relative, per_row = (explained(f"beside_{kind}", frames=12).findings[0] for kind in kinds)
+    assert (absolute.kind, relative.kind, per_row.kind) == ("absolute actions", "first row", "first row")
+    assert "train relative actions" in absolute.remedy
+    assert "--data.actions_per_row" in relative.remedy and "relative already" in per_row.remedy
 
 
 def test_actions_that_are_poses_are_a_fault_of_the_data(tmp_path):

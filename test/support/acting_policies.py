@@ -71,16 +71,22 @@ def beside(profile):
     return Repeats(profile, offset=0.1)
 
 
-def beside_absolute(profile):
+def _beside(profile, **info):
     policy = Repeats(profile, offset=0.1)
-    policy.info = CheckpointInfo(SMALL)
+    policy.info = CheckpointInfo(SMALL, **info)
     return policy
+
+
+def beside_absolute(profile):
+    return _beside(profile)
 
 
 def beside_relative(profile):
-    policy = Repeats(profile, offset=0.1)
-    policy.info = CheckpointInfo(SMALL, delta_actions=True)
-    return policy
+    return _beside(profile, delta_actions=True)
+
+
+def beside_relative_per_row(profile):
+    return _beside(profile, delta_actions=True, actions_per_row=True)
 
 
 def ignores_the_head(profile):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -78,17 +78,16 @@ def figures(asker: Asker, of: Sequence[Demonstration], advance: Advance) -> Figu
     plain = asker.ask(advance)
     truth = np.array([s.of.chunk(s.frame, np.rint(row_s * fps).astype(int)) for s in samples])
     mean = np.concatenate([d.commands for d in of]).mean(axis=0)
-    apart = {}
-    for actor, chunks in zip(ACTORS, (plain.chunks, plain.shown[:, None], mean[None, None]), strict=True):
-        apart[f"{actor}, rad"] = np.abs(chunks - truth)[..., arms]
+    acts = dict(zip(ACTORS, (plain.chunks, plain.shown[:, None], mean[None, None]), strict=True))
+    apart = {f"{actor}, rad": (chunks - truth)[..., arms] for actor, chunks in acts.items()}
     if (tips := fingertips(truth, robot)) is not None:
-        for actor, chunks in zip(ACTORS, (plain.chunks, plain.shown[:, None], mean[None, None]), strict=True):
-            apart[f"{actor}, mm"] = 1e3 * np.linalg.norm(fingertips(chunks, robot) - tips, axis=-1)
+        off = {actor: fingertips(chunks, robot) - tips for actor, chunks in acts.items()}
+        apart |= {f"{actor}, mm": 1e3 * np.linalg.norm(gap, axis=-1) for actor, gap in off.items()}
 
     def errors(frames: Bool[np.ndarray, " n"], rows: slice = slice(None), joint: int | None = None) -> Errors:
         names = [name for name in apart if joint is None or name.endswith("rad")]
         chosen = [apart[name][frames, rows, slice(None) if joint is None else joint] for name in names]
-        return {name: _mean(values) for name, values in zip(names, chosen, strict=True)}
+        return {name: _size(values) for name, values in zip(names, chosen, strict=True)}
 
     at = {EVERYWHERE: even, **_moments(samples, fps)}
     motion, wanted = ((chunks - plain.shown[:, None])[even][..., arms] for chunks in (plain.chunks, truth))
@@ -104,7 +103,7 @@ def figures(asker: Asker, of: Sequence[Demonstration], advance: Advance) -> Figu
         by_joint={robot.joints[column]: errors(even, joint=i) for i, column in enumerate(arms)},
         by_moment={name: (int(frames.sum()), errors(frames)) for name, frames in at.items() if frames.any()},
         by_rows_executed={rows: (jump, errors(even, slice(rows))) for rows, jump in jumps.items()},
-        first_row=tuple(_mean((c[:, 0] - plain.shown)[even][:, arms], np.abs) for c in (plain.chunks, truth)),
+        first_row=tuple(_size((c[:, 0] - plain.shown)[even][:, arms]) for c in (plain.chunks, truth)),
         displacement=(way[0] / way[1], way[0] / math.sqrt(way[1] * way[2])),
         timing=_timing(asker, plain),
         contributions={c: _contribution(plain, asker.ask(advance, c), arms, grippers) for c in asker.changes},
@@ -113,22 +112,18 @@ def figures(asker: Asker, of: Sequence[Demonstration], advance: Advance) -> Figu
     )
 
 
-def _mean(values: np.ndarray, function: Callable[[np.ndarray], np.ndarray] = np.asarray) -> float:
-    """Mean of what is known; NaN if nothing is."""
+def _size(values: np.ndarray) -> float:
+    """Mean absolute value of what is known; NaN if nothing is."""
     known = values[np.isfinite(values)]
-    return float(function(known).mean()) if known.size else math.nan
+    return float(np.abs(known).mean()) if known.size else math.nan
 
 
 def _moments(samples: Sequence[Sample], fps: float) -> dict[str, Bool[np.ndarray, " n"]]:
     """Which samples are at each moment, and which lie before a grasp."""
     names = list(dict.fromkeys(name for s in samples for name, _ in s.of.moments))
-    found = {
-        BEFORE_GRASP: np.array([any(e.closes and 0 <= e.frame - s.frame <= fps for e in s.of.events) for s in samples])
-    }
-    for name in names:
-        near = [any(m == name and abs(at - s.frame) <= AT_S * fps for m, at in s.of.moments) for s in samples]
-        found[name] = np.array(near)
-    return found
+    grasps = [any(e.closes and 0 <= e.frame - s.frame <= fps for e in s.of.events) for s in samples]
+    near = [{name for name, at in s.of.moments if abs(at - s.frame) <= AT_S * fps} for s in samples]
+    return {BEFORE_GRASP: np.array(grasps)} | {name: np.array([name in of for of in near]) for name in names}
 
 
 def _jump(asker: Asker, plain: Answers, rows: int, advance: Advance) -> float:
@@ -139,14 +134,14 @@ def _jump(asker: Asker, plain: Answers, rows: int, advance: Advance) -> float:
         return math.nan
     later = [asker.samples[i]._replace(frame=asker.samples[i].frame + steps) for i in kept]
     new = Asker(policy, asker.profile, later, asker.fps).ask(advance).chunks[:, 0]
-    return _mean((new - plain.chunks[kept, rows])[:, arm_columns(asker.profile.layout)], np.abs)
+    return _size((new - plain.chunks[kept, rows])[:, arm_columns(asker.profile.layout)])
 
 
 def _contribution(plain: Answers, other: Answers, arms: np.ndarray, grippers: Sequence[int]) -> Contribution:
     change = other.chunks - plain.chunks
     motion = change - (other.shown - plain.shown)[:, None]
-    arm = min(_mean(of[..., arms], np.abs) for of in (change, motion))
-    return Contribution(arm, _mean(change[..., grippers], np.abs), _mean(other.progress - plain.progress, np.abs))
+    arm = min(_size(of[..., arms]) for of in (change, motion))
+    return Contribution(arm, _size(change[..., grippers]), _size(other.progress - plain.progress))
 
 
 def _timing(asker: Asker, plain: Answers) -> dict[str, Timing]:
@@ -168,5 +163,7 @@ def _timing(asker: Asker, plain: Answers) -> dict[str, Timing]:
             late.setdefault(name, []).extend([said_s - due_s] * bool(due_s > 0 or said_s > 0))
             seen.setdefault(name, []).extend([bool(len(done))] * (due_s > 0))
     return {
-        name: Timing(float(np.median(of)), _mean(np.array(seen[name], float)), len(of)) for name, of in late.items()
+        name: Timing(float(np.median(of)), _size(np.array(seen[name], float)), len(of))
+        for name, of in late.items()
+        if of
     }

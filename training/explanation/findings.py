@@ -70,17 +70,18 @@ def _first_row(figures: Figures, info: CheckpointInfo | None, scale: float) -> I
     if ours < max(data + JUMP, 2 * data):
         return
     kind = "absolute actions" if info is not None and not info.delta_actions else "first row"
-    remedy = "train relative actions (--data.delta_actions): they begin at the present pose"
+    remedy = "train relative actions, which begin at the present pose: --data.delta_actions --data.actions_per_row"
     if info is not None and info.delta_actions:
         remedy = "the actions are relative already: look for statistics of other data, or of another robot"
+        remedy = remedy if info.actions_per_row else "normalise every row by its own spread: --data.actions_per_row"
     text = f"{kind}: the first row is {ours:.3f} rad away from the present pose, the data's {data:.3f}"
     yield Finding(kind, text, remedy, (ours - data) / scale)
 
 
 def _state(figures: Figures, info: CheckpointInfo | None, scale: float) -> Iterator[Finding]:
     noisy, other = (figures.contributions[STATE, how] for how in (NOISY, EXCHANGED))
-    as_words = info is not None and info.model.discrete_state and not getattr(info.model, "state_token", False)
-    remedy = "give the model the state as numbers (state_token), not as words alone"
+    as_words = info is not None and info.model.discrete_state and not info.model.state_token
+    remedy = "give the model the state as numbers, not as words alone: state_token of the model"
     if noisy.rad > max(AMPLIFIED * MEAN_OF_NOISE, other.rad / 2):
         kind = "state as words" if as_words else "state"
         text = (
@@ -112,7 +113,7 @@ def _cameras(figures: Figures, cameras: Sequence[str], scale: float) -> Iterator
             )
     if texts:
         most = max(contribution.rad for contribution in figures.contributions.values())
-        remedy = "drop cameras out in training now and then, show them larger, or leave this one out for speed"
+        remedy = "drop cameras out in training (--augmentation.camera_dropout), show them larger, or leave this one out"
         yield Finding("unused camera", "; ".join(texts), remedy, min(most, figures.error()) / scale)
 
 
