@@ -34,11 +34,12 @@ from pi05_progress.policy import Noise, PolicyOptions
 
 from ..command_line import OptionError, check_ranges, read_options
 from ..commanding.command_rules import CommandSettings
-from ..starting.simulation_choices import SIM_TASKS, TaskName
+from ..starting.simulation_choices import SIM_TASKS, LaboratoryName, TaskName
 from .driving.closed_loop import DrivenEpisode, LoopSettings
 from .driving.drivers import Driving, Run, Which, drivers
 from .driving.episode_log import SUFFIX, EpisodeLog
 from .physics.cameras import check_rendering
+from .physics.laboratory import SHIFT_HELP, Laboratory
 
 PREMATURE_S = 1.0  # declared so long before the physics decided is premature
 
@@ -82,9 +83,10 @@ def _share(count: int, total: int) -> dict[str, float]:
     return {"share": count / total, "count": count, "total": total, "low": low, "high": high}
 
 
-def table(figures: dict[str, dict[str, Any]]) -> Table:
+def table(figures: dict[str, dict[str, Any]], shift: str = "none") -> Table:
     """Figures by task, for people."""
-    made = Table(title="The policy drives the simulated robot; 95 % Wilson intervals")
+    where = "" if shift == "none" else f", laboratory shifted: {shift}"
+    made = Table(title=f"The policy drives the simulated robot{where}; 95 % Wilson intervals")
     made.add_column("")
     for task in figures:
         made.add_column(task, justify="right")
@@ -161,6 +163,11 @@ class Options:
     """Largest speed of a commanded joint, rad/s; the default is the node's."""
     image_scale: float = LoopSettings.image_scale
     """Image size as a share of the real cameras'; the default is that of generated data."""
+    laboratory: LaboratoryName = "plain"
+    """Where the robot stands: always the same, or in a laboratory drawn at random from every seed."""
+    shift: Annotated[tuple[str, ...], tyro.conf.arg(help=f"{SHIFT_HELP} Several are tried one after the other.")] = (
+        "none",
+    )
     num_steps: int = 10
     """Denoising steps."""
     tokenizer: str = ""
@@ -186,11 +193,17 @@ class Options:
         if self.json is not None and not (folder := self.json.absolute().parent).is_dir():
             raise OptionError(f"--json {self.json}: there is no folder {folder}; make it first")
         check_rendering(self.image_scale)
+        try:
+            for shift in self.shift:
+                Laboratory(self.laboratory, shift)
+        except UserError as error:
+            raise OptionError(f"--shift: {error}") from error
 
     def wanted(self) -> list[Which]:
         """The episodes to drive, in order."""
         tasks = dict.fromkeys(self.task or SIM_TASKS)
-        return [(task, self.seed + n) for task in tasks for n in range(self.episodes)]
+        seeds, shifts = range(self.seed, self.seed + self.episodes), dict.fromkeys(self.shift)
+        return [(task, seed, shift) for shift in shifts for task in tasks for seed in seeds]
 
     def told(self) -> dict[str, Any]:
         """What decides about figures, for the file."""
@@ -204,6 +217,7 @@ def _driving(options: Options) -> Driving:
         options.latency,
         options.image_scale,
         commands=CommandSettings(max_joint_speed=options.max_joint_speed, execute_s=options.execute_s),
+        laboratory=Laboratory(options.laboratory),
     )
     policy = PolicyOptions(
         policy=options.policy, checkpoint=options.checkpoint, tokenizer=options.tokenizer,
@@ -235,7 +249,7 @@ def drive(options: Options, run: Run, log: EpisodeLog | None) -> list[DrivenEpis
         OSError: an episode cannot be kept.
     """
     wanted = options.wanted()
-    found = {(e.task, e.seed): e for e in (log.episodes if log is not None else ())}
+    found = {(e.task, e.seed, e.shift): e for e in (log.episodes if log is not None else ())}
     done = {which: found[which] for which in wanted if which in found}
     if done:
         print(f"{len(done)} of {len(wanted)} episodes were driven before and are kept", flush=True)
@@ -243,7 +257,7 @@ def drive(options: Options, run: Run, log: EpisodeLog | None) -> list[DrivenEpis
         for episode in run([which for which in wanted if which not in done]):
             if log is not None:
                 log.add(episode)
-            done[episode.task, episode.seed] = episode
+            done[episode.task, episode.seed, episode.shift] = episode
             won = sum(e.outcome == "success" for e in done.values())
             advance(1, f"{episode.task}, {won} of {len(done)} done")
     return [done[which] for which in wanted]
@@ -261,13 +275,14 @@ def _run(options: Options) -> None:
         with _log(options, driving) as log, drivers(driving, min(options.workers, len(options.wanted()))) as (who, run):
             started = time.monotonic()
             episodes = drive(options, run, log)
-            figures = figures_by_task(episodes)
-            Console(width=None if sys.stdout.isatty() else 130).print(table(figures))
+            by_shift = {s: figures_by_task([e for e in episodes if e.shift == s]) for s in dict.fromkeys(options.shift)}
+            for shift, figures in by_shift.items():
+                Console(width=None if sys.stdout.isatty() else 130).print(table(figures, shift))
             inferences, seconds = sum(e.inferences for e in episodes), time.monotonic() - started
             print(f"{len(episodes)} episodes, {inferences} inferences in {seconds:.0f} s; model {who.model_id}")
             if log is not None:
-                data = {"version": 1, "run": options.told() | asdict(who), "figures": figures,
-                        "episodes": [asdict(e) for e in episodes]}  # fmt: skip
+                data = {"version": 1, "run": options.told() | asdict(who), "figures": by_shift[options.shift[0]],
+                        "figures_by_shift": by_shift, "episodes": [asdict(e) for e in episodes]}  # fmt: skip
                 write_file(options.json, json.dumps(data, indent=1) + "\n")
                 log.remove()
                 print(f"written: {options.json}")

@@ -177,6 +177,8 @@ def processes(options: Options, seeds: range) -> tuple[Process, Process]:
             "image_scale": options.image_scale,
             "faults": [*options.fault] or [""],
             "fault_share": options.fault_share,
+            "laboratory": options.laboratory,
+            "shift": options.shift,
         },
     )
     return recorder, robot

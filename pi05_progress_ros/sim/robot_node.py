@@ -73,7 +73,7 @@ class RobotNode(QosOverrides, Node):
         declare_all(self, RobotParameters)
         parameters = read_all(self, RobotParameters)
         profile, lock = parameters.checked_profile(), threading.Lock()
-        world = World(parameters.task, parameters.seed, parameters.arms_follow(profile))
+        world = World(parameters.task, parameters.seed, parameters.arms_follow(profile), parameters.where())
         self._stop, self._robot = stop, Robot(world)
         refuse_second_robot(self, next(iter(profile.arms.values())).state_topic)
         requests = Requests(self, self._robot, parameters.lockstep, stop)

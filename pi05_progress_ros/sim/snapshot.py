@@ -6,12 +6,18 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
+import tyro
 from PIL import Image
 
+from pi05_progress.errors import UserError
+
 from ..command_line import OptionError, read_options
+from ..starting.simulation_choices import LaboratoryName
 from .expert.expert import Expert, apply
 from .physics.cameras import CameraRig, check_rendering, scaled_sizes
+from .physics.laboratory import SHIFT_HELP, Laboratory
 from .physics.tasks import TASKS
 from .physics.world import World
 
@@ -30,6 +36,9 @@ class Options:
     """Simulated time, s."""
     image_scale: float = 0.5
     """Image size as a share of the real cameras'."""
+    laboratory: LaboratoryName = "plain"
+    """Where the robot stands: always the same, or in a laboratory drawn at random from the seed."""
+    shift: Annotated[str, tyro.conf.arg(help=SHIFT_HELP)] = "none"
 
     def check(self) -> None:
         """Whether pictures can be made here.
@@ -39,8 +48,9 @@ class Options:
         """
         check_rendering(self.image_scale)
         try:
+            Laboratory(self.laboratory, self.shift)
             self.out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
+        except (UserError, OSError) as error:
             raise OptionError(str(error)) from error
 
 
@@ -48,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the expert for a while, then save one PNG per task and camera; returns the exit status."""
     options = read_options(Options, MODULE, __doc__, arguments, Options.check)
     for task in TASKS:
-        world = World(task, options.seed)
+        world = World(task, options.seed, laboratory=Laboratory(options.laboratory, options.shift))
         expert = Expert(world, options.seed)
         while world.time_s < options.at and not expert.finished:
             apply(world, expert.command())

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 TaskName = Literal["stack_cubes", "place_in_basket"]
 SIM_TASKS: tuple[TaskName, ...] = get_args(TaskName)
 EPISODES = ("reset", "policy")  # what begins the next episode: /sim/reset alone, or the end of the policy's
+LaboratoryName = Literal["plain", "random"]  # random: every seed has a laboratory of its own
+LABORATORIES: tuple[LaboratoryName, ...] = get_args(LaboratoryName)
 FaultKind = Literal[
     "dropped_object",  # lets go on the way up, and takes it again
     "missed_grasp",  # closes above the object, and tries again

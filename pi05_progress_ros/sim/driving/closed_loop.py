@@ -33,6 +33,7 @@ from ...commanding.relay import relay_velocity
 from ...commanding.state_machine import Facts, Send, StateMachine
 from ...starting.simulation_choices import check_simulable
 from ..physics.cameras import CameraRig, scaled_sizes
+from ..physics.laboratory import Laboratory
 from ..physics.world import World
 from ..robot.robot import STATE_HZ, Robot
 from ..robot.states import StatePublisher, to_time
@@ -51,6 +52,7 @@ class LoopSettings:
     tail_s: float = 4.0  # how long it goes on after the task was decided, so that the status can tell
     # speed, blending and tracking, as the node's parameters
     commands: CommandSettings = field(default_factory=CommandSettings)
+    laboratory: Laboratory = field(default_factory=Laboratory)  # where the robot stands
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class DrivenEpisode:
     declared_s: float | None  # when the status was SUCCEEDED for the first time
     stopped: str  # why the robot was commanded no more; empty if it was to the end
     inferences: int  # how many there were
+    shift: str = "none"  # what was different in the laboratory, a name in ``SHIFTS``
 
 
 class _Newest(dict[str, Any]):
@@ -92,7 +95,8 @@ class ClosedLoop:
         self._policy, self._profile, self._task = policy, profile, task
         self._checker = OutputChecker(log.warning)
         self._settings = settings or LoopSettings()
-        self._world = World(task, 0, "velocity" if profile.arm_command == "relay" else "position")
+        arm_command = "velocity" if profile.arm_command == "relay" else "position"
+        self._world = World(task, 0, arm_command, self._settings.laboratory)
         self._rig = CameraRig(self._world.model, scaled_sizes(self._settings.image_scale), profile)
         getattr(policy, "watch", lambda world: None)(self._world)
 
@@ -142,7 +146,7 @@ class ClosedLoop:
         return DrivenEpisode(
             self._task, seed, world.instruction, status.outcome, status.reason, round(decided_s, 3),
             tuple((m.name, round(m.time_s, 3)) for m in status.milestones), status.progress, progress, declared_s,
-            commander.stopped, asked,
+            commander.stopped, asked, settings.laboratory.shift,
         )  # fmt: skip
 
     def _ask(self, robot: Robot, messages: Mapping[str, Any]) -> PolicyOutput:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pi05_progress.checkpoints.description import read_info
@@ -26,7 +26,7 @@ from pi05_progress.robots.profile import RobotProfile
 from .closed_loop import ClosedLoop, DrivenEpisode, LoopSettings
 from .planner_policy import PLANNER, PlannerPolicy
 
-Which = tuple[str, int]  # task and seed of an episode
+Which = tuple[str, int, str]  # task, seed and shift of the laboratory of an episode
 
 
 @dataclass(frozen=True)
@@ -63,18 +63,20 @@ class Driver:
         if self._policy.model_id == UNTRAINED:
             raise UserError("the model is untrained by its own account, its actions mean nothing: give another")
         self._policy.warm_up()
-        self._settings, self._task, self._loop = driving.loop, "", None
+        self._settings, self._what, self._loop = driving.loop, ("", ""), None
         self.who = Who(self._policy.model_id, self._profile.name)
 
-    def run(self, task: str, seed: int) -> DrivenEpisode:
+    def run(self, task: str, seed: int, shift: str) -> DrivenEpisode:
         """Drive an episode.
 
         Raises:
             UserError: the policy's answer cannot be used, or the robot cannot be simulated.
         """
-        if self._loop is None or task != self._task:
+        if self._loop is None or (task, shift) != self._what:
             self.close()
-            self._task, self._loop = task, ClosedLoop(self._policy, self._profile, task, self._settings)
+            self._what, laboratory = (task, shift), replace(self._settings.laboratory, shift=shift)
+            settings = replace(self._settings, laboratory=laboratory)
+            self._loop = ClosedLoop(self._policy, self._profile, task, settings)
         self._policy.restart(seed)
         return self._loop.run(seed)
 
@@ -138,5 +140,5 @@ def _who() -> Who:
     return _ready().who
 
 
-def _run(task: str, seed: int) -> DrivenEpisode:
-    return _ready().run(task, seed)
+def _run(task: str, seed: int, shift: str) -> DrivenEpisode:
+    return _ready().run(task, seed, shift)

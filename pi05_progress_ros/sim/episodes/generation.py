@@ -128,7 +128,7 @@ class EpisodeMaker:
     def __init__(self, options: GenerationOptions) -> None:
         self._options = options
         self._profile = RobotProfile.load(options.profile)
-        self._world = World(options.task, 0)
+        self._world = World(options.task, 0, laboratory=options.where())
         self._rig = CameraRig(self._world.model, scaled_sizes(options.image_scale), self._profile)
         self._store = message_store()
 
@@ -170,7 +170,7 @@ class EpisodeMaker:
             outcome, reason = (status.outcome, status.reason) if decided else ("failure", "given up")
             facts = EpisodeFacts(
                 seed, options.task, outcome, reason, round(world.time_s, 3), operator.faults,
-                [(m.name, round(m.time_s, 3)) for m in status.milestones],
+                [(m.name, round(m.time_s, 3)) for m in status.milestones], options.laboratory, options.shift,
             )  # fmt: skip
             write_facts(bag_path, facts)
         return facts

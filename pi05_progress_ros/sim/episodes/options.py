@@ -15,8 +15,9 @@ from pi05_progress.files.output_file import write_file
 from pi05_progress.robots.profile import RobotProfile
 
 from ...command_line import OptionError, check_ranges
-from ...starting.simulation_choices import FAULTS, TaskName, check_simulable, parse_fault
+from ...starting.simulation_choices import FAULTS, LaboratoryName, TaskName, check_simulable, parse_fault
 from ..physics.cameras import check_rendering
+from ..physics.laboratory import SHIFT_HELP, Laboratory
 
 # Training, validation and the choice of checkpoints use seeds below these. Success is reported on those from 900,000
 # on; the hundred thousand in between are for trying an evaluation out.
@@ -45,11 +46,19 @@ class EpisodeOptions:
     """Robot profile."""
     evaluation: bool = False
     """Allow seeds from 800,000 on, which are kept for evaluation: no policy may have learnt from them."""
+    laboratory: LaboratoryName = "plain"
+    """Where it stands: always the same, or in a laboratory drawn at random from every seed, so that a policy learns
+    what does not matter."""
+    shift: Annotated[str, tyro.conf.arg(help=SHIFT_HELP)] = "none"
 
     @property
     def seeds(self) -> range:
         """Of all episodes."""
         return range(self.seed, self.seed + self.episodes)
+
+    def where(self) -> Laboratory:
+        """The laboratory that episodes are recorded in."""
+        return Laboratory(self.laboratory, self.shift)
 
     def check(self) -> None:
         """Whether such episodes can be recorded here; makes the folder for them.
@@ -66,6 +75,7 @@ class EpisodeOptions:
             )
         check_rendering(self.image_scale)
         try:
+            self.where()
             for fault in self.fault:
                 parse_fault(fault)
         except UserError as error:
@@ -96,6 +106,8 @@ class EpisodeFacts:
     duration_s: float
     faults: list[str]
     milestones: list[tuple[str, float]]
+    laboratory: str = "plain"
+    shift: str = "none"
 
 
 def facts_path(bag: Path) -> Path:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ...starting.simulation_choices import Fault
-from ..physics.tasks.base import CUBE_HALF, Pick, fingers_touch
+from ..physics.tasks.base import Pick, fingers_touch
 from ..physics.world import World
 from .kinematics import reach
 
@@ -169,7 +169,7 @@ class Expert:
         poses = [pose[:3] for pose in self._world.object_poses().values()]
         points = [self._world.task.free_point(self._rng) for _ in range(200)]
         best = max(points, key=lambda p: min(np.linalg.norm((p - q)[:2]) for q in poses))
-        return best + [0, 0, CUBE_HALF]
+        return best + [0, 0, self._world.task.half]
 
     def _object(self, name: str) -> np.ndarray:
         return self._world.object_poses()[name][:3].copy()

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..physics.scene import FINGER_TRAVEL, table_top_z
-from ..physics.tasks.base import CUBE_HALF, Pick, fingers_touch
+from ..physics.tasks.base import Pick, fingers_touch
 from ..physics.world import World
 from .kinematics import hand_poses, reach
 
@@ -137,7 +137,7 @@ class Planner:
             return _Intent(pick.target + grasp, pick.target + grasp, 0.0)
         else:
             goal = pick.target + grasp + [0, 0, pick.release_height]
-        off, opening = np.abs(scene.hand - goal), scene.opening > CUBE_HALF + 0.001
+        off, opening = np.abs(scene.hand - goal), scene.opening > self._world.task.half + 0.001
         if (off < NEAR).all():
             return _Intent(goal, goal, 1.0 if opening or scene.rest_s >= SETTLE_S else 0.0)
         return _Intent(goal, self._towards(scene, goal, 0.8 * (np.hypot(*off[:2]) - 0.005)), 0.0)
@@ -156,7 +156,8 @@ class Planner:
 
     def _top(self, scene: _Scene) -> float:
         """How high above the table things reach that may be in the way, m."""
-        heights = [place[2] + CUBE_HALF - table_top_z() for name, place in scene.objects.items() if name != scene.held]
+        half, places = self._world.task.half, [place for name, place in scene.objects.items() if name != scene.held]
+        heights = [place[2] + half - table_top_z() for place in places]
         return max([WALL, *heights])
 
     def _free_place(self, scene: _Scene) -> np.ndarray:
@@ -164,7 +165,7 @@ class Planner:
         task, here = self._world.task, scene.objects[scene.held]
         middle = task.workspace_middle()
         xs, ys = np.sign(middle[0]) * np.linspace(*task.free_x, 8), np.linspace(-0.49, -0.41, 4)
-        places = np.array([[x, y, middle[2] + CUBE_HALF + 0.002] for x in xs for y in ys])
+        places = np.array([[x, y, middle[2] + self._world.task.half + 0.002] for x in xs for y in ys])
         others = [place for name, place in scene.objects.items() if name != scene.held]
         gaps = np.min([np.hypot(*(places - other)[:, :2].T) for other in others] or [np.ones(len(places))], axis=0)
         free = places[gaps >= min(0.085, gaps.max())]
@@ -190,13 +191,13 @@ class Planner:
         scene.rest_s = scene.rest_s + STEP_S if near else 0.0
         scene.opening += 0.6 * (intent.grip * FINGER_TRAVEL - scene.opening)
         pick = scene.picks[0] if scene.picks else None
-        if scene.held is not None and scene.opening > CUBE_HALF + 0.004:
+        if scene.held is not None and scene.opening > self._world.task.half + 0.004:
             if pick is not None and pick.name == scene.held:
                 scene.objects[scene.held] = pick.target.copy()
                 scene.picks = scene.picks[1:]
             scene.held = None
         elif scene.held is not None or (near and intent.grip < 0.5):
-            scene.opening = max(scene.opening, CUBE_HALF)
+            scene.opening = max(scene.opening, self._world.task.half)
             scene.grip_s += STEP_S
             if scene.held is None and scene.grip_s >= GRIP_S:
                 scene.held, scene.grip_s = pick.name, 0.0

@@ -12,6 +12,7 @@ from pi05_progress.robots.profile import DEFAULT, CameraProfile, RobotProfile
 
 from ...command_line import OptionError
 from .gl import require_backend
+from .laboratory import picture_change
 
 
 def scaled_sizes(scale: float) -> dict[str, tuple[int, int]]:
@@ -62,7 +63,7 @@ class CameraRig:
         self._data = mujoco.MjData(model)
         self._renderers = {key: mujoco.Renderer(model, height=h, width=w) for key, (w, h) in sizes.items()}
         for renderer in self._renderers.values():
-            renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = False
+            renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = model.vis.quality.shadowsize > 0
             renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
 
     def render(self, snapshot: np.ndarray) -> dict[str, np.ndarray]:
@@ -78,7 +79,8 @@ class CameraRig:
         images = {}
         for key, renderer in self._renderers.items():
             renderer.update_scene(self._data, camera=key)
-            images[key] = _frame(renderer.render(), self._cameras.get(key))
+            view = picture_change(self._model, key).of(renderer.render())
+            images[key] = _frame(view, self._cameras.get(key))
         return images
 
     def close(self) -> None:

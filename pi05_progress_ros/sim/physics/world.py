@@ -8,9 +8,10 @@ from typing import Literal, NamedTuple
 import mujoco
 import numpy as np
 
+from .laboratory import Furnished, Laboratory
 from .scene import FINGER_TRAVEL, TIMESTEP_S, arm_table, make_spec
 from .tasks import make_task
-from .tasks.base import TaskStatus
+from .tasks.base import CUBE_HALF, TaskStatus
 
 ArmCommand = Literal["position", "velocity"]
 TASK_PERIOD_S = 0.02  # how often the task's conditions are looked at
@@ -46,14 +47,22 @@ class _ArmIndex:
 class World:
     """A robot at a table with a task. Not thread-safe: one thread steps and commands it; others use snapshots."""
 
-    def __init__(self, task: str, seed: int = 0, arm_command: ArmCommand = "position") -> None:
+    def __init__(
+        self,
+        task: str,
+        seed: int = 0,
+        arm_command: ArmCommand = "position",
+        laboratory: Laboratory = Laboratory(),  # noqa: B008 (it cannot be changed)
+    ) -> None:
         if arm_command not in ("position", "velocity"):
             raise ValueError(f"arm_command {arm_command!r}: expected 'position' or 'velocity'")
         self.arm_command = arm_command
         self.task = make_task(task)
         spec = make_spec()
         self.task.add_to_scene(spec)
+        laboratory.furnish(spec)
         self.model = spec.compile()
+        self._furnished = Furnished(self.model, laboratory, self.task.object_names)
         self.data = mujoco.MjData(self.model)
         self.timestep_s = TIMESTEP_S
         self.sides = arm_table().sides
@@ -98,6 +107,7 @@ class World:
             self.data.qpos[self.model.joint(f"{side[0]}_finger_a").qposadr] = FINGER_TRAVEL
             self.data.qpos[self.model.joint(f"{side[0]}_finger_b").qposadr] = FINGER_TRAVEL
             self.data.ctrl[index.gripper] = FINGER_TRAVEL
+        self.task.half = CUBE_HALF * self._furnished.reset(self.seed)
         self.task.reset(self.model, self.data, np.random.default_rng(self.seed))
         mujoco.mj_forward(self.model, self.data)
         self._steps = 0

@@ -12,6 +12,7 @@ from pi05_progress.robots.profile import RobotProfile
 from ...parameters import parameter
 from ...starting.domains import check_domain
 from ...starting.simulation_choices import EPISODES, RANGES, check_simulable
+from ..physics.laboratory import SHIFT_HELP, Laboratory
 from ..physics.tasks import TASKS
 from .states import IMAGE_HZ
 
@@ -36,6 +37,8 @@ class RobotParameters:
     image_scale: float = parameter(
         0.5, "image size as a share of the real cameras' resolution", between=RANGES["image_scale"]
     )
+    laboratory: str = parameter("plain", "where it stands: plain, or random, a laboratory of its own for every seed")
+    shift: str = parameter("none", SHIFT_HELP)
     images: bool = parameter(True, "render and publish camera images")
     teleoperation: bool = parameter(False, "start in teleoperation mode instead of API mode")
     expert: bool = parameter(
@@ -85,6 +88,17 @@ class RobotParameters:
         if self.arm_command != "auto":
             return self.arm_command
         return "velocity" if profile.arm_command == "relay" else "position"
+
+    def where(self) -> Laboratory:
+        """The laboratory it stands in.
+
+        Raises:
+            UserError: there is no such laboratory or shift.
+        """
+        try:
+            return Laboratory(self.laboratory, self.shift)
+        except UserError as error:
+            raise UserError(f"parameter laboratory or shift: {error}") from error
 
     @property
     def step_s(self) -> float | None:

@@ -57,6 +57,7 @@ class Task(ABC):
 
     side: str
     instruction: str
+    half: float = CUBE_HALF  # m, half the edge of the episode's cubes
 
     @abstractmethod
     def add_to_scene(self, spec: mujoco.MjSpec) -> None:
@@ -83,7 +84,7 @@ class Task(ABC):
         name, what = milestone.split()
         if what != "lifted" or self.in_place(name, model, data):
             return self.in_place(name, model, data)
-        height = data.body(name).xpos[2] - table_top_z() - CUBE_HALF
+        height = data.body(name).xpos[2] - table_top_z() - self.half
         return bool(height > LIFTED and fingers_touch(model, data, self.side, name))
 
     def reset(self, model: mujoco.MjModel, data: mujoco.MjData, rng: np.random.Generator) -> None:

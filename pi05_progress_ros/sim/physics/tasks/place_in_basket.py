@@ -6,7 +6,7 @@ import mujoco
 import numpy as np
 
 from ..scene import OBJECT_FRICTION, side_sign
-from .base import CUBE_HALF, Pick, Task, add_cube, fingers_touch, set_pose, spread_points
+from .base import Pick, Task, add_cube, fingers_touch, set_pose, spread_points
 
 OBJECTS = {"yellow_block": (0.90, 0.75, 0.12, 1.0), "purple_block": (0.50, 0.20, 0.62, 1.0)}
 INNER = (0.065, 0.05)  # m, half of the basket's inside along x and y
@@ -46,7 +46,7 @@ class PlaceInBasket(Task):
         model.body("basket").pos = self._basket  # fixed for the episode, so it belongs to the model
         points = spread_points(lambda: self.free_point(rng), 2, 0.09)
         for name, point in zip(OBJECTS, points, strict=True):
-            set_pose(model, data, name, point + [0, 0, CUBE_HALF], rng.uniform(-0.15, 0.15))
+            set_pose(model, data, name, point + [0, 0, self.half], rng.uniform(-0.15, 0.15))
         self._order = [str(n) for n in rng.permutation(list(OBJECTS))]
         first, second = (n.replace("_", " ") for n in self._order)
         self.instruction = f"put the {first} and then the {second} into the basket"
@@ -66,6 +66,6 @@ class PlaceInBasket(Task):
         picks = []
         for index, name in enumerate(self._order):
             if not self.in_place(name, model, data):
-                half = np.array([side_sign(self.side) * 0.03 * (1 if index else -1), 0, CUBE_HALF])
+                half = np.array([side_sign(self.side) * 0.03 * (1 if index else -1), 0, self.half])
                 picks.append(Pick(name, self._basket + half, 0.03))
         return picks

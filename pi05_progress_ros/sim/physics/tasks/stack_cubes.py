@@ -5,7 +5,7 @@ from __future__ import annotations
 import mujoco
 import numpy as np
 
-from .base import CUBE_HALF, Pick, Task, add_cube, fingers_touch, set_pose, spread_points
+from .base import Pick, Task, add_cube, fingers_touch, set_pose, spread_points
 
 COLOURS = {
     "green_cube": (0.20, 0.62, 0.28, 1.0),
@@ -31,7 +31,7 @@ class StackCubes(Task):
         self.instruction = "stack the red cube on the green cube and the blue cube on the red cube"
         points = spread_points(lambda: self.free_point(rng), 3, 0.10)
         for name, point in zip(STACK, points, strict=True):
-            set_pose(model, data, name, point + [0, 0, CUBE_HALF], rng.uniform(-0.15, 0.15))
+            set_pose(model, data, name, point + [0, 0, self.half], rng.uniform(-0.15, 0.15))
 
     def milestone_names(self) -> list[str]:
         """Lift and stack, twice."""
@@ -43,11 +43,11 @@ class StackCubes(Task):
         if below != STACK[0] and not self.in_place(below, model, data):
             return False
         offset = data.body(name).xpos - data.body(below).xpos
-        resting = np.hypot(offset[0], offset[1]) < 0.025 and abs(offset[2] - 2 * CUBE_HALF) < 0.006
+        resting = np.hypot(offset[0], offset[1]) < 0.025 and abs(offset[2] - 2 * self.half) < 0.006
         return bool(resting and not fingers_touch(model, data, self.side, name))
 
     def picks(self, model: mujoco.MjModel, data: mujoco.MjData) -> list[Pick]:
         """Cubes that are not where they belong, from the bottom up."""
         base = data.body(STACK[0]).xpos
         wrong = next((i for i, n in enumerate(STACK) if i and not self.in_place(n, model, data)), len(STACK))
-        return [Pick(STACK[i], base + [0, 0, 2 * CUBE_HALF * i], 0.002) for i in range(wrong, len(STACK))]
+        return [Pick(STACK[i], base + [0, 0, 2 * self.half * i], 0.002) for i in range(wrong, len(STACK))]
