@@ -13,7 +13,7 @@ from pi05_progress.errors import UserError
 if TYPE_CHECKING:
     from pi05_progress.robots.profile import RobotProfile
 
-TaskName = Literal["stack_cubes", "place_in_basket"]
+TaskName = Literal["stack_cubes", "place_in_basket", "lift_cube"]
 SIM_TASKS: tuple[TaskName, ...] = get_args(TaskName)
 EPISODES = ("reset", "policy")  # what begins the next episode: /sim/reset alone, or the end of the policy's
 LaboratoryName = Literal["plain", "random"]  # random: every seed has a laboratory of its own

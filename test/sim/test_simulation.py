@@ -114,6 +114,29 @@ def test_the_expert_solves_the_task(task, seed):
     assert times == sorted(times)
 
 
+@pytest.mark.parametrize("kind", FAULTS)
+def test_faults_in_lifting_are_made_good_or_fail(kind):
+    plain, faulty = World("lift_cube", 1), World("lift_cube", 1)
+    run_episode(plain, Expert(plain, 1))
+    run_episode(faulty, Expert(faulty, 1, [Fault(kind)]))
+    if kind in FAILURES:
+        assert faulty.task_status().outcome == "unknown"
+    else:
+        assert faulty.task_status().outcome == "success", faulty.task_status()
+        assert faulty.time_s > plain.time_s + 2.0
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_seeds_take_turns_in_wording_the_instruction(task):
+    world = World(task)
+    told = set()
+    for seed in range(4 * len(world.task.wordings)):
+        world.reset(seed)
+        assert "{" not in world.instruction
+        told.add(world.instruction)
+    assert len(told) >= len(world.task.wordings) >= 4
+
+
 FAILURES = {"gives_up", "leaves_object", "freezes_holding"}
 
 

@@ -241,7 +241,7 @@ def test_the_shipped_parameter_file_holds_every_parameter_of_the_node_at_its_def
     [
         ({"promt": "x"}, "unknown argument promt; did you mean prompt?"),
         ({"sim": "yes"}, "sim:=yes: expected true or false"),
-        ({"sim_task": "juggle"}, "sim_task:=juggle: expected stack_cubes or place_in_basket"),
+        ({"sim_task": "juggle"}, "sim_task:=juggle: expected stack_cubes or place_in_basket or lift_cube"),
         ({"robot": "nobody"}, "robot:=nobody: unknown robot profile 'nobody'; known profiles: teleavatar, "),
         ({"checkpoint": "/nowhere"}, "checkpoint:=/nowhere: no such folder; a checkpoint is a folder with"),
         ({"checkpoint": "/"}, "checkpoint:=/: there is no config.json"),

@@ -56,7 +56,7 @@ class Expert:
         self._gripper = 1.0
         self._path = self._episode()
         self._due_s = world.time_s
-        self._gave_up = False
+        self._gave_up = self._holds_on = False
         self.taken: list[str] = []  # faults that happened so far: those of later picks may never come
         self.not_to_imitate = ""  # why what is done now is not: a mistake that is not made good yet, or a pause
         self.finished = False
@@ -97,11 +97,12 @@ class Expert:
                 self.not_to_imitate = fault.kind
                 break
             yield from self._pick_and_place(pick, fault)
-            if self._gave_up:
+            if self._gave_up or self._holds_on:
                 break
             if self._rng.random() < self._pause_chance:
                 yield from self._pause(self._rng.uniform(0.5, 2.0))
-        yield from self._line(self._here + [0, 0, 0.06], self._gripper if self._gave_up else 1.0)
+        if not self._holds_on:
+            yield from self._line(self._here + [0, 0, 0.06], self._gripper if self._gave_up else 1.0)
         yield from self._wait(0.6)
 
     def _picks(self) -> list[Pick]:
@@ -141,6 +142,9 @@ class Expert:
         if kind in ("dropped_object", "leaves_object", "freezes_holding"):
             self._gave_up = kind != "dropped_object"
             return
+        if pick.release_height is None:
+            yield from self._hold(pick, start, kind)
+            return
         goal = pick.target + [0, 0, GRASP_HEIGHT + pick.release_height]
         yield from self._travel(goal + up * 0.7, 0.0)
         yield from self._line(goal, 0.0, slow=0.5)
@@ -149,6 +153,17 @@ class Expert:
         yield from self._line(goal + up, 1.0, slow=0.7)
         if kind == "undone_step":
             yield from self._undo(pick, goal)
+
+    def _hold(self, pick: Pick, start: np.ndarray, kind: str | None) -> Iterator[_Waypoint]:
+        """Take what was lifted to where it is to be held, and stay; undone means that it is put down again instead."""
+        if kind == "undone_step":
+            yield from self._line(start + [0, 0, 0.002], 0.0, slow=0.6)
+            yield from self._wait(0.5, 1.0)
+            yield from self._line(start + [0, 0, HOVER], 1.0)
+            return
+        yield from self._line(np.array([*self._here[:2], pick.target[2] + GRASP_HEIGHT]), 0.0)
+        yield from self._wait(1.5, 0.0)
+        self._holds_on = fingers_touch(self._world.model, self._world.data, self._side, pick.name)
 
     def _undo(self, pick: Pick, goal: np.ndarray) -> Iterator[_Waypoint]:
         """Take the object away again and put it back on the table beside where it was."""

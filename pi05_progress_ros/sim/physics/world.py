@@ -108,7 +108,7 @@ class World:
             self.data.qpos[self.model.joint(f"{side[0]}_finger_b").qposadr] = FINGER_TRAVEL
             self.data.ctrl[index.gripper] = FINGER_TRAVEL
         self.task.half = CUBE_HALF * self._furnished.reset(self.seed)
-        self.task.reset(self.model, self.data, np.random.default_rng(self.seed))
+        self.task.reset(self.model, self.data, self.seed)
         mujoco.mj_forward(self.model, self.data)
         self._steps = 0
 

@@ -141,7 +141,7 @@ def test_progress_that_stopped_before_the_end_is_no_success():
 
 
 WRONG = [
-    ({"TASK": "juggle"}, "demo: TASK=juggle: expected stack_cubes or place_in_basket"),
+    ({"TASK": "juggle"}, "demo: TASK=juggle: expected stack_cubes or place_in_basket or lift_cube"),
     ({"CHECKPOINT": "/nowhere"}, "demo: CHECKPOINT=/nowhere: no such folder; a checkpoint is a folder with"),
     (
         {"FAULTS": "naps:1"},

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pi05_progress.errors import UserError
 
 from .base import Task
+from .lift_cube import LiftCube
 from .place_in_basket import PlaceInBasket
 from .stack_cubes import StackCubes
 
-TASKS: dict[str, type[Task]] = {"stack_cubes": StackCubes, "place_in_basket": PlaceInBasket}
+TASKS: dict[str, type[Task]] = {task.name: task for task in (StackCubes, PlaceInBasket, LiftCube)}
 
 
 def make_task(name: str) -> Task:

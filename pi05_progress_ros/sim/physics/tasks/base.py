@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
@@ -44,7 +45,7 @@ class Pick(NamedTuple):
 
     name: str
     target: np.ndarray
-    release_height: float  # m above the goal at which it is let go
+    release_height: float | None  # m above the goal at which it is let go; None: it is held there
 
 
 class Task(ABC):
@@ -54,6 +55,8 @@ class Task(ABC):
     object_names: ClassVar[tuple[str, ...]]
     free_x: ClassVar[tuple[float, float]] = (0.10, 0.42)  # m, where loose objects may lie
     time_limit_s: ClassVar[float] = 60.0
+    wordings: ClassVar[tuple[str, ...]]  # of the instruction; seeds take turns
+    settle_s: ClassVar[Mapping[str, float]] = {}  # how long a milestone must hold, where that is not SETTLE_S
 
     side: str
     instruction: str
@@ -65,7 +68,7 @@ class Task(ABC):
 
     @abstractmethod
     def place_objects(self, model: mujoco.MjModel, data: mujoco.MjData, rng: np.random.Generator) -> None:
-        """Lay the objects out for an episode and choose ``side`` and ``instruction``."""
+        """Lay the objects out for an episode."""
 
     @abstractmethod
     def milestone_names(self) -> list[str]:
@@ -84,14 +87,22 @@ class Task(ABC):
         name, what = milestone.split()
         if what != "lifted" or self.in_place(name, model, data):
             return self.in_place(name, model, data)
-        height = data.body(name).xpos[2] - table_top_z() - self.half
-        return bool(height > LIFTED and fingers_touch(model, data, self.side, name))
+        return self.height(name, data) > LIFTED and fingers_touch(model, data, self.side, name)
 
-    def reset(self, model: mujoco.MjModel, data: mujoco.MjData, rng: np.random.Generator) -> None:
-        """Start an episode."""
-        sides = arm_table().sides
+    def height(self, name: str, data: mujoco.MjData) -> float:
+        """How high an object is above where it rests on the table, m."""
+        return float(data.body(name).xpos[2]) - table_top_z() - self.half
+
+    def words(self) -> dict[str, str]:
+        """What the wordings leave open in this episode."""
+        return {}
+
+    def reset(self, model: mujoco.MjModel, data: mujoco.MjData, seed: int) -> None:
+        """Start the episode of a seed."""
+        rng, sides = np.random.default_rng(seed), arm_table().sides
         self.side = sides[int(rng.integers(len(sides)))]
         self.place_objects(model, data, rng)
+        self.instruction = self.wordings[seed % len(self.wordings)].format(**self.words())
         self._reached: list[Milestone] = []
         self._holding: dict[str, float] = {}
         self._now: set[str] = set()
@@ -118,7 +129,7 @@ class Task(ABC):
             self._holding.pop(name, None)
             return False
         since = self._holding.setdefault(name, float(data.time))
-        return data.time - since >= SETTLE_S - 1e-9
+        return data.time - since >= self.settle_s.get(name.split()[1], SETTLE_S) - 1e-9
 
     def status(self) -> TaskStatus:
         """The truth as of the last update."""

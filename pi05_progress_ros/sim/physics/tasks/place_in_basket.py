@@ -19,6 +19,12 @@ class PlaceInBasket(Task):
     name = "place_in_basket"
     object_names = tuple(OBJECTS)
     free_x = (0.26, 0.43)  # clear of the basket
+    wordings = (
+        "put the {first} and then the {second} into the basket",
+        "place the {first} in the basket, then the {second}",
+        "first the {first}, then the {second}: both go into the basket",
+        "move the {first} into the basket and the {second} after it",
+    )
 
     def add_to_scene(self, spec: mujoco.MjSpec) -> None:
         """Two blocks and a basket; where the basket stands is decided per episode."""
@@ -48,8 +54,10 @@ class PlaceInBasket(Task):
         for name, point in zip(OBJECTS, points, strict=True):
             set_pose(model, data, name, point + [0, 0, self.half], rng.uniform(-0.15, 0.15))
         self._order = [str(n) for n in rng.permutation(list(OBJECTS))]
-        first, second = (n.replace("_", " ") for n in self._order)
-        self.instruction = f"put the {first} and then the {second} into the basket"
+
+    def words(self) -> dict[str, str]:
+        """The blocks in the order asked for."""
+        return dict(zip(("first", "second"), (name.replace("_", " ") for name in self._order), strict=True))
 
     def milestone_names(self) -> list[str]:
         """Lift and drop in, per block, in the order asked for."""

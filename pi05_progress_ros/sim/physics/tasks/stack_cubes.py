@@ -20,6 +20,12 @@ class StackCubes(Task):
 
     name = "stack_cubes"
     object_names = STACK
+    wordings = (
+        "stack the red cube on the green cube and the blue cube on the red cube",
+        "build a tower: red on green, then blue on red",
+        "put the red cube on the green one and the blue cube on top of it",
+        "stack the cubes: green below, red in the middle, blue on top",
+    )
 
     def add_to_scene(self, spec: mujoco.MjSpec) -> None:
         """Three cubes."""
@@ -28,7 +34,6 @@ class StackCubes(Task):
 
     def place_objects(self, model: mujoco.MjModel, data: mujoco.MjData, rng: np.random.Generator) -> None:
         """Cubes at least 10 cm apart on the working arm's side."""
-        self.instruction = "stack the red cube on the green cube and the blue cube on the red cube"
         points = spread_points(lambda: self.free_point(rng), 3, 0.10)
         for name, point in zip(STACK, points, strict=True):
             set_pose(model, data, name, point + [0, 0, self.half], rng.uniform(-0.15, 0.15))
