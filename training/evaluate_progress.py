@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
@@ -32,6 +32,7 @@ from pi05_progress.make_policy import make_policy
 from pi05_progress.observation import UNTRAINED
 from pi05_progress.policy import Policy, PolicyOptions
 from pi05_progress.robots.profile import RobotProfile
+from pi05_progress.robots.shifts import SHIFTS, recorded_shift
 
 from .datasets import layout
 from .datasets.frames import Thumbnail, thumbnails
@@ -46,6 +47,9 @@ from .evaluation.truth import training_of
 from .loading.split import CONTENTS, episode_name, read_splits, seen_before, splits_of
 
 PICTURE_HEIGHT = 90
+SHIFT_HELP = "A named change of the laboratory that all pictures are shown with: " + ", ".join(
+    name for name, shift in SHIFTS.items() if shift.in_pictures
+)
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,7 @@ class EvaluateOptions:
     """Which perturbations of successful episodes are made; give none to leave all out."""
     black: str = ""
     """Camera that is covered in one of them; the head's if not given."""
+    shift: Annotated[str, tyro.conf.arg(help=SHIFT_HELP)] = "none"
     wrong: str = ""
     """The wrong instruction in one of them; if not given another task's that the checkpoint was trained on or the data
     set has, of other words, else "water the plants"."""
@@ -114,9 +119,12 @@ def run(args: EvaluateOptions) -> Evaluation:
     profile = RobotProfile.load(args.robot or (info.robot if info else "teleavatar"))
     if args.black and args.black not in profile.cameras:
         raise UserError(f"--black {args.black}: robot {profile.name} has {', '.join(profile.cameras)}")
+    recorded_shift(args.shift)
     name = str(args.checkpoint or f"policy {args.policy}")
     training = training_of(args.train_dataset, info.labels if info else {}, name, args.dataset, wanted)
-    settings = Settings(args.rate, tuple(args.perturbations), args.black, args.wrong, args.resamples, args.seed)
+    settings = Settings(
+        args.rate, tuple(args.perturbations), args.black, args.wrong, args.resamples, args.seed, args.shift
+    )
     policy = _policy(args, profile)
     cache = AnswerCache(_cache_folder(args, profile))
     with progress_bar("evaluating", len(wanted), "episodes") as advance:
@@ -127,6 +135,7 @@ def run(args: EvaluateOptions) -> Evaluation:
     facts = {
         "checkpoint": name, "model": policy.model_id, "data set": args.dataset.resolve().name, "robot": profile.name,
         "training durations and stages": training.source, "inferences per second": f"{args.rate:g}",
+        "laboratory shifted": args.shift,
     }  # fmt: skip
     if args.json is not None:
         more = {"median_durations_s": dict(training.durations_s), "code_version": code_version(),
@@ -226,6 +235,7 @@ def _cache_folder(args: EvaluateOptions, profile: RobotProfile) -> Path | None:
     settings = {
         "num_steps": args.num_steps, "tokenizer": args.tokenizer, "code": code_digest(), "held_s": HELD_S,
         "robot": profile.model_dump(mode="json"), "noise": [PICTURE_NOISE, STATE_NOISE],
+        "shift": args.shift,
     }  # fmt: skip
     return args.cache.expanduser() / fingerprint_of_answers([args.checkpoint, args.dataset], settings)
 

@@ -54,7 +54,9 @@ class AugmentationConfig:
     exposure: float = 0.0
     """Largest change of exposure: 0.3 multiplies or divides all values by up to 1.3."""
     camera_dropout: float = 0.0
-    """Probability of each camera to be absent from a sample, black and masked, so that each is used; one is left."""
+    """Probability of each camera to be dropped from a sample, black and masked, so that each is used; one is left."""
+    covered_share: float = 0.0
+    """Share of dropped cameras that are there but black, as under a cap, instead of masked."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):

@@ -28,12 +28,21 @@ from .progress import Belief, ProgressHead
 from .siglip import Siglip
 
 
-def without_cameras(rng: Array, observation: Observation, probability: float) -> Observation:
-    """The observation with cameras dropped at random, as a missing camera is: masked, its prepared picture black."""
-    given = observation.images or observation.image_tokens
-    left = cameras_left(rng, {key: observation.image_masks[key] for key in given}, probability)
-    images = {key: jnp.where(left[key][:, None, None, None], image, -1.0) for key, image in observation.images.items()}
-    return dataclasses.replace(observation, images=images, image_masks={**observation.image_masks, **left})
+def without_cameras(model: Pi05, rng: Array, observation: Observation, config: AugmentationConfig) -> Observation:
+    """The observation with cameras dropped at random: black, and masked as a missing one is, or there and covered."""
+    drop_rng, cover_rng = jax.random.split(rng)
+    images, tokens, masks = observation.images, observation.image_tokens, observation.image_masks
+    left = cameras_left(drop_rng, {key: masks[key] for key in tokens or images}, config.camera_dropout)
+    covered = jax.random.bernoulli(cover_rng, config.covered_share, (len(left), observation.state.shape[0]))
+    seen = {key: masks[key] & (left[key] | under) for key, under in zip(left, covered, strict=True)}
+    images = {key: jnp.where(left[key][:, None, None, None], image, -1.0) for key, image in images.items()}
+    if tokens is not None:
+        nothing = {key: jnp.full((1, *model.config.image_size, 3), -1.0) for key in tokens}
+        black = model.image_tokens(dataclasses.replace(observation, images=nothing, image_tokens=None))
+        tokens = {
+            key: jnp.where(left[key][:, None, None], of, black[key].astype(of.dtype)) for key, of in tokens.items()
+        }
+    return dataclasses.replace(observation, images=images, image_tokens=tokens, image_masks={**masks, **seen})
 
 
 def attention_mask(valid: Bool[Array, "b t"], starts_block: Bool[Array, " t"]) -> Bool[Array, "b t t"]:
@@ -235,7 +244,7 @@ class Pi05(nnx.Module):
             observation = dataclasses.replace(observation, images=images)
         if train and augmentation.camera_dropout:
             # The three splits above are numbers 0 to 2 of the same key.
-            observation = without_cameras(jax.random.fold_in(rng, 3), observation, augmentation.camera_dropout)
+            observation = without_cameras(self, jax.random.fold_in(rng, 3), observation, augmentation)
         noise = drawn_noise(noise_rng, actions.shape) if noise is None else noise
         time = drawn_times(time_rng, (batch,)) if time is None else time
         check_actions(self.config, "noise", noise, batch)

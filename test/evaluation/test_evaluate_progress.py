@@ -245,6 +245,15 @@ def test_a_run_writes_page_and_figures_and_only_reads_the_data(dataset, tmp_path
     assert "NaN" not in page and "nan" not in re.sub(r"data:image/jpeg;base64,[^\"']*", "", page)
 
 
+def test_pictures_are_shown_as_a_shift_of_the_laboratory_makes_them(dataset):
+    shown = {name: run(made_up(dataset, policy="made_up_predictions:bright", shift=name, perturbations=()))
+             for name in ("none", "dim", "head_black", "left_black")}  # fmt: skip
+    plain, dim, black, other = (e.episodes[0].tracks["plain"].raw for e in shown.values())
+    np.testing.assert_allclose(dim, 0.7 * plain, atol=2e-3)
+    assert plain.min() > 0.01 and not black.any()
+    np.testing.assert_array_equal(other, plain)
+
+
 def test_the_command_line_says_what_it_did_and_refuses_in_one_line(dataset, tmp_path, monkeypatch, capsys):
     options = ["--dataset", str(dataset), "--policy", "made_up_predictions:rising", "--train_dataset", str(TWO_TASKS),
                "--episodes", "1", "3", "--perturbations", "--json", str(tmp_path / "f.json")]  # fmt: skip
@@ -441,6 +450,7 @@ def test_an_episode_of_one_frame_does_no_harm(dataset):
         ({"episodes": (9,)}, r"no episode \[9\]; the data set has 0 to 3"),
         ({"train_dataset": ()}, "give the data with --train_dataset"),
         ({"rate": 0.1}, "--rate 0.1: expected at least 0.5"),
+        ({"shift": "table"}, r"shift table changes the scene, .*they can show none, light"),
         ({"black": "tail"}, "--black tail: robot teleavatar has head_camera"),
         ({"wrong": "Stack the cubes."}, "is the right instruction of a task"),
         ({"html": Path("/")}, "/ is a folder; name a file in it"),

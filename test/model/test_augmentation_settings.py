@@ -116,3 +116,24 @@ def test_a_dropped_camera_is_a_missing_one_in_training_and_there_otherwise():
         np.testing.assert_array_equal(validated.observation.image_masks[camera], observation.image_masks[camera])
     assert dropped > 0
     np.testing.assert_array_equal(trained.noise, validated.noise)  # its draws are its own
+
+
+@pytest.mark.parametrize("covered", [0.0, 1.0])
+def test_tokens_instead_of_pictures_are_dropped_as_the_pictures_are(covered):
+    config = dataclasses.replace(SMALL, progress=SMALL.with_progress("none").progress)
+    model, observation, actions = random_model(config), random_observation(config, 8), random_actions(config, 8)
+    settings = {"train": True, "augmentation": dataclasses.replace(OFF, camera_dropout=0.5, covered_share=covered)}
+
+    def both(model, observation):
+        tokens = dataclasses.replace(observation, images={}, image_tokens=model.image_tokens(observation))
+        by_pictures, by_tokens = (model.draw(jax.random.key(3), o, actions, **settings) for o in (observation, tokens))
+        return by_pictures.observation, by_tokens.observation, model.image_tokens(by_pictures.observation)
+
+    pictures, tokens, expected = compiled(model, both)(observation)
+    assert tokens.images == {}
+    black = np.stack([(np.asarray(image) == -1).all(axis=(1, 2, 3)) for image in pictures.images.values()])
+    assert 0 < black.sum() < black.size
+    for number, key in enumerate(CAMERAS):
+        np.testing.assert_allclose(tokens.image_tokens[key], expected[key], atol=1e-5)
+        np.testing.assert_array_equal(tokens.image_masks[key], pictures.image_masks[key])
+        np.testing.assert_array_equal(pictures.image_masks[key], ~black[number] if covered == 0 else True)

@@ -45,6 +45,16 @@ def figures_of(predict, known=None, *, length=LENGTH, stages=None, median_s=20.0
     return episode_figures(tracks, episode_truth(length, known or meta(), stages), FPS, median_s, still)
 
 
+def bright(_profile):
+    """For ``--policy``; says how bright the head camera's picture is."""
+
+    class Bright(MadeUp):
+        def infer(self, frame, prompt):
+            return PolicyOutput(np.zeros((2, 16), np.float32), float(frame.images["head_camera"].mean() / 255))
+
+    return Bright()
+
+
 class MadeUp(Policy):
     """A policy that remembers what it was shown, and says what a function of the stamp and the prompt says."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from pi05_progress.estimate.estimator import EstimatorConfig
 from pi05_progress.observation import IMAGE_KEYS
 from pi05_progress.policy import Policy
 from pi05_progress.robots.profile import RobotProfile
+from pi05_progress.robots.shifts import recorded_shift
 
 from ..datasets import layout
 from ..datasets.progress_meta import EpisodeMeta, ProgressMeta
@@ -36,6 +38,7 @@ class Settings:
     wrong: str = ""  # the instruction for something else in one of them; empty takes another task's
     resamples: int = 2000  # of the bootstrap
     seed: int = 0  # of the bootstrap
+    shift: str = "none"  # a named change of the laboratory that all pictures are shown with
     estimator: EstimatorConfig = field(default_factory=EstimatorConfig)  # turns beliefs into progress and status
 
     def stride(self, fps: float) -> int:
@@ -102,6 +105,7 @@ def evaluate(
     """
     check_robot(dataset, profile, [layout.STATE], profile.cameras)
     cache = cache or AnswerCache(None)
+    shift = recorded_shift(settings.shift)
     stages, stages_from = task_stages(dataset, meta, training.stages)
     known = {episode.task for episode in dataset.episodes}
     tasks = list(dict.fromkeys(e.task for e in dataset.episodes if e.index in set(wanted)))
@@ -121,8 +125,8 @@ def evaluate(
         )
         answers = cache.load(episode.index, shown)
         if answers is None:
-            states = columns[layout.STATE]
-            answers = ask(policy, lambda n, e=episode, s=states: robot_frames(e, s, profile, dataset.fps, n), shown)
+            recorded = partial(robot_frames, episode, columns[layout.STATE], profile, dataset.fps)
+            answers = ask(policy, lambda n, of=recorded: (shift.of(frame, profile) for frame in of(n)), shown)
             cache.save(episode.index, shown, answers)
         tracks = {
             p.name: track(
