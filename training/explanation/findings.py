@@ -20,6 +20,7 @@ USED = 0.1  # of what another frame altogether changes: an input that changes le
 GRIPPER_USED = 0.05  # ... unless it changes the grippers' command numbers so much
 AMPLIFIED = 3.0  # times the noise on the state, and at least half of what another frame's state changes
 LATE_S = 0.2  # a gripper that closes so much later or earlier misses
+FEW = 4  # frames: of fewer nothing is said about grippers
 SEEN = 0.6  # of the chunks in which a gripper should move: fewer that do are too few
 HESITANT = 0.5  # of the demonstrated way: chunks that go less hardly move
 DITHER = 0.25  # of the error of standing still
@@ -133,7 +134,7 @@ def _motion(figures: Figures, scale: float) -> Iterator[Finding]:
 
 def _grippers(figures: Figures) -> Iterator[Finding]:
     for what, (late_s, seen, frames) in figures.timing.items():
-        if abs(late_s) > LATE_S or seen < SEEN:
+        if frames >= FEW and (abs(late_s) > LATE_S or seen < SEEN):
             when = f"{abs(late_s):.2f} s {'early' if late_s < 0 else 'late'}" if abs(late_s) > LATE_S else "seldom"
             text = (
                 f"a gripper {what} {when} (median of {frames} frames); of the chunks in which the demonstration's "
