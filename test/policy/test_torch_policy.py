@@ -319,6 +319,14 @@ def test_without_a_head_beside_the_model_progress_is_none_and_actions_are_the_sa
     np.testing.assert_array_equal(answer.actions, again.infer(frame(), "stack").actions)
 
 
+def test_what_pytorch_cannot_compute_is_refused_by_name(lerobot, folders, tmp_path):
+    shutil.copytree(folders[1], tmp_path / "per_row")
+    path = tmp_path / "per_row/pi05_progress.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"actions_per_row": True}))
+    with pytest.raises(CheckpointError, match=r"\(actions_per_row\), which backend torch cannot compute"):
+        make_policy(PROFILE, PolicyOptions(checkpoint=str(path.parent)))
+
+
 # --- folders that LeRobot wrote itself ---
 
 
