@@ -141,7 +141,7 @@ class PolicyNode(QosOverrides, LifecycleNode):
     def _activate(self) -> None:
         if self._lingering and self._lingering.running:
             raise ValueError("the policy is still busy with a call from before; wait for it, or restart the node")
-        p = self._settings
+        p, goals = self._settings, self._goals
         self._results.begin()
         self._inputs = Inputs(p.limits())
         self._robot = RobotState(self._profile)
@@ -150,8 +150,9 @@ class PolicyNode(QosOverrides, LifecycleNode):
         )
         self._inference = InferenceLoop(
             self._policy, self._profile, p.inference_rate_hz, snapshot=self._snapshot, task=lambda: self._prompt,
-            generation=lambda: commands.generation, episode=self._episode, publish=self._publish,
+            generation=lambda: commands.generation, publish=self._publish,
             failed=commands.refuse, logger=self.get_logger(),
+            episode=lambda: p.seed + goals.begun - 1 if goals.begun else None,
         )  # fmt: skip
         facts = {
             "model_id": self._policy.model_id,
@@ -299,10 +300,6 @@ class PolicyNode(QosOverrides, LifecycleNode):
                 self.get_logger().info(f"task: {self._prompt!r}")
             elif parameter.name == "publish_commands" and self._commands:
                 self._commands.allow(parameter.value)
-
-    def _episode(self) -> int | None:
-        """The seed of the goal's noise, or of the last goal's: ``seed``, and one more for every goal; None before."""
-        return self._settings.seed + self._goals.begun - 1 if self._goals.begun else None
 
     def _snapshot(self) -> Snapshot:
         return self._inputs.snapshot(self.get_clock().now().nanoseconds)

@@ -64,7 +64,12 @@ class LiveEpisodes:
         self._stopped: EpisodeEvent | None = None  # of the last one that has ended
         node.create_subscription(EpisodeEvent, "/sim/events", self._on_event, 50)
         work = self._work()
-        node.create_timer(LOOK_S, lambda: next(work))
+        self._timer = node.create_timer(LOOK_S, lambda: next(work))
+
+    def close(self) -> None:
+        """Do no more, and be no client any more: a goal that goes on is ended by the policy node."""
+        self._timer.cancel()
+        self._goals.destroy()
 
     def _on_event(self, event: EpisodeEvent) -> None:
         if event.event == EpisodeEvent.START:

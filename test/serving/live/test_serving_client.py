@@ -72,6 +72,23 @@ def test_time_remaining_starts_from_what_the_server_says_that_the_task_usually_t
         assert remote(server).durations_s == {}, "older servers do not tell it"
 
 
+def test_the_noise_of_an_episode_comes_with_every_request_and_fresh_noise_with_none():
+    asked = []
+
+    def answer(request):
+        asked.append(request.get("noise_seed"))
+        return {"actions": np.zeros((5, 16), np.float32)}
+
+    with serving(FunctionResponder(answer, FACTS)) as server:
+        for noise in ("fresh", "zero", "episode"):
+            policy = remote(server, noise=noise, seed=3)
+            policy.infer(frame(), "stack")
+            policy.restart(8)
+            policy.infer(frame(), "stack")
+            policy.close()
+    assert asked == [None, None, -1, -1, 3, 8]
+
+
 def test_it_speaks_to_servers_of_openpi_which_know_no_progress():
     responder = FunctionResponder(lambda obs: {"actions": np.zeros((4, 2), np.float32)}, {})
     with serving(responder) as server, PolicyClient(server.uri) as client:
