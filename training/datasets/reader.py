@@ -80,6 +80,11 @@ class Dataset:
         return sum(episode.length for episode in self.episodes)
 
     @property
+    def starts(self) -> np.ndarray:
+        """The row of each episode's first frame, and the number of rows at the end."""
+        return np.cumsum([0, *(episode.length for episode in self.episodes)])
+
+    @property
     def cameras(self) -> list[str]:
         """Names of the features that are videos."""
         return [name for name, feature in self.features.items() if feature["dtype"] == "video"]

@@ -1,4 +1,4 @@
-"""Pictures of a data set at the size the model reads, decoded once and kept on disk.
+"""Pictures of a data set at the size the model reads, or what is made of them, kept on disk: made once.
 
 <cache>/<key>/<camera>.u8      uint8 (frames, height, width, 3), row after row of the data set, nothing else
 <cache>/<key>/cache.json       what it was made from, sizes, and check sums of a few pictures; written last
@@ -12,23 +12,24 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import shutil
 import threading
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
 
 from pi05_progress.files.fingerprint import fingerprint
 from pi05_progress.files.json_file import read_json
 from pi05_progress.files.lock import locked
 from pi05_progress.files.output_folder import OutputFolderError, output_folder
-from pi05_progress.files.progress_bar import progress_bar
+from pi05_progress.files.progress_bar import Advance, progress_bar
 
 from ..datasets.reader import Dataset
 from .config import DataConfigError
@@ -41,32 +42,50 @@ SPARE_BYTES = 2**28  # that a build leaves free on the disk
 log = logging.getLogger(__name__)
 
 
-class CachedPictures:
-    """Pictures of a cache, mapped into memory; processes share them.
+@dataclass(frozen=True)
+class Form:
+    """What is kept of every frame and camera."""
+
+    cameras: tuple[str, ...]  # the model's
+    shape: tuple[int, ...]
+    dtype: Any
+    ending: str  # of the files' names
+    option: str  # of the command line, which names the cache
+
+    @property
+    def bytes_each(self) -> int:
+        """Of one array."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+    def file(self, folder: Path, camera: str) -> Path:
+        """Where a camera's arrays are."""
+        return folder / f"{camera}.{self.ending}"
+
+
+class Cached:
+    """Arrays of a cache, mapped into memory; processes share them.
 
     Args:
         starts: row of each episode's first frame, and their number at the end.
     """
 
-    def __init__(self, folder: Path, cameras: tuple[str, ...], size: tuple[int, int], starts: np.ndarray) -> None:
-        self._args = (folder, cameras, size, starts)
+    def __init__(self, folder: Path, form: Form, starts: np.ndarray) -> None:
+        self._args = (folder, form, starts)
         self._starts = starts
-        shape = (int(starts[-1]), *size, 3)
-        self._files = {key: np.memmap(_file(folder, key), np.uint8, "r", shape=shape) for key in cameras}
+        shape = (int(starts[-1]), *form.shape)
+        self._files = {key: np.memmap(form.file(folder, key), form.dtype, "r", shape=shape) for key in form.cameras}
 
-    def read(self, episode: int, frame: int) -> dict[str, UInt8[np.ndarray, "h w 3"]]:
+    def read(self, episode: int, frame: int) -> dict[str, np.ndarray]:
         """See ``Pictures``; the arrays are views into the files."""
         row = self._starts[episode] + frame
         return {key: file[row] for key, file in self._files.items()}
 
     def __reduce__(self) -> tuple:
-        return CachedPictures, self._args
+        return Cached, self._args
 
 
-def cached_pictures(
-    cache: Path, dataset: Dataset, features: Mapping[str, str], size: tuple[int, int]
-) -> CachedPictures:
-    """Open the cache of a data set; it is built first if there is none. Several processes may do so at once.
+def cached_pictures(cache: Path, dataset: Dataset, features: Mapping[str, str], size: tuple[int, int]) -> Cached:
+    """Open the cache of a data set's pictures; see ``cached``.
 
     Args:
         features: the data set's feature for each of the model's cameras.
@@ -76,24 +95,45 @@ def cached_pictures(
         DataConfigError: the cache is damaged, or cannot be written.
         PictureError: a video is missing, damaged or too short.
     """
-    source = _source(dataset, features, size)
+    form = Form(tuple(features), (*size, 3), np.uint8, "u8", "--data.cache")
+    starts = dataset.starts
+
+    def decode(folder: Path, advance: Advance) -> None:
+        for key in features:
+            pictures = DecodedPictures(dataset, features, size)
+            _decode(form.file(folder, key), key, pictures, starts, form.bytes_each, advance)
+
+    return cached(cache, dataset, form, picture_source(dataset, features, size), decode)
+
+
+def cached(
+    cache: Path, dataset: Dataset, form: Form, source: Mapping[str, Any], make: Callable[[Path, Advance], None]
+) -> Cached:
+    """Open the cache of a data set; it is built first if there is none. Several processes may do so at once.
+
+    Args:
+        source: all that decides what is in it, as plain values.
+        make: writes the files into a folder, and says how many arrays are done.
+
+    Raises:
+        DataConfigError: the cache is damaged, or cannot be written.
+    """
     key = fingerprint(source)
-    folder = cache / key
-    starts = np.cumsum([0, *(episode.length for episode in dataset.episodes)])
+    folder, starts = cache / key, dataset.starts
     if not folder.exists():
         try:
             cache.mkdir(parents=True, exist_ok=True)
             text = "another process builds the cache %s; waiting for it"
             with locked(cache / f"{key}.lock", lambda: log.warning(text, folder)):
                 if not folder.exists():  # another process may have built it meanwhile
-                    _build(folder, dataset, features, size, starts, source)
+                    _build(folder, dataset, form, source, make)
         except (OSError, OutputFolderError) as error:
-            raise DataConfigError(f"--data.cache {cache}: cannot be written: {error}") from error
-    _check(folder, tuple(features), size, int(starts[-1]))
-    return CachedPictures(folder, tuple(features), size, starts)
+            raise DataConfigError(f"{form.option} {cache}: cannot be written: {error}") from error
+    _check(folder, form, int(starts[-1]))
+    return Cached(folder, form, starts)
 
 
-def _source(dataset: Dataset, features: Mapping[str, str], size: tuple[int, int]) -> dict[str, Any]:
+def picture_source(dataset: Dataset, features: Mapping[str, str], size: tuple[int, int]) -> dict[str, Any]:
     """All that decides the pictures: where episodes lie in which video files, and those files' sizes and times."""
     episodes, files = [], {}
     for episode in dataset.episodes:
@@ -109,39 +149,33 @@ def _source(dataset: Dataset, features: Mapping[str, str], size: tuple[int, int]
     return {"format": FORMAT, "size": list(size), "fps": dataset.fps, "episodes": episodes, "files": files}
 
 
-def _file(folder: Path, camera: str) -> Path:
-    return folder / f"{camera}.u8"
-
-
 def _build(
-    folder: Path,
-    dataset: Dataset,
-    features: Mapping[str, str],
-    size: tuple[int, int],
-    starts: np.ndarray,
-    source: Mapping[str, Any],
+    folder: Path, dataset: Dataset, form: Form, source: Mapping[str, Any], make: Callable[[Path, Advance], None]
 ) -> None:
-    frames, bytes_each = int(starts[-1]), size[0] * size[1] * 3
-    total = frames * bytes_each * len(features)
+    frames = dataset.frame_count
+    total = frames * form.bytes_each * len(form.cameras)
     free = shutil.disk_usage(folder.parent).free
     if total + SPARE_BYTES > free:
         raise DataConfigError(
-            f"--data.cache {folder.parent}: the pictures of {dataset.root} take {total / 1e9:.1f} GB, "
+            f"{form.option} {folder.parent}: the pictures of {dataset.root} take {total / 1e9:.1f} GB, "
             f"{free / 1e9:.1f} GB are free there; choose another disk, or do without a cache"
         )
     log.info("cache of %s: %d frames, %.2f GB, in %s", dataset.root, frames, total / 1e9, folder)
     with output_folder(folder) as partial:
-        what = f"cache, {total / 1e9:.1f} GB"
-        with progress_bar(what, frames * len(features), "pictures") as advance:
-            for key in features:
-                _decode(_file(partial, key), key, DecodedPictures(dataset, features, size), starts, bytes_each, advance)
+        with progress_bar(f"cache, {total / 1e9:.1f} GB", frames * len(form.cameras), "pictures") as advance:
+            make(partial, advance)
         spots = np.unique(np.linspace(0, frames - 1, min(frames, CHECKED)).round().astype(int)).tolist()
-        sums = {key: {str(row): _sum(_file(partial, key), row, bytes_each) for row in spots} for key in features}
+        sums = {
+            key: {str(row): _sum(form.file(partial, key), row, form.bytes_each) for row in spots}
+            for key in form.cameras
+        }
         info = {"made_from": str(dataset.root), "source": source, "frames": frames, "check_sums": sums}
         (partial / INFO).write_text(json.dumps(info), encoding="utf-8")  # the folder is brought to the disk as a whole
 
 
-def _decode(path: Path, key: str, pictures: DecodedPictures, starts: np.ndarray, bytes_each: int, advance: Any) -> None:
+def _decode(
+    path: Path, key: str, pictures: DecodedPictures, starts: np.ndarray, bytes_each: int, advance: Advance
+) -> None:
     """Decode all pictures of one camera, several episodes at once, each in order."""
     stop = threading.Event()
 
@@ -172,17 +206,16 @@ def _sum(path: Path, row: int, bytes_each: int) -> int:
         return zlib.crc32(file.read(bytes_each))
 
 
-def _check(folder: Path, cameras: tuple[str, ...], size: tuple[int, int], frames: int) -> None:
-    """Refuse a cache that is damaged, as far as sizes and a few pictures tell."""
-    bytes_each = size[0] * size[1] * 3
+def _check(folder: Path, form: Form, frames: int) -> None:
+    """Refuse a cache that is damaged, as far as sizes and a few arrays tell."""
     remedy = f"the cache is damaged; delete {folder}, it will be built anew"
     try:
         sums = read_json(folder / INFO)["check_sums"]
-        for key in cameras:
-            path = _file(folder, key)
-            if (found := path.stat().st_size) != frames * bytes_each:
-                raise DataConfigError(f"{path}: {found} bytes, expected {frames * bytes_each}; {remedy}")
-            if wrong := [row for row, known in sums[key].items() if _sum(path, int(row), bytes_each) != known]:
+        for key in form.cameras:
+            path = form.file(folder, key)
+            if (found := path.stat().st_size) != frames * form.bytes_each:
+                raise DataConfigError(f"{path}: {found} bytes, expected {frames * form.bytes_each}; {remedy}")
+            if wrong := [row for row, known in sums[key].items() if _sum(path, int(row), form.bytes_each) != known]:
                 raise DataConfigError(f"{path}: picture {', '.join(wrong)} is not what was written; {remedy}")
     except DataConfigError:
         raise

@@ -58,6 +58,8 @@ class Data:
             else "no progress labels are used: actions alone are trained",
             *self.said,
         ]
+        if wrong := sum(len(rows.not_imitated) for rows in self.rows if rows.not_imitated is not None):
+            notes.append(f"{wrong} frames are not to be imitated ({layout.DEMONSTRATION_VALID})")
         if bad := sum(sum(of) for of in map(_unsuccessful, self.metas, self.datasets)):
             notes.append(
                 f"{bad} episode{'s' * (bad > 1)} failed or {'were' if bad > 1 else 'was'} cut off: their actions "
@@ -83,7 +85,7 @@ def read_data(config: DataConfig, model: Pi05Config, before: Sequence[SetSplit] 
     metas = [load_progress_meta(dataset.root) for dataset in datasets]
     columns = label_columns(config, datasets, metas)
     rows = [
-        load_rows(*of, proprioception=model.state_token)
+        load_rows(*of, proprioception=model.state_token, positions=model.positions)
         for of in zip(datasets, [profile] * len(datasets), columns, strict=True)
     ]
     stats, said = statistics(config, datasets, rows, profile, model)

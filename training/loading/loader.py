@@ -17,7 +17,7 @@ from typing import Any
 import absl.flags
 import grain
 import numpy as np
-from jaxtyping import Int32, Int64
+from jaxtyping import Float, Int32, Int64
 
 from pi05_progress.files.fingerprint import fingerprint
 from pi05_progress.models.config import Pi05Config
@@ -30,6 +30,7 @@ from .batch import Batch, to_batch
 from .cache import cached_pictures
 from .config import DataConfig, DataConfigError
 from .data import Data, read_data, written
+from .features import Tower, cached_features
 from .mixture import Order, shard_count, stripes_per_period, training_order
 from .negatives import negatives
 from .pictures import DecodedPictures, Pictures
@@ -103,6 +104,7 @@ class TrainLoader:
         self._folder = tempfile.TemporaryDirectory(prefix="pi05_progress_rows_") if config.workers else None
         self._samples = self._sample_maker(data, model, encoder, seed)
         self._training, self._choices = data.training, None
+        self._features, self._size = data.features, model.image_size
         if config.resident:
             self._iterator = self._choices = Choices(
                 [len(of) for of in data.training], config.weights, batch_size, seed
@@ -148,6 +150,19 @@ class TrainLoader:
             return DecodedPictures(dataset, features, size)
         return cached_pictures(Path(self._config.cache).expanduser(), dataset, features, size)
 
+    def use_features(self, tower: Tower) -> None:
+        """Load what a vision tower makes of pictures, instead of these; before the first batch.
+
+        Raises:
+            DataConfigError, PictureError: see ``cached_features``.
+        """
+        samples, folder = self._samples, Path(self._config.features).expanduser()
+        features = [
+            cached_features(folder, dataset, of, self._size, source.pictures, tower, self._config.threads)
+            for dataset, of, source in zip(self.datasets, self._features, samples.sources, strict=True)
+        ]
+        samples.use_features(features, np.zeros(tower.shape, tower.dtype))
+
     def _read_options(self) -> grain.ReadOptions:
         return grain.ReadOptions(num_threads=self._config.threads, prefetch_buffer_size=self._config.threads)
 
@@ -160,6 +175,10 @@ class TrainLoader:
         if self._config.workers:  # arrays in shared memory, which grain takes back when they are no longer used
             sample = {name: np.array(values, subok=False) for name, values in sample.items()}
         return to_batch(sample)
+
+    def angle_scale(self) -> Float[np.ndarray, "horizon a"]:
+        """How many rad are 1 in normalised actions, by row of a chunk and number of an action; 0 for grippers."""
+        return self._samples.angle_scale()
 
     def choose(self, batches: int) -> Int32[np.ndarray, "n b"]:
         """With ``resident`` data, which of ``all_samples`` make the next batches."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.units.transforms import resize_with_pad
@@ -21,8 +21,8 @@ from .config import DataConfigError
 class Pictures(Protocol):
     """Where pictures of a data set come from. Thread-safe, and goes to other processes by pickling."""
 
-    def read(self, episode: int, frame: int) -> dict[str, UInt8[np.ndarray, "h w 3"]]:
-        """The pictures of a frame by the model's camera keys."""
+    def read(self, episode: int, frame: int) -> dict[str, UInt8[np.ndarray, "h w 3"] | Float[np.ndarray, "n w"]]:
+        """The pictures of a frame by the model's camera keys, or what a vision tower made of them."""
 
 
 def camera_features(dataset: Dataset, profile: RobotProfile, cameras: tuple[str, ...]) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,12 @@ from ..datasets.reader import Dataset
 from .config import DataConfigError
 from .split import episode_name
 
+FURTHER = (
+    layout.DEMONSTRATION_VALID,
+    layout.DEMONSTRATION_ACTIONS,
+    layout.TRUTH_POSITIONS,
+)  # columns that may be there
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -34,6 +41,11 @@ class Rows:
     valid: Bool[np.ndarray, " n"] | None  # whether the label counts
     names: tuple[str, ...] = ()  # of the episodes by index, made of their contents
     proprioception: Float32[np.ndarray, "n p"] | None = None  # positions of joints and grippers, for a state token
+    # of the things that the model's configuration names, m; 0 where one is not known
+    positions: Float32[np.ndarray, "n k 3"] | None = None
+    not_imitated: Int64[np.ndarray, " m"] | None = None  # rows whose action was not right, rising
+    # what was right from each row on, where something else was executed; in the place of ``actions``
+    chunks: Float32[np.ndarray, "n r a"] | None = None
     folder: Path | None = None  # where the arrays lie, if they were moved out of memory
 
     def episode(self, row: int) -> int:
@@ -43,6 +55,21 @@ class Rows:
     def episodes(self, rows: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
         """The episode of each row."""
         return np.searchsorted(self.starts, rows, side="right") - 1
+
+    def demonstrated(self, row: int, horizon: int) -> tuple[Float32[np.ndarray, "h a"], Bool[np.ndarray, " h"], bool]:
+        """The chunk of actions from a row on, absolute; which of its rows only repeat the last that is known to be
+        right (beyond the episode's end, or from a mistake on); and whether this row's action was."""
+        last, right = self.starts[self.episode(row) + 1] - 1, True
+        if self.not_imitated is not None:
+            at = np.searchsorted(self.not_imitated, row)
+            following = self.not_imitated[at] if at < len(self.not_imitated) else last + 1
+            right = bool(following != row)
+            last = min(last, following - 1) if right else last
+        wanted = np.arange(horizon)
+        if self.chunks is None:
+            return self.actions[np.minimum(row + wanted, last)], row + wanted > last, right
+        known = self.chunks.shape[1]
+        return self.chunks[row][np.minimum(wanted, known - 1)], wanted >= known, right
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The arrays that are there, by name."""
@@ -71,13 +98,21 @@ def _mapped(folder: Path) -> Rows:
     return Rows(**{"progress": None, "valid": None, **arrays}, folder=folder)
 
 
-def load_rows(dataset: Dataset, profile: RobotProfile, progress_column: str, *, proprioception: bool = False) -> Rows:
+def load_rows(
+    dataset: Dataset,
+    profile: RobotProfile,
+    progress_column: str,
+    *,
+    proprioception: bool = False,
+    positions: Sequence[str] = (),
+) -> Rows:
     """Read and check the columns that training needs; pictures are not among them.
 
     Args:
         progress_column: feature with labels; a data set without it has none. ``progress.valid`` says which of them
             count; without that feature all do.
         proprioception: whether positions are read for a state token.
+        positions: things whose positions are read, of those that the data set has.
 
     Raises:
         DatasetError: a feature is missing, or a file damaged.
@@ -88,8 +123,11 @@ def load_rows(dataset: Dataset, profile: RobotProfile, progress_column: str, *, 
     has_valid = labelled and layout.VALID_COLUMN in dataset.features
     columns = [layout.STATE, layout.ACTION, "task_index"]
     columns += [progress_column] * labelled + [layout.VALID_COLUMN] * has_valid
+    known = [name for name in FURTHER if name in dataset.features and (name != layout.TRUTH_POSITIONS or positions)]
+    columns += known
+    further: dict[str, dict[int, np.ndarray]] = {name: {} for name in known}
     n = dataset.frame_count
-    starts = np.cumsum([0, *(episode.length for episode in dataset.episodes)])
+    starts = dataset.starts
     rows = Rows(
         state=np.empty((n, profile.layout.state_size), np.float32),
         actions=np.empty((n, profile.layout.action_size), np.float32),
@@ -125,7 +163,39 @@ def load_rows(dataset: Dataset, profile: RobotProfile, progress_column: str, *, 
             labels = _checked_labels(of[progress_column], rows.valid[here], f"{where}, {progress_column}")
             rows.progress[here] = labels
         names[episode.index] = episode_name(of)
-    return dataclasses.replace(rows, names=tuple(names[episode.index] for episode in dataset.episodes))
+        for name in known:
+            if name != layout.DEMONSTRATION_VALID:
+                _check_finite(f"{where}, {name}", of[name])
+            further[name][episode.index] = of[name]
+    found = {name: np.concatenate([of[i] for i in range(len(names))]) for name, of in further.items()}
+    return dataclasses.replace(
+        rows,
+        names=tuple(names[episode.index] for episode in dataset.episodes),
+        **_further(dataset, found, positions, profile.layout.action_size),
+    )
+
+
+def _further(
+    dataset: Dataset, found: Mapping[str, np.ndarray], positions: Sequence[str], action_size: int
+) -> dict[str, np.ndarray]:
+    """Fields of the rows made of the columns that only some data sets have."""
+    rows: dict[str, np.ndarray] = {}
+    if (valid := found.get(layout.DEMONSTRATION_VALID)) is not None:
+        rows["not_imitated"] = np.flatnonzero(~valid.astype(bool))
+    if (chunks := found.get(layout.DEMONSTRATION_ACTIONS)) is not None:
+        rows["chunks"] = chunks.reshape(len(chunks), -1, action_size).astype(np.float32)
+    if (truth := found.get(layout.TRUTH_POSITIONS)) is not None:
+        there = [name.removesuffix(".x") for name in dataset.features[layout.TRUTH_POSITIONS]["names"][::3]]
+        if not set(there) & set(positions):
+            raise DataConfigError(
+                f"{dataset.root / layout.INFO}: {layout.TRUTH_POSITIONS} is of {', '.join(there)}, model.positions "
+                f"names {', '.join(positions)}: name what the data has"
+            )
+        rows["positions"] = np.zeros((len(truth), len(positions), 3), np.float32)
+        for at, name in enumerate(positions):
+            if name in there:
+                rows["positions"][:, at] = truth[:, 3 * there.index(name) :][:, :3]
+    return rows
 
 
 def _check_finite(what: str, values: np.ndarray) -> None:

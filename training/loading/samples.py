@@ -5,16 +5,18 @@ For the same frame, ``Pi05Policy.observe`` gives the same pictures, state and to
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from pi05_progress.models.config import Pi05Config
 from pi05_progress.observation import IMAGE_KEYS
 from pi05_progress.robots.layout import Layout
-from pi05_progress.units.normalize import PROPRIOCEPTION, NormStats, chunk_stats, normalize
+from pi05_progress.units.normalize import PROPRIOCEPTION, NormStats, chunk_stats, normalize, unnormalize
 from pi05_progress.units.tokenizer import Encoder, PromptError, PromptTokenizer
 from pi05_progress.units.transforms import delta_actions, pad_to
 
@@ -23,6 +25,7 @@ from .negatives import Negatives
 from .pictures import Pictures
 from .rows import Rows
 
+LABELS = ("progress", "progress_mask", "positions_mask")
 Sample = dict[str, Any]  # arrays of one row by name; of a batch after grain has stacked them
 
 
@@ -57,7 +60,23 @@ class SampleMaker:
         self._quantiles, self._robot, self._relative, self._negatives = quantiles, robot, relative, negatives
         self._tokenize = PromptTokenizer(encoder, model.max_token_len, bucketed=False, cut=False)
         self._has_labels = any(source.rows.progress is not None for source in sources)
-        self._no_picture = np.zeros((*model.image_size, 3), np.uint8)
+        self._has_positions = any(source.rows.positions is not None for source in sources)
+        self._no_picture = np.zeros((*model.image_size, 3), np.uint8)  # where a camera is not there
+
+    def use_features(self, features: Sequence[Pictures], no_picture: np.ndarray) -> None:
+        """From now on make samples of what a vision tower made of each source's pictures, instead of these."""
+        pairs = zip(self.sources, features, strict=True)
+        self.sources = tuple(dataclasses.replace(source, pictures=of) for source, of in pairs)
+        self._no_picture = no_picture
+
+    def angle_scale(self) -> Float[np.ndarray, "horizon a"]:
+        """See ``TrainLoader.angle_scale``."""
+        ends = [np.full((self._model.action_horizon, self._robot.action_size), end) for end in (0.0, 1.0)]
+        low, high = (unnormalize(end, self._action_stats, self._quantiles) for end in ends)
+        angles = np.zeros(low.shape[-1])
+        for arm in self._robot.arms.values():
+            angles[arm] = 1
+        return (high - low) * angles
 
     def check_prompts(self) -> None:
         """Refuse instructions that are too long with any state, as the policy would.
@@ -91,13 +110,12 @@ class SampleMaker:
         """
         source, model = self.sources[data_set], self._model
         rows, episode = source.rows, source.rows.episode(row)
-        frame, last = row - rows.starts[episode], rows.starts[episode + 1] - 1
+        frame = row - rows.starts[episode]
         raw_state = rows.state[row]
         state = normalize(raw_state, self._stats["state"], self._quantiles).astype(np.float32)
         prompt = wrong_prompt or source.tasks[rows.task[row]]
         tokens, mask = self._tokenize(prompt, state if model.discrete_state else None)
-        wanted = row + np.arange(model.action_horizon)
-        actions = rows.actions[np.minimum(wanted, last)]
+        actions, is_pad, right = rows.demonstrated(row, model.action_horizon)
         if self._relative:
             actions = delta_actions(actions, raw_state, self._robot)
         actions = normalize(actions, self._action_stats, self._quantiles).astype(np.float32)
@@ -109,13 +127,16 @@ class SampleMaker:
             "tokens": tokens,
             "tokens_mask": mask,
             "actions": pad_to(actions, model.action_dim),
-            "action_is_pad": wanted > last,
-            "action_weight": np.float32(source.imitated[episode]),
+            "action_is_pad": is_pad,
+            "action_weight": np.float32(source.imitated[episode] and right),
             "origin": np.array([data_set, episode, frame], np.int32),
         }
         if model.state_token:
             positions = normalize(rows.proprioception[row], self._stats[PROPRIOCEPTION], self._quantiles)
             sample["proprioception"] = pad_to(positions.astype(np.float32), model.action_dim)
+        if self._has_positions:
+            where = np.zeros((len(model.positions), 3), np.float32) if rows.positions is None else rows.positions[row]
+            sample |= {"positions": where, "positions_mask": where.any(axis=1)}
         if self._has_labels:
             counts = rows.valid is not None and bool(rows.valid[row])
             sample["progress"] = np.float32(rows.progress[row] if counts and not wrong_prompt else 0)
@@ -125,5 +146,6 @@ class SampleMaker:
     def filler(self, data_set: int, row: int) -> Sample:
         """A row that fills up a batch and does not count."""
         sample = self.sample(data_set, row)
-        sample |= {"action_weight": np.float32(0), "origin": np.full(3, -1, np.int32)}
-        return sample | ({"progress": np.float32(0), "progress_mask": np.bool_(False)} if self._has_labels else {})
+        none = {"action_weight": np.float32(0), "origin": np.full(3, -1, np.int32)}
+        none |= {name: np.zeros_like(sample[name]) for name in LABELS if name in sample}
+        return sample | none

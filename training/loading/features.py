@@ -1,0 +1,75 @@
+"""What a vision tower that no longer changes makes of all pictures: computed once, kept on disk, and loaded.
+
+<cache>/<key>/<camera>.tokens  (frames, tokens, width) in the model's dtype, else as the cache of pictures
+
+The key is a hash of what decides the pictures, of the tower's sizes and of its parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import batched
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from pi05_progress.files.progress_bar import Advance
+
+from ..datasets.reader import Dataset
+from .cache import Cached, Form, cached, picture_source
+from .pictures import Pictures
+
+AT_ONCE = 128  # frames that go through the tower together
+
+
+@dataclass(frozen=True)
+class Tower:
+    """A vision tower with its parameters."""
+
+    name: str  # a hash of its sizes and parameters
+    shape: tuple[int, int]  # of a picture's tokens
+    dtype: Any  # of these
+    # from pictures to tokens, by camera
+    tokens: Callable[[Mapping[str, UInt8[np.ndarray, "b h w 3"]]], Mapping[str, Float[np.ndarray, "b n w"]]]
+
+
+def cached_features(
+    cache: Path,
+    dataset: Dataset,
+    features: Mapping[str, str],
+    size: tuple[int, int],
+    pictures: Pictures,
+    tower: Tower,
+    threads: int,
+) -> Cached:
+    """Open the cache of a data set's tokens; they are computed first if there is none. ``Cached.read`` gives them.
+
+    Args:
+        features: the data set's feature for each of the model's cameras.
+        size: (height, width) of the model's pictures, which ``pictures`` reads.
+        threads: that read pictures.
+
+    Raises:
+        DataConfigError: the cache is damaged, or cannot be written.
+        PictureError: a video is missing, damaged or too short.
+    """
+    form = Form(tuple(features), tower.shape, tower.dtype, "tokens", "--data.features")
+
+    def make(folder: Path, advance: Advance) -> None:
+        frames = [(episode.index, frame) for episode in dataset.episodes for frame in range(episode.length)]
+        with ExitStack() as stack, ThreadPoolExecutor(threads) as pool:
+            files = {key: stack.enter_context(form.file(folder, key).open("wb")) for key in form.cameras}
+            for some in batched(frames, AT_ONCE):
+                read = list(pool.map(lambda of: pictures.read(*of), some))
+                read += read[:1] * (AT_ONCE - len(read))  # the last ones, too, in the shape that is compiled
+                tokens = tower.tokens({key: np.stack([of[key] for of in read]) for key in form.cameras})
+                for key, file in files.items():
+                    file.write(np.asarray(tokens[key], form.dtype)[: len(some)].tobytes())
+                advance(len(some) * len(files))
+
+    return cached(cache, dataset, form, {**picture_source(dataset, features, size), "tower": tower.name}, make)
