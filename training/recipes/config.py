@@ -16,6 +16,10 @@ from ..engine.optimizer import OptimizerConfig
 from ..engine.sharding import MeshConfig
 from ..loading.config import ALWAYS_THERE, NO_FLAG, NOT_SHOWN, DataConfig
 
+Better = Literal[
+    "loss", "action_loss", "action_error", "progress_mae", "spearman", "position_error_mm", "success", "milestones"
+]
+
 
 @dataclass(frozen=True)
 class LogConfig:
@@ -66,6 +70,16 @@ class TrainConfig:
     """Steps between validations on held-out episodes; 0: never."""
     validation_stride: int = 10
     """Of held-out episodes every so many frames are looked at."""
+    best: Better = "loss"
+    """The number of validation by which a checkpoint is the best: one of validation.csv, or success in simulation."""
+    sim_validation_every: int = 0
+    """Steps after which the checkpoint drives the simulated robot, in a process of its own; 0: never."""
+    sim_episodes: int = 20
+    """Episodes of each task that it drives then, on seeds that are kept for this."""
+    sim_arguments: str = ""
+    """Further arguments of sim.evaluate, such as "--task lift_cube --rate 2"."""
+    trace: Path | None = None
+    """Folder for a profile of some steps, for TensorBoard's profiler or Perfetto; none: no profile."""
     save_interval: int = 1000
     """Steps between checkpoints."""
     keep_period: int | None = 5000

@@ -35,16 +35,19 @@ TRAIN_STATE, POSITION, RUN = "train_state", "position.bin", "run.json"
 RAW, FROZEN, AVERAGE = "params/", "frozen/", "ema_params/"  # of a train state's paths
 
 
+HIGHER_IS_BETTER = ("spearman", "success", "milestones")
+
+
 @dataclass(frozen=True)
 class Best:
-    """The lowest validation loss so far, and at which step."""
+    """The lowest number of validation so far, and at which step; the negative of one that is better the higher."""
 
     step: int
     loss: float
 
     @staticmethod
     def of(before: Best | None, step: int, loss: float) -> Best | None:
-        """The best after one more validation; a loss that is not finite never is."""
+        """The best after one more validation; a number that is not finite never is."""
         if not math.isfinite(loss):
             return before
         beaten = before is None or not math.isfinite(before.loss) or loss < before.loss

@@ -16,7 +16,7 @@ from pi05_progress.files.output_file import output_file
 
 from ..recipes.config import LogConfig
 
-METRICS, VALIDATION = "metrics.csv", "validation.csv"
+METRICS, VALIDATION, SIMULATION = "metrics.csv", "validation.csv", "simulation.csv"
 INIT_S = 60  # to wait for Weights & Biases
 
 
@@ -97,12 +97,15 @@ class Logs:
         self._tables = {
             "train": CsvLog(folder / METRICS, step),
             "validation": CsvLog(folder / VALIDATION, step - validates),
+            "simulation": CsvLog(folder / SIMULATION, step),
         }
         # purge_step makes TensorBoard forget what it has of this and later steps.
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1, flush_secs=3600)
         self._wandb = None if config.wandb == "off" else _start_wandb(folder, config, name, resolved)
 
-    def write(self, group: Literal["train", "validation"], step: int, values: Mapping[str, float]) -> None:
+    def write(
+        self, group: Literal["train", "validation", "simulation"], step: int, values: Mapping[str, float]
+    ) -> None:
         """Log numbers of a step.
 
         Raises:

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from pi05_progress.checkpoints.checkpoint import Checkpoint
+from pi05_progress.errors import UserError
 
 from ..engine.resident import make_resident_steps
 from ..engine.sharding import put_batch, replicated
@@ -19,14 +20,17 @@ from ..engine.step import make_train_step
 from ..loading.batch import Batch
 from ..loading.split import HELD_OUT, SPLITS
 from . import bad_batch, pictures
-from .checkpoints import POSITION, Best, RunCheckpoints, RunState, beside_parameters
+from .checkpoints import HIGHER_IS_BETTER, POSITION, Best, RunCheckpoints, RunState, beside_parameters
 from .console import Console
 from .logs import Logs
 from .metrics import Arrived, InFlight, Window
 from .setup import Run
 from .signals import Agreement, StopRequest
+from .simulation import FOLDER, SIMULATED, drive
+from .trace import StepTrace
 from .validation import Trace, Validation, make_validation_step, validate
 
+TOLD_AS = {"train": "step", "validation": "held out, step", "simulation": "in simulation, step"}
 STOP = "stop"  # among the metrics: whether any process was asked to stop
 
 
@@ -67,11 +71,17 @@ class Loop:
             self._resident_steps = make_resident_steps(self._train_step, run.mesh)
         self._validates = config.validation_interval > 0 and any(run.loader.held_out)
         self._validation_step = make_validation_step(
-            run.model, run.mesh, config.loss, run.loader.action_size, config.seed
+            run.model,
+            run.mesh,
+            config.loss,
+            run.loader.action_size,
+            config.seed,
+            run.loader.angle_scale() if config.best == "action_error" else None,
         )
         self._agreement = Agreement(run.mesh)
         self._state, self._step = run.state, run.begin.step
         self._in_flight = InFlight()
+        self._trace = StepTrace(config.trace, self._flush)
         self._window = Window(list(run.begin.window))
         self._best = run.begin.best
         self._stop_agreed = False
@@ -83,12 +93,13 @@ class Loop:
             UserError: a loss or gradient is not finite; the batch was kept.
             CheckpointError, UserError: something cannot be written.
         """
-        total = self._config.num_train_steps
+        total, every = self._config.num_train_steps, self._config.sim_validation_every
         if owes_validation(self._run.begin, self._config.validation_interval):
             self._validate(saving=True)
             self._checkpoints.validated(self._run_state(owed=False))
         first = True
         while self._step < total:
+            self._trace.next()
             self._next_steps()
             self._checkpoints.raise_if_failed()
             if first:  # compiling is not training
@@ -108,10 +119,13 @@ class Loop:
             owed = validation and stopping  # there may be little time left
             if saving or stopping:
                 self._save(owed)
+            if saving and not stopping and every and self._step % every == 0:
+                self._drive()
             if stopping and (owed or self._step < total):
                 self._checkpoints.wait()
                 return Ended(self._step, self._stop.name or "another process")
             self._window.go_on()
+        self._trace.close()
         self._checkpoints.wait()
         return Ended(self._step, "")
 
@@ -164,7 +178,7 @@ class Loop:
     def _log(self, group: str, step: int, row: Mapping[str, float]) -> None:
         if self._logs is not None:
             self._logs.write(group, step, row)
-        self._console.row({"train": "step", "validation": "held out, step"}[group], step, row)
+        self._console.row(TOLD_AS[group], step, row)
 
     def _validate(self, saving: bool) -> None:
         """On held-out episodes; a checkpoint that is saved now may become the best."""
@@ -181,9 +195,29 @@ class Loop:
         self._log("validation", self._step, {**found.numbers, "seconds": time.perf_counter() - started})
         if not np.isfinite(found.loss):
             self._console.say(f"validation after step {self._step}: loss is {found.loss}, so it is not the best")
-        if saving:
-            self._best = Best.of(self._best, self._step, found.loss)
+        if saving and self._config.best not in SIMULATED:
+            self._consider(found.numbers)
         self._draw(found)
+
+    def _consider(self, numbers: Mapping[str, float]) -> None:
+        """Whether the parameters of this step are the best."""
+        name = self._config.best
+        if name not in numbers:
+            raise UserError(f"--best is {name}, but validation gives {', '.join(numbers)}: choose one of these")
+        value = -numbers[name] if name in HIGHER_IS_BETTER else numbers[name]
+        self._best = Best.of(self._best, self._step, value)
+
+    def _drive(self) -> None:
+        """Let the checkpoint that was just saved drive the simulated robot; it may become the best."""
+        self._checkpoints.wait()
+        if jax.process_index() != 0:
+            return
+        config, folder = self._config, self._run.folder
+        numbers = drive(folder.step(self._step), folder.root / FOLDER, config.sim_episodes, config.sim_arguments)
+        self._log("simulation", self._step, numbers)
+        if config.best in SIMULATED:
+            self._consider(numbers)
+            self._checkpoints.validated(self._run_state(owed=False))
 
     def _successful(self, dataset: int, episode: int) -> bool:
         return not self._run.loader.progress_meta[dataset].episode(episode).unsuccessful

@@ -25,6 +25,7 @@ from pi05_progress.units.tokenizer import make_encoder
 
 from ..engine.sharding import check_batch_size, make_mesh
 from ..engine.state import TrainState
+from ..engine.tower import frozen_tower
 from ..loading.loader import TrainLoader
 from ..loading.split import HELD_OUT, SPLITS, read_splits, splits_of
 from ..recipes.config import TrainConfig
@@ -32,6 +33,7 @@ from . import run_folder
 from .checkpoints import POSITION, RunState
 from .run_folder import RunFolder, to_json
 from .signals import check_same
+from .simulation import SIMULATED, check_simulation
 from .start import (
     check_acts_alike,
     check_labels,
@@ -90,6 +92,14 @@ def check_config(config: TrainConfig) -> None:
             f"--save_interval is {config.save_interval}, --validation_interval {config.validation_interval}: every "
             "checkpoint is validated, so that the best is known; expected a multiple, or --validation_interval=0"
         )
+    if config.sim_validation_every < 0 or config.sim_validation_every % config.save_interval or config.sim_episodes < 1:
+        raise UserError(
+            f"--sim_validation_every is {config.sim_validation_every}, --sim_episodes {config.sim_episodes}: a "
+            f"checkpoint drives, so expected a multiple of --save_interval, {config.save_interval}, and at least one "
+            "episode"
+        )
+    if config.best in SIMULATED and not config.sim_validation_every:
+        raise UserError(f"--best is {config.best}, which is found out in simulation: --sim_validation_every is missing")
     if config.keep_period is not None and config.keep_period < 1:
         raise UserError(f"--keep_period is {config.keep_period}; expected at least 1, or None")
 
@@ -137,6 +147,8 @@ def prepare(config: TrainConfig, say: Say) -> Run:
     values = to_json(config)
     if config.resume and last is None:
         say(f"there is no checkpoint in {folder.root} to go on from: starts anew")
+    if config.sim_validation_every:
+        check_simulation(config.sim_arguments)
     mesh = make_mesh(config.mesh)
     check_batch_size(config.batch_size, mesh.size, config.optimizer.accumulation_steps)
     profile = RobotProfile.load(config.data.robot)
@@ -183,6 +195,8 @@ def prepare(config: TrainConfig, say: Say) -> Run:
             start = fresh(model, mesh, config.trained, config.optimizer, config.seed, base, config.freeze)
             for note in start_notes(start, base, profile.name):
                 say(note)
+        if config.data.features is not None:
+            loader.use_features(frozen_tower(model, start.state))
         counts = count_parameters(abstract_model(model), model, config.trained, config.freeze)
         say(
             f"model: {model.name}, {counts.total:,} parameters, {counts.trained:,} of them trained, on {mesh.size} "

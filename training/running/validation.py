@@ -39,6 +39,7 @@ class PerSample(NamedTuple):
     label: Float[Array, " b"] | None = None
     position_loss: Float[Array, "b n"] | None = None
     position_error: Float[Array, "b n"] | None = None
+    action_error: Float[Array, " b"] | None = None  # of chunks that the policy would give, rad; where it is asked for
 
 
 @dataclass(frozen=True)
@@ -83,14 +84,25 @@ def draws(
     return jax.vmap(one)(origin)
 
 
-def per_sample(model: Pi05, key: Key[Array, ""], batch: Batch, loss: LossConfig, action_size: int) -> PerSample:
-    """The losses and the model's belief, from one pass."""
+def per_sample(
+    model: Pi05,
+    key: Key[Array, ""],
+    batch: Batch,
+    loss: LossConfig,
+    action_size: int,
+    scale: Float[np.ndarray, "a d"] | None = None,
+) -> PerSample:
+    """The losses and the model's belief, from one pass; with ``scale`` actions are sampled, too."""
     noise, time = draws(key, batch.origin, batch.actions.shape[1:])
     counted = action_size if loss.ignore_padded_dims else None
     losses = model.losses(batch.observation, batch.actions, noise, time, counted)
     steps = counted_steps(loss, batch.action_is_pad)
     action = jnp.where(steps, losses.action, 0.0).sum(axis=-1) / steps.sum(axis=-1)
     found = PerSample(batch.origin, action, batch.action_weight > 0)
+    if scale is not None:
+        wrong = jnp.abs(model.sample(batch.observation, noise=noise).actions - batch.actions)[..., : scale.shape[1]]
+        weights = jnp.where(batch.action_is_pad, 0.0, 1.0)[..., None] * (scale > 0)
+        found = found._replace(action_error=(wrong * scale * weights).sum((1, 2)) / weights.sum((1, 2)))
     if losses.position is not None:
         located = batch.observation.positions_mask
         error = jnp.where(located, position_errors(losses, batch.observation), jnp.nan)
@@ -104,13 +116,25 @@ def per_sample(model: Pi05, key: Key[Array, ""], batch: Batch, loss: LossConfig,
     return found._replace(progress_loss=losses.progress, label=label)
 
 
-def make_validation_step(config: Pi05Config, mesh: Mesh, loss: LossConfig, action_size: int, seed: int) -> Step:
-    """A compiled function of parameters by path and a batch on the mesh's devices; every process gets all rows."""
+def make_validation_step(
+    config: Pi05Config,
+    mesh: Mesh,
+    loss: LossConfig,
+    action_size: int,
+    seed: int,
+    scale: Float[np.ndarray, "a d"] | None = None,
+) -> Step:
+    """A compiled function of parameters by path and a batch on the mesh's devices; every process gets all rows.
+
+    Args:
+        scale: how much of a joint's angle is 1 in normalised actions, by row of a chunk, 0 for what is no angle; if it
+            is given, actions are sampled, and the error of these is found, too.
+    """
     key = jax.random.fold_in(jax.random.key(seed), VALIDATION_SEED)
 
     def validation_step(parameters: Mapping[str, Array], batch: Batch) -> PerSample:
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            return per_sample(with_parameters(config, parameters), key, batch, loss, action_size)
+            return per_sample(with_parameters(config, parameters), key, batch, loss, action_size, scale)
 
     return jax.jit(validation_step, out_shardings=replicated(mesh))
 
@@ -139,6 +163,8 @@ def validate(
         numbers["position_loss"] = _mean(rows.position_loss[located])
         numbers["position_error_mm"] = 1e3 * _mean(rows.position_error[located])
         position = numbers["position_loss"] if located.any() else None
+    if rows.action_error is not None:
+        numbers["action_error"] = _mean(rows.action_error[rows.counts])
     traces = [] if rows.progress is None else _traces(rows)
     if rows.label is not None:
         labelled = ~np.isnan(rows.label)
