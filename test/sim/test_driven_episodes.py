@@ -97,6 +97,23 @@ def test_a_run_that_broke_off_goes_on_and_comes_to_the_same_figures(driven, tmp_
     assert os.listdir(tmp_path) == [path.name]
 
 
+def test_shifts_are_tried_one_after_the_other_and_told_apart(driven, tmp_path, capsys):
+    path = tmp_path / "shifted.json"
+    more = ("--episodes", "1", "--shift", "none", "left_black", "--laboratory", "plain")
+    assert evaluate.main(arguments(path, *more)) == 0
+    found = json.loads(path.read_text())
+    assert [(e["seed"], e["shift"]) for e in found["episodes"]] == [(900_000, "none"), (900_000, "left_black")]
+    assert list(found["figures_by_shift"]) == ["none", "left_black"]
+    assert found["figures"] == found["figures_by_shift"]["none"]
+    plain = found["episodes"][0]
+    assert plain in driven["episodes"]
+    assert found["episodes"][1] == plain | {"shift": "left_black"}  # a policy that does not look
+    assert "laboratory shifted: left_black" in " ".join(capsys.readouterr().out.split())
+    with pytest.raises(SystemExit):
+        evaluate.main(arguments(tmp_path / "other.json", "--shift", "fog"))
+    assert "unknown shift 'fog'" in capsys.readouterr().err
+
+
 _log = evaluate._log
 
 

@@ -79,7 +79,7 @@ class Furnished:
             getattr(model.vis.headlight, name)[:] = values
         model.cam_user[:, :3] = 1.0
         if self._laboratory.kind == "random":
-            scale = draw_scene(model, np.random.default_rng([seed, 5]))
+            scale = draw_scene(model, np.random.default_rng([seed, 5]), self._inputs)
         self._apply(self._shift, seed)
         scale *= self._shift.object_scale
         self._resize(scale)

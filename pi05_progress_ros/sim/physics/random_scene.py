@@ -6,14 +6,14 @@ same names, and sizes that the grippers grasp.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import mujoco
 import numpy as np
 
-from pi05_progress.robots.profile import DEFAULT, RobotProfile
-
 from .scene import arm_table, table_top_z
 
-SHADOW_PIXELS = 512  # larger ones are slower to render without a GPU
+SHADOW_PIXELS = 256  # more are slower to render without a GPU
 TEXTURES, TEXTURE_PIXELS = 6, 64
 CLUTTER = ("box", "box", "cylinder", "cylinder", "sphere", "capsule")
 PLACES = (((-0.6, 0.6), (-0.80, -0.62)), ((-0.63, -0.54), (-0.6, -0.3)), ((0.54, 0.63), (-0.6, -0.3)))  # m, x and y
@@ -23,7 +23,7 @@ OBJECT_SCALE = (0.85, 1.1)
 LIGHT = (0.7, 1.5)  # factor of each light, the headlight's ambient part among them
 TINT = 0.12  # of a light's colour, and of the picture's white balance
 LIGHT_MOVED_M, LIGHT_TURNED = 0.5, 0.3  # the latter of a direction's length
-SHADOW_SHARE = 0.5  # of laboratories, in which one light casts them: each makes rendering twice as long
+SHADOW_SHARE = 0.3  # of laboratories, in which one light casts them; rendering takes twice as long there
 KEPT_SHARE = 0.2  # of surfaces that look as in the plain laboratory; walls are not there, then
 COLOUR_CHANGE = 0.12  # of red, green and blue of objects and arms
 EXPOSURE = 0.25  # of each camera
@@ -79,13 +79,16 @@ def _texture(rng: np.random.Generator, index: int) -> np.ndarray:
     return (255 * value[..., None] * rng.uniform(0.85, 1, 3)).astype(np.uint8)
 
 
-def draw_scene(model: mujoco.MjModel, rng: np.random.Generator) -> float:
-    """Change the compiled model to another laboratory; returns the scale that objects are to have."""
+def draw_scene(model: mujoco.MjModel, rng: np.random.Generator, cameras: Mapping[str, str]) -> float:
+    """Change the compiled model to another laboratory; returns the scale that objects are to have.
+
+    Cameras are given with the model's inputs that they are.
+    """
     scale = float(rng.uniform(*OBJECT_SCALE))
     _draw_lights(model, rng)
     _draw_surfaces(model, rng)
     _draw_clutter(model, rng)
-    _draw_cameras(model, rng)
+    _draw_cameras(model, rng, cameras)
     return scale
 
 
@@ -143,11 +146,11 @@ def _draw_clutter(model: mujoco.MjModel, rng: np.random.Generator) -> None:
         model.geom_rgba[geom, :3] = _any_colour(rng, 0.4)  # pale ones: objects are called by vivid colours
 
 
-def _draw_cameras(model: mujoco.MjModel, rng: np.random.Generator) -> None:
+def _draw_cameras(model: mujoco.MjModel, rng: np.random.Generator, cameras: Mapping[str, str]) -> None:
     """Poses, lenses, exposures and white balances."""
-    for key, camera in RobotProfile.load(DEFAULT).cameras.items():
+    for key, name in cameras.items():
         index = model.camera(key).id
-        metres, degrees = WRIST_POSE if "wrist" in camera.model_input else HEAD_POSE
+        metres, degrees = WRIST_POSE if "wrist" in name else HEAD_POSE
         move_camera(model, index, metres * rng.random(), degrees * rng.random(), rng)
         model.cam_fovy[index] *= _around(rng, LENS)
         model.cam_user[index, :3] *= _around(rng, EXPOSURE) * _around(rng, TINT, (3,))
