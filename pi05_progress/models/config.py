@@ -61,7 +61,7 @@ class PointsConfig:
 
     __pydantic_config__: ClassVar = STRICT
     patch: int = 4  # side of the squares that a picture is cut into, pixels
-    width: int = 32  # channels
+    width: int = 16  # channels
     depth: int = 2  # 3x3 convolutions; the last one makes the points' maps
     points: int = 32  # that are looked for in a picture
     tokens: int = 4  # that tell of a picture's points

@@ -18,10 +18,15 @@ from .config import PointsConfig
 from .layers import Linear, constrain, normal_init
 
 STRENGTH_SCALE = 0.3  # brings strengths to about the size of coordinates
+SMALLEST_VARIANCE = 1e-3  # of a map, so that noise in an even one does not become points
 
 
 class PointFinder(nnx.Module):
-    """Patches, 3x3 convolutions of which the last makes a map per point, and a soft-argmax of every map."""
+    """Patches, 3x3 convolutions of which the last makes a map per point, and a soft-argmax of every map.
+
+    Maps are brought to the same spread before it: points are sharp from the first step on, and small things are found
+    as soon as large ones.
+    """
 
     def __init__(self, config: PointsConfig, dtype: jnp.dtype, rngs: nnx.Rngs) -> None:
         side, width = (config.patch, config.patch), config.width
@@ -29,7 +34,7 @@ class PointFinder(nnx.Module):
         outputs = [width] * (config.depth - 1) + [config.points]
         for index, output in enumerate(outputs):
             setattr(self, f"conv_{index}", nnx.Conv(width, output, (3, 3), dtype=dtype, rngs=rngs))
-        self.temperature = nnx.Param(jnp.zeros(config.points))  # logarithm of what maps are multiplied by
+        self.temperature = nnx.Param(jnp.ones(config.points))  # logarithm of what the maps are multiplied by
         self._depth = config.depth
 
     def __call__(self, images: Float[Array, "b h w 3"]) -> Float[Array, "b k 3"]:
@@ -39,11 +44,16 @@ class PointFinder(nnx.Module):
             maps = constrain(getattr(self, f"conv_{index}")(jax.nn.relu(maps)))
         b, h, w, k = maps.shape
         maps = maps.astype(jnp.float32).reshape(b, h * w, k)
-        share = jax.nn.softmax(maps * jnp.exp(self.temperature[...].astype(jnp.float32)), axis=1)
+        even = (maps - maps.mean(axis=1, keepdims=True)) * jax.lax.rsqrt(
+            maps.var(axis=1, keepdims=True) + SMALLEST_VARIANCE
+        )
+        even = even * jnp.exp(self.temperature[...].astype(jnp.float32))
+        weights = jnp.exp(even - jax.lax.stop_gradient(even.max(axis=1, keepdims=True)))
         y, x = jnp.meshgrid(_middles(h), _middles(w), indexing="ij")
-        places = jnp.stack([x.ravel(), y.ravel()], axis=-1)
-        strength = STRENGTH_SCALE * (share * maps).sum(axis=1)
-        return jnp.concatenate([jnp.einsum("bpk,pc->bkc", share, places), strength[..., None]], axis=-1)
+        places = jnp.stack([x.ravel(), y.ravel(), jnp.ones(h * w)], axis=-1)
+        sums = jnp.einsum("bpk,pc->bkc", weights, places)  # one product gives the places and what they are divided by
+        strength = STRENGTH_SCALE * (weights * maps).sum(axis=1)
+        return jnp.concatenate([sums[..., :2], strength[..., None]], axis=-1) / sums[..., 2:]
 
 
 def _middles(count: int) -> Float[Array, " n"]:
