@@ -37,7 +37,7 @@ def arrays(batch):
     """All arrays of a batch by name."""
     found = {f"image {key}": image for key, image in batch.observation.images.items()}
     found |= {f"mask {key}": mask for key, mask in batch.observation.image_masks.items()}
-    rest = ("state", "tokenized_prompt", "tokenized_prompt_mask", "progress", "progress_mask")
+    rest = ("state", "tokenized_prompt", "tokenized_prompt_mask", "progress", "progress_mask", "proprioception")
     found |= {name: getattr(batch.observation, name) for name in rest}
     found |= {name: getattr(batch, name) for name in ("actions", "action_is_pad", "action_weight", "origin")}
     return {name: array for name, array in found.items() if array is not None}

@@ -66,6 +66,14 @@ def test_a_frozen_tower_has_no_gradient_no_state_and_keeps_nothing():
     assert frozen.kept < 0.95 * whole.kept
 
 
+def test_several_noises_per_sample_keep_less_than_as_many_samples():
+    def kept(rows, **options):
+        sizes = {"devices": 1, "fsdp_devices": 1, "batch_size": rows, "optimizer": OptimizerConfig()}
+        return plan_memory(dataclasses.replace(tiny(), state_token=True), **sizes, **options).kept
+
+    assert kept(4) < kept(4, flow_samples=4) < kept(16) / 1.2
+
+
 def test_what_is_recomputed_needs_no_memory():
     kept = {
         remat: plan_memory(

@@ -46,6 +46,27 @@ def whole(data, tmp_path_factory):
     return folder, said.getvalue()
 
 
+@pytest.mark.long  # compiles a step of its own; its parts are tested apart
+def test_a_state_token_rows_by_themselves_and_several_noises_are_trained_and_the_policy_has_them(data, tmp_path):
+    plain = configuration(data, tmp_path, num_train_steps=1, save_interval=1, validation_interval=0)
+    config = dataclasses.replace(
+        plain,
+        model=dataclasses.replace(plain.model, state_token=True, discrete_state=False),
+        data=dataclasses.replace(plain.data, delta_actions=True, actions_per_row=True, resident=True),
+        loss=dataclasses.replace(plain.loss, flow_samples=3),
+    )
+    assert train(config) == (1, "")
+    folder = tmp_path / config.name / config.exp_name
+    info = read_info(folder / "last")
+    assert info.model.state_token and info.delta_actions and info.actions_per_row
+    profile = RobotProfile.load("teleavatar")
+    policy = make_policy(profile, PolicyOptions(checkpoint=str(folder / "last"), num_steps=2, noise="zero"))
+    images = {key: np.zeros((28, 28, 3), np.uint8) for key in profile.cameras}
+    state = np.linspace(-0.2, 0.2, 48, dtype=np.float32)
+    here, there = (policy.infer(RobotFrame(images, state + by), "stack").actions[:, 0] for by in (0, 5))
+    assert np.abs(there - here - 5).max() < 2 < np.abs(there - here).min()  # relative to the state, which it also reads
+
+
 @contextlib.contextmanager
 def before_batch(number, act):
     """Call ``act`` with the loader's batch of that number, which counts from 1; it may return another one instead."""
