@@ -34,9 +34,9 @@ from .datasets.reader import open_dataset
 from .datasets.robot import check_robot
 from .explanation.answers import Asker
 from .explanation.demonstrations import demonstrations, sample
-from .explanation.figures import figures, questions
+from .explanation.figures import Table, figures, questions
 from .explanation.findings import Finding, findings, verdict
-from .explanation.page import Table, page, tables
+from .explanation.page import page
 
 VERSION = 1  # of the JSON
 
@@ -110,7 +110,7 @@ def run(args: ExplainOptions) -> Explanation:
     with progress_bar("asking", questions(samples, asker), "answers") as advance:
         found = figures(asker, shown, advance)
     info: CheckpointInfo | None = getattr(policy, "info", None)
-    result = Explanation(verdict(found), findings(found, info, list(recorded.cameras)), tables(found))
+    result = Explanation(verdict(found), findings(found, info, list(recorded.cameras)), found.tables)
     facts = {
         "checkpoint": str(args.checkpoint or f"policy {args.policy}"), "model": policy.model_id,
         "data set": dataset.root.resolve().name, "robot": profile.name,
@@ -121,7 +121,7 @@ def run(args: ExplainOptions) -> Explanation:
         record = {"version": VERSION, "run": facts, **asdict(result), "tables": shown_tables}
         write_file(args.json, json.dumps(record, indent=1, allow_nan=False) + "\n")
     if args.html is not None:
-        write_file(args.html, page(facts, result.verdict, result.findings, result.tables, found))
+        write_file(args.html, page(facts, result.verdict, result.findings, found))
     return result
 
 
@@ -137,8 +137,8 @@ def _policy(args: ExplainOptions, profile: RobotProfile) -> Policy:
     return policy
 
 
-def print_explanation(result: Explanation, console: Console) -> None:
-    """Verdict and findings as text, then the tables."""
+def print_explanation(args: ExplainOptions, result: Explanation, console: Console) -> None:
+    """Verdict and findings as text, then the tables, then which files were written."""
     console.print(result.verdict, highlight=False)
     for number, finding in enumerate(result.findings, 1):
         console.print(f"[bold]{number}. {finding.text}[/bold]\n   {finding.remedy}", highlight=False)
@@ -151,18 +151,14 @@ def print_explanation(result: Explanation, console: Console) -> None:
         for cells in table.shown():
             shown.add_row(*cells)
         console.print(shown)
+    for path in filter(None, (args.html, args.json)):
+        console.print(f"written: {path}", highlight=False, soft_wrap=True)
 
 
 def main() -> int:
     """Parse the command line, explain, print; returns the exit status."""
     args = tyro.cli(ExplainOptions, description=__doc__)
-    return run_program(lambda: _run_and_print(args))
-
-
-def _run_and_print(args: ExplainOptions) -> None:
-    print_explanation(run(args), Console(width=None if sys.stdout.isatty() else 130))
-    if written := [str(path) for path in (args.html, args.json) if path]:
-        print(f"written: {', '.join(written)}")
+    return run_program(lambda: print_explanation(args, run(args), Console(width=None if sys.stdout.isatty() else 130)))
 
 
 if __name__ == "__main__":

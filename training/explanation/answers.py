@@ -48,9 +48,8 @@ class Asker:
         self.partner: Int[np.ndarray, " n"] = np.roll(np.arange(len(samples)), len(samples) // 2)
         self._frames: list[RobotFrame] = []
         for _, group in groupby(samples, key=lambda s: s.of.episode.index):
-            own = list(group)
-            frames = [s.frame for s in own]
-            self._frames += map(self._small, robot_frames(own[0].of.episode, own[0].of.states, profile, fps, frames))
+            (of, *_), frames, _ = zip(*group, strict=True)
+            self._frames += map(self._small, robot_frames(of.episode, of.states, profile, fps, frames))
 
     @property
     def changes(self) -> list[Change]:

@@ -134,19 +134,18 @@ def following(of: Sequence[Demonstration], robot: Layout, fps: float) -> Followi
     """How the arms follow the commands of all episodes, at lags of up to a second."""
     arms, reach = arm_columns(robot), round(fps)
 
-    def apart(lag: int, from_poses: bool = False) -> float:
+    def apart(lag: int, before: str = "commands") -> float:
         """Mean distance of poses from the commands, or the poses, so many frames before."""
-        pairs = [(d.pose[:, arms], (d.pose if from_poses else d.commands)[:, arms]) for d in of]
-        gaps = [np.abs(p[max(lag, 0) :][: len(p) - abs(lag)] - c[max(-lag, 0) :][: len(p) - abs(lag)])
-                for p, c in pairs if len(p) > abs(lag)]  # fmt: skip
-        return float(np.concatenate(gaps).mean()) if gaps else np.inf
+        late, early, kept = max(lag, 0), max(-lag, 0), [d for d in of if len(d.pose) > abs(lag)]
+        gaps = [d.pose[late : len(d.pose) - early] - getattr(d, before)[early : len(d.pose) - late] for d in kept]
+        return float(np.abs(np.concatenate(gaps)[:, arms]).mean()) if gaps else np.inf
 
     lags = sorted(range(-reach, reach + 1), key=abs)
     distances = [apart(lag) for lag in lags]
     best = int(np.argmin(distances))
-    return Following(distances[0], lags[best] / fps, distances[best], apart(reach, from_poses=True))
+    return Following(distances[0], lags[best] / fps, distances[best], apart(reach, "pose"))
 
 
 def arm_columns(robot: Layout) -> Int[np.ndarray, " a"]:
     """Columns of all arms' joints, without grippers."""
-    return np.concatenate([np.arange(len(robot.joints))[columns] for columns in robot.arms.values()])
+    return np.r_[tuple(robot.arms.values())]

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import cache
-from typing import Any
-
 import numpy as np
 from jaxtyping import Float
 from scipy.spatial.transform import Rotation
@@ -13,11 +9,6 @@ from scipy.spatial.transform import Rotation
 from pi05_progress.files.config_files import config_file
 from pi05_progress.files.yaml_text import load_yaml
 from pi05_progress.robots.layout import Layout
-
-
-@cache
-def _geometry() -> Mapping[str, Any]:
-    return load_yaml(config_file("arm_geometry.yaml").read_text(encoding="utf-8"))
 
 
 def fingertips(arms: Float[np.ndarray, "*b n"], layout: Layout) -> Float[np.ndarray, "*b a 3"] | None:
@@ -29,12 +20,12 @@ def fingertips(arms: Float[np.ndarray, "*b n"], layout: Layout) -> Float[np.ndar
     Returns:
         None if the geometry is not of these arms: it lacks one, or one has other joints.
     """
-    points = []
+    geometry, points = load_yaml(config_file("arm_geometry.yaml").read_text(encoding="utf-8")), []
     for arm, columns in layout.arms.items():
-        links = [link for link in _geometry().get(arm, ()) if "joint" in link]
+        links = [link for link in geometry.get(arm, ()) if "joint" in link]
         if [link["joint"] for link in links] != list(layout.joints[columns]):
             return None
-        fingers = [link["pos"] for link in _geometry()[arm] if "finger" in link]
+        fingers = [link["pos"] for link in geometry[arm] if "finger" in link]
         angles = arms[..., columns].reshape(-1, len(links))
         point = np.broadcast_to(np.mean(fingers, axis=0), (len(angles), 3))
         for link, angle in zip(reversed(links), angles.T[::-1], strict=True):
