@@ -276,12 +276,7 @@ def _checked_stats(info: CheckpointInfo, stats: Mapping[str, NormStats], layout:
     """
     model, sizes = info.model, {"state": layout.state_size, "actions": layout.action_size}
     if model.state_token:
-        sizes[PROPRIOCEPTION] = len(layout.proprioception_columns)
-        if model.action_dim < sizes[PROPRIOCEPTION]:
-            raise CheckpointError(
-                f"the model's state token takes {model.action_dim} numbers, the robot has {sizes[PROPRIOCEPTION]} "
-                "positions"
-            )
+        sizes[PROPRIOCEPTION] = len(layout.proprioception_columns)  # as many as actions
     if model.action_dim < sizes["actions"]:
         raise CheckpointError(f"the model has {model.action_dim} action dimensions, the robot needs {sizes['actions']}")
     if not stats:
