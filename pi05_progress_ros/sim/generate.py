@@ -1,6 +1,13 @@
-"""Records the scripted expert's episodes into bags, without DDS and as fast as the cores allow.
+"""Records simulated episodes into bags, without DDS and as fast as the cores allow.
 
     python -m pi05_progress_ros.sim.generate --task stack_cubes --episodes 20 --out bags
+
+The scripted expert demonstrates; or the planner, disturbed, in small pictures; or it corrects what a policy does:
+
+    python -m pi05_progress_ros.sim.generate --task lift_cube --episodes 300 --out planned --planner --joint-rate 10 \\
+        --picture-rate 10 --image-scale 0.15
+    python -m pi05_progress_ros.sim.generate --task lift_cube --episodes 100 --seed 1000 --out corrected --correct \\
+        --checkpoint runs/lift/best --picture-rate 10 --joint-rate 10 --image-scale 0.15
 
 One MCAP bag per episode, in a folder named after task and seed, holds what a recording of the live simulated robot
 would hold: joint and gripper states (200 Hz), the operator's commands and buttons (100 Hz), images (30 Hz, JPEG), the
@@ -15,7 +22,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
 
-from pi05_progress.errors import INTERRUPTED
+from pi05_progress.errors import INTERRUPTED, UserError
 from pi05_progress.files.progress_bar import progress_bar
 
 from ..command_line import read_options
@@ -44,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             print("stopped; the same command goes on with what is missing")
             return INTERRUPTED
-        except (BrokenProcessPool, OSError) as error:
+        except (BrokenProcessPool, OSError, UserError, ValueError) as error:
             print(f"generate: {error}; finished episodes are kept, the same command goes on", file=sys.stderr)
             return 1
     facts = write_summary(options.out)

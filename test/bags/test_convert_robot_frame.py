@@ -92,7 +92,7 @@ def live_frames(robot, messages):
     }
     loop = InferenceLoop(
         policy, robot, 1000.0, snapshot=lambda: inputs.snapshot(clock.now), task=lambda: "stack",
-        generation=lambda: 0,
+        generation=lambda: 0, episode=lambda: None,
         publish=lambda result: None, failed=said.append, logger=logger,
     )  # fmt: skip
     loop.start()

@@ -130,7 +130,7 @@ def _chunks(
     stamps = np.array(sorted(found))
     result = np.empty((len(times), rows, robot.action_size), np.float32)
     for number, time in enumerate(times):
-        stamp = int(stamps[max(0, np.searchsorted(stamps, time, side="right") - 1)])
+        stamp = int(stamps[max(0, np.searchsorted(stamps, time + 10**8 // fps, side="right") - 1)])  # or a little later
         chunk = found[stamp]
         if tuple(chunk.names) != tuple(robot.joints) or len(chunk.values) != chunk.horizon * len(chunk.names):
             raise BagError(f"{CHUNKS}: a chunk of {', '.join(chunk.names)}; expected {', '.join(robot.joints)}")

@@ -113,7 +113,7 @@ class ClosedLoop:
         world, settings = self._world, self._settings
         world.reset(seed)
         robot = Robot(world)
-        commander = _Commander(robot, self._profile, settings.commands)
+        commander = Commander(robot, self._profile, settings.commands)
         estimator = ProgressEstimator(durations_s=self._policy.durations_s)
         outlet = _Newest()
         states = StatePublisher(outlet, robot, self._profile)
@@ -164,7 +164,7 @@ class ClosedLoop:
         return replace(frame, stamps_ns={**frame.stamps_ns, **taken})
 
 
-class _Commander:
+class Commander:
     """The command thread's part, at its rate of simulated time, by the same rules."""
 
     def __init__(self, robot: Robot, profile: RobotProfile, settings: CommandSettings) -> None:

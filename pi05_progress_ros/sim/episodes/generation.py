@@ -25,12 +25,17 @@ from builtin_interfaces.msg import Time
 from rclpy.serialization import serialize_message
 from rosbags.typesys.store import Typestore
 
+from pi05_progress.checkpoints.description import read_info
+from pi05_progress.errors import UserError
 from pi05_progress.files.worker_process import end_with_parent
+from pi05_progress.make_policy import make_policy
+from pi05_progress.observation import UNTRAINED
+from pi05_progress.policy import Policy, PolicyOptions
 from pi05_progress.robots.message_store import message_store
 from pi05_progress.robots.profile import IMAGE_TYPE, RobotProfile
 from pi05_progress.robots.states import Mode
 
-from ...command_line import check_ranges
+from ...command_line import OptionError, check_ranges
 from ...recording.bag_writer import PARTIAL, BagWriter, type_name
 from ..expert.operator import Operator
 from ..physics.cameras import CameraRig, scaled_sizes
@@ -39,6 +44,7 @@ from ..robot.camera_sender import CameraSender
 from ..robot.robot import STATE_HZ, Robot
 from ..robot.states import IMAGE_HZ, StatePublisher, Truth, is_due, to_time
 from .options import EpisodeFacts, EpisodeOptions, facts_path, write_facts
+from .planned import CommandedRobot, PlannedOperator
 
 
 class EpisodeBag(BagWriter):
@@ -52,6 +58,7 @@ class EpisodeBag(BagWriter):
         shutil.rmtree(path.parent / PARTIAL / path.name, ignore_errors=True)  # of a run that was killed
         super().__init__(path, store)
         self.time_ns = 0  # under which the next messages are stored
+        self.newest: dict[str, Any] = {}  # message of each topic
 
     def __enter__(self) -> EpisodeBag:
         return self
@@ -62,7 +69,12 @@ class EpisodeBag(BagWriter):
     def create_publisher(self, msg_type: type, topic: str, qos_profile: Any = None) -> SimpleNamespace:
         """A topic of the bag, with ``publish(message)``; the QoS profile has no meaning here."""
         connection = self.add_topic(topic, type_name(msg_type))
-        return SimpleNamespace(publish=lambda m: self.write(connection, self.time_ns, serialize_message(m)))
+
+        def publish(message: Any) -> None:
+            self.newest[topic] = message
+            self.write(connection, self.time_ns, serialize_message(message))
+
+        return SimpleNamespace(publish=publish)
 
     def get_logger(self) -> logging.Logger:
         """Python's logger instead of ROS's."""
@@ -84,6 +96,16 @@ class GenerationOptions(EpisodeOptions):
     """1 to 100."""
     raw_images: bool = False
     """Write Image instead of CompressedImage."""
+    planner: bool = False
+    """The planner demonstrates: what is executed is disturbed, what is right is recorded beside it."""
+    disturbance: float = 1.0
+    """Of the planner's chunks, as a share of the usual one; 0: none."""
+    checkpoint: str | None = None
+    """Of a policy that drives; with --correct."""
+    correct: bool = False
+    """The policy of --checkpoint drives, and what the planner would do in its place is recorded beside it."""
+    planner_share: float = 0.3
+    """Of the chunks, those that the planner gives where a policy drives."""
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
     """Processes; if not given one per core."""
     start_time: int = 1_767_225_600
@@ -93,8 +115,18 @@ class GenerationOptions(EpisodeOptions):
 
     def check(self) -> None:
         """See ``EpisodeOptions.check``."""
-        rates = {"picture_rate": (1, STATE_HZ), "joint_rate": (20, STATE_HZ)}
-        check_ranges(self, {"jpeg_quality": (1, 100), "workers": (1, 512), **rates})
+        rates = {"picture_rate": (1, STATE_HZ), "joint_rate": (10, STATE_HZ)}
+        shares = {"disturbance": (0, 10), "planner_share": (0, 1)}
+        check_ranges(self, {"jpeg_quality": (1, 100), "workers": (1, 512), **rates, **shares})
+        if self.correct != (self.checkpoint is not None):
+            raise OptionError("--correct and --checkpoint belong together: whose work is corrected")
+        if self.checkpoint is not None:
+            try:
+                read_info(Path(self.checkpoint))
+            except ValueError as error:
+                raise OptionError(f"--checkpoint {self.checkpoint}: {error}") from error
+        if self.fault and (self.planner or self.correct):
+            raise OptionError("--fault: only the scripted expert makes mistakes by order; leave it out")
         super().check()
 
     def start_ns(self, seed: int) -> int:
@@ -116,19 +148,28 @@ class _Cameras:
                 camera = camera.model_copy(update={"transport": "raw" if options.raw_images else "compressed"})
             self._senders[key] = CameraSender(bag, key, camera, options.jpeg_quality)
 
-    def publish(self, snapshot: np.ndarray, stamp: Time) -> None:
-        """One image of every camera."""
-        for key, image in self._rig.render(snapshot).items():
+    def publish(self, snapshot: np.ndarray, stamp: Time) -> dict[str, np.ndarray]:
+        """One image of every camera, which are returned."""
+        images = self._rig.render(snapshot)
+        for key, image in images.items():
             self._senders[key].publish(image, stamp)
+        return images
 
 
 class EpisodeMaker:
-    """Makes one episode after the other in one process; scene and renderers are made once."""
+    """Makes one episode after the other in one process; scene, renderers and policy are made once.
+
+    Raises:
+        UserError, ValueError: the policy cannot be loaded, or is untrained.
+    """
 
     def __init__(self, options: GenerationOptions) -> None:
         self._options = options
         self._profile = RobotProfile.load(options.profile)
-        self._world = World(options.task, 0, laboratory=options.where())
+        self._planned = options.planner or options.correct
+        relayed = self._planned and self._profile.arm_command == "relay"
+        self._world = World(options.task, 0, "velocity" if relayed else "position", laboratory=options.where())
+        self._policy = load_policy(self._profile, options.checkpoint) if options.checkpoint else None
         self._rig = CameraRig(self._world.model, scaled_sizes(options.image_scale), self._profile)
         self._store = message_store()
 
@@ -140,40 +181,68 @@ class EpisodeMaker:
         """Make the episode of a seed and write its bag."""
         options, world = self._options, self._world
         world.reset(seed)
-        robot = Robot(world)
         start_ns, bag_path = options.start_ns(seed), options.bag(seed)
         with EpisodeBag(bag_path, self._store) as bag:
+            robot = CommandedRobot(world, bag, self._profile) if self._planned else Robot(world)
             states = StatePublisher(bag, robot, self._profile)
             truth = Truth(bag, robot, "/episode_event", start_ns)
-            operator = Operator(bag, world, self._profile, options.fault, options.fault_share)
+            operator = self._operator(bag, robot)
             cameras = _Cameras(bag, self._rig, self._profile, options)
             tick, over = 0, False
             while not over:
                 robot.advance()
                 bag.time_ns = start_ns + robot.stamp_ns(world.time_s)
                 stamp = to_time(bag.time_ns)
-                picture = is_due(tick, options.picture_rate)
-                states.publish(tick, stamp, Mode.TELEOPERATION, picture or is_due(tick, options.joint_rate))
+                passed = tick + 1  # ticks; even numbers are whole hundredths of a second
+                picture = is_due(passed, options.picture_rate)
+                states.publish(tick, stamp, Mode.TELEOPERATION, picture or is_due(passed, options.joint_rate))
                 if picture:
                     truth.publish(operator.not_to_imitate)
-                    cameras.publish(world.snapshot(), stamp)
-                if tick % 2 == 0:
-                    send = any(is_due(t, options.joint_rate) for t in (tick - 1, tick))
+                    images = cameras.publish(world.snapshot(), stamp)
+                    if self._planned:
+                        operator.look(images, self._joints(bag), stamp)
+                if passed % 2 == 0:
+                    send = any(is_due(t, options.joint_rate) for t in (tick, passed))
                     over = operator.publish(stamp, send)
-                    follow(robot, operator)
+                    if not self._planned:
+                        follow(robot, operator)
                     if operator.gave_up:
-                        truth.give_up()
+                        truth.give_up(operator.gave_up)
                 tick += 1
             truth.end_episode()
             status = world.task_status()
             decided = status.outcome != "unknown"
-            outcome, reason = (status.outcome, status.reason) if decided else ("failure", "given up")
+            outcome, reason = (status.outcome, status.reason) if decided else ("failure", operator.gave_up)
             facts = EpisodeFacts(
-                seed, options.task, outcome, reason, round(world.time_s, 3), operator.faults,
+                seed, options.task, outcome, reason, round(world.time_s, 3), list(operator.faults),
                 [(m.name, round(m.time_s, 3)) for m in status.milestones], options.laboratory, options.shift,
             )  # fmt: skip
             write_facts(bag_path, facts)
         return facts
+
+    def _operator(self, bag: EpisodeBag, robot: Robot) -> Operator | PlannedOperator:
+        options = self._options
+        if not self._planned:
+            return Operator(bag, self._world, self._profile, options.fault, options.fault_share)
+        return PlannedOperator(
+            bag, robot, self._profile, options.disturbance, self._policy, options.planner_share if self._policy else 1.0
+        )
+
+    def _joints(self, bag: EpisodeBag) -> dict[str, Any]:
+        return {name: bag.newest[part.state_topic] for name, part in self._profile.joint_parts().items()}
+
+
+def load_policy(profile: RobotProfile, checkpoint: str) -> Policy:
+    """The policy of a checkpoint, ready to drive.
+
+    Raises:
+        UserError, ValueError: it cannot be loaded, or is untrained.
+    """
+    policy = make_policy(profile, PolicyOptions(checkpoint=checkpoint))
+    if policy.model_id == UNTRAINED:
+        raise UserError(f"--checkpoint {checkpoint}: untrained by its own account, so there is nothing to correct")
+    policy.warm_up()
+    return policy
 
 
 def follow(robot: Robot, operator: Operator) -> None:
@@ -206,17 +275,20 @@ def generate(options: GenerationOptions, seeds: Sequence[int]) -> Iterator[Episo
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-_maker: EpisodeMaker | None = None  # one per worker process
+_options: GenerationOptions | None = None  # of a worker process
+_maker: EpisodeMaker | None = None  # its own
 
 
 def _start_worker(options: GenerationOptions) -> None:
-    global _maker
+    global _options
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business; episodes begun are finished
     end_with_parent()
     os.environ.setdefault("LP_NUM_THREADS", "1")  # software rendering: the cores are shared by episodes, not pixels
     cv2.setNumThreads(1)
-    _maker = EpisodeMaker(options)
+    _options = options
 
 
 def _make(seed: int) -> EpisodeFacts:
+    global _maker
+    _maker = _maker or EpisodeMaker(_options)  # here, so that what is wrong is told as an error and not as a death
     return _maker.make(seed)

@@ -92,9 +92,10 @@ class Operator:
         return self._expert.taken
 
     @property
-    def gave_up(self) -> bool:
-        """Whether the work ended long enough ago for the physics to have decided on it."""
-        return self._finished_s is not None and self._world.time_s - self._finished_s >= DECIDED_S
+    def gave_up(self) -> str:
+        """Why the work is over, once it ended long enough ago for the physics to have decided on it; else empty."""
+        over = self._finished_s is not None and self._world.time_s - self._finished_s >= DECIDED_S
+        return "given up" if over else ""
 
     @property
     def not_to_imitate(self) -> str:

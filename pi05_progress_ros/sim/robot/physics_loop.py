@@ -74,8 +74,8 @@ class Worker(Protocol):
     """Somebody who works in the simulation, called every other tick: the scripted operator, or who tidies up."""
 
     @property
-    def gave_up(self) -> bool:
-        """Whether the work ended without the task being done."""
+    def gave_up(self) -> str:
+        """Why the work has ended, whether or not the task is done; empty while it has not."""
 
     @property
     def not_to_imitate(self) -> str:
@@ -184,7 +184,7 @@ class PhysicsLoop:
         if self._worker and tick % 2 == 0:
             over = self._worker.publish(stamp)
             if self._worker.gave_up:
-                self._truth.give_up()
+                self._truth.give_up(self._worker.gave_up)
             if over and self._episodes_left > 1:
                 self._episodes_left -= 1
                 self._reset(world.seed + 1)

@@ -126,7 +126,7 @@ class Truth:
         if self._open and self._decided_s is not None and now >= self._decided_s + STOP_AFTER_S:
             self._stop(now)
 
-    def give_up(self, reason: str = "given up") -> None:
+    def give_up(self, reason: str) -> None:
         """The operator has ended the work: a task that is not done by now has failed."""
         if self._open and self._world.task_status().outcome == "unknown":
             self._stop(self._world.time_s, "failure", reason)
