@@ -133,7 +133,8 @@ def settings(environment: Mapping[str, str]) -> Settings:
             ) from None
     elif checkpoint == NONE:
         checkpoint = ""
-    mode, faults = environment.get("DEMO") or SHIPPED, environment.get("FAULTS")
+    mode = environment.get("DEMO") or (SHIPPED if checkpoint else WATCH)
+    faults = environment.get("FAULTS")
     if mode not in (POLICY, WATCH):
         raise UserError(f"DEMO={mode}: expected {POLICY} or {WATCH}")
     given = {"sim": "true", "sim_image_scale": IMAGE_SCALE, "checkpoint": checkpoint}

@@ -144,11 +144,11 @@ WRONG = [
     ({"TASK": "juggle"}, "demo: TASK=juggle: expected stack_cubes or place_in_basket or lift_cube"),
     ({"CHECKPOINT": "/nowhere"}, "demo: CHECKPOINT=/nowhere: no such folder; a checkpoint is a folder with"),
     (
-        {"FAULTS": "naps:1"},
+        {"DEMO": "watch", "FAULTS": "naps:1"},
         "demo: FAULTS=naps:1: unknown fault 'naps'; known faults: ",
     ),
     (
-        {"FAULTS": "long_pause:x"},
+        {"DEMO": "watch", "FAULTS": "long_pause:x"},
         "demo: FAULTS=long_pause:x: fault 'long_pause:x': 'x' is not the number of a pick",
     ),
     ({"DEMO": "dance"}, "demo: DEMO=dance: expected policy or watch"),
@@ -356,8 +356,8 @@ def test_a_policy_that_dies_ends_the_demo_with_its_name(run):
 
 @pytest.mark.long
 def test_what_the_shipped_checkpoint_says_rises_stands_still_in_the_pause_and_sees_the_end(run, ros):
-    """One whole episode of ``make demo``, as it is shipped: the expert pauses for 5 s before its second object."""
-    started = demo(run)
+    """One whole episode of ``DEMO=watch make demo``: the expert pauses for 5 s before its second object."""
+    started = demo(run, DEMO="watch")
     node, profile = ros.create_node("watcher"), RobotProfile.load("teleavatar")
     told, speeds, starts = [], [], []
 
