@@ -74,7 +74,7 @@ def _both_wrists(change: PictureChange) -> dict[str, PictureChange]:
 LIGHT = 1.25
 WRIST_POSE = {LEFT: (0.005, 3.0), RIGHT: (0.005, 3.0)}
 HEAD_POSE = {HEAD: (0.02, 2.0)}
-TABLE = (0.52, 0.58, 0.62)  # grey-blue instead of wood
+TABLE, BLUE_TABLE = (0.62, 0.55, 0.46), (0.52, 0.58, 0.62)  # another wood, and no wood
 SMALLER = 0.9
 COVERED = PictureChange(gain=BLACK)
 
@@ -86,6 +86,7 @@ SHIFTS: dict[str, Shift] = {
     "table": Shift(table=TABLE),
     "objects": Shift(object_scale=SMALLER),
     "mild": Shift(light=LIGHT, poses=WRIST_POSE | HEAD_POSE, table=TABLE, object_scale=SMALLER),
+    "blue_table": Shift(table=BLUE_TABLE),
     "lens": Shift(lens=1.05),
     "dim": Shift(pictures=dict.fromkeys(IMAGE_KEYS, PictureChange(gain=(0.7, 0.7, 0.7)))),
     "warm": Shift(pictures=dict.fromkeys(IMAGE_KEYS, PictureChange(gain=(1.15, 1.0, 0.8)))),

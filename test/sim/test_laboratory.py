@@ -107,7 +107,7 @@ def test_cameras_are_moved_as_far_as_the_shift_says(plain):
 
 
 def test_another_table_is_seen_on_the_table_only(plain):
-    found, _ = shifted("table")
+    found, _ = shifted("blue_table")
     wood = (plain[0][HEAD] * [1, 1, -1]).sum(axis=-1) > 120
     assert wood.mean() > 0.2
     assert np.abs(found[HEAD] - plain[0][HEAD])[~wood].mean() < 2
