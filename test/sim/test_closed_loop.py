@@ -141,6 +141,21 @@ def test_speed_is_limited_and_the_slow_start_moves_nothing():
     assert "is the arm blocked?" in stopped.stopped and stopped.outcome == "failure"
 
 
+@pytest.mark.parametrize(("execute_s", "moves"), [(0.0, False), (0.8, True)])
+def test_a_policy_whose_plans_begin_with_standing_still_freezes_unless_they_are_carried_out(execute_s, moves):
+    class Hesitates(Still):
+        def infer(self, frame, prompt):
+            output = super().infer(frame, prompt)
+            seen.append(frame.state[8])
+            output.actions[:, 8] += 0.3 * np.clip(np.arange(HORIZON) * DT_S - 0.4, 0, None)
+            return output
+
+    seen, commands = [], CommandSettings(execute_s=execute_s)
+    run(Hesitates(), settings=dataclasses.replace(SMALL, commands=commands, tail_s=0.0), limit_s=5.0)
+    moved = abs(seen[-1] - seen[0])
+    assert moved > 0.15 if moves else moved < 0.03
+
+
 def test_answers_that_cannot_be_used_are_an_error_that_says_when():
     policy = Still()
     policy.horizon = HORIZON + 1
