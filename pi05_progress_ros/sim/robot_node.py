@@ -24,6 +24,7 @@ from ..parameters import QosOverrides, declare_all, read_all, warn_of_unused_ove
 from ..ros_session import UNNAMED, publisher_names, ros_session, spin
 from ..starting.simulation_choices import parse_fault
 from .physics.gl import require_backend
+from .physics.laboratory import Laboratory
 from .physics.world import World
 from .robot.camera_sender import CameraSender
 from .robot.command_listener import CommandListener
@@ -73,7 +74,8 @@ class RobotNode(QosOverrides, Node):
         declare_all(self, RobotParameters)
         parameters = read_all(self, RobotParameters)
         profile, lock = parameters.checked_profile(), threading.Lock()
-        world = World(parameters.task, parameters.seed, parameters.arms_follow(profile), parameters.where())
+        laboratory = Laboratory(parameters.laboratory, parameters.shift)
+        world = World(parameters.task, parameters.seed, parameters.arms_follow(profile), laboratory)
         self._stop, self._robot = stop, Robot(world)
         refuse_second_robot(self, next(iter(profile.arms.values())).state_topic)
         requests = Requests(self, self._robot, parameters.lockstep, stop)

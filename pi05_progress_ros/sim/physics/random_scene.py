@@ -14,7 +14,8 @@ import numpy as np
 from .scene import arm_table, table_top_z
 
 SHADOW_PIXELS = 256  # more are slower to render without a GPU
-TEXTURES, TEXTURE_PIXELS = 6, 64
+TEXTURES, TEXTURE_PIXELS = 8, 64
+PATTERNS = (mujoco.mjtBuiltin.mjBUILTIN_CHECKER, mujoco.mjtBuiltin.mjBUILTIN_FLAT, mujoco.mjtBuiltin.mjBUILTIN_GRADIENT)
 CLUTTER = ("box", "box", "cylinder", "cylinder", "sphere", "capsule")
 PLACES = (((-0.6, 0.6), (-0.80, -0.62)), ((-0.63, -0.54), (-0.6, -0.3)), ((0.54, 0.63), (-0.6, -0.3)))  # m, x and y
 WALL_M = 2.2  # to the walls
@@ -39,13 +40,13 @@ def add_scenery(spec: mujoco.MjSpec) -> None:
         light.castshadow = True
     rng = np.random.default_rng(0)
     for index in range(TEXTURES):
-        pixels = _texture(rng, index)
+        name, shades = f"texture_{index}", np.sort(rng.uniform(0.5, 1, (2, 3)), axis=0)
         texture = spec.add_texture(
-            name=f"texture_{index}", type=mujoco.mjtTexture.mjTEXTURE_2D, nchannel=3, width=TEXTURE_PIXELS,
-            height=TEXTURE_PIXELS,
+            name=name, type=mujoco.mjtTexture.mjTEXTURE_2D, width=TEXTURE_PIXELS, height=TEXTURE_PIXELS,
+            builtin=PATTERNS[index % len(PATTERNS)], rgb1=shades[0], rgb2=shades[1],
+            mark=mujoco.mjtMark.mjMARK_RANDOM, markrgb=rng.uniform(0.3, 1, 3), random=rng.uniform(0, 0.2),
         )  # fmt: skip
-        texture.data = pixels.tobytes()
-        material = spec.add_material(name=f"texture_{index}", texrepeat=[2 + index % 3] * 2, specular=0)
+        material = spec.add_material(name=name, texrepeat=[rng.integers(2, 12)] * 2, specular=0)
         material.textures[mujoco.mjtTextureRole.mjTEXROLE_RGB] = texture.name
     untouched = {"contype": 0, "conaffinity": 0}
     floor = -arm_table().shoulder_height
@@ -60,23 +61,6 @@ def add_scenery(spec: mujoco.MjSpec) -> None:
             name=f"clutter_{index}", type=getattr(mujoco.mjtGeom, f"mjGEOM_{kind.upper()}"), size=[0.03] * 3,
             pos=[0, 0.5, floor - 1], **untouched,
         )  # fmt: skip
-
-
-def _texture(rng: np.random.Generator, index: int) -> np.ndarray:
-    """uint8 (n, n, 3), bright: stripes, checks or spots at several scales, with a little colour."""
-    n = TEXTURE_PIXELS
-    rows, columns = np.mgrid[0:n, 0:n] / n
-    cells = 2 ** int(rng.integers(2, 5))
-    noise = np.kron(rng.uniform(0, 1, (cells, cells)), np.ones((n // cells, n // cells)))
-    bent = columns + 0.05 * np.sin(2 * np.pi * rows)
-    pattern = (
-        noise,
-        (np.sin(2 * np.pi * cells * bent) + 1) / 2,
-        (np.floor(cells * rows) + np.floor(cells * columns)) % 2,
-    )
-    grain = rng.uniform(0, 0.3, (n, n))
-    value = 1 - 0.45 * np.clip(pattern[index % 3] + grain, 0, 1)
-    return (255 * value[..., None] * rng.uniform(0.85, 1, 3)).astype(np.uint8)
 
 
 def draw_scene(model: mujoco.MjModel, rng: np.random.Generator, cameras: Mapping[str, str]) -> float:

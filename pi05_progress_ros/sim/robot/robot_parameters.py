@@ -12,7 +12,7 @@ from pi05_progress.robots.profile import RobotProfile
 from ...parameters import parameter
 from ...starting.domains import check_domain
 from ...starting.simulation_choices import EPISODES, RANGES, check_simulable
-from ..physics.laboratory import SHIFT_HELP, Laboratory
+from ..physics.laboratory import SHIFT_HELP
 from ..physics.tasks import TASKS
 from .states import IMAGE_HZ
 
@@ -88,17 +88,6 @@ class RobotParameters:
         if self.arm_command != "auto":
             return self.arm_command
         return "velocity" if profile.arm_command == "relay" else "position"
-
-    def where(self) -> Laboratory:
-        """The laboratory it stands in.
-
-        Raises:
-            UserError: there is no such laboratory or shift.
-        """
-        try:
-            return Laboratory(self.laboratory, self.shift)
-        except UserError as error:
-            raise UserError(f"parameter laboratory or shift: {error}") from error
 
     @property
     def step_s(self) -> float | None:
