@@ -28,7 +28,6 @@ from pi05_progress.checkpoints.description import CheckpointInfo, code_version, 
 from pi05_progress.errors import UserError, run_program
 from pi05_progress.files.output_file import check_output, write_file
 from pi05_progress.files.progress_bar import progress_bar
-from pi05_progress.make_policy import make_policy
 from pi05_progress.observation import UNTRAINED
 from pi05_progress.policy import Policy, PolicyOptions
 from pi05_progress.robots.profile import RobotProfile
@@ -42,6 +41,7 @@ from .evaluation.cache import FOLDER, AnswerCache, code_digest, fingerprint_of_a
 from .evaluation.evaluation import Evaluation, Settings, evaluate, head_camera
 from .evaluation.page import HEADINGS, measured, number, page, record
 from .evaluation.playbacks import HELD_S, PERTURBATIONS, PICTURE_NOISE, STATE_NOISE
+from .evaluation.predictions import ready_policy
 from .evaluation.summary import SOURCES
 from .evaluation.truth import training_of
 from .loading.split import CONTENTS, episode_name, read_splits, seen_before, splits_of
@@ -148,9 +148,7 @@ def run(args: EvaluateOptions) -> Evaluation:
 
 
 def _check(args: EvaluateOptions) -> None:
-    for path in (args.html, args.json):
-        if path is not None:
-            check_output(path, overwrite=args.overwrite)
+    check_output(args.html, args.json, overwrite=args.overwrite)
     for flag, value, low in (("rate", args.rate, 0.5), ("limit", args.limit, 1), ("resamples", args.resamples, 100),
                              ("pictures", args.pictures, 1), ("num-steps", args.num_steps, 1)):  # fmt: skip
         if value is not None and value < low:
@@ -177,10 +175,7 @@ def _wanted(args: EvaluateOptions, dataset: Dataset) -> list[int]:
     if args.episodes and args.held_out:
         raise UserError("--episodes and --held_out both say which episodes are evaluated; give one of them")
     chosen = _held_out(args.held_out, dataset) if args.held_out else args.episodes
-    if unknown := [index for index in chosen if not 0 <= index < len(dataset.episodes)]:
-        raise UserError(f"--episodes: there is no episode {unknown}; the data set has 0 to {len(dataset.episodes) - 1}")
-    indices = sorted(set(chosen)) or [episode.index for episode in dataset.episodes]
-    return indices[: args.limit]
+    return dataset.chosen(chosen)[: args.limit]
 
 
 def _held_out(path: Path, dataset: Dataset) -> set[int]:
@@ -214,17 +209,13 @@ def trained_on(args: EvaluateOptions, dataset: Dataset, wanted: Sequence[int]) -
 
 
 def _policy(args: EvaluateOptions, profile: RobotProfile) -> Policy:
-    try:
-        options = PolicyOptions(
-            policy=args.policy, checkpoint=str(args.checkpoint or ""), tokenizer=args.tokenizer,
-            num_steps=args.num_steps,
-        )  # fmt: skip
-        policy = make_policy(profile, options)
-    except ValueError as error:  # whatever is unknown or does not fit
-        raise UserError(f"{args.checkpoint or args.policy}: {error}") from error
+    checkpoint = str(args.checkpoint or "")
+    options = PolicyOptions(
+        policy=args.policy, checkpoint=checkpoint, tokenizer=args.tokenizer, num_steps=args.num_steps
+    )  # fmt: skip
+    policy = ready_policy(profile, options)
     if policy.model_id == UNTRAINED:
         raise UserError(f"policy {args.policy}: is untrained by its own account, its progress means nothing")
-    policy.warm_up()
     return policy
 
 

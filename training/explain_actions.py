@@ -24,14 +24,14 @@ from pi05_progress.checkpoints.description import CheckpointInfo, code_version
 from pi05_progress.errors import UserError, run_program
 from pi05_progress.files.output_file import check_output, write_file
 from pi05_progress.files.progress_bar import progress_bar
-from pi05_progress.make_policy import make_policy
-from pi05_progress.policy import BackendChoice, Policy, PolicyOptions
+from pi05_progress.policy import BackendChoice, PolicyOptions
 from pi05_progress.robots.profile import DEFAULT, RobotProfile, known_profiles
 
 from .datasets import layout
 from .datasets.progress_meta import load_progress_meta
 from .datasets.reader import open_dataset
 from .datasets.robot import check_robot
+from .evaluation.predictions import ready_policy
 from .explanation.answers import Asker
 from .explanation.demonstrations import demonstrations, sample
 from .explanation.figures import Table, figures, questions
@@ -84,25 +84,23 @@ class Explanation:
 
 def run(args: ExplainOptions) -> Explanation:
     """Explain, and write what was asked for."""
-    for path in (args.html, args.json):
-        if path is not None:
-            check_output(path, overwrite=args.overwrite)
+    check_output(args.html, args.json, overwrite=args.overwrite)
     for flag, value, low in (("frames", args.frames, 4), ("num-steps", args.num_steps, 1)):
         if value < low:
             raise UserError(f"--{flag} {value}: expected at least {low}")
     if args.checkpoint is None and args.policy == "pi05":
         raise UserError("--checkpoint is missing: a folder with a trained model")
     dataset, meta = open_dataset(args.dataset), load_progress_meta(args.dataset)
-    wanted = sorted(set(args.episodes)) or list(range(len(dataset.episodes)))
-    if unknown := [index for index in wanted if not 0 <= index < len(dataset.episodes)]:
-        raise UserError(f"--episodes: there is no episode {unknown}; the data set has 0 to {len(dataset.episodes) - 1}")
     robot = dataset.info.get("robot_type")
     profile = RobotProfile.load(args.robot or (robot if robot in known_profiles() else DEFAULT))
     cameras = {key: of for key, of in profile.cameras.items() if layout.IMAGES + key in dataset.features}
     check_robot(dataset, profile, cameras=cameras or profile.cameras)
     recorded = profile.model_copy(update={"cameras": cameras})  # the robot with what the data set has of it
-    policy = _policy(args, profile)
-    shown = demonstrations(dataset, meta, recorded, wanted)
+    policy = ready_policy(profile, PolicyOptions(
+        policy=args.policy, checkpoint=str(args.checkpoint or ""), backend=args.backend, tokenizer=args.tokenizer,
+        num_steps=args.num_steps,
+    ))  # fmt: skip
+    shown = demonstrations(dataset, meta, recorded, dataset.chosen(args.episodes))
     samples = sample(shown, args.frames, dataset.fps)
     if len(samples) < 2:
         raise UserError(f"{args.dataset}: the episodes have {len(samples)} frames to imitate, at least 2 are needed")
@@ -123,18 +121,6 @@ def run(args: ExplainOptions) -> Explanation:
     if args.html is not None:
         write_file(args.html, page(facts, result.verdict, result.findings, found))
     return result
-
-
-def _policy(args: ExplainOptions, profile: RobotProfile) -> Policy:
-    try:
-        policy = make_policy(profile, PolicyOptions(
-            policy=args.policy, checkpoint=str(args.checkpoint or ""), backend=args.backend, tokenizer=args.tokenizer,
-            num_steps=args.num_steps,
-        ))  # fmt: skip
-    except ValueError as error:  # whatever is unknown or does not fit
-        raise UserError(f"{args.checkpoint or args.policy}: {error}") from error
-    policy.warm_up()
-    return policy
 
 
 def print_explanation(args: ExplainOptions, result: Explanation, console: Console) -> None:

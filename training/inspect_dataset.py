@@ -75,7 +75,7 @@ def known_joints(dataset: Dataset, profile: RobotProfile) -> Joints | None:
     known, robot = [name for name in (layout.STATE, layout.ACTION) if name in dataset.features], profile.layout
     if not known or vectors_problem(dataset, profile, known):
         return None
-    columns = np.concatenate([np.arange(len(robot.joints))[at] for at in robot.arms.values()])
+    columns = robot.arm_columns
     return Joints(tuple(robot.joints[column] for column in columns), columns, robot.limits[columns])
 
 
@@ -185,17 +185,13 @@ def add_pictures(dataset: Dataset, summaries: Sequence[EpisodeSummary], count: i
 def inspect_dataset(args: InspectOptions) -> tuple[Path, list[EpisodeSummary]]:
     """Write the page; returns its path and what was found, the most conspicuous episode first."""
     output = args.output or Path(f"inspect_{args.dataset.resolve().name}.html")
-    for path in (output, args.rerun):
-        if path is not None:
-            check_output(path, overwrite=args.overwrite)
+    check_output(output, args.rerun, overwrite=args.overwrite)
     if args.rerun is not None:
         rerun_file.require()
     if args.pictures < 1 or args.max_episodes < 0:
         raise UserError("--pictures needs at least 1, --max-episodes at least 0")
     dataset, profile = open_dataset(args.dataset), RobotProfile.load(args.robot)
-    if unknown := [index for index in args.episodes if not 0 <= index < len(dataset.episodes)]:
-        raise UserError(f"--episodes: there is no episode {unknown}; the data set has 0 to {len(dataset.episodes) - 1}")
-    wanted = set(args.episodes) or None
+    wanted = set(dataset.chosen(args.episodes)) if args.episodes else None
     meta, joints = load_progress_meta(dataset.root), known_joints(dataset, profile)
     found, extents = look(dataset, meta, profile.layout, joints, wanted)
     arms, grippers = ranges(dataset, extents, profile.layout, joints, wanted) if extents else ([], [])

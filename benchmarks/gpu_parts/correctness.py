@@ -22,14 +22,16 @@ from common.subjects import noise, random_model
 from flax import nnx
 
 from pi05_progress.models.config import tiny
-from pi05_progress.parity import Check, find_sets, model, pytorch
-from training import parity as parity_training
+from pi05_progress.parity import model, pytorch
+from pi05_progress.parity.checks import Check
+from pi05_progress.parity.program import find_sets
+from training.parity import sets
 
 from .context import Context
 from .subjects import STEPS, padded, seen
 
 GOLDEN = Path(__file__).resolve().parents[2] / "test/data/golden"
-KINDS = [*model.KINDS, *parity_training.KINDS, *pytorch.KINDS]
+KINDS = [*model.KINDS, *sets.KINDS, *pytorch.KINDS]
 TOKENS = 20
 FULL = "highest"
 CASES = (("float32", FULL, 5e-5), ("bfloat16", "default", 8e-3), ("float32", "default", None))
@@ -76,7 +78,7 @@ def _relative(ours: np.ndarray, theirs: np.ndarray) -> float:
 
 def golden(context: Context) -> None:
     """Every set of recorded numbers that a model computes; those of transforms need no device."""
-    for title, checker, key in sorted(find_sets([GOLDEN], KINDS).sets, key=lambda found: SMALLEST not in found[0]):
+    for title, checker, key in sorted(find_sets([GOLDEN], KINDS)[0], key=lambda found: SMALLEST not in found[0]):
         context.attempt(title, lambda: _check(context, title, checker(key)))  # noqa: B023
 
 

@@ -25,72 +25,45 @@ DURATION_SPREAD = 0.3  # standard deviation of the logarithm of how long a task 
 
 @dataclass(frozen=True)
 class EstimatorConfig:
-    """How it filters and when it says what.
+    """How it filters and when it says what."""
 
-    Attributes:
-        measurement_std: of one belief of the model around the truth, in progress, where the belief has no spread.
-        confidence_level: of the intervals.
-        window_s: beliefs of so long are looked at together.
-        rise: play upwards: published progress is at least their median minus this ...
-        fall_stds: ... and downwards: at most their median plus so many of their standard deviations.
-        settle_rate: where a task counts as complete, published progress rises no faster than this, 1/s.
-        restart_jump: when the median is farther than this from published progress, the task has begun anew.
-        rate_s: the rate is the slope of published progress over so long.
-        reset_after_s: a gap after which nothing before counts.
-        late_s: an observation may be older than the one before by this, s; if it is older still, time has gone back.
-        status: thresholds of the status.
-    """
-
-    measurement_std: float = 0.05
-    confidence_level: float = CONFIDENCE_LEVEL
-    window_s: float = 0.8
-    rise: float = 0.005
-    fall_stds: float = 2.0
-    settle_rate: float = 0.005
-    restart_jump: float = 0.4
-    rate_s: float = 2.0
-    reset_after_s: float = 5.0
-    late_s: float = 0.5
-    status: StatusConfig = field(default_factory=StatusConfig)
+    measurement_std: float = 0.05  # of one belief around the truth, in progress, where the belief has no spread
+    confidence_level: float = CONFIDENCE_LEVEL  # of the intervals
+    window_s: float = 0.8  # beliefs of so long are looked at together
+    rise: float = 0.005  # play upwards: published progress is at least their median minus this ...
+    fall_stds: float = 2.0  # ... and downwards: at most their median plus so many of their standard deviations
+    settle_rate: float = 0.005  # where a task counts as complete, published progress rises no faster than this, 1/s
+    restart_jump: float = 0.4  # when the median is farther than this from published progress, the task has begun anew
+    rate_s: float = 2.0  # the rate is the slope of published progress over so long
+    reset_after_s: float = 5.0  # a gap after which nothing before counts
+    late_s: float = 0.5  # so much older than the one before may an observation be; older still, time has gone back
+    status: StatusConfig = field(default_factory=StatusConfig)  # thresholds of the status
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What is believed now. None means unknown: 0.0 is a value.
+    """What is believed now. None means unknown: 0.0 is a value."""
 
-    Attributes:
-        progress: filtered, in [0, 1].
-        raw: the model's, in [0, 1].
-        lower, upper: ends of the interval around ``progress``.
-        confidence_level: of the intervals.
-        rate: slope of ``progress``, 1/s.
-        remaining_s: expected time until the task is complete if it goes on, s, with its interval; None while nothing
-            tells how long the task takes.
-        status: see ``Status``; UNKNOWN if and only if there is no progress.
-        success_probability: that the task is complete now.
-    """
-
-    progress: float | None = None
-    raw: float | None = None
+    progress: float | None = None  # filtered, in [0, 1]
+    raw: float | None = None  # the model's, in [0, 1]
+    # lower, upper: ends of the interval around `progress`
     lower: float | None = None
     upper: float | None = None
-    confidence_level: float | None = None
-    rate: float | None = None
+    confidence_level: float | None = None  # of the intervals
+    rate: float | None = None  # slope of `progress`, 1/s
+    # expected time until the task is complete if it goes on, s, with its interval; None while nothing tells how long
+    # the task takes
     remaining_s: tuple[float, float, float] | None = None
-    status: Status = Status.UNKNOWN
-    success_probability: float | None = None
+    status: Status = Status.UNKNOWN  # UNKNOWN if and only if there is no progress
+    success_probability: float | None = None  # that the task is complete now
 
 
 @dataclass
 class ProgressEstimator:
-    """Feed it one output after the other; it starts anew when the task changes, time goes back, or after a gap.
+    """Feed it one output after the other; it starts anew when the task changes, time goes back, or after a gap."""
 
-    Attributes:
-        config: how it filters.
-        durations_s: what tasks usually take, s, by instruction; time remaining starts from it.
-    """
-
-    config: EstimatorConfig = field(default_factory=EstimatorConfig)
+    config: EstimatorConfig = field(default_factory=EstimatorConfig)  # how it filters
+    # what tasks usually take, s, by instruction; time remaining starts from it
     durations_s: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -27,28 +27,17 @@ class Status(IntEnum):
 
 @dataclass(frozen=True)
 class StatusConfig:
-    """The thresholds.
+    """The thresholds."""
 
-    Attributes:
-        still_rate: ADVANCING or REGRESSING, by direction, when progress changes faster than this, 1/s.
-        step: slower progress is ADVANCING, too, if it has risen by this ...
-        patience_s: ... within this time, else it is STALLED ...
-        patience_steps: ... or within so many times as long as such a step takes at the task's pace ...
-        patience_max_s: ... but not within more than this.
-        first_patience_s: the same while nothing is known of the task's pace.
-        success_above, success_for_s: SUCCEEDED when progress and beliefs have been above for so long ...
-        success_leave: ... until beliefs fall below this.
-    """
-
-    still_rate: float = 0.01
-    step: float = 0.03
-    patience_s: float = 4.0
-    patience_steps: float = 3.0
-    patience_max_s: float = 60.0
-    first_patience_s: float = 20.0
-    success_above: float = 0.95
-    success_for_s: float = 1.0
-    success_leave: float = 0.85
+    still_rate: float = 0.01  # ADVANCING or REGRESSING, by direction, when progress changes faster than this, 1/s
+    step: float = 0.03  # slower progress is ADVANCING, too, if it has risen by this ...
+    patience_s: float = 4.0  # ... within this time, else it is STALLED ...
+    patience_steps: float = 3.0  # ... or within so many times as long as such a step takes at the task's pace ...
+    patience_max_s: float = 60.0  # ... but not within more than this
+    first_patience_s: float = 20.0  # the same while nothing is known of the task's pace
+    success_above: float = 0.95  # SUCCEEDED when progress and beliefs have been above ...
+    success_for_s: float = 1.0  # ... for so long ...
+    success_leave: float = 0.85  # ... until beliefs fall below this
 
 
 class TaskCourse:

@@ -12,12 +12,13 @@ from ..errors import UserError
 PARTIAL = ".partial"  # ends the name of what is being written
 
 
-def check_output(path: Path, *, overwrite: bool) -> None:
+def check_output(*paths: Path | None, overwrite: bool) -> None:
     """Raise a ``UserError`` if a folder is there, or a file that is not to be replaced; nothing is changed."""
-    if path.is_dir():
-        raise UserError(f"{path} is a folder; name a file in it")
-    if path.exists() and not overwrite:
-        raise UserError(f"{path} is already there; choose another name, or --overwrite it")
+    for path in filter(None, paths):
+        if path.is_dir():
+            raise UserError(f"{path} is a folder; name a file in it")
+        if path.exists() and not overwrite:
+            raise UserError(f"{path} is already there; choose another name, or --overwrite it")
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -16,24 +15,17 @@ from .checks import Check, skip
 Checker = Callable[[Path], Iterator[Check]]
 # A kind of set: its title, the key file of the set that a file belongs to (or None), and what compares it.
 Kind = tuple[str, Callable[[Path], Path | None], Checker]
+Found = tuple[str, Checker, Path]  # a set's title, what compares it, and its key file
 
 
-@dataclass(frozen=True)
-class Found:
-    """The sets in what was given, as (title, checker, key file), and the files that belong to none."""
-
-    sets: list[tuple[str, Checker, Path]]
-    others: list[Path]
-
-
-def find_sets(paths: Sequence[Path], kinds: Sequence[Kind]) -> Found:
-    """What kind of set each file belongs to, without repetition, in order.
+def find_sets(paths: Sequence[Path], kinds: Sequence[Kind]) -> tuple[list[Found], list[Path]]:
+    """The sets in what is given, without repetition, in order, and the files that belong to none.
 
     Raises:
         FileNotFoundError: a path does not exist.
         ValueError: a file is damaged.
     """
-    found: dict[tuple[str, Path], tuple[str, Checker, Path]] = {}
+    found: dict[tuple[str, Path], Found] = {}
     others = []
     for path in paths:
         if not path.exists():
@@ -45,7 +37,7 @@ def find_sets(paths: Sequence[Path], kinds: Sequence[Kind]) -> Found:
                 found.setdefault((title, key), (f"{title} {key.name}", checker, key))
             if not members:
                 others.append(file)
-    return Found(list(found.values()), others)
+    return list(found.values()), others
 
 
 def check_all(paths: Sequence[Path], show: Callable[[str, list[Check]], None], kinds: Sequence[Kind]) -> list[Check]:
@@ -54,9 +46,9 @@ def check_all(paths: Sequence[Path], show: Callable[[str, list[Check]], None], k
     Raises:
         OSError, ValueError: a file is missing, damaged, or lacks something.
     """
-    found = find_sets(paths, kinds)
+    found, others = find_sets(paths, kinds)
     everything = []
-    for title, checker, key in found.sets:
+    for title, checker, key in found:
         try:
             checks = list(checker(key))
         except KeyError as error:
@@ -67,8 +59,7 @@ def check_all(paths: Sequence[Path], show: Callable[[str, list[Check]], None], k
             raise ValueError(f"{key}: the set has nothing to compare with; are its other files missing?")
         show(title, checks)
         everything += checks
-    everything += [skip(str(file), "belongs to no set that is known here") for file in found.others]
-    return everything
+    return everything + [skip(str(file), "belongs to no set that is known here") for file in others]
 
 
 def run_program(kinds: Sequence[Kind], program: str, description: str | None, arguments: Sequence[str] | None) -> int:

@@ -78,10 +78,14 @@ class Layout:
         return len(self.action_columns)
 
     @property
+    def arm_columns(self) -> Int[np.ndarray, " a"]:
+        """Columns of the arms' joints, without grippers, in a block and in a row of actions."""
+        return np.r_[tuple(self.arms.values())]
+
+    @property
     def proprioception_columns(self) -> Int[np.ndarray, " p"]:
         """Columns of a state vector with the positions of all arms' joints, then of the grippers."""
-        arms = [joint for arm in self.arms.values() for joint in range(*arm.indices(len(self.joints)))]
-        return np.array([self.column(joint, POSITION) for joint in [*arms, *self.grippers.values()]], int)
+        return np.array([self.column(joint, POSITION) for joint in [*self.arm_columns, *self.grippers.values()]], int)
 
     @property
     def proprioception_names(self) -> tuple[str, ...]:

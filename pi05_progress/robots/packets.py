@@ -61,15 +61,10 @@ def _unit_kinds(data: bytes, codec: str) -> list[int]:
 
 @dataclass(frozen=True)
 class VideoPicture:
-    """A decoded picture in the codec's own colours: converted only if it is used.
+    """A decoded picture in the codec's own colours: converted only if it is used."""
 
-    Attributes:
-        stamp_ns: of the packet that it came with.
-        frame: PyAV's.
-    """
-
-    stamp_ns: int
-    frame: Any
+    stamp_ns: int  # of the packet that it came with
+    frame: Any  # PyAV's
 
 
 class PacketDecoder:

@@ -201,25 +201,15 @@ def read_exchanges(folder: Path) -> Iterator[Exchange]:
 
 @dataclass
 class Comparison:
-    """What a replay found.
+    """What a replay found."""
 
-    Attributes:
-        session: what was served when it was recorded.
-        exchanges: how many were asked again.
-        settings: what is served otherwise now, in words.
-        missing: indices that were not recorded; the noise of later ones was drawn all the same.
-        largest: per key the largest absolute difference of its numbers.
-        worst: per key the exchange where that was.
-        problems: what cannot be compared, in words, one per exchange and key.
-    """
-
-    session: Mapping[str, Any]
-    settings: list[str] = field(default_factory=list)
-    exchanges: int = 0
-    missing: list[int] = field(default_factory=list)
-    largest: dict[str, float] = field(default_factory=dict)
-    worst: dict[str, int] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
+    session: Mapping[str, Any]  # what was served when it was recorded
+    settings: list[str] = field(default_factory=list)  # what is served otherwise now, in words
+    exchanges: int = 0  # how many were asked again
+    missing: list[int] = field(default_factory=list)  # not recorded; the noise of later ones was drawn all the same
+    largest: dict[str, float] = field(default_factory=dict)  # per key the largest absolute difference of its numbers
+    worst: dict[str, int] = field(default_factory=dict)  # per key the exchange where that was
+    problems: list[str] = field(default_factory=list)  # what cannot be compared, in words, one per exchange and key
 
     def same(self, tolerance: float) -> bool:
         """Whether nothing differs by more than the tolerance."""

@@ -41,27 +41,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ServerSettings:
-    """Where and for whom a server is.
+    """Where and for whom a server is."""
 
-    Attributes:
-        host: address to listen on.
-        port: 0 takes a free one.
-        key: API key that clients must show; None lets everybody in.
-        tls: for wss and https; None speaks plainly.
-        max_waiting: requests that may wait for the policy.
-        max_message_bytes: longest frame that a client may send.
-        max_connections: clients at once.
-        debug: tell errors with a traceback.
-    """
-
-    host: str = "127.0.0.1"
-    port: int = 8000
-    key: str | None = None
-    tls: ssl.SSLContext | None = None
-    max_waiting: int = 64
-    max_message_bytes: int = 32 * 2**20
-    max_connections: int = 128
-    debug: bool = False
+    host: str = "127.0.0.1"  # address to listen on
+    port: int = 8000  # 0 takes a free one
+    key: str | None = None  # API key that clients must show; None lets everybody in
+    tls: ssl.SSLContext | None = None  # for wss and https; None speaks plainly
+    max_waiting: int = 64  # requests that may wait for the policy
+    max_message_bytes: int = 32 * 2**20  # longest frame that a client may send
+    max_connections: int = 128  # clients at once
+    debug: bool = False  # tell errors with a traceback
 
 
 class PolicyServer:

@@ -269,7 +269,7 @@ def test_the_command_line_says_what_it_did_and_refuses_in_one_line(dataset, tmp_
 
 
 def test_a_run_that_was_stopped_goes_on_where_it_was(checkpoint, small_policy, dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr("training.evaluate_progress.make_policy", lambda *_, **__: small_policy)
+    monkeypatch.setattr("training.evaluation.predictions.make_policy", lambda *_, **__: small_policy)
     calls = []
     infer = Pi05Policy.infer
 
@@ -307,7 +307,7 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(checkpoint, small_policy, d
 
 def test_answers_are_kept_apart_by_robot_profile(checkpoint, small_policy, dataset, tmp_path, monkeypatch):
     """Two files of one name: the second one's first camera has another rate."""
-    monkeypatch.setattr("training.evaluate_progress.make_policy", lambda *_, **__: small_policy)
+    monkeypatch.setattr("training.evaluation.predictions.make_policy", lambda *_, **__: small_policy)
     text = (ROOT / "config/teleavatar.yaml").read_text()
     profiles = [tmp_path / name / "teleavatar.yaml" for name in ("first", "second")]
     for path, content in zip(profiles, (text, text.replace("rate_hz: 30", "rate_hz: 29", 1)), strict=True):

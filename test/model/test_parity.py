@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from places import GOLDEN
 
-from pi05_progress.parity import Tolerance, compare
 from pi05_progress.parity.__main__ import main
+from pi05_progress.parity.checks import Tolerance, compare
 
 LORA = ("config.json", "inputs.npz", "params.npz", "out_f32.npz")
 

@@ -14,7 +14,7 @@ from pi05_progress.policy import Policy
 from training.datasets.progress_meta import load_progress_meta
 from training.datasets.reader import open_dataset
 from training.evaluation.predictions import robot_frames
-from training.explanation.demonstrations import arm_columns, demonstrations
+from training.explanation.demonstrations import demonstrations
 
 STACKING = DATA / "stack_one"  # stack_cubes, seed 5000, at 15 frames/s
 HORIZON, FPS = 15, 15
@@ -43,7 +43,7 @@ class Repeats(Policy):
 
     def infer(self, frame, prompt):
         now = round(frame.stamps_ns["head_camera"] * 1e-9 * FPS)
-        commands, arms = self.demonstration.commands, arm_columns(self.robot)
+        commands, arms = self.demonstration.commands, self.robot.arm_columns
         rows = np.minimum(now + np.arange(HORIZON), len(commands) - 1)
         actions = commands[rows].astype(float)
         shown, recorded = (self.robot.positions(state) for state in (frame.state, self.demonstration.states[now]))

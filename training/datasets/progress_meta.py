@@ -75,19 +75,12 @@ class Stage:
 
 @dataclass(frozen=True)
 class Labels:
-    """How a data set's progress labels were made.
+    """How a data set's progress labels were made."""
 
-    Attributes:
-        method: ``linear``, ``milestone``, ``remaining`` or ``activity``.
-        arguments: of the method.
-        columns: names of the columns that were added: keys ``progress``, ``valid``, ``stage``, ``seconds_remaining``.
-        stages: of each task, where the method knows them.
-    """
-
-    method: str
-    arguments: Mapping[str, Any]
-    columns: Mapping[str, str]
-    stages: Mapping[str, tuple[Stage, ...]] = field(default_factory=dict)
+    method: str  # `linear`, `milestone`, `remaining` or `activity`
+    arguments: Mapping[str, Any]  # of the method
+    columns: Mapping[str, str]  # names of added columns; keys `progress`, `valid`, `stage`, `seconds_remaining`
+    stages: Mapping[str, tuple[Stage, ...]] = field(default_factory=dict)  # of each task, where the method knows them
 
 
 @dataclass(frozen=True)

@@ -89,6 +89,13 @@ class Dataset:
         """Names of the features that are videos."""
         return [name for name, feature in self.features.items() if feature["dtype"] == "video"]
 
+    def chosen(self, indices: Collection[int]) -> list[int]:
+        """These episodes in order, or all if none is given; a ``UserError`` says which are not there."""
+        count = len(self.episodes)
+        if unknown := [index for index in indices if not 0 <= index < count]:
+            raise UserError(f"--episodes: there is no episode {unknown}; the data set has 0 to {count - 1}")
+        return sorted(set(indices)) or list(range(count))
+
     def data_files(self) -> list[Path]:
         """The Parquet files with frames, in order.
 

@@ -12,8 +12,9 @@ from jaxtyping import Float32
 from pi05_progress.errors import UserError
 from pi05_progress.estimate.estimator import EstimatorConfig, ProgressEstimator
 from pi05_progress.estimate.status import Status
+from pi05_progress.make_policy import make_policy
 from pi05_progress.observation import ObservationError, PolicyOutput, RobotFrame
-from pi05_progress.policy import Policy
+from pi05_progress.policy import Policy, PolicyOptions
 from pi05_progress.robots.layout import LayoutError
 from pi05_progress.robots.profile import RobotProfile
 
@@ -57,6 +58,16 @@ class Track:
         """When the status became SUCCEEDED for the first time; NaN if never."""
         found = np.flatnonzero(self.status == Status.SUCCEEDED)
         return float(self.time_s[found[0]]) if len(found) else np.nan
+
+
+def ready_policy(profile: RobotProfile, options: PolicyOptions) -> Policy:
+    """The policy that options ask for, with everything compiled; a ``UserError`` says what of them does not fit."""
+    try:
+        policy = make_policy(profile, options)
+    except ValueError as error:  # whatever is unknown or does not fit
+        raise UserError(f"{options.checkpoint or options.policy}: {error}") from error
+    policy.warm_up()
+    return policy
 
 
 def robot_frames(

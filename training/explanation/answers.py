@@ -18,7 +18,7 @@ from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.units.transforms import resize_with_pad
 
 from ..evaluation.predictions import robot_frames
-from .demonstrations import Sample, arm_columns
+from .demonstrations import Sample
 
 STATE_NOISE = 0.005  # rad, standard deviation: what a joint sensor, a load or a latency may well do
 BLACK, EXCHANGED, NOISY, SEED = "black", "another frame's", "5 mrad of noise", "another seed"
@@ -88,7 +88,7 @@ class Asker:
         if what == NOISE:
             return frame
         if what == STATE and how == NOISY:
-            state, arms = frame.state.copy(), arm_columns(self.profile.layout)
+            state, arms = frame.state.copy(), self.profile.layout.arm_columns
             state[arms] += np.random.default_rng(i).normal(0, STATE_NOISE, len(arms)).astype(np.float32)
             return replace(frame, state=state)
         if what == STATE:

@@ -132,7 +132,7 @@ class Following(NamedTuple):
 
 def following(of: Sequence[Demonstration], robot: Layout, fps: float) -> Following:
     """How the arms follow the commands of all episodes, at lags of up to a second."""
-    arms, reach = arm_columns(robot), round(fps)
+    arms, reach = robot.arm_columns, round(fps)
 
     def apart(lag: int, before: str = "commands") -> float:
         """Mean distance of poses from the commands, or the poses, so many frames before."""
@@ -144,8 +144,3 @@ def following(of: Sequence[Demonstration], robot: Layout, fps: float) -> Followi
     distances = [apart(lag) for lag in lags]
     best = int(np.argmin(distances))
     return Following(distances[0], lags[best] / fps, distances[best], apart(reach, "pose"))
-
-
-def arm_columns(robot: Layout) -> Int[np.ndarray, " a"]:
-    """Columns of all arms' joints, without grippers."""
-    return np.r_[tuple(robot.arms.values())]

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from pi05_progress.files.progress_bar import Advance
 
 from .answers import EXCHANGED, Answers, Asker, Change
-from .demonstrations import Demonstration, Following, Sample, arm_columns, closed, following
+from .demonstrations import Demonstration, Following, Sample, closed, following
 from .kinematics import fingertips
 
 EVERYWHERE, BEFORE_GRASP = "all frames", "the last second before a gripper closes"
@@ -92,7 +92,7 @@ def questions(samples: Sequence[Sample], asker: Asker) -> int:
 def figures(asker: Asker, of: Sequence[Demonstration], advance: Advance) -> Figures:
     """Ask the policy, and compute everything."""
     policy, robot, samples, fps, partner = asker.policy, asker.profile.layout, asker.samples, asker.fps, asker.partner
-    arms, even, grippers = arm_columns(robot), np.array([s.even for s in samples]), list(robot.grippers.values())
+    arms, even, grippers = robot.arm_columns, np.array([s.even for s in samples]), list(robot.grippers.values())
     row_s = np.arange(policy.horizon) * policy.action_dt_s
     plain = asker.ask(advance)
     truth = np.array([s.of.chunk(s.frame, np.rint(row_s * fps).astype(int)) for s in samples])
@@ -177,7 +177,7 @@ def _jump(asker: Asker, plain: Answers, rows: int, advance: Advance) -> float:
         return math.nan
     later = [asker.samples[i]._replace(frame=asker.samples[i].frame + steps) for i in kept]
     new = Asker(policy, asker.profile, later, asker.fps).ask(advance).chunks[:, 0]
-    return _size((new - plain.chunks[kept, rows])[:, arm_columns(asker.profile.layout)])
+    return _size((new - plain.chunks[kept, rows])[:, asker.profile.layout.arm_columns])
 
 
 def _contribution(plain: Answers, other: Answers, arms: np.ndarray, grippers: Sequence[int]) -> Contribution:

@@ -15,9 +15,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from pi05_progress.parity import run_program
+from pi05_progress.parity.program import run_program
 
-from . import KINDS
+from .sets import KINDS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from pi05_progress.parity import Check, Tolerance, compare
+from pi05_progress.parity.checks import Check, Tolerance, compare
 
 TIMES = 3.0
 """How much larger than that between runs of our own the root mean square of a difference may be."""

@@ -12,9 +12,10 @@ import numpy as np
 
 from pi05_progress.models.config import Pi05Config
 from pi05_progress.models.lora import Trained, has_adapters, is_trained
-from pi05_progress.parity import FORWARD, Check, Kind, Tolerance, compare, npz_names, read_json, read_npz, skip
+from pi05_progress.parity.checks import FORWARD, Check, Tolerance, compare, npz_names, read_json, read_npz, skip
 from pi05_progress.parity.model import NO_GRADIENT
 from pi05_progress.parity.outputs import config_of, observation_of
+from pi05_progress.parity.program import Kind
 
 from ..engine.optimizer import OptimizerConfig, learning_rate
 from ..engine.state import with_parameters
