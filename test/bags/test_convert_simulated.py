@@ -1,9 +1,13 @@
 """What only a simulation knows becomes columns: where objects are, which frames are to be imitated, what was right."""
 
+import re
+
 import numpy as np
 import pytest
 from convert_recordings import PROFILE, START, Message, event, make, recording, write_bag
 from convert_results import convert
+
+from training.inspect_dataset import InspectOptions, inspect_dataset
 
 CHUNK, S = "pi05_progress_msgs/msg/ActionChunk", 10**9
 JOINTS = PROFILE.layout.joints
@@ -74,6 +78,13 @@ def test_a_planned_chunk_is_kept_from_the_frame_on(converted):
     np.testing.assert_allclose(rows[4, :, arm], 0.4 + 0.1 * np.arange(6), atol=1e-5)  # planned in this frame
     np.testing.assert_allclose(rows[5, :, arm], [0.5, 0.6, 0.7, 0.8, 0.9, 0.9], atol=1e-5)  # 0.1 s before, to its end
     np.testing.assert_allclose(rows[:, :, gripper], PROFILE.layout.curves["left"].command(0.5), atol=1e-5)
+
+
+def test_the_page_about_the_data_set_tells_of_it(converted, tmp_path):
+    page, _ = inspect_dataset(InspectOptions(converted.root, output=tmp_path / "page.html", pictures=1))
+    text = re.sub(r"<[^>]*>", " ", page.read_text(encoding="utf-8"))
+    assert f"{100 * converted.column('demonstration.valid').mean():.1f} % of the frames are to be imitated" in text
+    assert re.search(r"ball.z +0.000 +\S+ +9.000", text)
 
 
 def test_a_recording_without_planned_chunks_is_not_mixed_with_others(tmp_path):

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pi05_progress.files.json_file import read_json
+
+from ..datasets import layout
 from ..datasets.frames import Thumbnail
 from ..datasets.progress_meta import Labels, Outcome
 from ..datasets.reader import Dataset
@@ -58,6 +61,7 @@ def page(
         _worth_a_look(summaries, {e.summary.episode.index for e in shown}),
         _labels(summaries, labels),
         _durations(summaries),
+        _demonstrations(dataset),
         _ranges(arm_ranges, gripper_ranges),
         _episodes(shown, len(summaries)),
     ]
@@ -148,6 +152,26 @@ def _durations(summaries: Sequence[EpisodeSummary]) -> str:
         seconds = [f"{v:.1f} s" for v in (of.min(), np.median(of), of.max(), of.sum())]
         rows.append(row((html.escape(task), str(len(of)), *seconds)))
     return f"<h2>Durations</h2>{table(rows)}"
+
+
+def _demonstrations(dataset: Dataset) -> str:
+    """What is to be imitated, and where objects are, by the data set's own statistics, as far as it says so."""
+    known = {layout.DEMONSTRATION_VALID, layout.TRUTH_POSITIONS, layout.DEMONSTRATION_ACTIONS} & dataset.features.keys()
+    if not known or not (dataset.root / layout.STATS).is_file():
+        return ""
+    stats, parts = read_json(dataset.root / layout.STATS), ["<h2>Demonstrations</h2>"]
+    if layout.DEMONSTRATION_VALID in known:
+        share = 100 * stats[layout.DEMONSTRATION_VALID]["mean"][0]
+        parts.append(f"<p>{share:.1f} % of the frames are to be imitated; the others are mistakes, or pauses.</p>")
+    if layout.DEMONSTRATION_ACTIONS in known:
+        parts.append("<p>Every frame has the chunk that was right in it, whatever was executed.</p>")
+    if layout.TRUTH_POSITIONS in known:
+        names, of = dataset.features[layout.TRUTH_POSITIONS]["names"], stats[layout.TRUTH_POSITIONS]
+        rows = [row(("position, m", "lowest", "mean", "highest"), "th")]
+        for i, name in enumerate(names):
+            rows.append(row((html.escape(name), *(f"{of[key][i]:.3f}" for key in ("min", "mean", "max")))))
+        parts.append(table(rows))
+    return "\n".join(parts)
 
 
 def _ranges(arms: Sequence[Range], grippers: Sequence[Range]) -> str:
