@@ -20,7 +20,7 @@ from .random_scene import add_scenery, draw_scene, move_camera
 
 CHANGED = (  # arrays of a model that a laboratory changes
     "light_pos", "light_dir", "light_diffuse", "light_castshadow", "geom_pos", "geom_quat", "geom_rgba", "geom_matid",
-    "geom_size", "geom_rbound", "geom_aabb", "bvh_aabb", "body_inertia", "cam_pos", "cam_quat", "cam_fovy", "cam_user",
+    "geom_size", "geom_rbound", "geom_aabb", "bvh_aabb", "cam_pos", "cam_quat", "cam_fovy", "cam_user",
 )  # fmt: skip
 SHIFT_HELP = f"A named change of the laboratory, shown where a policy is tried: {', '.join(SHIFTS)}."
 HEADLIGHT = ("ambient", "diffuse")

@@ -102,6 +102,7 @@ def _add_gripper(spec: mujoco.MjSpec, hand: mujoco.MjsBody, side: str) -> None:
         body.add_geom(
             name=f"{name}_pad", type=mujoco.mjtGeom.mjGEOM_BOX, size=[0.010, 0.0325, 0.004],
             pos=[0, 0.1895 * sign, 0.004 * direction], rgba=[0.15, 0.15, 0.17, 1], friction=OBJECT_FRICTION, condim=4,
+            priority=1,
         )  # fmt: skip
         body.add_geom(
             type=mujoco.mjtGeom.mjGEOM_BOX, size=[0.012, 0.025, 0.006], pos=[0, 0.135 * sign, 0.010 * direction],

@@ -12,6 +12,7 @@ from .laboratory import Furnished, Laboratory
 from .scene import FINGER_TRAVEL, TIMESTEP_S, arm_table, make_spec
 from .tasks import make_task
 from .tasks.base import CUBE_HALF, TaskStatus
+from .variation import Physics, Variation
 
 ArmCommand = Literal["position", "velocity"]
 TASK_PERIOD_S = 0.02  # how often the task's conditions are looked at
@@ -53,6 +54,7 @@ class World:
         seed: int = 0,
         arm_command: ArmCommand = "position",
         laboratory: Laboratory = Laboratory(),  # noqa: B008 (it cannot be changed)
+        physics: Physics = "varied",
     ) -> None:
         if arm_command not in ("position", "velocity"):
             raise ValueError(f"arm_command {arm_command!r}: expected 'position' or 'velocity'")
@@ -62,6 +64,7 @@ class World:
         self.task.add_to_scene(spec)
         laboratory.furnish(spec)
         self.model = spec.compile()
+        self._variation = Variation(self.model, physics, self.task.object_names)
         self._furnished = Furnished(self.model, laboratory, self.task.object_names)
         self.data = mujoco.MjData(self.model)
         self.timestep_s = TIMESTEP_S
@@ -107,6 +110,7 @@ class World:
             self.data.qpos[self.model.joint(f"{side[0]}_finger_a").qposadr] = FINGER_TRAVEL
             self.data.qpos[self.model.joint(f"{side[0]}_finger_b").qposadr] = FINGER_TRAVEL
             self.data.ctrl[index.gripper] = FINGER_TRAVEL
+        self._variation.reset(self.seed)
         self.task.half = CUBE_HALF * self._furnished.reset(self.seed)
         self.task.reset(self.model, self.data, self.seed)
         mujoco.mj_forward(self.model, self.data)
