@@ -9,8 +9,13 @@ import pytest
 from flax import nnx
 from small_models import SMALL, compiled, random_actions, random_model, random_observation
 
-from pi05_progress.models.config import PointsConfig
-from pi05_progress.observation import IMAGE_KEYS
+from pi05_progress.checkpoints.checkpoint import Checkpoint, CheckpointInfo, load_checkpoint
+from pi05_progress.checkpoints.foreign.conversion import export_checkpoint
+from pi05_progress.checkpoints.parameter_source import CheckpointError
+from pi05_progress.checkpoints.saver import save_checkpoint
+from pi05_progress.models.config import ModelConfigError, PointsConfig
+from pi05_progress.models.parameters import parameter_paths
+from pi05_progress.observation import IMAGE_KEYS, ObservationError
 
 POINTS = PointsConfig(width=8, points=6, tokens=2)
 LOCATING = dataclasses.replace(
@@ -81,3 +86,45 @@ def test_the_actions_read_the_predicted_positions_and_teach_them():
     gradient = jax.jit(jax.grad(action_loss))(parameters)
     for part in (gradient.position_head, gradient.PaliGemma.img):
         assert all(float(jnp.abs(leaf).max()) > 0 for leaf in jax.tree.leaves(part))
+
+
+def test_its_checkpoint_is_read_back_and_not_exported(tmp_path):
+    model = random_model(LOCATING)
+    save_checkpoint(tmp_path / "own", Checkpoint(CheckpointInfo(LOCATING), model, {}))
+    loaded = load_checkpoint(tmp_path / "own")
+    assert loaded.info.model == LOCATING
+    for path, value in parameter_paths(model).items():
+        np.testing.assert_array_equal(parameter_paths(loaded.model)[path], value)
+    for layout in ("openpi", "lerobot"):
+        with pytest.raises(CheckpointError, match=r"finds points \(vision\) and named positions \(red_cube, basket\)"):
+            export_checkpoint(tmp_path / "own", tmp_path / layout, layout)
+        assert not (tmp_path / layout).exists()
+
+
+def test_what_does_not_fit_together_is_refused_by_name():
+    for fields, message in (
+        ({"vision": "points", "image_size": (3, 9)}, "less than the patch, 4"),
+        ({"siglip": None}, "siglip is missing"),
+        ({"positions": ("a",)}, "positions are predicted with vision 'points' alone"),
+        ({"vision": "points", "positions": ("a", "a")}, "a name is there twice"),
+        ({"vision": "pionts"}, "known: siglip, points"),
+    ):
+        with pytest.raises(ModelConfigError, match=message):
+            dataclasses.replace(SMALL, **fields)
+    with pytest.raises(ModelConfigError, match=r"points\.depth is 0"):
+        PointsConfig(depth=0)
+    model, seen = random_model(LOCATING), random_observation(LOCATING)
+    tokens = {IMAGE_KEYS[0]: np.zeros((2, 2, 12), np.float32)}
+    for fields, message in (
+        ({"image_tokens": tokens}, "images and image_tokens are given"),
+        (
+            {"images": {}, "image_tokens": {IMAGE_KEYS[0]: np.zeros((2, 3, 12), np.float32)}},
+            r"image_tokens\[base_0_rgb\]",
+        ),
+        ({"images": {}}, "images are of no camera"),
+        ({"positions": np.zeros((2, 2, 3), np.float32)}, "positions_mask is missing"),
+    ):
+        with pytest.raises(ObservationError, match=message):
+            model.estimate_progress(dataclasses.replace(seen, **fields))
+    with pytest.raises(ObservationError, match="names none"):
+        random_model(SMALL).estimate_progress(located(random_observation(SMALL)))
