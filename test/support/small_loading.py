@@ -1,6 +1,7 @@
 """Loaders of LeRobot's small data set for tests: 12, 30, 1 and 21 frames of two tasks, three cameras of 32x32."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pyarrow as pa
@@ -10,6 +11,7 @@ from small_datasets import TWO_TASKS
 from pi05_progress.models.config import tiny
 from pi05_progress.units.tokenizer import ByteEncoder
 from training.add_progress_labels import LabelOptions, add_progress_labels
+from training.datasets import layout
 from training.datasets.reader import array_of
 from training.loading.config import DataConfig
 from training.loading.loader import TrainLoader
@@ -84,3 +86,22 @@ def change_column(root, name, change):
         column = flat if values.ndim == 1 else pa.FixedSizeListArray.from_arrays(flat, type=field.type)
         path.unlink()  # it may be linked
         pq.write_table(table.set_column(at, field, column), path)
+
+
+def add_column(root, name, feature, values):
+    """Give a data set one more column: ``values`` of all its frames, episode after episode."""
+    path = root / "meta/info.json"
+    info = json.loads(path.read_text())
+    info["features"][name] = feature
+    path.unlink()  # it may be linked
+    path.write_text(json.dumps(info))
+    for file in sorted(root.glob("data/*/*.parquet")):
+        table = pq.read_table(file)
+        own = np.asarray(values)[table["index"].to_numpy()]
+        kind = layout.arrow_type(feature)
+        if own.ndim == 1:
+            column = pa.array(own, kind)
+        else:
+            column = pa.FixedSizeListArray.from_arrays(pa.array(own.reshape(-1), kind.value_type), type=kind)
+        file.unlink()
+        pq.write_table(table.append_column(name, column), file)
