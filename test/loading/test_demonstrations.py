@@ -77,9 +77,7 @@ def test_positions_are_those_that_the_model_names_and_count_where_they_are_known
     with loader(root, resident=True) as data:  # a model that names none
         assert data.all_samples().observation.positions is None
     other = dataclasses.replace(LOCATING, positions=("cup",))
-    with pytest.raises(
-        DataConfigError, match=r"is of red_cube, blue_cube, model\.positions names cup"
-    ):
+    with pytest.raises(DataConfigError, match=r"is of red_cube, blue_cube, model\.positions names cup"):
         loader(root, model=other)
 
 
