@@ -129,8 +129,7 @@ class _Rows:
         self._file += 1
         self._path = self._root / layout.DATA_PATH.format(**_place(self._file))
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        plain = [field.name for field in self._schema if not pa.types.is_fixed_size_list(field.type)]
-        self._writer = pq.ParquetWriter(self._path, self._schema, use_dictionary=plain)  # vectors hardly repeat
+        self._writer = pq.ParquetWriter(self._path, self._schema, **layout.compression(self._schema))
 
     def _columns(self, index: int, episode: EpisodeFiles, task_index: int, fps: int) -> dict[str, np.ndarray]:
         n, frames = episode.frames, np.arange(episode.frames)

@@ -148,7 +148,7 @@ class _DataWriter:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with open_parquet(path) as file:
                     schema = self._schema(path, file.schema_arrow)
-                    with pq.ParquetWriter(target, schema, compression="snappy") as writer:
+                    with pq.ParquetWriter(target, schema, **layout.compression(schema)) as writer:
                         for episode, table in self.dataset.tables(path, file):
                             if episode.index in stats:
                                 raise DatasetError(f"{path}: episode {episode.index} is in an earlier file, too")
