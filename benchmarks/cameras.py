@@ -67,7 +67,7 @@ def moving(width: int, height: int, count: int) -> list[Any]:
 
 def measured(packets: list[Any], rate_hz: float, camera: Any) -> dict[str, Any]:
     """Times in ms, and the share of a core while packets come."""
-    alone, used, decoder = [], [], PacketDecoder("camera")
+    alone, used, decoder = [], [], PacketDecoder()
     for packet in packets:
         began = time.perf_counter()
         found = decoder.decode(packet, 1)

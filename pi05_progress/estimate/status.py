@@ -48,15 +48,11 @@ class TaskCourse:
         time_s: of its first moment, s.
         progress: at that moment.
         typical_s: what the task usually takes, s; None if that is not known.
-
-    Attributes:
-        status: now.
-        duration_s: expected of the whole task without stalls, s; None while nothing tells it.
     """
 
     def __init__(self, config: StatusConfig, time_s: float, progress: float, typical_s: float | None) -> None:
-        self._config, self._typical_s = config, typical_s
-        self.status, self.duration_s = Status.ADVANCING, typical_s
+        self._config, self._typical_s, self.status = config, typical_s, Status.ADVANCING
+        self.duration_s = typical_s  # expected of the whole task without stalls, s; None while nothing tells it
         self._anchor, self._moved_s, self._rising = progress, time_s, True  # at its last step; not since it fell
         self._worked_s, self._gained = 0.0, 0.0  # over all steps so far, stalls left out
         self._above_s: float | None = None

@@ -72,20 +72,16 @@ class PacketDecoder:
 
     After a packet that is lost, cannot be decoded, or whose picture is damaged, nothing comes until the next key frame:
     what follows in between is built upon the damage.
-
-    Attributes:
-        encoding: as the newest packet names it.
-        waiting: for a key frame.
-        problems: how often each has happened.
     """
 
-    def __init__(self, what: str) -> None:
-        self._what, self._decoder, self.encoding, self._size = what, None, "", (0, 0)
+    def __init__(self) -> None:
+        self._decoder, self._size = None, (0, 0)
+        self.encoding = ""  # as the newest packet names it
         self._stamps: dict[int, int] = {}
         self._sent = 0
         self._forget_count()
-        self.waiting = True
-        self.problems: dict[str, int] = {}
+        self.waiting = True  # for a key frame
+        self.problems: dict[str, int] = {}  # how often each has happened
 
     def decode(self, message: Any, stamp_ns: int) -> list[tuple[int, Any]]:
         """Stamps and PyAV frames that are complete with this packet: none, one, or several.

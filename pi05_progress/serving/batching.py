@@ -47,9 +47,6 @@ class InferenceQueue:
         limit: how many requests may wait, those that are being computed not counted.
         computed: called by the thread after every batch with its size and the seconds it took.
         died: called by the thread if it ends without having been told to.
-
-    Attributes:
-        failed_batches: how many batches one after the other gave no answer, for reasons that are not the requests'.
     """
 
     def __init__(
@@ -62,7 +59,7 @@ class InferenceQueue:
         self._responder, self._limit, self._computed, self._died = responder, limit, computed, died
         self._waiting: OrderedDict[Future[Answer], Callable[[], Any]] = OrderedDict()
         self._computing: list[Future[Answer]] = []
-        self.failed_batches = 0
+        self.failed_batches = 0  # one after the other that gave no answer, for reasons that are not the requests'
         self._ready = threading.Condition()
         self._closed = False
         self._count = 0

@@ -58,11 +58,6 @@ class PolicyClient:
         timeout_s: how long a request and its reply may take.
         connect_timeout_s: how long a connection is waited for.
 
-    Attributes:
-        uri: as given.
-        metadata: what the server says of itself, since the last connection; None before the first.
-        estimate: progress of the task as the replies so far tell it.
-
     Raises:
         ValueError: the address is none, or the key cannot be one.
     """
@@ -78,8 +73,9 @@ class PolicyClient:
         self._connection: ClientConnection | None = None
         self._waiting = False  # whether a request is under way
         self._estimator, self._checker = ProgressEstimator(), OutputChecker(log.warning)
+        # what the server says of itself, since the last connection; None before the first
         self.metadata: Mapping[str, Any] | None = None
-        self.estimate = Estimate()
+        self.estimate = Estimate()  # progress of the task as the replies so far tell it
 
     def connect(self) -> Mapping[str, Any]:
         """The server's metadata; connects if there is no connection.

@@ -57,10 +57,6 @@ class ConnectionHandler:
         metrics: counts everything.
         recorder: writes exchanges, if given.
         debug: whether errors are told with a traceback.
-
-    Attributes:
-        busy: connections whose request is being answered.
-        stopping: whether connections end after the present answer.
     """
 
     def __init__(
@@ -69,8 +65,8 @@ class ConnectionHandler:
         self._responder, self._inference = responder, inference
         self._metrics, self._recorder, self._debug = metrics, recorder, debug
         self._metadata = pack(dict(responder.metadata))
-        self.busy: set[GuardedConnection] = set()
-        self.stopping = False
+        self.busy: set[GuardedConnection] = set()  # connections whose request is being answered
+        self.stopping = False  # whether connections end after the present answer
 
     async def __call__(self, connection: GuardedConnection) -> None:
         """Serve one client until it or the server ends the connection."""

@@ -39,11 +39,6 @@ class Guard:
         most_bytes: that all messages hold together, from their first byte until they are answered.
         tls: whether connections are encrypted.
         refused: called for every connection that is ended, with the reason: ``unfinished``, ``slow`` or ``memory``.
-
-    Attributes:
-        opening: connections in their handshake, oldest first.
-        coming: connections whose message is incomplete, and since when, s; oldest first.
-        held: bytes that messages hold.
     """
 
     def __init__(self, most_connections: int, most_bytes: int, tls: bool, refused: Callable[[str], None]) -> None:
@@ -51,9 +46,9 @@ class Guard:
         self.tls = tls
         self._begun: deque[float] = deque(maxlen=most_connections)
         self.connections: set[GuardedConnection] = set()
-        self.opening: dict[GuardedConnection, None] = {}
-        self.coming: dict[GuardedConnection, float] = {}
-        self.held = 0
+        self.opening: dict[GuardedConnection, None] = {}  # in their handshake, oldest first
+        self.coming: dict[GuardedConnection, float] = {}  # with an incomplete message, and since when, s; oldest first
+        self.held = 0  # bytes that messages hold
 
     def pace(self, now_s: float) -> None:
         """Note a connection whose handshake of TLS begins: it cannot be reached to be ended before that is over.
@@ -106,20 +101,15 @@ class Guard:
 
 
 class GuardedConnection(ServerConnection):
-    """A client's connection within the bounds.
-
-    Attributes:
-        held: bytes of its messages that are not answered.
-        answer: what it waits for, if anything; cancelled when the client is gone.
-    """
+    """A client's connection within the bounds."""
 
     def __init__(self, guard: Guard, protocol: ServerProtocol, server: Server, **options: Any) -> None:
         super().__init__(protocol, server, **options)
         if guard.tls:
             guard.pace(self.loop.time())
         self._guard = guard
-        self.held = 0
-        self.answer: asyncio.Future | None = None
+        self.held = 0  # bytes of its messages that are not answered
+        self.answer: asyncio.Future | None = None  # that it waits for; cancelled when the client is gone
         self._in_frames = 0  # bytes of ``held`` that are in complete frames
         self._small, self._second = 0, 0
         self._recv_frame, protocol.recv_frame = protocol.recv_frame, self._check_frame

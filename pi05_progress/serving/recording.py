@@ -57,11 +57,6 @@ class Recorder:
         limit_bytes: recording ends when so much was written.
         waiting_bytes: how much may wait for the disk; further exchanges are lost.
 
-    Attributes:
-        folder: of this run.
-        lost: exchanges that were not written.
-        on_lost: called with the number of further ones, by any thread.
-
     Raises:
         UserError: the folder cannot be made.
     """
@@ -69,9 +64,10 @@ class Recorder:
     def __init__(
         self, folder: Path, session: Mapping[str, Any], limit_bytes: int, waiting_bytes: int = WAITING_BYTES
     ) -> None:
-        self.folder = Path(folder) / time.strftime("%Y%m%dT%H%M%S")
-        self._limit, self._most_waiting, self.lost = limit_bytes, waiting_bytes, 0
-        self.on_lost: Callable[[int], None] = lambda count: None
+        self.folder = Path(folder) / time.strftime("%Y%m%dT%H%M%S")  # of this run
+        self._limit, self._most_waiting = limit_bytes, waiting_bytes
+        self.lost = 0  # exchanges that were not written
+        self.on_lost: Callable[[int], None] = lambda count: None  # called with further ones, by any thread
         try:
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             self.folder.mkdir(mode=0o700)

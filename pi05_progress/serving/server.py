@@ -60,10 +60,6 @@ class PolicyServer:
         responder: warmed up already.
         settings: see ``ServerSettings``.
         recorder: writes exchanges, if given; it stays the caller's to close.
-
-    Attributes:
-        port: that it listens on.
-        broken: set when it can answer nothing any more; ``why`` has the reason.
     """
 
     def __init__(self, responder: Responder, settings: ServerSettings, recorder: Recorder | None = None) -> None:
@@ -80,8 +76,8 @@ class PolicyServer:
         self._watch: asyncio.Task | None = None
         self._server: Server | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self.broken, self.why = asyncio.Event(), ""
-        self.port = settings.port
+        self.broken, self.why = asyncio.Event(), ""  # set when it can answer nothing any more, and the reason
+        self.port = settings.port  # that it listens on
 
     async def __aenter__(self) -> PolicyServer:
         """Listen.

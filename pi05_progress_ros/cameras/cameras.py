@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
 from rclpy.node import Node
 
@@ -15,12 +14,7 @@ from .image import ImageCamera
 from .message_class import message_class
 from .packets import PacketCamera
 
-
-class Camera(Protocol):
-    """One camera that is listened to."""
-
-    def close(self) -> None:
-        """Listen no more."""
+Camera = ImageCamera | PacketCamera
 
 
 def check_cameras(profile: RobotProfile) -> None:

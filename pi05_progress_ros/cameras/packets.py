@@ -40,7 +40,7 @@ class PacketStream:
         self, name: str, topic: str, inputs: Inputs, arrived: Callable[[], None], logger: RcutilsLogger
     ) -> None:
         self._name, self._where, self._inputs, self._arrived = name, f"{name} ({topic})", inputs, arrived
-        self._logger, self._news, self._decoder = logger, News(), PacketDecoder(name)
+        self._logger, self._news, self._decoder = logger, News(), PacketDecoder()
         self._packets, self._pictures = 0, 0
         self._refused = ""  # why packets are not decoded at present
         self._changed = threading.Condition()  # guards the two below

@@ -47,7 +47,7 @@ def test_what_is_sent_is_the_picture(tmp_path, rendered, transport):
         sender = CameraSender(bag, "left_color", camera)
         for second in range(COUNT):
             sender.publish(np.roll(picture, 2 * second, axis=1), to_time(second * 10**9))
-    found, decoder = [], PacketDecoder("left_color")
+    found, decoder = [], PacketDecoder()
     with AnyReader([tmp_path / "bag"], default_typestore=store) as reader:
         for connection, _, data in reader.messages():
             message = reader.deserialize(data, connection.msgtype)

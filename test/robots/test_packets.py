@@ -16,7 +16,7 @@ COUNTS, TICKS = (lambda n: n), (lambda n: 1000 * n + n * n % 7)  # a sender's co
 
 def used(sent):
     """What comes of packets, and the decoder that made it."""
-    decoder = PacketDecoder("camera")
+    decoder = PacketDecoder()
     return decoded(sent, decoder), decoder
 
 
@@ -37,7 +37,7 @@ def test_encodings_in_all_their_forms(encoding, codec):
 
 def test_another_codec_is_refused_by_name():
     with pytest.raises(MessageError, match=r"encoding 'av1'; H\.264 and H\.265 are understood"):
-        PacketDecoder("camera").decode(messages(PICTURES[:1], encoding="av1")[0], 0)
+        PacketDecoder().decode(messages(PICTURES[:1], encoding="av1")[0], 0)
 
 
 @pytest.mark.parametrize("start", [0, 1, 13])

@@ -53,7 +53,7 @@ def messages(pictures, encoding="", pts=lambda number: number, first_stamp=0, **
 
 def decoded(sent, decoder=None, flush=True):
     """Pictures (h, w, 3) by the seconds of their stamps."""
-    decoder, found = decoder or PacketDecoder("camera"), {}
+    decoder, found = decoder or PacketDecoder(), {}
     for message in sent:
         found |= {stamp: frame_to_rgb(frame) for stamp, frame in decoder.decode(message, message.header.stamp.sec)}
     return found | ({stamp: frame_to_rgb(frame) for stamp, frame in decoder.flush()} if flush else {})

@@ -48,18 +48,13 @@ class _Chunk(NamedTuple):
 class McapFile:
     """One file, open.
 
-    Attributes:
-        channels: its topics.
-        note: what is odd about it, for the report.
-        ended: whether all its messages are there.
-        count: of its messages; None if the file does not say.
-
     Raises:
         Exception: it cannot be read; whatever its bytes lead to.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path, self.note, self.ended, self.count = path, "", True, None
+        self.path, self.note = path, ""  # and what is odd about it, for the report
+        self.ended, self.count = True, None  # whether all messages are there; how many, None if it does not say
         self._file = path.open("rb")
         try:
             self._size = os.fstat(self._file.fileno()).st_size
@@ -68,7 +63,7 @@ class McapFile:
             self.close()
             raise
         used = set().union(*(chunk.channels for chunk in self._chunks))
-        self.channels = []
+        self.channels = []  # its topics
         for number, of in self._described.items():
             schema = self._schemas.get(of.schema_id, records.Schema(0, b"", "", "unknown"))
             text = schema.data.decode(errors="replace")

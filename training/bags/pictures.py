@@ -34,7 +34,7 @@ class Pictures:
         self._deserialize, self._size = deserialize, size
         self.count, self._refused = grid.count, 0
         self._half_ns = round(0.5e9 / grid.fps)
-        self._decoder = PacketDecoder(source.name) if source.kind == "packets" else None
+        self._decoder = PacketDecoder() if source.kind == "packets" else None
         self.track: Track[Any, np.ndarray] = Track(self._parse)
 
     def frames(self, messages: Iterable[tuple[int, Stored]]) -> Iterator[np.ndarray]:

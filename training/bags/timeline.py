@@ -92,19 +92,13 @@ def message_time_ns(message: Stored, has_header: bool, clock_offset_ns: int) -> 
 
 
 class Timeline:
-    """Puts messages into stretches, in the order in which they were received.
-
-    Attributes:
-        stretches: so far.
-        stampless: by source, how many messages had no stamp though they could.
-        other_clock: by topic, how many marks and events were stamped by another clock than the robot's.
-    """
+    """Puts messages into stretches, in the order in which they were received."""
 
     def __init__(self, clock_offset_ns: int, max_gap_ns: int) -> None:
         self._clock_offset_ns, self._max_gap_ns = clock_offset_ns, max_gap_ns
-        self.stretches: list[Stretch] = []
-        self.stampless: dict[str, int] = {}
-        self.other_clock: dict[str, int] = {}
+        self.stretches: list[Stretch] = []  # so far
+        self.stampless: dict[str, int] = {}  # by source, how many messages had no stamp though they could
+        self.other_clock: dict[str, int] = {}  # by topic, marks and events stamped by another clock than the robot's
 
     def sample(self, source: Source, message: Stored) -> tuple[int, Timing]:
         """The next message of an input; returns its stamp, ns, and the input's timing in the stretch it belongs to."""
