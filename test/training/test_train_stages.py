@@ -72,6 +72,7 @@ def test_a_profile_of_some_steps_is_written(first):
     assert list((first.parents[1] / "profile").rglob("*.xplane.pb"))
 
 
+@pytest.mark.long  # a step from tokens is held against one from pictures in test_train_points, too
 def test_trunk_and_heads_go_on_from_kept_features_as_from_the_pictures(first, data, tmp_path):
     still = OptimizerConfig(schedule="constant", peak_learning_rate=1e-12, warmup_steps=0)
     fields = {"checkpoint": first / "last", "num_train_steps": 3, "optimizer": still, "best": "action_error"}
