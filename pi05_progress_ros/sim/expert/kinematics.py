@@ -58,6 +58,8 @@ TILT = np.deg2rad(30.0)  # of the fingers from straight down, tips away from the
 # way to the joints, which stay in the middle of their ranges. A stiffer tilt drives joint 7 to its limit.
 SIDEWISE, UPRIGHT, CENTRED = 0.3, 0.01, 0.005
 ITERATIONS, LARGEST_STEP = 120, 0.2  # rad
+OUT_OF_REACH = 0.005  # m
+LARGEST_JUMP = 0.6  # rad, between neighbours of the grid
 
 
 class Reach:
@@ -72,9 +74,11 @@ class Reach:
         # The arms mirror by q_right = -q_left, their home poses do not.
         joints = np.tile(self._sign * arm_table().home["left"], (grid.size // 3, 1))
         points = grid.reshape(-1, 3) * [self._sign, 1, 1]
-        for _ in range(ITERATIONS):
-            joints = self._step(joints, points)
-        self._grid = joints.reshape(*grid.shape[:3], 7)
+        middle = points.reshape(*grid.shape)[tuple(n // 2 for n in grid.shape[:3])]
+        for share in np.clip(np.linspace(-0.3, 1.5, ITERATIONS), 0, 1):  # outwards, so that all hang together
+            joints = self._step(joints, middle + share * (points - middle))
+        found = np.linalg.norm(hand_poses(side, joints).position - points, axis=1) < OUT_OF_REACH
+        self._grid = _spread(joints.reshape(*grid.shape[:3], 7), found.reshape(grid.shape[:3]))
 
     def _step(self, joints: np.ndarray, points: np.ndarray) -> np.ndarray:
         """One damped step of least squares, (n, 7), towards postures for (n, 3) points."""
@@ -117,6 +121,27 @@ class Reach:
     def hand(self, joints: np.ndarray) -> np.ndarray:
         """(3,) where the grasp point is, m, with joints (7,) rad."""
         return hand_poses(self.side, joints[None]).position[0]
+
+
+def _spread(grid: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """The grid with postures that do not hang together with the middle one's replaced by means of their neighbours'.
+
+    So no motion at the border of what can be reached is abrupt.
+    """
+    kept = np.zeros(found.shape, bool)
+    kept[tuple(n // 2 for n in found.shape)] = True
+    alike = [np.abs(np.diff(grid, axis=axis)).max(-1) < LARGEST_JUMP for axis in range(3)]
+    for _ in range(sum(found.shape)):
+        for axis in range(3):
+            nodes, same = np.moveaxis(kept, axis, 0), np.moveaxis(alike[axis], axis, 0)
+            nodes[1:] |= nodes[:-1] & same
+            nodes[:-1] |= nodes[1:] & same
+        kept &= found
+    for _ in range(100):
+        wide = np.pad(grid, [(1, 1)] * 3 + [(0, 0)], mode="edge")
+        around = sum(np.roll(wide, step, axis)[1:-1, 1:-1, 1:-1] for axis in range(3) for step in (-1, 1)) / 6
+        grid = np.where(kept[..., None], grid, around)
+    return grid
 
 
 reach = cache(Reach)  # by side; made in less than a second

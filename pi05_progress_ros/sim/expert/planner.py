@@ -181,7 +181,7 @@ class Planner:
         speed = min(HAND_SPEED, SLOWEST + APPROACH * float(np.linalg.norm(intent.goal - scene.hand))) * share
         way = way * min(1.0, speed * STEP_S / distance)
         fastest = np.abs(arm.roughly(scene.hand + way) - arm.roughly(scene.hand)).max() / STEP_S
-        way = way * min(1.0, JOINT_SPEED / max(fastest, 1e-9))
+        way = way * float(np.clip(JOINT_SPEED / max(fastest, 1e-9), 0.3, 1))
         scene.hand = scene.hand + way
         if scene.held is not None:
             scene.objects[scene.held] = scene.objects[scene.held] + way
