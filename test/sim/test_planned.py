@@ -39,7 +39,7 @@ def read(bag):
 
 @pytest.fixture(scope="module")
 def disturbed(tmp_path_factory):
-    return made(tmp_path_factory.mktemp("planned"), 1, planner=True)
+    return made(tmp_path_factory.mktemp("planned"), 5, planner=True)
 
 
 def test_a_disturbed_episode_is_a_demonstration_like_others(disturbed, tmp_path):
@@ -54,10 +54,11 @@ def test_a_disturbed_episode_is_a_demonstration_like_others(disturbed, tmp_path)
     np.testing.assert_allclose(chunks[:, 0], actions, atol=1e-3)
     assert chunks.shape[1] >= 10
     assert (np.abs(np.diff(chunks[:, :, ARMS], axis=1)) < 0.12).all()  # a smooth plan of 1 rad/s at most
-    # The state moves on from frame to frame; where nothing disturbs, towards what the chunk says.
+    # Where the arm moves, it does so towards what the chunk says, but for what disturbs it.
     state = data.column("observation.state")[:, ARMS]
     planned, still = np.abs(chunks[:-10, 8][:, ARMS] - state[10:]), np.abs(state[:-10] - state[10:])
-    assert np.median(planned.max(1)) < 0.5 * np.median(still.max(1))
+    moving = still.max(1) > 0.2
+    assert moving.sum() > 10 and np.median(planned.max(1)[moving]) < 0.5 * np.median(still.max(1)[moving])
 
 
 def test_what_was_executed_is_on_the_policys_topics_and_is_disturbed(disturbed):

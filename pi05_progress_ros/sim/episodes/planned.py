@@ -41,6 +41,7 @@ SIGMAS_RAD, SIGMA_SHARES = (0.0, 0.02, 0.04, 0.08), (0.4, 0.25, 0.2, 0.15)  # of
 RAMP_S = 0.4  # in which an offset comes
 LOW_M, NEAR_M, LOW_SHARE = 0.08, 0.12, 0.15  # a hand that is so low above table or near objects is disturbed less
 WRONG_GRIPPER = 0.02  # share of chunks in which the gripper does the opposite
+PATIENCE_S = 35.0  # for an episode that the planner drives alone; most take less than 20
 HELP_AFTER_S = 30.0  # from then on the planner drives alone, so that a policy's episodes come to an end
 REACH_X, REACH_Y = (0.0, 0.5), (-0.58, -0.34)  # m: where the working arm can pick things up
 LOST_S = 1.0  # for so long an object must lie elsewhere until the episode is given up
@@ -143,7 +144,8 @@ class PlannedOperator:
         self._commander.tick(2 / STATE_HZ)
         if self._over_s is None:
             lost = self._out_of_reach(now) and "an object is out of reach"
-            self.gave_up = self._commander.stopped or lost or ""
+            late = self._policy is None and now > PATIENCE_S and f"not done within {PATIENCE_S:.0f} s"
+            self.gave_up = self._commander.stopped or lost or late or ""
             if self.gave_up or world.task_status().outcome != "unknown":
                 self._over_s = now
         if send and self._right is not None:
