@@ -58,6 +58,16 @@ def test_the_head_is_trained_on_the_statistics_that_its_model_acts_by(data, base
             np.testing.assert_array_equal(getattr(after[key], name), values)
 
 
+def test_what_is_frozen_by_its_path_stays_bit_by_bit_also_when_the_run_goes_on(data, base, tmp_path):
+    frozen = {"checkpoint": base, "freeze": ("PaliGemma/img/.*",)}
+    folder, _ = run(data, tmp_path, **frozen, **QUICK)
+    before, between = parameters(base), parameters(folder / "2")
+    run(data, tmp_path, **frozen, **QUICK | {"num_train_steps": 4}, resume=True)
+    for one, other in ((before, between), (between, parameters(folder / "4"))):
+        same = {path for path in one if same_bits(one[path], other[path])}
+        assert same == {path for path in one if path.startswith("PaliGemma/img/")}
+
+
 def test_training_adapters_leaves_the_experts_as_they_are_in_bfloat16(data, base, tmp_path):
     adapted = {"model": ADAPTED_MODEL, "optimizer": WITHOUT_AVERAGE}
     folder, _ = run(data, tmp_path, checkpoint=base, trained="adapters", **adapted, **QUICK)
