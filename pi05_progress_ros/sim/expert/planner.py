@@ -18,7 +18,7 @@ from .kinematics import hand_poses, reach
 
 ROWS, ROW_S = 14, 0.1
 STEP_S = 0.05  # of the motion that is imagined
-LEAD_S = 0.18  # how far commands run ahead of the motion: the arms' lag
+LEAD_S = 0.14  # how far commands run ahead of the motion: the arms' lag
 HAND_SPEED = 0.22  # m/s
 APPROACH = 3.0  # 1/s: speed per distance that is left, so that the hand comes to rest gently
 SLOWEST = 0.05  # m/s
