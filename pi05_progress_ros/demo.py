@@ -88,12 +88,13 @@ class ProgressCheck:
         return problems
 
 
-# What the shipped checkpoint is good for, unless DEMO says otherwise: ``policy`` as soon as it does a task itself.
-SHIPPED = "watch"
-BEST_TASK = "place_in_basket"  # that it does best, where it drives
-DRIVING = {"execute_s": 0.5, "noise": "episode"}  # parameters of the policy node that drives
 POLICY, WATCH = "policy", "watch"
-IMAGE_SCALE = "0.25"  # of the real cameras' size: the small model looks at less, and a laptop renders that in real time
+SHIPPED = POLICY  # what happens unless DEMO says otherwise
+CHECKPOINTS = {POLICY: "tiny_acting", WATCH: "tiny_demo"}  # the one that acts, and the one that judges others better
+BEST_TASK = "lift_cube"  # that it does best, where it drives
+DRIVING = {"execute_s": 0.5, "noise": "zero"}  # parameters of the policy node that drives
+# Of the real cameras' size: a laptop renders that in real time, and small models have learnt from such pictures.
+IMAGE_SCALES = {POLICY: "0.15", WATCH: "0.25"}
 FAULTS = "long_pause:1"  # in every episode: progress has to stand still, which a clock would not
 NONE = "none"
 START_LIMIT_S = 300.0  # for loading and compiling a model, on a slow and busy machine, too
@@ -124,20 +125,20 @@ def settings(environment: Mapping[str, str]) -> Settings:
     if seconds is not None and not 0 < seconds < float("inf"):
         raise UserError(f"DEMO_SECONDS={text}: expected a number of seconds above 0")
     checkpoint = environment.get("CHECKPOINT", "")
+    mode = environment.get("DEMO") or (WATCH if checkpoint == NONE else SHIPPED)
+    if mode not in (POLICY, WATCH):
+        raise UserError(f"DEMO={mode}: expected {POLICY} or {WATCH}")
     if not checkpoint:
         try:
-            checkpoint = str(shipped_checkpoint())
+            checkpoint = str(shipped_checkpoint(CHECKPOINTS[mode]))
         except FileNotFoundError as error:
             raise UserError(
                 f"{error}; give another by CHECKPOINT=, or CHECKPOINT={NONE} for an untrained one"
             ) from None
     elif checkpoint == NONE:
         checkpoint = ""
-    mode = environment.get("DEMO") or (SHIPPED if checkpoint else WATCH)
     faults = environment.get("FAULTS")
-    if mode not in (POLICY, WATCH):
-        raise UserError(f"DEMO={mode}: expected {POLICY} or {WATCH}")
-    given = {"sim": "true", "sim_image_scale": IMAGE_SCALE, "checkpoint": checkpoint}
+    given = {"sim": "true", "sim_image_scale": IMAGE_SCALES[mode], "checkpoint": checkpoint}
     if mode == WATCH:
         given["sim_faults"] = FAULTS if faults is None else faults
     elif faults:
