@@ -214,7 +214,7 @@ def test_killed_it_leaves_nothing_running_even_if_that_does_not_listen(run):
 
 
 def test_killed_by_the_very_program_that_it_starts_it_leaves_nothing_running(run):
-    code = "import os, signal, time; os.kill(os.getppid(), signal.SIGKILL); print('up', flush=True); time.sleep(300)"
+    code = "import os, signal, time; print('up', flush=True); os.kill(os.getppid(), signal.SIGKILL); time.sleep(300)"
     slow = "import pi05_progress_ros.starting.supervisor as s, subprocess, time; real = subprocess.Popen\n"
     slow += "def late(*a, **k):\n    made = real(*a, **k)\n    time.sleep(1.0)\n    return made\n"
     slow += "s.subprocess.Popen = late\n"  # long enough for the program to kill it before it goes on
