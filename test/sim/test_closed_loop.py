@@ -125,14 +125,14 @@ def test_speed_is_limited_and_the_slow_start_moves_nothing():
         def infer(self, frame, prompt):
             output = super().infer(frame, prompt)
             seen.append((frame.stamps_ns["head_camera"] * 1e-9, frame.state[8:15].copy()))
-            output.actions[:, 8:15] = self.home[8:15] + [0.5, 0, 0, 0, 0, 0, 0]
+            output.actions[:, 8:15] = self.home[8:15] - [0.5, 0, 0, 0, 0, 0, 0]  # away from the table
             return output
 
     seen, policy = [], Far()
     world = World("stack_cubes", 3)
     policy.home = np.concatenate([world.home("left"), [0], world.home("right"), [0]])
     run(policy, settings=dataclasses.replace(SMALL, commands=CommandSettings(max_joint_speed=0.25)), limit_s=3.0)
-    times, moved = np.array([t for t, _ in seen]), np.array([s[0] for _, s in seen]) - policy.home[8]
+    times, moved = np.array([t for t, _ in seen]), policy.home[8] - np.array([s[0] for _, s in seen])
     assert np.abs(moved[times < 0.3]).max() < 0.01
     assert moved[-1] == pytest.approx(0.5, abs=0.06)
     assert 0.15 < (np.diff(moved) / np.diff(times)).max() < 0.33
