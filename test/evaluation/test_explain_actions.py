@@ -120,8 +120,13 @@ def test_actions_are_held_against_those_that_were_right_where_others_were_execut
     right = actions[np.minimum(np.arange(327)[:, None] + np.arange(5), 326)]
     right[..., :7] += 0.07  # the left arm was to be elsewhere
     with_column(root, "demonstration.actions", pa.array(right.reshape(327, -1).tolist()))
-    joints = {row["joint"]: row["policy, rad"] for row in rows(explained("perfect", root, frames=20), "Joints")}
+    result = explained("perfect", root, frames=20)
+    joints = {row["joint"]: row["policy, rad"] for row in rows(result, "Joints")}
     assert joints == {name: pytest.approx(0.07 * (name[0] == "l"), abs=1e-6) for name in joints}
+    # nor do arms that executed others follow them
+    assert "data" not in {finding.kind for finding in result.findings}
+    data = [row["value"] for row in rows(result, "Motion and data") if row["figure"].startswith("data: ")]
+    assert data == [None] * 4
 
 
 # --- what it is found with ---

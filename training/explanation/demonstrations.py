@@ -122,7 +122,7 @@ def _thinned(items: Sequence[tuple[int, int]], count: int) -> list[tuple[int, in
 
 
 class Following(NamedTuple):
-    """How the data's arms follow its commands; distances are means over joints."""
+    """How the data's arms follow its commands; distances are means over joints. NaN where others were executed."""
 
     distance_rad: float  # of a command from the pose of its frame
     lag_s: float  # after what time poses are nearest to commands; negative where commands come after poses
@@ -133,6 +133,8 @@ class Following(NamedTuple):
 def following(of: Sequence[Demonstration], robot: Layout, fps: float) -> Following:
     """How the arms follow the commands of all episodes, at lags of up to a second."""
     arms, reach = robot.arm_columns, round(fps)
+    if any(d.right is not None for d in of):
+        return Following(*[np.nan] * 4)
 
     def apart(lag: int, before: str = "commands") -> float:
         """Mean distance of poses from the commands, or the poses, so many frames before."""
