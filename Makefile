@@ -34,7 +34,7 @@ demo-data:  ## record, convert, label and look at episodes of the simulated robo
 	$(MODULE) training.inspect_dataset "$(DATA)/stack_labelled" --output "$(DATA)/inspect_stack.html" --overwrite
 	@echo "look at $(DATA)/inspect_stack.html and $(DATA)/stack/conversion_report.html"
 
-demo-train:  ## make the demo's checkpoint anew, from recording to figures, in two and a quarter hours; OUT= (models/tiny_demo/README.md)
+demo-train:  ## make the checkpoint of DEMO=watch anew, from recording to figures, in two and a quarter hours; OUT= (models/tiny_demo/README.md)
 	@$(BOOT) scripts/bootstrap.py --extras ros,sim,data,train
 	@$(PYTHON) scripts/with_ros.py $(PYTHON) scripts/demo_train.py --out "$(OUT)"
 
@@ -60,8 +60,8 @@ lint: setup  ## style and formatting
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check .
 
-bench: setup  ## every benchmark, one table each
-	@set -e; for script in benchmarks/*.py; do $(PYTHON) scripts/with_ros.py $(PYTHON) $$script; done
+bench: setup  ## every benchmark, one table each; not driving.py, which asks for a checkpoint and takes an hour
+	@set -e; for script in $(filter-out benchmarks/driving.py,$(wildcard benchmarks/*.py)); do $(PYTHON) scripts/with_ros.py $(PYTHON) $$script; done
 
 bench-bare: setup  ## benchmarks/gpu.py, small and on the CPU, in an environment as a rented GPU machine has it; FILE= keeps the results
 	@.venv/bin/uv venv --quiet --allow-existing --python $(PYTHON) .venv-bare
