@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The shipped checkpoint, made anew: data, labels, training, evaluation, driving; ``make demo-train``.
+"""The checkpoint tiny_demo made anew: data, labels, training, evaluation, driving; ``make demo-train``.
 
     .venv/bin/python scripts/with_ros.py .venv/bin/python scripts/demo_train.py --out out/demo-train
 
@@ -112,9 +112,9 @@ def figures(checkpoint: Path, data: Path, out: Path) -> list[Step]:
                      "--train_dataset", str(data / f"{task}_labelled"),
                      "--html", str(page), "--json", str(page.with_suffix(".json")), "--overwrite")  # fmt: skip
         steps.append(Step(f"evaluate {name}", arguments, page, always=True))  # its answers are kept by itself
-    driven = out / "driven.json"
-    arguments = ("-m", "pi05_progress_ros.sim.evaluate", "--checkpoint", str(checkpoint), "--episodes", "50",
-                 "--json", str(driven), "--overwrite")  # fmt: skip
+    driven, tasks = out / "driven.json", (word for task in TASKS for word in ("--task", task))
+    arguments = ("-m", "pi05_progress_ros.sim.evaluate", "--checkpoint", str(checkpoint), *tasks,
+                 "--episodes", "50", "--json", str(driven), "--overwrite")  # fmt: skip
     return [*steps, Step("drive", arguments, driven, (checkpoint,), redo=())]
 
 
@@ -151,7 +151,7 @@ def main() -> int:
     except OSError as error:
         print(f"{error.filename or out}: {error.strerror or error}", file=sys.stderr)
         return 1
-    print(f"the checkpoint: {checkpoint}\nlook at {out}/*.html; see it at work: CHECKPOINT={checkpoint} make demo")
+    print(f"look at {out}/*.html; see the checkpoint at work: DEMO=watch CHECKPOINT={checkpoint} make demo")
     return 0
 
 
