@@ -25,7 +25,7 @@ from training.datasets import layout
 from .episodes import Candidate
 from .faults import BagError
 from .reading import Bag
-from .samples import Grid
+from .segments import Segment
 from .simulated import CHUNKS, POSES, Truth
 from .timeline import Event
 
@@ -63,24 +63,18 @@ def columns_of(truths: Sequence[Truth], candidates: Sequence[Candidate], fps: in
 
 
 def rows_of(
-    columns: Columns,
-    bag: Bag,
-    truth: Truth,
-    candidate: Candidate,
-    stretch: int,
-    grid: Grid,
-    read: tuple[int, int],
-    profile: RobotProfile,
+    columns: Columns, bag: Bag, truth: Truth, candidate: Candidate, segment: Segment, profile: RobotProfile
 ) -> dict[str, np.ndarray]:
-    """An episode's rows of each column, in the type of its feature; ``read`` are times of reception.
+    """A segment's rows of each column, in the type of its feature.
 
     Raises:
         BagError: a message cannot be read.
     """
+    grid, read = segment.grid, segment.read
     times = np.array([grid.time_ns(index) for index in range(grid.count)])
     rows: dict[str, np.ndarray] = {}
     if columns.valid:
-        rows[layout.DEMONSTRATION_VALID] = _valid(candidate, stretch, times)
+        rows[layout.DEMONSTRATION_VALID] = _valid(candidate, segment.stretch, times)
     if columns.objects:
         rows[layout.TRUTH_POSITIONS] = np.zeros((grid.count, 3 * len(columns.objects)), np.float32)
         at = [3 * columns.objects.index(name) + axis for name in truth.objects for axis in range(3)]

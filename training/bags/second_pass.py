@@ -106,8 +106,7 @@ def _write_columns(
     bag: Bag, scan: Scan, candidate: Candidate, segment: Segment, options: Options, columns: Columns, folder: Path
 ) -> int:
     """Write each further column's rows; returns the number of frames that are not to be imitated."""
-    episode = (scan.truth, candidate, segment.stretch, segment.grid, segment.read)
-    rows = rows_of(columns, bag, *episode, options.profile)
+    rows = rows_of(columns, bag, scan.truth, candidate, segment, options.profile)
     for name, values in rows.items():
         np.save(folder / f"{name}.npy", values)
     return int((~rows[DEMONSTRATION_VALID]).sum()) if DEMONSTRATION_VALID in rows else 0

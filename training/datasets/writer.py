@@ -55,17 +55,16 @@ def write_dataset(
     sizes: Mapping[str, tuple[int, int]],
     fps: int,
     video: VideoOptions,
-    columns: Mapping[str, layout.Feature] | None = None,
+    columns: dict[str, layout.Feature],
 ) -> None:
     """Write all files of a data set into ``root``, which is there; sizes are (height, width), columns further ones.
 
     Raises:
         VideoError: a video's frames are not as many as the table's.
     """
-    further = dict(columns or {})
-    features = features_of(profile, sizes) | further
+    features = features_of(profile, sizes) | columns
     tasks = list(dict.fromkeys(episode.task for episode in episodes))
-    rows = _Rows(root, features, list(further))
+    rows = _Rows(root, features, list(columns))
     places: list[dict[str, object]] = []
     stats: list[dict[str, Stats]] = []
     for index, episode in enumerate(episodes):
