@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import islice
 
 from .faults import BagError
 from .reading import Bag
@@ -31,7 +30,7 @@ def find_truth(bag: Bag) -> Truth:
         BagError: the file is damaged, or the topics contradict one another.
     """
     first = {
-        topic: bag.deserialize(next(islice(bag.messages({topic}), 1)))
+        topic: bag.deserialize(next(bag.messages({topic})))
         for topic, kind in TYPES.items()
         if topic in bag.topics and bag.topics[topic].used and bag.topics[topic].type == kind
     }
