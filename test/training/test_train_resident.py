@@ -58,7 +58,8 @@ def test_it_goes_on_exactly_and_several_steps_a_call_are_the_same_steps(data, tm
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TrainLoader, "choose", stop_then)
-        assert run(data, tmp_path / "three", steps_per_dispatch=3)[1] == (3, "SIGTERM")
+        assert run(data, tmp_path / "three")[1] == (1, "SIGTERM")  # which no number of threes is
+        assert run(data, tmp_path / "three", steps_per_dispatch=3, resume=True)[1] == (3, "SIGTERM")
     three, ended = run(data, tmp_path / "three", steps_per_dispatch=3, resume=True)
     assert ended == (6, "")
     for log in ("metrics.csv", "validation.csv"):

@@ -133,7 +133,8 @@ class Loop:
         """Load a batch, or choose several, and send a step off with each; take in what has arrived."""
         run, samples = self._run, self._samples
         started = time.perf_counter()
-        batch = next(run.loader) if samples is None else run.loader.choose(self._config.steps_per_dispatch)
+        count = self._config.steps_per_dispatch  # all intervals are multiples; a run may have been stopped in between
+        batch = next(run.loader) if samples is None else run.loader.choose(count - self._step % count)
         self._window.waited += time.perf_counter() - started
         if samples is None:
             self._state, metrics = self._train_step(self._state, run.key, put_batch(run.mesh, batch))
