@@ -71,12 +71,10 @@ class SampleMaker:
 
     def angle_scale(self) -> Float[np.ndarray, "horizon a"]:
         """See ``TrainLoader.angle_scale``."""
-        ends = [np.full((self._model.action_horizon, self._robot.action_size), end) for end in (0.0, 1.0)]
+        ends = [np.full((self._model.action_horizon, self._model.action_dim), end) for end in (0.0, 1.0)]
         low, high = (unnormalize(end, self._action_stats, self._quantiles) for end in ends)
-        angles = np.zeros(low.shape[-1])
-        for arm in self._robot.arms.values():
-            angles[arm] = 1
-        return (high - low) * angles
+        numbers = np.arange(self._robot.action_size)
+        return (high - low)[:, numbers] * np.isin(numbers, self._robot.arm_columns)
 
     def check_prompts(self) -> None:
         """Refuse instructions that are too long with any state, as the policy would.
