@@ -21,9 +21,7 @@ from jaxtyping import Array, Bool, Float, Key
 
 from ..errors import UserError
 
-HUE = 0.1  # largest change that openpi gets, in turns
 JITTER_KEYS = 5  # brightness, contrast, hue, the saturation that has no effect, and one that nothing uses
-
 LUMA = (0.299, 0.587, 0.114)  # what red, green and blue contribute to brightness
 
 
@@ -39,7 +37,7 @@ class AugmentationConfig:
     """Largest change of brightness, of every camera."""
     contrast: float = 0.4
     """Largest change of contrast."""
-    hue: float = HUE
+    hue: float = 0.1
     """Largest change of the hue, in turns; small where instructions name colours."""
     colour_probability: float = 0.5
     """Share of pictures whose brightness, contrast and hue are changed."""

@@ -9,7 +9,7 @@ import places
 import pytest
 from small_models import QUICK, SMALL, compiled, random_actions, random_model, random_observation
 
-from pi05_progress.models.augmentation import HUE, add_contrast, augment, brighten, crop_and_turn, from_hsv, to_hsv
+from pi05_progress.models.augmentation import OPENPI, add_contrast, augment, brighten, crop_and_turn, from_hsv, to_hsv
 
 GOLDEN = dict(np.load(places.GOLDEN / "transforms/transforms.npz"))
 CAMERAS = [name.split("/")[1] for name in GOLDEN if name.startswith("aug/") and name.endswith("/u8")]
@@ -74,7 +74,7 @@ def test_hue_saturation_and_value_go_there_and_back():
     hue, saturation, value = to_hsv(image)
     np.testing.assert_allclose(from_hsv(hue, saturation, value), image, atol=1e-5)
     np.testing.assert_allclose(from_hsv(hue + 1, saturation, value), image, atol=1e-5)  # a whole turn
-    assert np.abs(from_hsv(hue + HUE, saturation, value) - image).max() > 0.1
+    assert np.abs(from_hsv(hue + OPENPI.hue, saturation, value) - image).max() > 0.1
 
 
 def test_brightness_and_contrast_keep_values_within_0_and_1():

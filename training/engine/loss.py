@@ -27,7 +27,6 @@ class LossConfig:
     """Leave dimensions of actions that the robot does not have out of the action loss (openpi counts them)."""
     ignore_padded_steps: bool = False
     """Leave steps beyond an episode's end, which repeat its last action, out of it (openpi counts them)."""
-
     flow_samples: int = 1
     """Noises and times per sample: pictures and prompt are computed once, the action expert for each of them."""
 

@@ -103,12 +103,9 @@ class TrainLoader:
         self._validation = data.validation
         self._folder = tempfile.TemporaryDirectory(prefix="pi05_progress_rows_") if config.workers else None
         self._samples = self._sample_maker(data, model, encoder, seed)
-        self._training, self._choices = data.training, None
-        self._features, self._size = data.features, model.image_size
+        self._training, self._features, self._size = data.training, data.features, model.image_size
         if config.resident:
-            self._iterator = self._choices = Choices(
-                [len(of) for of in data.training], config.weights, batch_size, seed
-            )
+            self._iterator = Choices([len(of) for of in data.training], config.weights, batch_size, seed)
             return
         order = Order(counts, shards, batch_size, process_count)
         rows = training_order(data.training, order, shards, seed)
@@ -182,7 +179,7 @@ class TrainLoader:
 
     def choose(self, batches: int) -> Int32[np.ndarray, "n b"]:
         """With ``resident`` data, which of ``all_samples`` make the next batches."""
-        return np.stack([next(self._choices) for _ in range(batches)])
+        return np.stack([next(self._iterator) for _ in range(batches)])
 
     def all_samples(self) -> Batch:
         """Every sample that is trained on, data set after data set."""

@@ -164,8 +164,7 @@ def load_rows(
             rows.progress[here] = labels
         names[episode.index] = episode_name(of)
         for name in known:
-            if name != layout.DEMONSTRATION_VALID:
-                _check_finite(f"{where}, {name}", of[name])
+            _check_finite(f"{where}, {name}", of[name])
             further[name][episode.index] = of[name]
     found = {name: np.concatenate([of[i] for i in range(len(names))]) for name, of in further.items()}
     return dataclasses.replace(

@@ -33,8 +33,6 @@ from .run_folder import BEST, LAST, RunFolder
 
 TRAIN_STATE, POSITION, RUN = "train_state", "position.bin", "run.json"
 RAW, FROZEN, AVERAGE = "params/", "frozen/", "ema_params/"  # of a train state's paths
-
-
 HIGHER_IS_BETTER = ("spearman", "success", "milestones")
 
 

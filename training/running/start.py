@@ -71,13 +71,13 @@ def check_acts_alike(
     Raises:
         UserError: something that decides the actions differs; the message names it.
     """
-    info, names = base.info, ["image_size", "action_dim", "action_horizon", "max_token_len"]
-    names += ["discrete_state", "state_token"]
+    info = base.info
+    names = ("image_size", "action_dim", "action_horizon", "max_token_len", "discrete_state", "state_token")
     theirs = {f"model.{name}": getattr(info.model, name) for name in names}
     ours = {f"model.{name}": getattr(model, name) for name in names}
-    theirs |= {"data.robot": info.robot, "tokenizer": info.tokenizer, "data.delta_actions": info.delta_actions}
-    ours |= {"data.robot": profile.name, "tokenizer": tokenizer, "data.delta_actions": data.delta_actions}
-    for name in ("quantiles", "actions_per_row"):
+    theirs |= {"data.robot": info.robot, "tokenizer": info.tokenizer}
+    ours |= {"data.robot": profile.name, "tokenizer": tokenizer}
+    for name in ("delta_actions", "quantiles", "actions_per_row"):
         theirs[f"data.{name}"], ours[f"data.{name}"] = getattr(info, name), getattr(data, name)
     if different := [f"{name} is {ours[name]}, there {theirs[name]}" for name in ours if ours[name] != theirs[name]]:
         raise UserError(
