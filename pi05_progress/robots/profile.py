@@ -244,6 +244,10 @@ class RobotProfile(_Section):
         relayed = self.arm_command == "relay"
         return {name: arm.target_topic if relayed else arm.command_topic for name, arm in self.arms.items()}
 
+    def turned(self, gripper: float) -> float:
+        """A gripper's command number as its opening, 0 closed .. 1 open, and the other way round."""
+        return gripper if self.gripper_closed == 0 else 1 - gripper
+
     def unusual_cameras(self) -> str:
         """How cameras arrive that send no messages, separated by commas; empty if there are none."""
         return ", ".join(sorted({camera.type for camera in self.cameras.values() if camera.topic is None}))

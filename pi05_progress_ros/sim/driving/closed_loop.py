@@ -193,8 +193,7 @@ class Commander:
             return
         step = self._rules.step(fsm, target if send == Send.CHUNK else None, positions, period_s)
         for side, command in step.grippers.items():
-            opening = command if self._profile.gripper_closed == 0 else 1 - command
-            self._robot.command_gripper(side, opening)
+            self._robot.command_gripper(side, self._profile.turned(command))
         self._command_arms(step.arms, positions)
         if now - self._enabled_s >= ENABLE_PERIOD_S - 1e-9:
             self._enabled_s = now

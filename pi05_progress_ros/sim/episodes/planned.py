@@ -55,8 +55,8 @@ class CommandedRobot(Robot):
         self._profile, self.stamp = profile, None  # without a stamp commands are not recorded
         topics = profile.target_topics().items()
         self._arms = {side: outlet.create_publisher(JointState, topic, 10) for side, topic in topics}
-        topics = {side: gripper.command_topic for side, gripper in profile.grippers.items()}.items()
-        self._hands = {side: outlet.create_publisher(Float32, topic, 10) for side, topic in topics}
+        grippers = profile.grippers.items()
+        self._hands = {side: outlet.create_publisher(Float32, gripper.command_topic, 10) for side, gripper in grippers}
 
     def command_arm(self, side: str, target: np.ndarray, velocity: np.ndarray | None = None) -> None:
         """See ``Robot``."""
@@ -72,7 +72,7 @@ class CommandedRobot(Robot):
         """See ``Robot``."""
         super().command_gripper(side, opening)
         if self.stamp is not None:
-            self._hands[side].publish(Float32(data=float(_turned(opening, self._profile))))
+            self._hands[side].publish(Float32(data=float(self._profile.turned(opening))))
 
 
 class PlannedOperator:
@@ -155,7 +155,7 @@ class PlannedOperator:
     def _command(self, row: np.ndarray) -> OperatorCommand:
         layout = self._profile.layout
         numbers = {side: float(layout.curves[side].command(row[at])) for side, at in layout.grippers.items()}
-        opening = {side: _turned(number, self._profile) for side, number in numbers.items()}
+        opening = {side: self._profile.turned(number) for side, number in numbers.items()}
         left, right = (row[layout.arms[side]] for side in ("left", "right"))
         return OperatorCommand(left, right, opening["left"], opening["right"])
 
@@ -189,8 +189,3 @@ class PlannedOperator:
                 return now > self._reachable_s + LOST_S
         self._reachable_s = now
         return False
-
-
-def _turned(gripper: np.ndarray | float, profile: RobotProfile) -> np.ndarray | float:
-    """A gripper's command number as its opening, 0 closed .. 1 open, and the other way round."""
-    return gripper if profile.gripper_closed == 0 else 1 - gripper

@@ -45,8 +45,7 @@ class OperatorTopics:
             message.header.stamp = stamp
             self._arms[side].publish(message)
             opening = getattr(command, f"{side}_gripper")
-            number = opening if self._profile.gripper_closed == 0 else 1 - opening
-            effort = float(self._profile.layout.curves[side].effort(number))
+            effort = float(self._profile.layout.curves[side].effort(self._profile.turned(opening)))
             message = JointState(name=[gripper], effort=[effort], velocity=[0.0])
             message.position = [opening * FINGER_TRAVEL]
             message.header.stamp = stamp

@@ -85,7 +85,7 @@ class CommandListener:
         if value != message.data:
             self._warn(f"{topic} {message.data:.3f} clipped to {value:.0f}")
         with self._lock:
-            self._robot.command_gripper(side, self._opening(value))
+            self._robot.command_gripper(side, self._profile.turned(value))
 
     def _on_operator_gripper(self, message: JointState, side: str) -> None:
         if self._mode != Mode.TELEOPERATION:
@@ -99,10 +99,7 @@ class CommandListener:
             return
         command = float(self._profile.layout.curves[side].command(effort[0]))
         with self._lock:
-            self._robot.command_gripper(side, self._opening(command))
-
-    def _opening(self, command: float) -> float:
-        return command if self._profile.gripper_closed == 0 else 1.0 - command
+            self._robot.command_gripper(side, self._profile.turned(command))
 
     def _on_enable(self, message: Float32) -> None:
         if self._mode == Mode.API:
