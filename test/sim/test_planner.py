@@ -7,7 +7,7 @@ import pytest
 
 from pi05_progress_ros.sim import evaluate
 from pi05_progress_ros.sim.expert.kinematics import hand_poses, reach
-from pi05_progress_ros.sim.expert.planner import Planner
+from pi05_progress_ros.sim.expert.planner import ROW_S, Planner
 from pi05_progress_ros.sim.physics.scene import side_sign, table_top_z
 from pi05_progress_ros.sim.physics.tasks import TASKS
 from pi05_progress_ros.sim.physics.tasks.base import CUBE_HALF
@@ -23,7 +23,7 @@ def drive(world, until_s, until=lambda world: False):
     while world.task_status().outcome == "unknown" and world.time_s < until_s and not until(world):
         plan = planner.plan()
         for step in range(round(EVERY_S / 0.01)):
-            row = step * 0.01 / plan.dt_s
+            row = step * 0.01 / ROW_S
             arms = [np.interp(row, np.arange(len(joint)), joint) for joint in plan.arms.T]
             for side, joints, gripper in zip(SIDES, np.split(np.array(arms), 2), plan.grippers[int(row)], strict=True):
                 world.set_arm_position(side, joints)
@@ -57,10 +57,10 @@ def test_grasp_postures_are_exact_smooth_and_away_from_the_joints_limits(side):
 def test_plans_do_the_task_and_keep_within_joint_ranges_and_speed(task):
     world = World(task, 5)
     plan = Planner(world).plan()
-    assert (plan.arms.shape, plan.grippers.shape, plan.dt_s) == ((14, 14), (14, 2), 0.1)
+    assert (plan.arms.shape, plan.grippers.shape, ROW_S) == ((14, 14), (14, 2), 0.1)
     ranges = np.concatenate([world.joint_ranges(side) for side in SIDES])
     assert (plan.arms >= ranges[:, 0]).all() and (plan.arms <= ranges[:, 1]).all()
-    assert np.abs(np.diff(plan.arms, axis=0)).max() < 1.5 * plan.dt_s
+    assert np.abs(np.diff(plan.arms, axis=0)).max() < 1.5 * ROW_S
     assert set(np.unique(plan.grippers)) <= {0.0, 1.0}
     drive(world, 40)
     assert world.task_status().outcome == "success", world.task_status()

@@ -118,10 +118,6 @@ class Reach:
         first = self._step(np.stack([self.roughly(point) for point in points]), points)
         return self._step(first, points)
 
-    def hand(self, joints: np.ndarray) -> np.ndarray:
-        """(3,) where the grasp point is, m, with joints (7,) rad."""
-        return hand_poses(self.side, joints[None]).position[0]
-
 
 def _spread(grid: np.ndarray, found: np.ndarray) -> np.ndarray:
     """The grid with postures that do not hang together with the middle one's replaced by means of their neighbours'.

@@ -33,11 +33,10 @@ GRIP_S = 0.2  # from closing to lifting
 
 
 class PlannedChunk(NamedTuple):
-    """What to command from now on: row k is due ``k dt_s`` from now."""
+    """What to command from now on: row k is due ``k ROW_S`` from now."""
 
     arms: np.ndarray  # (k, 14) joint targets, left arm then right, rad
     grippers: np.ndarray  # (k, 2) command numbers of the left and the right gripper, 0 closed .. 1 open
-    dt_s: float
 
 
 @dataclass
@@ -67,12 +66,8 @@ class Planner:
     def __init__(self, world: World) -> None:
         self._world = world
 
-    def plan(self, lead_s: float = LEAD_S) -> PlannedChunk:
-        """Targets from the present state on.
-
-        Args:
-            lead_s: how far the arms' targets run ahead of their motion, s; what they lag behind their targets.
-        """
+    def plan(self) -> PlannedChunk:
+        """Targets from the present state on."""
         world, side = self._world, self._world.task.side
         arm, joints = reach(side), world.arm_state(side)
         scene = self._look()
@@ -81,7 +76,7 @@ class Planner:
         away = joints.position - arm.roughly(scene.hand)  # from the posture usual there; it is made good on the way
         farthest = float(np.abs(away).max())
         rate, left = JOINT_SPEED / max(farthest, 0.15), [1.0]
-        for _ in range(round(((ROWS - 1) * ROW_S + lead_s) / STEP_S) + 1):
+        for _ in range(round(((ROWS - 1) * ROW_S + LEAD_S) / STEP_S) + 1):
             intent = self._intent(scene)
             self._move(scene, intent, max(0.0, 1 - left[-1] * farthest / 0.5))
             self._grip(scene, intent)
@@ -89,17 +84,17 @@ class Planner:
             grips.append(intent.grip)
             left.append(max(0.0, left[-1] - rate * STEP_S))
         times = np.arange(ROWS) * ROW_S
-        steps = (times + lead_s) / STEP_S
+        steps = (times + LEAD_S) / STEP_S
         path = np.stack([np.interp(steps, np.arange(len(places)), axis) for axis in np.transpose(places)], 1)
         working = arm.joints(path) + np.interp(steps, np.arange(len(left)), left)[:, None] * away
         at = np.round(times / STEP_S).astype(int)
         arms, grippers = [], []
         for name in world.sides:
             here, home = world.arm_state(name).position, world.home(name)
-            most = JOINT_SPEED * (times + lead_s)[:, None]
+            most = JOINT_SPEED * (times + LEAD_S)[:, None]
             arms.append(working if name == side else here + np.clip(home - here, -most, most))
             grippers.append(np.array(grips)[at] if name == side else np.ones(ROWS))
-        return PlannedChunk(np.concatenate(arms, 1), np.stack(grippers, 1), ROW_S)
+        return PlannedChunk(np.concatenate(arms, 1), np.stack(grippers, 1))
 
     def _look(self) -> _Scene:
         world, side = self._world, self._world.task.side
