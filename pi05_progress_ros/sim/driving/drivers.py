@@ -20,7 +20,7 @@ from pi05_progress.errors import UserError
 from pi05_progress.files.worker_process import end_with_parent
 from pi05_progress.make_policy import make_policy
 from pi05_progress.observation import UNTRAINED
-from pi05_progress.policy import PolicyOptions
+from pi05_progress.policy import Policy, PolicyOptions
 from pi05_progress.robots.profile import RobotProfile
 
 from .closed_loop import ClosedLoop, DrivenEpisode, LoopSettings
@@ -46,23 +46,28 @@ class Who:
     robot: str
 
 
-class Driver:
-    """A policy, and the robot of the task it was asked for last.
+def load_policy(profile: RobotProfile, options: PolicyOptions) -> Policy:
+    """A policy that is ready to drive.
 
     Raises:
         UserError: the model is untrained.
         ValueError: something cannot be loaded or does not fit (CheckpointError, ConfigError and their like).
     """
+    policy = PlannerPolicy(profile) if options.policy == PLANNER else make_policy(profile, options)
+    if policy.model_id == UNTRAINED:
+        raise UserError("the model is untrained by its own account, its actions mean nothing: give another")
+    policy.warm_up()
+    return policy
+
+
+class Driver:
+    """A policy, and the robot of the task it was asked for last; raises as ``load_policy``."""
 
     def __init__(self, driving: Driving) -> None:
         checkpoint = driving.policy.checkpoint
         info = read_info(Path(checkpoint)) if checkpoint else None
         self._profile = RobotProfile.load(driving.profile or (info.robot if info else "teleavatar"))
-        planner = driving.policy.policy == PLANNER
-        self._policy = PlannerPolicy(self._profile) if planner else make_policy(self._profile, driving.policy)
-        if self._policy.model_id == UNTRAINED:
-            raise UserError("the model is untrained by its own account, its actions mean nothing: give another")
-        self._policy.warm_up()
+        self._policy = load_policy(self._profile, driving.policy)
         self._settings, self._what, self._loop = driving.loop, ("", ""), None
         self.who = Who(self._policy.model_id, self._profile.name)
 

@@ -26,17 +26,15 @@ from rclpy.serialization import serialize_message
 from rosbags.typesys.store import Typestore
 
 from pi05_progress.checkpoints.description import read_info
-from pi05_progress.errors import UserError
 from pi05_progress.files.worker_process import end_with_parent
-from pi05_progress.make_policy import make_policy
-from pi05_progress.observation import UNTRAINED
-from pi05_progress.policy import Policy, PolicyOptions
+from pi05_progress.policy import PolicyOptions
 from pi05_progress.robots.message_store import message_store
 from pi05_progress.robots.profile import IMAGE_TYPE, RobotProfile
 from pi05_progress.robots.states import Mode
 
 from ...command_line import OptionError, check_ranges
 from ...recording.bag_writer import PARTIAL, BagWriter, type_name
+from ..driving.drivers import load_policy
 from ..expert.operator import Operator
 from ..physics.cameras import CameraRig, scaled_sizes
 from ..physics.world import World
@@ -160,7 +158,7 @@ class EpisodeMaker:
     """Makes one episode after the other in one process; scene, renderers and policy are made once.
 
     Raises:
-        UserError, ValueError: the policy cannot be loaded, or is untrained.
+        UserError, ValueError: see ``load_policy``.
     """
 
     def __init__(self, options: GenerationOptions) -> None:
@@ -169,7 +167,8 @@ class EpisodeMaker:
         self._planned = options.planner or options.correct
         relayed = self._planned and self._profile.arm_command == "relay"
         self._world = World(options.task, 0, "velocity" if relayed else "position", laboratory=options.where())
-        self._policy = load_policy(self._profile, options.checkpoint) if options.checkpoint else None
+        policy = PolicyOptions(checkpoint=options.checkpoint) if options.checkpoint else None
+        self._policy = policy and load_policy(self._profile, policy)
         self._rig = CameraRig(self._world.model, scaled_sizes(options.image_scale), self._profile)
         self._store = message_store()
 
@@ -224,25 +223,10 @@ class EpisodeMaker:
         options = self._options
         if not self._planned:
             return Operator(bag, self._world, self._profile, options.fault, options.fault_share)
-        return PlannedOperator(
-            bag, robot, self._profile, options.disturbance, self._policy, options.planner_share if self._policy else 1.0
-        )
+        return PlannedOperator(bag, robot, self._profile, options.disturbance, self._policy, options.planner_share)
 
     def _joints(self, bag: EpisodeBag) -> dict[str, Any]:
         return {name: bag.newest[part.state_topic] for name, part in self._profile.joint_parts().items()}
-
-
-def load_policy(profile: RobotProfile, checkpoint: str) -> Policy:
-    """The policy of a checkpoint, ready to drive.
-
-    Raises:
-        UserError, ValueError: it cannot be loaded, or is untrained.
-    """
-    policy = make_policy(profile, PolicyOptions(checkpoint=checkpoint))
-    if policy.model_id == UNTRAINED:
-        raise UserError(f"--checkpoint {checkpoint}: untrained by its own account, so there is nothing to correct")
-    policy.warm_up()
-    return policy
 
 
 def follow(robot: Robot, operator: Operator) -> None:
