@@ -89,7 +89,6 @@ class ProgressCheck:
 
 
 POLICY, WATCH = "policy", "watch"
-SHIPPED = POLICY  # what happens unless DEMO says otherwise
 CHECKPOINTS = {POLICY: "tiny_acting", WATCH: "tiny_demo"}  # the one that acts, and the one that judges others better
 BEST_TASK = "lift_cube"  # that it does best, where it drives
 DRIVING = {"execute_s": 0.5, "noise": "zero"}  # parameters of the policy node that drives
@@ -125,7 +124,7 @@ def settings(environment: Mapping[str, str]) -> Settings:
     if seconds is not None and not 0 < seconds < float("inf"):
         raise UserError(f"DEMO_SECONDS={text}: expected a number of seconds above 0")
     checkpoint = environment.get("CHECKPOINT", "")
-    mode = environment.get("DEMO") or (WATCH if checkpoint == NONE else SHIPPED)
+    mode = environment.get("DEMO") or (WATCH if checkpoint == NONE else POLICY)
     if mode not in (POLICY, WATCH):
         raise UserError(f"DEMO={mode}: expected {POLICY} or {WATCH}")
     if not checkpoint:

@@ -19,7 +19,7 @@ REST_S = 0.5  # at home, before the next episode
 class PolicyEpisodes:
     """See the module's docstring; ``physics_loop.Worker`` says who calls. Grippers keep what they have on the way."""
 
-    gave_up, not_to_imitate = False, ""  # physics alone decides, after 60 s at the latest
+    gave_up = not_to_imitate = ""  # physics alone decides, after 60 s at the latest
 
     def __init__(self, robot: Robot) -> None:
         self._robot = robot
