@@ -1,6 +1,7 @@
 """A policy node beside the simulated robot, in real time: armed without asking, and given a goal for every episode.
 
-That is for a simulation only: nothing is armed before there is ``/sim/reset``, which no robot has.
+That is for a simulation only: nothing is armed, the first time or again, unless there is ``/sim/reset``, which no robot
+has.
 """
 
 from __future__ import annotations
@@ -33,7 +34,6 @@ class LiveEpisode:
     """What became of one episode."""
 
     name: str  # task and seed
-    instruction: str
     outcome: str  # from physics: ``success``, ``failure``, or ``unknown`` if it was broken off
     reason: str  # for it
     goal: str  # how the goal ended, by the node's account
@@ -79,8 +79,6 @@ class LiveEpisodes:
 
     def _work(self) -> Generator[None]:
         """Everything, in order; goes on a little whenever it is asked for the next item."""
-        while not (self._reset.service_is_ready() and self._arm.service_is_ready() and self._goals.server_is_ready()):
-            yield
         yield from self._armed()
         self._began = None
         yield from _answer(self._reset.call_async(Trigger.Request()))  # nobody could act until now: begun once more
@@ -93,7 +91,7 @@ class LiveEpisodes:
             outcome, reason = "unknown", ""
             if self._stopped is not None and self._stopped.episode_id == began.episode_id:
                 outcome, reason = OUTCOMES.get(self._stopped.outcome, "unknown"), self._stopped.label
-            self._ended(LiveEpisode(began.episode_id, began.task, outcome, reason, goal))
+            self._ended(LiveEpisode(began.episode_id, outcome, reason, goal))
 
     def _do(self, began: EpisodeEvent) -> Generator[None, None, str]:
         """Give an episode's goal; how it ended. If something stopped it that may pass, the episode still goes on."""
@@ -120,7 +118,12 @@ class LiveEpisodes:
 
     def _armed(self) -> Generator[None]:
         said = ""
-        while not (answer := (yield from _answer(self._arm.call_async(Arm.Request(arm=True))))).accepted:
+        while True:
+            while not all(c.service_is_ready() for c in (self._reset, self._arm)) or not self._goals.server_is_ready():
+                yield
+            answer = yield from _answer(self._arm.call_async(Arm.Request(arm=True)))
+            if answer.accepted:
+                return
             if answer.message != said:
                 said = answer.message
                 self._say(said)
