@@ -157,6 +157,8 @@ class CommandExecutor:
             if generation != self._generation:
                 return
             self._failing = ""
+            if self._machine.state not in (State.RUNNING, State.HOLDING):  # none is carried out: the newest counts
+                self._timeline.clear()
             self._timeline.add(chunk, now_s)
             if late_s >= length_s:
                 self._failing = f"{SLOW}: actions came after {late_s:.1f} s, a chunk lasts {length_s:.2f} s"

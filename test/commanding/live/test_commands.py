@@ -23,11 +23,14 @@ PROFILE = RobotProfile.load("teleavatar")
 class Bench:
     """An executor that is armed, for a robot that always says that it is well."""
 
-    def __init__(self, ros):
+    def __init__(self, ros, settings=CommandSettings()):  # noqa: B008 (it cannot be changed)
         self.ros, self.node, self.enables, self.fault = ros, ros.create_node("commander"), [], None
+        self.mode, self.targets = 1, []
         self.robot = RobotState(PROFILE)
         self.node.create_subscription(Float32, PROFILE.enable_topic, lambda m: self.enables.append(m.data), 50)
-        self.commands = CommandExecutor(self.node, PROFILE, CommandSettings(), self.robot, self.snapshot, "")
+        topic = PROFILE.target_topics()["left"]
+        self.node.create_subscription(JointState, topic, lambda m: self.targets.append(m.position[0]), 50)
+        self.commands = CommandExecutor(self.node, PROFILE, settings, self.robot, self.snapshot, "")
         self.commands.allow(True)
         self.commands.start()
 
@@ -42,15 +45,15 @@ class Bench:
     def until(self, condition, what):
         def spin():
             self.robot.hear_fsm(2)
-            self.robot.hear_mode('{"meta_mode": 1}')
+            self.robot.hear_mode(f'{{"meta_mode": {self.mode}}}')
             self.robot.hear_relay("")
             self.ros.spin_once(self.node, timeout_sec=0.01)
 
         wait_for(condition, spin, what)
 
-    def offer(self, generation):
+    def offer(self, generation, value=0.0):
         now_s = self.node.get_clock().now().nanoseconds * 1e-9
-        self.commands.offer(Chunk(now_s, 1.0, np.zeros((60, PROFILE.layout.action_size))), now_s, generation)
+        self.commands.offer(Chunk(now_s, 1.0, np.full((60, PROFILE.layout.action_size), value)), now_s, generation)
 
     def state(self):
         return self.commands.situation().state
@@ -71,6 +74,27 @@ def test_chunks_begun_before_a_change_move_nothing_and_a_fault_of_the_thread_pau
         bench.fault = RuntimeError("no snapshot")
         bench.until(lambda: bench.enables[-1] == 0.0, "the pause")
         assert bench.state() == State.LOOKING and bench.commands.situation().broken
+    finally:
+        bench.commands.stop()
+
+
+def test_arms_that_are_handed_back_go_where_the_newest_chunk_says_however_long_one_is_carried_out(ros):
+    bench = Bench(ros, CommandSettings(execute_s=10.0))
+    middle = PROFILE.arms["left"].limits()[0].mean()
+    try:
+        bench.until(lambda: not bench.commands.arm(False, False)[1], "arming")
+        assert bench.commands.accept()
+        bench.offer(bench.commands.generation, -9.0)
+        bench.until(lambda: bench.targets and bench.targets[-1] < middle - 0.01, "the first chunk")
+        bench.mode = 0
+        bench.until(lambda: bench.state() == State.TAKEN_OVER, "the takeover")
+        for value in (-9.0, 9.0):
+            bench.offer(bench.commands.generation, value)
+        bench.mode = 1
+        bench.until(lambda: not bench.commands.arm(False, True)[1], "handing back")
+        bench.targets.clear()
+        bench.until(lambda: bench.targets and abs(bench.targets[-1] - middle) > 0.01, "motion")
+        assert bench.targets[-1] > middle
     finally:
         bench.commands.stop()
 
