@@ -111,6 +111,7 @@ def test_what_cannot_be_driven_or_chosen_by_is_refused_at_the_start(data, tmp_pa
         ({"best": "success"}, "found out in simulation: --sim_validation_every is missing"),
         ({"sim_validation_every": 4}, "expected a multiple of --save_interval, 3"),
         ({"sim_validation_every": 3, "sim_arguments": "--seed 900000"}, "are the run's own; leave them out"),
+        ({"sim_validation_every": 3, "sim_arguments": "--task 'lift"}, "--sim_arguments .*: No closing quotation"),
     ):
         with pytest.raises(UserError, match=message):
             train(configuration(data, tmp_path, **fields))

@@ -21,9 +21,13 @@ def check_simulation(arguments: str) -> None:
     """Refuse a run that is to be validated in simulation where there is none.
 
     Raises:
-        UserError: ROS or the simulation is not installed, or a seed is asked for.
+        UserError: ROS or the simulation is not installed, a seed is asked for, or a quote is not closed.
     """
-    if any(word.split("=")[0] in ("--seed", "--checkpoint", "--json") for word in shlex.split(arguments)):
+    try:
+        words = shlex.split(arguments)
+    except ValueError as error:
+        raise UserError(f"--sim_arguments {arguments!r}: {error}; quote it as for a shell") from error
+    if any(word.split("=")[0] in ("--seed", "--checkpoint", "--json") for word in words):
         raise UserError(f"--sim_arguments {arguments!r}: seed, checkpoint and file are the run's own; leave them out")
     found = subprocess.run([sys.executable, "-c", f"import {PROGRAM}"], capture_output=True, text=True)
     if found.returncode:
