@@ -94,6 +94,8 @@ def test_features_of_a_tower_that_is_trained_are_refused(data, tmp_path):
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, features=tmp_path / "features"))
     with pytest.raises(UserError, match=r"must not be trained; freeze it with --freeze 'PaliGemma/img/\.\*'"):
         train(config)
+    with pytest.raises(UserError, match=r"data\.features is made and read by one process"):
+        loader(data, features=tmp_path / "features", process=(0, 2))
 
 
 def test_checkpoints_drive_in_between_and_the_best_is_the_one_that_succeeds_most(data, tmp_path, monkeypatch):

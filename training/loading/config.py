@@ -67,7 +67,7 @@ class DataConfig:
     """Folder for pictures at the size the model reads, decoded once and kept; none: decoded whenever they are used."""
     features: Path | None = None
     """Folder for what a frozen vision tower makes of all pictures, computed once and kept: trunk and heads are trained
-    on it, without augmentation, and a step costs as little as these. Needs --freeze of the tower."""
+    on it, without augmentation, and a step costs as little as these. Needs --freeze of the tower, and one process."""
     resident: bool = False
     """Keep every sample in the device's memory, where batches are chosen: for data that fit there, and steps that are
     faster than loading. The order is another one than without it."""

@@ -285,6 +285,8 @@ def _check_arguments(
             "data.resident keeps the samples of one process as they are: it goes neither with several processes nor "
             "with data.workers, data.wrong_instruction or data.reversed_clip"
         )
+    if config.features is not None and process_count > 1:
+        raise DataConfigError("data.features is made and read by one process: leave it out, or train in one")
     if config.workers < 0 or config.threads < 1:
         raise DataConfigError(f"workers is {config.workers}, threads {config.threads}; at least 0 and 1 are needed")
     if encoder.vocabulary > model.vocabulary:
