@@ -1,7 +1,9 @@
 """A tower that stays as it is with its features kept; which checkpoint is the best; a profile; driving in between."""
 
 import dataclasses
+import itertools
 import os
+import signal
 import sys
 
 import numpy as np
@@ -16,6 +18,7 @@ from pi05_progress.errors import UserError
 from pi05_progress.models.parameters import parameter_paths
 from training.engine.optimizer import OptimizerConfig
 from training.loading.features import Tower
+from training.loading.loader import TrainLoader
 from training.loading.pictures import DecodedPictures
 from training.running import simulation
 from training.train import train
@@ -68,8 +71,18 @@ def test_the_best_is_chosen_by_the_number_that_is_asked_for(first):
     assert all(0 < error < 3 for error in errors.values())  # rad
 
 
-def test_a_profile_of_some_steps_is_written(first):
+def test_a_profile_of_some_steps_is_written(first, data, tmp_path, monkeypatch):
     assert list((first.parents[1] / "profile").rglob("*.xplane.pb"))
+    given, count = TrainLoader.__next__, itertools.count(1)
+
+    def stop_at_the_fifth(batches):
+        if next(count) == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return given(batches)
+
+    monkeypatch.setattr(TrainLoader, "__next__", stop_at_the_fifth)
+    assert run(data, tmp_path, trace=tmp_path / "profile")[1] == (5, "SIGTERM")
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
 
 
 @pytest.mark.long  # a step from tokens is held against one from pictures in test_train_points, too

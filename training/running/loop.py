@@ -97,7 +97,7 @@ class Loop:
         if owes_validation(self._run.begin, self._config.validation_interval):
             self._validate(saving=True)
             self._checkpoints.validated(self._run_state(owed=False))
-        first = True
+        first, stopped_by = True, ""
         while self._step < total:
             self._trace.next()
             self._next_steps()
@@ -122,12 +122,12 @@ class Loop:
             if saving and not stopping and every and self._step % every == 0:
                 self._drive()
             if stopping and (owed or self._step < total):
-                self._checkpoints.wait()
-                return Ended(self._step, self._stop.name or "another process")
+                stopped_by = self._stop.name or "another process"
+                break
             self._window.go_on()
         self._trace.close()
         self._checkpoints.wait()
-        return Ended(self._step, "")
+        return Ended(self._step, stopped_by)
 
     def _next_steps(self) -> None:
         """Load a batch, or choose several, and send a step off with each; take in what has arrived."""
