@@ -310,7 +310,7 @@ def main() -> int:
 def _run() -> int:
     try:
         chosen = settings(os.environ)
-        variables = own_variables(os.environ)
+        variables = own_variables(os.environ, alone=chosen.drives)
         if (asked := asked_domain(os.environ)) in ROBOT_DOMAINS:
             print(f"ROS_DOMAIN_ID={asked} is where robots live: the demo takes {variables['ROS_DOMAIN_ID']} instead")
         os.environ.update(variables)

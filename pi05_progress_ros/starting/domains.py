@@ -18,6 +18,7 @@ from .processes import DISCOVERY, TRANSPORT, transport
 DOMAINS = range(40, 100)  # none of the robots', and ports that no system hands out by itself
 PRODUCTION_DOMAIN = 29
 ROBOT_DOMAINS = (0, PRODUCTION_DOMAIN)
+PEERS = "ROS_STATIC_PEERS"  # machines that are found however short discovery's range is
 
 
 def check_domain(domain: int, force: bool) -> None:
@@ -33,16 +34,18 @@ def check_domain(domain: int, force: bool) -> None:
         )
 
 
-def own_variables(environment: Mapping[str, str]) -> dict[str, str]:
+def own_variables(environment: Mapping[str, str], alone: bool = False) -> dict[str, str]:
     """Variables that keep what is started to itself.
 
-    They name a ROS domain, unless one is set that is no robot's, and confine it to this machine.
+    They name a ROS domain, unless one is set that is no robot's, and confine it to this machine: unless the user has set
+    how far discovery goes, or in any case if it is to be ``alone``, because it moves arms without asking anybody.
     """
     domain = asked_domain(environment)
     if domain is None or domain in ROBOT_DOMAINS:
         domain = random.SystemRandom().choice(DOMAINS)
     found = {name: environment.get(name, "") for name in (DISCOVERY, TRANSPORT)}
-    return {"ROS_DOMAIN_ID": str(domain), **found, **transport(environment, sim=True)}
+    only_here = {DISCOVERY: "LOCALHOST", PEERS: ""} if alone else {}
+    return {"ROS_DOMAIN_ID": str(domain), **found, **transport(environment, sim=True), **only_here}
 
 
 def asked_domain(environment: Mapping[str, str]) -> int | None:

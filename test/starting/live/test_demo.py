@@ -174,6 +174,14 @@ def test_the_demo_keeps_out_of_domains_where_robots_live(asked):
     assert own_variables({"ROS_DOMAIN_ID": "42"})["ROS_DOMAIN_ID"] == "42"
 
 
+def test_a_demo_whose_policy_drives_stays_on_this_machine_whatever_is_set():
+    far = {"ROS_AUTOMATIC_DISCOVERY_RANGE": "SUBNET", "ROS_STATIC_PEERS": "192.0.2.1"}
+    kept = own_variables(far)
+    assert kept["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "SUBNET" and "ROS_STATIC_PEERS" not in kept
+    alone = own_variables(far, alone=True)
+    assert alone["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "LOCALHOST" and alone["ROS_STATIC_PEERS"] == ""
+
+
 # --- starting and ending, with small programs in the place of nodes ---
 
 STUBBORN = (
