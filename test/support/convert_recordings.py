@@ -143,6 +143,11 @@ def recording(seconds=2.0, **of_pictures):
     return joints(seconds) + pictures(seconds, **of_pictures)
 
 
+def sparse_recording(seconds):
+    """A sound one, small: its joints come at 60 Hz."""
+    return joints(seconds, state_hz=60, command_hz=60) + pictures(seconds)
+
+
 def serialised(message):
     fields = dict(message.fields)
     if message.type == JOINTS or "header" in {name for name, _ in STORE.fielddefs[message.type][1]}:

@@ -60,6 +60,11 @@ class Run:
         return [number_of(image) for image in self.images(camera)]
 
 
+def only(folder, suffix):
+    """The file of a folder that ends so."""
+    return next(path for path in folder.iterdir() if path.suffix == suffix)
+
+
 def convert(output, *inputs, fps=30, task="stack", workers=1, **options):
     """Run the converter in this process."""
     arguments = ["--input", *map(str, inputs), "--output", str(output), "--fps", str(fps), "--workers", str(workers)]
