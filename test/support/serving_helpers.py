@@ -21,6 +21,7 @@ from pi05_progress.observation import PolicyOutput, RobotFrame
 from pi05_progress.policies.model_policy import Pi05Policy
 from pi05_progress.policy import Policy, PolicyOptions
 from pi05_progress.robots.profile import RobotProfile
+from pi05_progress.serving.client import WebsocketPolicy
 from pi05_progress.serving.policy_responder import PolicyResponder
 from pi05_progress.serving.server import PolicyServer, ServerSettings
 from pi05_progress.serving.wire import pack, unpack
@@ -28,6 +29,7 @@ from pi05_progress.serving.wire import pack, unpack
 PROFILE = RobotProfile.load("teleavatar")
 CONFIG = dataclasses.replace(SMALL, action_dim=32, action_horizon=5, max_token_len=48, discrete_state=False)
 CONFIG = CONFIG.with_progress("categorical")
+FACTS = {"model_id": "m", "robot": "teleavatar", "action_horizon": 5, "action_dt_s": 0.1}  # of a server
 
 
 def free_port():
@@ -153,6 +155,11 @@ def serving(responder, recorder=None, **settings):
             server.end()
         thread.join(PATIENCE_S)
         assert not thread.is_alive(), "the server did not end"
+
+
+def remote(server, **options):
+    """The node's policy that asks a server."""
+    return WebsocketPolicy(server.uri, PROFILE, **options)
 
 
 def open_connection(server, **options):
