@@ -22,3 +22,12 @@ def data(tmp_path_factory):
     source = lerobot_copy(folder)
     facts(source, e3=("FAILURE", {}))
     return labelled(folder / "labelled", source)
+
+
+@pytest.fixture(scope="module")
+def load(data, tmp_path_factory):
+    """Makes loaders of it, or of others, with a cache of pictures."""
+    from small_loading import loader
+
+    cache = tmp_path_factory.mktemp("cache")
+    return lambda *roots, **options: loader(*(roots or (data,)), cache=cache, **options)
