@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).resolve().parent.parent / "test"
-FILES = ("policy/test_torch_policy.py", "policy/test_lerobot_policy.py")
+FILES = ("policy/test_torch_golden.py", "policy/test_torch_policy.py", "policy/test_lerobot_policy.py")
 
 
 class Skipped:

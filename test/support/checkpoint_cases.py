@@ -56,6 +56,11 @@ def without_head(checkpoint):
     return {path: value for path, value in arrays(checkpoint.model).items() if not path.startswith("progress_head/")}
 
 
+def largest(a, b):
+    """How much they differ."""
+    return float(np.abs(np.asarray(a) - np.asarray(b)).max())
+
+
 def assert_same(ours, theirs):
     assert ours.keys() == theirs.keys()
     for path, value in ours.items():

@@ -5,13 +5,21 @@ from contextlib import contextmanager
 import pytest
 
 
+def torch_with_lerobot():
+    """PyTorch, where LeRobot's PI05 is installed, too; a test, or its file, is skipped elsewhere."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    pytest.importorskip("lerobot")
+    pytest.importorskip("lerobot.policies.pi05.modeling_pi05")
+    return torch
+
+
 @contextmanager
 def lerobot_of_size(config):
     """LeRobot's module with the sizes of a configuration; it must have eight heads in trunk and expert."""
-    pytest.importorskip("torch")
-    pytest.importorskip("transformers")
-    pytest.importorskip("lerobot")
-    modeling = pytest.importorskip("lerobot.policies.pi05.modeling_pi05")
+    torch_with_lerobot()
+    from lerobot.policies.pi05 import modeling_pi05 as modeling
+
     experts = {"gemma_2b": config.paligemma, "gemma_300m": config.expert}
     sizes = ("width", "depth", "mlp_dim", "num_heads", "num_kv_heads", "head_dim")
     whole, expert = modeling.PaliGemmaForConditionalGenerationWithPiGemma, modeling.PiGemmaForCausalLM
