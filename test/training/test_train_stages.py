@@ -21,6 +21,7 @@ from training.loading.features import Tower
 from training.loading.loader import TrainLoader
 from training.loading.pictures import DecodedPictures
 from training.running import simulation
+from training.running.setup import prepare
 from training.train import train
 
 pytestmark = pytest.mark.usefixtures("quick_training")
@@ -109,6 +110,24 @@ def test_features_of_a_tower_that_is_trained_are_refused(data, tmp_path):
         train(config)
     with pytest.raises(UserError, match=r"data\.features is made and read by one process"):
         loader(data, features=tmp_path / "features", process=(0, 2))
+
+
+def test_a_number_that_the_run_cannot_measure_is_no_best(data, tmp_path, capsys):
+    nowhere = {"validation_interval": 0}
+    for source, fields, message in (
+        (data, {"best": "position_error_mm"}, r"cannot measure without labelled positions and --model\.positions"),
+        (TWO_TASKS, {"best": "progress_mae"}, "cannot measure without progress labels .* and a progress head"),
+        (TWO_TASKS, {"best": "spearman"}, "cannot measure without progress labels .* and a progress head"),
+        (data, {"best": "action_loss", **nowhere}, "--best is action_loss, but nothing is validated: --validation_int"),
+        (data, {"best": "loss", "name": "tiny_acting", **nowhere}, "--best is loss, but nothing is validated"),
+    ):
+        with pytest.raises(UserError, match=message):
+            train(configuration(source, tmp_path, **fields))
+    config = configuration(data, tmp_path, best="action_error", name="tiny_acting", **nowhere)
+    prepare(
+        dataclasses.replace(config, data=dataclasses.replace(config.data, validation_fraction=0)), print
+    ).loader.close()
+    assert "nothing is validated, so no checkpoint is called best" in capsys.readouterr().out
 
 
 def test_checkpoints_drive_in_between_and_the_best_is_the_one_that_succeeds_most(data, tmp_path, monkeypatch):

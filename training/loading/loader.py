@@ -92,6 +92,7 @@ class TrainLoader:
         counts = stripes_per_period([len(of) for of in data.training], config.weights, shards)
         self.datasets, self.progress_meta, self.held_out = data.datasets, data.metas, data.held_out
         self.has_labels, self.stats, self.action_size = any(data.label_columns), data.stats, data.robot.action_size
+        self.has_positions = any(of.positions is not None for of in data.rows)
         self.asset_id = config.asset_id or "+".join(dataset.root.resolve().name for dataset in data.datasets)
         self.label_columns, self.action_dt_s = data.label_columns, 1 / data.datasets[0].fps
         self.train_frames, self.validation_frames = (sum(map(len, of)) for of in (data.training, data.validation))

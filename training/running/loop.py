@@ -11,7 +11,6 @@ import jax
 import numpy as np
 
 from pi05_progress.checkpoints.checkpoint import Checkpoint
-from pi05_progress.errors import UserError
 
 from ..engine.resident import make_resident_steps
 from ..engine.sharding import put_batch, replicated
@@ -203,8 +202,6 @@ class Loop:
     def _consider(self, numbers: Mapping[str, float]) -> None:
         """Whether the parameters of this step are the best."""
         name = self._config.best
-        if name not in numbers:
-            raise UserError(f"--best is {name}, but validation gives {', '.join(numbers)}: choose one of these")
         value = -numbers[name] if name in HIGHER_IS_BETTER else numbers[name]
         self._best = Best.of(self._best, self._step, value)
 

@@ -29,6 +29,7 @@ from ..engine.tower import frozen_tower
 from ..loading.loader import TrainLoader
 from ..loading.split import HELD_OUT, SPLITS, read_splits, splits_of
 from ..recipes.config import TrainConfig
+from ..recipes.registry import recipes
 from . import run_folder
 from .checkpoints import POSITION, RunState
 from .run_folder import RunFolder, to_json
@@ -36,6 +37,7 @@ from .signals import check_same
 from .simulation import SIMULATED, check_simulation
 from .start import (
     check_acts_alike,
+    check_best,
     check_labels,
     effective_model,
     fresh,
@@ -185,7 +187,10 @@ def prepare(config: TrainConfig, say: Say) -> Run:
         )
         if saved is not None:
             model = config_from_dict(saved["model"])
-        for note in (*loader.notes, learns):
+        default = recipes()[config.name][1]().best if config.name in recipes() else TrainConfig.best
+        validates = config.validation_interval > 0 and any(loader.held_out)
+        chosen = last is None and config.best != default  # a run that goes on keeps what it began with
+        for note in (*loader.notes, learns, *check_best(config.best, chosen, validates, model, loader)):
             say(note)
         if last is not None and saved is not None:
             start = restored(last, saved["source"], model, mesh, config.trained, config.optimizer, config.freeze)

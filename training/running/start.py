@@ -35,6 +35,7 @@ from ..labels.milestones import STAGES, durations_s
 from ..loading.config import DataConfig
 from ..loading.loader import TrainLoader
 from .checkpoints import RUN, RunState, restore_state
+from .simulation import SIMULATED
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,44 @@ def effective_model(
     return model.with_progress("none"), (
         "learns actions alone: the data has no progress labels. The progress head would mean nothing and is left out"
     )
+
+
+def check_best(best: str, chosen: bool, validates: bool, model: Pi05Config, loader: TrainLoader) -> list[str]:
+    """Refuse a number that no validation of this run will give.
+
+    Args:
+        chosen: whether it was asked for, and not only what the recipe says.
+        validates: whether there will be any validation.
+
+    Returns:
+        What is to be said instead if nothing was asked for.
+
+    Raises:
+        UserError: the number was asked for or validation lacks it; says what to do.
+    """
+    head = model.progress.kind != "none"
+    needs = {
+        "position_error_mm": (
+            bool(model.positions) and loader.has_positions,
+            "labelled positions and --model.positions",
+        ),
+        "progress_mae": (
+            head and loader.has_labels,
+            "progress labels (training.add_progress_labels) and a progress head",
+        ),
+        "spearman": (head, "progress labels (training.add_progress_labels) and a progress head"),
+    }
+    there, what = needs.get(best, (True, ""))
+    if not there:
+        raise UserError(f"--best is {best}, which this run cannot measure without {what}; or choose --best=loss")
+    if validates or best in SIMULATED:
+        return []
+    if chosen:
+        raise UserError(
+            f"--best is {best}, but nothing is validated: --validation_interval and --data.validation_fraction above 0 "
+            "do, with episodes to hold out; or leave --best out"
+        )
+    return ["note: nothing is validated, so no checkpoint is called best"]
 
 
 class Start(NamedTuple):
