@@ -37,8 +37,8 @@ def check_domain(domain: int, force: bool) -> None:
 def own_variables(environment: Mapping[str, str], alone: bool = False) -> dict[str, str]:
     """Variables that keep what is started to itself.
 
-    They name a ROS domain, unless one is set that is no robot's, and confine it to this machine: unless the user has set
-    how far discovery goes, or in any case if it is to be ``alone``, because it moves arms without asking anybody.
+    They name a ROS domain, unless one is set that is no robot's, and confine it to this machine: unless the user has
+    set how far discovery goes, or in any case if it is to be ``alone``, because it moves arms without asking anybody.
     """
     domain = asked_domain(environment)
     if domain is None or domain in ROBOT_DOMAINS:
