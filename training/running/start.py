@@ -139,22 +139,16 @@ def check_best(best: str, chosen: bool, validates: bool, model: Pi05Config, load
         validates: whether there will be any validation.
 
     Returns:
-        What is to be said instead if nothing was asked for.
+        What is to be said.
 
     Raises:
-        UserError: the number was asked for or validation lacks it; says what to do.
+        UserError: validation lacks it, or it was asked for and there is no validation; says what to do.
     """
-    head = model.progress.kind != "none"
+    head, labels = model.progress.kind != "none", "progress labels (training.add_progress_labels) and a progress head"
     needs = {
-        "position_error_mm": (
-            bool(model.positions) and loader.has_positions,
-            "labelled positions and --model.positions",
-        ),
-        "progress_mae": (
-            head and loader.has_labels,
-            "progress labels (training.add_progress_labels) and a progress head",
-        ),
-        "spearman": (head, "progress labels (training.add_progress_labels) and a progress head"),
+        "position_error_mm": (model.positions and loader.has_positions, "labelled positions and --model.positions"),
+        "progress_mae": (head and loader.has_labels, labels),
+        "spearman": (head, labels),
     }
     there, what = needs.get(best, (True, ""))
     if not there:
