@@ -6,20 +6,26 @@ jump of the ROS clock cannot make old messages look fresh; stamps are judged apa
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import count
+from typing import TYPE_CHECKING, Any
 
-from pi05_progress.robots.messages import stamp_ns
+from pi05_progress.robots.messages import same_picture, stamp_ns
+
+if TYPE_CHECKING:
+    from pi05_progress.robots.profile import RobotProfile
 
 RATE_WINDOW = 50  # messages over which a rate is measured
 WELL_S = 2.0  # without a problem, until that is told
 AGAIN_S = 10.0  # between two times that a problem is told which comes and goes
+MOVED_RAD = 0.05  # by any joint of its arm, after which a camera cannot see the same as before
 _NUMBER = re.compile(r"-?\d+(\.\d+)?")
 
 
@@ -47,6 +53,11 @@ class Input:
     changed_s: float = 0.0  # monotonic, of the last message with a new stamp
     stamp_ns: int = 0
     count: int = 0
+    delay_ns: int = 0  # of a camera: what its stamps come late
+    arms: tuple[str, ...] = ()  # of a camera: inputs with whose joints its pictures change
+    poses: dict[str, Mapping[Any, float]] = field(default_factory=dict)  # theirs, after the picture changed last
+    moved_s: float | None = None  # monotonic, when one of them was found to have moved since then
+    hangs: bool = False  # the same picture came again long after that
     why: str = ""  # there is nothing newer, where that is known
     facts: Mapping[str, object] = field(default_factory=dict)
     arrivals: deque[float] = field(default_factory=lambda: deque(maxlen=RATE_WINDOW))
@@ -69,35 +80,56 @@ class Snapshot:
 
 
 class Inputs:
-    """The table of inputs."""
+    """The table of inputs. With the robot's profile it knows how late cameras are, and which must see its arms move."""
 
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
+    def __init__(self, limits: Limits, profile: RobotProfile | None = None) -> None:
+        self._limits, self._profile = limits, profile
         self._lock = threading.Lock()
+        self._new: dict[str, Callable[[], Input]] = {}
         self._table: dict[str, Input] = {}
 
     def add(self, name: str, topic: str, *, image: bool, required: bool = True) -> None:
         """Declare an input before messages come."""
         age = self._limits.image_age_s if image else self._limits.joint_age_s
-        self._table[name] = Input(name, topic, required, age)
+        known = {}
+        if image and self._profile:
+            delay_ns = round(self._profile.cameras[name].delay_s * 1e9)
+            known = {"delay_ns": delay_ns, "arms": self._profile.seen_arms(name)}
+        self._new[name] = functools.partial(Input, name, topic, required, age, **known)
+        self._table[name] = self._new[name]()
 
     def clear(self) -> None:
         """Forget all messages, as after a jump of the clock."""
         with self._lock:
-            for name, old in self._table.items():
-                self._table[name] = Input(name, old.topic, old.required, old.max_age_s)
+            self._table = {name: new() for name, new in self._new.items()}
 
     def store(self, name: str, message: Any, now_ns: int) -> None:
         """A message has arrived; ``now_ns`` is the node's clock, which stands in for a stamp left empty."""
         now_s = time.monotonic()
-        stamp = stamp_ns(message) or now_ns
+        old = self._table[name]  # only the caller's thread replaces its message
+        same = bool(old.arms) and old.message is not None and same_picture(message, old.message)
         with self._lock:
             entry = self._table[name]
+            stamp = (stamp_ns(message) or now_ns) - entry.delay_ns
             if stamp != entry.stamp_ns or entry.count == 0:
                 entry.changed_s = now_s
             entry.message, entry.arrived_s, entry.stamp_ns = message, now_s, stamp
             entry.count += 1
             entry.arrivals.append(now_s)
+            if entry.arms:
+                self._compare(entry, same, now_s)
+            for camera in self._table.values():
+                if name in camera.arms and camera.moved_s is None:
+                    pose = dict(zip(message.name or count(), message.position, strict=False))
+                    if _moved(camera.poses.setdefault(name, pose), pose):
+                        camera.moved_s = now_s
+
+    def _compare(self, camera: Input, same: bool, now_s: float) -> None:
+        """Judge its newest picture. The same one may still be right until pictures of the movement can be there."""
+        if not same:
+            camera.poses, camera.moved_s, camera.hangs = {}, None, False
+        elif camera.moved_s is not None:
+            camera.hangs = now_s - camera.moved_s > self._limits.skew_s + camera.delay_ns * 1e-9
 
     def note(self, name: str, why: str, facts: Mapping[str, object]) -> None:
         """Why an input has nothing newer, empty if nothing is wrong, and further figures for diagnostics."""
@@ -143,12 +175,21 @@ class Inputs:
             return f"{where}: nothing for more than {entry.max_age_s:g} s{why}"
         if frozen > entry.max_age_s:
             return f"{where}: frozen, messages come but their stamp does not change"
+        if entry.hangs:
+            return (
+                f"{where}: frozen, pictures stay the same while {' or '.join(entry.arms)} moves by {MOVED_RAD:g} rad: "
+                "restart the camera's driver or encoder"
+            )
         ahead = (entry.stamp_ns - now_ns) * 1e-9
         if ahead > self._limits.future_s:
             return f"{where}: stamp lies {ahead:.1f} s in the future; are the clocks in step (use_sim_time)?"
         if -ahead > self._limits.past_s:
             return f"{where}: stamp lies {-ahead:.1f} s in the past; are the clocks in step (use_sim_time)?"
         return ""
+
+
+def _moved(before: Mapping[Any, float], now: Mapping[Any, float]) -> bool:
+    return any(abs(now.get(joint, position) - position) >= MOVED_RAD for joint, position in before.items())
 
 
 def same_kind(one: str, other: str) -> bool:

@@ -143,7 +143,7 @@ class PolicyNode(QosOverrides, LifecycleNode):
             raise ValueError("the policy is still busy with a call from before; wait for it, or restart the node")
         p, goals = self._settings, self._goals
         self._results.begin()
-        self._inputs = Inputs(p.limits())
+        self._inputs = Inputs(p.limits(), self._profile)
         self._robot = RobotState(self._profile)
         commands = self._commands = CommandExecutor(
             self, self._profile, p.commands(), self._robot, self._snapshot, "" if self._results.trained else UNTRAINED

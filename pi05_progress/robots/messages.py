@@ -43,6 +43,13 @@ def stamp_ns(message: Any) -> int:
     return int(stamp.sec) * 10**9 + int(stamp.nanosec)
 
 
+def same_picture(one: Any, other: Any) -> bool:
+    """Whether two messages of a camera show the same to the last bit; cheap where they do not."""
+    if isinstance(one, VideoPicture) and isinstance(other, VideoPicture):
+        return np.array_equal(one.brightness(), other.brightness())
+    return not isinstance(one, VideoPicture) and type(one) is type(other) and one.data == other.data
+
+
 def joint_vector(profile: RobotProfile, joints: Mapping[str, Any | None]) -> np.ndarray:
     """A state or action vector of ``profile.layout``, float32 and without poses, from messages by part.
 

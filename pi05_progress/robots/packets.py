@@ -66,6 +66,11 @@ class VideoPicture:
     stamp_ns: int  # of the packet that it came with
     frame: Any  # PyAV's
 
+    def brightness(self) -> np.ndarray:
+        """uint8 (h, w), a view of its first plane."""
+        plane = self.frame.planes[0]
+        return np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width]
+
 
 class PacketDecoder:
     """Decodes one camera's packets.

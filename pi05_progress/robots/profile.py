@@ -54,6 +54,7 @@ class CameraProfile(_Section):
     transport: Literal["raw", "compressed", "ffmpeg"] = "raw"
     size: Size  # width, height
     rate_hz: Positive
+    delay_s: Annotated[float, Field(ge=0, le=1)] = 0.0
     turned: bool
     eye: Literal["left", "right"] | None
     tile: str | None
@@ -247,6 +248,11 @@ class RobotProfile(_Section):
     def turned(self, gripper: float) -> float:
         """A gripper's command number as its opening, 0 closed .. 1 open, and the other way round."""
         return gripper if self.gripper_closed == 0 else 1 - gripper
+
+    def seen_arms(self, camera: str) -> tuple[str, ...]:
+        """Names of the arms' inputs with which a camera's picture changes: a wrist's is its own arm's, else any."""
+        wrist = self.cameras[camera].model_input.partition("_")[0]
+        return tuple(f"{arm}_arm" for arm in ([wrist] if wrist in self.arms else self.arms))
 
     def unusual_cameras(self) -> str:
         """How cameras arrive that send no messages, separated by commas; empty if there are none."""

@@ -145,7 +145,7 @@ class FakeRobot:
     def heal(self):
         """Without any fault."""
         self.size, self.encoding, self.offset_s = (64, 48), "rgb8", 0.0
-        self.frozen, self.silent, self.stamps = set(), set(), {}
+        self.frozen, self.silent, self.hanging, self.stamps = set(), set(), set(), {}
         self.change = lambda side, message: message
         self.meta_mode, self.paused, self.follows, self.fsm_says = 1, False, True, None
         self.next_image = self.next_joint = self.next_slow = 0.0
@@ -206,7 +206,8 @@ class FakeRobot:
             width, height = self.size
             for key, publisher in self.images.items():
                 message = Image(width=width, height=height, step=3 * width, encoding=self.encoding)
-                message.data = bytes(3 * width * height)
+                seen = 0 if key in self.hanging else self.sent[publisher.topic_name]  # another picture every time
+                message.data = bytes([seen % 251]) * (3 * width * height)
                 self.send(key, publisher, message)
         if now >= self.next_slow:
             self.next_slow = now + 0.05
