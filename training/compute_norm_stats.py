@@ -77,7 +77,7 @@ def compute_norm_stats(
     check_output(output, overwrite=args.overwrite)
     frames = sum(dataset.frame_count for dataset in datasets)
     told = {"notes": notes, "far": notes}
-    with progress_bar("statistics", 2 * frames, "frames (twice)") as advance:
+    with progress_bar("statistics", frames, "frames") as advance:
         kinds = {"relative": args.delta_actions, "per_row": args.actions_per_row, "proprioception": args.proprioception}
         stats = compute(datasets, profile, horizon=args.horizon, progress=advance, **kinds, **told)
     save_norm_stats(output, stats)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +27,6 @@ from pi05_progress.robots.profile import RobotProfile
 
 from .datasets import layout
 from .datasets.frames import PictureError, Thumbnail, thumbnails
-from .datasets.pooled import Extent, Spread
 from .datasets.progress_meta import ProgressMeta, load_progress_meta
 from .datasets.reader import Dataset, open_dataset
 from .datasets.robot import position_columns, vectors_problem
@@ -81,14 +80,14 @@ def known_joints(dataset: Dataset, profile: RobotProfile) -> Joints | None:
 
 def look(
     dataset: Dataset, meta: ProgressMeta, robot: Layout, joints: Joints | None, wanted: set[int] | None
-) -> tuple[list[EpisodeSummary], dict[str, Extent]]:
-    """Read the tables once: a summary of every episode, and how far the numbers of state and action reach.
+) -> tuple[list[EpisodeSummary], dict[str, np.ndarray]]:
+    """Read the tables: a summary of every episode, and states and actions of those in which all numbers are finite.
 
     Raises:
         DatasetError: the data set is damaged.
     """
     names = _columns(dataset, meta)
-    found, extents = [], {}
+    found, finite = [], {}
     positions = {s: position_columns(dataset, names[s], robot) for s in ("state", "action") if s in names}
     with progress_bar("reading", dataset.frame_count, "frames") as advance:
         for episode, columns in dataset.frames(list(names.values()), wanted):
@@ -98,11 +97,11 @@ def look(
             found.append(summarise(episode, meta.episode(episode.index), named, dataset.fps, joints))
             for short, vector in vectors.items():
                 if np.isfinite(vector).all():
-                    extents.setdefault(short, Extent(vector.shape[1])).add(vector)
+                    finite.setdefault(short, []).append(vector)
             advance(episode.length)
     more = duration_findings(found)
     told = [s.with_findings(more.get(s.episode.index, ())) for s in found]
-    return with_usual_ones_marked(told), extents
+    return with_usual_ones_marked(told), {short: np.concatenate(parts) for short, parts in finite.items()}
 
 
 def _columns(dataset: Dataset, meta: ProgressMeta) -> dict[str, str]:
@@ -118,41 +117,29 @@ def _columns(dataset: Dataset, meta: ProgressMeta) -> dict[str, str]:
 
 
 def ranges(
-    dataset: Dataset, extents: dict[str, Extent], robot: Layout, joints: Joints | None, wanted: set[int] | None
+    dataset: Dataset, vectors: Mapping[str, np.ndarray], robot: Layout, joints: Joints | None
 ) -> tuple[list[Range], list[Range]]:
-    """Rows for the charts of joint positions and of gripper efforts; reads the tables a second time."""
-    spreads = {short: Spread(extent) for short, extent in extents.items()}
-    names = {"state": layout.STATE, "action": layout.ACTION}
-    for _, columns in dataset.frames([names[short] for short in spreads], wanted):
-        for short, spread in spreads.items():
-            values = np.atleast_2d(columns[names[short]].T).T
-            if np.isfinite(values).all():
-                spread.add(values)
-    stats = {short: spread.result() for short, spread in spreads.items()}
+    """Rows for the charts of joint positions and of gripper efforts, from all frames' states and actions."""
 
-    def row(name: str, column: int, allowed: tuple[float, float] | None, what: Sequence[str]) -> Range:
-        rows = [
-            (short, extents[short].low[column], stats[short].q01[column], stats[short].q99[column],
-             extents[short].high[column])
-            for short in what
-            if short in stats and column < len(extents[short].low)
-        ]  # fmt: skip
+    def row(name: str, column: int, allowed: tuple[float, float] | None = None) -> Range:
+        of = {short: values[:, column] for short, values in vectors.items() if column < values.shape[1]}
+        shares = (0, 0.01, 0.99, 1)
+        rows = [(short, *np.quantile(values, shares, method="inverted_cdf")) for short, values in of.items()]
         return Range(name, allowed, rows)
 
-    both = ("state", "action")
     if joints is not None:
         arms = [
-            row(name, int(column), (float(low), float(high)), both)
+            row(name, int(column), (float(low), float(high)))
             for name, column, (low, high) in zip(joints.names, joints.columns, joints.limits, strict=True)
         ]
         efforts = {gripper: robot.column(joint, EFFORT) for gripper, joint in robot.grippers.items()}
-        return arms, [row(f"{gripper} gripper", column, None, both) for gripper, column in efforts.items()]
-    size = max((len(extent.low) for extent in extents.values()), default=0)
+        return arms, [row(f"{gripper} gripper", column) for gripper, column in efforts.items()]
+    size = max((values.shape[1] for values in vectors.values()), default=0)
     described = dataset.features.get(layout.STATE, {}).get("names")
     known = (
         described if isinstance(described, list) and len(described) >= size else [f"number {i}" for i in range(size)]
     )
-    return [row(str(known[i]), i, None, both) for i in range(min(size, MOST_NUMBERS))], []
+    return [row(str(known[i]), i) for i in range(min(size, MOST_NUMBERS))], []
 
 
 def _with_pictures(dataset: Dataset, summary: EpisodeSummary, count: int) -> PageEpisode:
@@ -193,8 +180,8 @@ def inspect_dataset(args: InspectOptions) -> tuple[Path, list[EpisodeSummary]]:
     dataset, profile = open_dataset(args.dataset), RobotProfile.load(args.robot)
     wanted = set(dataset.chosen(args.episodes)) if args.episodes else None
     meta, joints = load_progress_meta(dataset.root), known_joints(dataset, profile)
-    found, extents = look(dataset, meta, profile.layout, joints, wanted)
-    arms, grippers = ranges(dataset, extents, profile.layout, joints, wanted) if extents else ([], [])
+    found, vectors = look(dataset, meta, profile.layout, joints, wanted)
+    arms, grippers = ranges(dataset, vectors, profile.layout, joints) if vectors else ([], [])
     ordered = sorted(found, key=lambda s: (-s.severity, s.episode.index))
     shown = add_pictures(dataset, ordered[: args.max_episodes], args.pictures)
     shown.sort(key=lambda e: (-e.summary.severity, e.summary.episode.index))  # pictures may have told more

@@ -14,7 +14,6 @@ from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.units.normalize import load_norm_stats, normalize
 from pi05_progress.units.transforms import actions_to_model, state_to_model
 from training.compute_norm_stats import StatisticsOptions, compute_norm_stats
-from training.datasets.pooled import Extent, Spread
 from training.datasets.reader import DatasetError, open_dataset
 
 ARMS = np.r_[0:7, 8:15]
@@ -61,24 +60,6 @@ def test_statistics_are_those_of_all_rows_of_all_chunks(tmp_path, horizon, relat
         for name, share in (("q01", 0.01), ("q99", 0.99)):
             exact = np.quantile(values, share, axis=0, method="inverted_cdf")
             np.testing.assert_array_equal(getattr(ours[key], name)[moves], exact[moves])
-
-
-@pytest.mark.parametrize("weighted", [False, True])
-def test_quantiles_are_exact_whatever_outliers_there_are_and_however_numbers_come(weighted):
-    rng = np.random.default_rng(1)
-    outliers = np.where(np.arange(10_000) == 7, 1e30, rng.normal(size=10_000))
-    columns = [rng.normal(size=10_000), -rng.exponential(size=10_000) * 1e-30, np.full(10_000, 3.0), outliers]
-    values = np.stack(columns, axis=1).astype(np.float32)
-    weights = rng.integers(1, 50, 10_000).astype(float) if weighted else None
-    order = rng.permutation(10_000)
-    extent = Extent(4)
-    extent.add(values, weights)
-    spread = Spread(extent)
-    for part in np.array_split(order, 77):
-        spread.add(values[part], None if weights is None else weights[part])
-    for name, share in (("q01", 0.01), ("q99", 0.99)):
-        exact = np.quantile(values, share, axis=0, method="inverted_cdf", weights=weights)
-        np.testing.assert_array_equal(getattr(spread.result(), name), exact)
 
 
 def test_joints_that_hardly_ever_move_are_normalised_by_their_range_and_named(tmp_path):

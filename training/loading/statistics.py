@@ -68,7 +68,7 @@ def statistics(
         frames = sum(dataset.frame_count for dataset in datasets)
         options = {"horizon": model.action_horizon, "relative": config.delta_actions, "notes": unusual}
         options |= {"per_row": config.actions_per_row, "proprioception": model.state_token}
-        with progress_bar("statistics", 2 * frames, "frames (twice)") as advance:
+        with progress_bar("statistics", frames, "frames") as advance:
             stats = compute(datasets, profile, progress=advance, **options)
         source = f"computed over {len(datasets)} data set{'s' * (len(datasets) > 1)}"
     for dataset, of in zip(datasets, rows, strict=True):
