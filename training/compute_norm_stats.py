@@ -57,12 +57,7 @@ class StatisticsOptions:
 def compute_norm_stats(
     args: StatisticsOptions, notes: list[str] | None = None
 ) -> tuple[Path, dict[str, NormStats], RobotProfile]:
-    """Compute and write; returns the file, the statistics and the profile. ``notes`` gets what is unusual.
-
-    Raises:
-        UserError: what is wrong, and what to do.
-        OSError: the file cannot be written.
-    """
+    """Compute and write; returns the file, the statistics and the profile. ``notes`` gets what is unusual."""
     if not args.datasets:
         raise UserError("give the folder of a data set")
     if args.horizon < 1:

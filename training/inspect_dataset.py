@@ -81,11 +81,7 @@ def known_joints(dataset: Dataset, profile: RobotProfile) -> Joints | None:
 def look(
     dataset: Dataset, meta: ProgressMeta, robot: Layout, joints: Joints | None, wanted: set[int] | None
 ) -> tuple[list[EpisodeSummary], dict[str, np.ndarray]]:
-    """Read the tables: a summary of every episode, and states and actions of those in which all numbers are finite.
-
-    Raises:
-        DatasetError: the data set is damaged.
-    """
+    """Read the tables: a summary of every episode, and states and actions of those in which all numbers are finite."""
     names = _columns(dataset, meta)
     found, finite = [], {}
     positions = {s: position_columns(dataset, names[s], robot) for s in ("state", "action") if s in names}

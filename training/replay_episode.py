@@ -80,11 +80,7 @@ class Course:
 
 
 def labels_of(dataset: Dataset, episode: Episode) -> Float[np.ndarray, " n"]:
-    """The labelled progress of every frame, NaN where there is none.
-
-    Raises:
-        DatasetError, ProgressMetaError: the data set is damaged.
-    """
+    """The labelled progress of every frame, NaN where there is none."""
     columns = load_progress_meta(dataset.root).progress_columns(dataset.features)
     if not columns:
         return np.full(episode.length, np.nan)

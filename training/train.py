@@ -40,12 +40,7 @@ STOPPED_BY_ANOTHER = 75
 
 
 def train(config: TrainConfig) -> Ended:
-    """Train as configured; returns when all steps are taken, or after a signal.
-
-    Raises:
-        UserError: the message says what to do.
-        OSError: the disk is full, or something cannot be read.
-    """
+    """Train as configured; returns when all steps are taken, or after a signal."""
     claim_memory(os.environ)
     use_compilation_cache()
     start_processes(config.mesh)

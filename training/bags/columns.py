@@ -65,11 +65,7 @@ def columns_of(truths: Sequence[Truth], candidates: Sequence[Candidate], fps: in
 def rows_of(
     columns: Columns, bag: Bag, truth: Truth, candidate: Candidate, segment: Segment, profile: RobotProfile
 ) -> dict[str, np.ndarray]:
-    """A segment's rows of each column, in the type of its feature.
-
-    Raises:
-        BagError: a message cannot be read.
-    """
+    """A segment's rows of each column, in the type of its feature."""
     grid, read = segment.grid, segment.read
     times = np.array([grid.time_ns(index) for index in range(grid.count)])
     rows: dict[str, np.ndarray] = {}

@@ -57,9 +57,6 @@ def convert(bags: Sequence[Path], output: Path, place: Workplace, settings: Mapp
 
     Returns:
         The number of episodes; without any there is a report, and no data set.
-
-    Raises:
-        UserError: it cannot go on; the message says what to do.
     """
     options, plans = pool.options, _planned(bags, pool)
     _check_even(plans.sizes)

@@ -25,9 +25,6 @@ def bag_errors_naming(where: Path, what: str = "damaged") -> Iterator[None]:
 
     Readers of files raise what they like on bytes nobody expected (ZstdError, sqlite's, UnicodeDecodeError, ...). What
     is the machine's fault stays as it is.
-
-    Raises:
-        BagError: the file is the matter.
     """
     try:
         yield

@@ -66,11 +66,7 @@ class Scan:
 
 
 def scan_bag(path: Path, options: Options, scratch: Path) -> Scan:
-    """Read through a recording once; see ``Bag`` for ``scratch``.
-
-    Raises:
-        BagError: it cannot be used; the message says why and what to do.
-    """
+    """Read through a recording once; see ``Bag`` for ``scratch``."""
     with Bag(path, scratch) as bag:
         if not any(topic.used for topic in bag.topics.values()):
             raise BagError(f"{path}: the recording holds no messages")

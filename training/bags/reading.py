@@ -41,9 +41,6 @@ class Bag:
         topics: by name.
         notes: what is odd about the recording, for the report.
         cut_off: why its beginning or its end are known to be missing; empty if they are not.
-
-    Raises:
-        BagError: it cannot be read at all.
     """
 
     def __init__(self, path: Path, scratch: Path) -> None:
@@ -87,9 +84,6 @@ class Bag:
         """Messages of these topics received in [start, stop), in order of reception within each file.
 
         Of those of ``heads`` the beginning is enough; one may get more.
-
-        Raises:
-            BagError: the file is damaged.
         """
         with bag_errors_naming(self.path):
             # Files that were written at once hold different topics; of those with the same, one follows the other.
@@ -134,9 +128,6 @@ class Bag:
         """Receive times, ns, that were recorded twice because the recorder's clock was set back: (from, to).
 
         Files that share none of these topics may well have been written at once.
-
-        Raises:
-            BagError: the file is damaged.
         """
         with bag_errors_naming(self.path):
             return [jump for files in self._side_by_side(topics) for jump in _jumps_back(files)]

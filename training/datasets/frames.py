@@ -34,11 +34,7 @@ class PictureError(UserError):
 
 
 class VideoReader:
-    """Reads the pictures of one video file. Not thread-safe; close it.
-
-    Raises:
-        PictureError: the file is missing or not a video.
-    """
+    """Reads the pictures of one video file. Not thread-safe; close it."""
 
     def __init__(self, path: Path, fps: float) -> None:
         self._path, self._fps = path, fps
@@ -55,11 +51,7 @@ class VideoReader:
         self._last = -np.inf  # time of the last picture decoded, s
 
     def read(self, time_s: float) -> UInt8[np.ndarray, "h w 3"]:
-        """The picture at a time, in seconds from the file's start, RGB; times within half a frame are the same.
-
-        Raises:
-            PictureError: there is none, or the file is damaged.
-        """
+        """The picture at a time, in seconds from the file's start, RGB; times within half a frame are the same."""
         early = 0.5 / self._fps
         if not self._last + early < time_s <= self._last + (FORWARD + 0.5) / self._fps:
             self._seek(time_s + early / 2)
@@ -73,11 +65,7 @@ class VideoReader:
         raise PictureError(f"{self._path}: no picture at {time_s:.3f} s, the data set contradicts itself; copy it anew")
 
     def near(self, time_s: float, not_before_s: float) -> av.VideoFrame:
-        """The key frame before a time, unless it lies before another one; else the picture at that time.
-
-        Raises:
-            PictureError: the file ends before, or is damaged.
-        """
+        """The key frame before a time, unless it lies before another one; else the picture at that time."""
         self._seek(time_s + TOLERANCE_S)
         for frame in self._decoded(time_s):
             is_first_choice = frame.key_frame and frame.time >= not_before_s - TOLERANCE_S
@@ -156,11 +144,7 @@ class FrameReader:
         self._open: OrderedDict[Path, VideoReader | OpenCvReader] = OrderedDict()
 
     def read(self, span: VideoSpan, frame: int) -> UInt8[np.ndarray, "h w 3"]:
-        """Picture ``frame`` of the episode that lies at ``span``, counted from 0, RGB.
-
-        Raises:
-            PictureError: see ``VideoReader``.
-        """
+        """Picture ``frame`` of the episode that lies at ``span``, counted from 0, RGB."""
         if span.path not in self._open:
             self._open[span.path] = (OpenCvReader if av is None else VideoReader)(span.path, self._fps)
             if len(self._open) > OPEN_FILES:
@@ -195,9 +179,6 @@ def thumbnails(span: VideoSpan, fps: float, count: int, height: int) -> list[Thu
 
     The key frame before each wanted time is taken if it is the episode's and not taken yet; only otherwise frames are
     decoded up to the wanted one.
-
-    Raises:
-        PictureError: the file is missing, damaged or shorter than it should be.
     """
     frames = max(1, round((span.to_s - span.from_s) * fps))
     wanted = np.unique(np.linspace(0, frames - 1, min(count, frames)).round()) / fps + span.from_s

@@ -131,11 +131,7 @@ def save_progress_meta(root: Path, meta: ProgressMeta) -> None:
 
 
 def load_progress_meta(root: Path) -> ProgressMeta:
-    """Read ``meta/progress.json`` of the data set in ``root``; without that file nothing is known.
-
-    Raises:
-        ProgressMetaError: unreadable, of a newer version, or a field is missing or wrong.
-    """
+    """Read ``meta/progress.json`` of the data set in ``root``; without that file nothing is known."""
     path = root / layout.PROGRESS
     try:
         data = read_json(path)

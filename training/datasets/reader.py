@@ -97,11 +97,7 @@ class Dataset:
         return sorted(set(indices)) or list(range(count))
 
     def data_files(self) -> list[Path]:
-        """The Parquet files with frames, in order.
-
-        Raises:
-            DatasetError: there are none.
-        """
+        """The Parquet files with frames, in order."""
         files = sorted((self.root / layout.DATA).glob("*/*.parquet"))
         if not files:
             raise DatasetError(f"{self.root / layout.DATA}: no Parquet files; the data set is incomplete")
@@ -113,11 +109,7 @@ class Dataset:
         return [path for path in paths if not path.is_file()]
 
     def require(self, names: Sequence[str]) -> None:
-        """Check that features are there.
-
-        Raises:
-            DatasetError: one is not; those that are there are named.
-        """
+        """Refuse a data set that lacks one of these features; those that are there are named."""
         if missing := [name for name in names if name not in self.features]:
             raise DatasetError(f"{self.root}: no feature {', '.join(missing)}; it has {', '.join(self.features)}")
 
@@ -153,11 +145,7 @@ class Dataset:
         self.refuse_missing(seen, episodes)
 
     def refuse_missing(self, seen: Collection[int], wanted: Collection[int] | None = None) -> None:
-        """Check that no episode was missed.
-
-        Raises:
-            DatasetError: one was; a data file is missing.
-        """
+        """Refuse a data set of which an episode was not seen: a data file is missing."""
         missing = [e.index for e in self.episodes if e.index not in seen and (wanted is None or e.index in wanted)]
         if missing:
             named = ", ".join(map(str, missing[:10])) + (" ..." if len(missing) > 10 else "")
@@ -228,11 +216,7 @@ def array_of(column: pa.ChunkedArray, what: str) -> np.ndarray:
 
 
 def open_parquet(path: Path) -> pq.ParquetFile:
-    """A Parquet file, opened for reading.
-
-    Raises:
-        DatasetError: missing or damaged.
-    """
+    """A Parquet file, opened for reading; one that is missing or damaged is refused."""
     try:
         return pq.ParquetFile(path)
     except FileNotFoundError:

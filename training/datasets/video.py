@@ -111,11 +111,7 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 def check_count(path: Path, expected: int) -> None:
-    """Count the frames of a file.
-
-    Raises:
-        VideoError: there are more or fewer.
-    """
+    """Refuse a file that does not hold so many frames."""
     if (found := frame_count(path)) != expected:
         raise VideoError(f"{path}: holds {found} frames, {expected} were put into it")
 

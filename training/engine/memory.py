@@ -98,10 +98,6 @@ def plan_memory(
         batch_size: samples of an optimiser step, over all devices.
         freeze: regular expressions of paths of parameters that stay as they are.
         flow_samples: noises and times per sample.
-
-    Raises:
-        ModelConfigError: there is nothing of what is to be trained or frozen.
-        UserError: devices or batch cannot be shared out so.
     """
     check_devices(devices, fsdp_devices)
     check_batch_size(batch_size, devices, optimizer.accumulation_steps)

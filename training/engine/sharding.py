@@ -54,11 +54,7 @@ class MeshConfig:
 
 
 def start_processes(config: MeshConfig) -> None:
-    """Meet the other processes, if there are any; before anything else of JAX is used.
-
-    Raises:
-        UserError: they cannot be found.
-    """
+    """Meet the other processes, if there are any; before anything else of JAX is used."""
     if not config.distributed:
         return
     try:

@@ -75,11 +75,7 @@ def parameter_kinds(model: Pi05Config, trained: Trained, freeze: tuple[str, ...]
 def abstract_state(
     model: Pi05Config, mesh: Mesh, trained: Trained, optimizer: OptimizerConfig, freeze: tuple[str, ...] = ()
 ) -> TrainState:
-    """Shapes, dtypes and shardings of the state; nothing is allocated.
-
-    Raises:
-        ModelConfigError: there is nothing of what is to be trained or frozen.
-    """
+    """Shapes, dtypes and shardings of the state; nothing is allocated."""
 
     def placed(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=parameter_sharding(mesh, leaf))

@@ -64,11 +64,7 @@ class AnswerCache:
             return None  # it is made again
 
     def save(self, episode: int, playbacks: Sequence[Playback], answers: Mapping[str, Answers]) -> None:
-        """Keep answers; the file appears when it is complete.
-
-        Raises:
-            OSError: it cannot be written.
-        """
+        """Keep answers; the file appears when it is complete."""
         if self._folder is None:
             return
         arrays: dict[str, np.ndarray] = {}

@@ -76,9 +76,6 @@ def robot_frames(
     """What the robot sensed in these frames, from 0 and in rising order, with the states of all frames.
 
     The pictures of a data set are already cropped and turned, as those of ``robots/messages.py`` are.
-
-    Raises:
-        PictureError: a video is missing, damaged, or lacks one of the frames.
     """
     with FrameReader(fps) as videos:
         for frame in frames:

@@ -36,11 +36,7 @@ class Answers:
 
 
 class Asker:
-    """Shows a policy sampled frames, with the same noise for the same frame, so that answers can be compared.
-
-    Raises:
-        PictureError: a video cannot be read.
-    """
+    """Shows a policy sampled frames, with the same noise for the same frame, so that answers can be compared."""
 
     def __init__(self, policy: Policy, profile: RobotProfile, samples: Sequence[Sample], fps: float) -> None:
         self.policy, self.profile, self.samples, self.fps = policy, profile, samples, fps

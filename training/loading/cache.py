@@ -90,10 +90,6 @@ def cached_pictures(cache: Path, dataset: Dataset, features: Mapping[str, str], 
     Args:
         features: the data set's feature for each of the model's cameras.
         size: (height, width) of the model's pictures.
-
-    Raises:
-        DataConfigError: the cache is damaged, or cannot be written.
-        PictureError: a video is missing, damaged or too short.
     """
     form = Form(tuple(features), (*size, 3), np.uint8, "u8", "--data.cache")
     starts = dataset.starts

@@ -75,9 +75,6 @@ def read_data(config: DataConfig, model: Pi05Config, before: Sequence[SetSplit] 
     Args:
         before: what the run did with its data that this one starts from, or goes on with.
         goes_on: whether this is the same run, whose split stays as it is.
-
-    Raises:
-        DataConfigError, DatasetError, ConfigError, ProgressMetaError: what does not fit; says what to do.
     """
     profile = RobotProfile.load(config.robot)
     datasets = open_data_sets(config, profile)

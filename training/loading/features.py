@@ -53,10 +53,6 @@ def cached_features(
         features: the data set's feature for each of the model's cameras.
         size: (height, width) of the model's pictures, which ``pictures`` reads.
         threads: that read pictures.
-
-    Raises:
-        DataConfigError: the cache is damaged, or cannot be written.
-        PictureError: a video is missing, damaged or too short.
     """
     form = Form(tuple(features), tower.shape, tower.dtype, "tokens", "--data.features")
 

@@ -55,10 +55,6 @@ class TrainLoader:
         seed: of the order and of negatives, in [0, 2**32).
         before: what the run did with its data whose checkpoint this one starts from, or that it goes on with.
         goes_on: whether it goes on.
-
-    Raises:
-        DataConfigError, DatasetError, PictureError, ProgressMetaError, ConfigError: data or configuration do not fit;
-            the message says what to do.
     """
 
     datasets: list[Dataset]
@@ -149,11 +145,7 @@ class TrainLoader:
         return cached_pictures(Path(self._config.cache).expanduser(), dataset, features, size)
 
     def use_features(self, tower: Tower) -> None:
-        """Load what a vision tower makes of pictures, instead of these; before the first batch.
-
-        Raises:
-            DataConfigError, PictureError: see ``cached_features``.
-        """
+        """Load what a vision tower makes of pictures, instead of these; before the first batch."""
         samples, folder = self._samples, Path(self._config.features).expanduser()
         features = [
             cached_features(folder, dataset, of, self._size, source.pictures, tower, self._config.threads)

@@ -66,11 +66,7 @@ class DecodedPictures:
         self._local = threading.local()
 
     def read(self, episode: int, frame: int) -> dict[str, UInt8[np.ndarray, "h w 3"]]:
-        """See ``Pictures``.
-
-        Raises:
-            PictureError: a video is missing, damaged or too short.
-        """
+        """See ``Pictures``."""
         return {key: self.read_one(key, episode, frame) for key in self._features}
 
     def read_one(self, key: str, episode: int, frame: int) -> UInt8[np.ndarray, "h w 3"]:

@@ -77,11 +77,7 @@ class SampleMaker:
         return (high - low)[:, numbers] * np.isin(numbers, self._robot.arm_columns)
 
     def check_prompts(self) -> None:
-        """Refuse instructions that are too long with any state, as the policy would.
-
-        Raises:
-            DataConfigError: the message names it.
-        """
+        """Refuse instructions that are too long with any state, as the policy would."""
         state = np.ones(len(self.sources[0].rows.state[0])) if self._model.discrete_state else None  # longest numbers
         for source in self.sources:
             for index in np.unique(source.rows.task):
@@ -101,11 +97,7 @@ class SampleMaker:
         return sample
 
     def sample(self, data_set: int, row: int, wrong_prompt: str | None = None) -> Sample:
-        """The sample of a row; with ``wrong_prompt`` instead of its own instruction its progress is 0.
-
-        Raises:
-            PictureError: a video cannot be decoded.
-        """
+        """The sample of a row; with ``wrong_prompt`` instead of its own instruction its progress is 0."""
         source, model = self.sources[data_set], self._model
         rows, episode = source.rows, source.rows.episode(row)
         frame = row - rows.starts[episode]

@@ -42,11 +42,7 @@ def episode_name(columns: Mapping[str, np.ndarray]) -> str:
 
 
 def read_splits(path: Path) -> list[SetSplit]:
-    """What a run's list says: of its data sets, after those of the run whose checkpoint it started from.
-
-    Raises:
-        UserError: it cannot be read.
-    """
+    """What a run's list says: of its data sets, after those of the run whose checkpoint it started from."""
     try:
         return SPLITS.validate_json(path.read_bytes())
     except OSError as error:
@@ -56,11 +52,7 @@ def read_splits(path: Path) -> list[SetSplit]:
 
 
 def splits_of(checkpoint: Path) -> list[SetSplit]:
-    """What the run of a checkpoint held out; empty if neither its folder nor that of the run says so.
-
-    Raises:
-        UserError: there is a list that cannot be read.
-    """
+    """What the run of a checkpoint held out; empty if neither its folder nor that of the run says so."""
     for folder in (checkpoint, checkpoint.resolve().parent):
         if (folder / HELD_OUT).is_file():
             return read_splits(folder / HELD_OUT)

@@ -68,11 +68,7 @@ class RunState:
 
     @classmethod
     def read(cls, path: Path) -> RunState:
-        """From a file.
-
-        Raises:
-            CheckpointError: it is missing or damaged.
-        """
+        """From a file."""
         try:
             data = read_json(path)
             best = data.pop("best")
@@ -145,21 +141,13 @@ class RunCheckpoints:
                 raise CheckpointError(f"{path}: cannot be written: {error.strerror or error}") from error
 
     def wait(self) -> None:
-        """Return when everything is in place.
-
-        Raises:
-            CheckpointError: it could not be written.
-        """
+        """Return when everything is in place; a ``CheckpointError`` says what could not be written."""
         with _told_how_to_go_on():
             self._saver.wait()
         self._saving = None
 
     def raise_if_failed(self) -> None:
-        """Notice soon that a checkpoint could not be written; does not wait for one that is being written.
-
-        Raises:
-            CheckpointError: it could not be written.
-        """
+        """Notice soon that a checkpoint could not be written; does not wait for one that is being written."""
         if self._saver.failed:
             self.wait()
 

@@ -106,11 +106,7 @@ class Logs:
     def write(
         self, group: Literal["train", "validation", "simulation"], step: int, values: Mapping[str, float]
     ) -> None:
-        """Log numbers of a step.
-
-        Raises:
-            UserError: they cannot be written.
-        """
+        """Log numbers of a step."""
         self._tables[group].write({"step": step, **values})
         try:
             for name, value in values.items():

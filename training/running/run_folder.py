@@ -102,11 +102,7 @@ class RunFolder:
 
 
 def check(root: Path, *, resume: bool, overwrite: bool) -> None:
-    """Refuse a folder that is there unless it is to be gone on with or replaced; nothing is changed.
-
-    Raises:
-        UserError: see above.
-    """
+    """Refuse a folder that is there unless it is to be gone on with or replaced; nothing is changed."""
     if resume and overwrite:
         raise UserError("--resume and --overwrite contradict each other; give one of them")
     if not root.exists() or resume:

@@ -68,11 +68,7 @@ class Run:
 
 
 def check_config(config: TrainConfig) -> None:
-    """Refuse what contradicts itself, before anything is read.
-
-    Raises:
-        UserError: a field is wrong.
-    """
+    """Refuse what contradicts itself, before anything is read."""
     if not config.exp_name or "/" in config.exp_name or config.exp_name.startswith("."):
         raise UserError(f"--exp_name is {config.exp_name!r}; give the run a name, such as --exp_name=first")
     counts = ("num_train_steps", "log_interval", "save_interval")
@@ -107,11 +103,7 @@ def check_config(config: TrainConfig) -> None:
 
 
 def check_complete(config: TrainConfig) -> None:
-    """Refuse a run that is to start without what it needs.
-
-    Raises:
-        UserError: names all that is missing at once.
-    """
+    """Refuse a run that is to start without what it needs; all that is missing is named at once."""
     missing = []
     if config.trained == "head" and config.checkpoint is None:
         missing.append("--checkpoint=FOLDER of a model that acts already, whose progress head is to be trained")
@@ -132,11 +124,7 @@ def check_complete(config: TrainConfig) -> None:
 
 
 def prepare(config: TrainConfig, say: Say) -> Run:
-    """Make or restore everything. The folder is checked, but nothing is written.
-
-    Raises:
-        ValueError: something is wrong; each kind's message says what to do.
-    """
+    """Make or restore everything. The folder is checked, but nothing is written."""
     check_config(config)
     folder = RunFolder(config.output.expanduser() / config.name / config.exp_name)
     run_folder.check(folder.root, resume=config.resume, overwrite=config.overwrite)
@@ -235,11 +223,7 @@ def _without_place(values: Mapping[str, Any]) -> str:
 
 @contextmanager
 def open_folder(run: Run) -> Iterator[None]:
-    """Take the run's folder and write down what the run is; only process 0 does, the others wait for it.
-
-    Raises:
-        UserError: another process trains there, or nothing can be written.
-    """
+    """Take the run's folder and write down what the run is; only process 0 does, the others wait for it."""
     lock = None
     if jax.process_index() == 0:
         lock = run_folder.take(run.folder.root, overwrite=run.config.overwrite)

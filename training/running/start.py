@@ -53,11 +53,7 @@ class Base:
 
 
 def open_base(checkpoint: Path | None) -> Base | None:
-    """The checkpoint to start from, if one is given; its parameters are not read yet.
-
-    Raises:
-        CheckpointError: it is missing or damaged.
-    """
+    """The checkpoint to start from, if one is given; its parameters are not read yet."""
     if checkpoint is None:
         return None
     folder = checkpoint.expanduser()
@@ -67,11 +63,7 @@ def open_base(checkpoint: Path | None) -> Base | None:
 def check_acts_alike(
     base: Base, model: Pi05Config, data: DataConfig, profile: RobotProfile, tokenizer: TokenizerName
 ) -> None:
-    """Refuse to train the head alone on a model that would act otherwise then.
-
-    Raises:
-        UserError: something that decides the actions differs; the message names it.
-    """
+    """Refuse to train the head alone on a model that would act otherwise then."""
     info = base.info
     names = ("image_size", "action_dim", "action_horizon", "max_token_len", "discrete_state", "state_token")
     theirs = {f"model.{name}": getattr(info.model, name) for name in names}
@@ -94,11 +86,7 @@ def with_statistics(data: DataConfig, checkpoint: Path, info: CheckpointInfo) ->
 
 
 def check_labels(trained: Trained, data: DataConfig, has_labels: bool) -> None:
-    """Refuse to train the progress head alone on data that say nothing about progress.
-
-    Raises:
-        UserError: there are no labels; the message says how to make them.
-    """
+    """Refuse to train the progress head alone on data that say nothing about progress."""
     if trained == "head" and not has_labels:
         raise UserError(
             f"--trained=head, but there are no progress labels in {data.repo_id}; make them: python -m "
@@ -183,11 +171,7 @@ def fresh(
     base: Base | None,
     freeze: tuple[str, ...] = (),
 ) -> Start:
-    """The start of a new run, from a checkpoint if ``base`` is one; arguments as of ``start_state``.
-
-    Raises:
-        CheckpointError: the checkpoint does not fit the model, or is damaged.
-    """
+    """The start of a new run, from a checkpoint if ``base`` is one; arguments as of ``start_state``."""
     train_key, init_key = training_keys(seed)
     source = None if base is None else base.source
     started = start_state(model, mesh, trained, optimizer, init_key, source, freeze=freeze)
@@ -209,11 +193,7 @@ def restored(
     optimizer: OptimizerConfig,
     freeze: tuple[str, ...] = (),
 ) -> Start:
-    """Where a run was when it saved its last checkpoint.
-
-    Raises:
-        CheckpointError: it is damaged, or of another configuration.
-    """
+    """Where a run was when it saved its last checkpoint."""
     begin = RunState.read(last / RUN)
     state = restore_state(last, abstract_state(model, mesh, trained, optimizer, freeze))
     return Start(state, jax.random.wrap_key_data(jnp.asarray(begin.key, jnp.uint32)), begin, dict(source), [])
