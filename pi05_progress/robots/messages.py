@@ -207,7 +207,7 @@ def robot_frame(profile: RobotProfile, images: Mapping[str, Any], joints: Mappin
     for key, camera in profile.cameras.items():
         source = images[key]
         if not isinstance(source, np.ndarray):
-            stamps[key] = stamp_ns(source)
+            stamps[key] = stamp_ns(source) - round(camera.delay_s * 1e9)
             source = decode_image(source, key)
         pictures[key] = prepare_image(source, camera)
     state = joint_vector(profile, joints)

@@ -34,6 +34,7 @@ class Source:
     topic: str  # where it comes from
     kind: Kind  # how its messages are read
     role: Role  # what it is for
+    delay_ns: int = 0  # by which its stamps are late
 
     @property
     def name(self) -> str:
@@ -167,7 +168,8 @@ class _Choice:
         """Take a topic for a part; where it is missing, that and the hint are told."""
         kinds = CAMERA_KINDS if role == "camera" else OTHER_KINDS
         found = self._topics[topic].type if topic in self._topics else ""
-        source = Source(part, topic, kinds.get(found, "joints"), role)
+        delay_s = self._profile.cameras[part].delay_s if role == "camera" else 0.0
+        source = Source(part, topic, kinds.get(found, "joints"), role, round(delay_s * 1e9))
         if not found:
             self._problems.append(f"{source.name}: {'no message' if topic in self._silent else 'nothing'} on {topic}")
             self._hints |= {hint} if hint else set()

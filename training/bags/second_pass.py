@@ -172,7 +172,7 @@ class _Making:
             if self._failed.is_set():
                 return
             source = by_topic[message.topic]
-            stamp = message_time_ns(message, source.has_header, self._scan.clock_offset_ns)
+            stamp = message_time_ns(message, source, self._scan.clock_offset_ns)
             if source.role == "camera":
                 self._cameras[source.name].put(stamp, message)
             else:

@@ -86,9 +86,10 @@ def header_stamp_ns(data: bytes) -> int:
     return seconds * 10**9 + nanoseconds
 
 
-def message_time_ns(message: Stored, has_header: bool, clock_offset_ns: int) -> int:
-    """When a message was made: its stamp, or where it has none, when it was received."""
-    return (has_header and header_stamp_ns(message.data)) or message.received_ns + clock_offset_ns
+def message_time_ns(message: Stored, source: Source, clock_offset_ns: int) -> int:
+    """When what it says was so: by its stamp, or where it has none when it was received, less the source's delay."""
+    stamp = (source.has_header and header_stamp_ns(message.data)) or message.received_ns + clock_offset_ns
+    return stamp - source.delay_ns
 
 
 class Timeline:
@@ -103,7 +104,7 @@ class Timeline:
     def sample(self, source: Source, message: Stored) -> tuple[int, Timing]:
         """The next message of an input; returns its stamp, ns, and the input's timing in the stretch it belongs to."""
         stretch = self._newest(message)
-        stamp = message_time_ns(message, source.has_header, self._clock_offset_ns)
+        stamp = message_time_ns(message, source, self._clock_offset_ns)
         stampless = not (source.has_header and header_stamp_ns(message.data))
         if stampless and source.has_header:
             self.stampless[source.name] = self.stampless.get(source.name, 0) + 1

@@ -1,0 +1,153 @@
+"""Measures how late the cameras' stamps are, for delay_s of the robot's profile, while the operator moves the arms.
+
+    python -m pi05_progress_ros.measure_delay --robot teleavatar_v1
+
+It only listens and never commands. Move both arms by teleoperation in the cameras' view, briskly and irregularly, with
+pauses, and keep everything else still. Exit status 1: one of the cameras could not be measured. ROS arguments, such as
+-p use_sim_time:=true, follow --ros-args.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import qos_profile_sensor_data
+from rclpy.utilities import remove_ros_args
+from sensor_msgs.msg import JointState
+
+from pi05_progress.errors import UserError, run_program
+from pi05_progress.robots.joints import MessageError, joint_values
+from pi05_progress.robots.messages import decode_image, stamp_ns
+from pi05_progress.robots.profile import RobotProfile
+
+from .cameras.cameras import check_cameras, open_cameras
+from .cameras.delay import estimate_delay, reduced
+from .command_line import check_ranges, read_options
+from .inputs import Inputs, Limits
+from .parameters import QosOverrides
+from .ros_session import ros_session
+
+MODULE = "pi05_progress_ros.measure_delay"
+
+
+@dataclass(frozen=True)
+class Options:
+    """Command line."""
+
+    robot: str = "teleavatar"
+    """Robot profile: a name, or the path of a YAML file."""
+    seconds: float = 20.0
+    """How long pictures and joints are taken."""
+
+
+class Listener(QosOverrides, Node):
+    """Takes what cameras and arms say."""
+
+    def __init__(self, profile: RobotProfile) -> None:
+        super().__init__("measure_delay")
+        self._profile, self._inputs, self._lock = profile, Inputs(Limits(), profile), threading.Lock()
+        self._small: dict[str, np.ndarray] = {}
+        self._pictures: dict[str, list[tuple[float, float]]] = {key: [] for key in profile.cameras}
+        self._joints: dict[str, list[tuple[float, np.ndarray]]] = {f"{arm}_arm": [] for arm in profile.arms}
+        self._cameras = open_cameras(self, profile, self._inputs, self._on_picture)
+        for name, arm in profile.arms.items():
+
+            def on_joints(message: JointState, name: str = name) -> None:
+                self._on_joints(name, message)
+
+            self.create_subscription(JointState, arm.state_topic, on_joints, qos_profile_sensor_data)
+
+    def _on_joints(self, arm: str, message: JointState) -> None:
+        stamp_s = (stamp_ns(message) or self.get_clock().now().nanoseconds) * 1e-9
+        try:
+            position = joint_values(message, self._profile.arms[arm].joints, f"{arm}_arm")[0]
+        except MessageError as error:
+            self.get_logger().warning(str(error), throttle_duration_sec=5.0)
+            return
+        if not (taken := self._joints[f"{arm}_arm"]) or stamp_s > taken[-1][0]:
+            taken.append((stamp_s, position))
+
+    def _on_picture(self) -> None:
+        """One of the cameras has a new picture; several threads say so."""
+        with self._lock:
+            for entry in self._inputs.state():
+                taken, stamp_s = self._pictures[entry.name], entry.stamp_ns * 1e-9
+                if entry.message is None or (taken and stamp_s <= taken[-1][0]):
+                    continue
+                try:
+                    small = reduced(decode_image(entry.message, entry.name))
+                except MessageError as error:
+                    self.get_logger().warning(str(error), throttle_duration_sec=5.0)
+                    continue
+                before = self._small.get(entry.name, small)
+                self._small[entry.name] = small
+                taken.append((stamp_s, float(np.abs(small - before).mean())))
+
+    def measured(self, key: str) -> tuple[float, float]:
+        """Delay and correlation of one camera; raises UserError like ``estimate_delay``."""
+        moved = [self._joints[arm] for arm in self._profile.seen_arms(key)]
+        times = np.unique([stamp for joints in moved for stamp, _ in joints])
+        path = np.zeros(len(times))
+        for joints in filter(None, moved):
+            stamps, positions = zip(*joints, strict=True)
+            steps = np.abs(np.diff(positions, axis=0)).sum(axis=1)
+            path += np.interp(times, stamps, np.concatenate([[0.0], np.cumsum(steps)]))
+        stamps, motion = zip(*self._pictures[key], strict=True) if self._pictures[key] else ((), ())
+        delay_s, correlation = estimate_delay(stamps, motion, times, path)
+        return delay_s + self._profile.cameras[key].delay_s, correlation
+
+    def close(self) -> None:
+        """Listen no more."""
+        for camera in self._cameras:
+            camera.close()
+        self.destroy_node()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    argv = ["measure_delay", *(sys.argv[1:] if argv is None else argv)]
+    options = read_options(
+        Options, MODULE, __doc__, remove_ros_args(argv)[1:], lambda o: check_ranges(o, {"seconds": (3.0, 600.0)})
+    )
+    return run_program(lambda: _run(argv, options), name="measure_delay")
+
+
+def _run(argv: Sequence[str], options: Options) -> int:
+    profile = RobotProfile.load(options.robot)
+    check_cameras(profile)
+    with ros_session(argv) as stop:
+        listener, executor = Listener(profile), SingleThreadedExecutor()
+        executor.add_node(listener)
+        print(f"move both arms, briskly and irregularly, for {options.seconds:g} s", flush=True)
+        until_s = time.monotonic() + options.seconds
+        while time.monotonic() < until_s and not stop.is_set():
+            executor.spin_once(timeout_sec=0.05)
+        try:
+            return _tell(listener, profile)
+        finally:
+            listener.close()
+
+
+def _tell(listener: Listener, profile: RobotProfile) -> int:
+    status = 0
+    for key in profile.cameras:
+        try:
+            delay_s, correlation = listener.measured(key)
+        except UserError as error:
+            print(f"{key}: not measured: {error}")
+            status = 1
+            continue
+        early = "" if delay_s > -0.01 else "; a picture before its movement: the clocks are not in step"
+        print(f"{key}: delay_s: {max(0.0, delay_s):.3f}  (correlation {correlation:.2f}{early})")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
