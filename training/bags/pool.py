@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import errno
-import multiprocessing
 import os
 import shutil
-import signal
 import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from pydantic import TypeAdapter
 
 from pi05_progress.errors import UserError
 from pi05_progress.files.output_file import write_file
-from pi05_progress.files.worker_process import end_with_parent
+from pi05_progress.files.worker_process import in_worker, worker_pool
 
 from .episodes import Candidate
 from .faults import BagError
@@ -96,21 +95,12 @@ def _unexpected(error: Exception) -> str:
     return f"cannot be converted: {type(error).__name__}: {error} ({place}; please report this)"
 
 
-_worker: _Worker | None = None  # one per process
-
-
-def _start_process(*arguments: Any) -> None:
+def _one_of_many(*arguments: Any) -> _Worker:
+    """In a process of its own: the cores are shared by these, not by the threads of one of them."""
     import cv2
 
-    global _worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
-    end_with_parent()
     cv2.setNumThreads(1)
-    _worker = _Worker(*arguments)
-
-
-def _in_process(task: str, arguments: tuple) -> Any:
-    return getattr(_worker, task)(*arguments)
+    return _Worker(*arguments)
 
 
 def load_result(folder: Path) -> Converted | None:
@@ -159,7 +149,7 @@ class Pool:
                     done(number)
             else:
                 pool = self._processes()
-                futures = {pool.submit(_in_process, task, of_task): i for i, of_task in enumerate(arguments)}
+                futures = {pool.submit(in_worker, task, *of_task): i for i, of_task in enumerate(arguments)}
                 for future in as_completed(futures):
                     results[futures[future]] = future.result()
                     done(futures[future])
@@ -173,6 +163,5 @@ class Pool:
 
     def _processes(self) -> ProcessPoolExecutor:
         if self._pool is None:
-            context = multiprocessing.get_context("spawn")  # threads of video libraries do not survive a fork
-            self._pool = ProcessPoolExecutor(self._workers, context, _start_process, self._arguments)
+            self._pool = worker_pool(self._workers, partial(_one_of_many, *self._arguments))
         return self._pool

@@ -7,17 +7,17 @@ policy of other code that remembers anything from one episode to the next is not
 from __future__ import annotations
 
 import multiprocessing
-import signal
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from pi05_progress.checkpoints.description import read_info
 from pi05_progress.errors import UserError
-from pi05_progress.files.worker_process import end_with_parent
+from pi05_progress.files.worker_process import in_worker, worker_pool
 from pi05_progress.make_policy import make_policy
 from pi05_progress.observation import UNTRAINED
 from pi05_progress.policy import Policy, PolicyOptions
@@ -69,7 +69,10 @@ class Driver:
         self._profile = RobotProfile.load(driving.profile or (info.robot if info else "teleavatar"))
         self._policy = load_policy(self._profile, driving.policy)
         self._settings, self._what, self._loop = driving.loop, ("", ""), None
-        self.who = Who(self._policy.model_id, self._profile.name)
+
+    def who(self) -> Who:
+        """What drives what."""
+        return Who(self._policy.model_id, self._profile.name)
 
     def run(self, task: str, seed: int, shift: str) -> DrivenEpisode:
         """Drive an episode.
@@ -104,14 +107,16 @@ def drivers(driving: Driving, workers: int) -> Iterator[tuple[Who, Run]]:
     """
     if workers == 1:
         with closing(Driver(driving)) as driver:
-            yield driver.who, lambda episodes: (driver.run(*which) for which in episodes)
+            yield driver.who(), lambda episodes: (driver.run(*which) for which in episodes)
         return
     before = set(multiprocessing.active_children())
-    context = multiprocessing.get_context("spawn")  # OpenGL and threads do not survive a fork
-    pool = ProcessPoolExecutor(workers, context, _start, (driving,))
+    pool = worker_pool(workers, partial(Driver, driving))
+
+    def run(episodes: Sequence[Which]) -> Iterator[DrivenEpisode]:
+        return (f.result() for f in as_completed([pool.submit(in_worker, "run", *which) for which in episodes]))
+
     try:
-        who = pool.submit(_who).result()
-        yield who, lambda episodes: (f.result() for f in as_completed([pool.submit(_run, *e) for e in episodes]))
+        yield pool.submit(in_worker, "who").result(), run
     except BaseException as error:
         pool.shutdown(wait=False, cancel_futures=True)
         for child in set(multiprocessing.active_children()) - before:
@@ -121,29 +126,3 @@ def drivers(driving: Driving, workers: int) -> Iterator[tuple[Who, Run]]:
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-_driving: Driving | None = None  # of a worker process
-_own: Driver | None = None  # made at first use, so that what is wrong is told as an error and not as a death
-
-
-def _start(driving: Driving) -> None:
-    global _driving
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business, which ends its workers
-    end_with_parent()
-    _driving = driving
-
-
-def _ready() -> Driver:
-    global _own
-    if _own is None:
-        _own = Driver(_driving)
-    return _own
-
-
-def _who() -> Who:
-    return _ready().who
-
-
-def _run(task: str, seed: int, shift: str) -> DrivenEpisode:
-    return _ready().run(task, seed, shift)

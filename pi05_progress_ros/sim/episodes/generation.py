@@ -8,13 +8,12 @@ which strict readers refuse: publish messages whose sequences are filled.
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
 import shutil
-import signal
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,7 +25,7 @@ from rclpy.serialization import serialize_message
 from rosbags.typesys.store import Typestore
 
 from pi05_progress.checkpoints.description import read_info
-from pi05_progress.files.worker_process import end_with_parent
+from pi05_progress.files.worker_process import in_worker, worker_pool
 from pi05_progress.policy import PolicyOptions
 from pi05_progress.robots.message_store import message_store
 from pi05_progress.robots.profile import IMAGE_TYPE, RobotProfile
@@ -250,29 +249,16 @@ def finished(options: GenerationOptions, seed: int) -> bool:
 
 def generate(options: GenerationOptions, seeds: Sequence[int]) -> Iterator[EpisodeFacts]:
     """Record the episodes of these seeds in several processes; yields each as it is finished, in any order."""
-    context = multiprocessing.get_context("spawn")  # OpenGL and threads do not survive a fork
-    pool = ProcessPoolExecutor(min(options.workers, len(seeds)), context, _start_worker, (options,))
+    pool = worker_pool(min(options.workers, len(seeds)), partial(_frugal_maker, options))
     try:
-        for future in as_completed([pool.submit(_make, seed) for seed in seeds]):
+        for future in as_completed([pool.submit(in_worker, "make", seed) for seed in seeds]):
             yield future.result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-_options: GenerationOptions | None = None  # of a worker process
-_maker: EpisodeMaker | None = None  # its own
-
-
-def _start_worker(options: GenerationOptions) -> None:
-    global _options
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business; episodes begun are finished
-    end_with_parent()
-    os.environ.setdefault("LP_NUM_THREADS", "1")  # software rendering: the cores are shared by episodes, not pixels
+def _frugal_maker(options: GenerationOptions) -> EpisodeMaker:
+    """Who makes episodes in a worker process; the cores are shared by these, not by the pixels of one of them."""
+    os.environ.setdefault("LP_NUM_THREADS", "1")  # of software rendering
     cv2.setNumThreads(1)
-    _options = options
-
-
-def _make(seed: int) -> EpisodeFacts:
-    global _maker
-    _maker = _maker or EpisodeMaker(_options)  # here, so that what is wrong is told as an error and not as a death
-    return _maker.make(seed)
+    return EpisodeMaker(options)
