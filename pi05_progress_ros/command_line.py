@@ -10,33 +10,25 @@ import tyro
 from pi05_progress.errors import UserError
 
 
-class OptionError(UserError):
-    """The value of an option cannot be used; the message names the option and says what would be right."""
-
-
 def read_options[T](
     kind: type[T], module: str, text: str, arguments: Sequence[str] | None, check: Callable[[T], None]
 ) -> T:
     """The options of ``python -m module``, as ``kind``; where they cannot be used the program ends with status 2.
 
-    ``check`` raises OptionError for values that tyro cannot know to be wrong.
+    ``check`` raises a ``UserError`` for values that tyro cannot know to be wrong.
     """
     options = tyro.cli(kind, prog=f"python -m {module}", description=text, args=arguments)
     try:
         check(options)
-    except OptionError as error:
+    except UserError as error:
         print(f"{module.rpartition('.')[2]}: {error}", file=sys.stderr)
         sys.exit(2)
     return options
 
 
 def check_ranges(options: object, ranges: Mapping[str, tuple[float, float]]) -> None:
-    """Whether numbers lie within their limits, which belong to them; options that were not given (None) do.
-
-    Raises:
-        OptionError: one does not.
-    """
+    """Raise a ``UserError`` if a number is not within its limits, which belong to them; None was not given."""
     for name, (low, high) in ranges.items():
         value = getattr(options, name)
         if value is not None and not low <= value <= high:
-            raise OptionError(f"--{name.replace('_', '-')} {value}: expected {low} to {high}")
+            raise UserError(f"--{name.replace('_', '-')} {value}: expected {low} to {high}")

@@ -35,7 +35,7 @@ from pi05_progress.errors import UserError, run_program
 from pi05_progress_msgs.action import RunTask
 from pi05_progress_msgs.srv import Arm
 
-from .command_line import OptionError, read_options
+from .command_line import read_options
 from .commanding.state_machine import Reason, State
 from .monitoring.charts import percent
 from .monitoring.screen import remaining, status_of
@@ -70,9 +70,9 @@ class Options:
 
 def _check(options: Options) -> None:
     if not options.task.strip():
-        raise OptionError("the task is empty")
+        raise UserError("the task is empty")
     if not 0 <= options.max_duration < float("inf"):
-        raise OptionError(f"--max-duration {options.max_duration:g}: expected 0 or more")
+        raise UserError(f"--max-duration {options.max_duration:g}: expected 0 or more")
 
 
 class Doing:

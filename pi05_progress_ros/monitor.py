@@ -27,7 +27,7 @@ from rclpy.utilities import remove_ros_args
 
 from pi05_progress.errors import UsageError, UserError, run_program
 
-from .command_line import OptionError, read_options
+from .command_line import read_options
 from .monitoring.screen import no_messages, view
 from .monitoring.seen import Monitor
 from .monitoring.terminal import KEY_PERIOD_S, pick_charset, save_svg, show
@@ -66,7 +66,7 @@ def _check(options: Options) -> None:
     for name in ("timeout", "rate", "seconds"):
         value = getattr(options, name)
         if value is not None and not 0 < value < float("inf"):
-            raise OptionError(f"--{name}: {value:g} is not a positive number")
+            raise UserError(f"--{name}: {value:g} is not a positive number")
 
 
 def _plain(value: Any) -> Any:

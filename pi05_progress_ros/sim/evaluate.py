@@ -32,7 +32,7 @@ from pi05_progress.files.output_file import write_file
 from pi05_progress.files.progress_bar import progress_bar
 from pi05_progress.policy import Noise, PolicyOptions
 
-from ..command_line import OptionError, check_ranges, read_options
+from ..command_line import check_ranges, read_options
 from ..commanding.command_rules import CommandSettings
 from ..starting.simulation_choices import SIM_TASKS, LaboratoryName, TaskName
 from .driving.closed_loop import DrivenEpisode, LoopSettings
@@ -180,24 +180,17 @@ class Options:
     """Replace that file, and kept episodes of other settings."""
 
     def check(self) -> None:
-        """Whether this can be done at all.
-
-        Raises:
-            OptionError: one of the options cannot be used.
-        """
+        """Raise a ``UserError`` if one of the options cannot be used."""
         check_ranges(self, RANGES)
         if self.policy == "pi05" and not self.checkpoint:
-            raise OptionError("--checkpoint is missing: a folder with a trained model")
+            raise UserError("--checkpoint is missing: a folder with a trained model")
         if self.json is not None and self.json.exists() and not self.overwrite:
-            raise OptionError(f"--json {self.json} is already there; choose another name, or --overwrite it")
+            raise UserError(f"--json {self.json} is already there; choose another name, or --overwrite it")
         if self.json is not None and not (folder := self.json.absolute().parent).is_dir():
-            raise OptionError(f"--json {self.json}: there is no folder {folder}; make it first")
+            raise UserError(f"--json {self.json}: there is no folder {folder}; make it first")
         check_rendering(self.image_scale)
-        try:
-            for shift in self.shift:
-                Laboratory(self.laboratory, shift)
-        except UserError as error:
-            raise OptionError(f"--shift: {error}") from error
+        for shift in self.shift:
+            Laboratory(self.laboratory, shift)
 
     def wanted(self) -> list[Which]:
         """The episodes to drive, in order."""

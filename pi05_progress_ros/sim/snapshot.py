@@ -13,7 +13,7 @@ from PIL import Image
 
 from pi05_progress.errors import UserError
 
-from ..command_line import OptionError, read_options
+from ..command_line import read_options
 from ..starting.simulation_choices import LaboratoryName
 from .expert.expert import Expert, apply
 from .physics.cameras import CameraRig, check_rendering, scaled_sizes
@@ -41,17 +41,13 @@ class Options:
     shift: Annotated[str, tyro.conf.arg(help=SHIFT_HELP)] = "none"
 
     def check(self) -> None:
-        """Whether pictures can be made here.
-
-        Raises:
-            OptionError: one of the options cannot be used, or nothing can be rendered.
-        """
+        """Raise a ``UserError`` if one of the options cannot be used, or nothing can be rendered here."""
         check_rendering(self.image_scale)
+        Laboratory(self.laboratory, self.shift)
         try:
-            Laboratory(self.laboratory, self.shift)
             self.out.mkdir(parents=True, exist_ok=True)
-        except (UserError, OSError) as error:
-            raise OptionError(str(error)) from error
+        except OSError as error:
+            raise UserError(str(error)) from error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -25,13 +25,14 @@ from rclpy.serialization import serialize_message
 from rosbags.typesys.store import Typestore
 
 from pi05_progress.checkpoints.description import read_info
+from pi05_progress.errors import UserError
 from pi05_progress.files.worker_process import in_worker, worker_pool
 from pi05_progress.policy import PolicyOptions
 from pi05_progress.robots.message_store import message_store
 from pi05_progress.robots.profile import IMAGE_TYPE, RobotProfile
 from pi05_progress.robots.states import Mode
 
-from ...command_line import OptionError, check_ranges
+from ...command_line import check_ranges
 from ...recording.bag_writer import PARTIAL, BagWriter, type_name
 from ..driving.drivers import load_policy
 from ..expert.operator import Operator
@@ -116,14 +117,14 @@ class GenerationOptions(EpisodeOptions):
         shares = {"disturbance": (0, 10), "planner_share": (0, 1)}
         check_ranges(self, {"jpeg_quality": (1, 100), "workers": (1, 512), **rates, **shares})
         if self.correct != (self.checkpoint is not None):
-            raise OptionError("--correct and --checkpoint belong together: whose work is corrected")
+            raise UserError("--correct and --checkpoint belong together: whose work is corrected")
         if self.checkpoint is not None:
             try:
                 read_info(Path(self.checkpoint))
-            except ValueError as error:
-                raise OptionError(f"--checkpoint {self.checkpoint}: {error}") from error
+            except UserError as error:
+                raise UserError(f"--checkpoint {self.checkpoint}: {error}") from error
         if self.fault and (self.planner or self.correct):
-            raise OptionError("--fault: only the scripted expert makes mistakes by order; leave it out")
+            raise UserError("--fault: only the scripted expert makes mistakes by order; leave it out")
         super().check()
 
     def start_ns(self, seed: int) -> int:

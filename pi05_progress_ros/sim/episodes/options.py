@@ -14,7 +14,7 @@ from pi05_progress.errors import UserError
 from pi05_progress.files.output_file import write_file
 from pi05_progress.robots.profile import RobotProfile
 
-from ...command_line import OptionError, check_ranges
+from ...command_line import check_ranges
 from ...starting.simulation_choices import FAULTS, LaboratoryName, TaskName, check_simulable, parse_fault
 from ..physics.cameras import check_rendering
 from ..physics.laboratory import SHIFT_HELP, Laboratory
@@ -61,35 +61,28 @@ class EpisodeOptions:
         return Laboratory(self.laboratory, self.shift)
 
     def check(self) -> None:
-        """Whether such episodes can be recorded here; makes the folder for them.
-
-        Raises:
-            OptionError: one of the options cannot be used.
-        """
+        """Make the folder for such episodes; raise a ``UserError`` if one of the options cannot be used here."""
         check_ranges(self, {"episodes": (1, 10**6), "seed": (0, 10**6), "fault_share": (0, 1)})
         if self.seeds[-1] >= EVALUATION_SEEDS and not self.evaluation:
-            raise OptionError(
+            raise UserError(
                 f"--seed {self.seed} --episodes {self.episodes}: seeds from {EVALUATION_SEEDS} on are kept for "
                 "evaluation, so that no policy has learnt from them or was chosen by them; give lower ones, or "
                 "--evaluation if nothing will be trained on these episodes"
             )
         check_rendering(self.image_scale)
-        try:
-            self.where()
-            for fault in self.fault:
-                parse_fault(fault)
-        except UserError as error:
-            raise OptionError(str(error)) from error
+        self.where()
+        for fault in self.fault:
+            parse_fault(fault)
         try:
             check_simulable(RobotProfile.load(self.profile))
         except UserError as error:
-            raise OptionError(f"--profile {self.profile}: {error}") from error
+            raise UserError(f"--profile {self.profile}: {error}") from error
         try:
             self.out.mkdir(parents=True, exist_ok=True)
             if not os.access(self.out, os.W_OK):
                 raise PermissionError(13, "is not writable")
         except OSError as error:
-            raise OptionError(f"--out {self.out}: {error.strerror or error}") from error
+            raise UserError(f"--out {self.out}: {error.strerror or error}") from error
 
 
 SUMMARY = "episodes.json"

@@ -10,7 +10,6 @@ import numpy as np
 from pi05_progress.errors import UserError
 from pi05_progress.robots.profile import DEFAULT, CameraProfile, RobotProfile
 
-from ...command_line import OptionError
 from .gl import require_backend
 from .laboratory import picture_change
 
@@ -31,16 +30,9 @@ def scaled_sizes(scale: float) -> dict[str, tuple[int, int]]:
 
 
 def check_rendering(scale: float) -> None:
-    """Whether cameras of this share of the real resolution can be rendered here.
-
-    Raises:
-        OptionError: they cannot.
-    """
-    try:
-        scaled_sizes(scale)
-        require_backend()
-    except UserError as error:
-        raise OptionError(str(error)) from error
+    """Raise a ``UserError`` unless cameras of this share of the real resolution can be rendered here."""
+    scaled_sizes(scale)
+    require_backend()
 
 
 class CameraRig:
