@@ -6,6 +6,7 @@ Read by the launch files (``launch_actions.py``) and by ``run.py`` for machines 
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import re
 import sys
@@ -13,8 +14,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import yaml
 
 from pi05_progress.errors import UserError
 from pi05_progress.files.config_files import config_file
@@ -176,16 +175,9 @@ def number(name: str, text: str, kind: Callable[[str], Any], between: tuple[floa
 
 
 def write_parameters(process: Process, path: Path) -> None:
-    """Write a node's parameters, every text quoted so that ROS takes ``1e3`` or ``on`` for text, too."""
+    """Write a node's parameters, as JSON, which is YAML: ROS takes ``"1e3"`` and ``"on"`` in quotes for texts, too."""
     content = {process.full_name: {"ros__parameters": dict(process.parameters)}}
-    path.write_text(yaml.dump(content, Dumper=_Quoting, allow_unicode=True, width=10**6), encoding="utf-8")
-
-
-class _Quoting(yaml.SafeDumper):
-    """Quotes every text; PyYAML and ROS do not agree on which ones are numbers."""
-
-
-_Quoting.add_representer(str, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"'))
+    path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
 
 
 def file_parameters(path: str, full_name: str, names: tuple[str, ...]) -> dict[str, Any]:
