@@ -23,7 +23,7 @@ from ..units.normalize import NormStats
 from .description import ASSETS, CONFIG, NORM_STATS, PARAMS, CheckpointInfo, read_info, read_stats
 from .loading import load_model
 from .orbax_files import open_orbax
-from .parameter_source import CheckpointError, Progress, Shardings
+from .parameter_source import CheckpointError, Shardings
 
 MARKERS = (CONFIG, PARAMS)  # what has them is a checkpoint, which may be overwritten
 
@@ -45,7 +45,6 @@ def load_checkpoint(
     dtype: str | None = None,
     shardings: Shardings | None = None,
     need_stats: bool = True,
-    progress: Progress | None = None,
 ) -> Checkpoint:
     """Read a checkpoint folder, leaf by leaf, straight into the dtype and onto the devices asked for.
 
@@ -54,7 +53,6 @@ def load_checkpoint(
         shardings: from a leaf's path, shape and dtype to where it lies; each process reads only its pieces. None puts
             everything on the default device.
         need_stats: whether a trained model without its statistics is an error: on a robot its actions would be wrong.
-        progress: called with path and bytes of every leaf that was read.
 
     Raises:
         CheckpointError: missing, incomplete or damaged; what is missing, extra or of another shape is listed.
@@ -71,8 +69,7 @@ def load_checkpoint(
             f"{CONFIG}; take the file that it was trained with"
         )
     source = open_orbax(folder / PARAMS)
-    model = load_model(info.model, source, dtype=dtype, shardings=shardings, progress=progress)
-    return Checkpoint(info, model, stats)
+    return Checkpoint(info, load_model(info.model, source, dtype=dtype, shardings=shardings), stats)
 
 
 def untrained(config: Pi05Config, robot: str, seed: int = 0) -> Checkpoint:

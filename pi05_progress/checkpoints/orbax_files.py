@@ -16,6 +16,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore as ts
+from flax.traverse_util import unflatten_dict
 from orbax.checkpoint import type_handlers
 
 from ..files.json_file import read_json
@@ -28,11 +29,10 @@ VALUE = "value"  # last part of every path in checkpoints written from an nnx.St
 ITEM, METADATA = "params", "_METADATA"
 
 
-def open_orbax(folder: Path, item: str = ITEM) -> ParameterSource:
+def open_orbax(folder: Path) -> ParameterSource:
     """What is in an Orbax folder, openpi's or ours; ``value`` at the end of every path is taken off.
 
-    Args:
-        item: key of the tree's top level that holds the parameters; a tree without it is taken as a whole.
+    Parameters are at ``params`` on the tree's top level; a tree without it is taken as a whole.
 
     Raises:
         CheckpointError: it is missing or damaged.
@@ -41,8 +41,8 @@ def open_orbax(folder: Path, item: str = ITEM) -> ParameterSource:
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such folder; the checkpoint is incomplete")
     names, driver = _listing(folder)
-    if any(path.startswith(f"{item}/") for path in names):
-        names = {path.removeprefix(f"{item}/"): name for path, name in names.items() if path.startswith(f"{item}/")}
+    if inside := {path.removeprefix(f"{ITEM}/"): at for path, at in names.items() if path.startswith(f"{ITEM}/")}:
+        names = inside
     if not names:
         raise CheckpointError(f"{folder}: there are no parameters in it")
     if all(path.endswith(f"/{VALUE}") for path in names):
@@ -207,7 +207,7 @@ def write_orbax(
         CheckpointError: the source is damaged, or nothing can be written.
     """
     leaves = {f"{path}/{suffix}" if suffix else path: _Leaf(source, path, dtype) for path in source.leaves}
-    tree = {ITEM: nested(leaves)}
+    tree = {ITEM: unflatten_dict(leaves, sep="/")}
     registry = type_handlers.create_type_handler_registry(
         (jax.Array, type_handlers.ArrayHandler()), (_Leaf, _LeafHandler(progress))
     )
@@ -226,18 +226,6 @@ def write_orbax(
 def save_args(tree: Any, chunk_bytes: int | None = CHUNK_BYTES) -> Any:
     """How Orbax shall store each leaf: in chunks small enough to be read a few at a time."""
     return jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=chunk_bytes), tree)
-
-
-def nested(flat: Mapping[str, Any]) -> dict:
-    """A tree of dictionaries from values by path."""
-    tree: dict = {}
-    for path, value in flat.items():
-        *parents, leaf = path.split("/")
-        node = tree
-        for name in parents:
-            node = node.setdefault(name, {})
-        node[leaf] = value
-    return tree
 
 
 def _brief(error: BaseException) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from flax.traverse_util import unflatten_dict
 from jax.experimental import multihost_utils
 
 from ..files import output_folder
@@ -18,7 +19,7 @@ from ..units.normalize import NormStats
 from .checkpoint import MARKERS, Checkpoint
 from .description import PARAMS, CheckpointInfo, write_description
 from .digests import write_digests
-from .orbax_files import ITEM, nested, save_args
+from .orbax_files import ITEM, save_args
 from .parameter_source import CheckpointError
 
 TIMEOUT_S = 4 * 3600  # of a save in the background; a full-size model on a slow disk takes minutes
@@ -77,7 +78,7 @@ class CheckpointSaver:
                 (partial / name).write_bytes(content)
             parts = {PARAMS: parameter_paths(checkpoint.model), **trees}
             for name, arrays in parts.items():
-                self._write(partial / name, {ITEM: nested(arrays)})
+                self._write(partial / name, {ITEM: unflatten_dict(dict(arrays), sep="/")})
         except Exception as error:  # whatever Orbax and TensorStore come upon
             if pending is not None:
                 pending.release()

@@ -13,11 +13,12 @@ import orbax.checkpoint as ocp
 import pytest
 from checkpoint_cases import GOLDEN, SETS, TOLD, arrays, assert_same, imported, orbax_restore, unpack_openpi
 from conftest import PATIENCE_S
+from flax.traverse_util import unflatten_dict
 
 from pi05_progress.checkpoints.checkpoint import CheckpointError, load_checkpoint
 from pi05_progress.checkpoints.foreign.config_fields import fields_of_leaves, make_config
 from pi05_progress.checkpoints.foreign.conversion import ImportOptions, carry_out, export_checkpoint, plan_import
-from pi05_progress.checkpoints.orbax_files import nested, open_orbax, write_orbax
+from pi05_progress.checkpoints.orbax_files import open_orbax, write_orbax
 from pi05_progress.convert_checkpoint import main
 from pi05_progress.models.config import CONFIGS, ModelConfigError, config_to_dict, named_config
 from pi05_progress.models.parameters import parameter_shapes
@@ -147,7 +148,7 @@ def test_shapes_and_what_they_lack_give_back_every_named_configuration(name):
 def test_adapters_are_found_and_their_strength_is_asked_for(tmp_path):
     golden = np.load(GOLDEN / "tiny_lora_params.npz")
     wanted = {path: golden[path] for path in golden.files}
-    tree = {"params": nested({f"{path}/value": value for path, value in wanted.items()})}
+    tree = {"params": unflatten_dict({f"{path}/value": value for path, value in wanted.items()}, sep="/")}
     with ocp.PyTreeCheckpointer() as checkpointer:
         checkpointer.save(tmp_path / "lora/params", tree)
     known = TOLD | {"action_horizon": 4, "max_token_len": 8}
@@ -171,7 +172,7 @@ def rewritten(step, change):
     flat = orbax_restore(step / "params")
     change(flat)
     shutil.rmtree(step / "params")
-    tree = {"params": nested({f"{path}/value": value for path, value in flat.items()})}
+    tree = {"params": unflatten_dict({f"{path}/value": value for path, value in flat.items()}, sep="/")}
     with ocp.PyTreeCheckpointer() as checkpointer:
         checkpointer.save(step / "params", tree)
 

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, get_args, get_type_hints
 
+from flax.traverse_util import flatten_dict, unflatten_dict
 from pydantic import TypeAdapter, ValidationError
 
 from ...files.validation import problems
@@ -38,20 +39,15 @@ def _kinds(config: type, prefix: str = "") -> Iterator[tuple[str, TypeAdapter]]:
             yield f"{prefix}{field.name}", TypeAdapter(hint)
 
 
-def _flat(data: Mapping[str, Any], prefix: str = "") -> Fields:
-    fields: Fields = {}
-    for name, value in data.items():
-        if isinstance(value, Mapping):
-            fields |= _flat(value, f"{prefix}{name}.")
-        elif value is not None:
-            fields[f"{prefix}{name}"] = list(value) if isinstance(value, tuple) else value
-    return fields
+def _flat(config: Pi05Config) -> Fields:
+    values = flatten_dict(config_to_dict(config), sep=".")
+    return {n: list(v) if isinstance(v, tuple) else v for n, v in values.items() if v is not None}
 
 
 # one by one: they have options of their own, belong to training, or are off for all models that are imported
 NOT_GIVEN = ("name", "remat", "progress.kind", "state_token", "vision", "points.", "positions")
 FIELDS = {name: kind for name, kind in _kinds(Pi05Config) if not name.startswith(NOT_GIVEN)}
-EXAMPLES = _flat(config_to_dict(pi05_lora()))
+EXAMPLES = _flat(pi05_lora())
 MEANING = {
     "action_horizon": "rows of an action chunk",
     "max_token_len": "longest prompt in tokens",
@@ -169,7 +165,7 @@ def make_config(told: Fields, *, base: Pi05Config | None, given: Fields, where: 
     Raises:
         ModelConfigError: fields are not known from anywhere, or contradict each other; they are listed.
     """
-    basis = _flat(config_to_dict(base)) if base else {}
+    basis = _flat(base) if base else {}
     ours, theirs = _adapters(basis), _adapters(told)
     problems = []
     for origin, fields in ((f"configuration {base.name}" if base else "", basis), ("--set", given)):
@@ -224,14 +220,7 @@ def _written(value: Any) -> str:
 
 
 def _build(fields: Fields, base: Pi05Config | None) -> Pi05Config:
-    data: dict[str, Any] = {"progress": {}}
-    for name, value in {**fields, "name": base.name if base else "imported"}.items():
-        *parents, last = name.split(".")
-        node = data
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[last] = value
-    config = config_from_dict(data)
+    config = config_from_dict(unflatten_dict(fields | {"name": base.name if base else "imported"}, sep="."))
     if base is None:
         for make in CONFIGS.values():  # the architecture may be one that has a name
             known = make()
