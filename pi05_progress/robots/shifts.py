@@ -18,6 +18,7 @@ from .profile import RobotProfile
 Colour = tuple[float, float, float]  # red, green, blue
 WHITE, BLACK = (1.0, 1.0, 1.0), (0.0, 0.0, 0.0)
 HEAD, LEFT, RIGHT = IMAGE_KEYS
+WRISTS = (LEFT, RIGHT)
 PIXELS = 112  # across the picture in which shifts of so many pixels are counted
 
 
@@ -67,12 +68,8 @@ class Shift:
         return replace(frame, images=images)
 
 
-def _both_wrists(change: PictureChange) -> dict[str, PictureChange]:
-    return {LEFT: change, RIGHT: change}
-
-
 LIGHT = 1.25
-WRIST_POSE = {LEFT: (0.005, 3.0), RIGHT: (0.005, 3.0)}
+WRIST_POSE = dict.fromkeys(WRISTS, (0.005, 3.0))
 HEAD_POSE = {HEAD: (0.02, 2.0)}
 TABLE, BLUE_TABLE = (0.62, 0.55, 0.46), (0.52, 0.58, 0.62)  # another wood, and no wood
 SMALLER = 0.9
@@ -93,7 +90,7 @@ SHIFTS: dict[str, Shift] = {
     "left_black": Shift(pictures={LEFT: COVERED}),
     "right_black": Shift(pictures={RIGHT: COVERED}),
     "head_black": Shift(pictures={HEAD: COVERED}),
-    **{f"wrist_px{n}": Shift(pictures=_both_wrists(PictureChange(moved=n / PIXELS))) for n in (2, 5, 10)},
+    **{f"wrist_px{n}": Shift(pictures=dict.fromkeys(WRISTS, PictureChange(moved=n / PIXELS))) for n in (2, 5, 10)},
 }
 
 

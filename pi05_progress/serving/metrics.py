@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
@@ -12,39 +13,31 @@ Refused = Literal["key", "limit", "unfinished", "slow", "memory"]
 SECONDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0)
 SIZES = (1, 2, 4, 8, 16, 32)
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
-PREFIX = "pi05_progress_"
 
 
 class Metrics:
     """Counters of one server; docs/serving.md says what each one and its labels mean."""
 
     def __init__(self, model_id: str, robot: str, version: str) -> None:
-        self._registry = registry = CollectorRegistry()
-        ProcessCollector(registry=registry)
-
-        def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-            return Histogram(PREFIX + name, text, buckets=buckets, registry=registry)
-
-        def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(PREFIX + name, text, labels, registry=registry)
-
-        def gauge(name: str, text: str, *labels: str) -> Gauge:
-            return Gauge(PREFIX + name, text, labels, registry=registry)
-
-        self.requests = counter("requests", "Requests by outcome", "outcome")
-        self.seconds = histogram("request_seconds", "From a request's arrival to its reply's departure", SECONDS)
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        own = {"namespace": "pi05_progress", "registry": self._registry}
+        counter, gauge, histogram = (partial(kind, **own) for kind in (Counter, Gauge, Histogram))
+        self.requests = counter("requests", "Requests by outcome", ["outcome"])
+        text = "From a request's arrival to its reply's departure"
+        self.seconds = histogram("request_seconds", text, buckets=SECONDS)
         self.without_progress = counter("replies_without_progress", "Replies without progress")
-        self.batch_seconds = histogram("batch_seconds", "Time of one batch in the inference thread", SECONDS)
-        self.batch_size = histogram("batch_size", "Requests answered together", SIZES)
+        self.batch_seconds = histogram("batch_seconds", "Time of one batch in the inference thread", buckets=SECONDS)
+        self.batch_size = histogram("batch_size", "Requests answered together", buckets=SIZES)
         self.waiting = gauge("waiting_requests", "Requests in the queue")
         self.connections = gauge("connections", "Open connections")
-        self.refused_connections = counter("refused_connections", "Connections refused or ended, by reason", "reason")
+        self.refused_connections = counter("refused_connections", "Connections refused or ended, by reason", ["reason"])
         self.unrecorded = counter("unrecorded_exchanges", "Exchanges that could not be recorded")
         for outcome in get_args(Outcome):  # so that a rate is seen from the first one on
             self.requests.labels(outcome)
         for reason in get_args(Refused):
             self.refused_connections.labels(reason)
-        gauge("info", "What is served", "model_id", "robot", "version").labels(model_id, robot, version).set(1)
+        gauge("info", "What is served", ["model_id", "robot", "version"]).labels(model_id, robot, version).set(1)
 
     def count(self, outcome: Outcome) -> None:
         """One more request."""
