@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from ..models.parameters import abstract_model, load_parameters
 from ..models.pi05 import Pi05
 from ..observation import IMAGE_KEYS
 
+GEMMA_SIZES = ("width", "depth", "mlp_dim", "num_heads", "num_kv_heads", "head_dim")
 # Each program runs once, and nearly all the time is compiling. Machine code that is not optimised takes half of it; in
 # float32 that is not done, since a multiplication and an addition that are not fused move the last digit of the time.
 QUICK = {"xla_backend_optimization_level": 0}
@@ -27,6 +29,13 @@ def quick() -> dict[str, int] | None:
     return QUICK if jax.default_backend() == "cpu" else None
 
 
+def golden_config(vision: Mapping, patch: int, **sizes: Any) -> Pi05Config:
+    """The configuration of a recorded model, which computes in float32 and has no progress head."""
+    siglip = SiglipConfig(vision["width"], vision["depth"], vision["mlp_dim"], vision["num_heads"], patch)
+    progress = ProgressConfig(kind="none")
+    return Pi05Config(name="golden", siglip=siglip, compute_dtype="float32", progress=progress, **sizes)
+
+
 def config_of(data: Mapping) -> Pi05Config:
     """The model configuration of a golden set's ``config.json``."""
     vision = data["vision"]
@@ -35,25 +44,17 @@ def config_of(data: Mapping) -> Pi05Config:
         raise ValueError(f"patch size {patch}: only square patches are known")
 
     def expert(values: Mapping) -> GemmaConfig:
-        sizes = {k: values[k] for k in ("width", "depth", "mlp_dim", "num_heads", "num_kv_heads", "head_dim")}
+        sizes = {name: values[name] for name in GEMMA_SIZES}
         given = values.get("lora") or {}
         stabilised = bool(given.get("rslora", False))
         adapters = {k: LoraConfig(int(v[0]), float(v[1]), stabilised) for k, v in given.items() if k != "rslora"}
         return GemmaConfig(**sizes, lora=adapters.get("attn"), feed_forward_lora=adapters.get("ffn"))
 
-    return Pi05Config(
-        name="golden",
-        siglip=SiglipConfig(vision["width"], vision["depth"], vision["mlp_dim"], vision["num_heads"], patch[0]),
-        paligemma=expert(data["paligemma"]),
-        expert=expert(data["expert"]),
-        image_size=tuple(data["res"]),
-        vocabulary=data["vocab"],
-        action_dim=data["action_dim"],
-        action_horizon=data["horizon"],
-        max_token_len=data["max_token_len"],
-        compute_dtype="float32",
-        progress=ProgressConfig(kind="none"),
-    )
+    return golden_config(
+        vision, patch[0], paligemma=expert(data["paligemma"]), expert=expert(data["expert"]),
+        image_size=tuple(data["res"]), vocabulary=data["vocab"], action_dim=data["action_dim"],
+        action_horizon=data["horizon"], max_token_len=data["max_token_len"],
+    )  # fmt: skip
 
 
 def observation_of(inputs: Mapping[str, np.ndarray]) -> Observation:

@@ -14,14 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..checkpoints.foreign.torch_parameters import is_unused, leaf_source, names_by_key, torch_parts
-from ..models.config import GemmaConfig, Pi05Config, ProgressConfig, SiglipConfig
+from ..models.config import GemmaConfig, Pi05Config
 from ..models.flow import PERIODS, time_embedding
 from ..models.observation import Observation
 from ..models.parameters import differences
 from ..models.pi05 import Pi05, attention_mask
 from ..observation import IMAGE_KEYS
 from .checks import EXACT, FORWARD, Check, Tolerance, compare, npz_names, read_npz
-from .outputs import make_model, outputs
+from .outputs import GEMMA_SIZES, golden_config, make_model, outputs
 
 META, STATE, INPUT, OUTPUT = "meta/json", "sd/", "in/", "out/"
 SAME = {  # recorded name -> name of the same quantity among openpi's
@@ -51,23 +51,14 @@ def _torch_file(file: Path) -> Path | None:
 def config_of(meta: Mapping) -> Pi05Config:
     """The model configuration of a set's ``meta/json``; prompts may be as long as the model's default."""
     sizes, vision = meta["tiny"], meta["vision"]
-    fields = ("width", "depth", "mlp_dim", "num_heads", "num_kv_heads", "head_dim")
-    trunk, expert = (GemmaConfig(**{f: sizes[v][f] for f in fields}) for v in ("gemma_2b", "gemma_300m"))
+    trunk, expert = (GemmaConfig(**{f: sizes[v][f] for f in GEMMA_SIZES}) for v in ("gemma_2b", "gemma_300m"))
     periods = (meta["min_period"], meta["max_period"])
     if periods != PERIODS:
         raise ValueError(f"time embedding periods {periods}; this model has {PERIODS}")
-    return Pi05Config(
-        name="golden",
-        siglip=SiglipConfig(vision["width"], vision["depth"], vision["mlp_dim"], vision["num_heads"], vision["patch"]),
-        paligemma=trunk,
-        expert=expert,
-        image_size=(vision["image"], vision["image"]),
-        vocabulary=meta["vocab"],
-        action_dim=meta["action_dim"],
-        action_horizon=meta["chunk"],
-        compute_dtype="float32",
-        progress=ProgressConfig(kind="none"),
-    )
+    return golden_config(
+        vision, vision["patch"], paligemma=trunk, expert=expert, image_size=(vision["image"], vision["image"]),
+        vocabulary=meta["vocab"], action_dim=meta["action_dim"], action_horizon=meta["chunk"],
+    )  # fmt: skip
 
 
 def model_of(config: Pi05Config, tensors: Mapping[str, np.ndarray], where: str) -> Pi05:
