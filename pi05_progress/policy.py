@@ -66,19 +66,13 @@ class Policy(OwnPolicy, Protocol):
     durations_s: Mapping[str, float] = MappingProxyType({})  # what tasks usually take, s, by instruction
 
     def prepare(self, frame: RobotFrame, prompt: str, noise_seed: int | None = None) -> Any:
-        """Do the part of ``infer`` that needs no device; several threads may call it at once.
+        """What ``infer_prepared`` takes: the part of ``infer`` that needs no device; raises as that.
+
+        Several threads may call it at once.
 
         Args:
-            frame: what the robot senses.
-            prompt: the instruction.
             noise_seed: of the noise that its actions start from, ``ZERO_NOISE`` for zeros; None takes the next of the
                 policy's sequence. Policies that draw none, or their own, do not heed it.
-
-        Returns:
-            What ``infer_prepared`` takes.
-
-        Raises:
-            ObservationError: the frame or the instruction cannot be used.
         """
         return frame, prompt
 

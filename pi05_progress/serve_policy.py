@@ -127,10 +127,7 @@ RANGES = {  # of options: least and most
 def serve_policy(args: ServeOptions) -> int:
     """Load, compile, serve until told to end, or replay; returns the exit status.
 
-    Raises:
-        UserError: what is wrong, and what to do.
-        InferenceEndedError: it cannot go on.
-        OSError: something cannot be read.
+    A UserError or OSError says what is wrong, an InferenceEndedError why it cannot go on.
     """
     settings = server_settings(args)
     if args.replay is not None:
@@ -180,11 +177,7 @@ def serve_policy(args: ServeOptions) -> int:
 
 
 def server_settings(args: ServeOptions) -> ServerSettings:
-    """Where and for whom, checked before anything slow is done.
-
-    Raises:
-        UserError: see there.
-    """
+    """Where and for whom, checked before anything slow is done; a ``UserError`` says what is wrong."""
     for name, (least, most) in RANGES.items():
         value = getattr(args, name.replace("-", "_"))
         if not least <= value <= most or not math.isfinite(value):

@@ -111,11 +111,7 @@ class Settings:
 
 
 def settings(environment: Mapping[str, str]) -> Settings:
-    """Read the environment.
-
-    Raises:
-        UserError: a variable has a value it cannot have.
-    """
+    """Read the environment; a ``UserError`` names the variable whose value it cannot have."""
     text = environment.get("DEMO_SECONDS", "")
     try:
         seconds = float(text) if text else None

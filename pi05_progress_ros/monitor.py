@@ -82,11 +82,7 @@ def _plain(value: Any) -> Any:
 
 
 def message_yaml(message: Any) -> str:
-    """YAML of a message, fields in the order of its definition, nothing shortened, NaN as ``.nan``.
-
-    Returns:
-        the text, ending with a newline; the ``---`` that parts messages is the caller's.
-    """
+    """YAML of a message, fields in the order of its definition, nothing shortened, NaN as ``.nan``; without ``---``."""
     return yaml.safe_dump(
         _plain(message), sort_keys=False, allow_unicode=True, width=sys.maxsize, default_flow_style=False
     )

@@ -65,11 +65,7 @@ def parameter(default: Any, text: str, *, between: tuple[float, float] | None = 
 
 
 def declare_all(node: Node, kind: type) -> None:
-    """Declare a dataclass's fields that are made by ``parameter``.
-
-    Raises:
-        UserError: one given to the node is unknown, of another type or out of range.
-    """
+    """Declare fields that are made by ``parameter``; a ``UserError`` if one given is unknown or cannot be used."""
     for declared in fields(kind):
         declare(node, declared.name, declared.default, **declared.metadata)
     refuse_unknown(node)
@@ -83,11 +79,7 @@ def read_all[T](node: Node, kind: type[T]) -> T:
 def declare(
     node: Node, name: str, default: Any, text: str, between: tuple[float, float] | None = None, read_only: bool = True
 ) -> None:
-    """Declare one parameter; arguments as of ``parameter``.
-
-    Raises:
-        UserError: the value given to the node is of another type or out of range.
-    """
+    """Declare one parameter, arguments as of ``parameter``; a ``UserError`` if the value given cannot be used."""
     descriptor = ParameterDescriptor(description=text, read_only=read_only)
     if between and isinstance(default, float):
         descriptor.floating_point_range = [FloatingPointRange(from_value=between[0], to_value=between[1])]
@@ -108,11 +100,7 @@ def declare(
 
 
 def refuse_unknown(node: Node) -> None:
-    """Call it when all parameters are declared.
-
-    Raises:
-        UserError: the node was given one that it does not have.
-    """
+    """Raise a ``UserError`` if the node was given a parameter that it has not; call it when all are declared."""
     known = [name for name in node._parameters if not name.startswith(QOS)]
     given = [name for name in node._parameter_overrides if not name.startswith(QOS)]
     if unknown := sorted(set(given) - set(known) - {"use_sim_time"}):

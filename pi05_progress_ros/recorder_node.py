@@ -62,11 +62,7 @@ class RecorderParameters:
 
 
 class RecorderNode(QosOverrides, Node):
-    """See the module's docstring.
-
-    Raises:
-        UserError: a parameter cannot be used.
-    """
+    """See the module's docstring; a ``UserError`` if a parameter cannot be used."""
 
     def __init__(self) -> None:
         super().__init__("recorder")

@@ -41,11 +41,7 @@ class Options:
 
 
 def parse(arguments: Sequence[str]) -> dict[str, str]:
-    """Values from ``name:=value`` words.
-
-    Raises:
-        UserError: a word has another form, or a name comes twice.
-    """
+    """Values from ``name:=value`` words; a ``UserError`` if one has another form, or a name comes twice."""
     given: dict[str, str] = {}
     for word in arguments:
         name, separator, value = word.partition(":=")

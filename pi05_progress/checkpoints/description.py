@@ -79,11 +79,7 @@ def code_version() -> str:
 
 
 def read_info(folder: Path) -> CheckpointInfo:
-    """What a checkpoint says about itself.
-
-    Raises:
-        CheckpointError: no checkpoint, or its description is wrong.
-    """
+    """What a checkpoint says about itself; a ``CheckpointError`` if it is none, or its description is wrong."""
     folder = Path(folder)
     path = folder / CONFIG
     if not folder.is_dir():
@@ -99,11 +95,7 @@ def read_info(folder: Path) -> CheckpointInfo:
 
 
 def parse_info(path: Path) -> CheckpointInfo:
-    """A description from its file.
-
-    Raises:
-        CheckpointError: it cannot be read, or is of another format.
-    """
+    """A description from its file; a ``CheckpointError`` if it cannot be read, or is of another format."""
     try:
         data = read_json(path)
         if not isinstance(data, dict) or "format" not in data:
@@ -123,11 +115,7 @@ def parse_info(path: Path) -> CheckpointInfo:
 
 
 def read_stats(folder: Path, info: CheckpointInfo) -> dict[str, NormStats]:
-    """A checkpoint's statistics; empty if it has none.
-
-    Raises:
-        CheckpointError: they are damaged.
-    """
+    """A checkpoint's statistics, empty if it has none; a ``CheckpointError`` if they are damaged."""
     path = Path(folder) / ASSETS / info.asset_id / NORM_STATS
     if not path.exists():
         return {}
@@ -138,11 +126,7 @@ def read_stats(folder: Path, info: CheckpointInfo) -> dict[str, NormStats]:
 
 
 def config_from_dict(data: Mapping[str, Any]) -> Pi05Config:
-    """The inverse of ``config_to_dict``.
-
-    Raises:
-        ModelConfigError: a field is missing, unknown, or does not fit; the message names it.
-    """
+    """The inverse of ``config_to_dict``; a ``ModelConfigError`` names a field that is missing, unknown or wrong."""
     try:
         return _MODEL.validate_python(_of_today(data))
     except ValidationError as error:

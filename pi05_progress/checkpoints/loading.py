@@ -24,11 +24,7 @@ def load_model(
     shardings: Shardings | None = None,
     progress: Progress | None = None,
 ) -> Pi05:
-    """A model with a source's parameters.
-
-    Raises:
-        CheckpointError: they do not fit the model, or cannot be read.
-    """
+    """A model with a source's parameters; a ``CheckpointError`` if they do not fit it, or cannot be read."""
     model = abstract_model(config)
     check_fit(config, source)
     wanted = None if dtype is None else jnp.dtype(dtype)
@@ -37,11 +33,7 @@ def load_model(
 
 
 def check_fit(config: Pi05Config, source: ParameterSource) -> None:
-    """Raise unless a source has exactly a model's parameters; nothing is read.
-
-    Raises:
-        CheckpointError: what is missing, extra or of another shape is listed.
-    """
+    """Raise a ``CheckpointError`` that lists what differs, unless a source has a model's parameters; none is read."""
     try:
         check_parameters(parameter_shapes(config), source.leaves)
     except ParameterMismatchError as error:

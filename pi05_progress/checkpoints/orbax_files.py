@@ -66,11 +66,7 @@ def _listing(folder: Path) -> tuple[dict[str, str], str]:
 
 
 class _Reader:
-    """Reads pieces of the arrays of one folder, whose files are compared with their digests before the first one.
-
-    Raises:
-        CheckpointError: an array is missing or damaged.
-    """
+    """Reads pieces of the arrays of one folder, whose files are compared with their digests before the first one."""
 
     _checked = False
 

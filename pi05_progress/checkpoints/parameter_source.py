@@ -91,9 +91,6 @@ def load_arrays(
 
     They are cast while they are read (see ``dtype_of``). ``shardings`` decides from path, shape and dtype where a leaf
     lies, of which each process reads only its pieces; without it everything is on the default device.
-
-    Raises:
-        CheckpointError: something is damaged or cannot be read.
     """
     arrays: dict[str, jax.Array] = {}
     for path in sorted(source.leaves, key=lambda path: -size_in_bytes(source.leaves[path])):

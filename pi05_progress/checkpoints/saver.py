@@ -138,11 +138,7 @@ class CheckpointSaver:
         return self._thread is not None and not self._thread.is_alive() and self._error is not None
 
     def wait(self) -> None:
-        """Return once the folder is in place.
-
-        Raises:
-            CheckpointError: it could not be written.
-        """
+        """Return once the folder is in place; a ``CheckpointError`` says why it could not be written."""
         if self._thread is None:
             return
         self._thread.join()
@@ -174,10 +170,6 @@ def _meet(point: str) -> None:
 
 
 def save_checkpoint(folder: Path, checkpoint: Checkpoint, *, overwrite: bool = False) -> None:
-    """Write a checkpoint folder; it appears when it is complete.
-
-    Raises:
-        CheckpointError: the folder is already there and overwriting was not asked for, or it cannot be written.
-    """
+    """Write a checkpoint folder, which appears when it is complete; raises as ``CheckpointSaver.save`` and ``wait``."""
     with CheckpointSaver() as saver:
         saver.save(folder, checkpoint, overwrite=overwrite)

@@ -22,20 +22,12 @@ def _find(place: str, inside: str) -> Path:
 
 
 def config_folder() -> Path:
-    """The folder of configuration files: the checkout's, else that of an installed ROS package.
-
-    Raises:
-        FileNotFoundError: in none of the places where it may be.
-    """
+    """The folder of configuration files: the checkout's, else an installed ROS package's, else a FileNotFoundError."""
     return _find("config", "teleavatar.yaml")
 
 
 def shipped_checkpoint(name: str = "tiny_demo") -> Path:
-    """The folder of a checkpoint that comes with the package.
-
-    Raises:
-        FileNotFoundError: in none of the places where it may be.
-    """
+    """The folder of a checkpoint that comes with the package; a FileNotFoundError if it is not there."""
     return _find(f"models/{name}", "config.json")
 
 

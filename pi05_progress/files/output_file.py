@@ -33,9 +33,6 @@ def output_file(path: Path, *, durable: bool = False, shared: bool = False) -> I
             made again in a moment does without, since waiting for a disk takes up to a second.
         shared: whether several processes may write this file at once. Each has a place of its own then, and the last
             one counts.
-
-    Raises:
-        OSError: it cannot be written.
     """
     real = path.resolve()
     partial = real.with_name(f"{real.name}.{os.getpid()}{PARTIAL}" if shared else real.name + PARTIAL)
@@ -60,9 +57,6 @@ def write_file(path: Path, content: str | bytes, *, durable: bool = False, priva
         content: text is written as UTF-8; of names of files that are no text in this locale, what is UTF-8.
         durable: whether it must survive a loss of power as soon as it has its name.
         private: whether nobody but the owner may read it.
-
-    Raises:
-        OSError: it cannot be written.
     """
     if isinstance(content, str):
         content = content.encode(errors="surrogateescape").decode(errors="replace").encode()

@@ -61,11 +61,7 @@ class Pending:
 
 
 def resolved(folder: Path) -> Path:
-    """Where a folder really is, or will be: links are followed, and stay.
-
-    Raises:
-        OutputFolderError: there is no such place.
-    """
+    """Where a folder is or will be, links followed; an ``OutputFolderError`` if there is no such place."""
     try:
         real = Path(folder).resolve()
     except (OSError, RuntimeError) as error:  # links in a circle
@@ -94,11 +90,7 @@ def refuse_overlap(folder: Path, sources: Iterable[Path]) -> None:
 
 
 def check_target(folder: Path, replaces: Sequence[str] | None) -> None:
-    """Whether a folder may be written to a place, or may replace what is there; nothing is changed.
-
-    Raises:
-        OutputFolderError: something is there that stays.
-    """
+    """Raise an ``OutputFolderError`` if something is there that stays; nothing is changed."""
     real = resolved(folder)
     if not real.exists():
         return
@@ -228,11 +220,7 @@ def _free_name(folder: Path) -> Path:
 
 @contextmanager
 def output_folder(folder: Path, *, replaces: Sequence[str] | None = None) -> Iterator[Path]:
-    """``start_writing`` and ``finish`` around a block that writes into the folder given; an exception removes it.
-
-    Raises:
-        OutputFolderError: something is there that stays, another process is writing it, or nothing can be written.
-    """
+    """``start_writing`` and ``finish`` around a block that writes into the folder given; an exception removes it."""
     pending = start_writing(folder, replaces=replaces)
     try:
         yield pending.path

@@ -31,11 +31,7 @@ def compose_yaml(text: str) -> yaml.Node | None:
 
 
 def load_yaml(text: str) -> Any:
-    """The data of a document.
-
-    Raises:
-        YamlError: as ``compose_yaml``, or a value that does not fit its tag.
-    """
+    """The data of a document; a ``YamlError`` as of ``compose_yaml``, or if a value does not fit its tag."""
     with _one_error():
         loader = yaml.SafeLoader(text)
         node = _composed(loader)

@@ -245,11 +245,7 @@ CONFIGS: dict[str, Callable[[], Pi05Config]] = {"pi05": pi05, "pi05_lora": pi05_
 
 
 def named_config(name: str) -> Pi05Config:
-    """A configuration by name.
-
-    Raises:
-        ModelConfigError: no such configuration; the message lists those there are.
-    """
+    """A configuration by name; a ``ModelConfigError`` lists those there are."""
     if name not in CONFIGS:
         raise ModelConfigError(f"unknown model configuration {name!r}; known: {', '.join(CONFIGS)}")
     return CONFIGS[name]()

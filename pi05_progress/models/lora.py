@@ -100,10 +100,6 @@ class Counts(NamedTuple):
 def count_parameters(
     model: nnx.Module, config: Pi05Config, trained: Trained = "everything", freeze: tuple[str, ...] = ()
 ) -> Counts:
-    """How many parameters there are; the model may be only a shape (``nnx.eval_shape``).
-
-    Raises:
-        ModelConfigError: as of ``trained_paths``.
-    """
+    """How many parameters there are, of a model that may be only shapes; raises as ``trained_paths``."""
     sizes = {path: int(np.prod(value.shape, dtype=np.int64)) for path, value in parameter_paths(model).items()}
     return Counts(sum(sizes.values()), sum(sizes[path] for path in trained_paths(config, trained, freeze)))

@@ -44,11 +44,7 @@ class Observation:
 
 
 def check_observation(config: Pi05Config, observation: Observation) -> None:
-    """Refuse an observation that the model cannot read as it is meant.
-
-    Raises:
-        ObservationError: the message names the field, what it holds, what was expected, and what to do.
-    """
+    """Refuse what the model cannot read, by an ``ObservationError`` that says what it is, and what was expected."""
     batch = _check_prompt(config, observation)
     tokens, images = observation.image_tokens, observation.images
     name, pictures = ("images", images) if tokens is None else ("image_tokens", tokens)

@@ -45,11 +45,7 @@ def parameter_shapes(config: Pi05Config) -> Mapping[str, jax.ShapeDtypeStruct]:
 
 
 def load_parameters(model: nnx.Module, parameters: Mapping[str, np.ndarray | Array]) -> None:
-    """Put parameters into a model, or into one that is only shapes, in the dtype they come in.
-
-    Raises:
-        ParameterMismatchError: any is missing, extra, or of another shape.
-    """
+    """Put parameters into a model, or its shapes, in the dtype they come in; raises as ``check_parameters``."""
     check_parameters(parameter_paths(model), parameters)
     state = nnx.state(model, nnx.Param)
     for path, leaf in nnx.to_flat_state(state):

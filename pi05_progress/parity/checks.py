@@ -85,12 +85,7 @@ def compare(name: str, ours: object, theirs: object, tolerance: Tolerance, note:
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of a file.
-
-    Raises:
-        ValueError: it is damaged.
-        OSError: it cannot be read.
-    """
+    """All arrays of a file; a ValueError if it is damaged."""
     try:
         with np.load(path) as arrays:
             return dict(arrays)
@@ -99,11 +94,7 @@ def read_npz(path: Path) -> dict[str, np.ndarray]:
 
 
 def npz_names(path: Path) -> list[str]:
-    """Names of a file's arrays, without reading them; empty if its name does not end in .npz.
-
-    Raises:
-        ValueError: it is damaged.
-    """
+    """Names of a file's arrays, without reading them, none if it is no .npz; a ValueError if it is damaged."""
     if path.suffix != ".npz":
         return []
     try:
@@ -114,12 +105,7 @@ def npz_names(path: Path) -> list[str]:
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file, NaN included.
-
-    Raises:
-        ValueError: it is damaged.
-        OSError: it cannot be read.
-    """
+    """The content of a JSON file, NaN included; a ValueError if it is damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -127,11 +113,7 @@ def read_json(path: Path) -> Any:
 
 
 def is_list_of(file: Path, keys: set[str]) -> bool:
-    """Whether a file is JSON: a list of dictionaries that all have these keys.
-
-    Raises:
-        ValueError: it is damaged.
-    """
+    """Whether a file is JSON, a list of dictionaries that all have these keys; a ValueError if it is damaged."""
     if file.suffix != ".json":
         return False
     content = read_json(file)

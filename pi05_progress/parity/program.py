@@ -19,12 +19,7 @@ Found = tuple[str, Checker, Path]  # a set's title, what compares it, and its ke
 
 
 def find_sets(paths: Sequence[Path], kinds: Sequence[Kind]) -> tuple[list[Found], list[Path]]:
-    """The sets in what is given, without repetition, in order, and the files that belong to none.
-
-    Raises:
-        FileNotFoundError: a path does not exist.
-        ValueError: a file is damaged.
-    """
+    """The sets in what is given, each once and in order, and the files that belong to none; raises as ``check_all``."""
     found: dict[tuple[str, Path], Found] = {}
     others = []
     for path in paths:
@@ -41,11 +36,7 @@ def find_sets(paths: Sequence[Path], kinds: Sequence[Kind]) -> tuple[list[Found]
 
 
 def check_all(paths: Sequence[Path], show: Callable[[str, list[Check]], None], kinds: Sequence[Kind]) -> list[Check]:
-    """Check every set and show each; returns all checks.
-
-    Raises:
-        OSError, ValueError: a file is missing, damaged, or lacks something.
-    """
+    """Check every set and show each; returns all checks. OSError or ValueError where a file is missing or damaged."""
     found, others = find_sets(paths, kinds)
     everything = []
     for title, checker, key in found:

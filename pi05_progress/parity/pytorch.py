@@ -62,11 +62,7 @@ def config_of(meta: Mapping) -> Pi05Config:
 
 
 def model_of(config: Pi05Config, tensors: Mapping[str, np.ndarray], where: str) -> Pi05:
-    """A model with a state dict's tensors, by PyTorch's names.
-
-    Raises:
-        ValueError: tensors are missing or unknown.
-    """
+    """A model with a state dict's tensors, by PyTorch's names; a ValueError if some are missing or unknown."""
     parts, names = torch_parts(config), names_by_key(tensors)
     keys = [part.key for of in parts.values() for part in of]
     if problems := differences(keys, (key for key in names if not is_unused(key))):

@@ -82,11 +82,7 @@ def require_torch() -> None:
 
 
 def has_accelerator(backend: Backend) -> bool:
-    """Whether a backend would compute on something else than the CPU.
-
-    Raises:
-        UserError: PyTorch is asked for and not installed.
-    """
+    """Whether a backend would compute on something else than the CPU; a ``UserError`` if it is not installed."""
     if backend == "jax":
         return importlib.import_module("jax").default_backend() != "cpu"
     require_torch()

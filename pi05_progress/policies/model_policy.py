@@ -249,15 +249,7 @@ class ModelPolicy(Policy):
 
 
 class Pi05Policy(ModelPolicy):
-    """``ModelPolicy`` with this package's model, in JAX.
-
-    Args:
-        profile: the robot; its numbers must mean what those of the checkpoint's robot do.
-
-    Raises:
-        CheckpointError: the checkpoint is of another robot, or its statistics or sizes do not fit the robot's.
-        UserError: the tokenizer cannot be loaded.
-    """
+    """``ModelPolicy`` with this package's model, in JAX; arguments and errors are the same."""
 
     def __init__(self, checkpoint: Checkpoint, profile: RobotProfile, options: PolicyOptions = DEFAULT_OPTIONS) -> None:
         super().__init__(

@@ -24,11 +24,7 @@ from ..policy import ALL_ON, Dtype, InferenceOptions
 
 
 def inference_dtype(config: Pi05Config, dtype: Dtype | None = None) -> Dtype:
-    """The dtype to compute in and to keep parameters in; None takes what the configuration computes in.
-
-    Raises:
-        ModelConfigError: an unknown dtype.
-    """
+    """The dtype to compute and to keep parameters in; None takes what the configuration computes in."""
     if dtype not in (None, *get_args(Dtype)):
         raise ModelConfigError(f"dtype {dtype!r} is unknown; known: {', '.join(get_args(Dtype))}")
     return dtype or config.compute_dtype
@@ -40,9 +36,6 @@ def for_inference(model: Pi05, dtype: Dtype | None = None) -> Pi05:
     Args:
         model: is left as it is; parameters that have the dtype already are shared with it, not copied.
         dtype: None takes what the model's configuration computes in.
-
-    Raises:
-        ModelConfigError: an unknown dtype.
     """
     config = dataclasses.replace(model.config, compute_dtype=inference_dtype(model.config, dtype))
     result = abstract_model(config)

@@ -73,11 +73,7 @@ class ProgressHead(nn.Module):
         return Belief(bins @ centres, bins, quantile(bins, tail), quantile(bins, 1 - tail))
 
     def save(self, folder: Path) -> None:
-        """Write the head beside a model of LeRobot's, where ``load_torch_policy`` and an import find it.
-
-        Raises:
-            CheckpointError: it cannot be written.
-        """
+        """Write the head beside a model of LeRobot's, where ``load_torch_policy`` and an import find it."""
         write_head(folder, {f"{TORCH_HEAD}{k}": v.float().cpu().numpy() for k, v in self.state_dict().items()})
 
 

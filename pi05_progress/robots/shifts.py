@@ -95,22 +95,14 @@ SHIFTS: dict[str, Shift] = {
 
 
 def named_shift(name: str) -> Shift:
-    """The shift of a name.
-
-    Raises:
-        UserError: no shift is called so.
-    """
+    """The shift of a name; a ``UserError`` if none is called so."""
     if name not in SHIFTS:
         raise UserError(f"unknown shift {name!r}; known shifts: {', '.join(SHIFTS)}")
     return SHIFTS[name]
 
 
 def recorded_shift(name: str) -> Shift:
-    """The shift of a name, for recorded pictures.
-
-    Raises:
-        UserError: no shift is called so, or recorded pictures cannot show it.
-    """
+    """The shift of a name; a ``UserError`` if it is none that recorded pictures can show."""
     if not (shift := named_shift(name)).in_pictures:
         known = ", ".join(key for key, shift in SHIFTS.items() if shift.in_pictures)
         raise UserError(

@@ -56,9 +56,6 @@ class Recorder:
         session: what is served, for ``session.json``.
         limit_bytes: recording ends when so much was written.
         waiting_bytes: how much may wait for the disk; further exchanges are lost.
-
-    Raises:
-        UserError: the folder cannot be made.
     """
 
     def __init__(
@@ -149,11 +146,7 @@ def _size(exchange: Exchange) -> int:
 
 
 def check_folder(folder: Path) -> None:
-    """Make the folder for recordings if it is not there, and find out whether it can be written.
-
-    Raises:
-        UserError: it cannot.
-    """
+    """Make the folder for recordings if it is not there; a ``UserError`` if it cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -163,11 +156,7 @@ def check_folder(folder: Path) -> None:
 
 
 def find_session(folder: Path) -> Path:
-    """The folder of one run: this one, or the only one in it.
-
-    Raises:
-        UserError: there is none, or there are several; they are named.
-    """
+    """The folder of one run: this one, or the only one in it; a ``UserError`` if there is none, or several."""
     if (folder / SESSION).is_file():
         return folder
     found = sorted(path.parent for path in folder.glob(f"*/{SESSION}"))
@@ -178,11 +167,7 @@ def find_session(folder: Path) -> Path:
 
 
 def read_exchanges(folder: Path) -> Iterator[Exchange]:
-    """The exchanges of a run in order.
-
-    Raises:
-        UserError: one is damaged.
-    """
+    """The exchanges of a run in order; a ``UserError`` if one is damaged."""
     for path in sorted(folder.glob(f"*{SUFFIX}"), key=lambda path: (len(path.name), path.name)):
         try:
             exchange = Exchange(**unpack(path.read_bytes()))

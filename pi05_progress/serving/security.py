@@ -86,11 +86,7 @@ def check_exposure(host: str, key: str | None, auth: bool) -> None:
 
 
 def server_tls(certificate: Path | None, private_key: Path | None) -> ssl.SSLContext | None:
-    """TLS from certificate files in PEM; None without.
-
-    Raises:
-        UserError: only one of them is given, or they cannot be used.
-    """
+    """TLS from certificate files in PEM, None without; a ``UserError`` if one is missing, or they cannot be used."""
     if certificate is None and private_key is None:
         return None
     if certificate is None or private_key is None:

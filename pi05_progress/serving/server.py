@@ -80,11 +80,7 @@ class PolicyServer:
         self.port = settings.port  # that it listens on
 
     async def __aenter__(self) -> PolicyServer:
-        """Listen.
-
-        Raises:
-            UserError: the address cannot be used.
-        """
+        """Listen; a ``UserError`` if the address cannot be used."""
         s, self._loop = self._settings, asyncio.get_running_loop()
         files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         free = (MOST_FILES if files == resource.RLIM_INFINITY else files) - len(os.listdir("/dev/fd")) - OWN_FILES
@@ -178,11 +174,7 @@ class PolicyServer:
 
 
 async def check_address(host: str, port: int) -> None:
-    """Find out whether a server could listen on an address, before anything slow is done; nothing listens.
-
-    Raises:
-        UserError: it could not.
-    """
+    """Raise a ``UserError`` if no server could listen there, before anything slow is done; nothing listens."""
     with _address(host, port):
         bound = await asyncio.get_running_loop().create_server(asyncio.Protocol, host, port, start_serving=False)
         bound.close()

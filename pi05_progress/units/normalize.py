@@ -112,11 +112,7 @@ _FIELDS = ("mean", "std", "q01", "q99")
 
 
 def load_norm_stats(path: Path) -> dict[str, NormStats]:
-    """Read openpi's ``norm_stats.json``.
-
-    Raises:
-        NormStatsError: missing, malformed, of different lengths, not finite, or contradicting themselves.
-    """
+    """Read openpi's ``norm_stats.json``; a ``NormStatsError`` if it is malformed, not finite, or contradicts itself."""
     try:
         data = read_json(path)["norm_stats"]
         stats = {}
@@ -157,11 +153,7 @@ class RunningStats:
         self._count = 0
 
     def update(self, batch: np.ndarray) -> None:
-        """Add values (..., d).
-
-        Raises:
-            NormStatsError: another number of dimensions than before.
-        """
+        """Add values (..., d); a ``NormStatsError`` if they have another number of dimensions than before."""
         batch = np.asarray(batch, np.float64).reshape(-1, np.shape(batch)[-1])
         n, d = batch.shape
         low, high = batch.min(axis=0), batch.max(axis=0)
@@ -185,11 +177,7 @@ class RunningStats:
             self._counts[i] += np.histogram(batch[:, i], bins=self._edges[i])[0]
 
     def result(self) -> NormStats:
-        """The statistics of all that was added.
-
-        Raises:
-            NormStatsError: fewer than two values were added.
-        """
+        """The statistics of all that was added; a ``NormStatsError`` if that were fewer than two values."""
         if self._count < 2:
             raise NormStatsError(f"statistics need at least two values, got {self._count}")
         std = np.sqrt(np.maximum(0.0, self._square - np.square(self._mean)))

@@ -139,11 +139,7 @@ class SentencePieceEncoder:
 
 
 def make_encoder(name: TokenizerName, path: Path | None = None) -> Encoder:
-    """The tokenizer of that name; ``path`` is that of PaliGemma's file.
-
-    Raises:
-        UserError: it is unknown, or cannot be loaded.
-    """
+    """The tokenizer of a name, ``path`` is PaliGemma's file; a ``UserError`` if it is unknown or cannot be loaded."""
     match name:
         case "bytes":
             return ByteEncoder()

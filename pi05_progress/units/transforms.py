@@ -1,4 +1,7 @@
-"""Between the robot's units and the model's: pictures, states and actions, both ways. Array functions, no state."""
+"""Between the robot's units and the model's: pictures, states and actions, both ways. Array functions, no state.
+
+Vectors of another length than the robot's are refused by a ``LayoutError``.
+"""
 
 from __future__ import annotations
 
@@ -27,40 +30,24 @@ def resize_with_pad(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def pad_to(x: np.ndarray, size: int) -> np.ndarray:
-    """Zeros appended to the last axis up to ``size``.
-
-    Raises:
-        LayoutError: the last axis is longer than that.
-    """
+    """Zeros appended to the last axis up to ``size``; a ``LayoutError`` if it is longer than that."""
     if x.shape[-1] > size:
         raise LayoutError(f"{x.shape[-1]} values do not fit into the model's {size}")
     return np.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, size - x.shape[-1])])
 
 
 def state_to_model(vector: Float[np.ndarray, "*b v"], layout: Layout) -> Float32[np.ndarray, "*b s"]:
-    """What the model reads of a state vector, in the robot's units; not normalised yet.
-
-    Raises:
-        LayoutError: the vector has another number of values than the robot's.
-    """
+    """What the model reads of a state vector, in the robot's units; not normalised yet."""
     return layout.checked(vector, "state")[..., layout.state_columns].astype(np.float32)
 
 
 def proprioception_to_model(vector: Float[np.ndarray, "*b v"], layout: Layout) -> Float32[np.ndarray, "*b p"]:
-    """What a model's state token is made of: positions in the robot's units; not normalised yet.
-
-    Raises:
-        LayoutError: the vector has another number of values than the robot's.
-    """
+    """What a model's state token is made of: positions in the robot's units; not normalised yet."""
     return layout.checked(vector, "state")[..., layout.proprioception_columns].astype(np.float32)
 
 
 def actions_to_model(vector: Float[np.ndarray, "*b v"], layout: Layout) -> Float32[np.ndarray, "*b n"]:
-    """The rows that the model learns from action vectors: arms stay, grippers become the robot's command numbers.
-
-    Raises:
-        LayoutError: the vector has another number of values than the robot's.
-    """
+    """The rows that the model learns from action vectors: arms stay, grippers become the robot's command numbers."""
     actions = layout.checked(vector, "action")[..., layout.action_columns].astype(np.float32)
     for gripper, column in layout.grippers.items():
         actions[..., column] = layout.curves[gripper].command(actions[..., column])

@@ -135,11 +135,7 @@ class _Page:
 
 
 def view(seen: Seen, now_s: float, width: int, height: int, charset: Charset) -> list[Text]:
-    """The screen.
-
-    Returns:
-        at most ``height`` lines, none wider than ``width`` cells.
-    """
+    """The screen: at most ``height`` lines, none wider than ``width`` cells."""
     page = _Page(width, charset)
     page.group()
     _header(page, seen, now_s)

@@ -22,11 +22,7 @@ BAG_VERSION = 9  # of metadata.yaml, as ROS 2 Jazzy writes it
 
 
 def learn_type(store: Typestore, name: str) -> None:
-    """Make a type known, and those it consists of, from the message files of the installed packages.
-
-    Raises:
-        UserError: there is no such file, or it cannot be understood.
-    """
+    """Make a type and those in it known, from installed message files; a ``UserError`` if one is missing or wrong."""
     types, waiting = {}, [name]
     while waiting:
         wanted = waiting.pop()
@@ -88,11 +84,7 @@ class BagWriter:
         self._writer.open()
 
     def add_topic(self, topic: str, message_type: str) -> Connection:
-        """Declare a topic.
-
-        Raises:
-            KeyError: the definition of the type is not known.
-        """
+        """Declare a topic; a KeyError if the definition of its type is not known."""
         return self._writer.add_connection(topic, message_type, typestore=self._store)
 
     def write(self, connection: Connection, time_ns: int, data: bytes) -> None:

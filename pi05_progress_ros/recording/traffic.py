@@ -105,11 +105,7 @@ class Traffic:
 
 
 def further_topic(text: str) -> Topic:
-    """A topic given as ``NAME:PACKAGE/msg/TYPE``.
-
-    Raises:
-        UserError: it is none, or the type is not installed.
-    """
+    """A topic given as ``NAME:PACKAGE/msg/TYPE``; a ``UserError`` if it is none, or the type is not installed."""
     name, _, kind = text.rpartition(":")
     if not name.startswith("/"):
         raise UserError(f"parameter topics: {text!r} is refused, expected /NAME:PACKAGE/msg/TYPE")

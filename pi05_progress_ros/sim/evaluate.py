@@ -235,12 +235,7 @@ def _log(options: Options, driving: Driving) -> EpisodeLog | nullcontext[None]:
 
 
 def drive(options: Options, run: Run, log: EpisodeLog | None) -> list[DrivenEpisode]:
-    """All episodes of all tasks, in order; those that are kept already are not driven again.
-
-    Raises:
-        UserError: the policy's answer cannot be used, or the robot cannot be simulated.
-        OSError: an episode cannot be kept.
-    """
+    """All episodes, in order, those that are kept already not driven again; raises as ``Driver`` and ``EpisodeLog``."""
     wanted = options.wanted()
     found = {(e.task, e.seed, e.shift): e for e in (log.episodes if log is not None else ())}
     done = {which: found[which] for which in wanted if which in found}

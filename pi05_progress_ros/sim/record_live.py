@@ -73,11 +73,7 @@ class Assistant:
         self._executor.add_node(self._node)
 
     def run(self) -> None:
-        """Record all episodes.
-
-        Raises:
-            UserError: a process ended, nothing happens, or the recorder refuses.
-        """
+        """Record all episodes; a ``UserError`` if a process ended, nothing happens, or the recorder refuses."""
         self._until(self._ready, START_LIMIT_S, "the recorder and the simulated robot")
         self._until(lambda: False, SETTLE_S)
         self._events.clear()

@@ -41,11 +41,7 @@ DISCOVERY_S, NAMES_S = 1.5, 2.0  # how long another robot in this domain is look
 
 
 def refuse_second_robot(node: Node, topic: str) -> None:
-    """Refuse to run beside another robot: two that answer to the same topics cannot be told apart.
-
-    Raises:
-        UserError: somebody already publishes the topic in this ROS domain.
-    """
+    """Raise a ``UserError`` if a robot publishes the topic already: two in one domain cannot be told apart."""
     until = time.monotonic() + DISCOVERY_S
     while not (names := publisher_names(node, topic)):
         if time.monotonic() > until:
@@ -63,11 +59,7 @@ def refuse_second_robot(node: Node, topic: str) -> None:
 
 
 class RobotNode(QosOverrides, Node):
-    """See the module's docstring.
-
-    Raises:
-        UserError: it cannot run here, or not with these parameters.
-    """
+    """See the module's docstring; a ``UserError`` if it cannot run here, or not with these parameters."""
 
     def __init__(self, stop: threading.Event) -> None:
         super().__init__("simulated_robot")

@@ -97,11 +97,7 @@ SIMULATION_ARGUMENTS = (
 
 
 def check_checkpoint(folder: str) -> None:
-    """Refuse what is not a checkpoint before anything starts.
-
-    Raises:
-        UserError: no such folder, or no checkpoint in it.
-    """
+    """Refuse what is no checkpoint, by a ``UserError``, before anything starts."""
     if folder and not Path(folder, "config.json").is_file():
         what = "there is no config.json" if Path(folder).is_dir() else "no such folder"
         raise UserError(f"checkpoint:={folder}: {what}; a checkpoint is a folder with config.json, params and assets")

@@ -22,11 +22,7 @@ PEERS = "ROS_STATIC_PEERS"  # machines that are found however short discovery's 
 
 
 def check_domain(domain: int, force: bool) -> None:
-    """Refuse the production robot's domain to a simulated one.
-
-    Raises:
-        UserError: the domain is the robot's and it was not forced.
-    """
+    """Refuse the production robot's domain to a simulated one, by a ``UserError``, unless it is forced."""
     if domain == PRODUCTION_DOMAIN and not force:
         raise UserError(
             f"ROS_DOMAIN_ID={domain} is the production robot's: a simulation there could be taken for it. "
@@ -49,11 +45,7 @@ def own_variables(environment: Mapping[str, str], alone: bool = False) -> dict[s
 
 
 def asked_domain(environment: Mapping[str, str]) -> int | None:
-    """The ROS domain that is set; None if none is.
-
-    Raises:
-        UserError: it is no number.
-    """
+    """The ROS domain that is set, None if none is; a ``UserError`` if it is no number."""
     text = environment.get("ROS_DOMAIN_ID", "")
     try:
         return int(text) if text else None

@@ -80,11 +80,7 @@ class Launch:
     describe: Callable[[Mapping[str, str], Mapping[str, str]], tuple[Process, ...]]
 
     def processes(self, given: Mapping[str, str], environment: Mapping[str, str]) -> tuple[Process, ...]:
-        """What is to be started.
-
-        Raises:
-            UserError: an argument is unknown or has a value it cannot have.
-        """
+        """What is to be started; a ``UserError`` if an argument is unknown or has a value it cannot have."""
         known = {argument.name: argument for argument in self.arguments}
         for name in given:
             if name not in known:
@@ -104,11 +100,7 @@ def unknown_argument(name: str, known: Mapping[str, Argument]) -> str:
 
 
 def absolute_namespace(text: str) -> str:
-    """A namespace with its leading slash; empty is the root.
-
-    Raises:
-        UserError: it is none.
-    """
+    """A namespace with its leading slash, empty is the root; a ``UserError`` if it is none."""
     if text in ("", "/"):
         return "/"
     if not NAMES.fullmatch(text):
@@ -130,11 +122,7 @@ LOG_LEVEL = Argument(
 
 
 def load_profile(name: str) -> RobotProfile:
-    """A robot profile.
-
-    Raises:
-        UserError: there is none, or this Python lacks what reading one needs.
-    """
+    """A robot profile; a ``UserError`` if there is none, or this Python lacks what reading one needs."""
     try:
         from pi05_progress.robots.profile import RobotProfile
     except ImportError as error:
@@ -160,11 +148,7 @@ def transport(environment: Mapping[str, str], sim: bool = False) -> dict[str, st
 
 
 def number(name: str, text: str, kind: Callable[[str], Any], between: tuple[float, float] | None = None) -> Any:
-    """A number from an argument's text, within limits that belong to it.
-
-    Raises:
-        UserError: it is none, or outside of the limits.
-    """
+    """A number from an argument's text; a ``UserError`` if it is none, or outside of limits, which belong to them."""
     try:
         value = kind(text)
     except ValueError:
@@ -181,11 +165,7 @@ def write_parameters(process: Process, path: Path) -> None:
 
 
 def file_parameters(path: str, full_name: str, names: tuple[str, ...]) -> dict[str, Any]:
-    """Some of the parameters that a ROS parameter file gives to a node.
-
-    Raises:
-        UserError: the file cannot be read, or gives one of them in two places.
-    """
+    """Some of a node's parameters in a ROS parameter file; a ``UserError`` if it is unreadable, or has one twice."""
     if not path:
         return {}
     try:

@@ -36,11 +36,7 @@ PACKAGES = ("ros2bag", "rosbag2_storage_mcap")
 
 
 def check_rosbag2(environment: Mapping[str, str]) -> None:
-    """Refuse to record where that cannot work.
-
-    Raises:
-        UserError: rosbag2 is not installed; the message says how to.
-    """
+    """Refuse to record without rosbag2, by a ``UserError`` that says how to install it."""
     prefixes = [Path(p) for p in environment.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if p]
     index = Path("share/ament_index/resource_index/packages")
     missing = [name for name in PACKAGES if not any((prefix / index / name).exists() for prefix in prefixes)]
@@ -64,11 +60,7 @@ def record_process(
     sim_time: bool,
     required: bool,
 ) -> Process:
-    """The recorder.
-
-    Raises:
-        UserError: rosbag2 is not installed, or the folder is already there.
-    """
+    """The recorder; a ``UserError`` if rosbag2 is not installed, or the folder is already there."""
     check_rosbag2(environment)
     given = {argument.name: argument.default for argument in ARGUMENTS} | given
     output = os.path.expanduser(given["output"]) or f"{profile.name}_{time.strftime('%Y_%m_%d-%H_%M_%S')}"

@@ -39,11 +39,7 @@ RANGES = {
 
 
 def check_simulable(profile: RobotProfile) -> None:
-    """Refuse a robot with other cameras or arms than the simulated one, which is ``teleavatar``.
-
-    Raises:
-        UserError: it has.
-    """
+    """Refuse, by a ``UserError``, a robot with other cameras or arms than the simulated one, ``teleavatar``."""
     from pi05_progress.robots.profile import DEFAULT, RobotProfile
 
     if kinds := profile.unusual_cameras():
@@ -78,11 +74,7 @@ class Fault:
 
 
 def parse_fault(text: str) -> Fault:
-    """A fault from ``KIND`` or ``KIND:PICK``.
-
-    Raises:
-        ValueError: unknown kind, or the pick is not a number from 0.
-    """
+    """A fault from ``KIND`` or ``KIND:PICK``; a ``UserError`` if the kind is unknown, or the pick no number from 0."""
     kind, _, pick = text.partition(":")
     if pick and not pick.isdecimal():
         raise UserError(f"fault {text!r}: {pick!r} is not the number of a pick, 0 is the first")

@@ -80,11 +80,7 @@ class Supervisor:
         self._parameters.cleanup()
 
     def start(self, process: Process) -> Child:
-        """Start a process.
-
-        Raises:
-            OSError: there is no such program.
-        """
+        """Start a process; an OSError if there is no such program."""
         parameter_file = Path(self._parameters.name, f"{process.name}.yaml")
         write_parameters(process, parameter_file)
         log = self._log_folder / f"{process.name}.log" if self._log_folder else None

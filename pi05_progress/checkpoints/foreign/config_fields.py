@@ -62,11 +62,7 @@ SHAPELESS = OPTIONAL | {"action_horizon", "max_token_len", "discrete_state", "co
 
 
 def parse_fields(texts: list[str]) -> Fields:
-    """Fields from ``name=value`` of a command line.
-
-    Raises:
-        ModelConfigError: no such field, or not a value of it.
-    """
+    """Fields from ``name=value`` of a command line; a ``ModelConfigError`` if there is no such field or value."""
     fields = {}
     for text in texts:
         name, separator, value = text.partition("=")

@@ -65,11 +65,7 @@ class ImportOptions:
 
 
 def open_foreign(path: Path, asset_id: str | None = None) -> ForeignCheckpoint:
-    """Open a checkpoint of openpi or LeRobot, whichever it is.
-
-    Raises:
-        CheckpointError: neither, or incomplete.
-    """
+    """Open a checkpoint of openpi or LeRobot, whichever it is; a ``CheckpointError`` if it is neither."""
     if is_native(path):
         raise CheckpointError(f"{path} is one of this package's checkpoints already; there is nothing to import")
     if is_safetensors(path):
@@ -227,11 +223,7 @@ def carry_out(
 
 
 def open_native(folder: Path) -> tuple[CheckpointInfo, ParameterSource]:
-    """A checkpoint of this package, its parameters not read yet.
-
-    Raises:
-        CheckpointError: missing, incomplete, or parameters do not fit its description.
-    """
+    """A checkpoint of this package, its parameters unread; a ``CheckpointError`` if they are not all of its model's."""
     info = read_info(folder)
     source = open_orbax(Path(folder) / PARAMS)
     check_fit(info.model, source)

@@ -61,11 +61,7 @@ def find_description(folder: Path) -> CheckpointInfo | None:
 
 
 def read_json(path: Path) -> dict:
-    """An object from a JSON file; empty if there is no file.
-
-    Raises:
-        CheckpointError: it is not an object in JSON.
-    """
+    """An object from a JSON file, empty if there is none; a ``CheckpointError`` if the file holds something else."""
     if not path.is_file():
         return {}
     try:

@@ -34,11 +34,7 @@ def to_torch(leaves: Mapping[str, np.ndarray], config: Pi05Config) -> dict[str, 
 
 
 def write_head(folder: Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Write the file into a folder; all four tensors are needed, and keep their dtypes.
-
-    Raises:
-        CheckpointError: a tensor is missing or unknown, or the file cannot be written.
-    """
+    """Write all four tensors into a folder, each in its dtype; a ``CheckpointError`` if one is missing or unknown."""
     file = folder / HEAD_FILE
     if problems := differences(NAMES, tensors):
         raise CheckpointError(f"{file}: not a progress head: {problems}")
@@ -47,11 +43,7 @@ def write_head(folder: Path, tensors: Mapping[str, np.ndarray]) -> None:
 
 
 def open_head(folder: Path) -> TensorFile | None:
-    """The file in a folder, not read yet; None without one.
-
-    Raises:
-        CheckpointError: it is damaged, or is something else.
-    """
+    """The file in a folder, not read yet, None without one; a ``CheckpointError`` if it is damaged."""
     file = folder / HEAD_FILE
     if not file.exists():
         return None

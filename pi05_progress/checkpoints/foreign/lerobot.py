@@ -35,11 +35,7 @@ NORMALIZATION = {"QUANTILES": True, "MEAN_STD": False}
 
 
 def open_torch(path: Path, asset_id: str | None = None) -> ForeignCheckpoint:
-    """Open a folder with ``model.safetensors``, or such a file.
-
-    Raises:
-        CheckpointError: of another kind of policy, truncated, or tensors are missing or unknown.
-    """
+    """Open ``model.safetensors`` or its folder; a ``CheckpointError`` unless it is a complete Pi0.5 of PyTorch's."""
     folder = path if path.is_dir() else path.parent
     settings = read_json(folder / CONFIG)
     if settings.get("type", TYPE) != TYPE:

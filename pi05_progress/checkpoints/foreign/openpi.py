@@ -26,11 +26,7 @@ def _steps(folder: Path) -> list[str]:
 
 
 def open_openpi(folder: Path, asset_id: str | None = None) -> ForeignCheckpoint:
-    """Open a step's folder, or the ``params`` folder in it.
-
-    Raises:
-        CheckpointError: it holds several steps, or parameters are missing, unknown or damaged.
-    """
+    """Open a step's folder, or its ``params``; a ``CheckpointError`` if it holds several steps, or is incomplete."""
     if not (folder / METADATA).is_file() and not (folder / PARAMS).is_dir() and (steps := _steps(folder)):
         raise CheckpointError(f"{folder} holds steps {', '.join(steps)}; give one, as {folder / steps[-1]}")
     parameters = folder if (folder / METADATA).is_file() else folder / PARAMS

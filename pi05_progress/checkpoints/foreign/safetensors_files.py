@@ -35,11 +35,7 @@ class TensorFile:
     files: Mapping[str, Path]  # where each tensor is
 
     def read(self, name: str) -> np.ndarray:
-        """One tensor.
-
-        Raises:
-            CheckpointError: it cannot be read.
-        """
+        """One tensor; a ``CheckpointError`` if it cannot be read."""
         try:
             with safe_open(self.files[name], framework="numpy", backend="pread") as file:
                 return file.get_tensor(name)
@@ -55,11 +51,7 @@ def is_safetensors(path: Path) -> bool:
 
 
 def open_safetensors(path: Path) -> TensorFile:
-    """A file, or a folder with ``model.safetensors`` or with several files and their index.
-
-    Raises:
-        CheckpointError: missing, truncated or damaged.
-    """
+    """A file, or a folder with one, or with several and their index; a ``CheckpointError`` if one is damaged."""
     if path.is_dir() and not (path / SINGLE).is_file() and (path / INDEX).is_file():
         return _open_several(path)
     file = path / SINGLE if path.is_dir() else path

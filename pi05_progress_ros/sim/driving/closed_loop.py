@@ -105,11 +105,7 @@ class ClosedLoop:
         self._rig.close()
 
     def run(self, seed: int) -> DrivenEpisode:
-        """Drive the episode of a seed until its outcome is decided, and a little longer.
-
-        Raises:
-            UserError: the policy's answer cannot be used.
-        """
+        """Drive a seed's episode until a little after its outcome; a ``UserError`` if an answer cannot be used."""
         world, settings = self._world, self._settings
         world.reset(seed)
         robot = Robot(world)

@@ -47,12 +47,7 @@ class Who:
 
 
 def load_policy(profile: RobotProfile, options: PolicyOptions) -> Policy:
-    """A policy that is ready to drive.
-
-    Raises:
-        UserError: the model is untrained.
-        ValueError: something cannot be loaded or does not fit (CheckpointError, ConfigError and their like).
-    """
+    """A policy that is ready to drive; a ValueError if it is untrained, cannot be loaded, or does not fit."""
     policy = PlannerPolicy(profile) if options.policy == PLANNER else make_policy(profile, options)
     if policy.model_id == UNTRAINED:
         raise UserError("the model is untrained by its own account, its actions mean nothing: give another")
@@ -75,11 +70,7 @@ class Driver:
         return Who(self._policy.model_id, self._profile.name)
 
     def run(self, task: str, seed: int, shift: str) -> DrivenEpisode:
-        """Drive an episode.
-
-        Raises:
-            UserError: the policy's answer cannot be used, or the robot cannot be simulated.
-        """
+        """Drive an episode; raises as ``ClosedLoop``."""
         if self._loop is None or (task, shift) != self._what:
             self.close()
             self._what, laboratory = (task, shift), replace(self._settings.laboratory, shift=shift)

@@ -75,11 +75,7 @@ class EpisodeLog:
             self._write({"settings": settings})
 
     def add(self, episode: DrivenEpisode) -> None:
-        """Keep an episode.
-
-        Raises:
-            OSError: it cannot be written.
-        """
+        """Keep an episode; an OSError if it cannot be written."""
         self._write(asdict(episode))
         self.episodes.append(episode)
 

@@ -155,11 +155,7 @@ class _Cameras:
 
 
 class EpisodeMaker:
-    """Makes one episode after the other in one process; scene, renderers and policy are made once.
-
-    Raises:
-        UserError, ValueError: see ``load_policy``.
-    """
+    """Makes one episode after the other; scene, renderers and policy are made once. Raises as ``load_policy``."""
 
     def __init__(self, options: GenerationOptions) -> None:
         self._options = options

@@ -17,11 +17,7 @@ from .laboratory import picture_change
 def scaled_sizes(scale: float) -> dict[str, tuple[int, int]]:
     """(width, height) of what the default robot's cameras see, at a share of its resolution: even numbers for videos.
 
-    Args:
-        scale: the share, in (0, 1].
-
-    Raises:
-        UserError: scale is outside (0, 1].
+    The share ``scale`` is in (0, 1]; another is a ``UserError``.
     """
     if not 0.0 < scale <= 1.0:
         raise UserError(f"image scale {scale} is outside (0, 1]: 1 is the real cameras' resolution, 0.5 half of it")

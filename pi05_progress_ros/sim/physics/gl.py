@@ -34,11 +34,7 @@ def choose_backend() -> str | None:
 
 
 def require_backend() -> None:
-    """Check that rendering is possible.
-
-    Raises:
-        UserError: neither EGL nor OSMesa is installed.
-    """
+    """Raise a ``UserError`` that says how to install one if neither EGL nor OSMesa is there to render with."""
     if choose_backend() is None:
         raise UserError(
             "the simulated cameras need EGL or OSMesa, and neither library loads. Run:\n"

@@ -29,11 +29,7 @@ NUMBERS = 4  # of a picture change: three gains, and how far it is moved
 
 @dataclass(frozen=True)
 class Laboratory:
-    """Which laboratory it is.
-
-    Raises:
-        UserError: there is no such laboratory or shift.
-    """
+    """Which laboratory it is; a ``UserError`` if there is no such laboratory or shift."""
 
     kind: LaboratoryName = "plain"
     shift: str = "none"  # a name in ``SHIFTS``

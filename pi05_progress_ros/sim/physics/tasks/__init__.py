@@ -13,11 +13,7 @@ TASKS: dict[str, type[Task]] = {task.name: task for task in (StackCubes, PlaceIn
 
 
 def make_task(name: str) -> Task:
-    """A fresh task by name.
-
-    Raises:
-        ValueError: no task has this name; the message lists those there are.
-    """
+    """A fresh task by name; a ``UserError`` lists those there are."""
     if name not in TASKS:
         raise UserError(f"unknown task {name!r}; known tasks: {', '.join(TASKS)}")
     return TASKS[name]()

@@ -169,11 +169,7 @@ def set_pose(model: mujoco.MjModel, data: mujoco.MjData, name: str, position: np
 
 
 def spread_points(draw, count: int, clearance: float, tries: int = 1000) -> list[np.ndarray]:  # noqa: ANN001
-    """Draw points until ``count`` of them are at least ``clearance`` m apart.
-
-    Raises:
-        RuntimeError: the space is too small for them.
-    """
+    """Draw points until ``count`` are at least ``clearance`` m apart; a RuntimeError if there is no room for them."""
     for _ in range(tries):
         points = [draw() for _ in range(count)]
         gaps = [np.linalg.norm(a - b) for i, a in enumerate(points) for b in points[:i]]
