@@ -20,14 +20,7 @@ from .serving.client import WebsocketPolicy
 
 
 def make_policy(profile: RobotProfile, options: PolicyOptions = DEFAULT_OPTIONS) -> Policy:
-    """The policy that settings ask for.
-
-    Args:
-        profile: the robot.
-        options: which policy, and how it computes.
-
-    Returns:
-        A policy that may be asked at once; ``warm_up`` compiles what it needs.
+    """The policy that settings ask for; it may be asked at once, and ``warm_up`` compiles what it needs.
 
     Raises:
         PolicyUnavailableError: the policy server cannot be reached.

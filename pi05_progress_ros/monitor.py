@@ -99,14 +99,7 @@ def _print_once(monitor: Monitor, spin: Callable[[float], object], stop: threadi
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point.
-
-    Args:
-        argv: arguments without the program's name; those of the process by default.
-
-    Returns:
-        the exit status: 0; 1 if ``--once`` got nothing in time; 2 if an argument is wrong.
-    """
+    """Entry point; returns the exit status: 0, 1 if ``--once`` got nothing in time, 2 if an argument is wrong."""
     words = ["monitor", *(sys.argv[1:] if argv is None else argv)]
     return run_program(lambda: _run(words), name="monitor")
 

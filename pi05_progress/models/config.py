@@ -214,16 +214,13 @@ def pi05_lora() -> Pi05Config:
 
 def tiny() -> Pi05Config:
     """Small enough to learn and run on a CPU: fewer than 2.5 million parameters, a byte tokenizer of its own."""
-    return Pi05Config(
+    return dataclasses.replace(
+        mid(),
         name="tiny",
         siglip=SiglipConfig(width=96, depth=3, mlp_dim=256, num_heads=4),
         paligemma=GemmaConfig(width=128, depth=4, mlp_dim=384, num_heads=8, num_kv_heads=1, head_dim=32),
         expert=GemmaConfig(width=96, depth=4, mlp_dim=256, num_heads=8, num_kv_heads=1, head_dim=32),
         image_size=(112, 112),
-        vocabulary=BYTE_VOCABULARY,
-        action_horizon=30,
-        compute_dtype="float32",
-        remat="none",
     )
 
 

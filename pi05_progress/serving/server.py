@@ -198,9 +198,7 @@ async def run(
     """Serve until SIGTERM or SIGINT; a second one ends at once.
 
     Args:
-        responder: see ``PolicyServer``.
-        settings: see ``ServerSettings``.
-        recorder: see ``PolicyServer``.
+        responder, settings, recorder: see ``PolicyServer``.
         listening: called with the port once clients can connect.
 
     Raises:

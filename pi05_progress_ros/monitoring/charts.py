@@ -32,6 +32,7 @@ class Charset(NamedTuple):
 UNICODE = Charset("█", "▓", "░", "·", "▁▂▃▄▅▆▇█", "✓!✗?", "…", False)
 ASCII = Charset("#", "=", "-", ".", ".:|", "+!x?", "~", True)
 
+GAP = "   "  # between items in a line
 _CONSOLE = Console(width=80, legacy_windows=False, color_system=None)  # only for its tab size when wrapping
 
 
@@ -40,9 +41,9 @@ def known(value: float) -> bool:
     return math.isfinite(value)
 
 
-def percent(value: float, digits: int = 1) -> str:
+def percent(value: float) -> str:
     """A share as ``42.0 %``; ``-`` if unknown."""
-    return f"{100 * value:.{digits}f} %" if known(value) else "-"
+    return f"{100 * value:.1f} %" if known(value) else "-"
 
 
 def duration(seconds: float) -> str:
@@ -113,12 +114,12 @@ def wrapped(text: Text, width: int) -> list[Text]:
     return list(text.wrap(_CONSOLE, max(width, 1))) or [Text()]
 
 
-def flow(items: Iterable[Text], width: int, gap: str = "   ") -> list[Text]:
+def flow(items: Iterable[Text], width: int) -> list[Text]:
     """Items beside one another as far as they fit, then on the next line; one that is too long for a line is broken."""
     lines: list[Text] = []
     for item in items:
-        if lines and cell_len(lines[-1].plain) + len(gap) + cell_len(item.plain) <= width:
-            lines[-1].append(gap).append_text(item)
+        if lines and cell_len(lines[-1].plain) + len(GAP) + cell_len(item.plain) <= width:
+            lines[-1].append(GAP).append_text(item)
         else:
             lines += wrapped(item, width)
     return lines or [Text()]

@@ -103,14 +103,14 @@ class _Page:
     def labelled(self, label: str, line: Text) -> Text:
         return cut(Text().append(f"{label:<{LABEL}}", "cyan").append_text(line), self.width, self.charset)
 
-    def values(self, label: str, *parts: tuple[str, str] | str, style: str = "") -> None:
+    def values(self, label: str, *parts: tuple[str, str] | str) -> None:
         """``(name, value)`` pairs and plain texts, in a flow; empty ones are left out."""
         items = []
         for part in parts:
             name, value = part if isinstance(part, tuple) else ("", part)
             if value:
                 item = Text().append(f"{name} " if name else "", "dim")
-                items.append(item.append(self.charset.clean(value), style))
+                items.append(item.append(self.charset.clean(value)))
         if items:
             self.add(label, flow(items, self.room))
 

@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 import rclpy
@@ -183,15 +184,8 @@ def processes(options: Options, seeds: range) -> tuple[Process, Process]:
 def missing(options: Options) -> list[range]:
     """Runs of seeds that are not recorded yet; the simulated robot counts up by itself within each."""
     there = {facts["seed"] for facts in read_facts(options.out) if facts["task"] == options.task}
-    runs: list[range] = []
-    for seed in options.seeds:
-        if seed in there:
-            continue
-        if runs and runs[-1].stop == seed:
-            runs[-1] = range(runs[-1].start, seed + 1)
-        else:
-            runs.append(range(seed, seed + 1))
-    return runs
+    runs = [list(seeds) for absent, seeds in groupby(options.seeds, lambda seed: seed not in there) if absent]
+    return [range(seeds[0], seeds[-1] + 1) for seeds in runs]
 
 
 def record(options: Options, seeds: range) -> int:

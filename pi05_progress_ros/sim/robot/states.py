@@ -131,10 +131,10 @@ class Truth:
         if self._open and self._world.task_status().outcome == "unknown":
             self._stop(self._world.time_s, "failure", reason)
 
-    def end_episode(self, undecided: Outcome = "unknown", reason: str = "") -> None:
-        """Close the episode before the world is reset; ``undecided`` is the outcome if the task has none yet."""
+    def end_episode(self) -> None:
+        """Close the episode before the world is reset."""
         if self._open:
-            self._stop(self._world.time_s, undecided, reason)
+            self._stop(self._world.time_s)
         self._open, self._reported = False, 0
 
     def _stamp(self, time_s: float) -> Time:
