@@ -71,10 +71,8 @@ class PolicyOutput:
         if self.progress is None:
             return ""
         numbers = np.array([self.progress, *(self.progress_interval or ())], float)
-        if not np.isfinite(numbers).all():
-            return "progress is not finite"
-        if (numbers < 0).any() or (numbers > 1).any():
-            return "progress is outside [0, 1]"
+        if not ((numbers >= 0) & (numbers <= 1)).all():
+            return f"progress is {'outside [0, 1]' if np.isfinite(numbers).all() else 'not finite'}"
         # Progress, a mean, may lie outside: the interval is between equal tails, and a belief may be lopsided.
         if self.progress_interval is not None and self.progress_interval[0] > self.progress_interval[1]:
             return "progress has an interval that ends before it begins"

@@ -1,19 +1,21 @@
 """The thread that asks the responder: what waits when it is free is answered together, first come first served.
 
 A request is prepared (read and checked) by a few threads beside it; by itself, if it has nothing else to do: the change
-of threads would cost more. Any thread may use ``submit`` and the properties, ``_run`` is the inference thread;
-``_ready`` guards the queue. A policy's exceptions are answers like others. Whatever else ends the thread is told to all
-who wait and to the server, which cannot go on without it.
+of threads would cost more. Only the event loop touches answers, so that a request and its answer wake one thread each.
+A policy's exceptions are answers like others. Whatever else ends the thread is told to all who wait and to the server,
+which cannot go on without it.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
+import queue
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,12 +42,12 @@ class Answer:
 
 
 class InferenceQueue:
-    """See the module's docstring.
+    """See the module's docstring; it is made and used in the event loop.
 
     Args:
         responder: only the thread uses its ``answer``.
         limit: how many requests may wait, those that are being computed not counted.
-        computed: called by the thread after every batch with its size and the seconds it took.
+        computed: called in the event loop after every batch with its size and the seconds it took.
         died: called by the thread if it ends without having been told to.
     """
 
@@ -57,10 +59,12 @@ class InferenceQueue:
         died: Callable[[InferenceEndedError], None],
     ) -> None:
         self._responder, self._limit, self._computed, self._died = responder, limit, computed, died
-        self._waiting: OrderedDict[Future[Answer], Callable[[], Any]] = OrderedDict()
-        self._computing: list[Future[Answer]] = []
+        self._loop = asyncio.get_running_loop()
+        self._waiting: dict[asyncio.Future[Answer], Callable[[], Any]] = {}
+        self._order: queue.SimpleQueue[asyncio.Future[Answer] | None] = queue.SimpleQueue()  # None ends the thread
+        self._computing: list[asyncio.Future[Answer]] = []
         self.failed_batches = 0  # one after the other that gave no answer, for reasons that are not the requests'
-        self._ready = threading.Condition()
+        self._closing = threading.Lock()  # nothing is queued behind the end
         self._closed = False
         self._count = 0
         self._idle = False
@@ -79,8 +83,8 @@ class InferenceQueue:
         since = self._busy_since_s
         return 0.0 if since is None else time.monotonic() - since
 
-    def submit(self, prepare: Callable[[], Any]) -> Future[Answer]:
-        """Queue a request; cancelled before its turn it costs nothing.
+    def submit(self, prepare: Callable[[], Any]) -> asyncio.Future[Answer]:
+        """Queue a request; who cancels its answer calls ``forget``, and before its turn it costs nothing.
 
         Args:
             prepare: what the responder's ``answer`` needs of the request; its exceptions become the answer.
@@ -88,15 +92,17 @@ class InferenceQueue:
         Raises:
             QueueFullError: the message says how many wait.
         """
-        future: Future[Answer] = Future()
-        with self._ready:
-            self._check()
-            idle = self._idle and not self._waiting
-            if idle:
-                self._put(future, prepare)
-        if not idle:
-            self._threads.submit(self._prepare, future, prepare)
-        return future
+        self._check()
+        answer: asyncio.Future[Answer] = self._loop.create_future()
+        if self._idle and not self._waiting:
+            self._put(answer, prepare)
+        else:
+            self._threads.submit(self._prepare, answer, prepare)
+        return answer
+
+    def forget(self, answer: asyncio.Future[Answer]) -> None:
+        """Nobody waits for it: its place is for others."""
+        self._waiting.pop(answer, None)
 
     def _check(self) -> None:
         if self._closed:
@@ -104,33 +110,29 @@ class InferenceQueue:
         if len(self._waiting) >= self._limit:
             raise QueueFullError(f"{len(self._waiting)} requests are waiting already; try again later")
 
-    def _put(self, future: Future[Answer], prepare: Callable[[], Any]) -> None:
-        with self._ready:
+    def _put(self, answer: asyncio.Future[Answer], prepare: Callable[[], Any]) -> None:
+        with self._closing:
             self._check()
-            self._waiting[future] = prepare
-            future.add_done_callback(self._forget)  # cancelled, it gives its place to others
-            self._ready.notify()
+            self._waiting[answer] = prepare
+            self._order.put(answer)
+        if answer.cancelled():  # meanwhile, in the event loop
+            self.forget(answer)
 
-    def _forget(self, future: Future[Answer]) -> None:
-        with self._ready:
-            self._waiting.pop(future, None)
-
-    def _prepare(self, future: Future[Answer], prepare: Callable[[], Any]) -> None:
+    def _prepare(self, answer: asyncio.Future[Answer], prepare: Callable[[], Any]) -> None:
         """In one of the threads beside."""
-        if future.cancelled():
+        if answer.cancelled():
             return
         try:
             prepared = prepare()
-            self._put(future, lambda: prepared)
+            self._put(answer, lambda: prepared)
         except Exception as error:
-            if future.set_running_or_notify_cancel():
-                future.set_exception(_logged(error))
+            self._tell([(answer, _logged(error))])
 
     def close(self, timeout_s: float) -> bool:
         """Take no more, answer what waits; returns whether the thread has ended in time."""
-        with self._ready:
+        with self._closing:
             self._closed = True
-            self._ready.notify()
+            self._order.put(None)
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
@@ -141,32 +143,20 @@ class InferenceQueue:
         except BaseException as error:  # a policy that calls sys.exit, say; RuntimeErrors of it come as answers
             log.critical("the inference thread has ended", exc_info=True)
             ended = InferenceEndedError(f"the inference thread has ended: {type(error).__name__}: {error}")
-            with self._ready:
-                self._closed = True
-                waiting = [future for future in [*self._waiting] if future.set_running_or_notify_cancel()]
+            with self._closing:
+                self._closed, waiting = True, [*self._waiting]
                 self._waiting.clear()
-            for future in [*(future for future in self._computing if not future.done()), *waiting]:
-                future.set_exception(ended)
+            self._tell([(answer, ended) for answer in [*self._computing, *waiting]])
             self._died(ended)
 
     def _compute(self) -> None:
-        most = self._responder.batch_sizes[-1]
-        while True:
-            with self._ready:
-                self._idle = True
-                self._ready.wait_for(lambda: self._waiting or self._closed)
-                self._idle = False
-                if not self._waiting:
-                    return
-                taken = [self._waiting.popitem(last=False) for _ in range(min(most, len(self._waiting)))]
-                taken = [(future, prepare) for future, prepare in taken if future.set_running_or_notify_cancel()]
-                self._computing = [future for future, _ in taken]
-            batch: list[tuple[Future[Answer], Any]] = []
-            for future, prepare in taken:
+        while taken := self._take():
+            batch: list[tuple[asyncio.Future[Answer], Any]] = []
+            for answer, prepare in taken:
                 try:
-                    batch.append((future, prepare()))
+                    batch.append((answer, prepare()))
                 except Exception as error:
-                    future.set_exception(_logged(error))
+                    self._tell([(answer, _logged(error))])
             if not batch:
                 continue
             started = self._busy_since_s = time.monotonic()
@@ -179,12 +169,39 @@ class InferenceQueue:
                 self.failed_batches = 0
             elif not all(isinstance(result, RequestError) for result in results):
                 self.failed_batches += 1
-            for (future, _), result in zip(batch, results, strict=True):
-                if isinstance(result, Exception):
-                    future.set_exception(result)
-                else:
-                    future.set_result(result)
-            self._computed(len(batch), seconds)  # only now: meanwhile the event loop's thread wakes
+            self._tell([(answer, result) for (answer, _), result in zip(batch, results, strict=True)], seconds)
+
+    def _take(self) -> list[tuple[asyncio.Future[Answer], Callable[[], Any]]]:
+        """Wait for a request; it and what waits behind it, as far as a batch goes. Nothing at the end."""
+        taken: list[tuple[asyncio.Future[Answer], Callable[[], Any]]] = []
+        self._idle = True
+        while len(taken) < self._responder.batch_sizes[-1] and not (taken and self._order.empty()):
+            if (answer := self._order.get()) is None:
+                self._order.put(None)  # for the next time, if there is something to compute first
+                break
+            prepare = self._waiting.pop(answer, None)
+            if prepare is not None and not answer.cancelled():
+                taken.append((answer, prepare))
+        self._idle = False
+        self._computing = [answer for answer, _ in taken]
+        return taken
+
+    def _tell(self, results: Sequence[tuple[asyncio.Future[Answer], Answer | Exception]], seconds: float = 0.0) -> None:
+        """Hand results to who waits for them, and the seconds that a batch took to who counts."""
+        with contextlib.suppress(RuntimeError):  # the event loop has ended: nobody waits
+            self._loop.call_soon_threadsafe(self._deliver, results, seconds)
+
+    def _deliver(self, results: Sequence[tuple[asyncio.Future[Answer], Answer | Exception]], seconds: float) -> None:
+        """In the event loop."""
+        for answer, result in results:
+            if answer.done():  # the client is gone
+                continue
+            if isinstance(result, Exception):
+                answer.set_exception(result)
+            else:
+                answer.set_result(result)
+        if seconds:
+            self._loop.call_soon(self._computed, len(results), seconds)  # only when the answers are on their way
 
     def _answers(self, batch: Sequence[Any]) -> list[Answer | Exception]:
         """One result each; when a batch fails each is tried alone, so that one cannot spoil the others."""
@@ -211,4 +228,4 @@ def _logged(error: Exception) -> Exception:
     """An error that becomes an answer; a mistake of the policy's is logged with its traceback."""
     if not isinstance(error, RequestError | QueueFullError):
         log.error("the policy failed", exc_info=error)
-    return error
+    return RuntimeError("StopIteration") if type(error) is StopIteration else error  # which no future takes

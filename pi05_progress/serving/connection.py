@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+from websockets.asyncio.server import broadcast
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import CloseCode
 from websockets.protocol import State
@@ -108,14 +109,9 @@ class ConnectionHandler:
                 server_timing["prev_total_ms"] = 1e3 * previous_s
             try:
                 data = pack(answer.reply | {"server_timing": server_timing})
-                async with asyncio.timeout(SEND_TIMEOUT_S):
-                    await connection.send(data)
             except WireError as error:
                 raise self._refusal("failed", f"the policy's answer cannot be sent: {error}", error) from error
-            except TimeoutError:
-                log.warning("%s does not read its replies: disconnected", name(connection))
-                connection.transport.abort()
-                raise Vanished from None
+            await _send(connection, data)
             self.busy.discard(connection)
             # Only now: writing a line takes longer than anything else that is done for a reply.
             connection.answered(len(message))
@@ -135,12 +131,13 @@ class ConnectionHandler:
         if isinstance(message, str):
             raise Refusal("bad_request", "a request is a binary frame (MessagePack), this was a text frame")
         try:
-            connection.answer = asyncio.wrap_future(self._inference.submit(partial(self._prepared, message)))
+            connection.answer = self._inference.submit(partial(self._prepared, message))
             return await connection.answer
         except asyncio.CancelledError:
+            self._inference.forget(connection.answer)
             if connection.state is not State.CLOSED:
                 raise
-            raise Vanished from None  # it costs nothing if it has not begun
+            raise Vanished from None
         except QueueFullError as error:
             text = f"the server is busy: {error}"
             raise Refusal("refused", text, CloseCode.TRY_AGAIN_LATER, "Try again later.") from error
@@ -165,6 +162,20 @@ class ConnectionHandler:
         if not self._debug:
             return Refusal(outcome, one_line(" ".join(text.split()) if outcome == "failed" else text))
         return Refusal(outcome, "".join(traceback.format_exception(error)), reason=OPENPI_REASON)
+
+
+async def _send(connection: GuardedConnection, data: bytes) -> None:
+    """Send a reply; a client that has not read the one before must do so first, within a time."""
+    if connection.state is State.OPEN and not connection.transport.get_write_buffer_size():
+        broadcast([connection], data)  # which cannot wait, and costs a third of what can
+        return
+    try:
+        async with asyncio.timeout(SEND_TIMEOUT_S):
+            await connection.send(data)
+    except TimeoutError:
+        log.warning("%s does not read its replies: disconnected", name(connection))
+        connection.transport.abort()
+        raise Vanished from None
 
 
 async def _end(connection: GuardedConnection, refusal: Refusal) -> None:

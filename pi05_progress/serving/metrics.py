@@ -33,15 +33,15 @@ class Metrics:
         self.connections = gauge("connections", "Open connections")
         self.refused_connections = counter("refused_connections", "Connections refused or ended, by reason", ["reason"])
         self.unrecorded = counter("unrecorded_exchanges", "Exchanges that could not be recorded")
-        for outcome in get_args(Outcome):  # so that a rate is seen from the first one on
-            self.requests.labels(outcome)
+        # All of them now, so that a rate is seen from the first one on.
+        self._outcomes = {outcome: self.requests.labels(outcome) for outcome in get_args(Outcome)}
         for reason in get_args(Refused):
             self.refused_connections.labels(reason)
         gauge("info", "What is served", ["model_id", "robot", "version"]).labels(model_id, robot, version).set(1)
 
     def count(self, outcome: Outcome) -> None:
         """One more request."""
-        self.requests.labels(outcome).inc()
+        self._outcomes[outcome].inc()
 
     def computed(self, size: int, seconds: float) -> None:
         """One more batch."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from ..robots.profile import RobotProfile
 from .core import AnswerError, RequestError
 from .teleavatar import make_reply, read_noise_seed, read_request
 
+UNUSABLE = (ObservationError, LayoutError)  # what the policy says of a request is told to its client
 log = logging.getLogger(__name__)
 
 
@@ -57,8 +57,10 @@ class PolicyResponder:
         frame, prompt = read_request(request, self._profile, self._default_prompt)
         seed = read_noise_seed(request)
         chosen = () if seed is None else (seed,)  # code of one's own may know nothing of it
-        with _told_to_clients():
+        try:
             return self._policy.prepare(frame, prompt, *chosen)
+        except UNUSABLE as error:
+            raise RequestError(str(error)) from error
 
     def answer(self, prepared: Sequence[Any]) -> list[dict[str, Any] | AnswerError]:
         """See ``Responder``; an error stands for an answer whose actions cannot be used.
@@ -66,8 +68,10 @@ class PolicyResponder:
         Raises:
             RequestError: the policy cannot use what a request holds, and has not found out in ``prepare``.
         """
-        with _told_to_clients():
+        try:
             outputs = self._policy.infer_prepared(prepared)
+        except UNUSABLE as error:
+            raise RequestError(str(error)) from error
         return [self._reply(output) for output in outputs]
 
     def _reply(self, output: PolicyOutput) -> dict[str, Any] | AnswerError:
@@ -86,12 +90,3 @@ class PolicyResponder:
         if self._policy.image_size is not None:  # once through everything, also what is not the model's
             blank = {key: np.zeros((*self._policy.image_size, 3), np.uint8) for key in self._profile.cameras}
             self._policy.prepare(RobotFrame(blank, np.zeros(self._profile.vector_size, np.float32)), "warm up")
-
-
-@contextmanager
-def _told_to_clients() -> Iterator[None]:
-    """What the policy cannot use of a request is the client's business, not the server's."""
-    try:
-        yield
-    except (ObservationError, LayoutError) as error:
-        raise RequestError(str(error)) from error

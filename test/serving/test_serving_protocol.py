@@ -180,6 +180,14 @@ def test_an_error_is_a_text_frame_and_then_close_1011(debug, text, reason):
         assert works(server)
 
 
+def test_a_policy_whose_error_no_future_takes_is_told_all_the_same():
+    with serving(stub()) as server:
+        with open_connection(server) as connection:
+            connection.recv(PATIENCE_S)
+            assert ask(connection, request("stop")) == "the policy failed: RuntimeError: StopIteration"
+        assert works(server)
+
+
 def test_more_requests_than_may_wait_are_refused_at_once_and_the_others_answered():
     gate, responder = gated()
     with serving(responder, max_waiting=2) as server, contextlib.ExitStack() as stack:

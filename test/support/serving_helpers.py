@@ -60,6 +60,8 @@ class StubPolicy(Policy):
         match prompt:
             case "raise":
                 raise RuntimeError("the device is gone")
+            case "stop":
+                raise StopIteration  # as code of one's own with a generator does
             case "nan actions":
                 return PolicyOutput(np.full((5, 16), np.nan, np.float32), 0.5)
             case "no progress":

@@ -12,10 +12,25 @@ import numpy as np
 import pytest
 import websockets
 from conftest import PATIENCE_S, wait_for
-from serving_helpers import ask, asking, gated, open_connection, queue_length, request, serving, stub, works
+from serving_helpers import (
+    ask,
+    asking,
+    function,
+    gated,
+    metric,
+    open_connection,
+    queue_length,
+    request,
+    serving,
+    stub,
+    works,
+)  # fmt: skip
 
+from pi05_progress.serving import connection as connection_module
 from pi05_progress.serving.core import RequestError
 from pi05_progress.serving.wire import WireError, pack, unpack
+
+OUTCOMES = 'pi05_progress_requests_total{{outcome="{}"}}'
 
 
 @pytest.fixture(scope="module")
@@ -240,6 +255,17 @@ def test_slow_clients_keep_nobody_waiting(server):
         assert isinstance(slow.recv(PATIENCE_S), bytes)
         slow.close_socket()
         deaf.close_socket()
+
+
+def test_a_client_that_does_not_read_its_replies_is_disconnected(monkeypatch, caplog):
+    monkeypatch.setattr(connection_module, "SEND_TIMEOUT_S", 0.2)
+    large = function()(lambda _: {"actions": np.zeros(10**7, np.float32), "progress": None})
+    with serving(large) as server, open_connection(server) as deaf:
+        for _ in range(2):
+            deaf.send(pack({}))
+        wait_for(lambda: "does not read its replies: disconnected" in caplog.text, what="the server's patience to end")
+        wait_for(lambda: metric(server, OUTCOMES.format("vanished")) == "1.0", what="its count")
+        assert metric(server, OUTCOMES.format("ok")) == "1.0"
 
 
 def vanish(connection):
