@@ -9,16 +9,18 @@ Destinations appear when they are complete; sources are never changed. docs/chec
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Annotated, Literal
 
 import jax
+import tyro
+from tyro.conf import FlagCreatePairsOff, Positional, UseAppendAction, arg, subcommand
 
 from .checkpoints.checkpoint import MARKERS
 from .checkpoints.description import CheckpointInfo, read_stats
@@ -36,88 +38,141 @@ from .checkpoints.foreign.conversion import (
 )
 from .checkpoints.foreign.hub import resolve
 from .checkpoints.parameter_source import ParameterSource, Progress, size_in_bytes
-from .errors import run_program
+from .errors import UsageError, run_program
 from .files.output_folder import check_target
 from .files.progress_bar import progress_bar
-from .models.config import CONFIGS
+from .models.config import CONFIGS, ProgressKind
 from .observation import UNTRAINED
 from .units.normalize import NormStats
 from .units.tokenizer import TokenizerName
 
-IMPORT_EXAMPLES = """examples:
-  a step of openpi's training, 32 action dimensions, horizon 50:
-    %(prog)s runs/pi05_mine/29999 checkpoints/mine --config pi05
-  the same without a progress head, stored in bfloat16:
-    %(prog)s runs/pi05_mine/29999 checkpoints/mine --config pi05 --progress none --dtype bfloat16
-  fine-tuned with another horizon, state not in the prompt:
-    %(prog)s pi05_libero checkpoints/libero --config pi05 --set action_horizon=10 --set discrete_state=false
-  a LeRobot policy from a folder, or by name (needs huggingface_hub):
-    %(prog)s outputs/train/checkpoints/last/pretrained_model checkpoints/mine
-    %(prog)s lerobot/pi05_base checkpoints/base --robot teleavatar --fps 30
-"""
+StoredIn = Literal["float32", "bfloat16"]
 
 
-def _positive(text: str) -> float:
-    value = float(text)
-    if not (math.isfinite(value) and value > 0):
-        raise argparse.ArgumentTypeError(f"{text}: expected a positive number")
-    return value
+@dataclass(frozen=True)
+class Writing:
+    """What is said of every destination."""
+
+    overwrite: bool = False
+    """Replace the destination if it is there."""
+    quiet: bool = False
+    """No progress bar."""
+    dtype: StoredIn | None = None
+    """Store parameters in; as they are if not given."""
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    raw = {"formatter_class": argparse.RawDescriptionHelpFormatter}
-    top = argparse.ArgumentParser(prog="python -m pi05_progress.convert_checkpoint", description=__doc__, **raw)
-    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+@dataclass(frozen=True)
+class Import(Writing):
+    """From openpi or LeRobot.
 
-    add = commands.add_parser("import", help="from openpi or LeRobot", epilog=IMPORT_EXAMPLES, **raw)
-    add.add_argument("source", help="folder, .safetensors file, or owner/name on a hub")
-    add.add_argument("destination", type=Path, help="folder to write")
-    add.add_argument("--config", choices=CONFIGS, help="configuration that supplies what parameters do not tell")
-    add.add_argument(
-        "--set", action="append", default=[], metavar="FIELD=VALUE", help="one such field, as action_horizon=50"
-    )
-    kinds = ("scalar", "categorical", "none")
-    add.add_argument("--progress", choices=kinds, help="progress head (default: what is there, else a new scalar one)")
-    add.add_argument("--seed", type=int, default=0, help="of a new progress head (default: %(default)s)")
-    add.add_argument("--dtype", choices=("float32", "bfloat16"), help="store parameters in (default: as they are)")
-    add.add_argument("--robot", metavar="NAME", help="robot profile the actions are for (default: teleavatar)")
-    add.add_argument("--fps", type=_positive, help="actions per second of the training data (default: 30)")
-    add.add_argument("--delta-actions", action=argparse.BooleanOptionalAction, help="arm actions relative to the state")
-    add.add_argument(
-        "--z-score", action=argparse.BooleanOptionalAction, help="mean and deviation normalise, not quantiles"
-    )
-    add.add_argument("--tokenizer", choices=get_args(TokenizerName), help="of the prompt (default: by vocabulary)")
-    add.add_argument("--model-id", metavar="NAME", help="name estimates are published under (default: the source's)")
-    add.add_argument("--norm-stats", type=Path, metavar="FILE", help="statistics to use, in openpi's JSON")
-    add.add_argument("--asset-id", metavar="ID", help="which statistics, if there are several")
-    add.add_argument("--revision", help="branch, tag or commit on the hub")
+    A step of openpi's training, 32 action dimensions, horizon 50:
+        import runs/pi05_mine/29999 checkpoints/mine --config pi05
 
-    out = commands.add_parser("export", help="to openpi or LeRobot", **raw)
-    out.add_argument("checkpoint", type=Path, help="folder of one of this package's checkpoints")
-    out.add_argument("destination", type=Path, help="folder to write")
-    out.add_argument("--to", choices=get_args(Layout), required=True, help="whose layout")
-    out.add_argument("--dtype", choices=("float32", "bfloat16"), help="store parameters in (default: as they are)")
+    The same without a progress head, stored in bfloat16:
+        import runs/pi05_mine/29999 checkpoints/mine --config pi05 --progress none --dtype bfloat16
 
-    look = commands.add_parser("inspect", help="tell what a checkpoint is", **raw)
-    look.add_argument("source", help="folder, file, or owner/name on a hub; of any of the formats")
-    look.add_argument("--leaves", action="store_true", help="list every parameter with shape and dtype")
-    look.add_argument("--asset-id", metavar="ID", help="which statistics, if there are several")
-    look.add_argument("--revision", help="branch, tag or commit on the hub")
-    for command in (add, out):
-        command.add_argument("--overwrite", action="store_true", help="replace the destination if it is there")
-        command.add_argument("--quiet", action="store_true", help="no progress bar")
-    return top
+    Fine-tuned with another horizon, state not in the prompt:
+        import pi05_libero checkpoints/libero --config pi05 --set action_horizon=10 --set discrete_state=false
+
+    A LeRobot policy from a folder, or by name (needs huggingface_hub):
+        import outputs/train/checkpoints/last/pretrained_model checkpoints/mine
+        import lerobot/pi05_base checkpoints/base --robot teleavatar --fps 30
+    """
+
+    _: KW_ONLY
+    source: Positional[str]
+    """Folder, .safetensors file, or owner/name on a hub."""
+    destination: Positional[Path]
+    """Folder to write."""
+    config: Annotated[str | None, arg(metavar="{" + ",".join(CONFIGS) + "}")] = None
+    """Configuration that supplies what parameters do not tell."""
+    set: UseAppendAction[Annotated[tuple[str, ...], arg(metavar="FIELD=VALUE")]] = ()
+    """One such field, as action_horizon=50; may be repeated."""
+    progress: ProgressKind | None = None
+    """Progress head; what is there if not given, else a new scalar one."""
+    seed: int = 0
+    """Of a new progress head."""
+    robot: str | None = None
+    """Robot profile the actions are for; teleavatar if not given."""
+    fps: float | None = None
+    """Actions per second of the training data; 30 if not given."""
+    delta_actions: bool = False
+    """Arm actions are relative to the state, with --no-delta-actions they are not; what is told if not given."""
+    no_delta_actions: bool = False
+    """See --delta-actions."""
+    z_score: bool = False
+    """Mean and deviation normalise, with --no-z-score quantiles do; what is told if not given."""
+    no_z_score: bool = False
+    """See --z-score."""
+    tokenizer: TokenizerName | None = None
+    """Of the prompt; by vocabulary if not given."""
+    model_id: str | None = None
+    """Name estimates are published under; the source's if not given."""
+    norm_stats: Path | None = None
+    """Statistics to use, in openpi's JSON."""
+    asset_id: str | None = None
+    """Which statistics, if there are several."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub."""
+
+
+@dataclass(frozen=True)
+class Export(Writing):
+    """To openpi or LeRobot."""
+
+    _: KW_ONLY
+    checkpoint: Positional[Path]
+    """Folder of one of this package's checkpoints."""
+    destination: Positional[Path]
+    """Folder to write."""
+    to: Layout
+    """Whose layout."""
+
+
+@dataclass(frozen=True)
+class Inspect:
+    """Tell what a checkpoint is."""
+
+    source: Positional[str]
+    """Folder, file, or owner/name on a hub; of any of the formats."""
+    leaves: bool = False
+    """List every parameter with shape and dtype."""
+    asset_id: str | None = None
+    """Which statistics, if there are several."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    args = parser().parse_args(arguments)
-    carry_out = {"import": _import, "export": _export, "inspect": _inspect}[args.command]
-    return run_program(lambda: carry_out(args), name=args.command)
+    args = tyro.cli(
+        Annotated[Import, subcommand("import")]
+        | Annotated[Export, subcommand("export")]
+        | Annotated[Inspect, subcommand("inspect")],
+        prog="python -m pi05_progress.convert_checkpoint",
+        description=__doc__,
+        args=arguments,
+        config=(FlagCreatePairsOff,),
+    )
+    match args:
+        case Import():
+            return run_program(lambda: _import(args), name="import")
+        case Export():
+            return run_program(lambda: _export(args), name="export")
+    return run_program(lambda: _inspect(args), name="inspect")
 
 
-def _import(args: argparse.Namespace) -> None:
+def _either(name: str, yes: bool, no: bool) -> bool | None:
+    """What a pair of flags says; None if neither is given."""
+    if yes and no:
+        raise UsageError(f"--{name} and --no-{name}: one of them, please")
+    return yes if yes or no else None
+
+
+def _import(args: Import) -> None:
+    if args.fps is not None and not (math.isfinite(args.fps) and args.fps > 0):
+        raise UsageError(f"--fps {args.fps}: expected a positive number")
+    z_score = _either("z-score", args.z_score, args.no_z_score)
     options = ImportOptions(
         config=args.config,
         fields=parse_fields(args.set),
@@ -125,8 +180,8 @@ def _import(args: argparse.Namespace) -> None:
         robot=args.robot,
         model_id=args.model_id,
         action_dt_s=None if args.fps is None else 1 / args.fps,
-        delta_actions=args.delta_actions,
-        quantiles=None if args.z_score is None else not args.z_score,
+        delta_actions=_either("delta-actions", args.delta_actions, args.no_delta_actions),
+        quantiles=None if z_score is None else not z_score,
         tokenizer=args.tokenizer,
         norm_stats=args.norm_stats,
         asset_id=args.asset_id,
@@ -142,7 +197,7 @@ def _import(args: argparse.Namespace) -> None:
     print(f"written to {args.destination}; {_about(planned.info, planned.foreign.stats)}")
 
 
-def _export(args: argparse.Namespace) -> None:
+def _export(args: Export) -> None:
     check_target(args.destination, EXPORT_MARKERS if args.overwrite else None)
     _, source = open_native(args.checkpoint)
     with _bar(source, args.quiet) as progress:
@@ -158,7 +213,7 @@ def _export(args: argparse.Namespace) -> None:
     print(f"written to {args.destination} in {args.to}'s layout")
 
 
-def _inspect(args: argparse.Namespace) -> None:
+def _inspect(args: Inspect) -> None:
     path = resolve(args.source, args.revision)
     if is_native(path):
         info, source = open_native(path)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import tyro
 from rich.console import Console
 from rich.table import Table
 
@@ -16,6 +17,16 @@ Checker = Callable[[Path], Iterator[Check]]
 # A kind of set: its title, the key file of the set that a file belongs to (or None), and what compares it.
 Kind = tuple[str, Callable[[Path], Path | None], Checker]
 Found = tuple[str, Checker, Path]  # a set's title, what compares it, and its key file
+
+
+@dataclass(frozen=True)
+class ParityOptions:
+    """Command line."""
+
+    paths: tyro.conf.Positional[tuple[Path, ...]]
+    """Golden sets, or folders of them."""
+    failures: bool = False
+    """Print only what exceeds its tolerance."""
 
 
 def find_sets(paths: Sequence[Path], kinds: Sequence[Kind]) -> tuple[list[Found], list[Path]]:
@@ -58,12 +69,9 @@ def run_program(kinds: Sequence[Kind], program: str, description: str | None, ar
 
     It is 0 if something was checked and all of it is within its tolerance, else 1.
     """
-    parser = argparse.ArgumentParser(
-        prog=program, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    args = tyro.cli(
+        ParityOptions, prog=program, description=description, args=arguments, config=(tyro.conf.FlagCreatePairsOff,)
     )
-    parser.add_argument("paths", nargs="+", type=Path, metavar="FILE_OR_FOLDER", help="golden sets, or folders of them")
-    parser.add_argument("--failures", action="store_true", help="print only what exceeds its tolerance")
-    args = parser.parse_args(arguments)
     console = Console(width=None if sys.stdout.isatty() else 140)
 
     def show(title: str, checks: list[Check]) -> None:

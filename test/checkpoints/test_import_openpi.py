@@ -125,6 +125,14 @@ def test_a_wrong_field_on_the_command_line_is_told(tarball, tmp_path, capsys, te
     assert f"--set {text}: " in capsys.readouterr().err
 
 
+def test_a_flag_and_its_opposite_are_refused_and_so_is_a_rate_that_is_none(tarball, tmp_path, capsys):
+    command = ["import", str(tarball / "6"), str(tmp_path / "x")]
+    assert main([*command, "--z-score", "--no-z-score"]) == 2
+    assert "--z-score and --no-z-score: one of them" in capsys.readouterr().err
+    assert main([*command, "--fps", "0"]) == 2
+    assert "--fps 0.0: expected a positive number" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_shapes_and_what_they_lack_give_back_every_named_configuration(name):
     config = named_config(name)
