@@ -116,7 +116,7 @@ def measure_build(root: Path, cache: Path) -> dict[str, float]:
     dataset = open_dataset(root)
     features = camera_features(dataset, RobotProfile.load("teleavatar"), ())
     started = time.perf_counter()
-    cached_pictures(cache, dataset, features, mid().image_size)
+    cached_pictures(cache, dataset, features, mid().views)
     return {"samples": dataset.frame_count, "s": time.perf_counter() - started}
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal, NamedTuple, get_args
 
 from ..errors import UserError
+from ..observation import IMAGE_KEYS
 
 ProgressKind = Literal["none", "scalar", "categorical"]
 ComputeDtype = Literal["float32", "bfloat16"]
@@ -16,6 +17,7 @@ Vision = Literal["siglip", "points"]
 PALIGEMMA_VOCABULARY = 257_152
 BYTE_VOCABULARY = 259  # 256 bytes after three special tokens, see tokenizer.py
 WORD_VOCABULARY = 1024
+WHOLE = (0.0, 0.0, 1.0, 1.0)  # no crop
 STRICT = {"extra": "forbid"}  # for pydantic, which reads configurations from files: unknown fields are refused
 
 
@@ -113,6 +115,13 @@ class ProgressConfig:
             )
 
 
+class View(NamedTuple):
+    """What is seen of a camera's picture."""
+
+    crop: tuple[float, float, float, float]  # top, left, bottom and right of what is cut out, as shares of its sides
+    size: tuple[int, int]  # (height, width) that this is brought to, pixels
+
+
 @dataclass(frozen=True)
 class Pi05Config:
     """Everything that decides shapes and arithmetic."""
@@ -123,6 +132,10 @@ class Pi05Config:
     paligemma: GemmaConfig
     expert: GemmaConfig
     image_size: tuple[int, int] = (224, 224)  # (height, width) of the pictures the vision tower reads, pixels
+    # the same of cameras that do not sit on a wrist, and what is cut out of their pictures before, as shares of their
+    # sides (top, left, bottom, right): as sharp as can be where things happen; not with SigLIP
+    base_size: tuple[int, int] | None = None
+    base_crop: tuple[float, float, float, float] = WHOLE
     vocabulary: int = PALIGEMMA_VOCABULARY  # rows of the embedding table
     action_dim: int = 32
     action_horizon: int = 50
@@ -131,6 +144,9 @@ class Pi05Config:
     # whether the prefix ends with one token made of the positions of joints and grippers as numbers, which words do not
     # keep apart as finely; openpi's and LeRobot's models have none
     state_token: bool = False
+    # hands whose places, by the robot's kinematics, are part of the state token, m in its base frame; with `positions`
+    # the model is told where each thing is from each hand, too
+    hands: int = 0
     compute_dtype: ComputeDtype = "bfloat16"  # of activations and of weights in use; parameters may be stored otherwise
     progress: ProgressConfig = ProgressConfig()
     vision: Vision = "siglip"  # which tower: `siglip`, as openpi, or `points`, for small models
@@ -163,20 +179,44 @@ class Pi05Config:
         _check_known("vision", self.vision, get_args(Vision))
         if len(set(self.positions)) < len(self.positions):
             raise ModelConfigError(f"positions {', '.join(self.positions)}: a name is there twice")
+        if self.hands and not self.state_token:
+            raise ModelConfigError(f"hands is {self.hands}, but there is no state token (state_token) to tell of them")
         if self.vision == "points":
-            if min(self.image_size) < self.points.patch:
-                raise ModelConfigError(f"image_size {self.image_size} is less than the patch, {self.points.patch}")
+            for name in ("image_size", "base_size"):
+                if min(size := getattr(self, name) or self.image_size) < self.points.patch:
+                    raise ModelConfigError(f"{name} {size} is less than the patch, {self.points.patch}")
+            top, left, bottom, right = self.base_crop
+            if not (0 <= top < bottom <= 1 and 0 <= left < right <= 1):
+                raise ModelConfigError(f"base_crop {self.base_crop}: expected top < bottom, left < right, in [0, 1]")
             return
         if self.siglip is None:
             raise ModelConfigError("siglip is missing: give the sizes of the tower, or choose vision 'points'")
         if self.positions:
             raise ModelConfigError("positions are predicted with vision 'points' alone, and vision is 'siglip'")
+        if self.base_size or self.base_crop != WHOLE:
+            raise ModelConfigError("base_size and base_crop go with vision 'points' alone, and vision is 'siglip'")
         if any(side < 1 or side % self.siglip.patch for side in self.image_size):
             raise ModelConfigError(f"image_size {self.image_size} is not a multiple of the patch, {self.siglip.patch}")
         if self.siglip.width % self.siglip.num_heads:
             raise ModelConfigError(
                 f"siglip width {self.siglip.width} is not a multiple of {self.siglip.num_heads} heads"
             )
+
+    def view(self, camera: str) -> View:
+        """What the tower sees of a camera, by the model's name for it."""
+        if "wrist" in camera:
+            return View(WHOLE, self.image_size)
+        return View(self.base_crop, self.base_size or self.image_size)
+
+    @property
+    def views(self) -> dict[str, View]:
+        """The same of all cameras."""
+        return {key: self.view(key) for key in IMAGE_KEYS}
+
+    @property
+    def proprioception_size(self) -> int:
+        """Numbers that the state token is made of: as many as an action has, and the places of hands."""
+        return self.action_dim + 3 * self.hands
 
     @property
     def tokens_per_image(self) -> int:

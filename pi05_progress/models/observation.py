@@ -39,7 +39,8 @@ class Observation:
     positions_mask: Bool[Array, "b n"] | None = None  # which of them count
     progress: Float[Array, " b"] | None = None  # label in [0, 1]; only in training data
     progress_mask: Bool[Array, " b"] | None = None  # whether the label counts
-    # normalised positions of joints and grippers, padded with zeros; of models with a state token, None for others
+    # normalised positions of joints and grippers, padded with zeros, then places of hands in m if the model is told of
+    # them; of models with a state token, None for others
     proprioception: Float[Array, "b s"] | None = None
 
 
@@ -141,7 +142,11 @@ def _check_image(name: str, image: Any, batch: int) -> None:
 def _check_proprioception(config: Pi05Config, positions: Any, batch: int) -> None:
     if config.state_token and positions is not None:
         _check_array(
-            "proprioception", positions, (batch, config.action_dim), "float", "normalise it, then pad it with zeros"
+            "proprioception",
+            positions,
+            (batch, config.proprioception_size),
+            "float",
+            "normalise it, pad it with zeros, and append the places of hands if the model is told of them",
         )
         _check_finite("proprioception", positions)
     elif config.state_token:

@@ -23,7 +23,7 @@ from .layers import Linear, repeated
 from .observation import Observation, check_actions, check_observation, check_time
 from .passes import Drawn, Losses, Prefix, PrefixPass, Sample
 from .points import PointTower
-from .positions import PositionHead, position_loss
+from .positions import PositionHead, position_loss, to_units
 from .progress import Belief, ProgressHead
 from .siglip import Siglip
 
@@ -37,7 +37,7 @@ def without_cameras(model: Pi05, rng: Array, observation: Observation, config: A
     seen = {key: masks[key] & (left[key] | under) for key, under in zip(left, covered, strict=True)}
     images = {key: jnp.where(left[key][:, None, None, None], image, -1.0) for key, image in images.items()}
     if tokens is not None:
-        nothing = {key: jnp.full((1, *model.config.image_size, 3), -1.0) for key in tokens}
+        nothing = {key: jnp.full((1, *model.config.view(key).size, 3), -1.0) for key in tokens}
         black = model.image_tokens(dataclasses.replace(observation, images=nothing, image_tokens=None))
         tokens = {
             key: jnp.where(left[key][:, None, None], of, black[key].astype(of.dtype)) for key, of in tokens.items()
@@ -77,7 +77,7 @@ class Pi05(nnx.Module):
         if config.progress.kind != "none":
             self.progress_head = ProgressHead(config.progress, config.paligemma.width, rngs)
         if config.state_token:  # bfloat16 would leave three digits of a joint's position
-            self.state_proj = Linear(config.action_dim, config.paligemma.width, dtype=jnp.float32, rngs=rngs)
+            self.state_proj = Linear(config.proprioception_size, config.paligemma.width, dtype=jnp.float32, rngs=rngs)
         if config.positions:
             self.position_head = PositionHead(config, rngs)
         self.config = config
@@ -90,10 +90,12 @@ class Pi05(nnx.Module):
     # --- prefix ---
 
     def prepare_images(self, observation: Observation) -> dict[str, Float[Array, "b h w 3"]]:
-        """Pictures of the cameras that are there, float32 in [-1, 1] at the model's size; resized after scaling."""
-        height, width = self.config.image_size
-        images = observation.images
-        return {k: resize_with_pad(to_unit_range(images[k]), height, width) for k in IMAGE_KEYS if k in images}
+        """Pictures of the cameras that are there, float32 in [-1, 1] at the model's size; resized after scaling.
+
+        What is cut out of a picture has been cut out before (``units.transforms.seen``).
+        """
+        images, view = observation.images, self.config.view
+        return {k: resize_with_pad(to_unit_range(images[k]), *view(k).size) for k in IMAGE_KEYS if k in images}
 
     def image_tokens(self, observation: Observation) -> dict[str, Float[Array, "b n w"]]:
         """The vision tower's output for the cameras that the observation has pictures of.
@@ -126,13 +128,18 @@ class Pi05(nnx.Module):
         tokens = [*(of.astype(dtype) for of in images.values()), prompt.astype(dtype)]
         masks = [jnp.repeat(observation.image_masks[k][:, None], t.shape[1], axis=1) for k, t in images.items()]
         masks.append(observation.tokenized_prompt_mask)
-        positions = None
+        positions, numbers = None, observation.proprioception
+        if self.config.hands:
+            joints, hands = jnp.split(numbers, [self.config.action_dim], axis=-1)
+            hands = hands.reshape(*hands.shape[:-1], self.config.hands, 3)
+            numbers = jnp.concatenate([joints, to_units(hands, self.config).reshape(len(hands), -1)], axis=-1)
         if self.config.positions:
-            positions = self.position_head(images, observation.image_masks, observation.proprioception)
-            tokens.append(self.position_head.embed(positions).astype(dtype))
+            positions = self.position_head(images, observation.image_masks, numbers)
+            hands = hands if self.config.hands else None
+            tokens.append(self.position_head.embed(positions, hands).astype(dtype))
             masks.append(jnp.ones((prompt.shape[0], 1), bool))
         if self.config.state_token:
-            tokens.append(self.state_proj(observation.proprioception)[:, None].astype(dtype))
+            tokens.append(self.state_proj(numbers)[:, None].astype(dtype))
             masks.append(jnp.ones((prompt.shape[0], 1), bool))
         return Prefix(jnp.concatenate(tokens, axis=1), jnp.concatenate(masks, axis=1), positions)
 

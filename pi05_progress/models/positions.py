@@ -18,7 +18,13 @@ from .config import Pi05Config
 from .layers import Linear
 
 UNIT_M = 0.1  # errors are counted in it, and the trunk is told positions in it
+NEAR_M = 0.02  # how near a hand must be for the trunk to be told exactly
 HIDDEN = 256
+
+
+def to_units(places: Float[Array, "*b 3"], config: Pi05Config) -> Float[Array, "*b 3"]:
+    """Places in m as the model reckons with them."""
+    return (places - jnp.asarray(config.positions_middle)) / UNIT_M
 
 
 class PositionHead(nnx.Module):
@@ -27,12 +33,14 @@ class PositionHead(nnx.Module):
     def __init__(self, config: Pi05Config, rngs: nnx.Rngs) -> None:
         self._camera = (config.tokens_per_image, config.paligemma.width)
         inputs = len(IMAGE_KEYS) * (self._camera[0] * self._camera[1] + 1)
-        inputs += config.action_dim if config.state_token else 0
+        inputs += config.proprioception_size if config.state_token else 0
         count = len(config.positions)
         self.hidden = Linear(inputs, HIDDEN, dtype=jnp.float32, rngs=rngs)
         self.output = Linear(HIDDEN, (count, 3), dtype=jnp.float32, rngs=rngs)
         self.token = Linear((count, 3), self._camera[1], dtype=jnp.float32, rngs=rngs)
-        self._middle = config.positions_middle
+        if config.hands:
+            self.near = Linear((config.hands, count, 6), self._camera[1], dtype=jnp.float32, rngs=rngs, zero=True)
+        self._config = config
 
     def __call__(
         self,
@@ -50,11 +58,17 @@ class PositionHead(nnx.Module):
         if proprioception is not None:
             parts.append(proprioception)
         hidden = jax.nn.swish(self.hidden(jnp.concatenate(parts, axis=-1)))
-        return UNIT_M * self.output(hidden) + jnp.asarray(self._middle)
+        return UNIT_M * self.output(hidden) + jnp.asarray(self._config.positions_middle)
 
-    def embed(self, positions: Float[Array, "b n 3"]) -> Float[Array, "b 1 w"]:
-        """The token that tells the trunk of these positions."""
-        return self.token((positions - jnp.asarray(self._middle)) / UNIT_M)[:, None]
+    def embed(
+        self, positions: Float[Array, "b n 3"], hands: Float[Array, "b a 3"] | None = None
+    ) -> Float[Array, "b 1 w"]:
+        """The token that tells the trunk of these positions, and of where they are from each hand; all in m."""
+        token = self.token(to_units(positions, self._config))
+        if hands is not None:
+            away = positions[:, None] - hands[:, :, None]
+            token += self.near(jnp.concatenate([jnp.clip(away / UNIT_M, -3, 3), jnp.tanh(away / NEAR_M)], axis=-1))
+        return token[:, None]
 
 
 def position_loss(

@@ -26,9 +26,10 @@ from ..units.tokenizer import PromptTokenizer, clean, make_encoder
 from ..units.transforms import (
     absolute_actions,
     actions_from_model,
+    hands_to_model,
     pad_to,
     proprioception_to_model,
-    resize_with_pad,
+    seen,
     state_to_model,
 )
 from .sampler import Sampler, for_inference
@@ -105,9 +106,10 @@ class ModelPolicy(Policy):
         return self._info
 
     @property
-    def image_size(self) -> tuple[int, int]:
-        """(height, width) of the pictures that the model reads."""
-        return self._info.model.image_size
+    def image_size(self) -> tuple[int, int] | None:
+        """(height, width) of the pictures that the model reads; None if it needs whole ones, of which it sees parts."""
+        model = self._info.model
+        return model.image_size if len(set(model.views.values())) == 1 else None
 
     def restart(self, seed: int) -> None:
         """From here on the noise is that of a policy made with this seed, so an episode does not depend on others."""
@@ -129,10 +131,10 @@ class ModelPolicy(Policy):
                 "the prompt is empty: no task is set; give an instruction, such as 'stack the cubes'"
             )
         frame.check()
-        height, width = self._info.model.image_size
+        model = self._info.model
         cameras = {camera.model_input: key for key, camera in self._profile.cameras.items()}
         present = {
-            model_key: resize_with_pad(frame.images[key], height, width)[None]
+            model_key: seen(frame.images[key], *model.view(model_key))[None]
             for model_key, key in cameras.items()
             if key in frame.images
         }
@@ -142,7 +144,7 @@ class ModelPolicy(Policy):
             state = normalize(state, self._stats["state"], self._info.quantiles).astype(np.float32)
         tokens, mask = self._tokenize(prompt, state if self._info.model.discrete_state else None)
         observation = Observation(
-            images={key: present.get(key, np.zeros((1, height, width, 3), np.uint8)) for key in encoded},
+            images={key: present.get(key, np.zeros((1, *model.view(key).size, 3), np.uint8)) for key in encoded},
             image_masks={key: np.array([key in present]) for key in encoded},
             state=pad_to(state, self._info.model.action_dim)[None],
             tokenized_prompt=tokens[None],
@@ -157,7 +159,9 @@ class ModelPolicy(Policy):
         positions = proprioception_to_model(vector, self._layout)
         if self._stats:
             positions = normalize(positions, self._stats[PROPRIOCEPTION], self._info.quantiles).astype(np.float32)
-        return pad_to(positions, self._info.model.action_dim)[None]
+        positions = pad_to(positions, self._info.model.action_dim)
+        hands = hands_to_model(vector, self._layout) if self._info.model.hands else []
+        return np.concatenate([positions, hands], dtype=np.float32)[None]
 
     def infer(self, frame: RobotFrame, prompt: str) -> PolicyOutput:
         """Actions and progress for one frame; returns when the device is done."""
@@ -236,12 +240,12 @@ class ModelPolicy(Policy):
         if self._switches.skip_absent_cameras:
             self._encoded = tuple(sorted(camera.model_input for camera in self._profile.cameras.values()))
         for size, length in itertools.product(self.batch_sizes, self._tokenize.lengths):
-            images = {key: np.zeros((size, *model.image_size, 3), np.uint8) for key in self._encoded}
+            images = {key: np.zeros((size, *model.view(key).size, 3), np.uint8) for key in self._encoded}
             masks = {key: np.ones(size, bool) for key in images}
             state, tokens = np.zeros((size, model.action_dim), np.float32), np.zeros((size, length), np.int32)
             observation = Observation(
                 images, masks, state, tokens, np.ones((size, length), bool),
-                proprioception=state if model.state_token else None,
+                proprioception=np.zeros((size, model.proprioception_size), np.float32) if model.state_token else None,
             )  # fmt: skip
             _, noise = next_noise(self._key, (1, model.action_horizon, model.action_dim))
             noise = noise if size == 1 else np.zeros((size, *noise.shape[1:]), np.float32)

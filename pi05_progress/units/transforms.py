@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 from PIL import Image
 
+from ..robots.kinematics import fingertips
 from ..robots.layout import Layout, LayoutError
 
 
@@ -29,6 +30,14 @@ def resize_with_pad(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return padded
 
 
+def seen(image: np.ndarray, crop: tuple[float, float, float, float], size: tuple[int, int]) -> np.ndarray:
+    """What a model sees of a camera's picture: a part of it (top, left, bottom, right as shares of its sides), fitted
+    to a size as by ``resize_with_pad``."""
+    (h, w), (top, left, bottom, right) = image.shape[:2], crop
+    part = image[round(top * h) : max(1, round(bottom * h)), round(left * w) : max(1, round(right * w))]
+    return resize_with_pad(part, *size)
+
+
 def pad_to(x: np.ndarray, size: int) -> np.ndarray:
     """Zeros appended to the last axis up to ``size``; a ``LayoutError`` if it is longer than that."""
     if x.shape[-1] > size:
@@ -44,6 +53,17 @@ def state_to_model(vector: Float[np.ndarray, "*b v"], layout: Layout) -> Float32
 def proprioception_to_model(vector: Float[np.ndarray, "*b v"], layout: Layout) -> Float32[np.ndarray, "*b p"]:
     """What a model's state token is made of: positions in the robot's units; not normalised yet."""
     return layout.checked(vector, "state")[..., layout.proprioception_columns].astype(np.float32)
+
+
+def hands_to_model(vector: Float[np.ndarray, "*b v"], layout: Layout) -> Float32[np.ndarray, "*b n"]:
+    """Where each hand's grasp point is, three numbers per arm, m.
+
+    Raises:
+        LayoutError: the vector has another number of values than the robot's, or the arms' geometry is not known.
+    """
+    if (hands := fingertips(layout.positions(vector), layout, "grasp")) is None:
+        raise LayoutError("arm_geometry.yaml is not of this robot's arms: a model that is told of hands cannot be used")
+    return hands.reshape(*hands.shape[:-2], -1).astype(np.float32)
 
 
 def actions_to_model(vector: Float[np.ndarray, "*b v"], layout: Layout) -> Float32[np.ndarray, "*b n"]:

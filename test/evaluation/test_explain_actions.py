@@ -15,11 +15,11 @@ from small_datasets import tree
 
 from pi05_progress.errors import UserError
 from pi05_progress.files.config_files import shipped_checkpoint
+from pi05_progress.robots.kinematics import fingertips
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.units.transforms import actions_to_model
 from pi05_progress_ros.sim.physics.scene import arm_table, make_spec
 from training.explain_actions import ExplainOptions, main, run
-from training.explanation.kinematics import fingertips
 
 PROFILE = RobotProfile.load("teleavatar")
 
@@ -135,14 +135,15 @@ def test_actions_are_held_against_those_that_were_right_where_others_were_execut
 def test_fingertips_are_where_the_simulated_robot_has_them():
     model = make_spec().compile()
     data, angles = mujoco.MjData(model), np.random.default_rng(0).uniform(-1, 1, (3, 16))
-    tips = fingertips(angles, PROFILE.layout)
-    for pose, tip in zip(angles, tips, strict=True):
+    tips, grasps = fingertips(angles, PROFILE.layout), fingertips(angles, PROFILE.layout, "grasp")
+    for pose, tip, grasp in zip(angles, tips, grasps, strict=True):
         for arm, (side, columns) in enumerate(PROFILE.layout.arms.items()):
             for joint, angle in zip(PROFILE.layout.joints[columns], pose[columns], strict=True):
                 data.joint(joint).qpos = angle
             mujoco.mj_kinematics(model, data)
             hand = data.body(PROFILE.layout.joints[columns][-1])
             middle = np.mean([finger["pos"] for finger in arm_table().fingers[side]], axis=0)
+            np.testing.assert_allclose(grasp[arm], data.site(f"{side[0]}_grasp").xpos, atol=1e-6)
             np.testing.assert_allclose(tip[arm], hand.xpos + hand.xmat.reshape(3, 3) @ middle, atol=1e-6)
 
 

@@ -16,6 +16,7 @@ from pi05_progress.models.observation import check_actions, check_observation
 from pi05_progress.models.pi05 import Sample
 from pi05_progress.observation import IMAGE_KEYS, RobotFrame
 from pi05_progress.policies.model_policy import ModelPolicy, Pi05Policy
+from pi05_progress.robots.kinematics import fingertips
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.units.normalize import save_norm_stats
 from training.datasets.norm_stats import compute
@@ -24,6 +25,7 @@ from training.loading.config import DataConfigError
 
 PROFILE = RobotProfile.load("teleavatar")
 ARMS = np.r_[0:7, 8:15]
+NEAR = {"vision": "points", "base_size": (16, 32), "base_crop": (0.25, 0.0, 0.75, 1.0), "hands": 2}
 EVERYTHING = {(0, episode, frame) for episode, length in enumerate(LENGTHS) for frame in range(length)}
 
 
@@ -43,10 +45,10 @@ def every_picture(root, episode):
     return found
 
 
-@pytest.mark.parametrize(("discrete_state", "token"), [(True, False), (False, True)])
-def test_a_row_is_what_the_policy_observes_in_the_same_frame(data, discrete_state, token):
-    sizes = {"action_dim": 32, "image_size": (28, 42), "max_token_len": 150, "discrete_state": discrete_state}
-    model = dataclasses.replace(SMALL, **sizes, state_token=token)
+@pytest.mark.parametrize(("token", "more"), [(False, {}), (True, {}), (True, NEAR)])
+def test_a_row_is_what_the_policy_observes_in_the_same_frame(data, token, more):
+    sizes = {"action_dim": 32, "image_size": (28, 42), "max_token_len": 150, "discrete_state": not token}
+    model = dataclasses.replace(SMALL, **sizes, state_token=token, **more)
     with loader(data, model=model) as batches:
         batch = next(batches)
     policy = Pi05Policy(Checkpoint(CheckpointInfo(model), random_model(model), batches.stats), PROFILE)
@@ -61,6 +63,10 @@ def test_a_row_is_what_the_policy_observes_in_the_same_frame(data, discrete_stat
         for key in IMAGE_KEYS:
             np.testing.assert_array_equal(ours.images[key][row], observed.images[key][0])
             assert ours.image_masks[key][row] and observed.image_masks[key][0]
+        if more:  # the middle rows of the head camera's 32, as they are, and where hands are
+            np.testing.assert_array_equal(ours.images[IMAGE_KEYS[0]][row], images["head_camera"][8:24])
+            hands = fingertips(state[:16], PROFILE.layout, "grasp")
+            np.testing.assert_allclose(ours.proprioception[row, 32:], hands.ravel(), atol=1e-6)
         np.testing.assert_array_equal(ours.state[row], observed.state[0])
         if token:
             of, positions = batches.stats["proprioception"], state[np.r_[0:7, 8:15, 7, 15]]  # arms, then grippers

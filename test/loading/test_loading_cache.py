@@ -14,6 +14,8 @@ from places import ROOT
 from small_datasets import TWO_TASKS, lerobot_copy, tree
 from small_loading import MODEL, assert_same, labelled, loader, take
 
+from pi05_progress.models.config import WHOLE, View
+from pi05_progress.observation import IMAGE_KEYS
 from pi05_progress.robots.profile import RobotProfile
 from training.datasets.frames import PictureError
 from training.datasets.reader import open_dataset
@@ -23,12 +25,12 @@ from training.loading.config import DataConfigError
 from training.loading.pictures import DecodedPictures, camera_features
 
 PROFILE = RobotProfile.load("teleavatar")
-SIZE = (28, 42)
+VIEWS = dict.fromkeys(IMAGE_KEYS, View(WHOLE, (28, 42)))
 
 
 def parts(root=TWO_TASKS):
     dataset = open_dataset(root)
-    return dataset, camera_features(dataset, PROFILE, ()), SIZE
+    return dataset, camera_features(dataset, PROFILE, ()), VIEWS
 
 
 def caches(folder):
@@ -63,7 +65,7 @@ def test_it_is_made_once_for_the_same_pictures_and_anew_for_others(tmp_path, mon
         cached_pictures(folder, *parts(labelled(tmp_path / "labelled", root)))
     assert caches(folder) == [first] and tree(folder) == before
     dataset, features, _ = parts(root)
-    cached_pictures(folder, dataset, features, (14, 14))
+    cached_pictures(folder, dataset, features, dict.fromkeys(IMAGE_KEYS, View(WHOLE, (14, 14))))
     assert len(caches(folder)) == 2
     video = dataset.episodes[1].videos["observation.images.head_camera"].path
     os.utime(video, ns=(0, 0))  # changed
@@ -77,6 +79,7 @@ from pathlib import Path
 from training.datasets.reader import open_dataset
 from training.loading.cache import cached_pictures
 from training.loading.pictures import DecodedPictures, camera_features
+from pi05_progress.models.config import WHOLE, View
 from pi05_progress.robots.profile import RobotProfile
 
 dataset, folder, log, last = open_dataset(Path(sys.argv[1])), Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
@@ -90,7 +93,8 @@ def logged(self, *which):
     return read_one(self, *which)
 
 DecodedPictures.read_one = logged
-cached_pictures(folder, dataset, camera_features(dataset, RobotProfile.load("teleavatar"), ()), (28, 42))
+features = camera_features(dataset, RobotProfile.load("teleavatar"), ())
+cached_pictures(folder, dataset, features, dict.fromkeys(features, View(WHOLE, (28, 42))))
 """
 
 

@@ -8,6 +8,7 @@ import pytest
 from flax import nnx
 from small_models import SMALL, compiled, random_actions, random_model, random_observation
 
+from pi05_progress.models.config import ModelConfigError
 from pi05_progress.models.parameters import parameter_paths, parameter_shapes
 from pi05_progress.models.pi05 import Pi05
 from pi05_progress.observation import ObservationError
@@ -43,6 +44,26 @@ def test_the_state_token_reaches_actions_and_progress_of_its_own_sample_alone(fo
     ):
         np.testing.assert_allclose(ours[0], theirs[0], **CLOSE)
         assert np.abs(ours[1] - theirs[1]).max() > 1e-4
+
+
+def test_where_a_thing_is_from_a_hand_reaches_the_actions():
+    config = dataclasses.replace(TOKEN, vision="points", positions=("cube",), hands=2)
+    ask = compiled(random_model(config), lambda model, of: model.sample(of, noise=NOISE[:, 0], num_steps=2).actions)
+    observation = random_observation(config)
+    moved = observation.proprioception + np.eye(config.proprioception_size, dtype=np.float32)[-1] * [[0], [0.01]]
+    one, other = ask(observation), ask(dataclasses.replace(observation, proprioception=np.float32(moved)))
+    np.testing.assert_allclose(one[0], other[0], **CLOSE)
+    assert np.abs(one[1] - other[1]).max() > 1e-4
+
+
+def test_what_goes_with_a_tower_that_locates_alone_is_refused_with_siglip():
+    for fields, message in (
+        ({"base_size": (28, 56)}, "base_size and base_crop go with vision 'points' alone"),
+        ({"hands": 2}, "hands is 2, but there is no state token"),
+        ({"vision": "points", "base_crop": (0.5, 0, 0.5, 1)}, "expected top < bottom, left < right"),
+    ):
+        with pytest.raises(ModelConfigError, match=message):
+            dataclasses.replace(SMALL, **fields)
 
 
 def test_the_prefix_computed_once_gives_the_losses_of_one_pass_over_prefix_and_actions(found):

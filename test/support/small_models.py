@@ -59,14 +59,16 @@ def random_observation(config, batch=2, length=8, valid=None, seed=1, cameras=IM
     tokens = rng.integers(3, config.vocabulary, (batch, length)).astype(np.int32)
     mask = np.arange(length)[None] < np.broadcast_to(length if valid is None else valid, (batch,))[:, None]
     return Observation(
-        images={key: rng.integers(0, 256, (batch, *config.image_size, 3), np.uint8) for key in cameras},
+        images={key: rng.integers(0, 256, (batch, *config.view(key).size, 3), np.uint8) for key in cameras},
         image_masks={key: np.ones(batch, bool) for key in cameras},
         state=rng.standard_normal((batch, config.action_dim), np.float32),
         tokenized_prompt=np.where(mask, tokens, 0),
         tokenized_prompt_mask=mask,
         progress=None if labels is None else np.asarray(labels, np.float32),
         progress_mask=None if labels is None else np.ones(batch, bool),
-        proprioception=rng.standard_normal((batch, config.action_dim), np.float32) if config.state_token else None,
+        proprioception=rng.standard_normal((batch, config.proprioception_size), np.float32)
+        if config.state_token
+        else None,
     )
 
 

@@ -151,7 +151,7 @@ def _part(model: Pi05Config, rows: int, labels: bool, flow_samples: int) -> Part
     numbers, flags = shape((rows,), jnp.float32), shape((rows,), bool)
     state = shape((rows, model.action_dim), jnp.float32)
     observation = Observation(
-        images={key: shape((rows, *model.image_size, 3), jnp.float32) for key in IMAGE_KEYS},
+        images={key: shape((rows, *model.view(key).size, 3), jnp.float32) for key in IMAGE_KEYS},
         image_masks=dict.fromkeys(IMAGE_KEYS, flags),
         state=state,
         tokenized_prompt=shape((rows, model.max_token_len), jnp.int32),
@@ -160,7 +160,7 @@ def _part(model: Pi05Config, rows: int, labels: bool, flow_samples: int) -> Part
         progress_mask=flags if labels else None,
         positions=shape((rows, len(model.positions), 3), jnp.float32) if model.positions else None,
         positions_mask=shape((rows, len(model.positions)), bool) if model.positions else None,
-        proprioception=state if model.state_token else None,
+        proprioception=shape((rows, model.proprioception_size), jnp.float32) if model.state_token else None,
     )
     several = () if flow_samples == 1 else (flow_samples,)
     noise = shape((rows, *several, *actions.shape[1:]), jnp.float32)

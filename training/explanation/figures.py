@@ -12,10 +12,10 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from pi05_progress.files.progress_bar import Advance
+from pi05_progress.robots.kinematics import fingertips
 
 from .answers import EXCHANGED, Answers, Asker, Change
 from .demonstrations import Demonstration, Following, Sample, closed, following
-from .kinematics import fingertips
 
 EVERYWHERE, BEFORE_GRASP = "all frames", "the last second before a gripper closes"
 ACTORS = POLICY, NOT_MOVING, MEAN = "policy", "standing still", "mean action"

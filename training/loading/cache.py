@@ -30,12 +30,13 @@ from pi05_progress.files.json_file import read_json
 from pi05_progress.files.lock import locked
 from pi05_progress.files.output_folder import OutputFolderError, output_folder
 from pi05_progress.files.progress_bar import Advance, progress_bar
+from pi05_progress.models.config import View
 
 from ..datasets.reader import Dataset
 from .config import DataConfigError
 from .pictures import DecodedPictures
 
-FORMAT = 1  # of the files; part of the key
+FORMAT = 2  # of the files; part of the key
 INFO = "cache.json"
 CHECKED = 16  # pictures per camera whose check sums are looked at when a cache is opened
 SPARE_BYTES = 2**28  # that a build leaves free on the disk
@@ -46,16 +47,14 @@ log = logging.getLogger(__name__)
 class Form:
     """What is kept of every frame and camera."""
 
-    cameras: tuple[str, ...]  # the model's
-    shape: tuple[int, ...]
+    shapes: Mapping[str, tuple[int, ...]]  # by the model's name of the camera
     dtype: Any
     ending: str  # of the files' names
     option: str  # of the command line, which names the cache
 
-    @property
-    def bytes_each(self) -> int:
+    def bytes_each(self, camera: str) -> int:
         """Of one array."""
-        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+        return math.prod(self.shapes[camera]) * np.dtype(self.dtype).itemsize
 
     def file(self, folder: Path, camera: str) -> Path:
         """Where a camera's arrays are."""
@@ -72,8 +71,10 @@ class Cached:
     def __init__(self, folder: Path, form: Form, starts: np.ndarray) -> None:
         self._args = (folder, form, starts)
         self._starts = starts
-        shape = (int(starts[-1]), *form.shape)
-        self._files = {key: np.memmap(form.file(folder, key), form.dtype, "r", shape=shape) for key in form.cameras}
+        self._files = {
+            key: np.memmap(form.file(folder, key), form.dtype, "r", shape=(int(starts[-1]), *shape))
+            for key, shape in form.shapes.items()
+        }
 
     def read(self, episode: int, frame: int) -> dict[str, np.ndarray]:
         """See ``Pictures``; the arrays are views into the files."""
@@ -84,22 +85,22 @@ class Cached:
         return Cached, self._args
 
 
-def cached_pictures(cache: Path, dataset: Dataset, features: Mapping[str, str], size: tuple[int, int]) -> Cached:
+def cached_pictures(cache: Path, dataset: Dataset, features: Mapping[str, str], views: Mapping[str, View]) -> Cached:
     """Open the cache of a data set's pictures; see ``cached``.
 
     Args:
         features: the data set's feature for each of the model's cameras.
-        size: (height, width) of the model's pictures.
+        views: what the model sees of each of its cameras.
     """
-    form = Form(tuple(features), (*size, 3), np.uint8, "u8", "--data.cache")
+    form = Form({key: (*views[key].size, 3) for key in features}, np.uint8, "u8", "--data.cache")
     starts = dataset.starts
 
     def decode(folder: Path, advance: Advance) -> None:
         for key in features:
-            pictures = DecodedPictures(dataset, features, size)
-            _decode(form.file(folder, key), key, pictures, starts, form.bytes_each, advance)
+            pictures = DecodedPictures(dataset, features, views)
+            _decode(form.file(folder, key), key, pictures, starts, form.bytes_each(key), advance)
 
-    return cached(cache, dataset, form, picture_source(dataset, features, size), decode)
+    return cached(cache, dataset, form, picture_source(dataset, features, views), decode)
 
 
 def cached(
@@ -129,7 +130,7 @@ def cached(
     return Cached(folder, form, starts)
 
 
-def picture_source(dataset: Dataset, features: Mapping[str, str], size: tuple[int, int]) -> dict[str, Any]:
+def picture_source(dataset: Dataset, features: Mapping[str, str], views: Mapping[str, View]) -> dict[str, Any]:
     """All that decides the pictures: where episodes lie in which video files, and those files' sizes and times."""
     episodes, files = [], {}
     for episode in dataset.episodes:
@@ -142,14 +143,15 @@ def picture_source(dataset: Dataset, features: Mapping[str, str], size: tuple[in
             files[str(span.path.relative_to(dataset.root))] = [found.st_size, found.st_mtime_ns]
         places = {key: [str(s.path.relative_to(dataset.root)), s.from_s] for key, s in spans.items()}
         episodes.append([episode.length, places])
-    return {"format": FORMAT, "size": list(size), "fps": dataset.fps, "episodes": episodes, "files": files}
+    seen = {key: views[key] for key in features}
+    return {"format": FORMAT, "seen": seen, "fps": dataset.fps, "episodes": episodes, "files": files}
 
 
 def _build(
     folder: Path, dataset: Dataset, form: Form, source: Mapping[str, Any], make: Callable[[Path, Advance], None]
 ) -> None:
     frames = dataset.frame_count
-    total = frames * form.bytes_each * len(form.cameras)
+    total = frames * sum(map(form.bytes_each, form.shapes))
     free = shutil.disk_usage(folder.parent).free
     if total + SPARE_BYTES > free:
         raise DataConfigError(
@@ -158,12 +160,12 @@ def _build(
         )
     log.info("cache of %s: %d frames, %.2f GB, in %s", dataset.root, frames, total / 1e9, folder)
     with output_folder(folder) as partial:
-        with progress_bar(f"cache, {total / 1e9:.1f} GB", frames * len(form.cameras), "pictures") as advance:
+        with progress_bar(f"cache, {total / 1e9:.1f} GB", frames * len(form.shapes), "pictures") as advance:
             make(partial, advance)
         spots = np.unique(np.linspace(0, frames - 1, min(frames, CHECKED)).round().astype(int)).tolist()
         sums = {
-            key: {str(row): _sum(form.file(partial, key), row, form.bytes_each) for row in spots}
-            for key in form.cameras
+            key: {str(row): _sum(form.file(partial, key), row, form.bytes_each(key)) for row in spots}
+            for key in form.shapes
         }
         info = {"made_from": str(dataset.root), "source": source, "frames": frames, "check_sums": sums}
         (partial / INFO).write_text(json.dumps(info), encoding="utf-8")  # the folder is brought to the disk as a whole
@@ -207,11 +209,11 @@ def _check(folder: Path, form: Form, frames: int) -> None:
     remedy = f"the cache is damaged; delete {folder}, it will be built anew"
     try:
         sums = read_json(folder / INFO)["check_sums"]
-        for key in form.cameras:
-            path = form.file(folder, key)
-            if (found := path.stat().st_size) != frames * form.bytes_each:
-                raise DataConfigError(f"{path}: {found} bytes, expected {frames * form.bytes_each}; {remedy}")
-            if wrong := [row for row, known in sums[key].items() if _sum(path, int(row), form.bytes_each) != known]:
+        for key in form.shapes:
+            path, each = form.file(folder, key), form.bytes_each(key)
+            if (found := path.stat().st_size) != frames * each:
+                raise DataConfigError(f"{path}: {found} bytes, expected {frames * each}; {remedy}")
+            if wrong := [row for row, known in sums[key].items() if _sum(path, int(row), each) != known]:
                 raise DataConfigError(f"{path}: picture {', '.join(wrong)} is not what was written; {remedy}")
     except DataConfigError:
         raise

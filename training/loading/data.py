@@ -82,7 +82,9 @@ def read_data(config: DataConfig, model: Pi05Config, before: Sequence[SetSplit] 
     metas = [load_progress_meta(dataset.root) for dataset in datasets]
     columns = label_columns(config, datasets, metas)
     rows = [
-        load_rows(dataset, profile, column, proprioception=model.state_token, positions=model.positions)
+        load_rows(
+            dataset, profile, column, proprioception=model.state_token, hands=model.hands > 0, positions=model.positions
+        )
         for dataset, column in zip(datasets, columns, strict=True)
     ]
     stats, said = statistics(config, datasets, rows, profile, model)

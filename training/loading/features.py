@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from pi05_progress.files.progress_bar import Advance
+from pi05_progress.models.config import View
 
 from ..datasets.reader import Dataset
 from .cache import Cached, Form, cached, picture_source
@@ -42,7 +43,7 @@ def cached_features(
     cache: Path,
     dataset: Dataset,
     features: Mapping[str, str],
-    size: tuple[int, int],
+    views: Mapping[str, View],
     pictures: Pictures,
     tower: Tower,
     threads: int,
@@ -51,21 +52,21 @@ def cached_features(
 
     Args:
         features: the data set's feature for each of the model's cameras.
-        size: (height, width) of the model's pictures, which ``pictures`` reads.
+        views: what the model sees of each of its cameras, which ``pictures`` reads.
         threads: that read pictures.
     """
-    form = Form(tuple(features), tower.shape, tower.dtype, "tokens", "--data.features")
+    form = Form(dict.fromkeys(features, tower.shape), tower.dtype, "tokens", "--data.features")
 
     def make(folder: Path, advance: Advance) -> None:
         frames = [(episode.index, frame) for episode in dataset.episodes for frame in range(episode.length)]
         with ExitStack() as stack, ThreadPoolExecutor(threads) as pool:
-            files = {key: stack.enter_context(form.file(folder, key).open("wb")) for key in form.cameras}
+            files = {key: stack.enter_context(form.file(folder, key).open("wb")) for key in form.shapes}
             for some in batched(frames, AT_ONCE):
                 read = list(pool.map(lambda of: pictures.read(*of), some))
                 read += read[:1] * (AT_ONCE - len(read))  # the last ones, too, in the shape that is compiled
-                tokens = tower.tokens({key: np.stack([of[key] for of in read]) for key in form.cameras})
+                tokens = tower.tokens({key: np.stack([of[key] for of in read]) for key in form.shapes})
                 for key, file in files.items():
                     file.write(np.asarray(tokens[key], form.dtype)[: len(some)].tobytes())
                 advance(len(some) * len(files))
 
-    return cached(cache, dataset, form, {**picture_source(dataset, features, size), "tower": tower.name}, make)
+    return cached(cache, dataset, form, {**picture_source(dataset, features, views), "tower": tower.name}, make)

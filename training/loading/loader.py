@@ -100,7 +100,7 @@ class TrainLoader:
         self._validation = data.validation
         self._folder = tempfile.TemporaryDirectory(prefix="pi05_progress_rows_") if config.workers else None
         self._samples = self._sample_maker(data, model, encoder, seed)
-        self._training, self._features, self._size = data.training, data.features, model.image_size
+        self._training, self._features = data.training, data.features
         if config.resident:
             self._iterator = Choices([len(of) for of in data.training], config.weights, batch_size, seed)
             return
@@ -124,7 +124,8 @@ class TrainLoader:
         rows = data.rows
         if self._folder is not None:  # worker processes share them so, instead of having copies
             rows = [of.moved_to(Path(self._folder.name) / str(index)) for index, of in enumerate(rows)]
-        pictures = [self._pictures(*pair, model.image_size) for pair in zip(data.datasets, data.features, strict=True)]
+        self._views = model.views
+        pictures = [self._pictures(*pair) for pair in zip(data.datasets, data.features, strict=True)]
         samples = SampleMaker(
             [Source(*of) for of in zip(rows, pictures, tasks, data.imitated, strict=True)],
             model,
@@ -139,16 +140,16 @@ class TrainLoader:
         samples.check_prompts()
         return samples
 
-    def _pictures(self, dataset: Dataset, features: Mapping[str, str], size: tuple[int, int]) -> Pictures:
+    def _pictures(self, dataset: Dataset, features: Mapping[str, str]) -> Pictures:
         if self._config.cache is None:
-            return DecodedPictures(dataset, features, size)
-        return cached_pictures(Path(self._config.cache).expanduser(), dataset, features, size)
+            return DecodedPictures(dataset, features, self._views)
+        return cached_pictures(Path(self._config.cache).expanduser(), dataset, features, self._views)
 
     def use_features(self, tower: Tower) -> None:
         """Load what a vision tower makes of pictures, instead of these; before the first batch."""
         samples, folder = self._samples, Path(self._config.features).expanduser()
         features = [
-            cached_features(folder, dataset, of, self._size, source.pictures, tower, self._config.threads)
+            cached_features(folder, dataset, of, self._views, source.pictures, tower, self._config.threads)
             for dataset, of, source in zip(self.datasets, self._features, samples.sources, strict=True)
         ]
         samples.use_features(features, np.zeros(tower.shape, tower.dtype))
@@ -297,7 +298,8 @@ def _made_from(
         "episodes whose actions do not count": [np.flatnonzero(~np.array(of)).tolist() for of in data.imitated],
         "cameras": data.features,
         "statistics": fingerprint({key: _numbers(of) for key, of in data.stats.items()}, DIGITS),
-        "model": [model.image_size, model.action_horizon, model.action_dim, model.max_token_len],
+        "seen": model.views,
+        "model": [model.action_horizon, model.action_dim, model.max_token_len],
         "discrete_state": model.discrete_state,
         "quantiles": config.quantiles,
         "delta_actions": config.delta_actions,

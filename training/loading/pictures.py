@@ -9,8 +9,9 @@ from typing import Any, Protocol
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from pi05_progress.models.config import View
 from pi05_progress.robots.profile import RobotProfile
-from pi05_progress.units.transforms import resize_with_pad
+from pi05_progress.units.transforms import seen
 
 from ..datasets import layout
 from ..datasets.frames import FrameReader
@@ -58,11 +59,11 @@ class DecodedPictures:
 
     Args:
         features: the data set's feature for each of the model's cameras.
-        size: (height, width) of the model's pictures.
+        views: what the model sees of each of its cameras.
     """
 
-    def __init__(self, dataset: Dataset, features: Mapping[str, str], size: tuple[int, int]) -> None:
-        self._dataset, self._features, self._size = dataset, dict(features), size
+    def __init__(self, dataset: Dataset, features: Mapping[str, str], views: Mapping[str, View]) -> None:
+        self._dataset, self._features, self._views = dataset, dict(features), dict(views)
         self._local = threading.local()
 
     def read(self, episode: int, frame: int) -> dict[str, UInt8[np.ndarray, "h w 3"]]:
@@ -74,7 +75,7 @@ class DecodedPictures:
         if not hasattr(self._local, "reader"):
             self._local.reader = FrameReader(self._dataset.fps)
         span = self._dataset.episodes[episode].videos[self._features[key]]
-        return resize_with_pad(self._local.reader.read(span, frame), *self._size)
+        return seen(self._local.reader.read(span, frame), *self._views[key])
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_local"}

@@ -14,7 +14,7 @@ from pi05_progress.files.fingerprint import fingerprint_of_arrays
 from pi05_progress.robots.layout import LayoutError
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.units.tokenizer import clean
-from pi05_progress.units.transforms import actions_to_model, proprioception_to_model, state_to_model
+from pi05_progress.units.transforms import actions_to_model, hands_to_model, proprioception_to_model, state_to_model
 
 from ..datasets import layout
 from ..datasets.reader import Dataset
@@ -41,6 +41,7 @@ class Rows:
     valid: Bool[np.ndarray, " n"] | None  # whether the label counts
     names: tuple[str, ...] = ()  # of the episodes by index, made of their contents
     proprioception: Float32[np.ndarray, "n p"] | None = None  # positions of joints and grippers, for a state token
+    hands: Float32[np.ndarray, "n h"] | None = None  # places of hands, m, for models that are told of them
     # of the things that the model's configuration names, m; 0 where one is not known
     positions: Float32[np.ndarray, "n k 3"] | None = None
     not_imitated: Int64[np.ndarray, " m"] | None = None  # rows whose action was not right, rising
@@ -104,6 +105,7 @@ def load_rows(
     progress_column: str,
     *,
     proprioception: bool = False,
+    hands: bool = False,
     positions: Sequence[str] = (),
 ) -> Rows:
     """Read and check the columns that training needs; pictures are not among them.
@@ -112,6 +114,7 @@ def load_rows(
         progress_column: feature with labels; a data set without it has none. ``progress.valid`` says which of them
             count; without that feature all do.
         proprioception: whether positions are read for a state token.
+        hands: whether it is told of hands, too.
         positions: things whose positions are read, of those that the data set has.
 
     Raises:
@@ -138,6 +141,7 @@ def load_rows(
         proprioception=np.empty((n, len(profile.layout.proprioception_columns)), np.float32)
         if proprioception
         else None,
+        hands=np.empty((n, 3 * len(profile.layout.arms)), np.float32) if hands else None,
     )
     names = {}  # by index, in whatever order the files have the episodes; ``frames`` misses none
     for episode, of in dataset.frames(columns):
@@ -150,6 +154,8 @@ def load_rows(
             )
             if proprioception:
                 rows.proprioception[here] = proprioception_to_model(of[layout.STATE], profile.layout)
+            if hands:
+                rows.hands[here] = hands_to_model(of[layout.STATE], profile.layout)
         except LayoutError as error:
             raise DataConfigError(f"{where}: {error}; this is another robot's data") from error
         _check_finite(f"{where}, {layout.STATE}", rows.state[here])

@@ -61,13 +61,14 @@ class SampleMaker:
         self._tokenize = PromptTokenizer(encoder, model.max_token_len, bucketed=False, cut=False)
         self._has_labels = any(source.rows.progress is not None for source in sources)
         self._has_positions = any(source.rows.positions is not None for source in sources)
-        self._no_picture = np.zeros((*model.image_size, 3), np.uint8)  # where a camera is not there
+        # where a camera is not there
+        self._no_picture = {key: np.zeros((*view.size, 3), np.uint8) for key, view in model.views.items()}
 
     def use_features(self, features: Sequence[Pictures], no_picture: np.ndarray) -> None:
         """From now on make samples of what a vision tower made of each source's pictures, instead of these."""
         pairs = zip(self.sources, features, strict=True)
         self.sources = tuple(dataclasses.replace(source, pictures=of) for source, of in pairs)
-        self._no_picture = no_picture
+        self._no_picture = dict.fromkeys(IMAGE_KEYS, no_picture)
 
     def angle_scale(self) -> Float[np.ndarray, "horizon a"]:
         """See ``TrainLoader.angle_scale``."""
@@ -110,7 +111,7 @@ class SampleMaker:
             actions = delta_actions(actions, raw_state, self._robot)
         actions = normalize(actions, self._action_stats, self._quantiles).astype(np.float32)
         pictures = source.pictures.read(episode, int(frame))
-        sample = {key: pictures.get(key, self._no_picture) for key in IMAGE_KEYS}
+        sample = {key: pictures.get(key, self._no_picture[key]) for key in IMAGE_KEYS}
         sample |= {f"{key}_mask": np.bool_(key in pictures) for key in IMAGE_KEYS}
         sample |= {
             "state": pad_to(state, model.action_dim),
@@ -123,7 +124,8 @@ class SampleMaker:
         }
         if model.state_token:
             positions = normalize(rows.proprioception[row], self._stats[PROPRIOCEPTION], self._quantiles)
-            sample["proprioception"] = pad_to(positions.astype(np.float32), model.action_dim)
+            hands = [] if rows.hands is None else rows.hands[row]
+            sample["proprioception"] = np.concatenate([pad_to(positions, model.action_dim), hands], dtype=np.float32)
         if self._has_positions:
             where = np.zeros((len(model.positions), 3), np.float32) if rows.positions is None else rows.positions[row]
             sample |= {"positions": where, "positions_mask": where.any(axis=1)}

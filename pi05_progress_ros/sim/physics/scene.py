@@ -38,6 +38,7 @@ class ArmTable:
 
     links: dict[str, list[dict[str, Any]]]  # per side: the entries with a joint
     fingers: dict[str, list[dict[str, Any]]]  # per side: the entries of the two fingers
+    grasp: dict[str, list[float]]  # per side: the point between the pads in the joint-7 frame, m
     home: dict[str, np.ndarray]  # per side: rad
     shoulder_height: float  # m above the floor
 
@@ -55,6 +56,7 @@ def arm_table() -> ArmTable:
     return ArmTable(
         links={side: [entry for entry in table[side] if "joint" in entry] for side in sides},
         fingers={side: [entry for entry in table[side] if "finger" in entry] for side in sides},
+        grasp={side: next(entry["pos"] for entry in table[side] if "grasp" in entry) for side in sides},
         home={side: np.array(table["home"][side], dtype=float) for side in sides},
         shoulder_height=float(table["shoulder_height"]),
     )
@@ -72,7 +74,7 @@ def side_sign(side: str) -> float:
 
 def grasp_point(side: str) -> np.ndarray:
     """(3,) position of the point between the pads in the joint-7 frame, m."""
-    return np.array([0.0, 0.210 * side_sign(side), GRASP_PLANE_Z])
+    return np.array(arm_table().grasp[side])
 
 
 def _quat_from_axes(right: tuple[float, ...], up: tuple[float, ...]) -> np.ndarray:
