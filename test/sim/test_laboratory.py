@@ -1,5 +1,6 @@
 """The laboratory of the simulated robot: as it is when nothing is asked for, named shifts, random ones by seed."""
 
+import copy
 from functools import cache
 
 import numpy as np
@@ -122,6 +123,14 @@ def test_smaller_objects_rest_on_the_table_and_fill_less_of_the_picture(plain):
         assert pose[2] == pytest.approx(-0.47 + 0.9 * CUBE_HALF, abs=5e-4)
     green = lambda image: (image[..., 1] > 1.6 * image[..., [0, 2]].max(axis=-1)).sum()  # noqa: E731
     assert 0.7 * green(plain[0][RIGHT]) < green(found[RIGHT]) < 0.95 * green(plain[0][RIGHT])
+
+
+def test_objects_of_another_size_turn_as_mujoco_reckons_from_their_inertia():
+    model = World("stack_cubes", 3, laboratory=Laboratory("random", "objects")).model
+    reckoned = copy.copy(model)
+    mujoco.mj_setConst(reckoned, mujoco.MjData(reckoned))
+    for name in ("dof_M0", "dof_invweight0", "body_invweight0"):
+        np.testing.assert_allclose(getattr(model, name), getattr(reckoned, name), rtol=1e-6, err_msg=name)
 
 
 def test_a_black_camera_sees_nothing_and_a_shifted_picture_is_shifted(plain):

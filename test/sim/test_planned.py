@@ -98,6 +98,7 @@ def test_a_policy_that_drives_is_corrected_in_the_states_it_gets_into(tmp_path, 
     [
         (["--checkpoint", "x"], "--correct and --checkpoint belong together"),
         (["--correct"], "--correct and --checkpoint belong together"),
+        (["--correct", "--checkpoint", "x", "--planner"], "--planner and --correct: one of them drives"),
         (["--planner", "--fault", "gives_up"], "--fault: only the scripted expert makes mistakes by order"),
         (["--correct", "--checkpoint", "/nothing"], "--checkpoint /nothing"),
         (["--planner", "--disturbance", "-1"], "--disturbance -1.0: expected 0 to 10"),

@@ -11,6 +11,7 @@ import numpy as np
 from small_models import SMALL, random_model
 from training_cases import made_up_batch, source_of
 
+from pi05_progress.models.augmentation import OPENPI
 from training.engine import sharding
 from training.engine.loss import LossConfig
 from training.engine.optimizer import OptimizerConfig
@@ -41,7 +42,7 @@ def main():
     source = type(base)("small", base.leaves, read_piece) if GIVEN.get("source") else None
     train_rng, init_rng = training_keys(0)
     state = start_state(SMALL, mesh, "everything", optimizer, init_rng, source).state
-    step = make_train_step(SMALL, mesh, optimizer, LossConfig(), augment=GIVEN["augment"])
+    step = make_train_step(SMALL, mesh, optimizer, LossConfig(), augmentation=OPENPI if GIVEN["augment"] else None)
     losses = []
     for number in range(GIVEN["steps"]):
         whole = made_up_batch(seed=number)

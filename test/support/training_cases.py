@@ -10,6 +10,7 @@ import numpy as np
 from small_models import SMALL, random_model
 
 from pi05_progress.checkpoints.parameter_source import ParameterSource
+from pi05_progress.models.augmentation import OPENPI
 from pi05_progress.models.observation import Observation
 from pi05_progress.models.parameters import parameter_paths
 from pi05_progress.observation import IMAGE_KEYS
@@ -91,9 +92,9 @@ def one_device():
 
 
 @functools.cache
-def train_step(config, optimizer, loss, **options):
+def train_step(config, optimizer, loss, augment, **options):
     """Compiled once for all tests that use the same."""
-    return make_train_step(config, one_device(), optimizer, loss, **options)
+    return make_train_step(config, one_device(), optimizer, loss, augmentation=OPENPI if augment else None, **options)
 
 
 @functools.cache

@@ -115,8 +115,7 @@ def make_train_step(
     trained: Trained = "everything",
     freeze: tuple[str, ...] = (),
     action_size: int | None = None,
-    augment: bool = True,
-    augmentation: AugmentationConfig = OPENPI,
+    augmentation: AugmentationConfig | None = OPENPI,
     adjust_draw: AdjustDraw | None = None,
 ) -> TrainStep:
     """The compiled step.
@@ -125,7 +124,7 @@ def make_train_step(
         mesh: from ``make_mesh``; the state must lie on it as ``abstract_state`` says.
         freeze: regular expressions of paths of parameters that stay as they are.
         action_size: numbers of an action before padding; needed for ``loss.ignore_padded_dims``.
-        augment: whether pictures are augmented and cameras dropped, which ``augmentation`` says how.
+        augmentation: how pictures are changed and cameras dropped; None leaves them as they are.
         adjust_draw: applied to what is drawn for a batch; training.parity changes the last digits of times by it.
 
     Returns:
@@ -143,7 +142,6 @@ def make_train_step(
         raise UserError(
             f"loss.ignore_padded_dims: the robot's actions have {action_size} numbers; expected 1 to {model.action_dim}"
         )
-    how = augmentation if augment else None
     counted_size = action_size if loss.ignore_padded_dims else None
     transform, rate = make_optimizer(optimizer), learning_rate(optimizer)
     places = state_shardings(mesh, abstract_state(model, mesh, trained, optimizer, freeze))
@@ -159,7 +157,7 @@ def make_train_step(
             raise UserError("the progress head alone is to be trained, but the data has no progress labels")
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
             whole = with_parameters(model, {**state.frozen, **state.params})
-            part = drawn_part(whole, jax.random.fold_in(rng, state.step), batch, loss, how, adjust_draw)
+            part = drawn_part(whole, jax.random.fold_in(rng, state.step), batch, loss, augmentation, adjust_draw)
             (total, parts), changes = gradients(state.params, state.frozen, part)
             updates, opt_state = transform.update(changes, state.opt_state, state.params)
             params = optax.apply_updates(state.params, updates)

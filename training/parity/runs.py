@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Int32, Key
 
 from pi05_progress.checkpoints.parameter_source import ParameterSource
+from pi05_progress.models.augmentation import OPENPI
 from pi05_progress.models.config import Pi05Config
 from pi05_progress.models.lora import Trained
 from pi05_progress.models.pi05 import Drawn
@@ -66,7 +67,10 @@ class NudgedBatch(Batch):
 def run_as_is(task: Task) -> Run:
     """The steps as training takes them."""
     batch = _batch(task.inputs)
-    step = make_train_step(task.config, _mesh(), RECORDED, LossConfig(), trained=task.trained, augment=task.augment)
+    augmentation = OPENPI if task.augment else None
+    step = make_train_step(
+        task.config, _mesh(), RECORDED, LossConfig(), trained=task.trained, augmentation=augmentation
+    )
     return _run(task, step, task.parameters, [batch] * task.steps)
 
 
@@ -87,7 +91,7 @@ def runs_rounded_differently(task: Task, count: int) -> list[Run]:
         optimizer,
         LossConfig(),
         trained=task.trained,
-        augment=task.augment,
+        augmentation=OPENPI if task.augment else None,
         adjust_draw=_nudged,
     )
     runs, compiled = [], None

@@ -118,6 +118,8 @@ class GenerationOptions(EpisodeOptions):
         check_ranges(self, {"jpeg_quality": (1, 100), "workers": (1, 512), **rates, **shares})
         if self.correct != (self.checkpoint is not None):
             raise UserError("--correct and --checkpoint belong together: whose work is corrected")
+        if self.planner and self.correct:
+            raise UserError("--planner and --correct: one of them drives; leave the other out")
         if self.checkpoint is not None:
             try:
                 read_info(Path(self.checkpoint))

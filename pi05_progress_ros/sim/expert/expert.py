@@ -14,11 +14,10 @@ import numpy as np
 from ...starting.simulation_choices import Fault
 from ..physics.tasks.base import Pick, fingers_touch
 from ..physics.world import World
-from .kinematics import reach
+from .kinematics import GRASP_HEIGHT, reach
 
 PERIOD_S = 0.05  # between Cartesian waypoints
 SPEED_M_S = 0.16  # of the hand at speed 1
-GRASP_HEIGHT = 0.002  # m of the grasp point above the object's centre
 HOVER = 0.07  # m above an object before descending and after lifting
 READY_HEIGHT = 0.14  # m above the table
 READY_SPEED_RAD_S = 0.8

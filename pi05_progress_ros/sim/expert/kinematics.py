@@ -51,6 +51,7 @@ def hand_poses(side: str, joints: np.ndarray) -> HandPoses:
     return HandPoses(position, rotation, np.concatenate([along, around], 1))
 
 
+GRASP_HEIGHT = 0.002  # m of the grasp point above the object's centre
 SPACING = 0.04  # m, of the grid on which postures are solved in advance
 AXES = (np.arange(-0.04, 0.521, SPACING), np.arange(-0.60, -0.319, SPACING), np.arange(-0.04, 0.321, SPACING))
 TILT = np.deg2rad(30.0)  # of the fingers from straight down, tips away from the robot, where all else is equal

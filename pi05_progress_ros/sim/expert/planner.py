@@ -14,7 +14,7 @@ import numpy as np
 from ..physics.scene import FINGER_TRAVEL, table_top_z
 from ..physics.tasks.base import Pick, fingers_touch
 from ..physics.world import World
-from .kinematics import hand_poses, reach
+from .kinematics import GRASP_HEIGHT, hand_poses, reach
 
 ROWS, ROW_S = 14, 0.1
 STEP_S = 0.05  # of the motion that is imagined
@@ -23,7 +23,6 @@ HAND_SPEED = 0.22  # m/s
 APPROACH = 3.0  # 1/s: speed per distance that is left, so that the hand comes to rest gently
 SLOWEST = 0.05  # m/s
 JOINT_SPEED = 0.7  # rad/s; the bound on commands is 1, and a path that meets it is bent
-GRASP_HEIGHT = 0.002  # m of the grasp point above the object's centre
 CLEARANCE = 0.05  # m from the top of things to the grasp point of a hand that travels
 WALL = 0.04  # m: the least height of what may stand on the table
 OPEN = 0.031  # m of finger travel: open enough to reach around an object

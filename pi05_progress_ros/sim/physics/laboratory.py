@@ -101,7 +101,11 @@ class Furnished:
         """Make the objects larger or smaller; their masses stay."""
         model = self._model
         for body in self._objects:
+            turning = model.body_dofadr[body] + np.arange(3, 6)  # of a free body, after the moves along the axes
             model.body_inertia[body] *= scale**2
+            model.dof_M0[turning] *= scale**2
+            model.dof_invweight0[turning] /= scale**2
+            model.body_invweight0[body, 1] /= scale**2
             first, count = model.body_bvhadr[body], model.body_bvhnum[body]
             model.bvh_aabb[first : first + count] *= scale
             for geom in range(model.body_geomadr[body], model.body_geomadr[body] + model.body_geomnum[body]):
