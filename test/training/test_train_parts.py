@@ -21,6 +21,7 @@ from pi05_progress.checkpoints.saver import save_checkpoint
 from pi05_progress.errors import UserError
 from pi05_progress.models.parameters import parameter_paths
 from pi05_progress.robots.profile import RobotProfile
+from pi05_progress.units.normalize import NormStats
 from training.engine.loss import LossConfig
 from training.engine.state import with_parameters
 from training.evaluation.metrics import spearman
@@ -30,7 +31,15 @@ from training.running.checkpoints import Best, to_remove
 from training.running.logs import CsvLog, Logs
 from training.running.metrics import Arrived, InFlight, mean
 from training.running.run_folder import RunFolder, take
-from training.running.start import check_acts_alike, check_labels, effective_model, open_base
+from training.running.start import (
+    Start,
+    check_labels,
+    differences,
+    effective_model,
+    open_base,
+    position_notes,
+    start_notes,
+)
 from training.running.validation import draws, make_validation_step, validate
 
 PROFILE = RobotProfile.load("teleavatar")
@@ -246,13 +255,15 @@ def test_the_last_the_best_and_multiples_of_a_period_are_kept():
 
 # --- what it starts from ---
 
+STATISTICS = {"state": NormStats(np.zeros(16), np.ones(16))}
+
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     """A trained checkpoint without a progress head."""
     folder = tmp_path_factory.mktemp("base") / "base"
     model = MODEL.with_progress("none")
-    save_checkpoint(folder, Checkpoint(CheckpointInfo(model, model_id="base"), random_model(model), {}))
+    save_checkpoint(folder, Checkpoint(CheckpointInfo(model, model_id="base"), random_model(model), STATISTICS))
     return folder
 
 
@@ -273,11 +284,38 @@ def test_the_head_alone_needs_labels_and_a_model_around_it_that_stays_the_same(b
     with pytest.raises(UserError, match="add_progress_labels"):
         check_labels("head", config.data, has_labels=False)
     own = (open_base(base), MODEL, config.data, PROFILE, config.tokenizer)
-    check_acts_alike(*own)
-    with pytest.raises(UserError, match=r"model\.action_horizon is 5, there 4"):
-        check_acts_alike(own[0], dataclasses.replace(MODEL, action_horizon=5), *own[2:])
-    with pytest.raises(UserError, match=r"data\.robot is teleavatar_v2, there teleavatar"):
-        check_acts_alike(*own[:3], RobotProfile.load("teleavatar_v2"), own[4])
+    assert differences(*own) == ""
+    longer = dataclasses.replace(MODEL, action_horizon=5)
+    assert differences(own[0], longer, *own[2:]) == "model.action_horizon is 5, there 4"
+    other = differences(*own[:3], RobotProfile.load("teleavatar_v2"), own[4])
+    assert other == "data.robot is teleavatar_v2, there teleavatar"
+
+
+def test_positions_of_other_things_than_in_the_checkpoint_are_told(base):
+    named = lambda *names: dataclasses.replace(MODEL, vision="points", positions=names)  # noqa: E731
+    opened, config = open_base(base), configuration("data", "out")
+    learnt = dataclasses.replace(opened, info=dataclasses.replace(opened.info, model=named("red_cube", "basket")))
+    rest = (config.data, PROFILE, config.tokenizer)
+    assert differences(learnt, named("red_cube", "basket"), *rest) == ""
+    swapped = differences(learnt, named("basket", "red_cube"), *rest)
+    assert swapped == "model.positions is ('basket', 'red_cube'), there ('red_cube', 'basket')"
+
+
+def test_other_statistics_than_the_checkpoint_s_are_told_with_the_way_to_take_its_own(base):
+    opened, start = open_base(base), Start(None, None, None, {}, [])
+    assert len(start_notes(start, opened, "", STATISTICS)) == 1
+    moved = {"state": NormStats(np.full(16, 0.1), np.ones(16)), "actions": STATISTICS["state"]}
+    [_, note] = start_notes(start, opened, "", moved)
+    assert "state are normalised by other statistics than in that checkpoint" in note
+    assert f"--data.norm_stats={opened.folder}" in note
+    [_, note] = start_notes(start, opened, "model.action_horizon is 5, there 4", STATISTICS)
+    assert note.endswith("other settings: model.action_horizon is 5, there 4")
+
+
+def test_positions_that_nothing_teaches_are_told():
+    model = dataclasses.replace(MODEL, vision="points", positions=("red_cube", "basket"))
+    assert position_notes(model, taught=True) == position_notes(MODEL, taught=False) == []
+    assert "nothing teaches where red_cube, basket are" in position_notes(model, taught=False)[0]
 
 
 def test_a_missing_checkpoint_is_told_with_what_one_is(tmp_path):

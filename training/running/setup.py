@@ -36,13 +36,14 @@ from .run_folder import RunFolder, to_json
 from .signals import check_same
 from .simulation import SIMULATED, check_simulation
 from .start import (
-    check_acts_alike,
     check_best,
     check_labels,
+    differences,
     effective_model,
     fresh,
     label_description,
     open_base,
+    position_notes,
     restored,
     start_notes,
     with_statistics,
@@ -147,8 +148,13 @@ def prepare(config: TrainConfig, say: Say) -> Run:
     data = config.data
     if last is not None:
         data = with_statistics(data, last, read_info(last))
-    elif base is not None and config.trained == "head":
-        check_acts_alike(base, config.model, data, profile, config.tokenizer)
+    different = "" if base is None else differences(base, config.model, data, profile, config.tokenizer)
+    if base is not None and config.trained == "head":
+        if different:
+            raise UserError(
+                f"--trained=head leaves the actions of {base.folder} as they are, so everything around it must stay, "
+                f"too: {different}"
+            )
         data = data if data.norm_stats is not None else with_statistics(data, base.folder, base.info)
     loader = TrainLoader(
         data,
@@ -178,7 +184,13 @@ def prepare(config: TrainConfig, say: Say) -> Run:
         default = recipes()[config.name][1]().best if config.name in recipes() else TrainConfig.best
         validates = config.validation_interval > 0 and any(loader.held_out)
         chosen = last is None and config.best != default  # a run that goes on keeps what it began with
-        for note in (*loader.notes, learns, *check_best(config.best, chosen, validates, model, loader)):
+        taught = loader.has_positions and config.loss.position_weight > 0
+        for note in (
+            *loader.notes,
+            learns,
+            *position_notes(model, taught),
+            *check_best(config.best, chosen, validates, model, loader),
+        ):
             say(note)
         if last is not None and saved is not None:
             start = restored(last, saved["source"], model, mesh, config.trained, config.optimizer, config.freeze)
@@ -186,7 +198,7 @@ def prepare(config: TrainConfig, say: Say) -> Run:
             say(f"goes on from {last}")
         else:
             start = fresh(model, mesh, config.trained, config.optimizer, config.seed, base, config.freeze)
-            for note in start_notes(start, base, profile.name):
+            for note in start_notes(start, base, different, loader.stats):
                 say(note)
         if config.data.features is not None:
             loader.use_features(frozen_tower(model, start.state))

@@ -17,7 +17,15 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
-from pi05_progress.checkpoints.description import ASSETS, DURATIONS, NORM_STATS, PARAMS, CheckpointInfo, read_info
+from pi05_progress.checkpoints.description import (
+    ASSETS,
+    DURATIONS,
+    NORM_STATS,
+    PARAMS,
+    CheckpointInfo,
+    read_info,
+    read_stats,
+)  # fmt: skip
 from pi05_progress.checkpoints.orbax_files import open_orbax
 from pi05_progress.checkpoints.parameter_source import ParameterSource
 from pi05_progress.errors import UserError
@@ -26,6 +34,7 @@ from pi05_progress.models.lora import Trained
 from pi05_progress.models.parameters import HEAD
 from pi05_progress.observation import UNTRAINED
 from pi05_progress.robots.profile import RobotProfile
+from pi05_progress.units.normalize import NormStats
 from pi05_progress.units.tokenizer import TokenizerName
 
 from ..engine.optimizer import OptimizerConfig
@@ -60,23 +69,20 @@ def open_base(checkpoint: Path | None) -> Base | None:
     return Base(folder, read_info(folder), open_orbax(folder / PARAMS))
 
 
-def check_acts_alike(
+def differences(
     base: Base, model: Pi05Config, data: DataConfig, profile: RobotProfile, tokenizer: TokenizerName
-) -> None:
-    """Refuse to train the head alone on a model that would act otherwise then."""
+) -> str:
+    """What decides how a model acts and is not as in the checkpoint, with both values; empty if all of it is."""
     info = base.info
     names = ("image_size", "action_dim", "action_horizon", "max_token_len", "discrete_state", "state_token")
+    names += ("positions", "positions_middle") * bool(model.positions and info.model.positions)
     theirs = {f"model.{name}": getattr(info.model, name) for name in names}
     ours = {f"model.{name}": getattr(model, name) for name in names}
     theirs |= {"data.robot": info.robot, "tokenizer": info.tokenizer}
     ours |= {"data.robot": profile.name, "tokenizer": tokenizer}
     for name in ("delta_actions", "quantiles", "actions_per_row"):
         theirs[f"data.{name}"], ours[f"data.{name}"] = getattr(info, name), getattr(data, name)
-    if different := [f"{name} is {ours[name]}, there {theirs[name]}" for name in ours if ours[name] != theirs[name]]:
-        raise UserError(
-            f"--trained=head leaves the actions of {base.folder} as they are, so everything around it must stay, "
-            f"too: {'; '.join(different)}"
-        )
+    return "; ".join(f"{name} is {ours[name]}, there {theirs[name]}" for name in ours if ours[name] != theirs[name])
 
 
 def with_statistics(data: DataConfig, checkpoint: Path, info: CheckpointInfo) -> DataConfig:
@@ -117,6 +123,15 @@ def effective_model(
     return model.with_progress("none"), (
         "learns actions alone: the data has no progress labels. The progress head would mean nothing and is left out"
     )
+
+
+def position_notes(model: Pi05Config, taught: bool) -> list[str]:
+    """What is to be said where nothing teaches the positions that a model acts by."""
+    text = (
+        f"note: nothing teaches where {', '.join(model.positions)} are: model.positions needs truth.positions in the "
+        "data and --loss.position_weight above 0; that part of the model stays as it begins"
+    )
+    return [text] if model.positions and not taught else []
 
 
 def check_best(best: str, chosen: bool, validates: bool, model: Pi05Config, loader: TrainLoader) -> list[str]:
@@ -199,18 +214,38 @@ def restored(
     return Start(state, jax.random.wrap_key_data(jnp.asarray(begin.key, jnp.uint32)), begin, dict(source), [])
 
 
-def start_notes(start: Start, base: Base | None, robot: str) -> list[str]:
-    """What should be said of a new run's start to whoever starts it; ``robot`` is the data's."""
+def start_notes(start: Start, base: Base | None, different: str, stats: Mapping[str, NormStats]) -> list[str]:
+    """What should be said of a new run's start to whoever starts it.
+
+    Args:
+        start: what it begins with.
+        base: the checkpoint that it starts from.
+        different: from that, as ``differences`` says it.
+        stats: that normalise.
+    """
     if base is None:
         return ["starts with random parameters"]
     notes = [f"starts from {base.folder} ({base.info.model_id}, robot {base.info.robot})"]
-    if base.info.robot != robot:
-        notes.append(f"note: that checkpoint is of robot {base.info.robot}, the data of {robot}")
+    if different:
+        notes.append(f"note: what that checkpoint learnt was with other settings: {different}")
+    theirs = read_stats(base.folder, base.info)
+    if others := [key for key in stats if key in theirs and not _alike(stats[key], theirs[key])]:
+        notes.append(
+            f"note: {' and '.join(others)} are normalised by other statistics than in that checkpoint; its own: "
+            f"--data.norm_stats={base.folder / ASSETS / base.info.asset_id / NORM_STATS} --data.foreign_norm_stats"
+        )
     if initialised := start.source.get("initialised"):
         notes.append(f"not in the checkpoint, so they keep their initial values: {_brief(initialised)}")
     if start.unused:
         notes.append(f"in the checkpoint, but not in the model: {_brief(start.unused)}")
     return notes
+
+
+def _alike(one: NormStats, other: NormStats) -> bool:
+    """Whether statistics are the same in all dimensions that both have."""
+    size = min(one.mean.shape[-1], other.mean.shape[-1])
+    pairs = ((one.mean, other.mean), (one.std, other.std))
+    return all(np.allclose(a[..., :size], b[..., :size], rtol=1e-3, atol=1e-6) for a, b in pairs)
 
 
 def _brief(paths: list[str], most: int = 4) -> str:
