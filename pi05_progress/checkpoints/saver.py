@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -122,15 +123,10 @@ class CheckpointSaver:
                 pending.release()
 
     def _wait_for_orbax(self) -> None:
-        """Wait for all, also if one fails; the first error is raised."""
-        errors = []
-        for checkpointer in self._checkpointers.values():
-            try:
-                checkpointer.wait_until_finished()
-            except Exception as error:
-                errors.append(error)
-        if errors:
-            raise errors[0]
+        """Wait for all, also if one fails, which is raised then."""
+        with contextlib.ExitStack() as waiting:
+            for checkpointer in self._checkpointers.values():
+                waiting.callback(checkpointer.wait_until_finished)
 
     @property
     def failed(self) -> bool:

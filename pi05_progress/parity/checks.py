@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import one_line
+
 
 @dataclass(frozen=True)
 class Tolerance:
@@ -55,12 +57,8 @@ def same(name: str, ours: Any, theirs: Any, note: str = "") -> Check:
     """Compare what is either equal or not: text, bytes, plain values."""
     if ours == theirs:
         return Check(name, 0.0, 0.0, Tolerance(), True, note)
-    return Check(name, np.inf, np.inf, Tolerance(), False, f"{_shortened(ours)} instead of {_shortened(theirs)}")
-
-
-def _shortened(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    told = [one_line(repr(value), 60) for value in (ours, theirs)]
+    return Check(name, np.inf, np.inf, Tolerance(), False, " instead of ".join(told))
 
 
 def compare(name: str, ours: object, theirs: object, tolerance: Tolerance, note: str = "") -> Check:

@@ -55,9 +55,10 @@ class Sampler:
         graph, self._parameters = nnx.split(model)
         self._options = options
         self._modulations: Modulation | None = None
+        self._steps = list(time_steps(num_steps))
         if options.precomputed_modulations:
             self._modulations = jax.jit(lambda p: nnx.merge(graph, p).step_modulations(num_steps))(self._parameters)
-        self._steps = _rows(self._modulations) if self._modulations else list(time_steps(num_steps))
+            self._steps = [jax.tree.map(lambda x, i=i: x[i], self._modulations) for i in range(num_steps)]
 
         def note(observation: Observation) -> None:  # runs while a program is traced, once for each
             self.programs.append((tuple(sorted(observation.images)), observation.tokenized_prompt.shape[1]))
@@ -92,7 +93,3 @@ class Sampler:
         for at in self._steps:
             actions = self._step(self._parameters, prefix, at, actions)
         return Sample(actions, self._belief(self._parameters, prefix))
-
-
-def _rows(modulations: Modulation) -> list[Modulation]:
-    return [jax.tree.map(lambda x, i=i: x[i], modulations) for i in range(modulations.final.shape[0])]

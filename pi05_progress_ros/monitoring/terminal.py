@@ -56,14 +56,13 @@ class Keys:
     Without a terminal, or in the background, where reading would stop the program, no key is ever pressed.
     """
 
-    def __init__(self, stream: TextIO | None = None) -> None:
-        self._stream = sys.stdin if stream is None else stream
+    def __init__(self) -> None:
         self._before: list | None = None
         self._file = -1
 
     def __enter__(self) -> Keys:
         with contextlib.suppress(OSError, ValueError, AttributeError):
-            file = self._stream.fileno()
+            file = sys.stdin.fileno()
             if termios and os.isatty(file) and os.tcgetpgrp(file) == os.getpgrp():
                 self._before, self._file = termios.tcgetattr(file), file
                 changed = termios.tcgetattr(file)

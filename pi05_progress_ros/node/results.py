@@ -60,17 +60,11 @@ def chunk_message(
 
 
 class Results:
-    """See the module's docstring.
-
-    Attributes:
-        trained: whether the policy's answers mean anything.
-        status: of the task, as published last.
-        newest: what was published of progress last.
-    """
+    """See the module's docstring."""
 
     def __init__(self, node: Node, profile: RobotProfile, policy: Policy) -> None:
         self._node, self._profile, self._policy = node, profile, policy
-        self.trained = policy.model_id != UNTRAINED
+        self.trained = policy.model_id != UNTRAINED  # whether the policy's answers mean anything
         self._progress = node.create_publisher(TaskProgress, "task_progress", 10)
         self._percent = node.create_publisher(Float32, "task_progress/percent", 10)
         self._chunks = node.create_publisher(ActionChunk, "action_chunk", 10)
@@ -80,6 +74,7 @@ class Results:
         """Begin anew, before the inference thread starts."""
         self._estimator, self._reset_asked = ProgressEstimator(durations_s=self._policy.durations_s), False
         self._chunk_id, self._stamp_ns, self._published_s = 0, 0, 0.0
+        # as published last: the task's status, and progress
         self.status, self.newest = Status.UNKNOWN, TaskProgress(progress=math.nan, lower=math.nan, upper=math.nan)
 
     def reset_estimator(self) -> None:

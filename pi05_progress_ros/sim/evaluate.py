@@ -105,17 +105,9 @@ def table(figures: dict[str, dict[str, Any]], shift: str = "none") -> Table:
 
 
 def _cell(value: Any) -> str:
-    match value:
-        case None:
-            return "unknown"
-        case dict():
-            return (
-                f"{value['count']}/{value['total']}  {value['share']:.2f} \\[{value['low']:.2f}, {value['high']:.2f}]"
-            )
-        case int():
-            return str(value)
-        case _:
-            return f"{value:.2f}"
+    if isinstance(value, dict):
+        return f"{value['count']}/{value['total']}  {value['share']:.2f} \\[{value['low']:.2f}, {value['high']:.2f}]"
+    return "unknown" if value is None else str(value) if isinstance(value, int) else f"{value:.2f}"
 
 
 def figures_by_task(episodes: Sequence[DrivenEpisode]) -> dict[str, dict[str, Any]]:

@@ -84,19 +84,15 @@ class Launch:
         known = {argument.name: argument for argument in self.arguments}
         for name in given:
             if name not in known:
-                raise UserError(unknown_argument(name, known))
+                near = difflib.get_close_matches(name, known, 1)
+                meant = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+                raise UserError(f"unknown argument {name}; {meant}")
         values = {a.name: given.get(a.name, a.default) for a in self.arguments}
         for name, value in values.items():
             choices = known[name].choices
             if choices and value not in choices:
                 raise UserError(f"{name}:={value}: expected {' or '.join(c or 'nothing' for c in choices)}")
         return self.describe(values, environment)
-
-
-def unknown_argument(name: str, known: Mapping[str, Argument]) -> str:
-    """What is said about an argument that there is not."""
-    near = difflib.get_close_matches(name, known, 1)
-    return f"unknown argument {name}; " + (f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}")
 
 
 def absolute_namespace(text: str) -> str:

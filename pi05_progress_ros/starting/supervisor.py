@@ -14,7 +14,6 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 from . import watchdog
 from .processes import Process, write_parameters
@@ -73,7 +72,7 @@ class Supervisor:
         self._watchdog = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
         return self
 
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.end()
         self._watchdog.stdin.close()
         self._watchdog.wait()

@@ -52,11 +52,6 @@ class Part:
         inverse = sorted(range(len(self.order)), key=self.order.__getitem__)
         return np.ascontiguousarray(leaf[self.index].transpose(inverse)).reshape(self.shape)
 
-    @property
-    def leaf_shape(self) -> tuple[int, ...]:
-        """Of this part of the leaf."""
-        return tuple(self.split[axis] for axis in self.order)
-
 
 def _part(key: str, split: tuple[int, ...], order: tuple[int, ...], groups: tuple[int, ...], *index: int) -> Part:
     """A part whose tensor has one axis per group, of that many consecutive axes of ``split``."""
@@ -207,7 +202,7 @@ def leaf_source(
     leaves = {}
     for path, of in parts.items():
         sizes = zip(*(part.index for part in of), strict=True)
-        shape = tuple(max(axis) + 1 for axis in sizes) + of[0].leaf_shape
+        shape = tuple(max(axis) + 1 for axis in sizes) + tuple(of[0].split[axis] for axis in of[0].order)
         dtype = jnp.result_type(*(dtypes[part.key] for part in of))
         leaves[path] = jax.ShapeDtypeStruct(shape, dtype)
     return ParameterSource(where, leaves, read_piece)

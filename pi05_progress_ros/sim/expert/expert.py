@@ -85,7 +85,7 @@ class Expert:
         done = 0
         yield from self._get_ready()
         yield from self._pause(self._rng.uniform(0.2, 0.8))
-        while picks := self._picks():
+        while picks := self._world.task.picks(self._world.model, self._world.data):
             self.not_to_imitate, pick = "", picks[0]
             attempts[pick.name] = attempts.get(pick.name, 0) + 1
             if attempts[pick.name] > MAX_ATTEMPTS:
@@ -103,9 +103,6 @@ class Expert:
         if not self._holds_on:
             yield from self._line(self._here + [0, 0, 0.06], self._gripper if self._gave_up else 1.0)
         yield from self._wait(0.6)
-
-    def _picks(self) -> list[Pick]:
-        return self._world.task.picks(self._world.model, self._world.data)
 
     def _take_fault(self, pick: int) -> Fault | None:
         found = next((fault for fault in self._faults if fault.pick == pick), None)

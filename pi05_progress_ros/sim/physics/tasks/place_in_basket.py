@@ -33,14 +33,12 @@ class PlaceInBasket(Task):
         basket = spec.worldbody.add_body(name="basket")
         x, y = INNER
         wall, colour = 0.004, [0.55, 0.40, 0.25, 1]
-        walls = [([x + wall, y, 0], [1, 0]), ([x, y + wall, 0], [0, 1])]
-        for (dx, dy, _), axis in walls:
-            for sign in (1, -1):
-                centre = [sign * (x + wall) * axis[0], sign * (y + wall) * axis[1], WALL_HALF_HEIGHT]
-                size = [wall if axis[0] else dx, wall if axis[1] else dy, WALL_HALF_HEIGHT]
-                basket.add_geom(
-                    type=mujoco.mjtGeom.mjGEOM_BOX, pos=centre, size=size, rgba=colour, friction=OBJECT_FRICTION
-                )
+        for to_x, to_y in ((1, 0), (-1, 0), (0, 1), (0, -1)):
+            centre = [to_x * (x + wall), to_y * (y + wall), WALL_HALF_HEIGHT]
+            size = [wall if to_x else x, wall if to_y else y, WALL_HALF_HEIGHT]
+            basket.add_geom(
+                type=mujoco.mjtGeom.mjGEOM_BOX, pos=centre, size=size, rgba=colour, friction=OBJECT_FRICTION
+            )
         basket.add_geom(
             type=mujoco.mjtGeom.mjGEOM_BOX, pos=[0, 0, 0.001], size=[x, y, 0.001], rgba=[0.45, 0.32, 0.20, 1],
             friction=OBJECT_FRICTION,
