@@ -14,8 +14,8 @@ from rich.table import Table
 from .checks import Check, skip
 
 Checker = Callable[[Path], Iterator[Check]]
-# A kind of set: its title, the key file of the set that a file belongs to (or None), and what compares it.
-Kind = tuple[str, Callable[[Path], Path | None], Checker]
+# A kind of set: its title, the key file of the set that a file belongs to (True: itself), and what compares it.
+Kind = tuple[str, Callable[[Path], Path | bool | None], Checker]
 Found = tuple[str, Checker, Path]  # a set's title, what compares it, and its key file
 
 
@@ -37,9 +37,9 @@ def find_sets(paths: Sequence[Path], kinds: Sequence[Kind]) -> tuple[list[Found]
         if not path.exists():
             raise FileNotFoundError(f"{path} does not exist")
         for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
-            keys = [(title, key_file(file), checker) for title, key_file, checker in kinds]
-            members = [(title, key, checker) for title, key, checker in keys if key is not None and key.is_file()]
-            for title, key, checker in members:
+            members = [(title, key, checker) for title, key_of, checker in kinds if (key := key_of(file))]
+            for title, of, checker in members:
+                key = file if of is True else of
                 found.setdefault((title, key), (f"{title} {key.name}", checker, key))
             if not members:
                 others.append(file)

@@ -23,10 +23,6 @@ class _CharacterEncoder:
         return [BOS] * add_bos + [ord(character) + 10 for character in text]
 
 
-def _prompts_file(file: Path) -> Path | None:
-    return file if is_list_of(file, {"prompt", "encode_calls", "max_len"}) else None
-
-
 def check_prompts(path: Path) -> Iterator[Check]:
     """The text of every prompt, its state's bins, its ids, padding, truncation and mask."""
     for i, case in enumerate(read_json(path)):
@@ -44,4 +40,4 @@ def check_prompts(path: Path) -> Iterator[Check]:
             yield same(f"{name}: mask", mask.tolist(), [True] * count + [False] * (case["max_len"] - count))
 
 
-KINDS = [("prompts", _prompts_file, check_prompts)]
+KINDS = [("prompts", lambda file: is_list_of(file, {"prompt", "encode_calls", "max_len"}), check_prompts)]

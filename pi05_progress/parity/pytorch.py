@@ -43,9 +43,9 @@ TIMED = ("adarms_cond", "joint_suffix_out", "v_t_joint", "v_t_cached", "sampled_
 AT_VALID = ("prefix_embs", "joint_prefix_out", "cached_prefix_out")
 
 
-def _torch_file(file: Path) -> Path | None:
+def _is_of_torch(file: Path) -> bool:
     names = npz_names(file)
-    return file if META in names and any(name.startswith(STATE) for name in names) else None
+    return META in names and any(name.startswith(STATE) for name in names)
 
 
 def config_of(meta: Mapping) -> Pi05Config:
@@ -138,4 +138,4 @@ def _outputs(
     }
 
 
-KINDS = [("torch", _torch_file, check)]
+KINDS = [("torch", _is_of_torch, check)]

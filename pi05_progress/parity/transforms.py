@@ -42,8 +42,8 @@ AUGMENTED = Tolerance(atol=5e-5)
 Arrays = Mapping[str, np.ndarray]
 
 
-def _transforms_file(file: Path) -> Path | None:
-    return file if any(re.match(pattern, name) for name in npz_names(file) for pattern in _GROUPS) else None
+def _is_of_transforms(file: Path) -> bool:
+    return any(re.match(pattern, name) for name in npz_names(file) for pattern in _GROUPS)
 
 
 def check_transforms(path: Path) -> Iterator[Check]:
@@ -160,9 +160,9 @@ _GROUPS: dict[str, tuple[Callable[[Arrays], Iterator[Check]], str]] = {  # name 
 # --- statistics ---
 
 
-def _norm_stats_file(file: Path) -> Path | None:
+def _is_of_norm_stats(file: Path) -> bool:
     content = read_json(file) if file.suffix == ".json" else None
-    return file if isinstance(content, dict) and isinstance(content.get("norm_stats"), dict) else None
+    return isinstance(content, dict) and isinstance(content.get("norm_stats"), dict)
 
 
 def check_norm_stats(path: Path) -> Iterator[Check]:
@@ -179,4 +179,4 @@ def check_norm_stats(path: Path) -> Iterator[Check]:
         yield same("written again", json.loads(copy.read_text(encoding="utf-8")), recorded)
 
 
-KINDS = [("transforms", _transforms_file, check_transforms), ("statistics", _norm_stats_file, check_norm_stats)]
+KINDS = [("transforms", _is_of_transforms, check_transforms), ("statistics", _is_of_norm_stats, check_norm_stats)]

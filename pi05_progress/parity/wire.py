@@ -45,10 +45,6 @@ def describe(value: Any) -> dict:
     return {"type": type(value).__name__, "repr": repr(value)}
 
 
-def _session_file(file: Path) -> Path | None:
-    return file if is_list_of(file, {"dir", "type", "hex"}) else None
-
-
 def check_session(path: Path) -> Iterator[Check]:
     """Every frame of a session is read, and packed again to the same bytes."""
     for i, frame in enumerate(read_json(path)):
@@ -63,4 +59,7 @@ def check_session(path: Path) -> Iterator[Check]:
             yield same(name, str(error), "a message")
 
 
-KINDS = [("message", _message_file, check_message), ("session", _session_file, check_session)]
+KINDS = [
+    ("message", _message_file, check_message),
+    ("session", lambda file: is_list_of(file, {"dir", "type", "hex"}), check_session),
+]
