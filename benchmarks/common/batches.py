@@ -14,7 +14,7 @@ def made_up_batch(config: Pi05Config, rows: int, kept: bool = False) -> Batch:
     """Random samples, all labelled, with prompts of the longest length; ``kept``: with tokens instead of pictures."""
     rng = np.random.default_rng(0)
     length, places = config.max_token_len, (rows, len(config.positions))
-    pictures = {key: rng.integers(0, 256, (rows, *config.image_size, 3), np.uint8) for key in IMAGE_KEYS}
+    pictures = {key: rng.integers(0, 256, (rows, *config.view(key).size, 3), np.uint8) for key in IMAGE_KEYS}
     shape = (rows, config.tokens_per_image, config.paligemma.width)
     tokens = {key: rng.standard_normal(shape, np.float32) for key in IMAGE_KEYS}
     return Batch(
@@ -29,7 +29,7 @@ def made_up_batch(config: Pi05Config, rows: int, kept: bool = False) -> Batch:
             progress_mask=np.ones(rows, bool),
             positions=rng.standard_normal((*places, 3), np.float32) if config.positions else None,
             positions_mask=np.ones(places, bool) if config.positions else None,
-            proprioception=np.zeros((rows, config.action_dim), np.float32) if config.state_token else None,
+            proprioception=np.zeros((rows, config.proprioception_size), np.float32) if config.state_token else None,
         ),
         actions=rng.standard_normal((rows, config.action_horizon, config.action_dim), np.float32),
         action_is_pad=np.zeros((rows, config.action_horizon), bool),

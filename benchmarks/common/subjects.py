@@ -49,7 +49,7 @@ def full_expert(config: Pi05Config, dtype: str) -> Pi05Config:
 def observation(config: Pi05Config, tokens: int, length: int) -> Observation:
     """Three random pictures and a prompt of some tokens padded to a length."""
     rng = np.random.default_rng(1)
-    images = {key: rng.integers(0, 256, (1, *config.image_size, 3), np.uint8) for key in IMAGE_KEYS}
+    images = {key: rng.integers(0, 256, (1, *config.view(key).size, 3), np.uint8) for key in IMAGE_KEYS}
     prompt = np.zeros((1, length), np.int32)
     prompt[:, :tokens] = rng.integers(3, 259, tokens)
     masks = {key: np.ones(1, bool) for key in images}
