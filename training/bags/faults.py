@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pi05_progress.errors import UserError, one_line
+from pi05_progress.robots.joints import MessageError
 
 # Another recording would fail the same way: no room, no memory, too many open files.
 _OF_THE_MACHINE = frozenset(
@@ -17,6 +18,10 @@ _OF_THE_MACHINE = frozenset(
 
 class BagError(UserError):
     """A recording cannot be used; the message names it, says what was found and what to do."""
+
+
+class UnreadableError(BagError, MessageError):
+    """A message cannot be read: a fault of the recording, and a message that is passed over where others follow."""
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from pi05_progress.robots.joints import MessageError
 from pi05_progress.robots.messages import decode_image, prepare_image
 from pi05_progress.robots.packets import is_key_packet
 
-from .faults import BagError
+from .faults import BagError, UnreadableError
 from .finding import continues_another
 from .inputs import Inputs, Source, choose_inputs
 from .message_types import Stored
@@ -31,38 +31,22 @@ from .timeline import OTHER_CLOCK_NS, Event, Mark, Markers, Stretch, Timeline, h
 
 @dataclass
 class Scan:
-    """What the first pass found out about one recording.
+    """What the first pass found out about one recording."""
 
-    Attributes:
-        path: the recording.
-        inputs: topics that are used.
-        stretches: see above.
-        breaks: times, ns, that were recorded twice.
-        marks, events: in the order of reception.
-        sizes: (height, width) of each camera's picture, cropped and turned as the profile says.
-        changes: per source that may pause, (stamp, number) where the number changed.
-        clock_offset_ns: added to times of reception where messages have no stamp.
-        unreadable: by topic, how many events, marks or numbers could not be read.
-        cut_off: why the recording's beginning or end are known to be missing; empty if they are not.
-        notes: what is odd, for the report and the console; choices that were made are in ``inputs``.
-        undecodable: by camera without a size, why its first picture cannot be decoded.
-        truth: what only a simulation knows.
-    """
-
-    path: Path
-    inputs: Inputs
-    stretches: list[Stretch] = field(default_factory=list)
-    breaks: list[tuple[int, int]] = field(default_factory=list)
-    marks: list[Mark] = field(default_factory=list)
-    events: list[Event] = field(default_factory=list)
-    sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
-    changes: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
-    clock_offset_ns: int = 0
-    unreadable: dict[str, int] = field(default_factory=dict)
-    cut_off: str = ""
-    notes: list[str] = field(default_factory=list)
-    undecodable: dict[str, str] = field(default_factory=dict)
-    truth: Truth = field(default_factory=Truth)
+    path: Path  # the recording
+    inputs: Inputs  # topics that are used
+    stretches: list[Stretch]  # see above
+    breaks: list[tuple[int, int]]  # times, ns, that were recorded twice
+    marks: list[Mark]  # in the order of reception
+    events: list[Event]  # in the same order
+    sizes: dict[str, tuple[int, int]]  # (height, width) of cameras' pictures, cropped and turned as the profile says
+    changes: dict[str, list[tuple[int, float]]]  # per source that may pause, (stamp, number) where the number changed
+    clock_offset_ns: int  # added to times of reception where messages have no stamp
+    unreadable: dict[str, int]  # by topic, how many events, marks or numbers could not be read
+    cut_off: str  # why the recording's beginning or end are known to be missing; empty if they are not
+    notes: list[str]  # what is odd, for the report and the console; choices that were made are in ``inputs``
+    undecodable: dict[str, str]  # by camera without a size, why its first picture cannot be decoded
+    truth: Truth  # what only a simulation knows
 
 
 def scan_bag(path: Path, options: Options, scratch: Path) -> Scan:
@@ -97,7 +81,7 @@ class _FirstPass:
         # Once the size of whole pictures is known, only the beginnings of their messages are read.
         stills = {source.topic: source for source in inputs.of_role("camera") if source.kind != "packets"}
         self._find_sizes(stills)
-        topics = inputs.topics() | {topic for topic in (inputs.events, inputs.marks) if topic}
+        topics = sources.keys() | {topic for topic in (inputs.events, inputs.marks) if topic}
         for message in bag.messages(topics, heads=set(stills)):
             source = sources.get(message.topic)
             if source is None:
@@ -130,7 +114,7 @@ class _FirstPass:
         """A message's content; None if it is garbled, which is counted."""
         try:
             return self._bag.deserialize(message)
-        except BagError as error:
+        except UnreadableError as error:
             self._unreadable.setdefault(message.topic, []).append(str(error))
             return None
 
@@ -141,7 +125,7 @@ class _FirstPass:
             key = is_key_packet(packet)
             if source.name not in self._sizes:
                 self._sizes[source.name] = self._size(source, packet)
-        except (BagError, MessageError) as error:
+        except MessageError as error:
             self._unreadable.setdefault(message.topic, []).append(str(error))
             return False
         return key
@@ -154,7 +138,7 @@ class _FirstPass:
                 source = cameras[message.topic]
                 try:
                     self._sizes[source.name] = self._size(source, self._bag.deserialize(message))
-                except (BagError, MessageError) as error:
+                except MessageError as error:
                     self._undecodable.setdefault(source.name, str(error))
                     continue  # the second pass passes over it and says so
                 waiting.discard(message.topic)

@@ -66,10 +66,6 @@ class Inputs:
         """The sources of one role."""
         return [source for source in self.sources.values() if source.role == role]
 
-    def topics(self) -> set[str]:
-        """Names of the sources' topics."""
-        return {source.topic for source in self.sources.values()}
-
 
 def choose_inputs(topics: Mapping[str, Topic], options: Options) -> Inputs:
     """The topics that a profile names, as far as the recording has messages on them.

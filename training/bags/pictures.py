@@ -12,7 +12,6 @@ from pi05_progress.robots.messages import decode_image, prepare_image
 from pi05_progress.robots.packets import PacketDecoder, frame_to_rgb
 from pi05_progress.units.transforms import resize_with_pad
 
-from .faults import BagError
 from .inputs import Source
 from .message_types import Stored
 from .options import Options
@@ -66,7 +65,7 @@ class Pictures:
             self.track.push(stamp_ns, message)
             return
         try:
-            for stamp, frame in self._decoder.decode(self._content(message), stamp_ns):
+            for stamp, frame in self._decoder.decode(self._deserialize(message), stamp_ns):
                 self.track.push(stamp, frame)
         except MessageError as error:
             self._bad(str(error))
@@ -98,17 +97,11 @@ class Pictures:
         self.track.note_use(chosen, time_ns)
         return chosen.value
 
-    def _content(self, message: Stored) -> Any:
-        try:
-            return self._deserialize(message)
-        except BagError as error:
-            raise MessageError(str(error)) from error
-
     def _parse(self, raw: Any) -> np.ndarray:
         if self._decoder is not None:
             image = frame_to_rgb(raw)
         else:
-            image = decode_image(self._content(raw), f"{self._source.name} ({self._source.topic})")
+            image = decode_image(self._deserialize(raw), f"{self._source.name} ({self._source.topic})")
         image = prepare_image(image, self._options.profile.cameras[self._source.name])
         if self._options.image_size:
             return resize_with_pad(image, *self._size)

@@ -45,29 +45,18 @@ class _Worker:
 
     def scan(self, path: Path) -> Scan | str:
         """First pass over a recording; a text says why it cannot be used."""
-        try:
-            return scan_bag(path, self._options, self._scratch)
-        except BagError as error:
-            return str(error)
-        except (UserError, OSError):  # of this machine
-            raise
-        except Exception as error:
-            return f"{path}: {_unexpected(error)}"
+        return _or_why(lambda: scan_bag(path, self._options, self._scratch), f"{path}: ")
 
     def convert(self, key: str, scan: Scan, candidate: Candidate, store: Store) -> Converted:
         """Make one episode's folder; a problem of the recording is a result, one of this machine is not."""
         partial = self._work / f"{key}.partial"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
-        try:
-            bag = self._open(scan.path)
-            converted = convert_episode(bag, scan, candidate, self._options, store, partial)
-        except BagError as error:
-            converted = Converted([], [str(error)], [])
-        except (UserError, OSError):
-            raise
-        except Exception as error:
-            converted = Converted([], [_unexpected(error)], [])
+        converted = _or_why(
+            lambda: convert_episode(self._open(scan.path), scan, candidate, self._options, store, partial)
+        )
+        if isinstance(converted, str):
+            converted = Converted([], [converted], [])
         for extra in partial.iterdir():
             if extra.name not in {part.folder for part in converted.parts}:
                 shutil.rmtree(extra)
@@ -88,11 +77,21 @@ class _Worker:
         self._bag = None
 
 
-def _unexpected(error: Exception) -> str:
-    """An error that nobody thought of, with its place: one odd recording must not end the conversion of all."""
-    where = traceback.extract_tb(error.__traceback__)[-1]
-    place = f"{Path(where.filename).name}:{where.lineno}"
-    return f"cannot be converted: {type(error).__name__}: {error} ({place}; please report this)"
+def _or_why[Result](work: Callable[[], Result], whose: str = "") -> Result | str:
+    """What the work gives, or why the recording is to blame that it gives nothing; faults of this machine are raised.
+
+    An error that nobody thought of is told with its place: one odd recording must not end the conversion of all.
+    """
+    try:
+        return work()
+    except BagError as error:
+        return str(error)
+    except (UserError, OSError):
+        raise
+    except Exception as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{Path(where.filename).name}:{where.lineno}"
+        return f"{whose}cannot be converted: {type(error).__name__}: {error} ({place}; please report this)"
 
 
 def _one_of_many(*arguments: Any) -> _Worker:

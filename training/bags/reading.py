@@ -14,7 +14,7 @@ from typing import Any
 
 from backports import zstd
 
-from .faults import BagError, bag_errors_naming
+from .faults import UnreadableError, bag_errors_naming
 from .mcap import ZSTD_MAGIC
 from .message_types import Channel, Stored, Types
 from .opening import Opening, StorageFile
@@ -112,13 +112,13 @@ class Bag:
         """The message as an object with the type's fields.
 
         Raises:
-            BagError: its type is unknown, or the bytes do not fit it.
+            UnreadableError: its type is unknown, or the bytes do not fit it.
         """
         name = self.topics[message.topic].type
         try:
             return self._types.read(message.data, name)
         except Exception as error:  # whatever reading past an end leads to
-            raise BagError(f"{message.topic}: a message cannot be read as {name}: {error}") from error
+            raise UnreadableError(f"{message.topic}: a message cannot be read as {name}: {error}") from error
 
     def type_notes(self, topics: Collection[str]) -> list[str]:
         """What is odd about the definitions of these topics' types."""

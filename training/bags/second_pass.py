@@ -90,7 +90,7 @@ def convert_episode(
             for segment in plan.segments:
                 out = folder / f"part_{segment.part:03d}"
                 out.mkdir(exist_ok=True)
-                made = _Making(bag, scan, segment, options, store.sizes, out).made()
+                made = _made(bag, scan, segment, options, store.sizes, out)
                 ends = _reaches_end(candidate, segment, options.max_gap_ns)
                 made["not_to_imitate"] = _write_columns(bag, scan, candidate, segment, options, store.columns, out)
                 parts.append(Part(**made, milestones=_milestones(candidate, segment), ends=ends))
@@ -112,72 +112,56 @@ def _write_columns(
     return int((~rows[DEMONSTRATION_VALID]).sum()) if DEMONSTRATION_VALID in rows else 0
 
 
-class _Making:
-    """Makes one segment's files in a folder."""
-
-    def __init__(
-        self,
-        bag: Bag,
-        scan: Scan,
-        segment: Segment,
-        options: Options,
-        sizes: Mapping[str, tuple[int, int]],
-        folder: Path,
-    ) -> None:
-        self._bag, self._scan, self._segment, self._options, self._folder = bag, scan, segment, options, folder
-        self._failed = threading.Event()
-        self._cameras: dict[str, _CameraThread] = {}
-        for source in scan.inputs.of_role("camera"):
-            pictures = Pictures(source, options, segment.grid, bag.deserialize, sizes[source.name])
-            path = folder / f"{source.name}.mp4"
-            self._cameras[source.name] = _CameraThread(pictures, path, options.fps, options.video, self._failed)
-
-    def made(self) -> dict[str, Any]:
-        """The files are written; returns fields of ``Part``."""
-        state, action = (self._folder / VECTOR_FILES[name] for name in (STATE, ACTION))
-        with state.open("wb") as states, action.open("wb") as actions:
-            grid = self._segment.grid
-            table = Table(self._options, self._scan, grid, states.write, actions.write, self._bag.deserialize)
-            try:
-                self._read(table)
-            except BaseException:
-                self._failed.set()
-                raise
-            finally:
-                for thread in self._cameras.values():
-                    thread.close()
-            for thread in self._cameras.values():
-                if thread.error is not None:
-                    raise thread.error
-            table.close()
-        counts = {name: thread.pictures.track.counts for name, thread in self._cameras.items()}
-        counts |= {name: track.counts for name, track in table.tracks.items()}
-        return {
-            "folder": self._folder.name,
-            "start_ns": grid.start_ns,
-            "frames": grid.count,
-            "part": self._segment.part,
-            "parts": self._segment.parts,
-            "inputs": {name: _facts(of) for name, of in counts.items()},
-            "thumbnails": {name: thread.thumbnails for name, thread in self._cameras.items()},
-            "picture_stats": {
-                name: {key: np.asarray(value).tolist() for key, value in thread.stats.items()}
-                for name, thread in self._cameras.items()
-            },
-        }
-
-    def _read(self, table: Table) -> None:
-        by_topic = {source.topic: source for source in self._scan.inputs.sources.values()}
-        for message in self._bag.messages(by_topic.keys(), *self._segment.read):
-            if self._failed.is_set():
-                return
-            source = by_topic[message.topic]
-            stamp = message_time_ns(message, source, self._scan.clock_offset_ns)
-            if source.role == "camera":
-                self._cameras[source.name].put(stamp, message)
-            else:
-                table.push(source.name, stamp, message)
-                table.advance()
+def _made(
+    bag: Bag, scan: Scan, segment: Segment, options: Options, sizes: Mapping[str, tuple[int, int]], folder: Path
+) -> dict[str, Any]:
+    """Make a segment's files in a folder; returns fields of ``Part``."""
+    grid, failed = segment.grid, threading.Event()
+    cameras: dict[str, _CameraThread] = {}
+    for source in scan.inputs.of_role("camera"):
+        pictures = Pictures(source, options, grid, bag.deserialize, sizes[source.name])
+        path = folder / f"{source.name}.mp4"
+        cameras[source.name] = _CameraThread(pictures, path, options.fps, options.video, failed)
+    by_topic = {source.topic: source for source in scan.inputs.sources.values()}
+    state, action = (folder / VECTOR_FILES[name] for name in (STATE, ACTION))
+    with state.open("wb") as states, action.open("wb") as actions:
+        table = Table(options, scan, grid, states.write, actions.write, bag.deserialize)
+        try:
+            for message in bag.messages(by_topic.keys(), *segment.read):
+                if failed.is_set():
+                    break
+                source = by_topic[message.topic]
+                stamp = message_time_ns(message, source, scan.clock_offset_ns)
+                if source.role == "camera":
+                    cameras[source.name].put(stamp, message)
+                else:
+                    table.push(source.name, stamp, message)
+                    table.advance()
+        except BaseException:
+            failed.set()
+            raise
+        finally:
+            for thread in cameras.values():
+                thread.close()
+        for thread in cameras.values():
+            if thread.error is not None:
+                raise thread.error
+        table.close()
+    counts = {name: thread.pictures.track.counts for name, thread in cameras.items()}
+    counts |= {name: track.counts for name, track in table.tracks.items()}
+    return {
+        "folder": folder.name,
+        "start_ns": grid.start_ns,
+        "frames": grid.count,
+        "part": segment.part,
+        "parts": segment.parts,
+        "inputs": {name: _facts(of) for name, of in counts.items()},
+        "thumbnails": {name: thread.thumbnails for name, thread in cameras.items()},
+        "picture_stats": {
+            name: {key: np.asarray(value).tolist() for key, value in thread.stats.items()}
+            for name, thread in cameras.items()
+        },
+    }
 
 
 class _CameraThread:

@@ -13,7 +13,6 @@ from pi05_progress.robots.joints import MessageError, joint_values
 from pi05_progress.robots.layout import QUANTITIES
 from pi05_progress.robots.messages import joint_vector
 
-from .faults import BagError
 from .first_pass import Scan
 from .inputs import Role, Source
 from .message_types import Stored
@@ -142,10 +141,7 @@ class Table:
 
     def _parser(self, source: Source) -> Callable[[Stored], Any]:
         def parse(message: Stored) -> Any:
-            try:
-                content = self._deserialize(message)
-            except BagError as error:
-                raise MessageError(str(error)) from error
+            content = self._deserialize(message)
             return self._pose(source, content) if source.kind == "pose" else self._joints(source, content)
 
         return parse
