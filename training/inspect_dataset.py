@@ -36,7 +36,6 @@ from .report.page import PageEpisode, page
 from .report.summary import (
     EpisodeSummary,
     Finding,
-    Joints,
     duration_findings,
     picture_findings,
     summarise,
@@ -69,17 +68,14 @@ class InspectOptions:
     """Replace files that are there."""
 
 
-def known_joints(dataset: Dataset, profile: RobotProfile) -> Joints | None:
-    """The arm joints, if the data set has the robot's layout."""
-    known, robot = [name for name in (layout.STATE, layout.ACTION) if name in dataset.features], profile.layout
-    if not known or vectors_problem(dataset, profile, known):
-        return None
-    columns = robot.arm_columns
-    return Joints(tuple(robot.joints[column] for column in columns), columns, robot.limits[columns])
+def known_layout(dataset: Dataset, profile: RobotProfile) -> Layout | None:
+    """The robot's layout, if the data set has it."""
+    known = [name for name in (layout.STATE, layout.ACTION) if name in dataset.features]
+    return profile.layout if known and not vectors_problem(dataset, profile, known) else None
 
 
 def look(
-    dataset: Dataset, meta: ProgressMeta, robot: Layout, joints: Joints | None, wanted: set[int] | None
+    dataset: Dataset, meta: ProgressMeta, robot: Layout, known: Layout | None, wanted: set[int] | None
 ) -> tuple[list[EpisodeSummary], dict[str, np.ndarray]]:
     """Read the tables: a summary of every episode, and states and actions of those in which all numbers are finite."""
     names = _columns(dataset, meta)
@@ -90,7 +86,7 @@ def look(
             named = {short: columns[name] for short, name in names.items()}
             vectors = {short: np.atleast_2d(named[short].T).T for short in positions}
             named |= {short: vector[:, positions[short]] for short, vector in vectors.items()}
-            found.append(summarise(episode, meta.episode(episode.index), named, dataset.fps, joints))
+            found.append(summarise(episode, meta.episode(episode.index), named, dataset.fps, known))
             for short, vector in vectors.items():
                 if np.isfinite(vector).all():
                     finite.setdefault(short, []).append(vector)
@@ -113,7 +109,7 @@ def _columns(dataset: Dataset, meta: ProgressMeta) -> dict[str, str]:
 
 
 def ranges(
-    dataset: Dataset, vectors: Mapping[str, np.ndarray], robot: Layout, joints: Joints | None
+    dataset: Dataset, vectors: Mapping[str, np.ndarray], robot: Layout | None
 ) -> tuple[list[Range], list[Range]]:
     """Rows for the charts of joint positions and of gripper efforts, from all frames' states and actions."""
 
@@ -123,11 +119,8 @@ def ranges(
         rows = [(short, *np.quantile(values, shares, method="inverted_cdf")) for short, values in of.items()]
         return Range(name, allowed, rows)
 
-    if joints is not None:
-        arms = [
-            row(name, int(column), (float(low), float(high)))
-            for name, column, (low, high) in zip(joints.names, joints.columns, joints.limits, strict=True)
-        ]
+    if robot is not None:
+        arms = [row(robot.joints[arm], arm, tuple(robot.limits[arm].tolist())) for arm in robot.arm_columns]
         efforts = {gripper: robot.column(joint, EFFORT) for gripper, joint in robot.grippers.items()}
         return arms, [row(f"{gripper} gripper", column) for gripper, column in efforts.items()]
     size = max((values.shape[1] for values in vectors.values()), default=0)
@@ -149,7 +142,7 @@ def _with_pictures(dataset: Dataset, summary: EpisodeSummary, count: int) -> Pag
             problems.append(Finding("picture", f"{short}: {error}", 10))
     moves = not any(f.kind == "standstill" and f.severity > 2 for f in summary.findings)
     problems += picture_findings({key: [p.image for p in of] for key, of in pictures.items()}, moves)
-    return PageEpisode(summary.with_findings(problems), pictures)
+    return summary.with_findings(problems), pictures
 
 
 def add_pictures(dataset: Dataset, summaries: Sequence[EpisodeSummary], count: int) -> list[PageEpisode]:
@@ -175,13 +168,13 @@ def inspect_dataset(args: InspectOptions) -> tuple[Path, list[EpisodeSummary]]:
         raise UserError("--pictures needs at least 1, --max-episodes at least 0")
     dataset, profile = open_dataset(args.dataset), RobotProfile.load(args.robot)
     wanted = set(dataset.chosen(args.episodes)) if args.episodes else None
-    meta, joints = load_progress_meta(dataset.root), known_joints(dataset, profile)
-    found, vectors = look(dataset, meta, profile.layout, joints, wanted)
-    arms, grippers = ranges(dataset, vectors, profile.layout, joints) if vectors else ([], [])
+    meta, known = load_progress_meta(dataset.root), known_layout(dataset, profile)
+    found, vectors = look(dataset, meta, profile.layout, known, wanted)
+    arms, grippers = ranges(dataset, vectors, known) if vectors else ([], [])
     ordered = sorted(found, key=lambda s: (-s.severity, s.episode.index))
     shown = add_pictures(dataset, ordered[: args.max_episodes], args.pictures)
-    shown.sort(key=lambda e: (-e.summary.severity, e.summary.episode.index))  # pictures may have told more
-    summaries = [e.summary for e in shown] + ordered[args.max_episodes :]
+    shown.sort(key=lambda e: (-e[0].severity, e[0].episode.index))  # pictures may have told more
+    summaries = [summary for summary, _ in shown] + ordered[args.max_episodes :]
     in_order = sorted(summaries, key=lambda s: s.episode.index)
     write_file(output, page(dataset, meta.labels, in_order, shown, arms, grippers))
     if args.rerun is not None:

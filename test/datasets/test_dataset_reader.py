@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from small_datasets import MERGED, TWO_TASKS, lerobot_copy, make_dataset
 
+from pi05_progress.errors import UserError
 from training.datasets import layout
 from training.datasets.frames import FrameReader
 from training.datasets.progress_meta import (
@@ -18,7 +19,6 @@ from training.datasets.progress_meta import (
     Milestone,
     Outcome,
     ProgressMeta,
-    ProgressMetaError,
     Stage,
     load_progress_meta,
     save_progress_meta,
@@ -243,7 +243,7 @@ def test_a_wrong_progress_file_is_named(tmp_path, text, message):
     path = tmp_path / layout.PROGRESS
     path.parent.mkdir()
     path.write_text(text)
-    with pytest.raises(ProgressMetaError, match=message) as error:
+    with pytest.raises(UserError, match=message) as error:
         load_progress_meta(tmp_path)
     assert str(path) in str(error.value)
 

@@ -25,7 +25,7 @@ from pi05_progress_ros.commanding.chunks import next_commands
 from pi05_progress_ros.node.results import chunk_message
 from training.compute_norm_stats import StatisticsOptions, compute_norm_stats
 from training.datasets.reader import open_dataset
-from training.inspect_dataset import known_joints
+from training.inspect_dataset import known_layout
 
 PROFILE_TEXT = """
 name: one_arm
@@ -198,8 +198,8 @@ def test_recordings_become_a_data_set_of_this_robot(dataset, profile):
     assert dataset.info["robot_type"] == "one_arm"
     actions = dataset.column("action")
     assert actions.shape[1] == 21 and 0 <= actions[:, CLAW].min() < 0.01 and 0.07 < actions[:, CLAW].max() <= 0.08
-    joints = known_joints(open_dataset(dataset.root), profile)
-    assert joints.names == tuple(ARM) and joints.limits[5].tolist() == [-0.1, 0.1]
+    assert known_layout(open_dataset(dataset.root), profile) is profile.layout
+    assert profile.layout.limits[5].tolist() == [-0.1, 0.1]
 
 
 def test_the_data_set_is_labelled_by_its_joints_motion_and_trained_on(dataset, file, tmp_path):

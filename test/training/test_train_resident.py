@@ -13,7 +13,7 @@ from training_runs import configuration, rows
 from pi05_progress.errors import UserError
 from training.loading.config import DataConfigError
 from training.loading.loader import TrainLoader
-from training.loading.resident import Choices
+from training.loading.mixture import Choices
 from training.train import train
 
 pytestmark = pytest.mark.usefixtures("quick_training")

@@ -45,11 +45,7 @@ class Workplace:
 
 @contextmanager
 def workplace(output: Path, settings: Mapping[str, Any], *, resume: bool, overwrite: bool) -> Iterator[Workplace]:
-    """Prepare the folder beside ``output`` and hold it against a second conversion; what is in it stays.
-
-    Raises:
-        OutputFolderError: something is there already, or nothing can be written.
-    """
+    """Prepare the folder beside ``output`` and hold it against a second conversion; what is in it stays."""
     pending = claim(output)
     try:
         place = _prepared(pending, output, settings, resume, overwrite)

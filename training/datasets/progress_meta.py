@@ -25,10 +25,6 @@ from . import layout
 VERSION = 1
 
 
-class ProgressMetaError(UserError):
-    """The file does not hold what it should; the message names file and field."""
-
-
 class Outcome(StrEnum):
     """How an episode ended. Only a known failure counts as unsuccessful."""
 
@@ -138,17 +134,17 @@ def load_progress_meta(root: Path) -> ProgressMeta:
     except FileNotFoundError:
         return ProgressMeta()
     except (OSError, ValueError) as error:
-        raise ProgressMetaError(f"{path}: cannot be read: {error}") from error
+        raise UserError(f"{path}: cannot be read: {error}") from error
     if isinstance(data, dict) and isinstance(version := data.get("version"), int) and version > VERSION:
-        raise ProgressMetaError(f"{path}: version {version} is newer than this program's {VERSION}")
+        raise UserError(f"{path}: version {version} is newer than this program's {VERSION}")
     try:
         found = _FILE.validate_python(data)
     except ValidationError as error:
-        raise ProgressMetaError(f"{path}: not a progress.json of version {VERSION}: {problems(error)}") from error
+        raise UserError(f"{path}: not a progress.json of version {VERSION}: {problems(error)}") from error
     episodes: dict[int, EpisodeMeta] = {}
     for entry in found.episodes:
         if entry.episode_index in episodes:
-            raise ProgressMetaError(f"{path}: episode {entry.episode_index} is there twice")
+            raise UserError(f"{path}: episode {entry.episode_index} is there twice")
         known = {name: value for name, value in vars(entry).items() if name != "episode_index"}
         episodes[entry.episode_index] = EpisodeMeta(**known)
     return ProgressMeta(episodes, found.labels)

@@ -23,10 +23,6 @@ CRFS = {"h264": 23, "hevc": 25, "av1": 30}
 PIXELS = "yuv420p"
 
 
-class VideoError(UserError):
-    """A video cannot be written, or does not hold what was put into it."""
-
-
 @dataclass(frozen=True)
 class VideoOptions:
     """How pictures are encoded."""
@@ -78,7 +74,7 @@ class VideoFile:
             with _naming(self.path):
                 self._container.mux(self._stream.encode(frame))
         except av.error.FFmpegError as error:
-            raise VideoError(f"{self.path.name}: cannot be encoded with {self._options}: {error}") from error
+            raise UserError(f"{self.path.name}: cannot be encoded with {self._options}: {error}") from error
 
     def _start(self, height: int, width: int) -> None:
         os.environ.setdefault("SVT_LOG", "1")  # errors only
@@ -113,7 +109,7 @@ def _naming(path: Path) -> Iterator[None]:
 def check_count(path: Path, expected: int) -> None:
     """Refuse a file that does not hold so many frames."""
     if (found := frame_count(path)) != expected:
-        raise VideoError(f"{path}: holds {found} frames, {expected} were put into it")
+        raise UserError(f"{path}: holds {found} frames, {expected} were put into it")
 
 
 def frame_count(path: Path) -> int:
@@ -126,7 +122,7 @@ def join(parts: Sequence[tuple[Path, int]], path: Path, fps: int) -> None:
     """One file of several, given with their numbers of frames, frame after frame, nothing encoded again.
 
     Raises:
-        VideoError: frames are missing in the result.
+        UserError: frames are missing in the result.
     """
     if len(parts) == 1:
         try:

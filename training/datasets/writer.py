@@ -60,7 +60,7 @@ def write_dataset(
     """Write all files of a data set into ``root``, which is there; sizes are (height, width), columns further ones.
 
     Raises:
-        VideoError: a video's frames are not as many as the table's.
+        UserError: a video's frames are not as many as the table's.
     """
     features = features_of(profile, sizes) | columns
     tasks = list(dict.fromkeys(episode.task for episode in episodes))

@@ -87,9 +87,6 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     Args:
         devices: all there are, over all processes, if None. Their order is kept, so that every process's part of a
             batch is one piece of it and devices that share parameters are neighbours.
-
-    Raises:
-        UserError: the number of devices is not a multiple of ``fsdp_devices``.
     """
     devices = jax.devices() if devices is None else devices
     check_devices(len(devices), config.fsdp_devices)

@@ -1,4 +1,4 @@
-"""One optimiser step, compiled: (state, key, batch) -> (new state, metrics)."""
+"""One optimiser step, compiled: (state, key, batch) -> (new state, metrics); or several, on samples on the device."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int32, Key
 
 from pi05_progress.errors import UserError
 from pi05_progress.models.augmentation import OPENPI, AugmentationConfig
@@ -34,6 +34,7 @@ Found = tuple[Float[Array, ""], Parts]  # what is minimised, and what it is made
 Losses = Callable[[Parameters, Parameters, Part], Found]
 Gradients = Callable[[Parameters, Parameters, Part], tuple[Found, Parameters]]
 TrainStep = Callable[[TrainState, Key[Array, ""], Batch], tuple[TrainState, Metrics]]
+Steps = Callable[[TrainState, Key[Array, ""], Batch, Int32[Array, "n b"]], tuple[TrainState, Metrics]]
 
 
 def training_keys(seed: int) -> tuple[Key[Array, ""], Key[Array, ""]]:
@@ -180,3 +181,19 @@ def make_train_step(
         in_shardings=(places, replicated(mesh), batch_sharding(mesh)),
         out_shardings=(places, replicated(mesh)),
     )
+
+
+def make_resident_steps(step: TrainStep, mesh: Mesh) -> Steps:
+    """A compiled function of the state (whose memory is taken over), the training key, all samples and the rows of them
+    that make ``n`` batches; metrics have an axis of ``n``, and everything else is as ``step`` has it."""
+
+    def chosen(samples: Batch, rows: Int32[Array, " b"]) -> Batch:
+        return jax.lax.with_sharding_constraint(jax.tree.map(lambda all: all[rows], samples), batch_sharding(mesh))
+
+    def steps(state: TrainState, key: Key[Array, ""], samples: Batch, rows: Int32[Array, "n b"]) -> tuple:
+        if len(rows) == 1:
+            state, metrics = step(state, key, chosen(samples, rows[0]))
+            return state, jax.tree.map(lambda value: value[None], metrics)
+        return jax.lax.scan(lambda before, own: step(before, key, chosen(samples, own)), state, rows)
+
+    return jax.jit(steps, donate_argnums=0)

@@ -54,11 +54,7 @@ class Asker:
         return [*cameras, (STATE, EXCHANGED), (STATE, NOISY), (NOISE, SEED)]
 
     def ask(self, advance: Advance, change: Change | None = None) -> Answers:
-        """Answers to all frames.
-
-        Raises:
-            UserError: the policy cannot take a frame, or its answer cannot be used.
-        """
+        """Answers to all frames."""
         robot, outputs, shown = self.profile.layout, [], []
         for i, sample in enumerate(self.samples):
             frame = self._changed(i, *change) if change else self._frames[i]

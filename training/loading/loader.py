@@ -31,10 +31,9 @@ from .cache import cached_pictures
 from .config import DataConfig, DataConfigError
 from .data import Data, read_data, written
 from .features import Tower, cached_features
-from .mixture import Order, shard_count, stripes_per_period, training_order
+from .mixture import Choices, Order, shard_count, stacked, stripes_per_period, training_order
 from .negatives import negatives
 from .pictures import DecodedPictures, Pictures
-from .resident import Choices, stacked
 from .samples import Sample, SampleMaker, Source
 from .split import SetSplit
 
@@ -91,7 +90,7 @@ class TrainLoader:
         self.has_positions = any(of.positions is not None for of in data.rows)
         self.asset_id = config.asset_id or "+".join(dataset.root.resolve().name for dataset in data.datasets)
         self.label_columns, self.action_dt_s = data.label_columns, 1 / data.datasets[0].fps
-        self.train_frames, self.validation_frames = (sum(map(len, of)) for of in (data.training, data.validation))
+        self.train_frames = sum(map(len, data.training))
         self.notes = data.notes(config)
         own = [written(*of) for of in zip(data.datasets, data.rows, data.held_out, strict=True)]
         self.splits = [*(before[: -len(own)] if goes_on else before), *own]

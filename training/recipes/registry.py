@@ -24,11 +24,7 @@ def recipes() -> dict[str, tuple[str, Callable[[], TrainConfig]]]:
 
 
 def named_recipe(name: str) -> TrainConfig:
-    """A recipe by name.
-
-    Raises:
-        UsageError: there is none of that name; the message lists those there are.
-    """
+    """A recipe by name; one that is not known is refused with those that there are."""
     known = recipes()
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -37,12 +36,7 @@ KINDS = {
 }
 
 
-@dataclass(frozen=True)
-class PageEpisode:
-    """An episode with its pictures, by camera."""
-
-    summary: EpisodeSummary
-    pictures: Mapping[str, Sequence[Thumbnail]]
+PageEpisode = tuple[EpisodeSummary, Mapping[str, Sequence[Thumbnail]]]  # with its pictures, by camera
 
 
 def page(
@@ -58,7 +52,7 @@ def page(
     parts = [
         f"<h1>{html.escape(name)}</h1>",
         _facts(dataset, labels, summaries),
-        _worth_a_look(summaries, {e.summary.episode.index for e in shown}),
+        _worth_a_look(summaries, {s.episode.index for s, _ in shown}),
         _labels(summaries, labels),
         _durations(summaries),
         _demonstrations(dataset),
@@ -189,8 +183,7 @@ def _episodes(shown: Sequence[PageEpisode], total: int) -> str:
     left_out = f"; the {total - len(shown)} least conspicuous ones are left out" if len(shown) < total else ""
     parts = [f"<h2>Episodes</h2><p class='soft'>The most conspicuous first{left_out}. Yellow: progress. Dashed: "
              "milestones. Orange: standstill. Red: jumps.</p>"]  # fmt: skip
-    for entry in shown:
-        s = entry.summary
+    for s, pictures in shown:
         outcome = f"<span class='{s.meta.outcome}'>{s.meta.outcome.value.lower()}</span>"
         extra = " · ".join(html.escape(text) for text in (s.meta.source, s.meta.note) if text)
         parts.append(
@@ -198,19 +191,19 @@ def _episodes(shown: Sequence[PageEpisode], total: int) -> str:
             f"<span>{html.escape(s.episode.task)}</span>{outcome}<span class='soft'>{s.duration_s:.1f} s, "
             f"{s.episode.length} frames{' · ' + extra if extra else ''}</span></div>{_findings(s)}"
         )
-        parts += _strips(entry)
+        parts += _strips(s, pictures)
         parts.append("</section>")
     return "\n".join(parts)
 
 
-def _strips(entry: PageEpisode) -> list[str]:
+def _strips(s: EpisodeSummary, pictures: Mapping[str, Sequence[Thumbnail]]) -> list[str]:
     """A strip per camera; marks and curve are on the first only, so that the others can be seen."""
-    s, parts = entry.summary, []
+    parts = []
     fps = (s.episode.length - 1) / s.duration_s if s.duration_s else 1.0
     marks = [(m.frame / fps, m.label) for m in s.meta.milestones]
     shown = {"curve": Curve(s.times, s.progress), "boundaries": marks, "standstills": s.standstills, "jumps": s.jumps}
-    for camera, pictures in (entry.pictures or {"": ()}).items():
-        drawn = charts.strip(pictures, s.duration_s, label=f"episode {s.episode.index}, {camera}", **shown)
+    for camera, of_camera in (pictures or {"": ()}).items():
+        drawn = charts.strip(of_camera, s.duration_s, label=f"episode {s.episode.index}, {camera}", **shown)
         parts += [f"<div class='camera'>{html.escape(camera)}</div>" if camera else "", drawn]
         shown = {"height": 90}
     return parts

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from jaxtyping import Bool, Float
 
+from pi05_progress.robots.layout import Layout
+
 from ..datasets.progress_meta import EpisodeMeta, Outcome
 from ..datasets.reader import Episode
 from ..labels import methods
@@ -23,15 +25,6 @@ BEYOND_LIMIT = 0.05  # farther than this outside the joint limits is told, rad
 CLIPPING_SHARE = 0.02  # of an episode's frames, from which on being at a limit is told
 DURATION_RATIO = 2.0  # how often the median duration of its task an episode may last, or the other way round
 TIMESTAMP_FRAMES = 0.5  # by how much a time stamp may miss its frame, in frames
-
-
-@dataclass(frozen=True)
-class Joints:
-    """The arm joints whose limits are known: their names, columns within the positions, and limits (rad)."""
-
-    names: tuple[str, ...]
-    columns: np.ndarray
-    limits: Float[np.ndarray, "j 2"]
 
 
 @dataclass(frozen=True)
@@ -85,14 +78,14 @@ def summarise(
     meta: EpisodeMeta,
     columns: Mapping[str, np.ndarray],
     fps: float,
-    joints: Joints | None,
+    robot: Layout | None,
 ) -> EpisodeSummary:
     """Look at one episode.
 
     Args:
         columns: joint positions of ``state`` and ``action`` (n, p) where the data set has them, ``timestamp`` (n,);
             with labels ``progress`` and ``valid`` (n,).
-        joints: the arm joints, if the state has the robot's layout.
+        robot: whose arm joints and limits these are, if the state has a known layout.
     """
     n = episode.length
     findings: list[Finding] = []
@@ -108,11 +101,11 @@ def summarise(
         standstills = _standstills(finite["state"], fps)
         findings += _standstill_finding(standstills, n / fps)
     for name, positions in finite.items():
-        where, finding = _jumps(positions, name, fps, joints)
+        where, finding = _jumps(positions, name, fps, robot)
         jumps += where
         findings += finding
-    if joints is not None:
-        findings += _limits(finite, joints)
+    if robot is not None:
+        findings += _limits(finite, robot)
     findings += _timestamps(columns["timestamp"], fps)
     times, curve, histogram, labelled = np.zeros(0), np.zeros(0), np.zeros(20, int), 0
     if "progress" in columns:
@@ -146,10 +139,10 @@ def _standstill_finding(standstills: Sequence[tuple[float, float]], duration_s: 
 
 
 def _jumps(
-    positions: Float[np.ndarray, "n p"], name: str, fps: float, joints: Joints | None
+    positions: Float[np.ndarray, "n p"], name: str, fps: float, robot: Layout | None
 ) -> tuple[tuple[float, ...], list[Finding]]:
-    columns = np.arange(positions.shape[1]) if joints is None else joints.columns
-    names = [f"number {c}" for c in columns] if joints is None else joints.names
+    columns = np.arange(positions.shape[1]) if robot is None else robot.arm_columns
+    names = [f"number {c}" if robot is None else robot.joints[c] for c in columns]
     steps = np.abs(np.diff(positions[:, columns].astype(float), axis=0))
     frames = np.flatnonzero((steps * fps > JUMP_SPEED).any(axis=1))
     if not len(frames):
@@ -162,15 +155,16 @@ def _jumps(
     return tuple(float((f + 1) / fps) for f in frames[:50]), [Finding("jump", text, 2 + min(len(frames), 10) / 5)]
 
 
-def _limits(vectors: Mapping[str, Float[np.ndarray, "n p"]], joints: Joints) -> list[Finding]:
+def _limits(vectors: Mapping[str, Float[np.ndarray, "n p"]], robot: Layout) -> list[Finding]:
     """Joints outside their limits, and those that are at them for long; of state and action together."""
-    low, high = joints.limits.T
+    arms = robot.arm_columns
+    low, high = robot.limits[arms].T
     outside, clipped, most = [], [], 0.0
     over = {}  # positive outside
     for name, positions in vectors.items():
-        values = positions[:, joints.columns].astype(float)
+        values = positions[:, arms].astype(float)
         over[name] = np.maximum(low - values, values - high)
-    for j, joint in enumerate(joints.names):
+    for j, joint in enumerate(robot.joints[arm] for arm in arms):
         far = {name: of[:, j].max() for name, of in over.items() if of[:, j].max() > BEYOND_LIMIT}
         share = {name: float((of[:, j] > -LIMIT_MARGIN).mean()) for name, of in over.items()}
         if far:

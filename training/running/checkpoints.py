@@ -202,11 +202,7 @@ def _in_params(path: str, averaged: bool) -> bool:
 
 
 def restore_state(folder: Path, shapes: TrainState) -> TrainState:
-    """A state from a checkpoint of a run, bit for bit, each leaf read to where it lies.
-
-    Raises:
-        CheckpointError: damaged, or of another configuration.
-    """
+    """A state from a checkpoint of a run, bit for bit, each leaf read to where it lies."""
     wanted = by_path(shapes)
     averaged = shapes.ema_params is not None
     params, beside = open_orbax(folder / PARAMS), open_orbax(folder / TRAIN_STATE)

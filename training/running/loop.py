@@ -12,10 +12,9 @@ import numpy as np
 
 from pi05_progress.checkpoints.checkpoint import Checkpoint
 
-from ..engine.resident import make_resident_steps
 from ..engine.sharding import put_batch, replicated
 from ..engine.state import parameters_in_use, with_parameters
-from ..engine.step import make_train_step
+from ..engine.step import make_resident_steps, make_train_step
 from ..loading.batch import Batch
 from ..loading.split import HELD_OUT, SPLITS
 from . import bad_batch, pictures

@@ -39,11 +39,7 @@ def check_simulation(arguments: str) -> None:
 
 
 def drive(checkpoint: Path, folder: Path, episodes: int, arguments: str) -> dict[str, float]:
-    """Let a checkpoint drive; the numbers are for the logs, all episodes are in ``<folder>/<step>.json``.
-
-    Raises:
-        UserError: it cannot be evaluated; the message is the program's.
-    """
+    """Let a checkpoint drive; the numbers are for the logs, all episodes are in ``<folder>/<step>.json``."""
     folder.mkdir(exist_ok=True)
     path = folder / f"{checkpoint.name}.json"
     command = [sys.executable, "-m", PROGRAM, "--checkpoint", str(checkpoint), "--episodes", str(episodes)]
