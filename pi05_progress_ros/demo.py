@@ -155,7 +155,7 @@ def greeting(chosen: Settings, variables: Mapping[str, str], log_folder: Path) -
     model = f"checkpoint {chosen.given['checkpoint']}"
     if not chosen.given["checkpoint"]:
         model = "a small UNTRAINED model: its raw progress means nothing, the status stays UNKNOWN"
-    worker = "the policy itself" if chosen.drives else "a scripted expert"
+    worker = "the policy itself, at full speed as nobody is near," if chosen.drives else "a scripted expert"
     ending = f"it ends after {chosen.seconds:g} s" if chosen.seconds else "Ctrl-C ends it"
     exports = " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items())
     return "\n".join(

@@ -59,7 +59,9 @@ class Options:
     yes: bool = False
     """Arm without asking."""
     full_speed: bool = False
-    """Arm with full_speed, which has no effect yet (docs/commanding.md)."""
+    """Arm for links that move faster than 0.25 m/s: nobody may be near."""
+    accept_unwatched: bool = False
+    """Arm although limits are not watched, which arming names otherwise."""
     look_only: bool = False
     """Command nothing, only tell how far it has come and when it is done."""
     preempt: bool = False
@@ -105,7 +107,8 @@ class Doing:
             _ask(options, self._stop)
         if self._stop.is_set():
             return _canceled()
-        armed = self._answer(arm.call_async(Arm.Request(arm=True, full_speed=options.full_speed)))
+        request = Arm.Request(arm=True, full_speed=options.full_speed, accept_unwatched=options.accept_unwatched)
+        armed = self._answer(arm.call_async(request))
         replaces = options.preempt and armed.state in (State.RUNNING, State.HOLDING)  # what another has armed
         if not armed.accepted and not replaces:
             print(f"do: {armed.message}", file=sys.stderr)

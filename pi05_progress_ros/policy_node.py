@@ -270,7 +270,9 @@ class PolicyNode(QosOverrides, LifecycleNode):
 
     def _on_arm(self, request: Arm.Request, response: Arm.Response) -> Arm.Response:
         if request.arm:
-            response.state, against = self._commands.arm(request.full_speed, request.hand_back)
+            response.state, against = self._commands.arm(
+                request.full_speed, request.hand_back, request.accept_unwatched
+            )
             response.accepted = not against
             response.message = f"not armed: {'; '.join(against)}" if against else "armed"
             if against:

@@ -96,11 +96,13 @@ class ArmProfile(_Section):
     teleoperation_topic: Topic
     state_pose_topic: Topic
     target_pose_topic: Topic
+    max_effort: tuple[Positive, ...] | None = None  # N m
 
     @model_validator(mode="after")
     def _check(self) -> ArmProfile:
-        if len(self.ranges) != len(self.joints):
-            raise ValueError(f"ranges: {len(self.ranges)} ranges for {len(self.joints)} joints; each joint needs one")
+        for key, values in (("ranges", self.ranges), ("max_effort", self.max_effort)):
+            if values is not None and len(values) != len(self.joints):
+                raise ValueError(f"{key}: {len(values)} {key} for {len(self.joints)} joints; each joint needs one")
         for joint, (lower, upper) in zip(self.joints, self.ranges, strict=True):
             if lower >= upper:
                 raise ValueError(f"ranges: {joint} has lower {lower} not below upper {upper}")
@@ -166,6 +168,22 @@ class MarksProfile(_Section):
     stop_button: Annotated[int, Field(ge=0)]
 
 
+class BoxProfile(_Section):
+    """A box that stands along the axes of the robot's root frame, m."""
+
+    centre: tuple[Finite, Finite, Finite]
+    size: tuple[Positive, Positive, Positive]
+
+
+class GeometryProfile(_Section):
+    """What the arms are made of, and what they keep away from, m."""
+
+    file: str
+    margin: Positive
+    finger_margin: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    boxes: dict[str, BoxProfile]
+
+
 class RobotProfile(_Section):
     """One robot: cameras, joints, topics, limits and command style. Make it with ``load``."""
 
@@ -189,6 +207,8 @@ class RobotProfile(_Section):
     fsm_topic: Topic
     mode_topic: Topic
     marks: MarksProfile
+    tested_stop: str | None = None
+    geometry: GeometryProfile | None = None
 
     @model_validator(mode="after")
     def _check(self) -> RobotProfile:

@@ -1,4 +1,4 @@
-"""Walking action chunks: interpolation in time, passing from one chunk to the next, limits. No ROS, no threads."""
+"""Walking action chunks: interpolation in time, passing from one chunk to the next. No ROS, no threads."""
 
 from __future__ import annotations
 
@@ -92,37 +92,6 @@ class Timeline:
             return new
         share = np.clip((now_s - self._since_s) / self._blend_s, 0.0, 1.0)
         return (1 - share) * self._previous.at(now_s) + share * new
-
-
-def limited(target: np.ndarray, previous: np.ndarray, ranges: np.ndarray, max_speed: float, dt_s: float) -> np.ndarray:
-    """A target (n,) rad within the joint ranges (n, 2) and within reach of ``previous`` at ``max_speed`` rad/s."""
-    inside = np.clip(target, ranges[:, 0], ranges[:, 1])
-    step = max_speed * dt_s
-    return previous + np.clip(inside - previous, -step, step)
-
-
-def next_commands(
-    target: np.ndarray, last: Mapping[str, np.ndarray], profile: RobotProfile, max_speed: float, dt_s: float
-) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-    """What arms and grippers are commanded next.
-
-    Args:
-        target: of the chunk now, a row of the profile's layout.
-        last: per arm what it was commanded last, rad.
-        profile: layout and joint ranges.
-        max_speed: of any arm joint, rad/s.
-        dt_s: since the last command.
-
-    Returns:
-        Per arm rad, see ``limited``; and per gripper its command number in [0, 1].
-    """
-    layout = profile.layout
-    arms = {
-        arm: limited(target[columns], last[arm], layout.limits[columns], max_speed, dt_s)
-        for arm, columns in layout.arms.items()
-    }
-    grippers = {of: float(layout.curves[of].command(target[column])) for of, column in layout.grippers.items()}
-    return arms, grippers
 
 
 def inside(positions: Mapping[str, np.ndarray], profile: RobotProfile) -> dict[str, np.ndarray]:

@@ -6,19 +6,21 @@ The node's command thread and the simulation's closed loop both walk chunks thro
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
+from pi05_progress.robots.joints import JointValues
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.robots.states import FsmState
 
-from .chunks import blocked, inside, next_commands
+from .chunks import blocked, inside
+from .limits import Limits
 from .state_machine import Ending, Reason
 
 ENABLE_PERIOD_S = 0.1  # of the heartbeat that keeps the robot enabled
-OUTSIDE_RAD = 0.05  # how far outside its range a joint may be measured when commanding begins
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class CommandSettings:
         rate_hz: of the commands.
         blend_s: passing from one chunk to the next.
         max_joint_speed: of any arm joint, rad/s.
+        max_joint_acceleration: of any arm joint that speeds up, rad/s^2.
         max_tracking_error: how far an arm joint may be from its command before it counts as blocked, rad.
         execute_s: how long a chunk is carried out before a newer one takes over; 0: every newer one does.
     """
@@ -38,6 +41,7 @@ class CommandSettings:
     max_joint_speed: float = 1.0
     max_tracking_error: float = 0.5
     execute_s: float = 0.0
+    max_joint_acceleration: float = 15.0
 
 
 class Step(NamedTuple):
@@ -52,12 +56,16 @@ class CommandRules:
     """State from tick to tick: ``step`` at every tick at which the state machine lets something be sent, else ``stop``.
 
     Args:
-        profile: joint ranges and gripper curve.
+        profile: joint ranges, gripper curve and what limits are watched.
         settings: how commands are made.
+
+    Attributes:
+        limits: what the arms keep to.
     """
 
     def __init__(self, profile: RobotProfile, settings: CommandSettings) -> None:
         self._profile, self._settings = profile, settings
+        self.limits = Limits(profile, settings.max_joint_speed, settings.max_joint_acceleration)
         self._last: dict[str, np.ndarray] = {}  # per arm what was commanded last, rad; empty while nothing is
         self._still = False  # whether that is the pose that was measured when there was nothing else to command
 
@@ -66,41 +74,47 @@ class CommandRules:
         """Whether the robot is commanded, enabled and all."""
         return bool(self._last)
 
-    def outside(self, positions: dict[str, np.ndarray]) -> str:
-        """Which joint is too far outside its range to command the arms from there; empty if none is."""
-        for side, position in positions.items():
-            limits = self._profile.arms[side].limits()
-            outside = np.maximum(limits[:, 0] - position, position - limits[:, 1])
-            if outside.max() > OUTSIDE_RAD:
-                joint = self._profile.arms[side].joints[int(outside.argmax())]
-                return f"{joint} is {outside.max():.2f} rad outside its range: move the arm by hand"
-        return ""
-
-    def limit(self, positions: dict[str, np.ndarray]) -> Ending | None:
-        """The limit that is broken now, if one is; ``positions`` are where the arms are, rad."""
-        text = blocked(self._last, positions, self._profile, self._settings.max_tracking_error)
+    def limit(self, arms: Mapping[str, JointValues], now_s: float) -> Ending | None:
+        """The limit that commanded arms are beyond now, if there is one; ``arms`` are as they were measured."""
+        if not self._last:
+            return None
+        text = blocked(self._last, positions(arms), self._profile, self._settings.max_tracking_error)
+        text = text or self.limits.measured(arms, now_s)
         return Ending(Reason.LIMIT, text) if text else None
 
-    def step(self, fsm: int, target: np.ndarray | None, positions: dict[str, np.ndarray], period_s: float) -> Step:
-        """What is commanded ``period_s`` after the last step.
+    def step(
+        self, fsm: int, target: np.ndarray | None, measured: Mapping[str, np.ndarray], period_s: float
+    ) -> Step | Ending:
+        """What is commanded ``period_s`` after the last step; or the limit by which nothing may be.
 
         Args:
             fsm: state of the robot's state machine.
             target: of the chunk in force, one number per joint; None to hold the pose that the arms have now.
-            positions: where each arm is, rad.
+            measured: where each arm is, rad.
             period_s: since the last step.
         """
         # The pose the arms have is commanded until the robot follows: slow start then moves nothing.
         if not self._last or fsm == FsmState.PAUSE or (target is None and not self._still):
-            self._last = inside(positions, self._profile)
+            self._last = inside(measured, self._profile)
+            self.limits.begin(self._last)
         self._still = target is None
         grippers: dict[str, float] = {}
         waits_for = "" if fsm == FsmState.READY else f"waiting for the robot to be READY, it is in {FsmState(fsm).name}"
+        commanded, layout = self._last, self._profile.layout
         if target is not None and not waits_for:
-            speed = self._settings.max_joint_speed
-            self._last, grippers = next_commands(target, self._last, self._profile, speed, period_s)
+            commanded = self.limits.towards({arm: target[columns] for arm, columns in layout.arms.items()}, period_s)
+            grippers = {of: float(layout.curves[of].command(target[at])) for of, at in layout.grippers.items()}
+        if text := self.limits.problem(measured, commanded, period_s):
+            return Ending(Reason.LIMIT, text)
+        self._last = dict(commanded)
         return Step(dict(self._last), grippers, waits_for)
 
     def stop(self) -> None:
         """Commanding has ended; whoever commands makes the present pose the target and pauses the robot."""
         self._last = {}
+        self.limits.end()
+
+
+def positions(arms: Mapping[str, JointValues]) -> dict[str, np.ndarray]:
+    """Of all arms, rad."""
+    return {arm: values.position.astype(float) for arm, values in arms.items()}

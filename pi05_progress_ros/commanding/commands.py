@@ -4,8 +4,8 @@ At every tick the thread itself judges what is known and sends what the state ma
 while commands are allowed.
 
 Threads: methods in the first part are called by others, all else belongs to the executor's own thread. `_lock` guards
-the state machine, the chunks and what is asked for; `_against`, `_broken` and `_waits_for` are single values that only
-this thread replaces.
+the state machine, the chunks and what is asked for; `_against`, `_unwatched`, `_broken` and `_waits_for` are single
+values that only this thread replaces.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from typing import NamedTuple
 import numpy as np
 from rclpy.node import Node
 
-from pi05_progress.robots.joints import MessageError, joint_values
+from pi05_progress.robots.joints import JointValues, MessageError, joint_values
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.robots.states import Mode
 
 from ..inputs import Snapshot, same_kind
 from .chunks import Chunk, Timeline
-from .command_rules import CommandRules, CommandSettings
+from .command_rules import CommandRules, CommandSettings, positions
 from .graph import OtherCommanders
 from .publishers import OWN_PAUSE, CommandPublishers
 from .robot_state import RobotState
@@ -46,6 +46,7 @@ class Situation(NamedTuple):
         broken: whether a fault has ended the commands' thread.
         ended: how the last goal ended; None while there is one, or if there was none.
         interventions: of the operator in it.
+        unwatched: which limits are not watched, and why.
     """
 
     state: State
@@ -55,6 +56,7 @@ class Situation(NamedTuple):
     broken: bool
     ended: Ending | None = None
     interventions: int = 0
+    unwatched: tuple[str, ...] = ()
 
 
 class CommandExecutor:
@@ -81,6 +83,7 @@ class CommandExecutor:
         self._node, self._profile, self._settings, self._robot = node, profile, settings, robot
         self._snapshot, self._unfit = snapshot, unfit
         self._against, self._broken = ("the node was activated just now",), False
+        self._unwatched: tuple[str, ...] = ()
         self._lock = threading.Lock()
         self._machine, self._timeline = StateMachine(), Timeline(settings.blend_s, settings.execute_s)
         self._allowed, self._failing, self._waits_for = False, "", ""
@@ -110,11 +113,13 @@ class CommandExecutor:
         with self._lock:
             self._allowed = allowed
 
-    def arm(self, full_speed: bool, hand_back: bool) -> tuple[State, tuple[str, ...]]:
+    def arm(self, full_speed: bool, hand_back: bool, accept_unwatched: bool = False) -> tuple[State, tuple[str, ...]]:
         """Arm for goals, or hand the arms back; returns the state before, and everything that speaks against it."""
         with self._lock:
             before, refused = self._machine.state, self._machine.refuses(hand_back)
-            against = (*([refused] if refused else []), *self._against)
+            blind = () if accept_unwatched or hand_back else self._unwatched
+            unwatched = [f"not watched is {text}; arm with accept_unwatched if that may be" for text in blind]
+            against = (*([refused] if refused else []), *self._against, *unwatched)
             self._machine.arm(against, full_speed, time.monotonic(), hand_back)
         return before, against
 
@@ -181,8 +186,9 @@ class CommandExecutor:
             machine, against = self._machine, self._against
             text = machine.text or self._waits_for
             return Situation(
-                machine.state, text, machine.full_speed, against, self._broken, machine.ended, machine.interventions
-            )
+                machine.state, text, machine.full_speed, against, self._broken, machine.ended, machine.interventions,
+                self._unwatched,
+            )  # fmt: skip
 
     # --- the thread ---
 
@@ -205,28 +211,30 @@ class CommandExecutor:
         finally:
             self.disarm(*ending)
             try:
-                positions = self._positions(self._snapshot())[0]
+                measured = positions(self._measured(self._snapshot())[0])
             except Exception:  # the fault may be there: no pose is known, and the robot is paused all the same
-                positions = {}
+                measured = {}
             try:
-                self._halt(positions)
+                self._halt(measured)
             finally:
                 self._close()
 
     def _tick(self, period: float) -> None:
         snapshot, now_s = self._snapshot(), time.monotonic()
-        positions, missing = self._positions(snapshot)
+        arms, missing = self._measured(snapshot)
+        measured, limits = positions(arms), self._rules.limits
+        self._unwatched = (*limits.unwatched, *self._unmeasured(snapshot))
         if not self._allowed:
             self.disarm(Reason.CANCELED, NOT_ALLOWED)
             self._against = (NOT_ALLOWED,)
-            self._halt(positions)
+            self._halt(measured)
             self._close()
             self._say()
             return
         self._open()
         losses = [text for text in (*self._robot.lost(), self._others.against()) if text]
-        lost = Ending(Reason.ROBOT_LOST, losses[0]) if losses else self._rules.limit(positions)
-        outside = self._rules.outside(positions)
+        lost = Ending(Reason.ROBOT_LOST, losses[0]) if losses else self._rules.limit(arms, now_s)
+        outside = limits.outside(measured)
         (mode_s, mode), fsm = self._robot.mode, self._robot.fsm
         missing = snapshot.problems[0] if snapshot.problems else missing
         with self._lock:
@@ -234,22 +242,26 @@ class CommandExecutor:
             facts = Facts(fsm, mode, mode_s, lost, missing, self._failing, target is not None)
             if target is not None and not missing and not outside:
                 self._machine.begin(now_s)
-            send = self._machine.tick(facts, now_s)
+            send, limits.full_speed = self._machine.tick(facts, now_s), self._machine.full_speed
             operated = "the robot is in teleoperation mode and ignores commands" if mode == Mode.TELEOPERATION else ""
             texts = (self._unfit, *snapshot.problems, missing, *losses, operated, outside, self._failing)
             self._against = tuple(dict.fromkeys(filter(None, texts)))
         self._waits_for = ""
         if send in (Send.CHUNK, Send.POSE):
-            step = self._rules.step(fsm, target if send == Send.CHUNK else None, positions, period)
-            self._waits_for = step.waits_for
-            self._publishers.send(step)
+            step = self._rules.step(fsm, target if send == Send.CHUNK else None, measured, period)
+            if isinstance(step, Ending):
+                self.disarm(*step)
+                self._halt(measured)
+            else:
+                self._waits_for = step.waits_for
+                self._publishers.send(step)
         else:
-            self._halt(positions)
+            self._halt(measured)
             if send == Send.PAUSE:
                 self._publishers.enable(False)
         self._say()
 
-    def _halt(self, positions: dict[str, np.ndarray]) -> None:
+    def _halt(self, measured: dict[str, np.ndarray]) -> None:
         """Stop at once: the pose the arms have becomes their target, and the robot is paused. Grippers keep theirs."""
         if not self._rules.commanding:
             return
@@ -257,7 +269,7 @@ class CommandExecutor:
         with self._lock:
             self._timeline.clear()
         try:
-            self._publishers.send_arms(positions)
+            self._publishers.send_arms(measured)
         finally:
             self._publishers.enable(False, at_once=True)
 
@@ -283,8 +295,8 @@ class CommandExecutor:
         else:
             logger.warning(line)
 
-    def _positions(self, snapshot: Snapshot) -> tuple[dict[str, np.ndarray], str]:
-        """Where the arms are, rad, those of which it is known, and what is wrong with another."""
+    def _measured(self, snapshot: Snapshot) -> tuple[dict[str, JointValues], str]:
+        """The joints of the arms of which they are known, and what is wrong with another."""
         found, wrong = {}, ""
         for side, arm in self._profile.arms.items():
             name = f"{side}_arm"
@@ -292,7 +304,13 @@ class CommandExecutor:
                 wrong = f"{name}: no fresh joint state"
                 continue
             try:
-                found[side] = joint_values(snapshot.messages[name], arm.joints, name).position.astype(float)
+                found[side] = joint_values(snapshot.messages[name], arm.joints, name)
             except MessageError as error:
                 wrong = str(error)
         return found, wrong
+
+    def _unmeasured(self, snapshot: Snapshot) -> list[str]:
+        """Arms whose drivers tell nothing of efforts that have a limit."""
+        sides = (side for side, arm in self._profile.arms.items() if arm.max_effort is not None)
+        silent = (side for side in sides if not len(getattr(snapshot.messages.get(f"{side}_arm"), "effort", "?")))
+        return [f"the effort of the {side} arm: its joint states hold none" for side in silent]

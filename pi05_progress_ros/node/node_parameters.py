@@ -72,6 +72,9 @@ class NodeParameters:
         between=(0.0, 10.0),
     )
     max_joint_speed: float = parameter(1.0, "largest speed of a commanded arm joint, rad/s", between=(0.01, 3.0))
+    max_joint_acceleration: float = parameter(
+        15.0, "largest acceleration of a commanded arm joint, rad/s^2", between=(0.5, 100.0)
+    )
     max_tracking_error: float = parameter(
         0.5, "how far an arm joint may be from its command before commanding ends, rad", between=(0.05, 3.0)
     )
@@ -101,5 +104,6 @@ class NodeParameters:
     def commands(self) -> CommandSettings:
         """How commands are made."""
         return CommandSettings(
-            self.control_rate_hz, self.blend_s, self.max_joint_speed, self.max_tracking_error, self.execute_s
-        )
+            self.control_rate_hz, self.blend_s, self.max_joint_speed, self.max_tracking_error, self.execute_s,
+            self.max_joint_acceleration,
+        )  # fmt: skip

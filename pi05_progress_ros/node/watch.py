@@ -76,6 +76,7 @@ def commands_status(node: str, allowed: bool, now: Situation) -> DiagnosticStatu
         "state": now.state.name,
         "full_speed": str(now.full_speed).lower(),
         "against_arming": "; ".join(now.against),
+        "not_watched": "; ".join(now.unwatched),
     }
     return _status(f"{node}: commands", level, message, values)
 

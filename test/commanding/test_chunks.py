@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pi05_progress_ros.commanding.chunks import Chunk, Timeline, limited
+from pi05_progress_ros.commanding.chunks import Chunk, Timeline
 
 
 def ramp(start_s, offset=0.0, rows=11):
@@ -96,11 +96,3 @@ def test_what_waits_is_forgotten_with_the_rest():
     timeline.add(level(0.1, 2), 0.1)
     timeline.clear()
     assert timeline.target(0.2) is None and timeline.target(1.05) is None
-
-
-def test_targets_stay_within_ranges_and_within_reach():
-    ranges = np.array([[-1.0, 1.0], [0.0, 2.0]])
-    target = limited(np.array([5.0, -5.0]), np.array([0.9, 0.1]), ranges, 2.0, 0.01)
-    np.testing.assert_allclose(target, [0.92, 0.08])
-    target = limited(np.array([0.905, 0.1]), np.array([0.9, 0.1]), ranges, 2.0, 0.01)
-    np.testing.assert_allclose(target, [0.905, 0.1])

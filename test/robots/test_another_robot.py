@@ -16,12 +16,13 @@ from pi05_progress.policies.model_policy import Pi05Policy
 from pi05_progress.policy import PolicyOptions
 from pi05_progress.robots.messages import robot_frame
 from pi05_progress.robots.profile import RobotProfile
+from pi05_progress.robots.states import FsmState
 from pi05_progress.serving.core import RequestError
 from pi05_progress.serving.policy_responder import PolicyResponder
 from pi05_progress.serving.teleavatar import make_request
 from pi05_progress.units.normalize import NormStats
 from pi05_progress.units.transforms import actions_from_model, actions_to_model
-from pi05_progress_ros.commanding.chunks import next_commands
+from pi05_progress_ros.commanding.command_rules import CommandRules, CommandSettings
 from pi05_progress_ros.node.results import chunk_message
 from training.compute_norm_stats import StatisticsOptions, compute_norm_stats
 from training.datasets.reader import open_dataset
@@ -158,9 +159,12 @@ def test_chunks_and_commands_are_of_this_robot(policy, profile, frame):
     assert (
         message.names == [*ARM, "claw"] and message.units == ["rad"] * 6 + ["m"] and len(message.values) == 7 * HORIZON
     )
-    arms, grippers = next_commands(np.array([1.0] * 6 + [0.04]), {"main": np.zeros(6)}, profile, 2.0, 0.5)
-    np.testing.assert_allclose(arms["main"], [1, 1, 1, 1, 1, 0.1])
-    assert grippers == {"main": pytest.approx(0.5)}
+    rules = CommandRules(profile, CommandSettings(max_joint_speed=2.0, max_joint_acceleration=100.0))
+    for _ in range(2):  # the first one begins at rest
+        step = rules.step(FsmState.READY, np.array([1.0] * 6 + [0.04]), {"main": np.zeros(6)}, 0.5)
+    np.testing.assert_allclose(step.arms["main"], [1, 1, 1, 1, 1, 0.1])
+    assert step.grippers == {"main": pytest.approx(0.5)}
+    assert "the profile one_arm has no geometry" in rules.limits.unwatched[0]
 
 
 def recording(turn):

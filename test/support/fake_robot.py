@@ -32,6 +32,9 @@ from pi05_progress_msgs.srv import Arm
 NODE = "pi05_progress_ros.policy_node"
 PROFILE = RobotProfile.load("teleavatar")
 PAUSE, READY = 0, 2
+HOME = {
+    s: np.clip(arm.limits().mean(axis=1) + 0.3, *arm.limits().T) for s, arm in PROFILE.arms.items()
+}  # off the table
 SAG_RAD = 0.02  # by which the arms stay behind their targets
 QUIET_SPINS = 50  # without a command: those that were on their way have come
 
@@ -136,7 +139,7 @@ class FakeRobot:
         subscribe(Float32, PROFILE.enable_topic, self.on_enable, 50)
         self.measured = {s: deque(maxlen=300) for s in PROFILE.arms}  # positions as they were published
         self.sent = Counter()  # messages by topic
-        self.positions = {s: PROFILE.arms[s].limits().mean(axis=1) for s in PROFILE.arms}
+        self.positions = dict(HOME)
         self.enabled_s, self.last_enable, self.last_is_measured = -math.inf, None, {}
         self.spins_since_command = 0
         self.heal()
@@ -199,6 +202,7 @@ class FakeRobot:
             self.next_joint = now + 0.01
             for side in PROFILE.arms:
                 message = JointState(name=list(PROFILE.arms[side].joints), position=list(self.positions[side]))
+                message.effort = [0.0] * len(message.name)
                 self.measured[side].append(np.array(self.positions[side]))
                 self.send(f"{side}_arm", self.arms[side], message, lambda m, side=side: self.change(side, m))
         if now >= self.next_image:

@@ -23,14 +23,15 @@ from pi05_progress.estimate.estimator import ProgressEstimator
 from pi05_progress.estimate.status import Status
 from pi05_progress.observation import PolicyOutput, RobotFrame
 from pi05_progress.policy import OutputChecker, OutputError, Policy
+from pi05_progress.robots.joints import JointValues
 from pi05_progress.robots.messages import robot_frame
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.robots.states import Mode
 
 from ...commanding.chunks import Chunk, Timeline
-from ...commanding.command_rules import ENABLE_PERIOD_S, CommandRules, CommandSettings
+from ...commanding.command_rules import ENABLE_PERIOD_S, CommandRules, CommandSettings, positions
 from ...commanding.relay import relay_velocity
-from ...commanding.state_machine import Facts, Send, StateMachine
+from ...commanding.state_machine import Ending, Facts, Send, StateMachine
 from ...starting.simulation_choices import check_simulable
 from ..physics.cameras import CameraRig, scaled_sizes
 from ..physics.laboratory import Laboratory
@@ -167,6 +168,7 @@ class Commander:
         self._robot, self._profile = robot, profile
         self._rules, self._machine = CommandRules(profile, settings), StateMachine()
         self._machine.arm((), full_speed=True, now_s=robot.now_s)
+        self._rules.limits.full_speed = True
         self._machine.accept(robot.now_s)
         self.timeline = Timeline(settings.blend_s, settings.execute_s)
         self._enabled_s = -np.inf
@@ -180,31 +182,36 @@ class Commander:
         """Command what is due."""
         now, fsm = self._robot.now_s, int(self._robot.machine.state)
         target = self.timeline.target(now)
-        positions = {side: self._robot.world.arm_state(side).position for side in self._profile.arms}
+        arms = {side: JointValues(*self._robot.world.arm_state(side)) for side in self._profile.arms}
+        measured = positions(arms)
         if target is not None:
             self._machine.begin(now)
-        send = self._machine.tick(Facts(fsm=fsm, lost=self._rules.limit(positions), chunk=target is not None), now)
+        send = self._machine.tick(Facts(fsm=fsm, lost=self._rules.limit(arms, now), chunk=target is not None), now)
         if send not in (Send.CHUNK, Send.POSE):
-            self._halt(positions, now)
+            self._halt(measured, now)
             return
-        step = self._rules.step(fsm, target if send == Send.CHUNK else None, positions, period_s)
+        step = self._rules.step(fsm, target if send == Send.CHUNK else None, measured, period_s)
+        if isinstance(step, Ending):
+            self._machine.disarm(*step, now)
+            self._halt(measured, now)
+            return
         for side, command in step.grippers.items():
             self._robot.command_gripper(side, self._profile.turned(command))
-        self._command_arms(step.arms, positions)
+        self._command_arms(step.arms, measured)
         if now - self._enabled_s >= ENABLE_PERIOD_S - 1e-9:
             self._enabled_s = now
             self._robot.machine.enable(1.0, now)
 
-    def _halt(self, positions: Mapping[str, np.ndarray], now: float) -> None:
+    def _halt(self, measured: Mapping[str, np.ndarray], now: float) -> None:
         if not self._rules.commanding:
             return
         self._rules.stop()
         self.timeline.clear()
-        self._command_arms(positions, positions)
+        self._command_arms(measured, measured)
         self._robot.machine.enable(0.0, now)
 
-    def _command_arms(self, targets: Mapping[str, np.ndarray], positions: Mapping[str, np.ndarray]) -> None:
+    def _command_arms(self, targets: Mapping[str, np.ndarray], measured: Mapping[str, np.ndarray]) -> None:
         relay = self._profile.relay if self._profile.arm_command == "relay" else None
         for side, target in targets.items():
-            velocity = None if relay is None else relay_velocity(relay, target, positions[side])
+            velocity = None if relay is None else relay_velocity(relay, target, measured[side])
             self._robot.command_arm(side, target, velocity)

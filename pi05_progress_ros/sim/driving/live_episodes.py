@@ -1,4 +1,5 @@
-"""A policy node beside the simulated robot, in real time: armed without asking, and given a goal for every episode.
+"""A policy node beside the simulated robot, in real time: armed without asking, for full speed, and given a goal for
+every episode.
 
 That is for a simulation only: nothing is armed, the first time or again, unless there is ``/sim/reset``, which no robot
 has.
@@ -121,7 +122,7 @@ class LiveEpisodes:
         while True:
             while not all(c.service_is_ready() for c in (self._reset, self._arm)) or not self._goals.server_is_ready():
                 yield
-            answer = yield from _answer(self._arm.call_async(Arm.Request(arm=True)))
+            answer = yield from _answer(self._arm.call_async(Arm.Request(arm=True, full_speed=True)))
             if answer.accepted:
                 return
             if answer.message != said:

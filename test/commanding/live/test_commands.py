@@ -4,6 +4,7 @@ import time
 
 import numpy as np
 from conftest import wait_for
+from fake_robot import HOME
 from rclpy.publisher import Publisher
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float32
@@ -38,8 +39,10 @@ class Bench:
         if self.fault:
             raise self.fault
         arms = PROFILE.arms.items()
-        middle = {side: arm.limits().mean(axis=1).tolist() for side, arm in arms}
-        messages = {f"{s}_arm": JointState(name=list(arm.joints), position=middle[s]) for s, arm in arms}
+        messages = {
+            f"{s}_arm": JointState(name=list(arm.joints), position=HOME[s].tolist(), effort=[0.0] * 7)
+            for s, arm in arms
+        }
         return Snapshot(messages, {}, ())
 
     def until(self, condition, what):
@@ -53,7 +56,11 @@ class Bench:
 
     def offer(self, generation, value=0.0):
         now_s = self.node.get_clock().now().nanoseconds * 1e-9
-        self.commands.offer(Chunk(now_s, 1.0, np.full((60, PROFILE.layout.action_size), value)), now_s, generation)
+        rows = np.zeros((60, PROFILE.layout.action_size))
+        for side, columns in PROFILE.layout.arms.items():
+            rows[:, columns] = HOME[side]
+        rows[:, 0] = value
+        self.commands.offer(Chunk(now_s, 1.0, rows), now_s, generation)
 
     def state(self):
         return self.commands.situation().state
@@ -80,7 +87,7 @@ def test_chunks_begun_before_a_change_move_nothing_and_a_fault_of_the_thread_pau
 
 def test_arms_that_are_handed_back_go_where_the_newest_chunk_says_however_long_one_is_carried_out(ros):
     bench = Bench(ros, CommandSettings(execute_s=10.0))
-    middle = PROFILE.arms["left"].limits()[0].mean()
+    middle = HOME["left"][0]
     try:
         bench.until(lambda: not bench.commands.arm(False, False)[1], "arming")
         assert bench.commands.accept()

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 from conftest import PATIENCE_S, initialised_ros, keeps_promise, processes
-from fake_robot import PROFILE, FakeRobot, Operator, said_s, start_node, to_s, with_fields
+from fake_robot import HOME, PROFILE, FakeRobot, Operator, said_s, start_node, to_s, with_fields
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from node_policies import SWING_UNLESS, WAIT_FOR
@@ -37,7 +37,7 @@ def bench(shared):
     if robot.task != "swing":
         robot.set_task("swing")
     robot.set_parameter("publish_commands", True)
-    home = PROFILE.arms["left"].limits().mean(axis=1)
+    home = HOME["left"]
     robot.until(lambda: robot.moving() and np.abs(robot.positions["left"] - home).max() < 0.4, "motion about its home")
     before = len(node.log())
     node.said = lambda: node.log()[before:]
@@ -196,8 +196,9 @@ def test_actions_of_a_task_that_is_over_are_not_carried_out(bench, gate):
     robot.until(lambda: robot.good() and robot.progress[-1].task == "stay", "progress of the next task")
     assert all(m.task != over for m in robot.progress if math.isfinite(m.progress_raw))
     robot.until(lambda: robot.operator.move("stay") or robot.targets, "commands of the next task")
-    middle = PROFILE.arms["left"].limits().mean(axis=1)
-    assert max(np.abs(np.array(p) - middle).max() for _, side, p in robot.targets if side == "left") < 0.5, "not far"
+    assert max(np.abs(np.array(p) - HOME["left"]).max() for _, side, p in robot.targets if side == "left") < 0.5, (
+        "not far"
+    )
 
 
 def test_a_robot_that_goes_and_comes_back_is_not_commanded_meanwhile(bench):
@@ -284,7 +285,7 @@ def test_a_pose_outside_the_ranges_is_not_commanded_from(bench):
     robot.set_parameter("publish_commands", True)
     robot.until(lambda: robot.refused("rad outside its range: move the arm by hand"), "the reason")
     robot.held(pose=False)
-    robot.positions["right"] = PROFILE.arms["right"].limits().mean(axis=1)
+    robot.positions["right"] = HOME["right"]
 
 
 @pytest.mark.parametrize(
