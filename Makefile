@@ -7,7 +7,8 @@ DATA_FAULTS := --fault gives_up:1 --fault missed_grasp:0 --fault-share 0.3
 # Given on make's command line only: in an environment, names as common as these may mean anything.
 DATA := out/demo-data
 EPISODES := 10
-OUT := out/demo-train
+MODEL := tiny_acting
+OUT = out/demo-train/$(MODEL)
 RUNS := 3
 FILE :=
 # What benchmarks/gpu.py may count on: nothing else of what this package needs, and not the package itself.
@@ -34,9 +35,9 @@ demo-data:  ## record, convert, label and look at episodes of the simulated robo
 	$(MODULE) training.inspect_dataset "$(DATA)/stack_labelled" --output "$(DATA)/inspect_stack.html" --overwrite
 	@echo "look at $(DATA)/inspect_stack.html and $(DATA)/stack/conversion_report.html"
 
-demo-train:  ## make the checkpoint of DEMO=watch anew, from recording to figures, in two and a quarter hours; OUT= (models/tiny_demo/README.md)
+demo-train:  ## make the demo's checkpoint anew, from recording to figures, in hours; MODEL=tiny_acting or tiny_demo, OUT= (models/*/README.md)
 	@$(BOOT) scripts/bootstrap.py --extras ros,sim,data,train
-	@$(PYTHON) scripts/with_ros.py $(PYTHON) scripts/demo_train.py --out "$(OUT)"
+	@$(PYTHON) scripts/with_ros.py $(PYTHON) scripts/demo_train.py --model "$(MODEL)" --out "$(OUT)"
 
 test: setup  ## the tests of a change: seven to eight minutes on two cores
 	@$(PYTHON) scripts/with_ros.py $(PYTHON) scripts/run_tests.py

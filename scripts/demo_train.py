@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""The checkpoint tiny_demo made anew: data, labels, training, evaluation, driving; ``make demo-train``.
+"""The demo's checkpoints made anew: data, labels, training, evaluation, driving; ``make demo-train``.
 
-    .venv/bin/python scripts/with_ros.py .venv/bin/python scripts/demo_train.py --out out/demo-train
+    .venv/bin/python scripts/with_ros.py .venv/bin/python scripts/demo_train.py --model tiny_acting --out out/demo-train
 
 Every step is one of the project's own commands, printed before it runs, and can be stopped: started again, the same
-command goes on where it was. What is made from something that has changed is made anew; recordings and a training run,
-which take long, are never replaced. On two cores it takes two and a quarter hours, a third of it training. --list
-prints the commands and runs none. models/tiny_demo/README.md says what came of them.
+command goes on where it was. What is made from something that has changed is made anew; recordings and training runs,
+which take long, are never replaced. --list prints the commands and runs none. The cards of the models, as in
+models/tiny_acting/README.md, say what came of them.
 """
 
 from __future__ import annotations
@@ -16,77 +16,16 @@ import shlex
 import sys
 from pathlib import Path
 
-from steps import Step, StepError, carry_out, copied, shown
+import tiny_acting_plan
+import tiny_demo_plan
+from steps import Ship, StepError, carry_out, copied, shown
 
 ROOT = Path(__file__).resolve().parent.parent
-TASKS = ("stack_cubes", "place_in_basket")
-FPS, SIZE, SCALE = "30", "70x112", "0.15"
-# What is mended (a missed grasp, a drop, a step undone), a pause, giving up, and failures that come close. An episode
-# has the picks 0 and 1; of several faults at one pick the first happens.
-FAULTS = ("missed_grasp:0", "undone_step:0", "long_pause:1", "dropped_object:1", "gives_up:1", "leaves_object:1",
-          "freezes_holding:1")  # fmt: skip
-LIVE_FAULTS = ("gives_up:1", "long_pause:1", "missed_grasp:0")
-LABELS = ("--method", "milestone", "--finish", "done", "--failures", "last-milestone")
-WRONG = "0.05"  # share of samples under another task's instruction
-RUN, RECIPE = "shipped", ROOT / "training" / "recipes" / "tiny_demo.py"
+PLANS = {"tiny_acting": tiny_acting_plan.plan, "tiny_demo": tiny_demo_plan.plan}
 
 
-def faults(kinds: tuple[str, ...], share: str) -> tuple[str, ...]:
-    """Flags of the two programs that record."""
-    return (*(flag for kind in kinds for flag in ("--fault", kind)), "--fault-share", share)
-
-
-def recordings(bags: Path) -> list[Step]:
-    """Episodes per task: 100 generated and 6 live to learn from; 40, and 25 with more faults, to judge by."""
-    steps = []
-    for task in TASKS:
-        for name, count, seed, share in (
-            ("train", "100", "100", "0.12"),
-            ("heldout", "40", "5000", "0.12"),
-            ("heldout_faults", "25", "6000", "0.4"),
-        ):
-            out = bags / f"{name}_{task}"
-            where = ("--task", task, "--episodes", count, "--seed", seed, "--out", str(out), "--image-scale", SCALE)
-            arguments = ("-m", "pi05_progress_ros.sim.generate", *where, *faults(FAULTS, share))
-            steps.append(Step(f"generate {out.name}", arguments, out))
-        out = bags / f"live_{task}"
-        where = ("--task", task, "--episodes", "6", "--seed", "300", "--out", str(out))
-        arguments = ("-m", "pi05_progress_ros.sim.record_live", *where, *faults(LIVE_FAULTS, "0.2"))
-        steps.append(Step(f"record {out.name}", arguments, out))
-    return steps
-
-
-def data_sets(bags: Path, data: Path) -> list[Step]:
-    """Bags to labelled data sets, one to learn from and one to judge by per task."""
-    steps = []
-    for task in TASKS:
-        for name, sources in (
-            (task, ("train", "live")),
-            (f"heldout_{task}", ("heldout", "heldout_faults")),
-        ):
-            plain, labelled = data / name, data / f"{name}_labelled"
-            inputs = tuple(bags / f"{source}_{task}" for source in sources)
-            arguments = ("-m", "training.convert_rosbags", "--input", *map(str, inputs), "--output", str(plain),
-                         "--fps", FPS, "--image-size", SIZE)  # fmt: skip
-            go_on, again = ("--resume",), ("--overwrite",)
-            steps.append(Step(f"convert {name}", arguments, plain, inputs, resume=go_on, redo=again))
-            arguments = ("-m", "training.add_progress_labels", "--input_dataset", str(plain), "--output_dataset",
-                         str(labelled), *LABELS)  # fmt: skip
-            steps.append(Step(f"label {name}", arguments, labelled, (plain,), resume=again, redo=again))
-    return steps
-
-
-def training(data: Path, runs: Path) -> Step:
-    """One hour of two cores."""
-    sets = tuple(data / f"{task}_labelled" for task in TASKS)
-    arguments = ("-m", "training.train", "--config=tiny_demo", f"--exp_name={RUN}", f"--output={runs}",
-                 f"--data.repo_id={','.join(map(str, sets))}", f"--data.cache={data / 'cache'}",
-                 f"--data.wrong_instruction={WRONG}")  # fmt: skip
-    return Step("train", arguments, runs / "tiny_demo" / RUN, (RECIPE, *sets), resume=("--resume",))
-
-
-def ship(run: Path, checkpoint: Path) -> None:
-    """The best checkpoint of a run without what only resuming needs.
+def ship(item: Ship) -> None:
+    """Copy the best checkpoint of a run, without what only resuming needs.
 
     Raises:
         StepError: it cannot be copied, or something else is there.
@@ -95,53 +34,38 @@ def ship(run: Path, checkpoint: Path) -> None:
     from pi05_progress.files.output_folder import OutputFolderError
 
     try:
-        new = copied(run / "best", checkpoint, MARKERS, ("train_state", "position.bin", "run.json"))
+        new = copied(item.run / "best", item.checkpoint, MARKERS, ("train_state", "position.bin", "run.json"))
     except (OutputFolderError, OSError) as error:
         raise StepError(f"ship: {error}") from error
-    print(f"--- ship: {checkpoint} is {'made from' if new else 'still'} the best of {run}", flush=True)
-
-
-def figures(checkpoint: Path, data: Path, out: Path) -> list[Step]:
-    """Progress on held-out episodes, and the policy at the wheel."""
-    steps = []
-    for task in TASKS:
-        name = f"heldout_{task}"
-        page = out / f"{name}.html"
-        arguments = ("-m", "training.evaluate_progress", "--checkpoint", str(checkpoint),
-                     "--dataset", str(data / f"{name}_labelled"),
-                     "--train_dataset", str(data / f"{task}_labelled"),
-                     "--html", str(page), "--json", str(page.with_suffix(".json")), "--overwrite")  # fmt: skip
-        steps.append(Step(f"evaluate {name}", arguments, page, always=True))  # its answers are kept by itself
-    driven, tasks = out / "driven.json", (word for task in TASKS for word in ("--task", task))
-    arguments = ("-m", "pi05_progress_ros.sim.evaluate", "--checkpoint", str(checkpoint), *tasks,
-                 "--episodes", "50", "--json", str(driven), "--overwrite")  # fmt: skip
-    return [*steps, Step("drive", arguments, driven, (checkpoint,), redo=())]
+    print(f"--- ship: {item.checkpoint} is {'made from' if new else 'still'} the best of {item.run}", flush=True)
 
 
 def main() -> int:
     """Entry point; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=ROOT / "out" / "demo-train", help="folder for everything")
+    parser.add_argument("--model", choices=PLANS, default="tiny_acting", help="the one that drives, or the judge")
+    parser.add_argument("--out", type=Path, help="folder for everything (default: out/demo-train/MODEL)")
     parser.add_argument("--list", action="store_true", help="print the commands, run none")
     args = parser.parse_args()
-    out = args.out.resolve()
-    bags, data, checkpoint = out / "bags", out / "data", out / "checkpoint"
-    train = training(data, out / "runs")
-    before, after = [*recordings(bags), *data_sets(bags, data), train], figures(checkpoint, data, out)
+    out = (args.out or ROOT / "out" / "demo-train" / args.model).resolve()
+    plan = PLANS[args.model](out)
     if args.list:
-        ship_it = (
-            f"# then the best of {shown([str(train.result)], out).removeprefix('python ')} becomes $OUT/checkpoint"
-        )
         print(f"OUT={shlex.quote(str(out))}")
-        print(*(shown(step.arguments, out) for step in before), ship_it, sep="\n")
-        print(*(shown(step.arguments, out) for step in after), sep="\n")
+        for item in plan:
+            if isinstance(item, Ship):
+                run, checkpoint = (
+                    shown([str(path)], out).removeprefix("python ") for path in (item.run, item.checkpoint)
+                )
+                print(f"# then the best of {run} becomes {checkpoint}")
+            else:
+                print(shown(item.arguments, out))
         return 0
     try:
-        for step in before:
-            carry_out(step, out, ROOT)
-        ship(train.result, checkpoint)
-        for step in after:
-            carry_out(step, out, ROOT)
+        for item in plan:
+            if isinstance(item, Ship):
+                ship(item)
+            else:
+                carry_out(item, out, ROOT)
     except StepError as error:
         print(error, file=sys.stderr)
         return error.status
@@ -151,7 +75,10 @@ def main() -> int:
     except OSError as error:
         print(f"{error.filename or out}: {error.strerror or error}", file=sys.stderr)
         return 1
-    print(f"look at {out}/*.html; see the checkpoint at work: DEMO=watch CHECKPOINT={checkpoint} make demo")
+    mode = "watch" if args.model == "tiny_demo" else "policy"
+    print(
+        f"what came of it: {out}/*.html and *.json; see it at work: DEMO={mode} CHECKPOINT={out}/checkpoint make demo"
+    )
     return 0
 
 

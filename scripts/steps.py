@@ -63,6 +63,19 @@ class Step:
     always: bool = False
 
 
+@dataclass(frozen=True)
+class Ship:
+    """The best checkpoint of a training run becomes a folder of its own.
+
+    Attributes:
+        run: folder of the run, with ``best``.
+        checkpoint: folder to be made or replaced.
+    """
+
+    run: Path
+    checkpoint: Path
+
+
 def shown(arguments: Iterable[str], out: Path) -> str:
     """Arguments as in a shell, with ``$OUT`` for the folder of everything."""
     inside = f"{out}/"

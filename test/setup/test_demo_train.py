@@ -14,7 +14,9 @@ from places import ROOT
 sys.path.insert(0, str(ROOT / "scripts"))
 
 import demo_train
-from steps import Step, StepError, carry_out, copied, stamp_path
+import tiny_acting_plan
+import tiny_demo_plan
+from steps import Ship, Step, StepError, carry_out, copied, stamp_path
 
 from pi05_progress.files.output_folder import OutputFolderError
 
@@ -192,15 +194,15 @@ def test_the_best_checkpoint_is_shipped_once_and_without_what_only_resuming_need
     run, target = tmp_path / "run", tmp_path / "checkpoint"
     checkpoint(run / "100")
     (run / "best").symlink_to("100")
-    demo_train.ship(run, target)
+    demo_train.ship(Ship(run, target))
     assert names(target) == ["config.json", "params"]
     before = target.stat().st_ino
-    demo_train.ship(run, target)
+    demo_train.ship(Ship(run, target))
     assert target.stat().st_ino == before and re.search("made from.*\n.*still", capsys.readouterr().out)
     checkpoint(run / "200", "other")
     (run / "best").unlink()
     (run / "best").symlink_to("200")
-    demo_train.ship(run, target)
+    demo_train.ship(Ship(run, target))
     assert (target / "params/x").read_text() == "other" and names(target) == ["config.json", "params"]
     assert names(tmp_path) == ["checkpoint", "checkpoint.made.json", "run"]
 
@@ -211,7 +213,7 @@ def test_a_folder_that_is_no_checkpoint_is_not_replaced(tmp_path):
     target.mkdir()
     (target / "monday.mcap").write_text("precious")
     with pytest.raises(StepError, match=r"has no config\.json and no params"):
-        demo_train.ship(run, target)
+        demo_train.ship(Ship(run, target))
     assert names(target) == ["monday.mcap"] and names(tmp_path) == ["checkpoint", "run"]
 
 
@@ -230,7 +232,7 @@ def test_a_copy_that_was_broken_off_is_made_again(tmp_path, monkeypatch):
 
 def test_the_list_has_every_command_and_paths_within_the_folder_of_everything(tmp_path, monkeypatch, capsys):
     out = tmp_path / "with a blank"
-    monkeypatch.setattr(sys, "argv", ["demo_train.py", "--list", "--out", str(out)])
+    monkeypatch.setattr(sys, "argv", ["demo_train.py", "--model", "tiny_demo", "--list", "--out", str(out)])
     assert demo_train.main() == 0
     first, *lines = capsys.readouterr().out.splitlines()
     assert first == f"OUT='{out}'" and not out.exists()
@@ -246,11 +248,14 @@ def test_the_list_has_every_command_and_paths_within_the_folder_of_everything(tm
     assert f"--output={out}/runs" in shell.stdout.splitlines()
 
 
-def test_what_was_trained_from_other_data_is_noticed(tmp_path):
-    """The chain of inputs: what one step makes is what the next one looks at."""
-    steps = [*demo_train.recordings(tmp_path / "bags"), *demo_train.data_sets(tmp_path / "bags", tmp_path / "data"),
-             demo_train.training(tmp_path / "data", tmp_path / "runs")]  # fmt: skip
-    made = {step.result for step in steps}
-    for step in steps[8:]:
-        assert step.inputs and set(step.inputs) - {demo_train.RECIPE} <= made, step.name
-    assert demo_train.RECIPE.is_file()
+@pytest.mark.parametrize("plan", [tiny_demo_plan, tiny_acting_plan])
+def test_what_was_trained_from_other_data_is_noticed(tmp_path, plan):
+    """The chain of inputs: what one item makes is what a later one looks at, and nothing is read before it is made."""
+    made, read = {plan.RECIPE}, set()
+    for item in plan.plan(tmp_path):
+        inputs = {item.run} if isinstance(item, Ship) else set(item.inputs)
+        first = not isinstance(item, Ship) and item.name.startswith(("generate", "record"))
+        assert (inputs or first or item.always) and inputs <= made, item
+        made.add(item.checkpoint if isinstance(item, Ship) else item.result)
+        read |= inputs
+    assert plan.RECIPE.is_file() and tmp_path / "checkpoint" in read

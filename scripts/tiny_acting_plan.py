@@ -1,0 +1,103 @@
+"""How tiny_acting, the checkpoint that drives, is made on two cores: in three stages. For ``demo_train.py``.
+
+Demonstrations by the planner, whose execution is disturbed; all of the model learns from them. Then its tower stays as
+it is and what it makes of the pictures is kept, so that trunk and heads take many more steps in the same time. Then the
+policy drives, the planner says what it should have done in each of its states, and trunk and heads go on with both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from steps import Ship, Step
+
+RECIPE = Path(__file__).resolve().parent.parent / "training" / "recipes" / "tiny_acting.py"
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Of one task: episodes of demonstrations and of corrections, and the first seed of each."""
+
+    demonstrated: str
+    demonstrated_from: str
+    corrected: str
+    corrected_from: str
+
+
+TASKS = {
+    "lift_cube": Numbers("90", "20000", "150", "40000"),
+    "place_in_basket": Numbers("150", "10000", "150", "50000"),
+    "stack_cubes": Numbers("150", "30000", "160", "70000"),
+}
+SCALE, RATES = ("--image-scale", "0.15"), ("--joint-rate", "10", "--picture-rate", "10")
+PICTURES = ("--fps", "5", "--preset", "superfast", "--crf", "18", "--gop", "100")  # as sharp as they were rendered
+LABELS = ("--method", "milestone", "--finish", "done", "--failures", "last-milestone")
+DRIVING = (*SCALE, "--rate", "2", "--execute-s", "0.5", "--noise", "zero")
+STATISTICS = "simulated"  # one set for all stages: what a checkpoint was taught in is what it goes on with
+STAGES = {"whole": 6000, "kept": 5000, "checkpoint": 3000}  # steps
+UNSEEN = "900000"  # from this seed on nothing is trained on or chosen by
+
+
+def recorded(bags: Path, data: Path, name: str, arguments: tuple[str, ...], inputs: tuple[Path, ...]) -> list[Step]:
+    """Episodes of one task, and the labelled data set of them."""
+    out, plain, labelled = bags / name, data / f"plain_{name}", data / name
+    arguments = ("-m", "pi05_progress_ros.sim.generate", "--out", str(out), *SCALE, *RATES, *arguments)
+    convert = ("-m", "training.convert_rosbags", "--input", str(out), "--output", str(plain), *PICTURES)
+    label = ("-m", "training.add_progress_labels", "--input_dataset", str(plain), "--output_dataset", str(labelled))
+    go_on, again = ("--resume",), ("--overwrite",)
+    return [
+        Step(f"generate {name}", arguments, out, inputs),
+        Step(f"convert {name}", convert, plain, (out,), resume=go_on, redo=again),
+        Step(f"label {name}", (*label, *LABELS), labelled, (plain,), resume=again, redo=again),
+    ]
+
+
+def trained(
+    out: Path, checkpoint: Path, sets: list[Path], further: tuple[str, ...], *before: Path
+) -> list[Step | Ship]:
+    """One stage of training, called as the checkpoint that its best becomes."""
+    name, runs = checkpoint.name, out / "runs"
+    steps = STAGES[name]
+    arguments = ("-m", "training.train", "--config=tiny_acting", f"--exp_name={name}", f"--output={runs}",
+                 f"--data.repo_id={','.join(map(str, sets))}", f"--data.asset_id={STATISTICS}", "--batch_size=128",
+                 "--loss.flow_samples=3", f"--num_train_steps={steps}", f"--optimizer.decay_steps={steps}",
+                 "--save_interval=500", "--validation_interval=500", *further)  # fmt: skip
+    run = runs / "tiny_acting" / name
+    return [
+        Step(f"train {name}", arguments, run, (RECIPE, *sets, *before), resume=("--resume",)),
+        Ship(run, checkpoint),
+    ]
+
+
+def tower_kept(out: Path, before: Path) -> tuple[str, ...]:
+    """Flags of a stage whose tower stays as the checkpoint before has it."""
+    statistics = before / "assets" / STATISTICS / "norm_stats.json"
+    return (f"--checkpoint={before}", "--freeze", "PaliGemma/img/.*", f"--data.features={out / 'features'}",
+            "--data.resident", f"--data.norm_stats={statistics}", "--data.foreign_norm_stats",
+            "--optimizer.peak_learning_rate=7e-4", "--optimizer.ema_decay=0.995")  # fmt: skip
+
+
+def plan(out: Path) -> list[Step | Ship]:
+    """All of it, in order."""
+    bags, data = out / "bags", out / "data"
+    whole, kept, checkpoint = out / "stages" / "whole", out / "stages" / "kept", out / "checkpoint"
+    items: list[Step | Ship] = []
+    for task, numbers in TASKS.items():
+        chosen = ("--task", task, "--episodes", numbers.demonstrated, "--seed", numbers.demonstrated_from, "--planner")
+        items += recorded(bags, data, task, chosen, ())
+    sets = [data / task for task in TASKS]
+    items += trained(out, whole, sets, (f"--data.cache={out / 'pictures'}",))
+    items += trained(out, kept, sets, tower_kept(out, whole), whole)
+    for task, numbers in TASKS.items():
+        chosen = ("--task", task, "--episodes", numbers.corrected, "--seed", numbers.corrected_from,
+                  "--correct", "--checkpoint", str(kept))  # fmt: skip
+        items += recorded(bags, data, f"corrected_{task}", chosen, (kept,))
+        sets.append(data / f"corrected_{task}")
+    items += trained(out, checkpoint, sets, tower_kept(out, kept), kept)
+    for task in TASKS:
+        result = out / f"driven_{task}.json"
+        arguments = ("-m", "pi05_progress_ros.sim.evaluate", "--checkpoint", str(checkpoint), "--task", task,
+                     "--episodes", "100", "--seed", UNSEEN, *DRIVING, "--json", str(result), "--overwrite")  # fmt: skip
+        items.append(Step(f"drive {task}", arguments, result, (checkpoint,), redo=()))
+    return items
