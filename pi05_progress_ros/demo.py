@@ -202,32 +202,23 @@ class Demo:
 
     def watch(self, supervisor: Supervisor) -> None:
         """Show progress until the end."""
-        from rclpy.executors import SingleThreadedExecutor  # only now: ROS's settings are in the environment
-        from rclpy.node import Node
-
-        from pi05_progress_msgs.msg import TaskProgress
+        from pi05_progress_msgs.msg import TaskProgress  # only now: ROS's settings are in the environment
 
         from .monitoring.seen import Monitor
         from .monitoring.terminal import can_draw, show
-        from .ros_session import ros_session
+        from .ros_session import onlooker, ros_session
 
-        with ros_session(["demo"], signals=()):
-            node = Node("demo", enable_rosout=False, start_parameter_services=False)
+        with ros_session(["demo"], signals=()), onlooker("demo") as (node, spin):
             node.create_subscription(TaskProgress, "/task_progress", self._on_progress, 50)
             if self._chosen.drives:
                 from .sim.driving.live_episodes import LiveEpisodes
 
                 LiveEpisodes(node, "/policy_node", self._tell, self._on_episode)
-            monitor, executor = Monitor(node), SingleThreadedExecutor()
-            executor.add_node(node)
-            try:
-                self._wait(lambda: executor.spin_once(timeout_sec=0.1), supervisor)
-                self._screen = can_draw(sys.stdout, os.environ)
-                if not self.over(supervisor):
-                    show(monitor, lambda s: executor.spin_once(timeout_sec=s), lambda: self.over(supervisor))
-            finally:
-                executor.shutdown()
-                node.destroy_node()
+            monitor = Monitor(node)
+            self._wait(lambda: spin(0.1), supervisor)
+            self._screen = can_draw(sys.stdout, os.environ)
+            if not self.over(supervisor):
+                show(monitor, spin, lambda: self.over(supervisor))
 
     def _wait(self, spin: Callable[[], None], supervisor: Supervisor) -> None:
         """Until the policy node is heard; what it does meanwhile is told as it says it, and that it goes on."""

@@ -21,8 +21,7 @@ from typing import Any
 import rclpy
 import yaml
 from rclpy.exceptions import NameValidationException
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
-from rclpy.node import Node
+from rclpy.executors import ExternalShutdownException
 from rclpy.utilities import remove_ros_args
 
 from pi05_progress.errors import UsageError, UserError, run_program
@@ -31,7 +30,7 @@ from .command_line import read_options
 from .monitoring.screen import no_messages, view
 from .monitoring.seen import Monitor
 from .monitoring.terminal import KEY_PERIOD_S, pick_charset, save_svg, show
-from .ros_session import ros_session
+from .ros_session import onlooker, ros_session
 
 MODULE = "pi05_progress_ros.monitor"
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -110,24 +109,11 @@ def _run(words: Sequence[str]) -> None:
         try:
             options = read_options(Options, MODULE, __doc__, remove_ros_args(words)[1:], _check)
             stop = stack.enter_context(ros_session(words, SIGNALS, context))
-            node = Node(
-                f"progress_monitor_{os.getpid()}",
-                namespace=options.namespace or None,
-                context=context,
-                enable_rosout=False,
-                start_parameter_services=False,
-            )
+            name, namespace = f"progress_monitor_{os.getpid()}", options.namespace or None
+            node, spin = stack.enter_context(onlooker(name, namespace=namespace, context=context))
             monitor = Monitor(node, options.topic)
         except (NameValidationException, ValueError, RuntimeError) as error:
             raise UsageError(str(error)) from error
-        stack.callback(node.destroy_node)
-        executor = SingleThreadedExecutor(context=context)
-        executor.add_node(node)
-        stack.callback(executor.shutdown)
-
-        def spin(seconds: float) -> None:
-            executor.spin_once(timeout_sec=seconds)
-
         try:
             if options.once:
                 return _print_once(monitor, spin, stop, options.timeout)

@@ -9,9 +9,9 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
@@ -48,6 +48,19 @@ def ros_session(
         rclpy.try_shutdown(context=context)
         for number, handler in before.items() if context else ():
             signal.signal(number, handler)
+
+
+@contextmanager
+def onlooker(name: str, **options: Any) -> Iterator[tuple[Node, Callable[[float], None]]]:
+    """The node of a program that looks on, and what lets its callbacks run for at most so many seconds."""
+    node = Node(name, enable_rosout=False, start_parameter_services=False, **options)
+    executor = SingleThreadedExecutor(context=node.context)
+    executor.add_node(node)
+    try:
+        yield node, lambda seconds: executor.spin_once(timeout_sec=seconds)
+    finally:
+        executor.shutdown()
+        node.destroy_node()
 
 
 def publisher_names(node: Node, topic: str) -> list[str]:

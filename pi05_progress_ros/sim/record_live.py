@@ -19,9 +19,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
-import rclpy
-from rclpy.executors import SingleThreadedExecutor
-from rclpy.signals import SignalHandlerOptions
+from rclpy.node import Node
 from std_srvs.srv import Trigger
 
 from pi05_progress.errors import INTERRUPTED, UserError, run_program
@@ -30,6 +28,7 @@ from pi05_progress_msgs.msg import EpisodeEvent
 from pi05_progress_msgs.srv import MarkMilestone, StartEpisode, StopEpisode
 
 from ..command_line import read_options
+from ..ros_session import onlooker, ros_session
 from ..starting.domains import make_log_folder, own_variables
 from ..starting.processes import Process
 from ..starting.simulation_choices import episode_faults
@@ -56,22 +55,27 @@ class OpenEpisode:
 class Assistant:
     """Turns the simulation's events into requests to the recorder node, in one thread."""
 
-    def __init__(self, options: EpisodeOptions, seeds: range, check: Callable[[], None], logs: str) -> None:
+    def __init__(
+        self,
+        node: Node,
+        spin: Callable[[float], None],
+        options: EpisodeOptions,
+        seeds: range,
+        check: Callable[[], None],
+        logs: str,
+    ) -> None:
         self._options, self._seeds, self._check, self._logs = options, seeds, check, logs
+        self._node, self._spin = node, spin
         self._open: OpenEpisode | None = None
         self._done = 0
         self._events: list[EpisodeEvent] = []
         self.interrupted = False
-        rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
-        self._node = rclpy.create_node("assistant", enable_rosout=False, start_parameter_services=False)
-        self._node.create_subscription(EpisodeEvent, "/sim/events", self._events.append, 50)
-        client = self._node.create_client
+        node.create_subscription(EpisodeEvent, "/sim/events", self._events.append, 50)
+        client = node.create_client
         self._reset = client(Trigger, "/sim/reset")
         self._start = client(StartEpisode, "/recorder/start_episode")
         self._stop = client(StopEpisode, "/recorder/stop_episode")
         self._mark = client(MarkMilestone, "/recorder/mark_milestone")
-        self._executor = SingleThreadedExecutor()
-        self._executor.add_node(self._node)
 
     def run(self) -> None:
         """Record all episodes; a ``UserError`` if a process ended, nothing happens, or the recorder refuses."""
@@ -83,12 +87,6 @@ class Assistant:
             self._until(lambda: bool(self._events), SILENCE_LIMIT_S, "an event of the simulated robot")
             if self._events:
                 self._handle(self._events.pop(0))
-
-    def close(self) -> None:
-        """Leave DDS."""
-        self._executor.shutdown()
-        self._node.destroy_node()
-        rclpy.try_shutdown()
 
     def _ready(self) -> bool:
         if not all(client.service_is_ready() for client in (self._reset, self._start, self._stop, self._mark)):
@@ -135,7 +133,7 @@ class Assistant:
         """Spin until done, interrupted (unless patient) or late; without ``what`` being late is fine."""
         until = time.monotonic() + limit_s
         while not done() and (patient or not self.interrupted):
-            self._executor.spin_once(timeout_sec=0.05)
+            self._spin(0.05)
             self._check()
             if time.monotonic() > until:
                 if not what:
@@ -203,12 +201,10 @@ def record(options: Options, seeds: range) -> int:
                 raise UserError(f"{child.process.name} ended, {child.how_it_ended()}; {KEPT}:\n{child.last_words()}")
 
         files = ", ".join(str(child.log) for child in children)
-        assistant = Assistant(options, seeds, check, files)
-        on_end_signals(lambda _: setattr(assistant, "interrupted", True))
-        try:
+        with ros_session(["record_live"], signals=()), onlooker("assistant") as (node, spin):
+            assistant = Assistant(node, spin, options, seeds, check, files)
+            on_end_signals(lambda _: setattr(assistant, "interrupted", True))
             assistant.run()
-        finally:
-            assistant.close()
     if assistant.interrupted:
         print(f"stopped; {KEPT}")
         return INTERRUPTED
