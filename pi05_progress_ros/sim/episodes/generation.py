@@ -20,7 +20,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-from builtin_interfaces.msg import Time
 from rclpy.serialization import serialize_message
 from rosbags.typesys.store import Typestore
 
@@ -138,24 +137,6 @@ class GenerationOptions(EpisodeOptions):
         return self.out / f"{self.task}_{seed:06d}"
 
 
-class _Cameras:
-    """Renders and writes all cameras' images."""
-
-    def __init__(self, bag: EpisodeBag, rig: CameraRig, profile: RobotProfile, options: GenerationOptions) -> None:
-        self._rig, self._senders = rig, {}
-        for key, camera in profile.cameras.items():
-            if camera.type == IMAGE_TYPE:
-                camera = camera.model_copy(update={"transport": "raw" if options.raw_images else "compressed"})
-            self._senders[key] = CameraSender(bag, key, camera, options.jpeg_quality)
-
-    def publish(self, snapshot: np.ndarray, stamp: Time) -> dict[str, np.ndarray]:
-        """One image of every camera, which are returned."""
-        images = self._rig.render(snapshot)
-        for key, image in images.items():
-            self._senders[key].publish(image, stamp)
-        return images
-
-
 class EpisodeMaker:
     """Makes one episode after the other; scene, renderers and policy are made once. Raises as ``load_policy``."""
 
@@ -184,7 +165,7 @@ class EpisodeMaker:
             states = StatePublisher(bag, robot, self._profile)
             truth = Truth(bag, robot, "/episode_event", start_ns)
             operator = self._operator(bag, robot)
-            cameras = _Cameras(bag, self._rig, self._profile, options)
+            senders = self._senders(bag)
             tick, over = 0, False
             while not over:
                 robot.advance()
@@ -195,9 +176,12 @@ class EpisodeMaker:
                 states.publish(tick, stamp, Mode.TELEOPERATION, picture or is_due(passed, options.joint_rate))
                 if picture:
                     truth.publish(operator.not_to_imitate)
-                    images = cameras.publish(world.snapshot(), stamp)
+                    images = self._rig.render(world.snapshot())
+                    for key, image in images.items():
+                        senders[key].publish(image, stamp)
                     if self._planned:
-                        operator.look(images, self._joints(bag), stamp)
+                        parts = self._profile.joint_parts().items()
+                        operator.look(images, {name: bag.newest[part.state_topic] for name, part in parts}, stamp)
                 if passed % 2 == 0:
                     send = any(is_due(t, options.joint_rate) for t in (tick, passed))
                     over = operator.publish(stamp, send)
@@ -223,8 +207,13 @@ class EpisodeMaker:
             return Operator(bag, self._world, self._profile, options.fault, options.fault_share)
         return PlannedOperator(bag, robot, self._profile, options.disturbance, self._policy, options.planner_share)
 
-    def _joints(self, bag: EpisodeBag) -> dict[str, Any]:
-        return {name: bag.newest[part.state_topic] for name, part in self._profile.joint_parts().items()}
+    def _senders(self, bag: EpisodeBag) -> dict[str, CameraSender]:
+        senders, transport = {}, "raw" if self._options.raw_images else "compressed"
+        for key, camera in self._profile.cameras.items():
+            if camera.type == IMAGE_TYPE:
+                camera = camera.model_copy(update={"transport": transport})
+            senders[key] = CameraSender(bag, key, camera, self._options.jpeg_quality)
+        return senders
 
 
 def follow(robot: Robot, operator: Operator) -> None:
