@@ -10,8 +10,6 @@ from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 
-from ..ros_session import publisher_names
-
 QUEUE = 150  # packets, five seconds of them, that may wait in the middleware to be taken
 WATCH_S = 1.0  # between looks at what publishers offer
 
@@ -51,7 +49,8 @@ class PacketSubscription:
 
     def senders(self) -> list[str]:
         """Names of the nodes that publish, one for each of their publishers."""
-        return publisher_names(self._node, self.topic_name)
+        infos = self._node.get_publishers_info_by_topic(self.topic_name)
+        return sorted(f"{info.node_namespace.rstrip('/')}/{info.node_name}" for info in infos)
 
     def _offered(self) -> ReliabilityPolicy:
         offered = [info.qos_profile.reliability for info in self._node.get_publishers_info_by_topic(self.topic_name)]
