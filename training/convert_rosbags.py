@@ -171,11 +171,7 @@ class ConvertOptions:
 
 
 def parse(arguments: Sequence[str] | None = None) -> ConvertOptions:
-    """The command line.
-
-    Raises:
-        SystemExit: it is wrong (2), or help was asked for (0).
-    """
+    """The command line; ends the program if that is wrong (status 2), or help was asked for (0)."""
     args = tyro.cli(
         ConvertOptions,
         prog="python -m training.convert_rosbags",

@@ -92,13 +92,7 @@ def labels_of(dataset: Dataset, episode: Episode) -> Float[np.ndarray, " n"]:
 
 
 def play(dataset: Dataset, episode: Episode, client: PolicyClient, prompt: str, every: int) -> Course:
-    """Send frames of an episode and collect what comes back.
-
-    Raises:
-        UserError: the data set lacks a camera that the server needs.
-        PictureError, DatasetError: the data set is damaged.
-        PolicyUnavailableError: the server is gone, or refuses; it says why.
-    """
+    """Send frames of an episode and collect what comes back; a ``PolicyUnavailableError`` if the server is gone."""
     metadata = client.connect()
     cameras = metadata.get("cameras") or [name.removeprefix(layout.IMAGES) for name in dataset.cameras]
     if missing := [key for key in cameras if layout.IMAGES + key not in episode.videos]:

@@ -15,14 +15,11 @@ _ROSBAG2 = re.compile(r"rosbag2_\d{4}(_\d\d){2}-\d\d(_\d\d){2}")  # its own name
 
 
 def find_bags(inputs: Sequence[Path]) -> list[Path]:
-    """The recordings among and within these files and folders, in the order of their names.
+    """The recordings among and within these files and folders, at least one each, in the order of their names.
 
     One that can be reached in several ways, by links, by ``..`` or as folder and as file, is found once. A link to a
     recording is one; other links within a folder are not followed, as they may lead anywhere. A folder that cannot be
     looked into is taken for a recording: opening it says what is the matter.
-
-    Raises:
-        BagError: an input does not exist, cannot be read or holds no recording.
     """
     found: dict[Path, Path] = {}  # by what they really are
     for path in inputs:

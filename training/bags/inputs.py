@@ -68,11 +68,7 @@ class Inputs:
 
 
 def choose_inputs(topics: Mapping[str, Topic], options: Options) -> Inputs:
-    """The topics that a profile names, as far as the recording has messages on them.
-
-    Raises:
-        BagError: something that is always needed is missing, or has a type that cannot be read.
-    """
+    """The topics that a profile names; a ``BagError`` names what is always needed and missing, or cannot be read."""
     return _Choice(topics, options).made()
 
 

@@ -72,11 +72,7 @@ class Opening:
         self.cut_off = ""
 
     def files(self) -> list[StorageFile]:
-        """The recording's files, in the order of their messages; whoever uses them closes nothing.
-
-        Raises:
-            BagError: no file can be read.
-        """
+        """The recording's files, at least one, in the order of their messages; whoever uses them closes nothing."""
         if not self._path.is_dir():
             return self._opened([self._path], [])
         found = {plain_name(file.name): file for file in storage_files(self._path)}

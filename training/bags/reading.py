@@ -109,11 +109,7 @@ class Bag:
         return [sorted(files, key=self._files.index) for _, files in groups]
 
     def deserialize(self, message: Stored) -> Any:
-        """The message as an object with the type's fields.
-
-        Raises:
-            UnreadableError: its type is unknown, or the bytes do not fit it.
-        """
+        """The message as an object; an ``UnreadableError`` if its bytes do not fit a type that is known."""
         name = self.topics[message.topic].type
         try:
             return self._types.read(message.data, name)

@@ -24,11 +24,7 @@ class Truth:
 
 
 def find_truth(bag: Bag) -> Truth:
-    """Look at the first message of each of these topics.
-
-    Raises:
-        BagError: the file is damaged, or the topics contradict one another.
-    """
+    """Look at the first message of each of these topics; a ``BagError`` if they contradict one another."""
     first = {
         topic: bag.deserialize(next(bag.messages({topic})))
         for topic, kind in TYPES.items()

@@ -75,11 +75,7 @@ DEFAULT_FEATURES: dict[str, Feature] = {
 
 
 def arrow_type(feature: Feature) -> pa.DataType:
-    """Type of a feature's column in the data files.
-
-    Raises:
-        ValueError: a video (it has no column), an image, or more than one axis.
-    """
+    """Type of a feature's column; a ``ValueError`` for videos, which have none, for images, and for several axes."""
     dtype, shape = feature["dtype"], list(feature["shape"])
     if dtype in ("video", "image") or len(shape) != 1:
         raise ValueError(f"a feature of dtype {dtype!r} and shape {shape} has no plain column")

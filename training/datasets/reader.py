@@ -200,11 +200,7 @@ def _checked(path: Path, episode: Episode, parts: list[pa.Table]) -> pa.Table:
 
 
 def array_of(column: pa.ChunkedArray, what: str) -> np.ndarray:
-    """A column as an array: (n, d) from lists of one length, (n,) otherwise.
-
-    Raises:
-        DatasetError: nulls, lists of different lengths, or more than one axis.
-    """
+    """A column as an array: (n, d) from lists of one length, else (n,); nulls and several axes are refused."""
     if column.null_count:
         raise DatasetError(f"{what}: {column.null_count} empty values")
     if not pa.types.is_nested(column.type):
@@ -267,11 +263,7 @@ class _Info(BaseModel):
 
 
 def open_dataset(root: Path) -> Dataset:
-    """Read a data set's metadata.
-
-    Raises:
-        DatasetError: not a data set, of another version, or incomplete.
-    """
+    """Read a data set's metadata; what is no data set, of another version, or incomplete is refused."""
     root = root.absolute()  # pyarrow and FFmpeg take "run:1/data" for an address
     info, tasks = _info(root), _tasks(root / layout.TASKS)
     episodes = sorted(_episodes(root, info), key=lambda episode: episode.index)

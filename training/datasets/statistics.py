@@ -30,9 +30,6 @@ def feature_stats(values: np.ndarray) -> Stats:
 
     Args:
         values: (n, d) or (n,) numbers or booleans, at least one frame, all finite.
-
-    Raises:
-        ValueError: no frame, or a number that is not finite.
     """
     values = np.asarray(values, np.float64)
     values = values[:, None] if values.ndim == 1 else values
@@ -63,11 +60,7 @@ def _quantile(ordered: np.ndarray, share: float) -> np.ndarray:
 
 
 def pooled(stats: Sequence[Stats]) -> Stats:
-    """Statistics of one feature over several episodes, from theirs, as LeRobot pools them.
-
-    Raises:
-        ValueError: their dimensions differ.
-    """
+    """Statistics of one feature over several episodes, of equal dimensions, from theirs, as LeRobot pools them."""
     counts = np.concatenate([np.asarray(s["count"]) for s in stats])
     weights = (counts / counts.sum()).reshape(-1, *[1] * np.ndim(stats[0]["mean"]))
     mean = sum(w * s["mean"] for w, s in zip(weights, stats, strict=True))
@@ -115,10 +108,7 @@ def picture_stats(pictures: Iterable[np.ndarray]) -> Stats:
     thinned to about 150 along the longer side, as LeRobot does.
 
     Args:
-        pictures: uint8 (h, w, 3) each; see ``sample_frames``.
-
-    Raises:
-        ValueError: no picture.
+        pictures: uint8 (h, w, 3) each, at least one; see ``sample_frames``.
     """
     counts, number = np.zeros((3, 256), np.int64), 0
     for picture in pictures:

@@ -119,11 +119,7 @@ def frame_count(path: Path) -> int:
 
 
 def join(parts: Sequence[tuple[Path, int]], path: Path, fps: int) -> None:
-    """One file of several, given with their numbers of frames, frame after frame, nothing encoded again.
-
-    Raises:
-        UserError: frames are missing in the result.
-    """
+    """One file of several, given with their numbers of frames, frame after frame: none encoded again, none lost."""
     if len(parts) == 1:
         try:
             os.link(parts[0][0], path)

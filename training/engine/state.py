@@ -146,11 +146,7 @@ def start_state(
 
 
 def compare_with_source(model: Pi05Config, source: ParameterSource) -> tuple[list[str], list[str]]:
-    """Paths that a checkpoint lacks, and those it has in vain, of what may differ: adapters and added parts.
-
-    Raises:
-        CheckpointError: anything else is missing, extra, or of another shape.
-    """
+    """Paths that a checkpoint lacks, and those it has in vain, of adapters and added parts; nothing else may differ."""
     wanted = parameter_shapes(model)
     lacking = tuple(part for part in ADDED if not any(path.startswith(part) for path in source.leaves))
     missing = [path for path in wanted if path not in source.leaves and (is_adapter(path) or path.startswith(lacking))]

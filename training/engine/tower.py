@@ -20,11 +20,7 @@ from .step import VISION
 
 
 def frozen_tower(model: Pi05Config, state: TrainState) -> Tower:
-    """The tower of a state, as it is now; before the first step, which takes over the state's memory.
-
-    Raises:
-        UserError: it is trained.
-    """
+    """The tower of a state, refused if it is trained; before the first step, which takes over the state's memory."""
     if any(path.startswith(VISION) for path in state.params):
         raise UserError(
             "--data.features keeps what the vision tower makes of pictures, so the tower must not be trained; freeze "

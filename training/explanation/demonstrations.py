@@ -68,11 +68,7 @@ class Sample(NamedTuple):
 def demonstrations(
     dataset: Dataset, meta: ProgressMeta, profile: RobotProfile, wanted: Collection[int]
 ) -> list[Demonstration]:
-    """Episodes of a data set, in the order of its files; those that failed only if all did.
-
-    Raises:
-        UserError: a state or action is not finite.
-    """
+    """Episodes of a data set in the order of its files, all numbers finite; those that failed only if all did."""
     found = []
     marks = [name for name in (layout.DEMONSTRATION_VALID, layout.DEMONSTRATION_ACTIONS) if name in dataset.features]
     good = {index for index in wanted if not meta.episode(index).unsuccessful} or set(wanted)

@@ -185,11 +185,7 @@ class TrainLoader:
         return json.dumps(state).encode()
 
     def restore(self, state: bytes) -> None:
-        """Go on exactly there; also with another number of workers or processes.
-
-        Raises:
-            DataConfigError: the state was saved with other data or another configuration; says what differs.
-        """
+        """Go on exactly there, also with other workers or processes; other data or settings are refused by name."""
         try:
             saved = json.loads(state)
             made_from, position, found = saved["made_from"], saved["position"], saved["format"]

@@ -62,10 +62,7 @@ def stripes_per_period(lengths: Sequence[int], weights: Sequence[float], shard_c
 
     Args:
         lengths: frames of each data set that are trained on.
-        weights: of the data sets; if there are none, a period is an epoch of all.
-
-    Raises:
-        DataConfigError: not one positive weight per data set.
+        weights: positive, one of each data set; if there are none, a period is an epoch of all.
     """
     if not weights:
         return [-(-length // shard_count) for length in lengths]

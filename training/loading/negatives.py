@@ -63,11 +63,7 @@ class Negatives:
 def negatives(
     config: DataConfig, seed: int, tasks: Sequence[Sequence[str]], rows: Sequence[Rows], metas: Sequence[ProgressMeta]
 ) -> Negatives:
-    """The negatives that a configuration asks for.
-
-    Raises:
-        DataConfigError: a share is not in [0, 1), there are no labels to learn from, or no second instruction.
-    """
+    """The negatives that a configuration asks for; shares outside [0, 1), or nothing to make them of, are refused."""
     for name in ("wrong_instruction", "reversed_clip"):
         share = getattr(config, name)
         if not 0 <= share < 1:

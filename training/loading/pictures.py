@@ -27,11 +27,7 @@ class Pictures(Protocol):
 
 
 def camera_features(dataset: Dataset, profile: RobotProfile, cameras: tuple[str, ...]) -> dict[str, str]:
-    """The data set's feature for each of the model's cameras that is used.
-
-    Raises:
-        DataConfigError: a camera is unknown, or the data set does not have it as video.
-    """
+    """The data set's feature, a video, for each of the model's cameras that is used; unknown ones are refused."""
     if unknown := [key for key in cameras if key not in profile.cameras]:
         raise DataConfigError(
             f"cameras: {', '.join(unknown)} is not in robot profile {profile.name}; it has {', '.join(profile.cameras)}"

@@ -125,11 +125,7 @@ class RunCheckpoints:
             self._folder.remove(old)
 
     def validated(self, state: RunState) -> None:
-        """Write down, in a checkpoint that is there already, that the validation it owed is done.
-
-        Raises:
-            CheckpointError: it cannot be written; the validation is still owed then.
-        """
+        """Write into a checkpoint that is there already that the validation it owed is done; else it stays owed."""
         if jax.process_index() != 0:
             return
         path = self._folder.step(state.step) / RUN
@@ -183,11 +179,7 @@ def to_remove(steps: Iterable[int], last: int, best: int | None, keep_period: in
 def by_path(tree: Any) -> dict[str, Any]:
     """Leaves of a pytree by path, parts joined with "/"."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {_path(keys): leaf for keys, leaf in leaves}
-
-
-def _path(keys: tuple[Any, ...]) -> str:
-    return "/".join(str(getattr(key, "name", getattr(key, "key", getattr(key, "idx", None)))) for key in keys)
+    return {jax.tree_util.keystr(keys, simple=True, separator="/"): leaf for keys, leaf in leaves}
 
 
 def beside_parameters(state: TrainState) -> dict[str, jax.Array]:

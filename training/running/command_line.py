@@ -87,12 +87,7 @@ def meshes(numbers: Iterable[int], fsdp_devices: int) -> list[tuple[int, int]]:
 
 
 def plan(config: TrainConfig) -> str:
-    """A table for a terminal.
-
-    Raises:
-        UserError: the batch cannot be shared out on any of the meshes.
-        ModelConfigError: there is nothing of what is to be trained.
-    """
+    """A table for a terminal; refused if the batch cannot be shared out on any of the meshes."""
     plans: dict[str, MemoryPlan] = {}
     refused: list[str] = []
     for devices, fsdp in meshes(config.plan_devices, config.mesh.fsdp_devices):

@@ -39,11 +39,7 @@ class CsvLog:
             self._columns = []
 
     def write(self, row: Mapping[str, float]) -> None:
-        """Add a row; the first decides the columns, ``step`` comes first.
-
-        Raises:
-            UserError: a row with other columns, or the disk is full.
-        """
+        """Add a row; the first decides the columns, ``step`` comes first. Rows with other columns are refused."""
         first = not self._columns
         if first:
             self._columns = list(row)

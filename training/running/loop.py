@@ -89,7 +89,6 @@ class Loop:
 
         Raises:
             UserError: a loss or gradient is not finite; the batch was kept.
-            CheckpointError, UserError: something cannot be written.
         """
         total, every = self._config.num_train_steps, self._config.sim_validation_every
         if owes_validation(self._run.begin, self._config.validation_interval):

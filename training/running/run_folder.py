@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from flax.traverse_util import flatten_dict
+
 from pi05_progress.checkpoints.description import CONFIG as DESCRIPTION
 from pi05_progress.errors import UserError
 from pi05_progress.files.json_file import read_json
@@ -119,11 +121,7 @@ def check(root: Path, *, resume: bool, overwrite: bool) -> None:
 
 
 def take(root: Path, *, overwrite: bool) -> IO[str]:
-    """Make the folder this process's; it is until the file returned is closed.
-
-    Raises:
-        UserError: another process trains in it, it cannot be locked, or nothing can be written there.
-    """
+    """Make the folder this process's, until the file returned is closed; refused while another one trains in it."""
     try:
         root.mkdir(parents=True, exist_ok=True)
         lock = (root / LOCK).open("w", encoding="utf-8")
@@ -159,18 +157,9 @@ def save_config(path: Path, resolved: Mapping[str, Any], extra: Mapping[str, Any
     write_file(path, json.dumps({"config": dict(resolved), **extra}, indent=2) + "\n", durable=True)
 
 
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Leaves by dotted name."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        found |= flat(value, f"{name}.") if isinstance(value, Mapping) and value else {name: value}
-    return found
-
-
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What differs between two configurations beyond what may, a line each."""
-    old, new = flat(before), flat(now)
+    old, new = (flatten_dict(dict(of), sep=".") for of in (before, now))
     names = [name for name in {**old, **new} if old.get(name) != new.get(name) and not f"{name}.".startswith(FREED)]
     shown = [{name: json.dumps(value) for name, value in of.items()} for of in (old, new)]
     return [f"{name}: {' -> '.join(of.get(name, '(not there)') for of in shown)}" for name in names]

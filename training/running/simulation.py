@@ -18,11 +18,7 @@ SIMULATED = ("success", "milestones")  # numbers by which a checkpoint may be th
 
 
 def check_simulation(arguments: str) -> None:
-    """Refuse a run that is to be validated in simulation where there is none.
-
-    Raises:
-        UserError: ROS or the simulation is not installed, a seed is asked for, or a quote is not closed.
-    """
+    """Refuse a run that is to be validated in simulation where there is none, or with arguments that are wrong."""
     try:
         words = shlex.split(arguments)
     except ValueError as error:

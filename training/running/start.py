@@ -143,9 +143,6 @@ def check_best(best: str, chosen: bool, validates: bool, model: Pi05Config, load
 
     Returns:
         What is to be said.
-
-    Raises:
-        UserError: validation lacks it, or it was asked for and there is no validation; says what to do.
     """
     head, labels = model.progress.kind != "none", "progress labels (training.add_progress_labels) and a progress head"
     needs = {
