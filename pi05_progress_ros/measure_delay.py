@@ -45,18 +45,20 @@ class Options:
     """Robot profile: a name, or the path of a YAML file."""
     seconds: float = 20.0
     """How long pictures and joints are taken."""
+    stream_port: int = 0
+    """UDP port of the robot's video stream, where it has one; 0: as the profile says."""
 
 
 class Listener(QosOverrides, Node):
     """Takes what cameras and arms say."""
 
-    def __init__(self, profile: RobotProfile) -> None:
+    def __init__(self, profile: RobotProfile, stream_port: int) -> None:
         super().__init__("measure_delay")
         self._profile, self._inputs, self._lock = profile, Inputs(Limits(), profile), threading.Lock()
         self._small: dict[str, np.ndarray] = {}
         self._pictures: dict[str, list[tuple[float, float]]] = {key: [] for key in profile.cameras}
         self._joints: dict[str, list[tuple[float, np.ndarray]]] = {f"{arm}_arm": [] for arm in profile.arms}
-        self._cameras = open_cameras(self, profile, self._inputs, self._on_picture)
+        self._cameras = open_cameras(self, profile, self._inputs, self._on_picture, stream_port)
         for name, arm in profile.arms.items():
 
             def on_joints(message: JointState, name: str = name) -> None:
@@ -123,7 +125,7 @@ def _run(argv: Sequence[str], options: Options) -> int:
     profile = RobotProfile.load(options.robot)
     check_cameras(profile)
     with ros_session(argv) as stop:
-        listener, executor = Listener(profile), SingleThreadedExecutor()
+        listener, executor = Listener(profile, options.stream_port), SingleThreadedExecutor()
         executor.add_node(listener)
         print(f"move both arms, briskly and irregularly, for {options.seconds:g} s", flush=True)
         until_s = time.monotonic() + options.seconds

@@ -216,7 +216,7 @@ class PolicyNode(QosOverrides, LifecycleNode):
             self._interfaces.append((self.destroy_subscription, interface))
             return interface.topic_name
 
-        cameras = open_cameras(self, profile, self._inputs, self._inference.frame_arrived)
+        cameras = open_cameras(self, profile, self._inputs, self._inference.frame_arrived, self._settings.stream_port)
         self._interfaces += [(type(camera).close, camera) for camera in cameras]
         for name, part in profile.joint_parts().items():
             topic = subscribe(

@@ -81,11 +81,15 @@ class ModelPolicy(Policy):
         most, self._switches = options.max_batch, options.inference
         if most < 1:
             raise ValueError(f"max_batch is {most}, expected at least 1")
+        self._turned = False  # whether the model opens a gripper by the number that closes this robot's
         if info.robot != profile.name:
             text = f"the checkpoint was made for robot {info.robot}, the profile is {profile.name}"
-            if not profile.has_numbers_of(info.robot):
+            same = profile.has_numbers_of(info.robot)
+            if not same and (info.model.state_token or not profile.has_numbers_of(info.robot, but_grippers=True)):
                 raise CheckpointError(text)
-            log.warning("%s: their joints and units are the same, but what their cameras see may not be", text)
+            self._turned = not same and RobotProfile.load(info.robot).gripper_closed != profile.gripper_closed
+            how = "" if same else "; grippers are commanded by as far as they shall open"
+            log.warning("%s: their joints and units are the same, but what their cameras see may not be%s", text, how)
         self.model_id, self.action_dt_s, self.horizon = info.model_id, info.action_dt_s, info.model.action_horizon
         self.durations_s = info.durations_s()
         self._action_stats = _checked_stats(info, stats, profile.layout)
@@ -217,6 +221,10 @@ class ModelPolicy(Policy):
         actions = actions[..., : self._layout.action_size]
         if self._info.delta_actions:
             actions = absolute_actions(actions, state, self._layout)
+        if self._turned:
+            actions = actions.copy()
+            for column in self._layout.grippers.values():
+                actions[..., column] = 1 - actions[..., column]
         belief = sample.progress
         interval = bins = None
         if belief is not None and belief.bins is not None:

@@ -18,7 +18,7 @@ import numpy as np
 from ..observation import RobotFrame
 from .joints import MessageError, joint_values
 from .layout import QUANTITIES
-from .packets import VideoPicture, frame_to_rgb
+from .packets import VideoPicture, crop
 from .profile import CameraProfile, RobotProfile
 
 # Encodings that cv_bridge and rosbags-image convert alike. 8UC3 does not say which channel is red; NV12 has two planes.
@@ -91,13 +91,6 @@ def one_eye(image: np.ndarray, eye: Literal["left", "right"]) -> np.ndarray:
     return image[:, : width // 2] if eye == "left" else image[:, width - width // 2 :]
 
 
-def crop(image: np.ndarray, box: tuple[float, float, float, float]) -> np.ndarray:
-    """A view of the part of a picture (h, w, 3) within ``box``: fractions (left, top, right, bottom)."""
-    height, width = image.shape[:2]
-    left, top, right, bottom = box
-    return image[round(top * height) : round(bottom * height), round(left * width) : round(right * width)]
-
-
 def split_stream(frame: np.ndarray, profile: RobotProfile) -> dict[str, np.ndarray]:
     """Each camera's part of one frame (h, w, 3) of the profile's video stream; views.
 
@@ -168,7 +161,7 @@ def decode_image(message: Any, what: str) -> np.ndarray:
         MessageError: empty, of an encoding that has no colours to give, or damaged.
     """
     if isinstance(message, VideoPicture):
-        return frame_to_rgb(message.frame)
+        return message.rgb()
     if not len(message.data) or (hasattr(message, "height") and not message.height * message.width):
         raise MessageError(f"{what}: the image is empty")
     if hasattr(message, "height") and len(message.data) < message.height * message.step:

@@ -6,6 +6,7 @@ is used of it. Messages are duck-typed. PyAV is imported when the first decoder 
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections import deque
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from .joints import MessageError
 
 H264, HEVC = "h264", "hevc"
 _NAMES = {"264": H264, "avc": H264, "265": HEVC, "hevc": HEVC}
+Box = tuple[float, float, float, float]
 _COUNTED = 3  # equal steps of pts in a row after which they are taken for a count; steps of one are at once
 _REORDERED = 17  # packets among which B-frames may change the order of pts
 _HELD = 64  # packets at most whose pictures a decoder may still hold
@@ -65,11 +67,16 @@ class VideoPicture:
 
     stamp_ns: int  # of the packet that it came with
     frame: Any  # PyAV's
+    box: Box | None = None  # the part of it that is meant: fractions (left, top, right, bottom)
 
     def brightness(self) -> np.ndarray:
         """uint8 (h, w), a view of its first plane."""
         plane = self.frame.planes[0]
-        return np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width]
+        return crop(np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width], self.box)
+
+    def rgb(self) -> np.ndarray:
+        """uint8 (h, w, 3); a frame of several cameras is converted once."""
+        return frame_to_rgb(self.frame) if self.box is None else crop(_shared_rgb(self.frame), self.box)
 
 
 class PacketDecoder:
@@ -209,6 +216,33 @@ def _decoder(codec: str) -> Any:
     louder = {"log_level_offset": str(av.logging.ERROR - av.logging.DEBUG)} if codec == H264 else {}
     decoder.options = {"err_detect": "explode"} | louder
     return decoder
+
+
+def video_size(data: bytes) -> tuple[int, int] | None:
+    """Width and height by the parameter sets that an access unit of H.265 begins with; None if it has none."""
+    import av
+
+    decoder = av.CodecContext.create(HEVC, "r")
+    decoder.extradata = data[:4096]
+    try:
+        decoder.open()
+    except av.error.FFmpegError:
+        return None
+    return (decoder.width, decoder.height) if decoder.width else None
+
+
+def crop(image: np.ndarray, box: Box | None) -> np.ndarray:
+    """A view of the part of a picture (h, w, ...) within ``box``, fractions (left, top, right, bottom); None: all."""
+    if box is None:
+        return image
+    height, width = image.shape[:2]
+    left, top, right, bottom = box
+    return image[round(top * height) : round(bottom * height), round(left * width) : round(right * width)]
+
+
+@functools.lru_cache(maxsize=1)
+def _shared_rgb(frame: Any) -> np.ndarray:
+    return frame_to_rgb(frame)
 
 
 def frame_to_rgb(frame: Any) -> np.ndarray:

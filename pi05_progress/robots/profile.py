@@ -77,6 +77,7 @@ class StreamProfile(_Section):
     """One RTP video stream that holds all cameras."""
 
     codec: Literal["hevc", "h264"]
+    topic: Topic = "/stream/ffmpeg"
     port: Annotated[int, Field(gt=0, lt=65536)]
     payload_type: Annotated[int, Field(ge=0, lt=128)]
     clock_rate_hz: Annotated[int, Field(gt=0)]
@@ -274,25 +275,18 @@ class RobotProfile(_Section):
         wrist = self.cameras[camera].model_input.partition("_")[0]
         return tuple(f"{arm}_arm" for arm in ([wrist] if wrist in self.arms else self.arms))
 
-    def unusual_cameras(self) -> str:
-        """How cameras arrive that send no messages, separated by commas; empty if there are none."""
-        return ", ".join(sorted({camera.type for camera in self.cameras.values() if camera.topic is None}))
+    def has_numbers_of(self, robot: str, but_grippers: bool = False) -> bool:
+        """Whether states, actions and pictures of a known robot mean the same as this one's, however they arrive.
 
-    def has_numbers_of(self, robot: str) -> bool:
-        """Whether states, actions and pictures of a known robot mean the same as this one's, however they arrive."""
+        Args:
+            but_grippers: grippers may be commanded by other numbers.
+        """
         try:
             other = RobotProfile.load(robot)
         except ConfigError:
             return False
-        keys = (
-            "arms",
-            "grippers",
-            "gripper_curve",
-            "gripper_curves",
-            "gripper_closed",
-            "model_columns",
-            "action_units",
-        )
+        keys = ["arms", "grippers", "gripper_curves", "model_columns", "action_units"]
+        keys += [] if but_grippers else ["gripper_curve", "gripper_closed"]
         return self.layout.cameras == other.layout.cameras and all(getattr(self, k) == getattr(other, k) for k in keys)
 
     def joint_parts(self) -> dict[str, ArmProfile | GripperProfile]:

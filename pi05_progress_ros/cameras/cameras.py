@@ -13,8 +13,9 @@ from ..inputs import Inputs
 from .image import ImageCamera
 from .message_class import message_class
 from .packets import PacketCamera
+from .stream import StreamCamera
 
-Camera = ImageCamera | PacketCamera
+Camera = ImageCamera | PacketCamera | StreamCamera
 
 
 def check_cameras(profile: RobotProfile) -> None:
@@ -26,7 +27,9 @@ def check_cameras(profile: RobotProfile) -> None:
     for key, camera in profile.cameras.items():
         topic, kind = camera.source
         if topic is None:
-            raise UserError(f"cameras of {profile.name} arrive as {kind}: not supported yet")
+            topic, kind = "stream", PACKET_TYPE
+            if profile.stream.codec != "hevc":
+                raise UserError(f"camera {key}: a stream of {profile.stream.codec} is not understood, only one of hevc")
         try:
             message_class(kind)
             if kind == PACKET_TYPE:
@@ -38,12 +41,21 @@ def check_cameras(profile: RobotProfile) -> None:
             raise UserError(f"camera {key} ({topic}): {text}") from error
 
 
-def open_cameras(node: Node, profile: RobotProfile, inputs: Inputs, arrived: Callable[[], None]) -> list[Camera]:
-    """Subscribe to all cameras; ``arrived`` is called, by any thread, when one has a new picture."""
+def open_cameras(
+    node: Node, profile: RobotProfile, inputs: Inputs, arrived: Callable[[], None], stream_port: int = 0
+) -> list[Camera]:
+    """Subscribe to all cameras; ``arrived`` is called, by any thread, when one has a new picture.
+
+    Where they come in one stream, it is received at ``stream_port``; 0: at the profile's.
+    """
     cameras: list[Camera] = []
     try:
         for key, camera in profile.cameras.items():
             topic, kind = camera.source
+            if topic is None:
+                if not any(isinstance(made, StreamCamera) for made in cameras):
+                    cameras.append(StreamCamera(node, profile, stream_port, inputs, arrived))
+                continue
             opened = PacketCamera if kind == PACKET_TYPE else ImageCamera
             cameras.append(opened(node, key, topic, message_class(kind), inputs, arrived))
     except BaseException:

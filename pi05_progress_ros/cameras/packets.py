@@ -10,6 +10,7 @@ import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from rclpy.impl.rcutils_logger import RcutilsLogger
@@ -17,7 +18,7 @@ from rclpy.node import Node
 
 from pi05_progress.robots.joints import MessageError
 from pi05_progress.robots.messages import stamp_ns
-from pi05_progress.robots.packets import PacketDecoder, VideoPicture
+from pi05_progress.robots.packets import Box, PacketDecoder, VideoPicture
 
 from ..inputs import Inputs, News
 from .subscription import PacketSubscription
@@ -25,26 +26,45 @@ from .subscription import PacketSubscription
 QUEUE = 150  # packets, five seconds of them, that may wait to be decoded
 
 
+@dataclass(frozen=True)
+class Report:
+    """What is wrong with what brings packets; see ``PacketStream.report``."""
+
+    why: str = ""
+    problems: Mapping[str, int] = field(default_factory=dict)
+
+
 class PacketStream:
     """Packets in, the newest picture among the inputs. No ROS is needed here.
 
     Args:
-        name: of the input.
+        name: of the stream.
         topic: for messages to people.
         inputs: where pictures are stored.
+        tiles: per input that is stored, its part of a picture; all of it as the stream's own, if not given.
         arrived: called by the decoding thread when one was.
         logger: for what goes wrong.
     """
 
     def __init__(
-        self, name: str, topic: str, inputs: Inputs, arrived: Callable[[], None], logger: RcutilsLogger
+        self,
+        name: str,
+        topic: str,
+        inputs: Inputs,
+        arrived: Callable[[], None],
+        logger: RcutilsLogger,
+        tiles: Mapping[str, Box] | None = None,
     ) -> None:
-        self._name, self._where, self._inputs, self._arrived = name, f"{name} ({topic})", inputs, arrived
+        self._where, self._inputs, self._arrived = f"{name} ({topic})", inputs, arrived
+        self._tiles: Mapping[str, Box | None] = tiles or {name: None}
         self._logger, self._news, self._decoder = logger, News(), PacketDecoder()
-        self._packets, self._pictures = 0, 0
-        self._refused = ""  # why packets are not decoded at present
+        self._packets, self._pictures, self._told = 0, 0, Report()
+        self._refused, self._refused_as = "", ""  # why packets are not decoded at present, and how they are counted
+        self._reported = Report()
         self._changed = threading.Condition()  # guards the two below
-        self._waiting: deque[tuple[Any, int] | str] = deque()  # a message and when it came, or why packets are lost
+        self._waiting: deque[tuple[Any, int] | str | Report] = (
+            deque()
+        )  # a message and when it came, or why packets are lost
         self._ended = False
         self._thread = threading.Thread(target=self._run, name=f"packets of {name}", daemon=True)
         self._thread.start()
@@ -57,17 +77,26 @@ class PacketStream:
             if len(self._waiting) >= QUEUE:
                 self._waiting.clear()
                 self._waiting.append("packets dropped because decoding does not keep up")
-            self._waiting.append("packets of more than one sender" if self._refused else (message, now_ns))
+            self._waiting.append(self._refused_as if self._refused else (message, now_ns))
             self._changed.notify_all()
 
-    def refuse(self, why: str) -> None:
+    def refuse(self, why: str, counted: str = "packets of more than one sender") -> None:
         """Decode no packets from now on for this reason, or with "" those from the next key frame on."""
-        self._refused = why
+        self._refused, self._refused_as = why, counted
 
     def lost(self) -> None:
-        """The middleware has lost packets."""
+        """Packets have been lost before they came here."""
+        self._wait("packets lost on the way")
+
+    def report(self, why: str, problems: Mapping[str, int]) -> None:
+        """What is wrong with what brings packets, or "", and how often each of its problems has happened so far."""
+        if (report := Report(why, problems)) != self._told:
+            self._told = report
+            self._wait(report)
+
+    def _wait(self, item: str | Report) -> None:
         with self._changed:
-            self._waiting.append("packets lost on the way")
+            self._waiting.append(item)
             self._changed.notify_all()
 
     def close(self) -> None:
@@ -86,7 +115,7 @@ class PacketStream:
                 if self._ended:
                     return
                 item = self._waiting.popleft()
-            before, refused = dict(self._decoder.problems), ""
+            before, refused = self._problems(), ""
             try:
                 found = self._decode(item)
             except MessageError as error:
@@ -97,11 +126,18 @@ class PacketStream:
                 found = []
             if found:
                 self._pictures += 1
-                self._inputs.store(self._name, VideoPicture(*found[-1]), item[1])
+                for name, box in self._tiles.items():
+                    self._inputs.store(name, VideoPicture(*found[-1], box), item[1])
                 self._arrived()
             self._note(refused, before)
 
-    def _decode(self, item: tuple[Any, int] | str) -> list[tuple[int, Any]]:
+    def _problems(self) -> dict[str, int]:
+        return {**self._decoder.problems, **self._reported.problems}
+
+    def _decode(self, item: tuple[Any, int] | str | Report) -> list[tuple[int, Any]]:
+        if isinstance(item, Report):
+            self._reported = item
+            return []
         if isinstance(item, str):
             self._decoder.lose(item)
             return []
@@ -111,11 +147,13 @@ class PacketStream:
 
     def _note(self, refused: str, before: dict[str, int]) -> None:
         """Say what is wrong with the packet just taken, and what has been wrong so far."""
-        problems = self._decoder.problems
-        why = refused or self._refused or ("the video waits for its next key frame" if self._decoder.waiting else "")
+        problems = self._problems()
+        why = refused or self._refused or self._reported.why
+        why = why or ("the video waits for its next key frame" if self._decoder.waiting else "")
         facts = {"packets": self._packets, "pictures": self._pictures, "encoding": self._decoder.encoding}
-        self._inputs.note(self._name, why, facts | problems)
-        new = [refused] if refused else []
+        for name in self._tiles:
+            self._inputs.note(name, why, facts | problems)
+        new = list(filter(None, [refused, self._reported.why]))
         counted = [f"{text}, {n} so far" for text, n in problems.items() if n != before.get(text)]
         new += [f"{text}: {why}" if why else text for text in counted]
         if not new and self._news.over():

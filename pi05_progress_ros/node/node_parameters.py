@@ -64,6 +64,9 @@ class NodeParameters:
         1.0, "how far a stamp may lie behind the node's clock, s", between=(0.05, 60.0)
     )
     stamp_future_limit_s: float = parameter(0.1, "how far a stamp may lie ahead of it, s", between=(0.001, 60.0))
+    stream_port: int = parameter(
+        0, "UDP port of the robot's video stream, where it has one; 0: as the profile says", between=(0, 65535)
+    )
     control_rate_hz: float = parameter(100.0, "rate of commands, Hz", between=(10.0, 500.0))
     blend_s: float = parameter(0.2, "time for passing from one action chunk to the next, s", between=(0.0, 2.0))
     execute_s: float = parameter(

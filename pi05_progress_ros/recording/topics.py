@@ -75,7 +75,10 @@ def recorded_topics(
 
 
 def _cameras(profile: RobotProfile, compressed: bool) -> list[RecordedTopic]:
-    from pi05_progress.robots.profile import IMAGE_TYPE  # not needed, and perhaps not installed, to list arguments
+    from pi05_progress.robots.profile import (
+        IMAGE_TYPE,
+        PACKET_TYPE,
+    )  # not needed, and perhaps not installed, to list arguments
 
     topics = []
     for camera in profile.cameras.values():
@@ -84,4 +87,6 @@ def _cameras(profile: RobotProfile, compressed: bool) -> list[RecordedTopic]:
             topics.append(RecordedTopic(camera.compressed_topic, "sensor_msgs/msg/CompressedImage", True, rate))
         elif camera.topic:
             topics.append(RecordedTopic(*camera.source, True, rate))
+        else:  # what receives the stream publishes it; one for all cameras
+            topics.append(RecordedTopic(profile.stream.topic, PACKET_TYPE, True, (0.0, profile.stream.rate_hz)))
     return topics

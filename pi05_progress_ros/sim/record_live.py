@@ -153,6 +153,14 @@ class Options(EpisodeOptions):
     """Image size as a share of the real cameras'; raw images take space."""
 
 
+def check(options: Options) -> None:
+    """See ``EpisodeOptions.check``."""
+    options.check()
+    if RobotProfile.load(options.profile).stream:
+        text = "its video stream is no topic before a policy node receives it: use sim.generate"
+        raise UserError(f"--profile {options.profile}: {text}")
+
+
 def processes(options: Options, seeds: range) -> tuple[Process, Process]:
     """The recorder and the simulated robot with its operator."""
     recorder = Process(
@@ -213,7 +221,7 @@ def record(options: Options, seeds: range) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    options = read_options(Options, MODULE, __doc__, arguments, Options.check)
+    options = read_options(Options, MODULE, __doc__, arguments, check)
     return run_program(lambda: _run(options), name="record_live", kept=KEPT)
 
 

@@ -22,11 +22,11 @@ from pi05_progress.robots.states import Mode
 
 from ..parameters import QosOverrides, declare_all, read_all, warn_of_unused_overrides
 from ..ros_session import UNNAMED, publisher_names, ros_session, spin
-from ..starting.simulation_choices import parse_fault
+from ..starting.simulation_choices import free_udp_port, parse_fault
 from .physics.gl import require_backend
 from .physics.laboratory import Laboratory
 from .physics.world import World
-from .robot.camera_sender import CameraSender
+from .robot.camera_sender import CameraSenders
 from .robot.command_listener import CommandListener
 from .robot.image_publisher import ImagePublisher
 from .robot.physics_loop import PhysicsLoop, Requests, Worker
@@ -98,7 +98,10 @@ class RobotNode(QosOverrides, Node):
 
     def _make_images(self, parameters: RobotParameters, profile: RobotProfile) -> ImagePublisher:
         require_backend()
-        senders = {key: CameraSender(self, key, camera) for key, camera in profile.cameras.items()}
+        port = parameters.stream_port or free_udp_port()
+        if profile.stream:
+            self.get_logger().info(f"its video goes to UDP port {port} of this machine: stream_port of the policy node")
+        senders = CameraSenders(self, profile, parameters.image_scale, port=port)
         return ImagePublisher(self._robot.world.model, profile, parameters.image_scale, senders)
 
     def run(self) -> None:

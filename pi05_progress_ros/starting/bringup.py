@@ -32,7 +32,7 @@ from .processes import (
     transport,
 )
 from .rosbag import record_process
-from .simulation_choices import EPISODES, RANGES, SIM_TASKS, check_simulable, parse_fault
+from .simulation_choices import EPISODES, RANGES, SIM_TASKS, check_simulable, free_udp_port, parse_fault
 
 if TYPE_CHECKING:
     from pi05_progress.robots.profile import RobotProfile
@@ -77,13 +77,14 @@ BRINGUP_ARGUMENTS = (
 )
 
 SIMULATION_ARGUMENTS = (
-    Argument("robot", f"{ROBOT}; its cameras must be topics", DEFAULT_ROBOT),
+    Argument("robot", ROBOT, DEFAULT_ROBOT),
     Argument("task", "what lies on the table and is to be done", SIM_TASKS[0], SIM_TASKS),
     Argument("seed", "decides where objects lie and which arm works", "0"),
     Argument(
         "arm_command", "what arms follow on /api; auto: as the profile says", "auto", ("auto", "position", "velocity")
     ),
     Argument("image_scale", "size of images as a share of the real cameras', 0.05 to 1", "0.5"),
+    Argument("stream_port", "UDP port of this machine that a video stream goes to; 0: a free one", "0"),
     Argument("images", "render and publish camera images", "true", BOOLEANS),
     Argument("teleoperation", "start in teleoperation instead of API mode", "false", BOOLEANS),
     Argument("expert", "a scripted operator does the task", "false", BOOLEANS),
@@ -180,6 +181,8 @@ def _bringup(given: Mapping[str, str], environment: Mapping[str, str]) -> tuple[
             "episodes": given["sim_episodes"],
             "faults": faults,
         }
+        if profile.stream:
+            parameters["stream_port"] = values["stream_port"] = free_udp_port()
         processes.append(_simulated_robot(profile, parameters, level, environment))
     # The simulated robot says once a second what the present episode asks for; instructions differ between episodes.
     follows = (("~/set_task", "/sim/task"),) if sim and not values["prompt"] else ()
@@ -201,6 +204,7 @@ def _simulation(given: Mapping[str, str], environment: Mapping[str, str]) -> tup
     profile = load_profile(given["robot"])
     parameters: dict[str, Value] = {name: given[name] for name in ("task", "arm_command", "episodes")}
     parameters["profile"] = given["robot"]
+    parameters["stream_port"] = number("stream_port", given["stream_port"], int, (0, 65535))
     for name, between in RANGES.items():
         parameters[name] = number(name, given[name], type(between[1]), between)
     for name in ("images", "teleoperation", "expert", "lockstep"):

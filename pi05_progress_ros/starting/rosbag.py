@@ -81,11 +81,9 @@ def record_process(
     topics = recorded_topics(profile, absolute_namespace(given["namespace"]), images, sim=sim_time)
     more = given["topics"].replace(",", " ").split()
     command += ["--topics", *dict.fromkeys([*(topic.name for topic in topics), *more])]
-    streams = [key for key, camera in profile.cameras.items() if camera.topic is None]
     note = f"recording into {output}"
-    if streams and images != "none":
-        note += f"; {', '.join(streams)} of {profile.name} arrive as {profile.cameras[streams[0]].type}, which is no"
-        note += " topic: they are not recorded"
+    if profile.stream and images != "none":
+        note += f"; the video stream is recorded while the policy node receives it, from {profile.stream.topic}"
     return Process("recorder", command=tuple(command), environment=variables, required=required, note=note)
 
 

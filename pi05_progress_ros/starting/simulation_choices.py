@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
@@ -38,15 +39,17 @@ RANGES = {
 }
 
 
+def free_udp_port() -> int:
+    """A UDP port of this machine that nobody uses at the moment."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as trial:
+        trial.bind(("127.0.0.1", 0))
+        return trial.getsockname()[1]
+
+
 def check_simulable(profile: RobotProfile) -> None:
-    """Refuse, by a ``UserError``, a robot with other cameras or arms than the simulated one, ``teleavatar``."""
+    """Refuse, by a ``UserError``, a robot with other arms than the simulated one, ``teleavatar``."""
     from pi05_progress.robots.profile import DEFAULT, RobotProfile
 
-    if kinds := profile.unusual_cameras():
-        raise UserError(
-            f"cameras of {profile.name} arrive as {kinds}; the simulated robot publishes messages only: "
-            f"use profile {DEFAULT}"
-        )
     own = RobotProfile.load(DEFAULT)
     joints, expected = ({name: len(arm.joints) for name, arm in p.arms.items()} for p in (profile, own))
     if joints != expected or set(profile.grippers) != set(own.grippers):

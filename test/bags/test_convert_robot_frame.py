@@ -37,7 +37,7 @@ class Watching(Policy):
         return PolicyOutput(np.zeros((1, 16), np.float32), None)
 
 
-@pytest.fixture(scope="module", params=["teleavatar", "teleavatar_v1"])
+@pytest.fixture(scope="module", params=["teleavatar", "teleavatar_v1", "teleavatar_v2"])
 def robot(request):
     return RobotProfile.load(request.param)
 
@@ -45,13 +45,15 @@ def robot(request):
 @pytest.fixture(scope="module")
 def messages(robot):
     """Joints at 150 Hz: every frame's time is also a joint message's, so both paths can be compared to the last bit."""
+    made = joints(SECONDS, state_hz=150)
+    if robot.stream:
+        return made + [replace(m, topic=robot.stream.topic) for m in packets(SECONDS, size=(272, 128))]
     if robot.name == "teleavatar_v1":
-        made = joints(SECONDS, state_hz=150)
         for key, camera in robot.cameras.items():
             sent = packets(SECONDS, camera=key, size=(64, 128) if camera.eye else (48, 64))
             made += [replace(message, topic=camera.topic) for message in sent]
         return made
-    made = joints(SECONDS, state_hz=150) + pictures(SECONDS, kind=IMAGE)
+    made += pictures(SECONDS, kind=IMAGE)
     rng = np.random.default_rng(0)
     for i, message in enumerate(m for m in made if m.type == IMAGE):
         picture = rng.integers(0, 255, (48, 64, 3), dtype=np.uint8)
@@ -76,12 +78,12 @@ def live_frames(robot, messages):
 
     assert rclpy
     inputs = Inputs(Limits(image_age_s=60, joint_age_s=60, skew_s=1, past_s=60, future_s=60))
-    names = {camera.topic: key for key, camera in robot.cameras.items()}
+    names = {camera.topic: key for key, camera in robot.cameras.items() if camera.topic}
     for side in PROFILE.arms:
         names[PROFILE.arms[side].state_topic] = f"{side}_arm"
         names[PROFILE.grippers[side].state_topic] = f"{side}_gripper"
-    for topic, name in names.items():
-        inputs.add(name, topic, image=name in TOPICS, required=True)
+    for name in (*names.values(), *(robot.cameras if robot.stream else ())):
+        inputs.add(name, name, image=name in TOPICS, required=True)
     policy, clock = Watching(), SimpleNamespace(now=START)
     said = []
     logger = SimpleNamespace(error=said.append, warning=said.append, info=said.append, debug=said.append)
@@ -90,6 +92,10 @@ def live_frames(robot, messages):
         for key, camera in robot.cameras.items()
         if camera.type == PACKET_TYPE
     }
+    if robot.stream:
+        names[robot.stream.topic] = "stream"
+        tiles = {key: robot.stream.tiles[camera.tile] for key, camera in robot.cameras.items()}
+        streams["stream"] = PacketStream("stream", "", inputs, lambda: None, logger, tiles)
     loop = InferenceLoop(
         policy, robot, 1000.0, snapshot=lambda: inputs.snapshot(clock.now), task=lambda: "stack",
         generation=lambda: 0, episode=lambda: None,
@@ -104,7 +110,7 @@ def live_frames(robot, messages):
             for m in group:
                 name, message = names[m.topic], deserialize_message(bytes(serialised(m)), message_class(m.type))
                 if m.type == PACKET_TYPE:
-                    pushed[name] += 1
+                    pushed.update(list(robot.cameras) if robot.stream else [name])
                     streams[name].push(message, stamp)
                 else:
                     inputs.store(name, message, stamp)
@@ -135,7 +141,7 @@ def test_the_live_nodes_path_and_the_converter_make_the_same_frames(tmp_path, ro
             super().write(image)
 
     monkeypatch.setattr(conversion, "VideoFile", Kept)
-    run = convert(tmp_path / "ds", write_bag(tmp_path / "bag", messages), robot=robot.name)
+    run = convert(tmp_path / "ds", write_bag(tmp_path / "bag", messages), robot=robot.name, vector_size=48)
     assert run.status == 0, run.text
     live = live_frames(robot, messages)
     assert len(live) == len(run.column("index")) == 30

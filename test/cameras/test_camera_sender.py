@@ -6,12 +6,13 @@ from rosbags.highlevel import AnyReader
 
 from pi05_progress.robots.message_store import message_store
 from pi05_progress.robots.messages import decode_image, prepare_image
-from pi05_progress.robots.packets import PacketDecoder, frame_to_rgb
+from pi05_progress.robots.packets import PacketDecoder, VideoPicture, frame_to_rgb
 from pi05_progress.robots.profile import PACKET_TYPE, RobotProfile
+from pi05_progress.units.transforms import resize_with_pad
 from pi05_progress_ros.sim.episodes.generation import EpisodeBag
 from pi05_progress_ros.sim.physics.cameras import CameraRig, scaled_sizes
 from pi05_progress_ros.sim.physics.world import World
-from pi05_progress_ros.sim.robot.camera_sender import CameraSender
+from pi05_progress_ros.sim.robot.camera_sender import CameraSender, CameraSenders
 from pi05_progress_ros.sim.robot.states import to_time
 
 COUNT = 5
@@ -35,6 +36,25 @@ def test_a_stereo_camera_that_is_turned_shows_the_model_what_the_default_one_doe
     assert frames["head_camera"].shape == (270, 960, 3)
     for key, camera in profile.cameras.items():
         np.testing.assert_array_equal(prepare_image(frames[key], camera), pictures[key])
+
+
+def test_the_tiles_of_a_stream_show_the_model_what_the_default_cameras_do(tmp_path, rendered):
+    world, pictures = rendered
+    profile, store = RobotProfile.load("teleavatar_v2"), message_store()
+    rig = CameraRig(world.model, scaled_sizes(0.25), profile)
+    with EpisodeBag(tmp_path / "bag", store) as bag:
+        CameraSenders(bag, profile, 0.25).publish(rig.render(world.snapshot()), to_time(5))
+    rig.close()
+    with AnyReader([tmp_path / "bag"], default_typestore=store) as reader:
+        ((connection, _, data),) = reader.messages()
+        message = reader.deserialize(data, connection.msgtype)
+    assert (connection.topic, message.width, message.height) == ("/stream/ffmpeg", 480, 1020)
+    ((_, frame),) = PacketDecoder().decode(message, 0)
+    for key, camera in profile.cameras.items():
+        tile = prepare_image(decode_image(VideoPicture(0, frame, profile.stream.tiles[camera.tile]), key), camera)
+        assert tile.shape[1] / tile.shape[0] == pytest.approx(camera.size[0] / camera.size[1], rel=0.02)
+        seen, expected = (resize_with_pad(image, 224, 224).astype(int) for image in (tile, pictures[key]))
+        assert np.abs(seen - expected).mean() < 4, key
 
 
 @pytest.mark.parametrize("transport", ["raw", "compressed", "ffmpeg"])

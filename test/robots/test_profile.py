@@ -117,7 +117,7 @@ def test_command_styles_and_what_goes_with_them():
     ],
 )
 def test_tiles_of_the_second_robots_stream(tile, size, first_pixel):
-    from pi05_progress.robots.messages import crop
+    from pi05_progress.robots.packets import crop
 
     rows, columns = np.mgrid[:2720, :1280]
     cut = crop(np.stack([rows, columns, rows], axis=-1), RobotProfile.load("teleavatar_v2").stream.tiles[tile])

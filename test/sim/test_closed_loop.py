@@ -184,11 +184,6 @@ def test_the_policy_of_a_robot_with_a_stereo_camera_sees_what_the_default_ones_d
         np.testing.assert_array_equal(image, frames[1].images[key])
 
 
-def test_a_robot_whose_cameras_cannot_be_simulated_is_refused():
-    with pytest.raises(UserError, match="arrive as rtp; the simulated robot publishes messages only"):
-        ClosedLoop(Still(), RobotProfile.load("teleavatar_v2"), "stack_cubes")
-
-
 def test_a_robot_with_other_arms_cannot_be_simulated():
     arms, grippers = ({"left": parts["left"]} for parts in (PROFILE.arms, PROFILE.grippers))
     one_arm = PROFILE.model_copy(update={"arms": arms, "grippers": grippers})

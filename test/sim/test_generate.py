@@ -220,10 +220,6 @@ def test_a_killed_run_leaves_nothing_that_looks_finished_and_can_go_on(tmp_path)
         (["--task", "stack_cubes", "--out", "x", "--seed", "799995"], "--seed 799995 --episodes 10: seeds from 800000"),
         (["--task", "stack_cubes", "--out", "x", "--picture-rate", "0"], "--picture-rate 0.0: expected 1 to 200"),
         (["--task", "stack_cubes", "--out", "x", "--image-scale", "2"], "image scale 2.0 is outside"),
-        (
-            ["--task", "stack_cubes", "--out", "x", "--profile", "teleavatar_v2"],
-            "--profile teleavatar_v2: cameras of teleavatar_v2 arrive as rtp",
-        ),
         (["--task", "stack_cubes", "--out", "/proc/nowhere"], "--out /proc/nowhere:"),
     ],
 )

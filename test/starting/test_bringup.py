@@ -146,12 +146,7 @@ def test_the_simulation_alone_takes_the_robots_parameters_in_their_types():
     ("launch", "given", "message"),
     [
         (BRINGUP, {"sim": "true", "sim_image_scale": "2"}, "sim_image_scale:=2: expected 0.05 to 1"),
-        (
-            BRINGUP,
-            {"sim": "true", "robot": "teleavatar_v2"},
-            "robot:=teleavatar_v2: cameras of teleavatar_v2 arrive as",
-        ),
-        (SIMULATION, {"robot": "teleavatar_v2"}, "robot:=teleavatar_v2: cameras of teleavatar_v2 arrive as"),
+        (SIMULATION, {"stream_port": "70000"}, "stream_port:=70000: expected 0 to 65535"),
         (SIMULATION, {"image_scale": "nan"}, "image_scale:=nan: expected 0.05 to 1"),
         (SIMULATION, {"seed": "-1"}, "seed:=-1: expected 0 to"),
         (SIMULATION, {"lockstep_step_s": "0"}, "lockstep_step_s:=0: expected 0.005 to 10"),
@@ -317,10 +312,17 @@ def test_cameras_are_recorded_in_the_form_asked_for(rosbag2, robot, images, expe
     assert unexpected not in recorder.command
 
 
-def test_a_video_stream_that_is_no_topic_is_said_to_be_missing(rosbag2):
+def test_a_video_stream_is_recorded_from_the_topic_of_its_receiver(rosbag2):
     (recorder,) = RECORD.processes({"robot": "teleavatar_v2", "output": "bag"}, rosbag2)
-    assert "arrive as rtp, which is no topic: they are not recorded" in recorder.note
-    assert "None" not in recorder.command
+    assert "recorded while the policy node receives it, from /stream/ffmpeg" in recorder.note
+    assert recorder.command.count("/stream/ffmpeg") == 1 and "None" not in recorder.command
+
+
+def test_a_simulated_stream_goes_to_a_free_port_that_the_policy_node_is_told():
+    processes = bringup(sim="true", robot="teleavatar_v2")
+    port = processes["simulated_robot"].parameters["stream_port"]
+    assert port == processes["policy_node"].parameters["stream_port"] and port not in (0, 8890)
+    assert "stream_port" not in bringup(robot="teleavatar_v2")["policy_node"].parameters
 
 
 def test_size_duration_compression_and_simulated_time_are_passed_on(rosbag2):

@@ -17,7 +17,7 @@ import numpy as np
 
 from pi05_progress.robots.joints import MessageError
 from pi05_progress.robots.messages import decode_image, prepare_image
-from pi05_progress.robots.packets import is_key_packet
+from pi05_progress.robots.packets import crop, is_key_packet
 
 from .faults import BagError, UnreadableError
 from .finding import continues_another
@@ -77,26 +77,24 @@ class _FirstPass:
         """Read everything once, and whole pictures up to the first that is sound."""
         bag, inputs, timeline = self._bag, self._inputs, self._timeline
         markers = Markers(timeline, self._profile.marks)
-        sources = {source.topic: source for source in inputs.sources.values()}
+        sources = inputs.by_topic()
         # Once the size of whole pictures is known, only the beginnings of their messages are read.
         stills = {source.topic: source for source in inputs.of_role("camera") if source.kind != "packets"}
         self._find_sizes(stills)
         topics = sources.keys() | {topic for topic in (inputs.events, inputs.marks) if topic}
         for message in bag.messages(topics, heads=set(stills)):
-            source = sources.get(message.topic)
-            if source is None:
-                if (content := self._content(message)) is not None:
-                    markers.add(message, content)
-                continue
-            stamp, timing = timeline.sample(source, message)
-            if source.role == "camera":
-                timing.stamps.append(stamp)
-                if source.kind == "packets" and self._is_key(source, message):
-                    timing.keys.append((stamp, message.received_ns))
-            elif source.kind == "number" and (content := self._content(message)) is not None:
-                changes, value = self._changes.setdefault(source.name, []), float(content.data)
-                if math.isfinite(value) and (not changes or changes[-1][1] != value):
-                    changes.append((stamp, value))
+            if message.topic not in sources and (content := self._content(message)) is not None:
+                markers.add(message, content)
+            for source in sources.get(message.topic, ()):
+                stamp, timing = timeline.sample(source, message)
+                if source.role == "camera":
+                    timing.stamps.append(stamp)
+                    if source.kind == "packets" and self._is_key(source, message):
+                        timing.keys.append((stamp, message.received_ns))
+                elif source.kind == "number" and (content := self._content(message)) is not None:
+                    changes, value = self._changes.setdefault(source.name, []), float(content.data)
+                    if math.isfinite(value) and (not changes or changes[-1][1] != value):
+                        changes.append((stamp, value))
         for source in inputs.of_role("camera"):
             if source.kind == "packets" and source.name not in self._sizes and source.topic in self._unreadable:
                 raise BagError(f"{source.name}: {self._unreadable[source.topic][0]}")
@@ -154,7 +152,7 @@ class _FirstPass:
             height, width = decode_image(message, source.name).shape[:2]
         if height <= 0 or width <= 0:
             raise MessageError(f"{source.name}: the picture is {width}x{height}")
-        whole = np.broadcast_to(np.uint8(0), (height, width, 3))  # no memory: only its size is looked at
+        whole = crop(np.broadcast_to(np.uint8(0), (height, width, 3)), source.box)  # no memory, only its size counts
         return prepare_image(whole, self._profile.cameras[source.name]).shape[:2]
 
     def _notes(self, breaks: list[tuple[int, int]]) -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from pi05_progress.robots.packets import Box
 from pi05_progress.robots.profile import IMAGE_TYPE, PACKET_TYPE
 
 from .faults import BagError
@@ -22,6 +23,7 @@ OTHER_KINDS = {
     "std_msgs/msg/Float32": "number",
     "geometry_msgs/msg/Pose": "pose",
 }
+STREAM_HINT = "A camera that was recorded on a topic of its own: --camera KEY=TOPIC."
 Kind = Literal["raw", "compressed", "packets", "joints", "number", "pose"]
 Role = Literal["camera", "state", "action"]
 
@@ -35,6 +37,7 @@ class Source:
     kind: Kind  # how its messages are read
     role: Role  # what it is for
     delay_ns: int = 0  # by which its stamps are late
+    box: Box | None = None  # of a camera in a stream: its part of a frame
 
     @property
     def name(self) -> str:
@@ -65,6 +68,11 @@ class Inputs:
     def of_role(self, role: Role) -> list[Source]:
         """The sources of one role."""
         return [source for source in self.sources.values() if source.role == role]
+
+    def by_topic(self) -> dict[str, list[Source]]:
+        """The sources of each topic; cameras in a stream share one."""
+        topics = {source.topic for source in self.sources.values()}
+        return {topic: [source for source in self.sources.values() if source.topic == topic] for topic in topics}
 
 
 def choose_inputs(topics: Mapping[str, Topic], options: Options) -> Inputs:
@@ -114,10 +122,7 @@ class _Choice:
         if key in self._options.cameras:
             candidates = [self._options.cameras[key]]
         elif camera.topic is None:
-            self._problems.append(
-                f"{key} arrives as {camera.type}, which is no topic: if it was recorded, name its topic with "
-                f"--camera {key}=TOPIC"
-            )
+            self._add(key, self._named(self._profile.stream.topic), "camera", STREAM_HINT)
             return
         else:
             base = self._named(camera.topic).removesuffix("/ffmpeg")
@@ -160,8 +165,12 @@ class _Choice:
         """Take a topic for a part; where it is missing, that and the hint are told."""
         kinds = CAMERA_KINDS if role == "camera" else OTHER_KINDS
         found = self._topics[topic].type if topic in self._topics else ""
-        delay_s = self._profile.cameras[part].delay_s if role == "camera" else 0.0
-        source = Source(part, topic, kinds.get(found, "joints"), role, round(delay_s * 1e9))
+        delay_s, box = 0.0, None
+        if role == "camera":
+            camera, stream = self._profile.cameras[part], self._profile.stream
+            delay_s = camera.delay_s
+            box = stream.tiles[camera.tile] if stream and topic == self._named(stream.topic) else None
+        source = Source(part, topic, kinds.get(found, "joints"), role, round(delay_s * 1e9), box)
         if not found:
             self._problems.append(f"{source.name}: {'no message' if topic in self._silent else 'nothing'} on {topic}")
             self._hints |= {hint} if hint else set()

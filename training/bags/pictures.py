@@ -9,7 +9,7 @@ import numpy as np
 
 from pi05_progress.robots.joints import MessageError
 from pi05_progress.robots.messages import decode_image, prepare_image
-from pi05_progress.robots.packets import PacketDecoder, frame_to_rgb
+from pi05_progress.robots.packets import PacketDecoder, crop, frame_to_rgb
 from pi05_progress.units.transforms import resize_with_pad
 
 from .inputs import Source
@@ -99,7 +99,7 @@ class Pictures:
 
     def _parse(self, raw: Any) -> np.ndarray:
         if self._decoder is not None:
-            image = frame_to_rgb(raw)
+            image = crop(frame_to_rgb(raw), self._source.box)
         else:
             image = decode_image(self._deserialize(raw), f"{self._source.name} ({self._source.topic})")
         image = prepare_image(image, self._options.profile.cameras[self._source.name])

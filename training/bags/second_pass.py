@@ -122,7 +122,7 @@ def _made(
         pictures = Pictures(source, options, grid, bag.deserialize, sizes[source.name])
         path = folder / f"{source.name}.mp4"
         cameras[source.name] = _CameraThread(pictures, path, options.fps, options.video, failed)
-    by_topic = {source.topic: source for source in scan.inputs.sources.values()}
+    by_topic = scan.inputs.by_topic()
     state, action = (folder / VECTOR_FILES[name] for name in (STATE, ACTION))
     with state.open("wb") as states, action.open("wb") as actions:
         table = Table(options, scan, grid, states.write, actions.write, bag.deserialize)
@@ -130,13 +130,13 @@ def _made(
             for message in bag.messages(by_topic.keys(), *segment.read):
                 if failed.is_set():
                     break
-                source = by_topic[message.topic]
-                stamp = message_time_ns(message, source, scan.clock_offset_ns)
-                if source.role == "camera":
-                    cameras[source.name].put(stamp, message)
-                else:
-                    table.push(source.name, stamp, message)
-                    table.advance()
+                for source in by_topic[message.topic]:
+                    stamp = message_time_ns(message, source, scan.clock_offset_ns)
+                    if source.role == "camera":
+                        cameras[source.name].put(stamp, message)
+                    else:
+                        table.push(source.name, stamp, message)
+                        table.advance()
         except BaseException:
             failed.set()
             raise

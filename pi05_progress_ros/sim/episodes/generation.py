@@ -28,7 +28,7 @@ from pi05_progress.errors import UserError
 from pi05_progress.files.worker_process import in_worker, worker_pool
 from pi05_progress.policy import PolicyOptions
 from pi05_progress.robots.message_store import message_store
-from pi05_progress.robots.profile import IMAGE_TYPE, RobotProfile
+from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.robots.states import Mode
 
 from ...command_line import check_ranges
@@ -37,7 +37,7 @@ from ..driving.drivers import load_policy
 from ..expert.operator import Operator
 from ..physics.cameras import CameraRig, scaled_sizes
 from ..physics.world import World
-from ..robot.camera_sender import CameraSender
+from ..robot.camera_sender import CameraSenders
 from ..robot.robot import STATE_HZ, Robot
 from ..robot.states import IMAGE_HZ, StatePublisher, Truth, is_due, to_time
 from .options import EpisodeFacts, EpisodeOptions, facts_path, write_facts
@@ -165,7 +165,8 @@ class EpisodeMaker:
             states = StatePublisher(bag, robot, self._profile)
             truth = Truth(bag, robot, "/episode_event", start_ns)
             operator = self._operator(bag, robot)
-            senders = self._senders(bag)
+            form = "raw" if options.raw_images else "compressed"
+            senders = CameraSenders(bag, self._profile, options.image_scale, options.jpeg_quality, transport=form)
             tick, over = 0, False
             while not over:
                 robot.advance()
@@ -177,8 +178,7 @@ class EpisodeMaker:
                 if picture:
                     truth.publish(operator.not_to_imitate)
                     images = self._rig.render(world.snapshot())
-                    for key, image in images.items():
-                        senders[key].publish(image, stamp)
+                    senders.publish(images, stamp)
                     if self._planned:
                         parts = self._profile.joint_parts().items()
                         operator.look(images, {name: bag.newest[part.state_topic] for name, part in parts}, stamp)
@@ -206,14 +206,6 @@ class EpisodeMaker:
         if not self._planned:
             return Operator(bag, self._world, self._profile, options.fault, options.fault_share)
         return PlannedOperator(bag, robot, self._profile, options.disturbance, self._policy, options.planner_share)
-
-    def _senders(self, bag: EpisodeBag) -> dict[str, CameraSender]:
-        senders, transport = {}, "raw" if self._options.raw_images else "compressed"
-        for key, camera in self._profile.cameras.items():
-            if camera.type == IMAGE_TYPE:
-                camera = camera.model_copy(update={"transport": transport})
-            senders[key] = CameraSender(bag, key, camera, self._options.jpeg_quality)
-        return senders
 
 
 def follow(robot: Robot, operator: Operator) -> None:

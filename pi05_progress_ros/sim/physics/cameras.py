@@ -79,7 +79,15 @@ class CameraRig:
 
 
 def _frame(view: np.ndarray, camera: CameraProfile | None) -> np.ndarray:
-    """A frame of which ``prepare_image`` makes the view again; in stereo both eyes see the same."""
+    """A frame of which ``prepare_image`` makes the view again; in stereo both eyes see the same.
+
+    A stream's tile has another shape: the view stands in the middle of it, as the model would put it.
+    """
+    if camera and camera.tile:
+        height, width, _ = view.shape
+        tall = 2 * round(width * camera.size[1] / camera.size[0] / 2)
+        above = max(0, tall - height) // 2
+        return np.pad(view, ((above, tall - height - above), (0, 0), (0, 0)))
     if camera and camera.eye:
         view = np.concatenate([view, view], axis=1)
     return view[::-1, ::-1] if camera and camera.turned else view

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import array
+import random
+import socket
+from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -15,9 +18,19 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 
 from pi05_progress.errors import UserError
-from pi05_progress.robots.profile import COMPRESSED_TYPE, PACKET_TYPE, CameraProfile
+from pi05_progress.robots.packets import crop
+from pi05_progress.robots.profile import (
+    COMPRESSED_TYPE,
+    IMAGE_TYPE,
+    PACKET_TYPE,
+    CameraProfile,
+    RobotProfile,
+    StreamProfile,
+)
 
 from ...cameras.message_class import message_class
+from ...cameras.rtp import packetize
+from .states import IMAGE_HZ
 
 PACKET_QUEUE = 60  # packets, two seconds of them, that wait for a subscriber
 # Constant quality and no frame that waits for another, as little work as the codec allows, one thread.
@@ -33,12 +46,15 @@ class CameraSender:
         key: of the camera.
         camera: says how.
         jpeg_quality: of compressed frames, 1 to 100.
+        publisher: of what is sent, instead of one that the node makes.
 
     Raises:
         UserError: the package of its messages is not installed.
     """
 
-    def __init__(self, node: Node, key: str, camera: CameraProfile, jpeg_quality: int = 90) -> None:
+    def __init__(
+        self, node: Node, key: str, camera: CameraProfile, jpeg_quality: int = 90, publisher: Any = None
+    ) -> None:
         topic, kind = camera.source
         make = {COMPRESSED_TYPE: self._compressed, PACKET_TYPE: self._packet}.get(kind, self._whole)
         self._key, self._camera, self._make, self._kind = key, camera, make, message_class(kind)
@@ -48,7 +64,7 @@ class CameraSender:
         qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
         if kind == PACKET_TYPE:
             qos = QoSProfile(depth=PACKET_QUEUE, reliability=ReliabilityPolicy.RELIABLE)
-        self._publisher = node.create_publisher(self._kind, topic, qos)
+        self._publisher = publisher or node.create_publisher(self._kind, topic, qos)
 
     def publish(self, frame: np.ndarray, stamp: Time) -> None:
         """Send one raw frame, uint8 (h, w, 3) RGB."""
@@ -76,6 +92,72 @@ class CameraSender:
             width=width, height=height, encoding="hevc", pts=packet.pts, flags=int(packet.is_keyframe),
             data=_bytes(bytes(packet)),
         )  # fmt: skip
+
+
+class CameraSenders:
+    """Publishes the frames of all cameras of a robot, each by itself or tiled into its stream.
+
+    Args:
+        node: see ``CameraSender``.
+        profile: the robot.
+        scale: share of the real cameras' resolution.
+        jpeg_quality: see ``CameraSender``.
+        transport: of ``Image`` topics, instead of the profile's.
+        port: where to on this machine a stream is sent by RTP; 0: its packets are published, as its receiver does.
+    """
+
+    def __init__(
+        self, node: Node, profile: RobotProfile, scale: float, jpeg_quality: int = 90, port: int = 0,
+        transport: str | None = None,
+    ) -> None:  # fmt: skip
+        self._profile, self._stream = profile, None
+        if stream := profile.stream:
+            # Tiles are narrower than what the default cameras see, at half as much again the wrists' are not.
+            self._size = tuple(2 * round(n * min(1.0, 1.5 * scale) / 2) for n in stream.size)
+            one = next(iter(profile.cameras.values()))
+            camera = one.model_copy(update={"topic": stream.topic, "type": PACKET_TYPE, "rate_hz": IMAGE_HZ})
+            rtp = RtpPublisher(port, stream) if port else None
+            self._stream = CameraSender(node, "stream", camera, publisher=rtp)
+            return
+        self._senders = {}
+        for key, camera in profile.cameras.items():
+            if transport and camera.type == IMAGE_TYPE:
+                camera = camera.model_copy(update={"transport": transport})
+            self._senders[key] = CameraSender(node, key, camera, jpeg_quality)
+
+    def publish(self, frames: Mapping[str, np.ndarray], stamp: Time) -> None:
+        """Send one frame of every camera, as ``CameraRig`` renders them."""
+        if self._stream is not None:
+            self._stream.publish(self._tiled(frames), stamp)
+            return
+        for key, frame in frames.items():
+            self._senders[key].publish(frame, stamp)
+
+    def _tiled(self, frames: Mapping[str, np.ndarray]) -> np.ndarray:
+        width, height = self._size
+        whole = np.zeros((height, width, 3), np.uint8)
+        for key, camera in self._profile.cameras.items():
+            part = crop(whole, self._profile.stream.tiles[camera.tile])
+            part[:] = cv2.resize(frames[key], part.shape[1::-1], interpolation=cv2.INTER_AREA)
+        return whole
+
+
+class RtpPublisher:
+    """Sends packets to a UDP port of this machine, as the robot sends its stream to another one."""
+
+    def __init__(self, port: int, stream: StreamProfile) -> None:
+        self._to, self._stream = ("127.0.0.1", port), stream
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._ssrc, self._sequence = random.getrandbits(32), random.getrandbits(16)
+
+    def publish(self, message: Any) -> None:
+        """Send one access unit."""
+        timestamp = round(message.pts * self._stream.clock_rate_hz / IMAGE_HZ)
+        data, kind = message.data.tobytes(), self._stream.payload_type
+        datagrams = packetize(data, self._sequence, timestamp, self._ssrc, kind)
+        self._sequence += len(datagrams)
+        for datagram in datagrams:
+            self._socket.sendto(datagram, self._to)
 
 
 def _encoder(width: int, height: int, rate_hz: int) -> Any:

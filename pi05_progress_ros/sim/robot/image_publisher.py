@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Mapping
 
 import mujoco
 import numpy as np
@@ -13,15 +12,13 @@ from builtin_interfaces.msg import Time
 from pi05_progress.robots.profile import RobotProfile
 
 from ..physics.cameras import CameraRig, scaled_sizes
-from .camera_sender import CameraSender
+from .camera_sender import CameraSenders
 
 
 class ImagePublisher:
     """Renders the snapshots offered; of those that wait the newest two are kept, so that a late one is no gap."""
 
-    def __init__(
-        self, model: mujoco.MjModel, profile: RobotProfile, scale: float, senders: Mapping[str, CameraSender]
-    ) -> None:
+    def __init__(self, model: mujoco.MjModel, profile: RobotProfile, scale: float, senders: CameraSenders) -> None:
         self._model, self._profile, self._senders = model, profile, senders
         self._sizes = scaled_sizes(scale)
         self._changed = threading.Condition()  # guards the three below
@@ -65,8 +62,7 @@ class ImagePublisher:
                     if self._ended:
                         return
                     (stamp, snapshot), self._busy = self._waiting.popleft(), True
-                for key, image in rig.render(snapshot).items():
-                    self._senders[key].publish(image, stamp)
+                self._senders.publish(rig.render(snapshot), stamp)
         finally:
             with self._changed:
                 self._ended = True

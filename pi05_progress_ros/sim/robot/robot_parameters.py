@@ -39,6 +39,11 @@ class RobotParameters:
     )
     laboratory: str = parameter("plain", "where it stands: plain, or random, a laboratory of its own for every seed")
     shift: str = parameter("none", SHIFT_HELP)
+    stream_port: int = parameter(
+        0,
+        "UDP port of this machine that a robot's video stream is sent to; 0: a free one, which is logged",
+        between=(0, 65535),
+    )
     images: bool = parameter(True, "render and publish camera images")
     teleoperation: bool = parameter(False, "start in teleoperation mode instead of API mode")
     expert: bool = parameter(
@@ -76,6 +81,8 @@ class RobotParameters:
             check_simulable(profile)
         except UserError as error:
             raise UserError(f"parameter profile: {error}") from error
+        if profile.stream and self.stream_port == profile.stream.port:
+            raise UserError(f"parameter stream_port: {self.stream_port} is the real robot's: use another, or 0")
         _check("task", self.task, TASKS)
         _check("arm_command", self.arm_command, ARM_COMMANDS)
         _check("episodes", self.episodes, EPISODES)

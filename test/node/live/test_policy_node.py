@@ -116,7 +116,6 @@ WRONG_PARAMETERS = [
 ]
 WRONG_NAMES = [
     ({"robot": "nobody"}, "unknown robot profile 'nobody'"),
-    ({"robot": "teleavatar_v2"}, "cameras of teleavatar_v2 arrive as rtp: not supported yet"),
     ({"model": "huge"}, "unknown model configuration 'huge'; known: pi05, pi05_lora, tiny, mid"),
     ({"policy": "nothing"}, "policy 'nothing': expected pi05, websocket or module:function"),
     ({"policy": "websocket"}, "server_uri is empty; policy websocket needs it, such as ws://"),

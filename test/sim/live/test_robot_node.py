@@ -169,7 +169,7 @@ WRONG = [
     (["-p", "task:=juggle"], {}, "unknown task 'juggle'; known: stack_cubes"),
     (["-p", "arm_command:=force"], {}, "unknown arm_command 'force'; known: auto, position, velocity"),
     (["-p", "profile:=telavatar"], {}, "unknown robot profile 'telavatar'; known profiles: teleavatar, "),
-    (["-p", "profile:=teleavatar_v2"], {}, "cameras of teleavatar_v2 arrive as rtp"),
+    (["-p", "profile:=teleavatar_v2", "-p", "stream_port:=8890"], {}, "stream_port: 8890 is the real robot's: use"),
     (["-p", "expert:=true", "-p", "faults:=['tripped']"], {}, "unknown fault 'tripped'; known faults: dropped_"),
     (["-p", "image_scale:=7.0"], {}, "image_scale: 7.0 is refused, expected float between 0.05 and 1"),
     (["-p", "seed:=first"], {}, "seed: 'first' is refused, expected int"),
