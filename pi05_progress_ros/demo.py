@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from pi05_progress.errors import INTERRUPTED, UserError, run_program
 from pi05_progress.files.config_files import shipped_checkpoint
+from pi05_progress.robots.profile import RobotProfile
 
 from .starting.bringup import BRINGUP
 from .starting.domains import ROBOT_DOMAINS, asked_domain, make_log_folder, own_variables
@@ -213,7 +214,8 @@ class Demo:
             if self._chosen.drives:
                 from .sim.driving.live_episodes import LiveEpisodes
 
-                LiveEpisodes(node, "/policy_node", self._tell, self._on_episode)
+                profile = RobotProfile.load(self._chosen.given.get("robot", DEFAULT_ROBOT))
+                LiveEpisodes(node, "/policy_node", profile, self._tell, self._on_episode)
             monitor = Monitor(node)
             self._wait(lambda: spin(0.1), supervisor)
             self._screen = can_draw(sys.stdout, os.environ)

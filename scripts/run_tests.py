@@ -9,15 +9,25 @@ Usage: run_tests.py [--all] [PYTEST ARGUMENT ...]
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+from typing import Any
 
 SHORT = "not long and "
 LIVE = ("-n", "2", "--dist", "loadfile")  # tests of a file may share processes
 LOWEST = 19
+
+
+def to_its_end(command: list[str], **options: Any) -> int:
+    """Run pytest; Ctrl-C reaches it, too, and it is waited for until it has ended what its tests started."""
+    with subprocess.Popen(command, **options) as process:
+        while True:
+            with contextlib.suppress(KeyboardInterrupt):
+                return process.wait()
 
 
 def main() -> int:
@@ -36,8 +46,8 @@ def main() -> int:
             stderr=subprocess.STDOUT,
             preexec_fn=lambda: os.nice(LOWEST),
         )
+        live = to_its_end([*pytest, *LIVE, "-m", f"{short}live"])
         try:
-            live = subprocess.call([*pytest, *LIVE, "-m", f"{short}live"])
             print("\nall other tests", flush=True)
             status = others.wait()
         except KeyboardInterrupt:  # pytest has been told by the terminal, too

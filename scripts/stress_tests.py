@@ -22,9 +22,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from xml.etree import ElementTree
 
-from run_tests import LIVE, SHORT
+from run_tests import LIVE, SHORT, to_its_end
 
 ROOT = Path(__file__).resolve().parent.parent
+INTERRUPTED = 2  # pytest's exit status after Ctrl-C
 # Ends with its parent, also if that is killed.
 BUSY = "import os\nparent = os.getppid()\nwhile os.getppid() == parent:\n    for _ in range(10**6): pass"
 
@@ -70,7 +71,10 @@ def run_round(arguments: list[str]) -> dict[str, bool]:
         report = Path(folder) / "report.xml"
         live = [*LIVE, "-m", f"{SHORT}live", f"--junitxml={report}"]
         with busy_cores():
-            status = subprocess.call([sys.executable, "-m", "pytest", *live, *arguments], cwd=ROOT)
+            status = to_its_end([sys.executable, "-m", "pytest", *live, *arguments], cwd=ROOT)
+        if status == INTERRUPTED:
+            print("stopped; this round is not counted", file=sys.stderr)
+            sys.exit(130)
         if status not in (0, 1) or not report.exists():
             raise SystemExit(f"stress_tests: pytest ended with status {status}; this round is not counted")
         return outcomes(report)

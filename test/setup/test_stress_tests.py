@@ -1,11 +1,12 @@
 """The stress rounds: what passes and fails is added up from call to call, in a file outside the checkout."""
 
 import os
+import signal
 import subprocess
 import sys
 
 import pytest
-from conftest import PATIENCE_S
+from conftest import PATIENCE_S, wait_for
 from places import ROOT
 
 TESTS = """
@@ -31,15 +32,37 @@ def test_long(): assert False
 """
 
 
-def stress(folder):
+INI = "[pytest]\nmarkers =\n    live\n    long\n"
+SLOW_TO_END = """
+import pathlib
+import time
+import pytest
+
+@pytest.mark.live
+def test_it():
+    here = pathlib.Path(__file__).parent
+    try:
+        (here / "began").touch()
+        time.sleep(600)
+    finally:
+        time.sleep(1)  # as tests end the processes that they started
+        (here / "ended").touch()
+"""
+
+
+def command(folder):
     env = {**os.environ, "XDG_STATE_HOME": str(folder / "state")}
-    command = [sys.executable, "scripts/stress_tests.py", "--rounds", "1", "-c", folder / "pytest.ini", folder]
-    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=2 * PATIENCE_S)
+    words = [sys.executable, "scripts/stress_tests.py", "--rounds", "1", "-c", folder / "pytest.ini", folder]
+    return {"args": words, "cwd": ROOT, "env": env, "text": True}
+
+
+def stress(folder):
+    return subprocess.run(**command(folder), capture_output=True, timeout=2 * PATIENCE_S)
 
 
 @pytest.mark.long
 def test_rounds_are_added_up_per_test_and_a_failure_is_the_exit_status(tmp_path):
-    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n    live\n    long\n")
+    (tmp_path / "pytest.ini").write_text(INI)
     (tmp_path / "test_it.py").write_text(TESTS)
     first = stress(tmp_path)
     assert first.returncode == 1, first.stdout + first.stderr
@@ -60,3 +83,17 @@ def test_tests_that_cannot_be_run_are_no_round(tmp_path):
     assert ended.returncode == 1
     assert "this round is not counted" in ended.stderr
     assert not (tmp_path / "state/pi05_progress/stress_tests.jsonl").exists()
+
+
+@pytest.mark.long
+def test_ctrl_c_waits_for_what_tests_end_and_the_round_is_not_counted(tmp_path):
+    (tmp_path / "pytest.ini").write_text(INI)
+    (tmp_path / "test_it.py").write_text(SLOW_TO_END)
+    with subprocess.Popen(**command(tmp_path), stderr=subprocess.PIPE, start_new_session=True) as running:
+        wait_for(lambda: (tmp_path / "began").exists(), what="a test that goes on")
+        os.killpg(running.pid, signal.SIGINT)
+        said = running.communicate(timeout=PATIENCE_S)[1]
+    assert running.returncode == 130 and said.endswith("stopped; this round is not counted\n"), said
+    assert (tmp_path / "ended").exists() and not list((tmp_path / "state").rglob("*.jsonl"))
+    with pytest.raises(ProcessLookupError):  # nobody of it is left, and the cores are free again
+        os.killpg(running.pid, 0)

@@ -72,16 +72,21 @@ def test_the_best_is_chosen_by_the_number_that_is_asked_for(first):
     assert all(0 < error < 3 for error in errors.values())  # rad
 
 
-def test_a_profile_of_some_steps_is_written(first, data, tmp_path, monkeypatch):
-    assert list((first.parents[1] / "profile").rglob("*.xplane.pb"))
+def stop_at(monkeypatch, step):
+    """Let a signal come while the batch of a step is loaded."""
     given, count = TrainLoader.__next__, itertools.count(1)
 
-    def stop_at_the_fifth(batches):
-        if next(count) == 5:
+    def loaded(batches):
+        if next(count) == step:
             os.kill(os.getpid(), signal.SIGTERM)
         return given(batches)
 
-    monkeypatch.setattr(TrainLoader, "__next__", stop_at_the_fifth)
+    monkeypatch.setattr(TrainLoader, "__next__", loaded)
+
+
+def test_a_profile_of_some_steps_is_written(first, data, tmp_path, monkeypatch):
+    assert list((first.parents[1] / "profile").rglob("*.xplane.pb"))
+    stop_at(monkeypatch, 5)
     assert run(data, tmp_path, trace=tmp_path / "profile")[1] == (5, "SIGTERM")
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
 
@@ -134,7 +139,10 @@ def test_checkpoints_drive_in_between_and_the_best_is_the_one_that_succeeds_most
     monkeypatch.setattr(simulation, "PROGRAM", "made_up_driving")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(SUPPORT), *sys.path]))
     fields = {"best": "success", "sim_validation_every": 3, "sim_episodes": 5, "keep_period": None}
-    folder, _ = run(data, tmp_path, sim_arguments="--task lift_cube", **fields)
+    stop_at(monkeypatch, 3)
+    folder, ended = run(data, tmp_path, sim_arguments="--task lift_cube", **fields)
+    assert ended == (3, "SIGTERM") and not (folder / "driven").exists()  # saved, and nothing driven; that comes first:
+    run(data, tmp_path, sim_arguments="--task lift_cube", resume=True, **fields)
     assert [row["success"] for row in rows(folder / "simulation.csv")] == ["0.75", "0.25"]
     assert rows(folder / "simulation.csv")[0]["success/lift_cube"] == "0.75"
     assert os.readlink(folder / "best") == "3" and os.readlink(folder / "last") == "6"

@@ -24,7 +24,7 @@ from .logs import Logs
 from .metrics import Arrived, InFlight, Window
 from .setup import Run
 from .signals import Agreement, StopRequest
-from .simulation import FOLDER, SIMULATED, drive
+from .simulation import FOLDER, SIMULATED, drive, driven
 from .trace import StepTrace
 from .validation import Trace, Validation, make_validation_step, validate
 
@@ -85,15 +85,17 @@ class Loop:
         self._stop_agreed = False
 
     def run(self) -> Ended:
-        """Do the validation that a signal kept from being done, then train until the last step or a signal.
+        """Do the validation and the driving that a signal kept from being done, then train until the end or a signal.
 
         Raises:
             UserError: a loss or gradient is not finite; the batch was kept.
         """
-        total, every = self._config.num_train_steps, self._config.sim_validation_every
+        total = self._config.num_train_steps
         if owes_validation(self._run.begin, self._config.validation_interval):
             self._validate(saving=True)
             self._checkpoints.validated(self._run_state(owed=False))
+        if self._drives(self._step) and not driven(self._run.folder.root / FOLDER, self._step):
+            self._drive()
         first, stopped_by = True, ""
         while self._step < total:
             self._trace.next()
@@ -116,7 +118,7 @@ class Loop:
             owed = validation and stopping  # there may be little time left
             if saving or stopping:
                 self._save(owed)
-            if saving and not stopping and every and self._step % every == 0:
+            if saving and not stopping and self._drives(self._step):
                 self._drive()
             if stopping and (owed or self._step < total):
                 stopped_by = self._stop.name or "another process"
@@ -202,6 +204,11 @@ class Loop:
         name = self._config.best
         value = -numbers[name] if name in HIGHER_IS_BETTER else numbers[name]
         self._best = Best.of(self._best, self._step, value)
+
+    def _drives(self, step: int) -> bool:
+        """Whether the checkpoint of a step drives."""
+        every = self._config.sim_validation_every
+        return every > 0 and step > 0 and step % every == 0
 
     def _drive(self) -> None:
         """Let the checkpoint that was just saved drive the simulated robot; it may become the best."""

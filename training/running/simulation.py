@@ -34,6 +34,11 @@ def check_simulation(arguments: str) -> None:
         )
 
 
+def driven(folder: Path, step: int) -> bool:
+    """Whether the checkpoint of a step has driven."""
+    return (folder / f"{step}.json").exists()
+
+
 def drive(checkpoint: Path, folder: Path, episodes: int, arguments: str) -> dict[str, float]:
     """Let a checkpoint drive; the numbers are for the logs, all episodes are in ``<folder>/<step>.json``."""
     folder.mkdir(exist_ok=True)

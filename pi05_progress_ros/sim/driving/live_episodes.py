@@ -1,8 +1,8 @@
 """A policy node beside the simulated robot, in real time: armed without asking, for full speed, and given a goal for
 every episode.
 
-That is for a simulation only: nothing is armed, the first time or again, unless there is ``/sim/reset``, which no robot
-has.
+That is for a simulation only: nothing is armed, the first time or again, unless the robot's states come from the
+process that tells of simulated episodes, and from no other.
 """
 
 from __future__ import annotations
@@ -15,14 +15,18 @@ from typing import Any
 from rclpy.action import ActionClient
 from rclpy.node import Node
 from rclpy.task import Future
+from rclpy.topic_endpoint_info import TopicEndpointInfo
 from std_srvs.srv import Trigger
 
+from pi05_progress.robots.profile import RobotProfile
 from pi05_progress_msgs.action import RunTask
 from pi05_progress_msgs.msg import EpisodeEvent
 from pi05_progress_msgs.srv import Arm
 
 from ...commanding.state_machine import Reason
+from ...ros_session import publisher_names
 
+EVENTS = "/sim/events"
 LOOK_S = 0.1  # how often is looked at what there is to do
 AGAIN_S = 1.0  # between attempts to arm, or to give a goal
 STALL_S = 60.0  # an episode is over by then: physics ends the goal, and not a policy that hesitates
@@ -50,20 +54,28 @@ class LiveEpisodes:
     Args:
         node: whose clients these are.
         policy_node: full name of the node that is given the goals.
+        profile: the robot that is simulated.
         say: takes a line about what is done.
         ended: takes every episode that has ended.
     """
 
     def __init__(
-        self, node: Node, policy_node: str, say: Callable[[str], None], ended: Callable[[LiveEpisode], None]
+        self,
+        node: Node,
+        policy_node: str,
+        profile: RobotProfile,
+        say: Callable[[str], None],
+        ended: Callable[[LiveEpisode], None],
     ) -> None:
-        self._say, self._ended = say, ended
+        self._node, self._say, self._ended = node, say, ended
+        parts = (*profile.arms.values(), *profile.grippers.values())
+        self._states = (profile.fsm_topic, *(part.state_topic for part in parts))
         self._arm = node.create_client(Arm, f"{policy_node}/arm")
         self._reset = node.create_client(Trigger, "/sim/reset")
         self._goals = ActionClient(node, RunTask, f"{policy_node}/run_task")
         self._began: EpisodeEvent | None = None  # of the episode that goes on
         self._stopped: EpisodeEvent | None = None  # of the last one that has ended
-        node.create_subscription(EpisodeEvent, "/sim/events", self._on_event, 50)
+        node.create_subscription(EpisodeEvent, EVENTS, self._on_event, 50)
         work = self._work()
         self._timer = node.create_timer(LOOK_S, lambda: next(work))
 
@@ -122,13 +134,30 @@ class LiveEpisodes:
         while True:
             while not all(c.service_is_ready() for c in (self._reset, self._arm)) or not self._goals.server_is_ready():
                 yield
-            answer = yield from _answer(self._arm.call_async(Arm.Request(arm=True, full_speed=True)))
-            if answer.accepted:
-                return
-            if answer.message != said:
-                said = answer.message
+            if not (message := self._not_simulated()):
+                answer = yield from _answer(self._arm.call_async(Arm.Request(arm=True, full_speed=True)))
+                if answer.accepted:
+                    return
+                message = answer.message
+            if message != said:
+                said = message
                 self._say(said)
             yield from _wait(AGAIN_S)
+
+    def _not_simulated(self) -> str:
+        """Which of the robot's states are not the simulation's alone; empty if all are."""
+        [simulation, *others] = {_process(info) for info in self._node.get_publishers_info_by_topic(EVENTS)} or {b""}
+        for topic in self._states:
+            processes = {_process(info) for info in self._node.get_publishers_info_by_topic(topic)}
+            if others or processes - {simulation}:
+                names = ", ".join(publisher_names(self._node, topic))
+                return f"not armed: {topic} is published by {names}, and must be by the simulation alone"
+        return ""
+
+
+def _process(publisher: TopicEndpointInfo) -> bytes:
+    """What is the same for all publishers of a process: DDS numbers its participants by it."""
+    return bytes(publisher.endpoint_gid[:12])
 
 
 def _answer(asked: Future) -> Generator[None, None, Any]:

@@ -8,17 +8,22 @@ import signal
 import time
 
 import pytest
+import rclpy
 from conftest import PATIENCE_S, TRIES, initialised_ros, keeps_promise, processes
 from fake_robot import LONG, FakeRobot, start_node
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rclpy.action import ActionClient
-from std_msgs.msg import Float32
+from std_msgs.msg import Float32, Int32
 from std_srvs.srv import Trigger
 
+from pi05_progress.robots.profile import RobotProfile
 from pi05_progress_msgs.action import RunTask
 from pi05_progress_msgs.msg import EpisodeEvent
+from pi05_progress_ros.ros_session import publisher_names
 from pi05_progress_ros.sim.driving.live_episodes import LiveEpisodes
+
+PROFILE = RobotProfile.load("teleavatar")
 
 DO = "pi05_progress_ros.do"
 AGES = {"image_timeout_s": 1.0, "joint_timeout_s": 1.0, "skew_limit_s": 0.5}
@@ -212,7 +217,7 @@ class Episodes:
         self.events = self.node.create_publisher(EpisodeEvent, "/sim/events", 50)
         self.node.create_service(Trigger, "/sim/reset", self.reset)
         robot.executor.add_node(self.node)
-        self.live = LiveEpisodes(self.node, "/policy_node", self.said.append, self.ended.append)
+        self.live = LiveEpisodes(self.node, "/policy_node", PROFILE, self.said.append, self.ended.append)
 
     def reset(self, _, response):
         self.tell(EpisodeEvent.START, "swing")
@@ -232,8 +237,18 @@ def test_every_episode_of_a_simulation_gets_its_goal_armed_without_asking(bench)
     robot.until(lambda: robot.operator.arm(False), "disarming")
     robot.until(lambda: robot.state() == "LOOKING", "a node that is not armed")
     robot.forget()
+    elsewhere = rclpy.Context()
+    rclpy.init(context=elsewhere)
+    real = rclpy.create_node("real_robot", context=elsewhere)
+    real.create_publisher(Int32, PROFILE.fsm_topic, 10)
+    robot.until(lambda: "/real_robot" in publisher_names(robot.node, PROFILE.fsm_topic), "another robot")
     episodes = Episodes(robot)
     try:
+        robot.until(lambda: episodes.said, "a refusal")
+        assert re.fullmatch(r"not armed: \S+ is published by .*/real_robot, and must be by the .*", episodes.said[0])
+        assert robot.state() == "LOOKING"
+        real.destroy_node()
+        elsewhere.shutdown()
         robot.until(lambda: episodes.said[-1:] == ["swing_000007: goal 'swing'"], "the goal")
         robot.until(robot.moved, "motion")
         before = len(episodes.said)
