@@ -32,10 +32,8 @@ ITEM, METADATA = "params", "_METADATA"
 def open_orbax(folder: Path) -> ParameterSource:
     """What is in an Orbax folder, openpi's or ours; ``value`` at the end of every path is taken off.
 
-    Parameters are at ``params`` on the tree's top level; a tree without it is taken as a whole.
-
-    Raises:
-        CheckpointError: it is missing or damaged.
+    Parameters are at ``params`` on the tree's top level; a tree without it is taken as a whole. What is missing
+    or damaged is a ``CheckpointError``.
     """
     folder = Path(folder).absolute()
     if not folder.is_dir():
@@ -198,9 +196,6 @@ def write_orbax(
         dtype: to store them in; the progress head keeps its own. None keeps what they have.
         suffix: further last part of every path; openpi's own checkpoints have ``value``.
         chunk_bytes: largest piece of a leaf that can only be read as a whole; None leaves it to Orbax, up to 2 GiB.
-
-    Raises:
-        CheckpointError: the source is damaged, or nothing can be written.
     """
     leaves = {f"{path}/{suffix}" if suffix else path: _Leaf(source, path, dtype) for path in source.leaves}
     tree = {ITEM: unflatten_dict(leaves, sep="/")}

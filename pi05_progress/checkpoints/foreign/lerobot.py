@@ -168,10 +168,8 @@ def export_lerobot(
 ) -> list[str]:
     """Write ``model.safetensors``, ``config.json`` and the progress head; returns what a person should know.
 
-    The statistics decide how many numbers of state and action LeRobot is told of.
-
-    Raises:
-        CheckpointError: LeRobot has no such model.
+    The statistics decide how many numbers of state and action LeRobot is told of. A model that LeRobot has not is a
+    ``CheckpointError``.
     """
     config = info.model
     notes = _check_exportable(source, info)

@@ -45,11 +45,7 @@ from .planned import CommandedRobot, PlannedOperator
 
 
 class EpisodeBag(BagWriter):
-    """A bag that is being written. Use it as a context manager; it is in place only if no exception was raised.
-
-    Raises:
-        FileExistsError: the folder is already there.
-    """
+    """A bag that is being written, as a context: it is in place only if no exception was raised. See ``BagWriter``."""
 
     def __init__(self, path: Path, store: Typestore) -> None:
         shutil.rmtree(path.parent / PARTIAL / path.name, ignore_errors=True)  # of a run that was killed
