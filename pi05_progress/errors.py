@@ -25,12 +25,7 @@ class UsageError(UserError):
 
 
 def one_line(text: str, longest: int = 500) -> str:
-    """A text from elsewhere as one printable line: it forges no line of a log, and fills none.
-
-    Args:
-        text: may hold anything.
-        longest: characters that are told.
-    """
+    """Any text as one printable line of at most ``longest`` characters: it forges no line of a log, and fills none."""
     text = "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text[: longest + 1])
     return text if len(text) <= longest else text[: longest - 4] + " ..."
 

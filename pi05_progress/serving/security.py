@@ -36,12 +36,7 @@ def read_key(path: Path | None) -> str | None:
 def checked_key(key: str, where: str) -> str:
     """A key without the white space around it, such as the end of its line.
 
-    Args:
-        key: as it was given.
-        where: it comes from, for the message, which never has the key.
-
-    Raises:
-        UserError: it is too short or has characters that no header can hold.
+    A ``UserError`` says where it comes from, never the key, if that is too short or has what no header can hold.
     """
     key = key.strip()
     if len(key) < SHORTEST_KEY or not key.isascii() or not key.isprintable() or " " in key:

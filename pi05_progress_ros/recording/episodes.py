@@ -115,13 +115,7 @@ class Episodes:
     # --- what is written ---
 
     def store(self, topic: Topic, data: bytes, received_ns: int) -> None:
-        """A message has come.
-
-        Args:
-            topic: on which.
-            data: serialised.
-            received_ns: when the middleware received it, ns; 0 where that is not known.
-        """
+        """A serialised message has come; ``received_ns`` is when to the middleware, 0 where that is not known."""
         topic.recent += 1
         if self.current is None:
             return
