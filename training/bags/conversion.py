@@ -19,7 +19,7 @@ from ..datasets.writer import EpisodeFiles, write_dataset
 from .planning import Entry, Plans, plan
 from .pool import Pool, load_result
 from .report import HTML_NAME, remove_report, report_without_data_set, write_report
-from .second_pass import Part, Store
+from .second_pass import Part
 from .segments import plan_segments
 from .workplace import Workplace, finish_workplace
 
@@ -98,8 +98,7 @@ def _make(plans: Plans, place: Workplace, pool: Pool) -> None:
     """The second pass over what is not made yet; what became of each episode is written into its entry."""
     wanted = [entry for entry in plans.entries if entry.key]
     done = {entry.key: result for entry in wanted if (result := load_result(place.work / entry.key))}
-    store = Store(plans.sizes, plans.columns)
-    todo = [(entry.key, entry.scan, entry.candidate, store) for entry in wanted if entry.key not in done]
+    todo = [(e.key, e.scan, e.candidate, plans.sizes, plans.columns) for e in wanted if e.key not in done]
     if todo:
         with progress_bar("converting", len(todo), "episodes") as advance:
             results = pool.convert(todo, lambda number: advance(1))

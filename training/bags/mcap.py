@@ -46,11 +46,7 @@ class _Chunk(NamedTuple):
 
 
 class McapFile:
-    """One file, open.
-
-    Raises:
-        Exception: it cannot be read; whatever its bytes lead to.
-    """
+    """One file, open; whatever bytes that cannot be read lead to is raised."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.note = path, ""  # and what is odd about it, for the report

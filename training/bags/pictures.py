@@ -37,11 +37,7 @@ class Pictures:
         self.track: Track[Any, np.ndarray] = Track(self._parse)
 
     def frames(self, messages: Iterable[tuple[int, Stored]]) -> Iterator[np.ndarray]:
-        """One picture (h, w, 3) per frame of the grid, in order, from messages with their stamps.
-
-        Raises:
-            GapError: the camera is silent for too long, or none of its pictures can be used.
-        """
+        """One picture (h, w, 3) per frame of the grid, in order, from messages with stamps; else a ``GapError``."""
         index = 0
         for stamp_ns, message in messages:
             self._push(stamp_ns, message)

@@ -19,12 +19,13 @@ from pi05_progress.errors import UserError
 from pi05_progress.files.output_file import write_file
 from pi05_progress.files.worker_process import in_worker, worker_pool
 
+from .columns import Columns
 from .episodes import Candidate
 from .faults import BagError
 from .first_pass import Scan, scan_bag
 from .options import Options
 from .reading import Bag
-from .second_pass import Converted, Store, convert_episode
+from .second_pass import Converted, Sizes, convert_episode
 from .workplace import RESULT, Workplace
 
 KILLED = (
@@ -47,13 +48,13 @@ class _Worker:
         """First pass over a recording; a text says why it cannot be used."""
         return _or_why(lambda: scan_bag(path, self._options, self._scratch), f"{path}: ")
 
-    def convert(self, key: str, scan: Scan, candidate: Candidate, store: Store) -> Converted:
+    def convert(self, key: str, scan: Scan, candidate: Candidate, sizes: Sizes, columns: Columns) -> Converted:
         """Make one episode's folder; a problem of the recording is a result, one of this machine is not."""
         partial = self._work / f"{key}.partial"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
         converted = _or_why(
-            lambda: convert_episode(self._open(scan.path), scan, candidate, self._options, store, partial)
+            lambda: convert_episode(self._open(scan.path), scan, candidate, self._options, sizes, columns, partial)
         )
         if isinstance(converted, str):
             converted = Converted([], [converted], [])
@@ -134,7 +135,7 @@ class Pool:
         return self._all("scan", [(bag,) for bag in bags], done)
 
     def convert(
-        self, jobs: Sequence[tuple[str, Scan, Candidate, Store]], done: Callable[[int], None]
+        self, jobs: Sequence[tuple[str, Scan, Candidate, Sizes, Columns]], done: Callable[[int], None]
     ) -> list[Converted]:
         """Second pass, see ``_Worker.convert``; ``done`` is called with the number of each job that is made."""
         return self._all("convert", jobs, done)

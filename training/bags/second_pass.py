@@ -38,6 +38,7 @@ from .timeline import message_time_ns
 QUEUE = 4  # messages waiting for a camera's thread
 THUMBNAILS = 5  # per camera and episode
 THUMBNAIL_HEIGHT = 96
+Sizes = Mapping[str, tuple[int, int]]  # (height, width) of the pictures that are stored, by camera
 MAX_REPLANS = 100  # gaps that only the second pass finds, in one episode
 
 
@@ -58,14 +59,6 @@ class Part:
     picture_stats: dict[str, dict[str, list]] = field(default_factory=dict)  # per camera, see ``picture_stats``
 
 
-@dataclass(frozen=True)
-class Store:
-    """What is stored of an episode: (height, width) of the cameras' pictures, and further columns."""
-
-    sizes: Mapping[str, tuple[int, int]]
-    columns: Columns
-
-
 @dataclass
 class Converted:
     """What became of an episode: its parts, or why there are none."""
@@ -76,9 +69,9 @@ class Converted:
 
 
 def convert_episode(
-    bag: Bag, scan: Scan, candidate: Candidate, options: Options, store: Store, folder: Path
+    bag: Bag, scan: Scan, candidate: Candidate, options: Options, sizes: Sizes, columns: Columns, folder: Path
 ) -> Converted:
-    """Make an episode's files in ``folder``, which is there.
+    """Make an episode's files in ``folder``, which is there, with these further columns.
 
     A gap that only turns up now, from samples that cannot be used, drops or splits the episode as one known before.
     """
@@ -90,9 +83,9 @@ def convert_episode(
             for segment in plan.segments:
                 out = folder / f"part_{segment.part:03d}"
                 out.mkdir(exist_ok=True)
-                made = _made(bag, scan, segment, options, store.sizes, out)
+                made = _made(bag, scan, segment, options, sizes, out)
                 ends = _reaches_end(candidate, segment, options.max_gap_ns)
-                made["not_to_imitate"] = _write_columns(bag, scan, candidate, segment, options, store.columns, out)
+                made["not_to_imitate"] = _write_columns(bag, scan, candidate, segment, options, columns, out)
                 parts.append(Part(**made, milestones=_milestones(candidate, segment), ends=ends))
             return Converted(parts, plan.reasons, plan.notes)
         except GapError as gap:
@@ -112,9 +105,7 @@ def _write_columns(
     return int((~rows[DEMONSTRATION_VALID]).sum()) if DEMONSTRATION_VALID in rows else 0
 
 
-def _made(
-    bag: Bag, scan: Scan, segment: Segment, options: Options, sizes: Mapping[str, tuple[int, int]], folder: Path
-) -> dict[str, Any]:
+def _made(bag: Bag, scan: Scan, segment: Segment, options: Options, sizes: Sizes, folder: Path) -> dict[str, Any]:
     """Make a segment's files in a folder; returns fields of ``Part``."""
     grid, failed = segment.grid, threading.Event()
     cameras: dict[str, _CameraThread] = {}

@@ -53,12 +53,7 @@ class Table:
             self.tracks[name].push(stamp_ns, message)
 
     def advance(self) -> None:
-        """Make all rows that can be made.
-
-        Raises:
-            GapError: an input is silent for too long.
-            SendersError: joints have other names.
-        """
+        """Make all rows that can be made; a ``GapError`` or a ``SendersError`` says why one cannot."""
         while self.rows < self._grid.count:
             time_ns = self._grid.time_ns(self.rows)
             if not all(track.ready(time_ns) for track in self.tracks.values()):
@@ -75,12 +70,7 @@ class Table:
             self.rows += 1
 
     def close(self) -> None:
-        """No more messages will come: make the remaining rows.
-
-        Raises:
-            GapError: an input ended too early.
-            SendersError: an arm is in two places at once.
-        """
+        """No more messages will come: make the remaining rows; a ``SendersError``, too, if an arm is in two places."""
         for track in self.tracks.values():
             track.closed = True
         self.advance()

@@ -104,10 +104,6 @@ def start_state(
         source: of a checkpoint; None starts all at random. Adapters it lacks start at random, and so do the progress
             head and the state token if it has none; a head that the model does not have is left out.
         freeze: regular expressions of paths that stay as they are.
-
-    Raises:
-        ModelConfigError: there is nothing of what is to be trained or frozen.
-        CheckpointError: the checkpoint does not fit, or is damaged.
     """
     shapes = abstract_state(model, mesh, trained, optimizer, freeze)
     wanted = {**shapes.params, **shapes.frozen}

@@ -136,7 +136,6 @@ def make_train_step(
         of the batch), or of positions ``position_loss``, ``position_error_mm`` and ``located``.
 
     Raises:
-        ModelConfigError: there is nothing of what is to be trained.
         UserError: the configuration does not fit together; or, when it is called, the batch does not.
     """
     if loss.ignore_padded_dims and not 1 <= (action_size or 0) <= model.action_dim:

@@ -111,9 +111,6 @@ def cached(
     Args:
         source: all that decides what is in it, as plain values.
         make: writes the files into a folder, and says how many arrays are done.
-
-    Raises:
-        DataConfigError: the cache is damaged, or cannot be written.
     """
     key = fingerprint(source)
     folder, starts = cache / key, dataset.starts

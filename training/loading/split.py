@@ -75,15 +75,12 @@ def seen_before(splits: Sequence[SetSplit], root: Path, names: Sequence[str]) ->
 def held_out(
     names: Sequence[str], fraction: float, seed: int, stay: Collection[int] = (), trained: Collection[int] = ()
 ) -> list[int]:
-    """Episodes that are not trained on, in order: those with the smallest hashes of (seed, episode index).
+    """Episodes that are not trained on, in order: those with the smallest hashes of (seed, episode index); never all.
 
     Args:
         names: of all episodes, by their contents; copies of one that is held out are held out, too.
         stay: episodes that the checkpoint it starts from was not trained on; they stay held out.
         trained: episodes that it was trained on; they are held out only if there are no others.
-
-    Raises:
-        DataConfigError: the fraction is not in [0, 1), or nothing is left to train on.
     """
     if not 0 <= fraction < 1:
         raise DataConfigError(f"validation_fraction is {fraction}; expected at least 0 and less than 1")
