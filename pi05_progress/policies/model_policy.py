@@ -85,10 +85,10 @@ class ModelPolicy(Policy):
         if info.robot != profile.name:
             text = f"the checkpoint was made for robot {info.robot}, the profile is {profile.name}"
             same = profile.has_numbers_of(info.robot)
-            if not same and (info.model.state_token or not profile.has_numbers_of(info.robot, but_grippers=True)):
+            if not same and not profile.has_numbers_of(info.robot, but_grippers=True):
                 raise CheckpointError(text)
             self._turned = not same and RobotProfile.load(info.robot).gripper_closed != profile.gripper_closed
-            how = "" if same else "; grippers are commanded by as far as they shall open"
+            how = "" if same else "; grippers are told how far to open, their positions are taken to mean the same"
             log.warning("%s: their joints and units are the same, but what their cameras see may not be%s", text, how)
         self.model_id, self.action_dt_s, self.horizon = info.model_id, info.action_dt_s, info.model.action_horizon
         self.durations_s = info.durations_s()

@@ -13,9 +13,10 @@ from pi05_progress.checkpoints.saver import save_checkpoint
 from pi05_progress.errors import UserError
 from pi05_progress.make_policy import make_policy
 from pi05_progress.models.config import tiny
+from pi05_progress.models.passes import Sample
 from pi05_progress.models.pi05 import Pi05
 from pi05_progress.observation import UNTRAINED, RobotFrame
-from pi05_progress.policies.model_policy import Pi05Policy
+from pi05_progress.policies.model_policy import ModelPolicy, Pi05Policy
 from pi05_progress.policy import ZERO_NOISE, PolicyOptions
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.units.normalize import NormStats
@@ -167,3 +168,17 @@ def test_a_saved_checkpoint_answers_as_before_and_for_robots_of_the_same_numbers
 
 def test_without_a_checkpoint_it_says_that_it_is_untrained():
     assert make_policy(PROFILE, PolicyOptions(num_steps=1)).model_id == UNTRAINED
+
+
+@pytest.mark.parametrize("name", ["teleavatar", "teleavatar_v2"])
+def test_grippers_of_a_robot_that_counts_them_otherwise_open_as_far_as_the_model_meant(name):
+    numbers, profile, config = np.array([0.0, 0.25, 0.5, 1.0], np.float32), RobotProfile.load(name), small()
+    rows = np.repeat(numbers[None, :, None], config.action_dim, axis=2)
+    info = CheckpointInfo(config, robot="teleavatar")
+    policy = ModelPolicy(info, {}, lambda: lambda observation, noise: Sample(rows, None), profile)
+    frame = RobotFrame({key: np.zeros((8, 8, 3), np.uint8) for key in PROFILE.cameras}, np.zeros(48, np.float32))
+    answered = policy.infer(frame, "stack").actions
+    for side, column in profile.layout.grippers.items():
+        sent = profile.layout.curves[side].command(answered[:, column])
+        np.testing.assert_allclose([profile.turned(n) for n in sent], [PROFILE.turned(n) for n in numbers], atol=1e-6)
+    np.testing.assert_allclose(answered[:, 0], numbers, atol=1e-6)
