@@ -56,6 +56,9 @@ class PolicyOutput:
     # ms per part (`transforms`, `model`), measured after the device is done
     timing: Mapping[str, float] = field(default_factory=dict)
     confidence_level: float = CONFIDENCE_LEVEL  # nominal probability that the interval holds the truth
+    # float32 (f,) what a temporal head reads beside the belief: the pooled prefix, projected by the checkpoint's
+    # temporal head if it has one; None where the policy does not give it
+    progress_features: np.ndarray | None = None
 
     def problem(self, horizon: int, columns: int) -> str:
         """Why the answer cannot be used at all: its actions, of so many rows and columns, cannot. Else empty."""
@@ -83,4 +86,4 @@ class PolicyOutput:
 
     def without_progress(self) -> PolicyOutput:
         """The same with its progress unknown."""
-        return replace(self, progress=None, progress_interval=None, progress_belief=None)
+        return replace(self, progress=None, progress_interval=None, progress_belief=None, progress_features=None)

@@ -64,6 +64,7 @@ class Policy(OwnPolicy, Protocol):
     batch_sizes: tuple[int, ...] = (1,)  # how many prepared frames may be answered together, rising
     remembers: bool = True  # whether an answer may depend on frames before and on stamps, or on its frame alone
     durations_s: Mapping[str, float] = MappingProxyType({})  # what tasks usually take, s, by instruction
+    temporal_head: bytes = b""  # what an estimator remembers by, see `estimate/temporal.py`; empty if there is none
 
     def prepare(self, frame: RobotFrame, prompt: str, noise_seed: int | None = None) -> Any:
         """What ``infer_prepared`` takes: the part of ``infer`` that needs no device; raises as that.
@@ -160,6 +161,7 @@ class PolicyOptions:
     dtype: Dtype | None = None
     max_batch: int = 1  # most frames that are computed together; a robot's own policy needs one
     inference: InferenceOptions = ALL_ON  # what is computed ahead or left out
+    temporal: bool = True  # whether the checkpoint's temporal head is used, if it has one
     server_uri: str = ""  # of the policy server, for policy `websocket`
     server_timeout_s: float = 2.0  # how long its answers are waited for
 

@@ -11,6 +11,7 @@ Clients of openpi connect to it as they are. docs/serving.md has the protocol, s
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import math
 import os
@@ -156,7 +157,8 @@ def serve_policy(args: ServeOptions) -> int:
     log.info("%s", device_memory.describe(claim, backend if args.policy == "pi05" else f"policy {args.policy}"))
     seconds, sizes = time.monotonic() - began, ", ".join(map(str, responder.batch_sizes))
     log.info("compiled and warmed up in %.1f s; requests are computed in batches of %s", seconds, sizes)
-    session = responder.metadata | {
+    head = {"temporal_head": hashlib.sha256(policy.temporal_head).hexdigest()} if policy.temporal_head else {}
+    session = responder.metadata | head | {  # its digest: the head itself is in the checkpoint
         "checkpoint": args.checkpoint, "backend": backend, "dtype": args.dtype or "as the checkpoint says",
         "robot_file": args.robot, "default_prompt": args.default_prompt, "num_steps": args.num_steps,
         "seed": args.seed,

@@ -29,7 +29,7 @@ from pi05_progress.errors import UserError, run_program
 from pi05_progress.files.output_file import check_output, write_file
 from pi05_progress.files.progress_bar import progress_bar
 from pi05_progress.observation import UNTRAINED
-from pi05_progress.policy import Policy, PolicyOptions
+from pi05_progress.policy import Noise, Policy, PolicyOptions
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.robots.shifts import SHIFTS, recorded_shift
 
@@ -94,6 +94,8 @@ class EvaluateOptions:
     """Path of PaliGemma's tokenizer, for checkpoints that use it."""
     num_steps: int = 10
     """Denoising steps of the actions. They change latency, and nothing about progress."""
+    noise: Noise = "fresh"
+    """That the actions start from; only a temporal head looks at them."""
     resamples: int = 2000
     """Of the bootstrap."""
     seed: int = 0
@@ -211,7 +213,8 @@ def trained_on(args: EvaluateOptions, dataset: Dataset, wanted: Sequence[int]) -
 def _policy(args: EvaluateOptions, profile: RobotProfile) -> Policy:
     checkpoint = str(args.checkpoint or "")
     options = PolicyOptions(
-        policy=args.policy, checkpoint=checkpoint, tokenizer=args.tokenizer, num_steps=args.num_steps
+        policy=args.policy, checkpoint=checkpoint, tokenizer=args.tokenizer, num_steps=args.num_steps,
+        noise=args.noise,
     )  # fmt: skip
     policy = ready_policy(profile, options)
     if policy.model_id == UNTRAINED:
@@ -226,7 +229,7 @@ def _cache_folder(args: EvaluateOptions, profile: RobotProfile) -> Path | None:
     settings = {
         "num_steps": args.num_steps, "tokenizer": args.tokenizer, "code": code_digest(), "held_s": HELD_S,
         "robot": profile.model_dump(mode="json"), "noise": [PICTURE_NOISE, STATE_NOISE],
-        "shift": args.shift,
+        "shift": args.shift, "start": args.noise,
     }  # fmt: skip
     return args.cache.expanduser() / fingerprint_of_answers([args.checkpoint, args.dataset], settings)
 

@@ -2,6 +2,7 @@
 
 params/                          Orbax, openpi's tree names
 params.sha256                    digests of its files
+temporal/, temporal.sha256       the temporal head, see ``estimate/temporal.py``; only where one was trained
 assets/<asset id>/norm_stats.json
 config.json                      model, robot profile, tokenizer, data and code version; written last
 
@@ -16,15 +17,19 @@ from pathlib import Path
 
 from flax import nnx
 
+from ..errors import UserError
+from ..estimate.temporal import TemporalHead
 from ..models.config import Pi05Config
 from ..models.pi05 import Pi05
 from ..observation import UNTRAINED
 from ..units.normalize import NormStats
 from .description import ASSETS, CONFIG, NORM_STATS, PARAMS, CheckpointInfo, read_info, read_stats
+from .digests import check_digests
 from .loading import load_model
 from .orbax_files import open_orbax
 from .parameter_source import CheckpointError, Shardings
 
+TEMPORAL, HEAD_FILE = "temporal", "head.safetensors"
 MARKERS = (CONFIG, PARAMS)  # what has them is a checkpoint, which may be overwritten
 
 __all__ = ["Checkpoint", "CheckpointError", "CheckpointInfo", "load_checkpoint"]
@@ -37,6 +42,7 @@ class Checkpoint:
     info: CheckpointInfo
     model: Pi05
     stats: Mapping[str, NormStats]
+    temporal_head: bytes = b""  # empty if there is none
 
 
 def load_checkpoint(
@@ -69,7 +75,26 @@ def load_checkpoint(
             f"{CONFIG}; take the file that it was trained with"
         )
     source = open_orbax(folder / PARAMS)
-    return Checkpoint(info, load_model(info.model, source, dtype=dtype, shardings=shardings), stats)
+    model = load_model(info.model, source, dtype=dtype, shardings=shardings)
+    return Checkpoint(info, model, stats, read_temporal(folder))
+
+
+def read_temporal(folder: Path) -> bytes:
+    """A checkpoint's temporal head; empty if it has none.
+
+    Raises:
+        CheckpointError: it is damaged, or cannot be read.
+    """
+    part = Path(folder) / TEMPORAL
+    if not part.is_dir():
+        return b""
+    check_digests(part)
+    try:
+        data = (part / HEAD_FILE).read_bytes()
+        TemporalHead(data)
+    except (OSError, UserError) as error:
+        raise CheckpointError(f"{part / HEAD_FILE}: {error}; remove {part} to do without") from error
+    return data
 
 
 def untrained(config: Pi05Config, robot: str, seed: int = 0) -> Checkpoint:

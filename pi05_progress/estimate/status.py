@@ -15,7 +15,7 @@ OWN_PACE_ALONE = 0.08  # progress after which it is taken where that is not know
 
 
 class Status(IntEnum):
-    """As in ``TaskProgress``. FAILED is never decided here: progress alone cannot tell it from a stall."""
+    """As in ``TaskProgress``. FAILED is never decided here: it takes a temporal head to tell it from a stall."""
 
     UNKNOWN = 0
     ADVANCING = 1

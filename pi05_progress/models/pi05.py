@@ -24,7 +24,7 @@ from .observation import Observation, check_actions, check_observation, check_ti
 from .passes import Drawn, Losses, Prefix, PrefixPass, Sample
 from .points import PointTower
 from .positions import PositionHead, position_loss, to_units
-from .progress import Belief, ProgressHead
+from .progress import Belief, ProgressHead, pool
 from .siglip import Siglip
 
 
@@ -319,7 +319,8 @@ class Pi05(nnx.Module):
         """What the head reads in a prefix pass; None without a head."""
         if not self.has_progress:
             return None
-        return self.progress_head.belief(self.progress_head.logits(prefix.out, prefix.mask))
+        belief = self.progress_head.belief(self.progress_head.logits(prefix.out, prefix.mask))
+        return belief._replace(features=pool(prefix.out, prefix.mask))
 
     def estimate_progress(self, observation: Observation) -> Belief:
         """Progress from the prefix alone, without sampling actions.

@@ -21,6 +21,7 @@ class Belief(NamedTuple):
     bins: Float[Array, "b n"] | None = None
     lower: Float[Array, " b"] | None = None
     upper: Float[Array, " b"] | None = None
+    features: Float[Array, "b w"] | None = None  # pooled prefix, where an inference gives it: what a memory reads
 
 
 def pool(tokens: Float[Array, "b p w"], mask: Bool[Array, "b p"]) -> Float[Array, "b w"]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..checkpoints.checkpoint import Checkpoint, CheckpointError
 from ..checkpoints.description import CheckpointInfo
+from ..estimate.temporal import TemporalHead
 from ..models.flow import next_noise
 from ..models.observation import Observation, check_observation
 from ..models.pi05 import Sample
@@ -59,6 +60,7 @@ class ModelPolicy(Policy):
         profile: the robot; its numbers must mean what those of the checkpoint's robot do.
         options: tokenizer, seed, most frames computed together and what is computed ahead or left out; the rest is for
             ``make_sampler`` to heed.
+        temporal_head: the checkpoint's; empty if it has none.
 
     Attributes:
         batch_sizes: powers of two below ``max_batch``, and that.
@@ -77,7 +79,10 @@ class ModelPolicy(Policy):
         make_sampler: Callable[[], SampleFunction],
         profile: RobotProfile,
         options: PolicyOptions = DEFAULT_OPTIONS,
+        temporal_head: bytes = b"",
     ) -> None:
+        self.temporal_head = temporal_head if options.temporal else b""
+        self._temporal = TemporalHead(self.temporal_head) if self.temporal_head else None
         most, self._switches = options.max_batch, options.inference
         if most < 1:
             raise ValueError(f"max_batch is {most}, expected at least 1")
@@ -226,6 +231,9 @@ class ModelPolicy(Policy):
             for column in self._layout.grippers.values():
                 actions[..., column] = 1 - actions[..., column]
         belief = sample.progress
+        features = None if belief is None or belief.features is None else np.asarray(belief.features[row], np.float32)
+        if features is not None and self._temporal is not None:
+            features = self._temporal.project(features)
         interval = bins = None
         if belief is not None and belief.bins is not None:
             interval, bins = (float(belief.lower[row]), float(belief.upper[row])), belief.bins[row]
@@ -235,6 +243,7 @@ class ModelPolicy(Policy):
             progress_interval=interval,
             progress_belief=bins,
             confidence_level=CONFIDENCE_LEVEL,
+            progress_features=features,
         )
 
     def warm_up(self) -> None:
@@ -270,6 +279,7 @@ class Pi05Policy(ModelPolicy):
             lambda: Sampler(for_inference(checkpoint.model, options.dtype), options.num_steps, options.inference),
             profile,
             options,
+            checkpoint.temporal_head,
         )
 
 

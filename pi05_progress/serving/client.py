@@ -29,12 +29,13 @@ from websockets.sync.client import ClientConnection, connect
 
 from ..errors import UserError, one_line
 from ..estimate.estimator import Estimate, ProgressEstimator
+from ..estimate.temporal import TemporalHead
 from ..observation import UNTRAINED, PolicyOutput, RobotFrame
 from ..policy import Noise, OutputChecker, Policy, PolicyUnavailableError, noise_seed
 from ..robots.profile import RobotProfile
 from .core import RequestError
 from .security import authorization, checked_key, read_key
-from .teleavatar import PROMPT, AboutProgress, ServerFacts, make_request, read, read_reply
+from .teleavatar import PROMPT, AboutProgress, ServerFacts, make_request, read, read_reply, shown
 from .wire import WireError, pack, unpack
 
 PLAYER = "training.replay_episode"
@@ -142,6 +143,8 @@ class PolicyClient:
             raise PolicyUnavailableError(f"{self.uri}: {error}") from error
         trained = self.metadata.get("model_id") != UNTRAINED
         output = self._checker.with_usable_progress(output)
+        if about.temporal_head != self._estimator.temporal_head:
+            self._estimator = ProgressEstimator(temporal_head=about.temporal_head)
         self._estimator.durations_s = about.durations_s
         self.estimate = self._estimator.update(now_s, output, str(request.get(PROMPT, "")), trained)
         return reply
@@ -290,7 +293,9 @@ class WebsocketPolicy(Policy):
         self.horizon: int = self._facts.action_horizon
         self.action_dt_s: float = self._facts.action_dt_s
         self.image_size: tuple[int, int] | None = self._facts.image_size
-        self.durations_s = self._facts.durations_s
+        self.durations_s, self.temporal_head = self._facts.durations_s, self._facts.temporal_head
+        if self.temporal_head:
+            TemporalHead(self.temporal_head)  # refused here, before a robot moves
         self._noise = noise
         self.restart(seed)
 
@@ -322,7 +327,9 @@ class WebsocketPolicy(Policy):
             raise PolicyUnavailableError(f"{self._client.uri}: {error}") from error
         if now != self._facts:
             pairs = zip(now, self._facts, strict=True)
-            told = ", ".join(f"{key} {new!r} instead of {old!r}" for (key, new), (_, old) in pairs if new != old)
+            told = ", ".join(
+                f"{key} {shown(new)} instead of {shown(old)}" for (key, new), (_, old) in pairs if new != old
+            )
             self.close()  # to look again the next time
             raise PolicyUnavailableError(f"{self._client.uri} now serves {told}: start anew to use it")
 

@@ -49,6 +49,7 @@ class PolicyResponder:
             "image_size": None if policy.image_size is None else list(policy.image_size),
             "confidence_level": CONFIDENCE_LEVEL,
             "durations_s": dict(policy.durations_s),
+            **({"temporal_head": policy.temporal_head} if policy.temporal_head else {}),
             **(extra_metadata or {}),
         }
 
@@ -78,7 +79,8 @@ class PolicyResponder:
         """The reply, its progress nil if it cannot be used."""
         try:
             columns = self._profile.layout.action_size
-            return make_reply(self._checker.checked(output, self._policy.horizon, columns))
+            checked = self._checker.checked(output, self._policy.horizon, columns)
+            return make_reply(checked, remembered=bool(self._policy.temporal_head))
         except OutputError as error:
             return AnswerError(str(error))
 

@@ -281,6 +281,8 @@ def _compare(found: Comparison, index: int, recorded: Mapping[str, Any], reply: 
 
 def _difference(old: Any, new: Any) -> float | None:
     """The largest absolute difference of two values; None if they cannot be compared."""
+    both = isinstance(old, bytes) and isinstance(new, bytes) and len(old) == len(new) and len(old) % 4 == 0
+    old, new = (np.frombuffer(value, "<f4") for value in (old, new)) if both else (old, new)  # as replies have them
     numbers = [isinstance(value, float | np.ndarray) for value in (old, new)]
     if not any(numbers):
         return 0.0 if repr(old) == repr(new) else None

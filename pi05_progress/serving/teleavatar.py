@@ -3,8 +3,9 @@
 A request holds ``observation/state`` (of a Teleavatar 48 or 62 numbers), ``observation/images/<camera>`` (uint8
 (h, w, 3) RGB, cropped and turned as in data sets) and ``prompt``, and may hold ``noise_seed``. A reply holds
 ``actions`` float32 (horizon, n; of a Teleavatar n is 16), ``progress``, ``progress_lower`` and ``progress_upper``
-(numbers or nil, never arrays: openpi's clients cut every array into steps) and ``policy_timing``. Other keys of a
-request are ignored, as openpi ignores them.
+(numbers or nil, never arrays: openpi's clients cut every array into steps) and ``policy_timing``; of a policy with a
+temporal head ``progress_features`` and ``progress_belief``, too, as bytes of float32 for the same reason. Other keys of
+a request are ignored, as openpi ignores them.
 """
 
 from __future__ import annotations
@@ -114,8 +115,9 @@ def _picture(key: str, value: Any) -> np.ndarray:
     return (255 * value).astype(np.uint8)  # as openpi
 
 
-def make_reply(output: PolicyOutput) -> dict[str, Any]:
-    """The reply that tells a policy's output."""
+def make_reply(output: PolicyOutput, remembered: bool = False) -> dict[str, Any]:
+    """The reply that tells a policy's output; with what a temporal head reads where it is ``remembered``."""
+    read = {"progress_features": output.progress_features, "progress_belief": output.progress_belief}
     lower, upper = output.progress_interval or (None, None)
     timing = {f"{part}_ms": float(ms) for part, ms in output.timing.items()}
     return {
@@ -125,6 +127,7 @@ def make_reply(output: PolicyOutput) -> dict[str, Any]:
             for key, number in (("progress", output.progress), ("progress_lower", lower), ("progress_upper", upper))
         },
         "policy_timing": {"infer_ms": sum(timing.values()), **timing},
+        **{key: np.asarray(of, "<f4").tobytes() for key, of in read.items() if remembered and of is not None},
     }
 
 
@@ -160,10 +163,17 @@ def _numbers(array: np.ndarray) -> np.ndarray:
     return array
 
 
+def _floats(data: bytes | None) -> bytes | None:
+    if data is not None and len(data) % 4:
+        raise ValueError("not float32")
+    return data
+
+
 Line = Annotated[str, Field(max_length=200, description="a short line of text"), AfterValidator(_line)]
 Side = Annotated[int, Field(strict=True, ge=8, le=8192)]  # of pictures, pixels
 Milliseconds = Annotated[float | None, Field(ge=0, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Floats = Annotated[bytes | None, Field(description="bytes of float32"), AfterValidator(_floats)]
 Progress = Annotated[float | None, Field(description="a number in [0, 1], or nil")]  # which are for OutputChecker
 
 
@@ -172,10 +182,12 @@ class _Told(BaseModel):
 
 
 class AboutProgress(_Told):
-    """What an estimate needs: the level of intervals, ours if it is not told, and what tasks usually take, s."""
+    """What an estimate needs: the level of intervals, ours if it is not told, what tasks usually take, s, and what it
+    remembers by."""
 
     confidence_level: float = Field(CONFIDENCE_LEVEL, gt=0, lt=1, description="a number between 0 and 1")
     durations_s: dict[str, Seconds] = Field({}, description="seconds above 0 by instruction")
+    temporal_head: bytes = Field(b"", description="bytes of a temporal head", repr=False)
 
 
 class ServerFacts(AboutProgress):
@@ -205,6 +217,8 @@ class Reply(_Told):
     progress_lower: Progress = None
     progress_upper: Progress = None
     policy_timing: Timing | None = Field(None, description="nil, or milliseconds")
+    progress_features: Floats = None
+    progress_belief: Floats = None
 
 
 def read[Told: _Told](kind: type[Told], given: Any, what: str) -> Told:
@@ -253,4 +267,10 @@ def read_reply(given: Any, confidence_level: float) -> PolicyOutput:
         progress_interval=None if lower is None or upper is None else (lower, upper),
         timing={part.removesuffix("_ms"): ms for part, ms in timing.items()},
         confidence_level=confidence_level,
+        progress_features=_array(reply.progress_features),
+        progress_belief=_array(reply.progress_belief),
     )
+
+
+def _array(data: bytes | None) -> np.ndarray | None:
+    return None if data is None else np.frombuffer(data, "<f4")

@@ -173,6 +173,7 @@ def _progress(page: _Page, seen: Seen, now_s: float) -> None:
     name, words, style = status_of(message.status)
     if message.status == 0:
         words = why_unknown(seen)
+    words = message.reason or words
     if lost:
         page.words("status", f"LOST (was {name}): {no_messages(seen, now_s)}", "bold red")
         style = "dim"
@@ -280,7 +281,9 @@ def line(seen: Seen, now_s: float, charset: Charset) -> str:
         return charset.clean(("LOST: " if seen.message is not None else "") + no_messages(seen, now_s))
     message, age, commands = seen.message, seen.observation_age_s(now_s), seen.reports().get("commands")
     name, _, _ = status_of(message.status)
-    first = f"{name} ({why_unknown(seen)})" if message.status == 0 else f"{name} {percent(message.progress)}"
+    why = message.reason or (why_unknown(seen) if message.status == 0 else "")
+    first = name if message.status == 0 else f"{name} {percent(message.progress)}"
+    first += f" ({why})" if why else ""
     worst = [report.message for entry, report in seen.problems() if report.level >= ERROR and entry != "commands"]
     parts = [
         first,

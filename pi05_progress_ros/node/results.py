@@ -72,10 +72,13 @@ class Results:
 
     def begin(self) -> None:
         """Begin anew, before the inference thread starts."""
-        self._estimator, self._reset_asked = ProgressEstimator(durations_s=self._policy.durations_s), False
+        self._estimator, self._reset_asked = self._new_estimator(), False
         self._chunk_id, self._stamp_ns, self._published_s = 0, 0, 0.0
         # as published last: the task's status, and progress
         self.status, self.newest = Status.UNKNOWN, TaskProgress(progress=math.nan, lower=math.nan, upper=math.nan)
+
+    def _new_estimator(self) -> ProgressEstimator:
+        return ProgressEstimator(durations_s=self._policy.durations_s, temporal_head=self._policy.temporal_head)
 
     def reset_estimator(self) -> None:
         """Let the next estimate start anew."""
@@ -119,6 +122,10 @@ class Results:
         message.lower, message.upper = _number(estimate.lower), _number(estimate.upper)
         message.confidence_level, message.rate = _number(estimate.confidence_level), _number(estimate.rate)
         message.success_probability = _number(estimate.success_probability)
+        if estimate.stage is not None:
+            message.stage_index, message.stage_count = estimate.stage, len(estimate.stages)
+            message.stage = estimate.stages[estimate.stage]
+        message.reason = estimate.reason
         message.inference_ms, message.observation_age_ms = _number(policy_ms), _number(age_ms)
         if estimate.remaining_s is not None:
             expected, lower, upper = (_duration(seconds) for seconds in estimate.remaining_s)

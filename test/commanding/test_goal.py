@@ -26,6 +26,11 @@ COURSES = {  # limits, then (time, progress, status), then the reason and when i
     "failed": ({"stop_on_failure": True}, [(3, 0.4, FAILED)], (Reason.FAILED, 3)),
     "failed and tried on": ({}, [(3, 0.4, FAILED)], (Reason.TIMED_OUT, 20)),
     "no estimate": ({}, [(0, math.nan, UNKNOWN)], (Reason.TIMED_OUT, 20)),
+    "nearly done, then unlike the data": (
+        {"success_threshold": 0.8, "success_hold_s": 2.0},
+        [(0, 0.1, ADVANCING), (5, 0.9, ADVANCING), (6, math.nan, UNKNOWN)],
+        (Reason.TIMED_OUT, 20),
+    ),
     "unknown and then done": ({}, [(0, math.nan, UNKNOWN), (2, 0.99, SUCCEEDED)], (Reason.ALREADY_DONE, 2)),
 }
 

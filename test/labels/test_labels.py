@@ -155,6 +155,22 @@ def test_a_step_that_was_repeated_counts_when_it_was_done_for_good(tmp_path):
     assert labels.episodes[2].stage.tolist() == [0, 0, 0, 0, 0, 1, 1, 2, 2]
 
 
+def test_progress_falls_where_a_step_is_undone(tmp_path):
+    root = make_dataset(tmp_path / "d", episodes(9, 9, 9, 9))
+    once = ("SUCCESS", {"grasped": 2, "placed": 6})
+    dropped = [("grasped", 1), ("undone grasped", 2), ("grasped", 4), ("placed", 6)]
+    taken_out = ("FAILURE", [("grasped", 2), ("placed", 4), ("undone placed", 6)])
+    facts(root, e0=once, e1=once, e2=("SUCCESS", dropped), e3=taken_out)
+    labels = labelled(root, "milestone", failures="last-milestone")
+    assert [stage.name for stage in labels.stages["do it"]] == ["grasped", "placed", "finish"]
+    grasped = labels.stages["do it"][0].share
+    placed = grasped + labels.stages["do it"][1].share
+    found = np.array(progress(labels, 2))
+    np.testing.assert_allclose(found[[1, 2, 3, 4, 6, 8]], [grasped, grasped, 0, grasped, placed, 1], atol=1e-6)
+    assert progress(labels, 3)[4:] == pytest.approx([placed, placed, placed, grasped, grasped], abs=1e-6)
+    assert not [note for note in labels.notes if "undone" in note]
+
+
 def test_marks_without_names_are_numbered(tmp_path):
     root = make_dataset(tmp_path / "d", episodes(5))
     facts(root, e0=("SUCCESS", [("", 1), ("", 3)]))

@@ -51,6 +51,13 @@ def test_everything_a_person_asks_for_is_on_the_screen():
         assert expected in text or expected in words(text), f"{expected}\n{text}"
 
 
+@pytest.mark.parametrize(("status", "reason"), [(5, "no progress for 12 s"), (0, "unlike the data")])
+def test_why_it_failed_or_cannot_know_is_said(status, reason):
+    state = seen(progress(status=status, reason=reason))
+    assert f"{STATUSES[status][0]} {reason}" in words(drawn(state))
+    assert f"({reason})" in line(state, 10.1, UNICODE)
+
+
 @pytest.mark.parametrize("charset", [UNICODE, ASCII], ids=["unicode", "ascii"])
 @pytest.mark.parametrize("status", [*STATUSES, 77])
 @pytest.mark.parametrize("width", [1, 20, 40, 57, 80, 120, 200])

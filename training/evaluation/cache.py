@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple
+from dataclasses import astuple, fields
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -18,9 +18,10 @@ from pi05_progress.files.output_file import output_file
 from .playbacks import Playback
 from .predictions import Answers
 
-VERSION = 1  # of the files, and of what decides an answer
+PARTS = tuple(part.name for part in fields(Answers))
+VERSION = 2  # of the files, and of what decides an answer
 FOLDER = Path("~/.cache/pi05_progress/evaluation")
-UNUSED = ("serving", "checkpoints/foreign")  # parts of the package that answer nothing here
+UNUSED = ("serving", "checkpoints/foreign", "estimate")  # parts of the package that answer nothing here
 # what the policy is shown, and how
 OWN = ("datasets/frames.py", "evaluation/playbacks.py", "evaluation/predictions.py")
 
@@ -57,10 +58,10 @@ class AnswerCache:
                     name = playback.name
                     if f"{name}/views" not in file.files or str(file[f"{name}/views"]) != _described(playback):
                         return None
-                    bins = file[f"{name}/bins"] if f"{name}/bins" in file.files else None
-                    found[name] = Answers(file[f"{name}/progress"], bins, file[f"{name}/ms"])
+                    kept = {part: file[f"{name}/{part}"] for part in PARTS if f"{name}/{part}" in file.files}
+                    found[name] = Answers(**{"bins": None, **kept})
                 return found
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+        except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile):
             return None  # it is made again
 
     def save(self, episode: int, playbacks: Sequence[Playback], answers: Mapping[str, Answers]) -> None:
@@ -70,8 +71,8 @@ class AnswerCache:
         arrays: dict[str, np.ndarray] = {}
         for playback in playbacks:
             name, of = playback.name, answers[playback.name]
-            arrays |= {f"{name}/views": np.array(_described(playback)), f"{name}/progress": of.progress}
-            arrays |= {f"{name}/ms": of.ms} | ({} if of.bins is None else {f"{name}/bins": of.bins})
+            arrays |= {f"{name}/views": np.array(_described(playback))}
+            arrays |= {f"{name}/{part}": getattr(of, part) for part in PARTS if getattr(of, part) is not None}
         with output_file(self._path(episode), shared=True) as partial, partial.open("wb") as file:
             np.savez_compressed(file, **arrays)
 

@@ -1,7 +1,8 @@
 """The figures of one episode, by name; NaN where one has no meaning for it.
 
-A name is ``<measure>.<source>``. Sources: ``raw`` (the model's belief), ``filtered`` (the estimator's progress, which
-the node publishes), ``clock`` (somebody who only looks at the clock).
+A name is ``<measure>.<source>``. Sources: ``raw`` (the model's belief), ``filtered`` (the estimator's progress
+without memory), ``temporal`` (with the checkpoint's temporal head, if it has one), ``clock`` (somebody who only
+looks at the clock).
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+
+from pi05_progress.estimate.status import Status
 
 from . import metrics, playbacks
 from .playbacks import LATE_S
@@ -41,11 +44,31 @@ def episode_figures(
     found: dict[str, float] = {"rank": float(truth.rank)}
     held = tracks[playbacks.HELD]
     found |= _reached(track, held, truth) | _declared(held, truth, fps) | _standing(track, standstills)
+    found |= _alarms(track, truth, fps, median_s)
     found |= {"latency_median.raw": float(np.median(track.ms)), "latency_p95.raw": float(np.quantile(track.ms, 0.95))}
     if truth.success:
         found |= _order_and_error(track, truth, fps, by_clock)
         found |= _belief(track, truth) | _remaining(track, truth.end_frame / fps, median_s) | _perturbed(tracks, truth)
     return found
+
+
+def with_memory(figures: Mapping[str, float]) -> dict[str, float]:
+    """Figures of tracks that a temporal head made, of the source ``temporal``."""
+    own = {name.rpartition("."): value for name, value in figures.items() if name.endswith(".filtered")}
+    return {f"{measure}.temporal": value for (measure, *_), value in own.items()}
+
+
+def _alarms(track: Track, truth: Truth, fps: float, median_s: float | None) -> dict[str, float]:
+    """What spoke for a failure when the episode ended or was done, and at half of its task's usual duration."""
+    end_s = truth.done_frame / fps if truth.success else track.time_s[-1]
+    before = track.time_s <= end_s + 1e-9
+    ended = before & (track.time_s >= end_s - END_S)
+    found = {"alarm_end.filtered": float(np.mean(track.alarm[ended])) if ended.any() else np.nan}
+    if median_s is not None and end_s >= median_s / 2:
+        found["alarm_half.filtered"] = float(metrics.last_before(track.time_s, track.alarm, [median_s / 2])[0])
+    called = bool((track.status[before] == Status.FAILED).any())
+    found[f"called_{'success' if truth.success else 'failure'}.filtered"] = float(called)
+    return found | {"unlike.filtered": float(np.isnan(track.filtered).mean())}
 
 
 def _order_and_error(track: Track, truth: Truth, fps: float, by_clock: np.ndarray) -> dict[str, float]:
@@ -115,14 +138,23 @@ def _declared(track: Track, truth: Truth, fps: float) -> dict[str, float]:
 def _belief(track: Track, truth: Truth) -> dict[str, float]:
     """Intervals and bins against what is known best."""
     known, found = truth.reference[track.frames], {}
+    if track.intervals:
+        inside = metrics.covered(track.intervals[LEVELS[-1]], known)
+        tenth = np.minimum(10 * track.frames // (truth.end_frame + 1), 9)
+        told = np.isfinite(track.filtered) & (track.frames <= truth.end_frame)
+        for k in range(10):
+            if (of := told & (tenth == k)).any():
+                found[f"tenth_{k}.filtered"] = float(inside[of].mean())
     for level in LEVELS:
         intervals = {"filtered": track.intervals.get(level)}
         if track.bins is not None:
             intervals["raw"] = metrics.central_interval(track.bins, level)
         for kind, interval in intervals.items():
             if interval is not None:
-                found[f"coverage_{100 * level:.0f}.{kind}"] = float(metrics.covered(interval, known).mean())
-                found[f"width_{100 * level:.0f}.{kind}"] = float(np.diff(interval, axis=1).mean())
+                told = np.isfinite(interval[:, 0])
+                of, width = metrics.covered(interval, known)[told], np.diff(interval, axis=1)[told]
+                found[f"coverage_{100 * level:.0f}.{kind}"] = float(of.mean()) if len(of) else np.nan
+                found[f"width_{100 * level:.0f}.{kind}"] = float(width.mean()) if len(of) else np.nan
     if track.bins is not None:
         found["crps.raw"] = float(metrics.crps(track.bins, known).mean())
     return found

@@ -21,9 +21,9 @@ from ..datasets.robot import check_robot
 from . import playbacks
 from .bootstrap import Figure
 from .cache import AnswerCache
-from .episode_figures import boundary_errors, episode_figures
-from .playbacks import PERTURBATIONS, PLAIN, WRONG, wrong_instruction
-from .predictions import LEVELS, Track, ask, robot_frames, track
+from .episode_figures import boundary_errors, episode_figures, with_memory
+from .playbacks import PERTURBATIONS, PLAIN, WRONG, Playback, wrong_instruction
+from .predictions import LEVELS, Answers, Track, ask, robot_frames, track
 from .summary import summarise
 from .truth import Training, Truth, episode_truth, standstills, task_stages
 
@@ -128,15 +128,14 @@ def evaluate(
             recorded = partial(robot_frames, episode, columns[layout.STATE], profile, dataset.fps)
             answers = ask(policy, lambda n, of=recorded: (shift.of(frame, profile) for frame in of(n)), shown)
             cache.save(episode.index, shown, answers)
-        tracks = {
-            p.name: track(
-                p, answers[p.name], settings.estimator, LEVELS if p.name == PLAIN else (), training.durations_s
-            )
-            for p in shown
-        }
+        tracks = _tracks(shown, answers, settings, training.durations_s)
         truth = episode_truth(episode.length, meta.episode(episode.index), stages[episode.task])
         still = standstills(columns[layout.STATE], profile.layout, dataset.fps, truth.done_frame)
         figures = episode_figures(tracks, truth, dataset.fps, training.durations_s.get(episode.task), still)
+        if policy.temporal_head:
+            median_s = training.durations_s.get(episode.task)
+            remembered = _tracks(shown, answers, settings, training.durations_s, policy.temporal_head)
+            figures |= with_memory(episode_figures(remembered, truth, dataset.fps, median_s, still))
         results.append(EpisodeResult(episode, meta.episode(episode.index), truth, tracks, figures))
         advance(1)
     results.sort(key=lambda result: result.episode.index)
@@ -150,6 +149,19 @@ def evaluate(
     notes = _notes(results, training, stages_from, settings.stride(dataset.fps), dataset.fps)
     used = {task: wrong[task] for task in dict.fromkeys(r.episode.task for r in results if WRONG in r.tracks)}
     return Evaluation(tuple(results), total, by_task, milestones, stages_from, used, notes)
+
+
+def _tracks(
+    shown: Sequence[Playback],
+    answers: Mapping[str, Answers],
+    settings: Settings,
+    durations_s: Mapping[str, float],
+    temporal_head: bytes = b"",
+) -> dict[str, Track]:
+    """What the estimator makes of the answers to each playback, by name."""
+    levels = {p.name: LEVELS if p.name == PLAIN else () for p in shown}
+    rest = durations_s, temporal_head
+    return {p.name: track(p, answers[p.name], settings.estimator, levels[p.name], *rest) for p in shown}
 
 
 def head_camera(profile: RobotProfile) -> str:

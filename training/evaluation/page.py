@@ -24,7 +24,7 @@ from .truth import PARTIAL, Truth
 
 VERSION = 1  # of the JSON
 BEST = 3  # episodes that are shown as best, and as worst
-HEADINGS = {"raw": "raw (model)", "filtered": "filtered (estimator)", "clock": "clock"}
+HEADINGS = {"raw": "raw (model)", "filtered": "filtered (estimator)", "temporal": "with memory", "clock": "clock"}
 MORE_STYLE = """
 td.figure { white-space:nowrap; font-variant-numeric:tabular-nums }
 td.figure small { color:var(--soft); margin-left:6px }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import batched
 
 import numpy as np
 from jaxtyping import Float32
@@ -12,6 +13,7 @@ from jaxtyping import Float32
 from pi05_progress.errors import UserError
 from pi05_progress.estimate.estimator import EstimatorConfig, ProgressEstimator
 from pi05_progress.estimate.status import Status
+from pi05_progress.estimate.temporal import STEP
 from pi05_progress.make_policy import make_policy
 from pi05_progress.observation import ObservationError, PolicyOutput, RobotFrame
 from pi05_progress.policy import Policy, PolicyOptions
@@ -34,6 +36,16 @@ class Answers:
     progress: np.ndarray  # its raw belief, float64 (n,) in [0, 1]
     bins: np.ndarray | None  # probabilities over equal bins of [0, 1], (n, b), or None if the head has none
     ms: np.ndarray  # what an answer took, float64 (n,)
+    # what a temporal head reads beside, float32 (n, f), and chunks (n, rows, columns); None if the policy gives none
+    features: np.ndarray | None = None
+    actions: np.ndarray | None = None
+
+    def output(self, index: int) -> PolicyOutput:
+        """One of them, as the policy gave it."""
+        bins, features, actions = (None if of is None else of[index] for of in (self.bins, self.features, self.actions))
+        actions = np.zeros((0, 0), np.float32) if actions is None else actions
+        progress = float(self.progress[index])
+        return PolicyOutput(actions, progress, progress_belief=bins, progress_features=features)
 
 
 @dataclass(frozen=True)
@@ -49,6 +61,7 @@ class Track:
     remaining_s: np.ndarray  # until the task is done, with its interval, float64 (n, 3); NaN where it was not told
     status: np.ndarray  # int (n,), members of `Status`
     ms: np.ndarray  # what an answer took, float64 (n,)
+    alarm: np.ndarray  # what speaks for a failure, float64 (n,): the estimator's, else s since progress rose last
 
     def values(self, kind: str) -> np.ndarray:
         """``raw`` or ``filtered``."""
@@ -122,27 +135,38 @@ def _forward(frames: Frames, views: Sequence[View]) -> Callable[[int], RobotFram
 
 def _infer(
     policy: Policy, get: Callable[[int], RobotFrame], views: Sequence[View], times_s: Sequence[float]
-) -> Iterator[tuple[float, np.ndarray | None, float]]:
-    for view, time_s in zip(views, times_s, strict=True):
-        shown = view.of(get(view.frame))
-        shown = replace(shown, stamps_ns=dict.fromkeys(shown.stamps_ns, round(time_s * 1e9)))
+) -> Iterator[tuple[PolicyOutput, float]]:
+    """Each answer and what it took, ms; a policy that remembers nothing answers as many at once as it can."""
+    for some in batched(zip(views, times_s, strict=True), 1 if policy.remembers else policy.batch_sizes[-1]):
+        frames = [view.of(get(view.frame)) for view, _ in some]
+        stamps = [dict.fromkeys(f.stamps_ns, round(time_s * 1e9)) for f, (_, time_s) in zip(frames, some, strict=True)]
+        frames = [replace(frame, stamps_ns=of) for frame, of in zip(frames, stamps, strict=True)]
         before = time.perf_counter()
         try:
-            output = policy.infer(shown, view.prompt)
+            if len(some) == 1:
+                outputs = [policy.infer(frames[0], some[0][0].prompt)]
+            else:
+                shown = zip(frames, some, strict=True)
+                outputs = policy.infer_prepared([policy.prepare(frame, view.prompt) for frame, (view, _) in shown])
         except (ObservationError, LayoutError) as error:
-            raise UserError(f"frame {view.frame}, instruction {view.prompt!r}: {error}") from error
-        ms = 1e3 * (time.perf_counter() - before)
-        if output.progress is None:
-            raise UserError("the policy gives no progress: its model has no progress head, nothing to evaluate")
-        if problem := output.progress_problem():
-            raise UserError(f"frame {view.frame}: the policy's {problem} ({output.progress})")
-        yield output.progress, output.progress_belief, ms
+            raise UserError(f"frame {some[0][0].frame}, instruction {some[0][0].prompt!r}: {error}") from error
+        ms = 1e3 * (time.perf_counter() - before) / len(some)
+        for output, (view, _) in zip(outputs, some, strict=True):
+            if output.progress is None:
+                raise UserError("the policy gives no progress: its model has no progress head, nothing to evaluate")
+            if problem := output.progress_problem():
+                raise UserError(f"frame {view.frame}: the policy's {problem} ({output.progress})")
+            yield output, ms
 
 
-def _answers(said: Sequence[tuple[float, np.ndarray | None, float]]) -> Answers:
-    progress, bins, ms = zip(*said, strict=True)
-    known = None if bins[0] is None else np.array(bins, np.float32)
-    return Answers(np.array(progress, float), known, np.array(ms, float))
+def _answers(said: Sequence[tuple[PolicyOutput, float]]) -> Answers:
+    outputs, first = [output for output, _ in said], said[0][0]
+    known = None if first.progress_belief is None else np.array([o.progress_belief for o in outputs], np.float32)
+    progress, ms = np.array([o.progress for o in outputs], float), np.array([ms for _, ms in said], float)
+    if first.progress_features is None:
+        return Answers(progress, known, ms)
+    features = np.array([o.progress_features for o in outputs], np.float32)
+    return Answers(progress, known, ms, features, np.array([o.actions for o in outputs], np.float32))
 
 
 def track(
@@ -151,34 +175,44 @@ def track(
     config: EstimatorConfig,
     levels: Sequence[float] = (),
     durations_s: Mapping[str, float] | None = None,
+    temporal_head: bytes = b"",
 ) -> Track:
     """What the estimator makes of the answers, fed one after the other as in the node.
 
     Args:
         levels: of the intervals that are wanted beside the configured one.
         durations_s: what tasks usually take, s, by instruction.
+        temporal_head: the policy's; empty takes none.
     """
     runs = {}
     for level in dict.fromkeys((*levels, config.confidence_level)):
-        estimator = ProgressEstimator(replace(config, confidence_level=level), durations_s or {})
+        estimator = ProgressEstimator(replace(config, confidence_level=level), durations_s or {}, temporal_head)
         runs[level] = [
-            estimator.update(float(moment), _output(answers, i), playback.views[i].prompt)
+            estimator.update(float(moment), answers.output(i), playback.views[i].prompt)
             for i, moment in enumerate(playback.time_s)
         ]
     estimates = runs[config.confidence_level]
+    filtered = np.array([e.progress for e in estimates], float)
+    alarm = np.array([e.alarm for e in estimates], float)
     return Track(
         time_s=playback.time_s,
         frames=playback.frames,
         raw=answers.progress,
-        filtered=np.array([e.progress for e in estimates], float),
+        filtered=filtered,
         bins=answers.bins,
         intervals={level: np.array([[e.lower, e.upper] for e in run], float) for level, run in runs.items()},
         remaining_s=np.array([e.remaining_s or (np.nan,) * 3 for e in estimates], float),
         status=np.array([int(e.status) for e in estimates]),
         ms=answers.ms,
+        alarm=alarm if temporal_head else _since_rise_s(playback.time_s, filtered),
     )
 
 
-def _output(answers: Answers, index: int) -> PolicyOutput:
-    bins = None if answers.bins is None else answers.bins[index]
-    return PolicyOutput(np.zeros((0, 0), np.float32), float(answers.progress[index]), progress_belief=bins)
+def _since_rise_s(time_s: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Since when values are not above what they were before by a step, s."""
+    since, anchor, moved_s = np.zeros(len(values)), -np.inf, 0.0
+    for i, (now_s, value) in enumerate(zip(time_s, values, strict=True)):
+        if value >= anchor + STEP:
+            anchor, moved_s = value, now_s
+        since[i] = now_s - moved_s
+    return since

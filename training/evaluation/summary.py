@@ -13,7 +13,7 @@ from .episode_figures import HIGH, LATE_S, MOMENTS, PREMATURE_S
 from .predictions import LEVELS
 from .truth import STILL_S, SUCCESSFUL
 
-SOURCES = ("raw", "filtered", "clock")
+SOURCES = ("raw", "filtered", "temporal", "clock")
 EXCESSIVE_S = 1.0  # so long above HIGH is too long for a failure
 
 
@@ -31,6 +31,7 @@ class Measure:
 ORDER, ERROR = "Successful episodes: order", "Successful episodes: error"
 STILL = "Recorded standstills, all episodes"
 OUTCOMES, PERTURBED = "Outcomes", "Perturbations of successful episodes"
+FAILURE = "Failure called"
 BELIEF, REMAINING, LATENCY = "Interval", "Time remaining", "Latency"
 MEASURES: tuple[Measure, ...] = (
     Measure("voc", "value-order correlation (Spearman)", ORDER, better="higher"),
@@ -55,6 +56,11 @@ MEASURES: tuple[Measure, ...] = (
     Measure("failure_high", "failures: highest progress", OUTCOMES, better="lower"),
     Measure("failure_excess", "failures: progress at the end beyond the last milestone", OUTCOMES, better="near 0"),
     Measure("failure_too_high", f"failures above {HIGH:g} for {EXCESSIVE_S:g} s or longer", OUTCOMES, better="lower"),
+    Measure("auroc_end", "failure told by its end: area under the ROC curve", FAILURE, better="higher"),
+    Measure("auroc_half", "failure told at half of the usual duration", FAILURE, better="higher"),
+    Measure("called_failure", "failures called FAILED", FAILURE, better="higher"),
+    Measure("called_success", "successes called FAILED", FAILURE, better="lower"),
+    Measure("unlike", "share of moments without progress: unlike the data", FAILURE, better="lower"),
     Measure("standstill_drift", f"drift while the robot stood still for {STILL_S:g} s or more", STILL, better="lower"),
     Measure("pause_drift", "drift in a pause of 5 s", PERTURBED, better="lower"),
     Measure("reversed_voc", "reversed: value-order correlation", PERTURBED, better="near -1"),
@@ -68,6 +74,8 @@ MEASURES: tuple[Measure, ...] = (
     Measure("black_change", "one camera black: change", PERTURBED, better="lower"),
     *(Measure(f"coverage_{100 * p:.0f}", f"coverage at {100 * p:.0f} %", BELIEF, better=f"{p:g}") for p in LEVELS),
     *(Measure(f"width_{100 * p:.0f}", f"width at {100 * p:.0f} %", BELIEF, better="lower") for p in LEVELS),
+    Measure("tenth_least", "coverage at 90 %, the tenth of an episode with the least", BELIEF, better="0.9"),
+    Measure("tenth_most", "coverage at 90 %, the tenth of an episode with the most", BELIEF, better="0.9"),
     Measure("crps", "CRPS", BELIEF, better="lower"),
     *(Measure(f"remaining_{100 * p:.0f}", f"error at {100 * p:.0f} %", REMAINING, "s", "lower") for p in MOMENTS),
     *(
@@ -80,7 +88,7 @@ MEASURES: tuple[Measure, ...] = (
 )
 # yes or no of an episode: their intervals are Wilson's, since the bootstrap of 0 of 9 is [0, 0]
 SHARES = frozenset(
-    {"premature", "late", "missed", "false_alarm", "failure_too_high"}
+    {"premature", "late", "missed", "false_alarm", "failure_too_high", "called_failure", "called_success"}
     | {f"remaining_covered_{100 * p:.0f}" for p in MOMENTS}
 )
 _PAIRS = {
@@ -123,6 +131,17 @@ def _statistic(
         score = _column(episodes, f"end.{source}")
         used = np.isfinite(score) & np.isin(rank, _PAIRS[key])
         return bootstrap.ordered_pairs(np.where(used, score, np.nan), rank, tasks), used
+    if key.startswith("auroc_"):
+        alarm = _column(episodes, f"alarm_{key.removeprefix('auroc_')}.{source}")
+        success = np.where(np.isfinite(rank), rank == SUCCESSFUL, np.nan)
+        return bootstrap.ordered_pairs(-alarm, success, tasks), np.isfinite(alarm)
+    if key.startswith("tenth_"):
+        tenths = [_column(episodes, f"tenth_{k}.{source}") for k in range(10)]
+        extreme = np.nanmin if key == "tenth_least" else np.nanmax
+        used = np.isfinite(tenths).any(axis=0)
+        if not used.any():
+            return None
+        return lambda weights: extreme([bootstrap.mean(of)(weights) for of in tenths], axis=0), used
     if key == "success_f1":
         declared = _column(episodes, f"declared.{source}")
         return bootstrap.f1(declared, rank == SUCCESSFUL), np.isfinite(declared)

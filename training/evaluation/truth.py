@@ -60,13 +60,14 @@ def episode_truth(length: int, meta: EpisodeMeta, stages: Stages | None) -> Trut
     if stages is None:
         rank = (PARTIAL if meta.milestones else FAILED) if failed else SUCCESSFUL
         return Truth(rank, linear, None, (), length - 1, end)
-    frames = milestones.reached(milestones.with_names(meta.milestones), stages.labels)
+    marks = milestones.with_names(meta.milestones)
+    frames = milestones.reached(marks, stages.labels)
     rank = (PARTIAL if frames else FAILED) if failed else SUCCESSFUL
     progress = dict(zip(stages.labels, stages.boundaries.tolist(), strict=True))
     boundaries = tuple((name, frame, progress[name]) for name, frame in frames.items())
     by_milestones = None
     if frames or failed:
-        by_milestones = np.interp(np.arange(length), *milestones.anchors(length, frames, stages, finished=not failed))
+        by_milestones = milestones.course(length, marks, stages, finished=not failed)
     return Truth(rank, linear, by_milestones, boundaries, frames.get(stages.labels[-1], length - 1), end)
 
 

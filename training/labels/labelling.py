@@ -206,7 +206,8 @@ class _Labelling:
 
     def _note_marks(self, episode: Episode, stages: Stages) -> None:
         frames = self._frames[episode.index]
-        if other := sorted({m.label for m in self._marks[episode.index]} - set(stages.labels)):
+        named = {m.label.removeprefix(milestones.UNDONE) for m in self._marks[episode.index]}
+        if other := sorted(named - set(stages.labels)):
             self._notes.append(f"episode {episode.index}: milestones that its task does not have: {', '.join(other)}")
         missing = [name for name in stages.labels if name not in frames]
         if missing and frames and episode.index not in self._failed and self._options.method == "milestone":
@@ -225,8 +226,8 @@ class _Labelling:
                     self._notes.append(f"episode {episode.index}: nothing moves in it; it stays unlabelled")
                 return self._clocks[episode.index]
             case "milestone":
-                if frames := self._frames[episode.index]:
-                    return np.interp(np.arange(n), *milestones.anchors(n, frames, stages, finished=True))
+                if self._frames[episode.index]:
+                    return milestones.course(n, self._marks[episode.index], stages, finished=True)
                 self._notes.append(f"episode {episode.index}: no milestones; it stays unlabelled")
                 return None
 
@@ -253,7 +254,7 @@ class _Labelling:
             self._notes.append(f"episode {episode.index}: failed before its first milestone; it stays unlabelled")
             return self._unlabelled(episode)
         if self._options.method == "milestone":
-            progress = np.interp(np.arange(n), *milestones.anchors(n, frames, stages, finished=False))
+            progress = milestones.course(n, self._marks[episode.index], stages, finished=False)
         else:
             clock = self._clocks.get(episode.index) if self._options.method == "activity" else methods.linear(n)
             until = np.zeros(n) if clock is None else np.minimum(clock, clock[frames[last]])

@@ -21,6 +21,7 @@ from ..datasets.reader import Dataset
 Finish = Literal["stage", "done"]  # the time after the last milestone is one more stage, or the task is done by then
 STAGES = "stages"  # where a checkpoint's `labels` keep the stages of each task: lists of {"name": ..., "share": ...}
 FINISH = "finish"  # the stage after the last milestone
+UNDONE = "undone "  # before a milestone's label: it ceases to hold in that frame
 
 
 class MilestoneError(UserError):
@@ -67,7 +68,7 @@ def reached(milestones: Sequence[Milestone], labels: Sequence[str]) -> dict[str,
     """
     frames: dict[str, int] = {}
     limit = np.inf
-    for label in reversed(labels):
+    for label in reversed(labels):  # whether it was undone in between is for `course` to say
         before = [m.frame for m in milestones if m.label == label and m.frame <= limit]
         if before:
             frames[label] = limit = max(before)
@@ -82,7 +83,8 @@ def task_stages(episodes: Mapping[int, tuple[int, Sequence[Milestone]]], finish:
     Raises:
         MilestoneError: no episode has a milestone.
     """
-    orders = Counter(tuple(dict.fromkeys(m.label for m in milestones)) for _, milestones in episodes.values())
+    names = ([m.label for m in milestones if not m.label.startswith(UNDONE)] for _, milestones in episodes.values())
+    orders = Counter(tuple(dict.fromkeys(of)) for of in names)
     orders.pop((), None)
     if not orders:
         raise MilestoneError(f"none of the episodes {sorted(episodes)} has a milestone")
@@ -116,6 +118,34 @@ def anchors(
     if finished:
         points[length - 1] = 1.0
     return np.array(list(points), float), np.array(list(points.values()))
+
+
+def course(length: int, marks: Sequence[Milestone], stages: Stages, finished: bool) -> Float[np.ndarray, " n"]:
+    """An episode's progress by its milestones, frame by frame; it falls where one is undone.
+
+    From the frame after such a mark on progress is what it was before that milestone, and later ones hold no more.
+
+    Args:
+        marks: its milestones in order, undone ones among them.
+        finished: whether the last frame has progress 1; otherwise progress stays what it was at the last milestone.
+    """
+    if not any(mark.label.startswith(UNDONE) for mark in marks):
+        return np.interp(np.arange(length), *anchors(length, reached(marks, stages.labels), stages, finished))
+    at = np.concatenate([[0.0], stages.boundaries])
+    points, held = {0: 0.0}, 0  # progress by frame; how many milestones hold
+    for mark in marks:
+        name = mark.label.removeprefix(UNDONE)
+        k = stages.labels.index(name) if name in stages.labels else -1
+        if k >= held and name == mark.label:
+            held = k + 1
+            points[mark.frame] = float(at[held])
+        elif 0 <= k < held and name != mark.label:
+            points[mark.frame] = float(at[held])
+            held = k
+            points[min(mark.frame + 1, length - 1)] = float(at[held])
+    if finished:
+        points[length - 1] = 1.0
+    return np.interp(np.arange(length), list(points), list(points.values()))
 
 
 def done_frame(length: int, frames: Mapping[str, int], stages: Stages) -> int:

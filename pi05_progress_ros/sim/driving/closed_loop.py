@@ -111,7 +111,9 @@ class ClosedLoop:
         world.reset(seed)
         robot = Robot(world)
         commander = Commander(robot, self._profile, settings.commands)
-        estimator = ProgressEstimator(durations_s=self._policy.durations_s)
+        estimator = ProgressEstimator(
+            durations_s=self._policy.durations_s, temporal_head=self._policy.temporal_head
+        )  # fmt: skip
         outlet = _Newest()
         states = StatePublisher(outlet, robot, self._profile)
         control_ticks = max(1, round(STATE_HZ / settings.commands.rate_hz))
