@@ -22,7 +22,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import JointState
+from sensor_msgs.msg import JointState, Joy
 from std_msgs.msg import Float32, Int32, String
 from std_srvs.srv import Trigger
 
@@ -117,9 +117,7 @@ class PolicyNode(QosOverrides, LifecycleNode):
         started = time.monotonic()
         self._policy = self._loader.load(self._profile, p)
         self._results = Results(self, self._profile, self._policy)
-        self._goals = RunTaskServer(
-            self, self._results, self._set_prompt, p.goal_max_duration_s, p.goal_stall_timeout_s
-        )
+        self._goals = RunTaskServer(self, self._results, self._set_prompt, p.goals())
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         model = f"model {self._policy.model_id}, images by {image_backend()}"
         self.get_logger().info(f"configured for {self._profile.name} in {time.monotonic() - started:.1f} s: {model}")
@@ -229,6 +227,8 @@ class PolicyNode(QosOverrides, LifecycleNode):
             self._interfaces.append((self.destroy_service, self.create_service(kind, name, answer)))
         if profile.arm_command == "relay":
             subscribe(DiagnosticStatus, RELAY_TOPIC, self._on_relay, 10)
+        if profile.dead_man is not None:
+            subscribe(Joy, profile.dead_man.topic, lambda message: self._robot.hear_dead_man(message.buttons), newest)
         subscribe(String, profile.mode_topic, self._on_mode, 10)
         subscribe(Int32, profile.fsm_topic, lambda message: self._robot.hear_fsm(message.data), 10)
         # Not the node's clock: a stopped /clock must not stop the watch over it.

@@ -169,6 +169,13 @@ class MarksProfile(_Section):
     stop_button: Annotated[int, Field(ge=0)]
 
 
+class DeadManProfile(_Section):
+    """The button that a person holds as long as the robot may be commanded."""
+
+    topic: Topic
+    button: Annotated[int, Field(ge=0)]
+
+
 class BoxProfile(_Section):
     """A box that stands along the axes of the robot's root frame, m."""
 
@@ -209,6 +216,7 @@ class RobotProfile(_Section):
     mode_topic: Topic
     marks: MarksProfile
     tested_stop: str | None = None
+    dead_man: DeadManProfile | None = None
     geometry: GeometryProfile | None = None
 
     @model_validator(mode="after")

@@ -32,6 +32,7 @@ from .robot_state import RobotState
 from .state_machine import PAUSED, Ending, Facts, Reason, Send, State, StateMachine
 
 SLOW = "the policy is too slow"
+UNTESTED = "the profile {} names no tested stop: try on the robot what stops it, and say so in its key tested_stop"
 NOT_ALLOWED = "the parameter publish_commands is false"
 
 
@@ -82,6 +83,7 @@ class CommandExecutor:
     ) -> None:
         self._node, self._profile, self._settings, self._robot = node, profile, settings, robot
         self._snapshot, self._unfit = snapshot, unfit
+        self._untested = "" if profile.tested_stop else UNTESTED.format(profile.name)
         self._against, self._broken = ("the node was activated just now",), False
         self._unwatched: tuple[str, ...] = ()
         self._lock = threading.Lock()
@@ -119,13 +121,16 @@ class CommandExecutor:
             before, refused = self._machine.state, self._machine.refuses(hand_back)
             blind = () if accept_unwatched or hand_back else self._unwatched
             unwatched = [f"not watched is {text}; arm with accept_unwatched if that may be" for text in blind]
-            against = (*([refused] if refused else []), *self._against, *unwatched)
+            texts = (refused, self._robot.released(), *self._against, *unwatched)
+            against = tuple(dict.fromkeys(filter(None, texts)))
             self._machine.arm(against, full_speed, time.monotonic(), hand_back)
         return before, against
 
     def disarm(self, reason: Reason, text: str) -> None:
         """End the goal, if there is one, and disarm."""
         with self._lock:
+            if self._machine.state != State.LOOKING:
+                self._robot.stopped()
             self._machine.disarm(reason, text, time.monotonic())
 
     @property
@@ -242,9 +247,21 @@ class CommandExecutor:
             facts = Facts(fsm, mode, mode_s, lost, missing, self._failing, target is not None)
             if target is not None and not missing and not outside:
                 self._machine.begin(now_s)
-            send, limits.full_speed = self._machine.tick(facts, now_s), self._machine.full_speed
+            before, send = self._machine.state, self._machine.tick(facts, now_s)
+            if before != State.LOOKING and self._machine.state == State.LOOKING:
+                self._robot.stopped()
+            limits.full_speed = self._machine.full_speed
             operated = "the robot is in teleoperation mode and ignores commands" if mode == Mode.TELEOPERATION else ""
-            texts = (self._unfit, *snapshot.problems, missing, *losses, operated, outside, self._failing)
+            texts = (
+                self._unfit,
+                self._untested,
+                *snapshot.problems,
+                missing,
+                *losses,
+                operated,
+                outside,
+                self._failing,
+            )
             self._against = tuple(dict.fromkeys(filter(None, texts)))
         self._waits_for = ""
         if send in (Send.CHUNK, Send.POSE):

@@ -77,8 +77,12 @@ class Geometry:
         self._radius, self._half = model.geom_size[self._geoms[:capsules], :2].T
         pairs = combinations(range(len(self._names)), 2)
         self._pairs = [Pair(*pair, self._margin(watched, *pair)) for pair in pairs if self._may_meet(*pair)]
-        reach = model.geom_rbound[self._geoms]
+        boxes = np.arange(len(self._geoms)) >= capsules
+        reach = np.where(
+            boxes, 0.0, model.geom_rbound[self._geoms]
+        )  # of spheres around capsules; boxes are as they are
         self._one, self._other = np.array([pair[:2] for pair in self._pairs], int).reshape(-1, 2).T
+        self._sides = np.where(boxes[:, None], model.geom_size[self._geoms], 0.0)[self._other]
         self._near = reach[self._one] + reach[self._other] + [pair.margin for pair in self._pairs]
 
     def _add_arm(self, spec: Any, arm: str, links: list[dict], capsules: dict) -> None:
@@ -128,7 +132,8 @@ class Geometry:
         if among is not None:
             return {pair: self._distance(pair, 1.0) for pair in among}
         centres = self._data.geom_xpos[self._geoms]
-        near = np.linalg.norm(centres[self._one] - centres[self._other], axis=1) < self._near
+        apart = np.maximum(np.abs(centres[self._one] - centres[self._other]) - self._sides, 0.0)
+        near = np.einsum("ij,ij->i", apart, apart) < self._near**2
         found = ((pair := self._pairs[at], self._distance(pair, pair.margin + 0.01)) for at in np.flatnonzero(near))
         return {pair: distance for pair, distance in found if distance < pair.margin}
 

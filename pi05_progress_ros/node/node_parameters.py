@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from pi05_progress.policy import PolicyOptions
 
 from ..commanding.command_rules import CommandSettings
+from ..commanding.goal import HOLD_S, GoalLimits
 from ..inputs import Limits
 from ..parameters import parameter
 
@@ -87,6 +88,14 @@ class NodeParameters:
     goal_stall_timeout_s: float = parameter(
         30.0, "how long progress may be STALLED before such a goal ends, s", between=(1.0, 86400.0)
     )
+    goal_success_threshold: float = parameter(
+        0.0,
+        "progress above which the task of such a goal is done; 0: when the status of progress is SUCCEEDED",
+        between=(0.0, 1.0),
+    )
+    goal_success_hold_s: float = parameter(
+        HOLD_S, "for how long it must be above goal_success_threshold, s", between=(0.0, 60.0)
+    )
     autostart: bool = parameter(True, "configure and activate by itself")
 
     def policy_options(self) -> PolicyOptions:
@@ -103,6 +112,11 @@ class NodeParameters:
             future_s=self.stamp_future_limit_s,
             past_s=self.stamp_past_limit_s,
         )
+
+    def goals(self) -> GoalLimits:
+        """When a goal ends that says nothing itself."""
+        threshold, hold_s = self.goal_success_threshold or None, self.goal_success_hold_s
+        return GoalLimits(self.goal_max_duration_s, self.goal_stall_timeout_s, threshold, hold_s)
 
     def commands(self) -> CommandSettings:
         """How commands are made."""

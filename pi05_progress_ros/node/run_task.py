@@ -17,7 +17,7 @@ from rclpy.node import Node
 from pi05_progress_msgs.action import RunTask
 
 from ..commanding.commands import CommandExecutor
-from ..commanding.goal import HOLD_S, OUTCOMES, GoalJudge, GoalLimits
+from ..commanding.goal import OUTCOMES, GoalJudge, GoalLimits
 from ..commanding.state_machine import Ending, Reason, State
 from .results import Results
 
@@ -33,7 +33,7 @@ class RunTaskServer:
         node: whose action this is.
         results: what is known of progress.
         look_at: sets the task whose progress is looked at; returns why not.
-        max_duration_s, stall_timeout_s: of goals that give none.
+        usual: when goals end that say nothing themselves.
     """
 
     def __init__(
@@ -41,11 +41,10 @@ class RunTaskServer:
         node: Node,
         results: Results,
         look_at: Callable[[str], str],
-        max_duration_s: float,
-        stall_timeout_s: float,
+        usual: GoalLimits,
     ) -> None:
         self._node, self._results, self._look_at = node, results, look_at
-        self._max_duration_s, self._stall_timeout_s = max_duration_s, stall_timeout_s
+        self._usual = usual
         self._commands: CommandExecutor | None = None
         self._problems: Callable[[], tuple[str, ...]] = tuple
         self._goal: ServerGoalHandle | None = None
@@ -118,10 +117,10 @@ class RunTaskServer:
         self._look_at(request.task)
         self._results.reset_estimator()
         limits = GoalLimits(
-            request.max_duration_s or self._max_duration_s,
-            request.stall_timeout_s or self._stall_timeout_s,
-            request.success_threshold or None,
-            request.success_hold_s or HOLD_S,
+            request.max_duration_s or self._usual.max_duration_s,
+            request.stall_timeout_s or self._usual.stall_timeout_s,
+            request.success_threshold or self._usual.success_threshold,
+            request.success_hold_s or self._usual.success_hold_s,
             request.stop_on_failure,
         )
         self._goal, self._began_s, self._judge = goal, now_s, GoalJudge(limits, now_s)

@@ -9,13 +9,13 @@ from rclpy.publisher import Publisher
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float32
 
-from pi05_progress.robots.profile import RobotProfile
+from pi05_progress.robots.profile import DeadManProfile, RobotProfile
 from pi05_progress_ros.commanding.chunks import Chunk
 from pi05_progress_ros.commanding.command_rules import CommandSettings
 from pi05_progress_ros.commanding.commands import CommandExecutor
 from pi05_progress_ros.commanding.publishers import ACKNOWLEDGED_S
 from pi05_progress_ros.commanding.robot_state import RobotState
-from pi05_progress_ros.commanding.state_machine import State
+from pi05_progress_ros.commanding.state_machine import Reason, State
 from pi05_progress_ros.inputs import Snapshot
 
 PROFILE = RobotProfile.load("teleavatar")
@@ -24,14 +24,14 @@ PROFILE = RobotProfile.load("teleavatar")
 class Bench:
     """An executor that is armed, for a robot that always says that it is well."""
 
-    def __init__(self, ros, settings=CommandSettings()):  # noqa: B008 (it cannot be changed)
+    def __init__(self, ros, settings=CommandSettings(), profile=PROFILE):  # noqa: B008 (it cannot be changed)
         self.ros, self.node, self.enables, self.fault = ros, ros.create_node("commander"), [], None
         self.mode, self.targets = 1, []
-        self.robot = RobotState(PROFILE)
+        self.robot, self.buttons = RobotState(profile), None
         self.node.create_subscription(Float32, PROFILE.enable_topic, lambda m: self.enables.append(m.data), 50)
         topic = PROFILE.target_topics()["left"]
         self.node.create_subscription(JointState, topic, lambda m: self.targets.append(m.position[0]), 50)
-        self.commands = CommandExecutor(self.node, PROFILE, settings, self.robot, self.snapshot, "")
+        self.commands = CommandExecutor(self.node, profile, settings, self.robot, self.snapshot, "")
         self.commands.allow(True)
         self.commands.start()
 
@@ -50,6 +50,8 @@ class Bench:
             self.robot.hear_fsm(2)
             self.robot.hear_mode(f'{{"meta_mode": {self.mode}}}')
             self.robot.hear_relay("")
+            if self.buttons:
+                self.robot.hear_dead_man(self.buttons)
             self.ros.spin_once(self.node, timeout_sec=0.01)
 
         wait_for(condition, spin, what)
@@ -118,3 +120,66 @@ def test_at_the_end_a_robot_that_does_not_answer_is_waited_for_once_not_per_topi
     bench.until(lambda: not bench.commands.arm(False, False)[1], "arming")
     bench.commands.stop()
     assert len(waited_s) == 5 and sum(waited_s) <= ACKNOWLEDGED_S + 1e-6
+
+
+def test_arming_is_refused_for_what_is_untested_or_not_watched(ros):
+    bench = Bench(ros, profile=PROFILE.model_copy(update={"tested_stop": None, "geometry": None}))
+    try:
+
+        def alone():
+            against = bench.commands.arm(False, False)[1]
+            return len(against) == 2 and "no tested stop" in against[0]
+
+        bench.until(alone, "nothing else that speaks against it")
+        stop, links = bench.commands.arm(False, False)[1]
+        assert "the profile teleavatar names no tested stop" in stop
+        assert "not watched is the speed of links" in links and "arm with accept_unwatched if that may be" in links
+        assert bench.commands.arm(False, False, accept_unwatched=True)[1] == (stop,)
+    finally:
+        bench.commands.stop()
+        bench.node.destroy_node()
+
+
+def test_a_dead_mans_button_is_held_and_after_a_stop_pressed_anew(ros):
+    bench = Bench(ros, profile=PROFILE.model_copy(update={"dead_man": DeadManProfile(topic="/joy", button=1)}))
+
+    def refused(text):
+        return any(text in against for against in bench.commands.arm(False, False)[1])
+
+    try:
+        bench.until(lambda: refused("button 1 of /joy: nothing for more than 0.2 s"), "the button's silence")
+        bench.buttons = [0, 0]
+        bench.until(lambda: refused("button 1 of /joy is not held"), "the button")
+        bench.buttons = [0, 1]
+        bench.until(lambda: not bench.commands.arm(False, False)[1], "arming")
+        bench.commands.disarm(Reason.CANCELED, "enough")
+        bench.until(lambda: refused("release it and press it anew"), "the button")
+        for bench.buttons in ([0, 0], [0, 1]):
+            bench.until(lambda: not refused("release it"), "the button")
+        bench.until(lambda: not bench.commands.arm(False, False)[1] and bench.commands.accept(), "a goal")
+        bench.offer(bench.commands.generation, HOME["left"][0])
+        bench.until(lambda: bench.state() == State.RUNNING and 1.0 in bench.enables, "a goal that is carried out")
+        bench.buttons = [0, 0]
+        bench.until(lambda: bench.enables[-1] == 0.0, "the pause")
+        ended = bench.commands.situation().ended
+        assert bench.state() == State.LOOKING and ended.reason == Reason.ROBOT_LOST and "not held" in ended.text
+    finally:
+        bench.commands.stop()
+        bench.node.destroy_node()
+
+
+def test_a_limit_ends_the_goal_and_names_link_value_and_remedy(ros):
+    bench = Bench(ros)
+    try:
+        bench.until(lambda: not bench.commands.arm(False, False)[1] and bench.commands.accept(), "a goal")
+        rows = np.full((60, PROFILE.layout.action_size), -9.0)  # down into the table
+        now_s = bench.node.get_clock().now().nanoseconds * 1e-9
+        bench.commands.offer(Chunk(now_s, 1.0, rows), now_s, bench.commands.generation)
+        bench.until(lambda: bench.commands.situation().ended, "the end")
+        ended = bench.commands.situation().ended
+        assert bench.state() == State.LOOKING and ended.reason == Reason.LIMIT
+        assert "and table would be" in ended.text and "move the arms apart" in ended.text
+        bench.until(lambda: bench.enables[-1] == 0.0, "the pause")
+    finally:
+        bench.commands.stop()
+        bench.node.destroy_node()
