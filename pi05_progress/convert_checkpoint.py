@@ -4,7 +4,20 @@
     python -m pi05_progress.convert_checkpoint import FOLDER_OR_NAME DESTINATION --config pi05
     python -m pi05_progress.convert_checkpoint export CHECKPOINT DESTINATION --to lerobot
 
-Destinations appear when they are complete; sources are never changed. docs/checkpoints.md has the details.
+Destinations appear when they are complete; sources are never changed. docs/checkpoints.md has the details. Examples:
+
+A step of openpi's training, 32 action dimensions, horizon 50:
+    import runs/pi05_mine/29999 checkpoints/mine --config pi05
+
+The same without a progress head, stored in bfloat16:
+    import runs/pi05_mine/29999 checkpoints/mine --config pi05 --progress none --dtype bfloat16
+
+Fine-tuned with another horizon, state not in the prompt:
+    import pi05_libero checkpoints/libero --config pi05 --set action_horizon=10 --set discrete_state=false
+
+A LeRobot policy from a folder, or by name (needs huggingface_hub):
+    import outputs/train/checkpoints/last/pretrained_model checkpoints/mine
+    import lerobot/pi05_base checkpoints/base --robot teleavatar --fps 30
 """
 
 from __future__ import annotations
@@ -63,21 +76,7 @@ class Writing:
 
 @dataclass(frozen=True)
 class Import(Writing):
-    """From openpi or LeRobot.
-
-    A step of openpi's training, 32 action dimensions, horizon 50:
-        import runs/pi05_mine/29999 checkpoints/mine --config pi05
-
-    The same without a progress head, stored in bfloat16:
-        import runs/pi05_mine/29999 checkpoints/mine --config pi05 --progress none --dtype bfloat16
-
-    Fine-tuned with another horizon, state not in the prompt:
-        import pi05_libero checkpoints/libero --config pi05 --set action_horizon=10 --set discrete_state=false
-
-    A LeRobot policy from a folder, or by name (needs huggingface_hub):
-        import outputs/train/checkpoints/last/pretrained_model checkpoints/mine
-        import lerobot/pi05_base checkpoints/base --robot teleavatar --fps 30
-    """
+    """From openpi or LeRobot."""
 
     _: KW_ONLY
     source: Positional[str]
@@ -146,20 +145,14 @@ class Inspect:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     args = tyro.cli(
-        Annotated[Import, subcommand("import")]
-        | Annotated[Export, subcommand("export")]
-        | Annotated[Inspect, subcommand("inspect")],
+        Annotated[Import, subcommand("import")] | Annotated[Export, subcommand("export")] | Inspect,
         prog="python -m pi05_progress.convert_checkpoint",
         description=__doc__,
         args=arguments,
         config=(FlagCreatePairsOff,),
     )
-    match args:
-        case Import():
-            return run_program(lambda: _import(args), name="import")
-        case Export():
-            return run_program(lambda: _export(args), name="export")
-    return run_program(lambda: _inspect(args), name="inspect")
+    carry_out = {Import: _import, Export: _export, Inspect: _inspect}[type(args)]
+    return run_program(lambda: carry_out(args), name=type(args).__name__.lower())
 
 
 def _either(name: str, yes: bool, no: bool) -> bool | None:
