@@ -135,8 +135,9 @@ class TemporalHead:
     def remaining(self, of: Recollection, level: float, usual_s: float) -> tuple[float, float, float]:
         """Time remaining and its calibrated interval, s."""
         low, high = _interval(of.ratios, self._level("ratio_levels", of, level), LONGEST_RATIO)
-        middle = sum(_interval(of.ratios, 0.0, LONGEST_RATIO)) / 2
-        return middle * usual_s, low * usual_s, high * usual_s
+        seen = np.mean(_interval(of.ratios, 0.0, LONGEST_RATIO))
+        middle = np.clip((seen + 1 - of.progress) / 2, low, high)  # what is left of the usual time, corrected by it
+        return float(middle) * usual_s, low * usual_s, high * usual_s
 
     def _level(self, name: str, of: Recollection, level: float) -> float:
         return float(np.interp(level, LEVELS, self.arrays[name][group(of.progress)]))
