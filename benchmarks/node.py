@@ -163,7 +163,8 @@ def generate(seconds: float) -> None:
     time.sleep(0.5)
     print("ready", flush=True)
     width, height = SIZE
-    picture = np.random.default_rng(0).integers(0, 256, width * height * 3, np.uint8).tobytes()
+    rng = np.random.default_rng(0)
+    pictures = [rng.integers(0, 256, width * height * 3, np.uint8).tobytes() for _ in range(2)]  # no camera sees twice
     started, sent, ticks = time.monotonic(), 0, round(seconds * JOINT_HZ)
     due = [(i / 3 / IMAGE_HZ, publisher) for i, publisher in enumerate(images)]  # cameras are not in step
     for tick in range(ticks):
@@ -175,7 +176,7 @@ def generate(seconds: float) -> None:
         for index, (when, publisher) in enumerate(due):
             if time.monotonic() - started >= when:
                 message = Image(width=width, height=height, step=3 * width, encoding="rgb8")
-                message.data.frombytes(picture)
+                message.data.frombytes(pictures[sent // 3 % 2])
                 message.header.stamp = node.get_clock().now().to_msg()
                 publisher.publish(message)
                 due[index] = (when + 1 / IMAGE_HZ, publisher)
