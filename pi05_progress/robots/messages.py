@@ -18,7 +18,7 @@ import numpy as np
 from ..observation import RobotFrame
 from .joints import MessageError, joint_values
 from .layout import QUANTITIES
-from .packets import VideoPicture, crop
+from .packets import VideoPicture
 from .profile import CameraProfile, RobotProfile
 
 # Encodings that cv_bridge and rosbags-image convert alike. 8UC3 does not say which channel is red; NV12 has two planes.
@@ -89,20 +89,6 @@ def one_eye(image: np.ndarray, eye: Literal["left", "right"]) -> np.ndarray:
     if width < 2 * height:
         return image
     return image[:, : width // 2] if eye == "left" else image[:, width - width // 2 :]
-
-
-def split_stream(frame: np.ndarray, profile: RobotProfile) -> dict[str, np.ndarray]:
-    """Each camera's part of one frame (h, w, 3) of the profile's video stream; views.
-
-    Raises:
-        MessageError: the profile has no stream, or the frame is of another size.
-    """
-    if profile.stream is None:
-        raise MessageError(f"profile {profile.name} has no video stream")
-    width, height = profile.stream.size
-    if frame.shape[:2] != (height, width):
-        raise MessageError(f"stream: frame is {frame.shape[1]}x{frame.shape[0]}, expected {width}x{height}")
-    return {key: crop(frame, profile.stream.tiles[c.tile]) for key, c in profile.cameras.items() if c.tile}
 
 
 @functools.cache

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from pi05_progress.files.config_files import config_file
-from pi05_progress.robots.messages import prepare_image, split_stream
+from pi05_progress.robots.messages import prepare_image
+from pi05_progress.robots.packets import crop
 from pi05_progress.robots.profile import RobotProfile, known_profiles
 from pi05_progress.robots.yaml_lines import ConfigError
 from pi05_progress_ros.sim.physics.scene import arm_table
@@ -117,8 +118,6 @@ def test_command_styles_and_what_goes_with_them():
     ],
 )
 def test_tiles_of_the_second_robots_stream(tile, size, first_pixel):
-    from pi05_progress.robots.packets import crop
-
     rows, columns = np.mgrid[:2720, :1280]
     cut = crop(np.stack([rows, columns, rows], axis=-1), RobotProfile.load("teleavatar_v2").stream.tiles[tile])
     assert cut.shape[:2] == size
@@ -128,7 +127,8 @@ def test_tiles_of_the_second_robots_stream(tile, size, first_pixel):
 def test_the_model_gets_the_inner_wrist_eyes_and_the_left_head_eye():
     profile = RobotProfile.load("teleavatar_v2")
     rows, columns = np.mgrid[:2720, :1280]
-    parts = split_stream(np.stack([rows, columns, rows], axis=-1), profile)
+    frame = np.stack([rows, columns, rows], axis=-1)
+    parts = {key: crop(frame, profile.stream.tiles[camera.tile]) for key, camera in profile.cameras.items()}
     corners = {key: tuple(part[0, 0, :2]) for key, part in parts.items()}
     assert corners == {"head_camera": (960, 160), "left_color": (2320, 640), "right_color": (1920, 0)}
     for key, part in parts.items():  # single eyes are left alone, recorded stereo is cut to the same eye
