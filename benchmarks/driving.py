@@ -30,6 +30,7 @@ from pi05_progress_ros.starting.bringup import BRINGUP
 from pi05_progress_ros.starting.domains import make_log_folder, own_variables
 from pi05_progress_ros.starting.simulation_choices import SIM_TASKS
 from pi05_progress_ros.starting.supervisor import Supervisor, session_environment
+from training.evaluation.bootstrap import paired
 
 CLOSED, LIVE = "closed loop", "node"
 Found = dict[tuple[str, str, int], str]  # the outcome by side, task and seed
@@ -138,15 +139,9 @@ def table(found: Found, tasks: tuple[str, ...], seeds: range) -> list[str]:
 
 
 def pooled(differences: np.ndarray) -> tuple[float, str]:
-    """The mean of paired differences of success (-1, 0 or 1), in points, and its interval.
-
-    The interval is Wald's of paired shares with half a pair added to each of the four kinds (Agresti and Min).
-    """
-    n = len(differences) + 2
-    only_live, only_closed = (np.sum(differences > 0) + 0.5) / n, (np.sum(differences < 0) + 0.5) / n
-    middle = only_live - only_closed
-    half = 1.96 * np.sqrt((only_live + only_closed - middle**2) / n)
-    return 100 * float(differences.mean()), f"[{100 * (middle - half):+.1f}, {100 * (middle + half):+.1f}]"
+    """The mean of paired differences of success (-1, 0 or 1), in points, and its interval."""
+    of = paired(differences)
+    return 100 * of.value, f"[{100 * of.low:+.1f}, {100 * of.high:+.1f}]"
 
 
 if __name__ == "__main__":

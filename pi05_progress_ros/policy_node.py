@@ -14,6 +14,7 @@ import threading
 import time
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rcl_interfaces.msg import SetParametersResult
@@ -26,6 +27,7 @@ from sensor_msgs.msg import JointState, Joy
 from std_msgs.msg import Float32, Int32, String
 from std_srvs.srv import Trigger
 
+from pi05_progress.checkpoints.starts import read_starts
 from pi05_progress.errors import run_program
 from pi05_progress.policy import Policy, PolicyUnavailableError
 from pi05_progress.robots.messages import image_backend
@@ -117,7 +119,8 @@ class PolicyNode(QosOverrides, LifecycleNode):
         started = time.monotonic()
         self._policy = self._loader.load(self._profile, p)
         self._results = Results(self, self._profile, self._policy)
-        self._goals = RunTaskServer(self, self._results, self._set_prompt, p.goals())
+        starts = read_starts(Path(p.checkpoint), self._profile) if p.checkpoint else None
+        self._goals = RunTaskServer(self, self._results, self._set_prompt, p.goals(), starts)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         model = f"model {self._policy.model_id}, images by {image_backend()}"
         self.get_logger().info(f"configured for {self._profile.name} in {time.monotonic() - started:.1f} s: {model}")

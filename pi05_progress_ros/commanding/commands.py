@@ -28,6 +28,7 @@ from .chunks import Chunk, Timeline
 from .command_rules import CommandRules, CommandSettings, positions
 from .graph import OtherCommanders
 from .publishers import OWN_PAUSE, CommandPublishers
+from .ramp import Ramp
 from .robot_state import RobotState
 from .state_machine import PAUSED, Ending, Facts, Reason, Send, State, StateMachine
 
@@ -90,6 +91,7 @@ class CommandExecutor:
         self._machine, self._timeline = StateMachine(), Timeline(settings.blend_s, settings.execute_s)
         self._allowed, self._failing, self._waits_for = False, "", ""
         self._generation = 0
+        self._ramp: Ramp | None = None  # of the goal there is, if it is to go to a pose
         # From here on the thread's own:
         self._said = (State.LOOKING, "")
         self._publishers: CommandPublishers | None = None
@@ -147,13 +149,23 @@ class CommandExecutor:
         self._generation, self._failing = self._generation + 1, failing
         self._timeline.clear()
 
-    def accept(self) -> bool:
-        """A goal is to move the robot: by chunks whose computation begins from now on. Whether it may."""
+    def accept(self, pose: np.ndarray | None = None) -> bool:
+        """A goal is to move the robot: by chunks whose computation begins from now on. Whether it may.
+
+        With a ``pose`` of all arms' joints, rad, the arms go there slowly, whatever the policy says.
+        """
+        arms, speed = self.arms(), self._settings.max_joint_speed
         with self._lock:
-            accepted = self._machine.accept(time.monotonic())
+            known = pose is None or len(arms) == len(self._profile.arms)
+            accepted = known and self._machine.accept(time.monotonic())
             if accepted:
                 self._forget()
+                self._ramp = None if pose is None else Ramp(arms, pose, self._profile, speed)
             return accepted
+
+    def arms(self) -> dict[str, np.ndarray]:
+        """Where the arms are, rad, those of which it is known."""
+        return positions(self._measured(self._snapshot())[0])
 
     def finish(self, reason: Reason, text: str) -> None:
         """End the goal, if there is one; the robot is paused, and stays armed."""
@@ -164,7 +176,7 @@ class CommandExecutor:
         """A newer chunk, rad and N m (h, n), all of it finite, and the generation when its computation began."""
         late_s, length_s = now_s - chunk.start_s, chunk.end_s - chunk.start_s
         with self._lock:
-            if generation != self._generation:
+            if generation != self._generation or self._ramp:
                 return
             self._failing = ""
             if self._machine.state not in (State.RUNNING, State.HOLDING):  # none is carried out: the newest counts
@@ -176,8 +188,9 @@ class CommandExecutor:
     def refuse(self, reason: str) -> None:
         """The policy has no answer that can be used."""
         with self._lock:
-            self._failing = reason
-            self._timeline.clear()
+            if self._ramp is None:
+                self._failing = reason
+                self._timeline.clear()
 
     def hear_enable(self, value: float) -> None:
         """What somebody published to the robot's heartbeat; this node's own pauses carry a minus sign (-0.0)."""
@@ -243,7 +256,11 @@ class CommandExecutor:
         (mode_s, mode), fsm = self._robot.mode, self._robot.fsm
         missing = snapshot.problems[0] if snapshot.problems else missing
         with self._lock:
-            target = self._timeline.target(self._node.get_clock().now().nanoseconds * 1e-9)
+            ramp = self._ramp = None if self._machine.ended else self._ramp
+            ending = ramp and ramp.ending(measured)
+            if ending:
+                self._machine.finish(*ending, now_s)
+            target = ramp.target() if ramp else self._timeline.target(self._node.get_clock().now().nanoseconds * 1e-9)
             facts = Facts(fsm, mode, mode_s, lost, missing, self._failing, target is not None)
             if target is not None and not missing and not outside:
                 self._machine.begin(now_s)
@@ -271,6 +288,9 @@ class CommandExecutor:
                 self._halt(measured)
             else:
                 self._waits_for = step.waits_for
+                if ramp:  # which grippers have no part in
+                    step = step._replace(grippers={})
+                    ramp.advance(period if send == Send.CHUNK and not step.waits_for else 0.0)
                 self._publishers.send(step)
         else:
             self._halt(measured)

@@ -96,6 +96,11 @@ class NodeParameters:
     goal_success_hold_s: float = parameter(
         HOLD_S, "for how long it must be above goal_success_threshold, s", between=(0.0, 60.0)
     )
+    start_anywhere: bool = parameter(
+        False,
+        "take goals also where the arms are far from where training episodes begin, as to go on in mid-task",
+        read_only=False,
+    )
     autostart: bool = parameter(True, "configure and activate by itself")
 
     def policy_options(self) -> PolicyOptions:

@@ -1,4 +1,6 @@
-"""The action ``RunTask``: do a task until it is done, has failed, or is canceled. One goal at a time.
+"""The action ``~/run_task``: do a task until it is done, has failed, or is canceled. One goal at a time.
+
+``~/go_to_start`` is a goal of the same kind: the arms go slowly to where episodes of the training data begin.
 
 Everything runs in the executor's thread. The goal moves the robot by way of the commands' state machine, which also
 ends it; what is known of progress ends it here.
@@ -9,20 +11,29 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 
+import numpy as np
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.action.server import GoalEvent, ServerGoalHandle
 from rclpy.node import Node
 
+from pi05_progress.checkpoints.starts import Starts
+from pi05_progress.robots.episode_notes import JUDGED, goal_note
 from pi05_progress_msgs.action import RunTask
+from pi05_progress_msgs.msg import EpisodeEvent
+from pi05_progress_msgs.srv import StopEpisode
 
 from ..commanding.commands import CommandExecutor
 from ..commanding.goal import OUTCOMES, GoalJudge, GoalLimits
 from ..commanding.state_machine import Ending, Reason, State
+from ..recording.topics import EVENTS
 from .results import Results
 
 ALONE_S = 0.5  # for how long no client at all may be seen before the goal of one that was is ended
 LOOK_S = 0.1  # how often clients are looked for
+RUN, GO = "run_task", "go_to_start"
+NO_STARTS = "the checkpoint does not say where training episodes begin: python -m training.add_starts adds that"
 NUMBERS = ("max_duration_s", "success_threshold", "success_hold_s", "stall_timeout_s")
 
 
@@ -34,6 +45,7 @@ class RunTaskServer:
         results: what is known of progress.
         look_at: sets the task whose progress is looked at; returns why not.
         usual: when goals end that say nothing themselves.
+        starts: how training episodes begin, where the checkpoint says so.
     """
 
     def __init__(
@@ -42,18 +54,26 @@ class RunTaskServer:
         results: Results,
         look_at: Callable[[str], str],
         usual: GoalLimits,
+        starts: Starts | None,
     ) -> None:
         self._node, self._results, self._look_at = node, results, look_at
-        self._usual = usual
+        self._usual, self._starts = usual, starts
         self._commands: CommandExecutor | None = None
         self._problems: Callable[[], tuple[str, ...]] = tuple
         self._goal: ServerGoalHandle | None = None
         self._moves = False  # whether the commands' state machine has taken it
         self.begun = 0  # how many goals have begun
-        self._server = ActionServer(
-            node, RunTask, "~/run_task", lambda _: RunTask.Result(), goal_callback=self._on_goal,
-            handle_accepted_callback=self._on_accepted, cancel_callback=self._on_cancel,
-        )  # fmt: skip
+        self._events = node.create_publisher(EpisodeEvent, EVENTS, 50)
+        self._told_of: EpisodeEvent | None = None  # the last event of a goal that moved the robot
+        self._judging = node.create_service(StopEpisode, "~/judge", self._on_judge)
+        self._kind = RUN  # of the goal there is
+        self._servers = {
+            kind: ActionServer(
+                node, RunTask, f"~/{kind}", lambda _: RunTask.Result(), goal_callback=partial(self._on_goal, kind),
+                handle_accepted_callback=partial(self._on_accepted, kind), cancel_callback=self._on_cancel,
+            )
+            for kind in (RUN, GO)
+        }  # fmt: skip
 
     def activate(self, commands: CommandExecutor, problems: Callable[[], tuple[str, ...]]) -> None:
         """Take goals from now on; ``problems`` are what speaks against using the inputs."""
@@ -67,8 +87,11 @@ class RunTaskServer:
         self._commands = None
 
     def destroy(self) -> None:
-        """Let go of the action."""
-        self._server.destroy()
+        """Let go of the actions."""
+        for server in self._servers.values():
+            server.destroy()
+        self._node.destroy_service(self._judging)
+        self._node.destroy_publisher(self._events)
 
     @property
     def task(self) -> str | None:
@@ -77,9 +100,10 @@ class RunTaskServer:
 
     # --- the action's callbacks ---
 
-    def _on_goal(self, request: RunTask.Goal) -> GoalResponse:
-        if against := self._against(request):
-            self._node.get_logger().warning(f"goal {request.task!r} refused: {'; '.join(against)}")
+    def _on_goal(self, kind: str, request: RunTask.Goal) -> GoalResponse:
+        if against := self._against(kind, request):
+            name = repr(request.task) if kind == RUN else kind
+            self._node.get_logger().warning(f"goal {name} refused: {'; '.join(against)}")
             return GoalResponse.REJECT
         if self._goal is not None:
             ending = Ending(Reason.PREEMPTED, f"another goal took its place: {request.task!r}")
@@ -88,11 +112,13 @@ class RunTaskServer:
             self._end(ending)
         return GoalResponse.ACCEPT
 
-    def _against(self, request: RunTask.Goal) -> tuple[str, ...]:
+    def _against(self, kind: str, request: RunTask.Goal) -> tuple[str, ...]:
         """Everything that speaks against a goal."""
         if self._commands is None:
             return ("the node is not active",)
-        found = [] if request.task.strip() else ["its task is empty"]
+        found = ["its task is empty"] if kind == RUN and not request.task.strip() else []
+        if kind == GO and (self._starts is None or request.look_only):
+            found.append(NO_STARTS if self._starts is None else "it moves the arms, and cannot look_only")
         for name in NUMBERS:
             if not 0 <= getattr(request, name) < math.inf:
                 found.append(f"its {name} is {getattr(request, name):g}, expected 0 or more")
@@ -107,15 +133,30 @@ class RunTaskServer:
             found.append(now.text)
         elif now.state == State.LOOKING:
             found.append(f"the node is {now.state.name}, not ARMED: call ~/arm")
-        return (*found, *now.against)
+        return (*found, *([far] if kind == RUN and (far := self._far()) else []), *now.against)
 
-    def _on_accepted(self, goal: ServerGoalHandle) -> None:
+    def _far(self) -> str:
+        """Which joint is too far from where training episodes begin; empty if none is, or that is allowed."""
+        arms = self._commands.arms()
+        if self._starts is None or not arms or self._node.get_parameter("start_anywhere").value:
+            return ""
+        distance, joint = self._starts.distance(np.concatenate(list(arms.values())))
+        if distance <= (limit := self._starts.far_rad):
+            return ""
+        return (
+            f"{joint} is {distance:.2f} rad from where training episodes begin (limit {limit:.2f}): call "
+            "~/go_to_start, or set start_anywhere"
+        )
+
+    def _on_accepted(self, kind: str, goal: ServerGoalHandle) -> None:
         # What execute() does, too, would be to ask for the result now.
         goal._update_state(GoalEvent.EXECUTE)
         request, now_s = goal.request, time.monotonic()
-        self.begun += 1
-        self._look_at(request.task)
-        self._results.reset_estimator()
+        self._kind = kind
+        if kind == RUN:
+            self.begun += 1
+            self._look_at(request.task)
+            self._results.reset_estimator()
         limits = GoalLimits(
             request.max_duration_s or self._usual.max_duration_s,
             request.stall_timeout_s or self._usual.stall_timeout_s,
@@ -126,10 +167,12 @@ class RunTaskServer:
         self._goal, self._began_s, self._judge = goal, now_s, GoalJudge(limits, now_s)
         self._heard, self._told, self._canceled = self._results.newest, None, False
         self._clients_s, self._looked_s = math.inf, -math.inf
-        self._node.get_logger().info(f"goal: {request.task!r}")
-        self._moves = not request.look_only and self._commands.accept()
+        self._node.get_logger().info(f"goal: {request.task!r}" if kind == RUN else "the arms go to the start")
+        self._moves = not request.look_only and self._commands.accept(self._starts.home if kind == GO else None)
         if not request.look_only and not self._moves:
             self._end(Ending(Reason.CANCELED, "the node was disarmed meanwhile"))
+        elif self._moves and kind == RUN:
+            self._tell(EpisodeEvent(event=EpisodeEvent.START, episode_id=bytes(goal.goal_id.uuid).hex()), request.task)
 
     def _on_cancel(self, goal: ServerGoalHandle) -> CancelResponse:
         if self._goal is None or goal.goal_id != self._goal.goal_id:
@@ -138,6 +181,27 @@ class RunTaskServer:
         self._canceled = True
         return CancelResponse.ACCEPT
 
+    def _on_judge(self, request: StopEpisode.Request, response: StopEpisode.Response) -> StopEpisode.Response:
+        """The operator says how the last goal really ended; what was said of it before stays in the recording."""
+        told = self._told_of
+        if told is None or told.event != EpisodeEvent.STOP:
+            response.message = "no goal has ended that could be judged"
+            return response
+        if request.outcome > EpisodeEvent.FAILURE:
+            response.message = f"outcome is {request.outcome}, none of UNKNOWN, SUCCESS and FAILURE"
+            return response
+        judged = EpisodeEvent(event=EpisodeEvent.STOP, episode_id=told.episode_id, outcome=request.outcome)
+        judged.label, judged.progress = f"{JUDGED}{request.note}", told.progress
+        self._tell(judged, told.task)
+        response.accepted, response.episode_id, response.message = True, told.episode_id, "judged"
+        return response
+
+    def _tell(self, event: EpisodeEvent, task: str) -> None:
+        """Publish an event of a goal, for recordings: a goal that moves the robot is an episode."""
+        event.header.stamp, event.task = self._node.get_clock().now().to_msg(), task
+        self._events.publish(event)
+        self._told_of = event
+
     # --- the goal there is ---
 
     def look(self) -> None:
@@ -145,7 +209,7 @@ class RunTaskServer:
         if self._goal is None:
             return
         now_s, newest, now = time.monotonic(), self._results.newest, self._commands.situation()
-        if newest is not self._heard and newest.task == self._goal.request.task:
+        if self._kind == RUN and newest is not self._heard and newest.task == self._goal.request.task:
             self._heard = newest
             self._judge.hear(newest.progress, newest.status, now_s)
         said = (now.state, now.text, id(newest))
@@ -167,7 +231,7 @@ class RunTaskServer:
         """Whether every client of the action has gone, that of the goal among them; before one is seen, none has."""
         if now_s - self._looked_s >= LOOK_S:
             self._looked_s = now_s
-            if self._node.count_subscribers("~/run_task/_action/feedback"):
+            if self._node.count_subscribers(f"~/{self._kind}/_action/feedback"):
                 self._clients_s = now_s
         return now_s - self._clients_s > ALONE_S
 
@@ -183,6 +247,11 @@ class RunTaskServer:
             final_progress=self._heard.progress, final_lower=self._heard.lower, final_upper=self._heard.upper,
         )  # fmt: skip
         self._node.get_logger().info(f"goal {goal.request.task!r} ended, {ending.reason.name}: {ending.text}")
+        if self._moves and self._kind == RUN:
+            stop = EpisodeEvent(event=EpisodeEvent.STOP, episode_id=bytes(goal.goal_id.uuid).hex())
+            stop.outcome, stop.progress = result.outcome, result.final_progress
+            stop.label = goal_note(ending.reason.name, self._heard.model_id, result.interventions, ending.text)
+            self._tell(stop, goal.request.task)
         if goal.is_cancel_requested:
             goal.canceled()
         elif result.outcome == RunTask.Result.SUCCESS:
@@ -190,4 +259,4 @@ class RunTaskServer:
         else:
             goal.abort()
         if self._node.executor is not None:
-            self._server.notify_execute(goal, lambda _: result)
+            self._servers[self._kind].notify_execute(goal, lambda _: result)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from pi05_progress.robots.episode_notes import ABORTED, CUT_OFF, INVALID, VALID
+from pi05_progress.robots.episode_notes import ABORTED, CUT_OFF, INVALID, JUDGED, VALID
 from training.datasets.progress_meta import Outcome
 
 from .first_pass import Scan
@@ -107,6 +107,10 @@ def _by_events(scan: Scan, keep_aborted: bool) -> Found:
             if event.episode_id in opened:
                 found.rejected.append((event.episode_id, "started again before it was stopped"))
             opened[event.episode_id] = [event]
+        elif event.event == STOP and event.label.startswith(JUDGED):  # after the end: the operator overrules it
+            found.candidates = [
+                replace(of, outcome=_outcome(event)) if of.name == event.episode_id else of for of in found.candidates
+            ]
         elif event.episode_id not in opened:
             kind = KINDS[event.event]
             found.notes.append(f"a {kind} event of {event.episode_id}, which is not running, is passed over")
@@ -125,6 +129,10 @@ def _by_events(scan: Scan, keep_aborted: bool) -> Found:
     return found
 
 
+def _outcome(stop: Event) -> Outcome:
+    return OUTCOMES[stop.outcome] if stop.outcome < len(OUTCOMES) else Outcome.UNKNOWN
+
+
 def _candidate(events: Sequence[Event], stop: Event, taken: Sequence[str]) -> Candidate:
     start = events[0]
     name = start.episode_id or "event"
@@ -132,7 +140,7 @@ def _candidate(events: Sequence[Event], stop: Event, taken: Sequence[str]) -> Ca
         next(unique for n in itertools.count(1) if (unique := f"{name}_{n}" if n > 1 else name) not in taken),
         _between(start, stop),
         stop.task or start.task,
-        OUTCOMES[stop.outcome] if stop.outcome < len(OUTCOMES) else Outcome.UNKNOWN,
+        _outcome(stop),
         stop.label,
         tuple((event.label, event.stretch, event.stamp_ns) for event in events[1:] if event.event == MILESTONE),
         tuple(_invalid([event for event in events if event.event in (INVALID, VALID)])),

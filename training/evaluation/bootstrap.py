@@ -71,6 +71,19 @@ def share(values: Float[np.ndarray, " n"]) -> Figure:
     return Figure(value, float(interval.low), float(interval.high), len(known))
 
 
+def paired(differences: Float[np.ndarray, " n"]) -> Figure:
+    """The mean of paired differences of success (-1, 0 or 1), with its interval.
+
+    It is Wald's of paired shares with half a pair added to each of the four kinds (Agresti and Min, 2005).
+    """
+    if not len(differences):
+        return Figure(None, None, None, 0)
+    n = len(differences) + 2
+    better, worse = (np.sum(differences > 0) + 0.5) / n, (np.sum(differences < 0) + 0.5) / n
+    half = 1.96 * float(np.sqrt((better + worse - (better - worse) ** 2) / n))
+    return Figure(float(differences.mean()), better - worse - half, better - worse + half, len(differences))
+
+
 def _share(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
     return np.divide(top, bottom, out=np.full(len(top), np.nan), where=bottom > 0)
 

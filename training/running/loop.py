@@ -252,5 +252,5 @@ class Loop:
             Checkpoint(info, with_parameters(run.model, parameters_in_use(self._state)), run.loader.stats),
             beside_parameters(self._state),
             self._run_state(owed),
-            {POSITION: run.loader.state(), HELD_OUT: SPLITS.dump_json(run.loader.splits, indent=1)},
+            {POSITION: run.loader.state(), HELD_OUT: SPLITS.dump_json(run.loader.splits, indent=1), **run.starts},
         )

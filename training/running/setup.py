@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
 from pi05_progress.checkpoints.description import CheckpointInfo, code_version, config_from_dict, read_info
+from pi05_progress.checkpoints.starts import starts_files
 from pi05_progress.errors import UserError
 from pi05_progress.files.output_file import write_file
 from pi05_progress.models.config import Pi05Config, config_to_dict
@@ -28,6 +29,7 @@ from ..engine.state import TrainState
 from ..engine.tower import frozen_tower
 from ..loading.loader import TrainLoader
 from ..loading.split import HELD_OUT, SPLITS, read_splits, splits_of
+from ..loading.starts import gather_starts
 from ..recipes.config import TrainConfig
 from ..recipes.registry import recipes
 from . import run_folder
@@ -66,6 +68,7 @@ class Run:
     key: Key[Array, ""]  # that every step folds its number into
     begin: RunState  # where the run is
     info: CheckpointInfo  # description of checkpoints, but for their step
+    starts: dict[str, bytes]  # files of a checkpoint that say how episodes begin
 
 
 def check_config(config: TrainConfig) -> None:
@@ -221,7 +224,8 @@ def prepare(config: TrainConfig, say: Say) -> Run:
             code_version=code_version(),
             source=start.source,
         )
-        return Run(config, values, model, folder, mesh, loader, start.state, start.key, start.begin, info)
+        starts = starts_files(gather_starts(loader.datasets, profile, config.data.cameras))
+        return Run(config, values, model, folder, mesh, loader, start.state, start.key, start.begin, info, starts)
     except BaseException:
         loader.close()
         raise

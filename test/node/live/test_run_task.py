@@ -17,9 +17,12 @@ from rclpy.action import ActionClient
 from std_msgs.msg import Float32, Int32
 from std_srvs.srv import Trigger
 
+from pi05_progress.robots.episode_notes import GOAL
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress_msgs.action import RunTask
 from pi05_progress_msgs.msg import EpisodeEvent
+from pi05_progress_msgs.srv import StopEpisode
+from pi05_progress_ros.commanding.state_machine import Reason
 from pi05_progress_ros.ros_session import publisher_names
 from pi05_progress_ros.sim.driving.live_episodes import LiveEpisodes
 
@@ -28,6 +31,7 @@ PROFILE = RobotProfile.load("teleavatar")
 DO = "pi05_progress_ros.do"
 AGES = {"image_timeout_s": 1.0, "joint_timeout_s": 1.0, "skew_limit_s": 0.5}
 R = RunTask.Result
+R_NAMES = {reason.value: reason.name for reason in Reason}
 STOPPED = 5  # exit status of do
 
 
@@ -105,6 +109,29 @@ def test_a_task_is_done_with_feedback_and_an_armed_robot_at_rest(bench):
     robot.until(lambda: robot.state() == "ARMED", "an armed node")
     again = Goal(robot, "rise").ends()  # the policy goes on counting: it believes this to be done
     assert (again.outcome, again.termination_reason) == (R.SUCCESS, R.ALREADY_DONE)
+
+
+def test_a_goal_is_an_episode_of_a_recording_and_the_operator_may_overrule_its_outcome(bench):
+    _, robot, _ = bench
+    events, create = [], robot.node.create_subscription
+    heard = create(EpisodeEvent, "/episode_event", events.append, 50)
+    judge = robot.node.create_client(StopEpisode, "/policy_node/judge")
+    robot.until(lambda: judge.service_is_ready() and heard.get_publisher_count(), "the node's events")
+    goal = Goal(robot, "stay", preempt=True, max_duration_s=1.0)
+    goal.ends()
+    asked = judge.call_async(StopEpisode.Request(outcome=EpisodeEvent.FAILURE, note="it fell"))
+    robot.until(lambda: asked.done() and len(events) > 2, "the judgement")
+    assert asked.result().accepted
+    assert {event.episode_id for event in events} == {bytes(goal.handle.goal_id.uuid).hex()}
+    assert [(e.event, e.outcome) for e in events[-3:]] == [(0, 0), (1, 0), (1, EpisodeEvent.FAILURE)]
+    told = GOAL.fullmatch(events[-2].label)
+    assert (told["model"], told["interventions"]) == ("scripted", "0")
+    assert told["reason"] == R_NAMES[goal.ending.result().result.termination_reason]
+    assert events[-1].label == "judged: it fell"
+    refused = judge.call_async(StopEpisode.Request(outcome=7))
+    robot.until(refused.done, "an answer")
+    assert not refused.result().accepted and "none of UNKNOWN" in refused.result().message
+    robot.node.destroy_subscription(heard)
 
 
 def test_a_goal_is_refused_with_the_reason_and_none_arms(bench):
