@@ -2,22 +2,22 @@
 
 import numpy as np
 import pytest
-from fake_robot import LONG, PROFILE, FakeRobot, start_node
+from fake_robot import HOME, LONG, PROFILE, FakeRobot, start_node
 from rclpy.action import ActionClient
 
 from pi05_progress.checkpoints.starts import Starts, add_starts
 from pi05_progress_msgs.action import RunTask
 
 R = RunTask.Result
-AWAY_RAD = 0.6  # from where the arms are
-HOME = np.concatenate([arm.limits().mean(axis=1) for arm in PROFILE.arms.values()]) + AWAY_RAD
+AWAY_RAD = 0.4  # from where the arms are, of two joints of each
+START = np.concatenate(list(HOME.values())) + AWAY_RAD * np.isin(np.arange(14), (1, 4, 8, 11))
 AGES = {"image_timeout_s": 1.0, "joint_timeout_s": 1.0, "skew_limit_s": 0.5}
 
 
 @pytest.fixture
 def bench(start, ros, tmp_path):
     states = np.zeros((2, 48), np.float32)
-    states[:, PROFILE.layout.arm_columns] = HOME
+    states[:, PROFILE.layout.arm_columns] = START
     add_starts(tmp_path / "checkpoint", Starts.of(PROFILE, {}, states, ["swing"]))
     node = start_node(start, publish_commands="true", checkpoint=tmp_path / "checkpoint", **AGES)
     robot = FakeRobot(ros, node)
@@ -28,7 +28,7 @@ def test_a_task_far_from_the_start_is_refused_and_the_arms_are_brought_there(ben
     node, robot, go = bench
 
     def away():
-        return np.abs(np.concatenate(list(robot.positions.values())) - HOME).max()
+        return np.abs(np.concatenate(list(robot.positions.values())) - START).max()
 
     def begin():
         """Arm as often as it takes, and send the arms to the start."""
@@ -42,7 +42,7 @@ def test_a_task_far_from_the_start_is_refused_and_the_arms_are_brought_there(ben
     refused = robot.operator.send("swing")
     robot.until(refused.done, "an answer to the goal")
     assert not refused.result().accepted
-    robot.until(lambda: "0.60 rad from where training episodes begin (limit 0.10): call" in node.log(), "why")
+    robot.until(lambda: "0.40 rad from where training episodes begin (limit 0.10): call" in node.log(), "why")
     robot.until(lambda: robot.operator.arm(False), "disarming")
 
     goal = begin()
