@@ -21,12 +21,14 @@ from training_runs import NAME, configuration, in_its_own_process, rows, run
 
 from pi05_progress.checkpoints.checkpoint import CheckpointError, load_checkpoint
 from pi05_progress.checkpoints.description import read_info
+from pi05_progress.checkpoints.starts import read_starts
 from pi05_progress.errors import UserError
 from pi05_progress.make_policy import make_policy
 from pi05_progress.models.parameters import parameter_paths
 from pi05_progress.observation import UNTRAINED, RobotFrame
 from pi05_progress.policy import PolicyOptions
 from pi05_progress.robots.profile import RobotProfile
+from training.datasets.reader import open_dataset
 from training.loading.config import DataConfig
 from training.loading.loader import TrainLoader
 from training.loading.split import HELD_OUT, held_out, read_splits
@@ -44,6 +46,14 @@ def whole(data, tmp_path_factory):
         folder, ended = run(data, output)
     assert ended == (6, "")
     return folder, said.getvalue()
+
+
+def test_every_checkpoint_says_how_its_training_episodes_began(whole, data):
+    folder, _ = whole
+    starts = read_starts(folder / "last", RobotProfile.load("teleavatar"))
+    assert len(starts.arms) == len(open_dataset(data).episodes)
+    assert set(starts.tasks) == set(open_dataset(data).tasks)
+    assert starts.cameras.size and starts.middle.any()
 
 
 @pytest.mark.long  # compiles a step of its own; its parts are tested apart
