@@ -188,7 +188,7 @@ class GeometryProfile(_Section):
 
     file: str
     margin: Positive
-    finger_margin: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    finger_margin: Finite
     boxes: dict[str, BoxProfile]
 
 

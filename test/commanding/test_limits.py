@@ -16,7 +16,8 @@ PROFILE = RobotProfile.load("teleavatar")
 HOME = arm_table().home
 ABOVE = {s: np.clip(arm.limits().mean(axis=1) + 0.3, *arm.limits().T) for s, arm in PROFILE.arms.items()}
 PERIOD, SPEED, ACCELERATION = 0.01, 1.0, 15.0
-MARGIN, TABLE = PROFILE.geometry.margin, PROFILE.geometry.boxes["table"]
+MARGIN, FINGERS = PROFILE.geometry.margin, PROFILE.geometry.finger_margin
+TABLE = PROFILE.geometry.boxes["table"]
 
 
 class Judge:
@@ -67,11 +68,11 @@ class Judge:
             for side, (_, _, radius, finger) in self.spheres.items():
                 beyond = np.abs(points[side] - TABLE.centre) - np.array(TABLE.size) / 2
                 outside = np.linalg.norm(np.maximum(beyond, 0), axis=1) + np.minimum(beyond.max(1), 0)
-                least = min(least, (outside - radius - np.where(finger, 0.0, MARGIN)).min())
+                least = min(least, (outside - radius - np.where(finger, FINGERS, MARGIN)).min())
             (left, right), (_, _, r1, f1), (_, _, r2, f2) = points.values(), *self.spheres.values()
             squared = (left**2).sum(1)[:, None] + (right**2).sum(1) - 2 * left @ right.T
             apart = np.sqrt(np.maximum(squared, 0)) - r1[:, None] - r2
-            least = min(least, (apart - np.where(f1[:, None] & f2, 0.0, MARGIN)).min())
+            least = min(least, (apart - np.where(f1[:, None] & f2, FINGERS, MARGIN)).min())
         return least
 
     def speed(self, before, after):
