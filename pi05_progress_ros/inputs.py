@@ -95,8 +95,9 @@ class Inputs:
         if image and self._profile:
             delay_ns = round(self._profile.cameras[name].delay_s * 1e9)
             known = {"delay_ns": delay_ns, "arms": self._profile.seen_arms(name)}
-        self._new[name] = functools.partial(Input, name, topic, required, age, **known)
-        self._table[name] = self._new[name]()
+        with self._lock:  # a stream's thread may store already while further inputs are declared
+            self._new[name] = functools.partial(Input, name, topic, required, age, **known)
+            self._table[name] = self._new[name]()
 
     def clear(self) -> None:
         """Forget all messages, as after a jump of the clock."""

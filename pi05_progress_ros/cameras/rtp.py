@@ -17,6 +17,7 @@ AGGREGATION, FRAGMENT = 48, 49  # kinds of payload; those below are NAL units th
 MAX_PAYLOAD = 1400  # bytes sent in one datagram
 REORDERED, REORDERED_S = 64, 0.05  # packets, and how long, within which a missing one may still come
 SILENT_S = 1.0  # after which a sender is taken to have gone
+LARGEST = 4 * 2**20  # bytes of an access unit: a picture of any camera here takes far fewer
 _START = b"\x00\x00\x00\x01"
 Sender = tuple[str, int]  # address and port
 
@@ -46,7 +47,8 @@ class _Packet:
 class Depacketizer:
     """Takes datagrams of the first sender that comes; those of others are refused.
 
-    After a second of silence, another stream from the same address is the sender's restart.
+    After a second of silence, another stream from the same address is the sender's restart. A sender of whom nothing
+    whole has come within a second gives way to any other.
 
     Attributes:
         problems: how often each has happened.
@@ -59,6 +61,7 @@ class Depacketizer:
         self.problems: Counter[str] = Counter()
         self.refused: Sender | None = None
         self._source: tuple[Sender, int] | None = None  # with the SSRC
+        self._accepted_s, self._proven = 0.0, False  # when the source was, and whether a whole access unit has come
         self.heard_s, self._late, self._number, self._arrived_ns = 0.0, 0, 0, 0
         self._begin()
 
@@ -89,7 +92,8 @@ class Depacketizer:
         if flags & 0x10:
             at += 4 + 4 * int.from_bytes(datagram[at + 2 : at + 4])
         end = len(datagram) - (datagram[-1] if flags & 0x20 else 0)
-        self._waiting[sequence] = _Packet(datagram[at:end], bool(kind & 0x80), timestamp, now_s, now_ns)
+        payload = datagram[at : max(at, end)]
+        self._waiting[sequence] = _Packet(payload, bool(kind & 0x80), timestamp, now_s, now_ns)
         return self.take(now_s)
 
     def take(self, now_s: float) -> list[AccessUnit]:
@@ -111,12 +115,16 @@ class Depacketizer:
 
     def _accept(self, sender: Sender, ssrc: int, sequence: int, now_s: float) -> bool:
         silent, same = now_s - self.heard_s > SILENT_S, (sender, ssrc) == self._source
-        if not same and self._source is not None and not (silent and sender[0] == self._source[0][0]):
-            return False
+        if not same and self._source is not None:
+            restarted = silent and sender[0] == self._source[0][0]
+            if not restarted and (self._proven or now_s - self._accepted_s <= SILENT_S):
+                return False
         if not same or (silent and sequence != self._next):  # one that paused goes on where it was
             if self._source is not None:
                 self.problems["senders that began anew"] += 1
             self._begin()
+        if not same:
+            self._accepted_s, self._proven = now_s, False
         self._source, self.heard_s = (sender, ssrc), now_s
         return True
 
@@ -130,6 +138,7 @@ class Depacketizer:
         self._timestamp: int | None = None
         self._units: list[bytes] = []
         self._fragment: list[bytes] = []
+        self._size = 0  # bytes of both
         self._whole = False  # whether the present access unit is, so far
         self._number += 1
 
@@ -151,14 +160,17 @@ class Depacketizer:
         if self._whole and self._units and not self._fragment:
             data = b"".join(_START + unit for unit in self._units)
             self._number += 1
+            self._proven = True
             yield AccessUnit(data, self._number, self._arrived_ns)
         elif self._whole and self._fragment:
             self._lose()
-        self._timestamp, self._units, self._fragment, self._whole = None, [], [], next_is_whole
+        self._timestamp, self._units, self._fragment, self._size, self._whole = None, [], [], 0, next_is_whole
 
     def _unpack(self, payload: bytes) -> None:
         kind = payload[0] >> 1 & 0x3F
-        if kind > FRAGMENT or (self._fragment and kind != FRAGMENT) or len(payload) < 3:
+        self._size += len(payload)
+        shortest = 3 if kind >= AGGREGATION else 2
+        if kind > FRAGMENT or (self._fragment and kind != FRAGMENT) or len(payload) < shortest or self._size > LARGEST:
             raise _BrokenError
         if kind == AGGREGATION:
             at = 2

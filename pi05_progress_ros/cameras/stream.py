@@ -109,6 +109,9 @@ class StreamCamera:
             wrong = abs(size[0] / size[1] / self._shape - 1) > SHAPE
             text = f"frames are {size[0]}x{size[1]}, not of the shape that the profile's tiles are cut from"
             self._stream.refuse(text if wrong else "", "frames of another shape")
+        elif message.flags and not self._sized:
+            text = "its key frames come without parameter sets: let the encoder repeat them before each"
+            self._stream.refuse(text, "packets without parameter sets")
         message.width, message.height = self._size
         if self._sized:
             self._publisher.publish(message)

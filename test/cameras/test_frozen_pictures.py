@@ -1,5 +1,6 @@
 """Pictures that stay the same while their arm moves, whatever their stamps say."""
 
+import threading
 import time
 from types import SimpleNamespace
 
@@ -97,6 +98,23 @@ def test_what_was_forgotten_with_a_clock_that_jumped_is_no_longer_held_against_a
     robot.pictures()
     robot.joints()
     assert later(robot) == []
+
+
+def test_a_picture_may_come_while_further_inputs_are_declared():
+    class Arms(tuple):
+        def __contains__(self, name):  # looked at amid what a message changes
+            self.thread = threading.Thread(target=inputs.add, args=("later", "later"), kwargs={"image": False})
+            self.thread.start()
+            self.thread.join(0.2)
+            return False
+
+    arms = Arms()
+    profile = SimpleNamespace(cameras=PROFILE.cameras, seen_arms=lambda _: arms)
+    inputs = Inputs(Limits(), profile)
+    inputs.add("left_color", "left_color", image=True)
+    inputs.store("left_color", SimpleNamespace(header=SimpleNamespace(stamp=SimpleNamespace(sec=1, nanosec=0))), 0)
+    arms.thread.join()
+    assert [entry.name for entry in inputs.state()] == ["left_color", "later"]
 
 
 def test_pictures_of_a_video_are_compared_as_they_are_decoded(robot):

@@ -8,7 +8,7 @@ import pytest
 from rtp_stream import PAYLOAD_TYPE, ROBOT, datagrams, received
 from video_packets import encode, moving
 
-from pi05_progress_ros.cameras.rtp import MAX_PAYLOAD, REORDERED, Depacketizer, packetize
+from pi05_progress_ros.cameras.rtp import LARGEST, MAX_PAYLOAD, REORDERED, Depacketizer, packetize
 
 PICTURES = moving(12)
 WHOLE = [b"".join(b"\0\0\0\1" + unit for unit in bytes(p).replace(b"\0\0\0\1", b"\0\0\1").split(b"\0\0\1")[1:])
@@ -73,6 +73,7 @@ BROKEN = {
     "a fragment without its end": payload(b"\x62\1", b"\x81", b"more"),
     "a kind that is not known": payload(b"\x64\1more"),
     "nothing": payload(),
+    "more padding than packet": bytes([0xA0]) + payload(b"\x26\1", bytes(180), b"\xff")[1:],
 }
 
 
@@ -83,6 +84,23 @@ def test_units_sent_together_are_taken_apart_whatever_else_a_packet_holds():
     further = payload(b"\1\2\3\4", b"\xbe\xde\0\1", b"five", ONE, b"\0\0\3")  # a contributor, an extension, padding
     (unit,) = received([BEFORE, bytes([0x80 | 0x20 | 0x10 | 1]) + further[1:]])
     assert unit.data == b"\0\0\0\1" + ONE
+
+
+def test_a_unit_that_is_only_a_header_is_one():
+    (unit,) = received([BEFORE, payload(b"\x48\1")])  # end of sequence
+    assert unit.data == b"\0\0\0\1\x48\1"
+
+
+@pytest.mark.parametrize("kind", ["units", "fragments"])
+def test_a_picture_that_never_ends_is_given_up_and_the_next_one_comes(kind):
+    depacketizer, part = Depacketizer(PAYLOAD_TYPE), bytes(60000)
+    endless = [BEFORE]
+    for number in range(1, 2 + LARGEST // len(part)):
+        head = b"\x26\1" if kind == "units" else b"\x62\1" + bytes([0x80 * (number == 1) | 19])
+        endless.append(struct.pack("!BBHII", 0x80, PAYLOAD_TYPE, number, 9, 7) + head + part)
+    after = packetize(b"\0\0\1\x26\1key", len(endless), 10, 7, PAYLOAD_TYPE)
+    (unit,) = received([*endless, *after], depacketizer)
+    assert unit.data.endswith(b"key") and +depacketizer.problems == {"RTP packets that cannot be read": 1}
 
 
 @pytest.mark.parametrize("case", BROKEN)
@@ -115,6 +133,17 @@ def test_a_sender_that_stopped_may_begin_anew_from_its_own_address_only(sent):
     assert [unit.data for unit in again] == WHOLE[1:]
     assert again[0].number > before[-1].number + 1
     assert depacketizer.problems["senders that began anew"] == 1
+
+
+def test_a_sender_of_whom_nothing_whole_comes_locks_nobody_out(sent):
+    depacketizer, stray = Depacketizer(PAYLOAD_TYPE), ("10.0.0.9", 1)
+    units = []
+    for n, packet in enumerate(flat(sent)):  # that one goes on, without a picture
+        now_s = 100 + n * 0.04
+        depacketizer.push(payload(b"\x64\1")[:2] + struct.pack("!HII", n, n, 1), stray, now_s, n)
+        units += depacketizer.push(packet, ROBOT, now_s + 0.01, n)
+    assert units and units[-1].data == WHOLE[-1]
+    assert depacketizer.refused == stray and depacketizer.problems["senders that began anew"] == 1
 
 
 def test_a_sender_that_only_paused_goes_on(sent):
