@@ -82,6 +82,8 @@ class PolicyOutput:
         belief = self.progress_belief
         if belief is not None and not (np.isfinite(belief).all() and (np.asarray(belief) >= 0).all()):
             return "belief about progress has bins that are not probabilities"
+        if self.progress_features is not None and not np.isfinite(self.progress_features).all():
+            return "progress has features that are not finite"
         return ""
 
     def without_progress(self) -> PolicyOutput:

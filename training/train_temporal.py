@@ -20,7 +20,7 @@ import tyro
 from flax import nnx
 
 from pi05_progress.checkpoints.checkpoint import HEAD_FILE, MARKERS, TEMPORAL
-from pi05_progress.checkpoints.description import PARAMS, CheckpointInfo, read_info
+from pi05_progress.checkpoints.description import ASSETS, CONFIG, PARAMS, CheckpointInfo, read_info
 from pi05_progress.checkpoints.digests import write_digests
 from pi05_progress.errors import UserError, run_program
 from pi05_progress.estimate.temporal import About, TemporalHead
@@ -103,15 +103,19 @@ def _streams(args: TemporalOptions, info: CheckpointInfo) -> tuple[list[Stream],
     )  # fmt: skip
     policy = ready_policy(profile, options)
     splits = read_splits(args.held_out) if args.held_out else splits_of(args.checkpoint)
-    settings = {"temporal": True, "noise": args.noise, "code": code_digest(), "robot": profile.model_dump(mode="json")}
+    settings = {
+        "temporal": True, "noise": args.noise, "tokenizer": args.tokenizer, "code": code_digest(),
+        "robot": profile.model_dump(mode="json"),
+    }  # fmt: skip
+    parts = [args.checkpoint / name for name in (PARAMS, ASSETS, CONFIG)]
     streams, stages = [], {}
     with progress_bar("computing answers", None, "episodes") as advance:
         for root in args.dataset:
-            name = fingerprint_of_answers([args.checkpoint / PARAMS, root], settings)
+            name = fingerprint_of_answers([*parts, root], settings)
             cache = AnswerCache(args.cache.expanduser() / name)
             of, named = read_streams(policy, profile, root, splits, cache, advance)
             streams += of
-            stages |= {task: tuple(stage.name for stage in parts) for task, parts in named.items()}
+            stages |= {task: tuple(stage.name for stage in all_of) for task, all_of in named.items()}
     return streams, stages
 
 

@@ -107,7 +107,7 @@ class ProgressEstimator:
             self.reset()
             self._task, self._time_s = task, time_s
         self._time_s = max(time_s, self._time_s)
-        if self._memory and output.progress_features is not None and output.progress_belief is not None:
+        if self._memory and self._head.reads(output):
             return self._remembered(raw, output)
         self._beliefs.append((self._time_s, raw, self._spread(output)))
         _forget(self._beliefs, self._time_s - self.config.window_s, WINDOW_MIN)
@@ -125,6 +125,7 @@ class ProgressEstimator:
         head, c = self._head, self.config
         of = self._memory.update(self._time_s, output)
         if of.distance > head.about.unlike:
+            self._memory.rest()
             return Estimate(raw=raw, reason=UNLIKE)
         progress = self._publish(of.progress, c.fall)
         rate = _slope(self._published)
@@ -133,6 +134,7 @@ class ProgressEstimator:
         stages, alarm, reason = tuple(head.about.stages.get(self._task, ())), 0.0, ""
         usual_s, remaining = self.durations_s.get(self._task, head.about.durations_s.get(self._task)), None
         if status == Status.SUCCEEDED:
+            self._memory.rest()
             remaining = (0.0, 0.0, 0.0)
         else:
             remaining = None if usual_s is None else head.remaining(of, c.confidence_level, usual_s)
@@ -173,6 +175,8 @@ class ProgressEstimator:
             self._beliefs = deque(b for b in self._beliefs if abs(b[1] - level) < abs(b[1] - progress))
             self._published.clear()
             self._course, progress = None, level
+            if self._memory:
+                self._memory.rest()
         elif progress > c.status.success_above and level >= c.status.success_leave:  # done or nearly: it settles
             progress = max(progress, min(level - c.rise, progress + c.settle_rate * (self._time_s - before_s)))
         else:

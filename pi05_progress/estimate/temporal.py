@@ -109,7 +109,18 @@ class TemporalHead:
             raise ValueError(f"its arrays do not fit together: {wrong or 'sizes'}")
         if not all(np.isfinite(value).all() for value in a.values()):
             raise ValueError("an array holds numbers that are not finite")
+        numbers = [self.about.unlike, *self.about.durations_s.values(), *self.about.alarms.values()]
+        if not (0 < self.about.action_dt_s < np.inf and np.isfinite(numbers).all()):
+            raise ValueError("about holds a number that is not finite, or an action_dt_s that is not above 0")
         self.hidden, self.bins = hidden, bins
+
+    def reads(self, output: PolicyOutput) -> bool:
+        """Whether an output has what is read, of the right sizes and finite: a single NaN would never be forgotten."""
+        found = output.progress_features, output.progress_belief
+        if any(of is None or not np.isfinite(of).all() for of in found):
+            return False
+        shapes = (*map(np.shape, found), output.actions.shape[-1:])
+        return shapes == (self.arrays["centroids"].shape[1:], (self.bins,), self.arrays["action_scale"].shape)
 
     def project(self, pooled: Float[np.ndarray, "*b w"]) -> Float[np.ndarray, "*b f"]:
         """Features of a pooled prefix: projected and whitened, and last how far it is from the projection's plane."""
@@ -154,7 +165,7 @@ class Memory:
         self._anchor, self._moved_s, self._began_s = np.inf, 0.0, 0.0
 
     def update(self, time_s: float, output: PolicyOutput) -> Recollection:
-        """Take in an output that has features and bins."""
+        """Take in an output that the head ``reads``."""
         a, head = self._head.arrays, self._head
         chunk, features = np.asarray(output.actions, np.float32) / a["action_scale"], output.progress_features
         before_s, before = self._last or (time_s, chunk)
@@ -171,6 +182,10 @@ class Memory:
         self._recent.append((time_s, distance, float(differs), float(turns)))
         near = min(d for at, d, *_ in self._recent if at > time_s - UNLIKE_S)
         return recollection(a, logits, near)
+
+    def rest(self) -> None:
+        """Time until now is none in which progress should have been made: it was done, begun anew, or not known."""
+        self._anchor = np.inf
 
     def detected(self, time_s: float, progress: float, of: Recollection) -> dict[str, float]:
         """What each detector of failure says now; progress is the published one."""

@@ -144,7 +144,10 @@ class PolicyClient:
         trained = self.metadata.get("model_id") != UNTRAINED
         output = self._checker.with_usable_progress(output)
         if about.temporal_head != self._estimator.temporal_head:
-            self._estimator = ProgressEstimator(temporal_head=about.temporal_head)
+            try:
+                self._estimator = ProgressEstimator(temporal_head=about.temporal_head)
+            except UserError as error:
+                raise PolicyUnavailableError(f"{self.uri}: {error}") from error
         self._estimator.durations_s = about.durations_s
         self.estimate = self._estimator.update(now_s, output, str(request.get(PROMPT, "")), trained)
         return reply
@@ -283,7 +286,9 @@ class WebsocketPolicy(Policy):
         metadata = self._client.connect()
         try:
             self._facts = read(ServerFacts, metadata, TELLS)
-        except RequestError as error:
+            if self._facts.temporal_head:
+                TemporalHead(self._facts.temporal_head)  # refused here, before a robot moves
+        except (RequestError, UserError) as error:
             self.close()
             raise UserError(f"{uri}: {error}") from error
         if self._facts.robot != profile.name:
@@ -294,8 +299,6 @@ class WebsocketPolicy(Policy):
         self.action_dt_s: float = self._facts.action_dt_s
         self.image_size: tuple[int, int] | None = self._facts.image_size
         self.durations_s, self.temporal_head = self._facts.durations_s, self._facts.temporal_head
-        if self.temporal_head:
-            TemporalHead(self.temporal_head)  # refused here, before a robot moves
         self._noise = noise
         self.restart(seed)
 

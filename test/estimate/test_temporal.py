@@ -137,3 +137,51 @@ def test_a_damaged_head_is_refused_in_words(made):
         TemporalHead(to_bytes(arrays | {"centre": np.zeros(3)}, ABOUT))
     with pytest.raises(UserError, match="not finite"):
         TemporalHead(to_bytes(arrays | {"middle/bias": arrays["middle/bias"] * np.nan}, ABOUT))
+    with pytest.raises(UserError, match="not above 0"):
+        TemporalHead(to_bytes(arrays, dataclasses.replace(ABOUT, action_dt_s=0.0)))
+
+
+@pytest.mark.parametrize(
+    ("field", "wrong"),
+    [
+        ("progress_features", lambda of: of * np.float32(np.nan)),
+        ("progress_features", lambda of: of[:1]),
+        ("progress_belief", lambda of: of[:1]),
+    ],
+)
+def test_what_the_head_cannot_read_is_filtered_as_without_one_and_spoils_nothing_after_it(head, field, wrong):
+    good = outputs(head, stream(105))
+    estimator, memory = ProgressEstimator(temporal_head=head), ProgressEstimator(temporal_head=head)
+    for i, output in enumerate(good[:20]):
+        assert estimator.update(i / FPS, output, TASK) == memory.update(i / FPS, output, TASK)
+    bad = dataclasses.replace(good[20], **{field: wrong(getattr(good[20], field))})
+    found = estimator.update(20 / FPS, bad, TASK)
+    assert np.isfinite(found.progress)
+    assert not found.stages  # the filter knows none
+    after = estimator.update(21 / FPS, good[21], TASK)
+    assert after.stages == STAGES[TASK]
+    assert after.progress == pytest.approx(memory.update(21 / FPS, good[21], TASK).progress, abs=0.2)
+
+
+def test_time_in_which_nothing_could_be_known_is_no_time_without_progress(head):
+    about = TemporalHead(head).about
+    seen = outputs(head, stream(106))
+    strange = dataclasses.replace(seen[20], progress_features=seen[20].progress_features * np.float32(50))
+    limits = dataclasses.replace(about, alarms={"still": 10.0})
+    estimator = ProgressEstimator(temporal_head=to_bytes(TemporalHead(head).arrays, limits))
+    course = [*seen[:20], *[strange] * 100, *seen[20:25]]  # 20 s of pictures of something else
+    found = [estimator.update(i / FPS, output, TASK) for i, output in enumerate(course)]
+    assert found[100].reason == UNLIKE
+    assert found[-1].progress is not None
+    assert not any(e.status == Status.FAILED for e in found)
+
+
+def test_a_scene_that_was_reset_long_after_it_was_done_is_no_failure(head):
+    about = dataclasses.replace(TemporalHead(head).about, alarms={"still": 10.0})
+    seen = outputs(head, stream(107))
+    estimator = ProgressEstimator(temporal_head=to_bytes(TemporalHead(head).arrays, about))
+    course = [*seen, *[seen[-1]] * 100, *seen[:30]]
+    found = [estimator.update(i / FPS, output, TASK) for i, output in enumerate(course)]
+    assert found[len(seen) + 90].status == Status.SUCCEEDED
+    assert min(e.progress for e in found[-30:]) < 0.5
+    assert not any(e.status == Status.FAILED for e in found)

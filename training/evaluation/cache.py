@@ -21,7 +21,8 @@ from .predictions import Answers
 PARTS = tuple(part.name for part in fields(Answers))
 VERSION = 2  # of the files, and of what decides an answer
 FOLDER = Path("~/.cache/pi05_progress/evaluation")
-UNUSED = ("serving", "checkpoints/foreign", "estimate")  # parts of the package that answer nothing here
+# parts of the package that answer nothing here; what projects features does
+UNUSED = ("serving", "checkpoints/foreign", "estimate/estimator", "estimate/status")
 # what the policy is shown, and how
 OWN = ("datasets/frames.py", "evaluation/playbacks.py", "evaluation/predictions.py")
 

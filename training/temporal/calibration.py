@@ -93,9 +93,9 @@ def calibrated(
     for run in (*found, *usual):  # the same detector after calibration
         for of, at in zip(run.told, run.detected, strict=True):
             at["hopeless"] = 1 - float(expit(platt[1, 0] * _logit(of.succeeds) + platt[1, 1]))
-    farthest = np.quantile([run.column("distance").max() for run in found], 1 - unlike, method="higher")
+    farthest = _conformal([run.column("distance").max() for run in found], unlike)
     alarms = _alarms(usual or successes, successes, false_alarms)
-    return to_bytes(arrays, replace(about, unlike=float(farthest), alarms=alarms))
+    return to_bytes(arrays, replace(about, unlike=farthest, alarms=alarms))
 
 
 def _levels(runs: Sequence[Run], kind: str, truths: Sequence[np.ndarray]) -> np.ndarray:
@@ -135,13 +135,18 @@ def _highest(run: Run) -> np.ndarray:
     return np.array([max(at[name] for at in before) for name in DETECTORS])
 
 
+def _conformal(values: Sequence[float], share: float) -> float:
+    """What a new value exceeds with at most this probability; of too few values the highest."""
+    rank = int(np.ceil((1 - share) * (len(values) + 1) - 1e-9))
+    return float(np.sort(values)[min(rank, len(values)) - 1])
+
+
 def _alarms(usual: Sequence[Run], held_out: Sequence[Run], share: float) -> dict[str, float]:
     """Thresholds of the detectors of failure.
 
     How much is usual says the 95 % quantile of successes that were trained on, and how many times that is allowed,
-    alike for all detectors, the conformal quantile of held-out ones; of too few of these the highest.
+    alike for all detectors, the conformal quantile of held-out ones.
     """
     scale = np.quantile([_highest(run) for run in usual], 0.95, axis=0) + 1e-3
-    times = np.sort([np.max(_highest(run) / scale) for run in held_out])
-    limit = times[min(int(np.ceil((1 - share) * (len(times) + 1))), len(times)) - 1]
+    limit = _conformal([np.max(_highest(run) / scale) for run in held_out], share)
     return dict(zip(DETECTORS, (limit * scale).tolist(), strict=True))
