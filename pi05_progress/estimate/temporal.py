@@ -29,6 +29,7 @@ LEVELS = np.linspace(0, 1, 41)  # nominal levels at which intervals are calibrat
 GROUPS = 10  # of moments by the progress that is believed: each is calibrated apart
 OTHERS = 9  # inputs beside features and bins, see `inputs`
 UNLIKE_S, RECENT_S = 1.0, 3.0  # over so long features must be unlike the data; chunks are looked at
+RECENT_FEWEST = 5  # chunks in that time: two a second, some late
 STEP = 0.03  # progress that has risen by this has moved
 
 
@@ -193,7 +194,8 @@ class Memory:
             self._anchor, self._moved_s = progress, time_s
         self._anchor = min(self._anchor, progress)
         differs, turns = np.mean([of[2:] for of in self._recent], axis=0)
-        whole = time_s - self._began_s >= RECENT_S  # a mean over less says nothing yet
+        # a mean over less says nothing, nor do chunks that come more slowly than any that were trained on
+        whole = time_s - self._began_s >= RECENT_S and len(self._recent) >= RECENT_FEWEST
         return {"still": time_s - self._moved_s, "disagreement": differs * whole, "reversals": turns * whole,
                 "hopeless": 1 - of.succeeds}  # fmt: skip
 

@@ -185,3 +185,12 @@ def test_a_scene_that_was_reset_long_after_it_was_done_is_no_failure(head):
     assert found[len(seen) + 90].status == Status.SUCCEEDED
     assert min(e.progress for e in found[-30:]) < 0.5
     assert not any(e.status == Status.FAILED for e in found)
+
+
+def test_chunks_that_come_more_slowly_than_any_in_training_call_no_failure(head):
+    about = dataclasses.replace(TemporalHead(head).about, alarms={"disagreement": 0.01, "reversals": 0.01})
+    data, seen = to_bytes(TemporalHead(head).arrays, about), outputs(head, stream(108, success=False))
+    for hz, called in ((FPS, True), (1.0, False)):
+        estimator = ProgressEstimator(temporal_head=data)
+        found = [estimator.update(i / hz, output, TASK) for i, output in enumerate(seen)]
+        assert any(e.status == Status.FAILED for e in found) == called
