@@ -216,6 +216,15 @@ def test_what_a_server_says_of_itself_is_checked_before_a_robot_relies_on_it(fac
         remote(server)
 
 
+def test_a_temporal_head_that_is_none_is_refused_and_the_server_named():
+    given = {"actions": np.zeros((5, 16), np.float32), "progress": 0.5}
+    with serving(FunctionResponder(lambda _: given, FACTS | {"temporal_head": b"no head"})) as server:
+        with pytest.raises(ValueError, match=r"ws://.*: the temporal head cannot be read"):
+            remote(server)
+        with PolicyClient(server.uri) as client, pytest.raises(PolicyUnavailableError, match=r"ws://.*: the temporal"):
+            client.infer(request())
+
+
 UNUSABLE_REPLIES = {
     "progress": [True, "much", [0.5]],
     "progress_lower": [False],
