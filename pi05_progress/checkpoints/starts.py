@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import io
 import zipfile
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,7 +114,12 @@ def read_starts(folder: Path, profile: RobotProfile) -> Starts | None:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             starts = Starts(**arrays)
-    except (OSError, ValueError, TypeError, zipfile.BadZipFile) as error:
+        numbers = starts.arms, starts.grippers
+        if not len(starts.arms) or sum(of.shape[1] for of in numbers) != len(starts.joints):
+            raise ValueError("it has no starts, or not a number for each joint")
+        if not all(np.isfinite(of).all() for of in numbers):
+            raise ValueError("positions are not finite")
+    except (OSError, EOFError, IndexError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise CheckpointError(f"{path}: cannot be read: {error}; make it anew with training.add_starts") from error
     if starts.joints.tolist() != list(profile.layout.proprioception_names):
         raise CheckpointError(f"{path}: of joints {', '.join(starts.joints)}, which robot {profile.name} does not have")

@@ -138,9 +138,12 @@ class RunTaskServer:
     def _far(self) -> str:
         """Which joint is too far from where training episodes begin; empty if none is, or that is allowed."""
         arms = self._commands.arms()
-        if self._starts is None or not arms or self._node.get_parameter("start_anywhere").value:
+        if self._starts is None or self._node.get_parameter("start_anywhere").value:
             return ""
-        distance, joint = self._starts.distance(np.concatenate(list(arms.values())))
+        pose = np.concatenate([*arms.values(), []])
+        if len(pose) < self._starts.arms.shape[1]:  # of an arm nothing is known, which speaks against the goal itself
+            return ""
+        distance, joint = self._starts.distance(pose)
         if distance <= (limit := self._starts.far_rad):
             return ""
         return (

@@ -159,3 +159,18 @@ def test_starts_of_another_robots_joints_are_refused(tmp_path):
     other = PROFILE.model_copy(update={"arms": arms, "grippers": {}})
     with pytest.raises(CheckpointError, match=r"of joints l_joint1, .* does not have"):
         read_starts(tmp_path, other)
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({"arms": np.zeros((0, 14), np.float32)}, "no starts"),
+        ({"arms": np.zeros((1, 13), np.float32)}, "not a number for each joint"),
+        ({"arms": np.full((1, 14), np.inf, np.float32)}, "not finite"),
+        ({"tasks": np.array([Path()], object)}, "pickle"),
+    ],
+)
+def test_starts_to_which_no_arm_may_go_are_refused(tmp_path, change, found):
+    add_starts(tmp_path, replace(starts_of(0), **change))
+    with pytest.raises(CheckpointError, match=rf"starts\.npz: cannot be read: .*{found}"):
+        read_starts(tmp_path, PROFILE)

@@ -92,3 +92,8 @@ def test_paired_differences_have_the_interval_of_agresti_and_min():
     assert of.value == pytest.approx(0.25)
     assert (of.low, of.high) == (pytest.approx(-0.473, abs=1e-3), pytest.approx(0.806, abs=1e-3))
     assert paired(np.zeros(0)).value is None
+
+
+def test_differences_between_means_of_repeated_starts_count_as_much_as_they_are():
+    of = paired(np.full(100, 0.1))
+    assert of.low < of.value < of.high < 0.2

@@ -10,6 +10,7 @@ time: with 40 episodes and 2000 samples that takes 14 s per figure, the products
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -72,16 +73,16 @@ def share(values: Float[np.ndarray, " n"]) -> Figure:
 
 
 def paired(differences: Float[np.ndarray, " n"]) -> Figure:
-    """The mean of paired differences of success (-1, 0 or 1), with its interval.
+    """The mean of paired differences of success, -1 to 1 (between where starts were repeated), with its interval.
 
     It is Wald's of paired shares with half a pair added to each of the four kinds (Agresti and Min, 2005).
     """
     if not len(differences):
         return Figure(None, None, None, 0)
     n = len(differences) + 2
-    better, worse = (np.sum(differences > 0) + 0.5) / n, (np.sum(differences < 0) + 0.5) / n
-    half = 1.96 * float(np.sqrt((better + worse - (better - worse) ** 2) / n))
-    return Figure(float(differences.mean()), better - worse - half, better - worse + half, len(differences))
+    middle, square = float(np.sum(differences)) / n, float(np.sum(differences**2) + 1) / n
+    half = 1.96 * math.sqrt((square - middle**2) / n)
+    return Figure(float(differences.mean()), max(-1.0, middle - half), min(1.0, middle + half), len(differences))
 
 
 def _share(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
