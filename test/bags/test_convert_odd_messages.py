@@ -273,3 +273,15 @@ def test_text_of_any_language_whatever_the_locale(tmp_path, sound):
     assert "积木: episodes by bag" in (output / "conversion_report.html").read_text(encoding="utf-8")
     refused = subprocess.run([*command, "--output", tmp_path / "数据"], env=environment, capture_output=True, text=True)
     assert refused.returncode == 2 and "LC_ALL=C.UTF-8" in refused.stderr
+
+
+def test_the_operators_later_judgement_is_the_outcome_and_the_note_stays(tmp_path, sound):
+    said = "SUCCEEDED by ours with 0 interventions: done"
+    events = [
+        event(0, START), event(1, START + 4 * 10**8, outcome=1, label=said),
+        event(0, START + 5 * 10**8, "e2"), event(1, START + 9 * 10**8, "e2", outcome=1, label=said),
+        event(1, START + 95 * 10**7, outcome=2, label="judged: it fell"),
+    ]  # fmt: skip
+    run = convert(tmp_path / "ds", write_bag(tmp_path / "bag", [*sound, *events]), task=None)
+    assert run.status == 0, run.text
+    assert [(of["outcome"], of["note"]) for of in run.progress["episodes"]] == [("FAILURE", said), ("SUCCESS", said)]
