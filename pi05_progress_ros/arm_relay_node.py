@@ -36,10 +36,11 @@ class ArmRelay:
         node: the node whose interfaces these are.
         side: which arm, for messages to people.
         profile: the robot; its ``relay`` must be there.
+        max_speed: of the targets, rad/s.
     """
 
-    def __init__(self, node: Node, side: str, profile: RobotProfile) -> None:
-        self._node, self._side, self._relay = node, side, profile.relay
+    def __init__(self, node: Node, side: str, profile: RobotProfile, max_speed: float) -> None:
+        self._node, self._side, self._relay, self._max_speed = node, side, profile.relay, max_speed
         self._arm: ArmProfile = profile.arms[side]
         self._target: tuple[float, np.ndarray] | None = None  # arrival (monotonic, s) and rad
         self._state: tuple[float, np.ndarray] | None = None
@@ -90,7 +91,7 @@ class ArmRelay:
             return
         target, position = self._target[1], self._state[1]
         message = JointState(name=list(self._arm.joints), position=target.tolist(), effort=[0.0] * len(target))
-        message.velocity = relay_velocity(self._relay, target, position).tolist()
+        message.velocity = relay_velocity(self._relay, target, position, self._max_speed).tolist()
         message.header.stamp = self._node.get_clock().now().to_msg()
         self._publisher.publish(message)
 
@@ -113,6 +114,8 @@ class ArmRelayNode(Node):
     def __init__(self) -> None:
         super().__init__("arm_relay")
         declare(self, "robot", "teleavatar", "robot profile: a name, or the path of a YAML file")
+        text = "largest speed of a joint of the targets, as the policy node's, rad/s; lagging arms are little faster"
+        declare(self, "max_joint_speed", 1.0, text, between=(0.01, 3.0))
         refuse_unknown(self)
         self._profile = profile = RobotProfile.load(self.get_parameter("robot").value)
         if profile.arm_command != "relay":
@@ -120,7 +123,8 @@ class ArmRelayNode(Node):
                 f"parameter robot: {profile.name} follows joint positions directly and needs no relay; "
                 "a relay beside the policy would be a second publisher of its commands"
             )
-        self._arms = [ArmRelay(self, side, profile) for side in profile.arms]
+        max_speed = self.get_parameter("max_joint_speed").value
+        self._arms = [ArmRelay(self, side, profile, max_speed) for side in profile.arms]
         self._hold = "other publishers are looked for"  # first a period after the start: discovery takes time
         self.create_timer(1 / profile.relay.rate_hz, self._tick)
         self.create_timer(WATCH_PERIOD_S, self._watch)

@@ -176,6 +176,10 @@ def _ask(options: Options, stop: threading.Event) -> None:
     if not sys.stdin.isatty():
         raise UserError("nobody can be asked here whether the robot may move: give --yes")
     print(f"The robot will move: {options.task!r}. Nobody in its reach, emergency stop in hand?")
+    if options.full_speed:
+        print("Its links may be faster than 0.25 m/s.")
+    if options.accept_unwatched:
+        print("Limits may be exceeded that are not watched; /diagnostics names them (not_watched).")
     print("Arm it? [y/N] ", end="", flush=True)
     while not select.select([sys.stdin], [], [], 0.1)[0]:
         if stop.is_set():

@@ -107,5 +107,5 @@ def blocked(
         error = np.abs(last[side] - positions[side])
         if error.max() > max_error:
             joint = profile.arms[side].joints[int(error.argmax())]
-            return f"{joint} is {error.max():.2f} rad from its command; is the arm blocked?"
+            return f"{joint} is {error.max():.2f} rad from its command, at most {max_error:g}; is the arm blocked?"
     return ""

@@ -87,6 +87,7 @@ class CommandExecutor:
         self._untested = "" if profile.tested_stop else UNTESTED.format(profile.name)
         self._against, self._broken = ("the node was activated just now",), False
         self._unwatched: tuple[str, ...] = ()
+        self._accepted: tuple[str, ...] = ()  # what was not watched when it was armed
         self._lock = threading.Lock()
         self._machine, self._timeline = StateMachine(), Timeline(settings.blend_s, settings.execute_s)
         self._allowed, self._failing, self._waits_for = False, "", ""
@@ -125,7 +126,8 @@ class CommandExecutor:
             unwatched = [f"not watched is {text}; arm with accept_unwatched if that may be" for text in blind]
             texts = (refused, self._robot.released(), *self._against, *unwatched)
             against = tuple(dict.fromkeys(filter(None, texts)))
-            self._machine.arm(against, full_speed, time.monotonic(), hand_back)
+            if self._machine.arm(against, full_speed, time.monotonic(), hand_back) and not hand_back:
+                self._accepted = self._unwatched
         return before, against
 
     def disarm(self, reason: Reason, text: str) -> None:
@@ -252,6 +254,8 @@ class CommandExecutor:
         self._open()
         losses = [text for text in (*self._robot.lost(), self._others.against()) if text]
         lost = Ending(Reason.ROBOT_LOST, losses[0]) if losses else self._rules.limit(arms, now_s)
+        if blind := [text for text in self._unwatched if text not in self._accepted]:
+            lost = lost or Ending(Reason.LIMIT, f"not watched any more is {blind[0]}")
         outside = limits.outside(measured)
         (mode_s, mode), fsm = self._robot.mode, self._robot.fsm
         missing = snapshot.problems[0] if snapshot.problems else missing
@@ -347,7 +351,10 @@ class CommandExecutor:
         return found, wrong
 
     def _unmeasured(self, snapshot: Snapshot) -> list[str]:
-        """Arms whose drivers tell nothing of efforts that have a limit."""
-        sides = (side for side, arm in self._profile.arms.items() if arm.max_effort is not None)
-        silent = (side for side in sides if not len(getattr(snapshot.messages.get(f"{side}_arm"), "effort", "?")))
-        return [f"the effort of the {side} arm: its joint states hold none" for side in silent]
+        """What the arms' drivers do not tell of that which has a limit."""
+        return [
+            f"the {what} of the {side} arm: its joint states hold none"
+            for side, arm in self._profile.arms.items()
+            for what, limited in (("effort", arm.max_effort is not None), ("velocity", True))
+            if limited and not len(getattr(snapshot.messages.get(f"{side}_arm"), what, "?"))
+        ]

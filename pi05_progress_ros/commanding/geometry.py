@@ -1,7 +1,7 @@
 """How near the robot's links come to the table, to boxes and to one another, and how far they move. No ROS in here.
 
-By MuJoCo, on capsules around the links (``config/arm_geometry.yaml``). An arm cannot touch itself within its joint
-ranges (a test), so only the other arm is looked at.
+By MuJoCo, on capsules around the links (``config/arm_geometry.yaml``). Of an arm itself only links are looked at that
+are far from one another along it, such as its hand and its shoulder: joint ranges keep all others apart (a test).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pi05_progress.files.yaml_text import load_yaml
 from pi05_progress.robots.profile import RobotProfile
 
 TABLE = "table"  # the box on which things are put down
+OWN_LINKS = 5  # links of one arm that are so many joints or more from one another may touch
 NO_MUJOCO = "MuJoCo is not installed: pip install 'pi05_progress[limits]'"
 
 Pose = Mapping[str, np.ndarray]  # per arm the positions of its joints, rad
@@ -64,11 +65,14 @@ class Geometry:
             if [link["joint"] for link in links] != list(about.joints) or arm not in table.get("capsules", {}):
                 joints = ", ".join(about.joints)
                 raise UserError(f"geometry.file: {path} has no links and capsules of arm {arm} with joints {joints}")
-            self._add_arm(spec, arm, links, table["capsules"][arm])
+            try:
+                self._add_arm(spec, arm, links, table["capsules"][arm])
+            except (KeyError, TypeError, ValueError) as error:
+                raise UserError(f"geometry.file: {path}: links or capsules of arm {arm}: {error!r}") from error
         self._capsules = capsules = len(self._names)
         for name, box in watched.boxes.items():
             half = [length / 2 for length in box.size]
-            self._add(spec.worldbody, name, name, False, type=mujoco.mjtGeom.mjGEOM_BOX, pos=box.centre, size=half)
+            self._add(spec.worldbody, name, "", 0, False, type=mujoco.mjtGeom.mjGEOM_BOX, pos=box.centre, size=half)
         self._model = model = spec.compile()
         self._data = mujoco.MjData(model)
         joints = [joint for arm in profile.arms.values() for joint in arm.joints]
@@ -88,26 +92,28 @@ class Geometry:
     def _add_arm(self, spec: Any, arm: str, links: list[dict], capsules: dict) -> None:
         kind, parent = self._mujoco.mjtGeom.mjGEOM_CAPSULE, spec.worldbody
         ends = [*(link["pos"] for link in links[1:]), capsules["hand"]]
-        for link, end, radius in zip(links, ends, capsules["radii"], strict=True):
+        for at, (link, end, radius) in enumerate(zip(links, ends, capsules["radii"], strict=True)):
             parent = parent.add_body(pos=link["pos"], quat=link["quat"])
             parent.add_joint(name=link["joint"], type=self._mujoco.mjtJoint.mjJNT_HINGE, axis=link["axis"])
             name = f"the link of {link['joint']}"
-            self._add(parent, name, arm, False, type=kind, fromto=[0, 0, 0, *end], size=[radius, 0, 0])
+            self._add(parent, name, arm, at, False, type=kind, fromto=[0, 0, 0, *end], size=[radius, 0, 0])
         for finger in capsules["fingers"]:
             for opening in (np.zeros(3), np.array(finger["opening"])):
                 fromto, size = [*(finger["from"] + opening), *(finger["to"] + opening)], [finger["radius"], 0, 0]
-                self._add(parent, f"a finger of the {arm} arm", arm, True, type=kind, fromto=fromto, size=size)
+                name = f"a finger of the {arm} arm"
+                self._add(parent, name, arm, len(links), True, type=kind, fromto=fromto, size=size)
 
-    def _add(self, body: Any, name: str, group: str, finger: bool, **shape: Any) -> None:
+    def _add(self, body: Any, name: str, arm: str, at: int, finger: bool, **shape: Any) -> None:
         body.add_geom(name=str(len(self._names)), **shape)
         self._names.append(name)
-        self._groups.append((group, finger))
+        self._groups.append((arm, at, finger))
 
     def _may_meet(self, one: int, other: int) -> bool:
-        return one < self._capsules and self._groups[one][0] != self._groups[other][0]
+        (arm, at, _), (another, there, _) = self._groups[one], self._groups[other]
+        return one < self._capsules and (arm != another or there - at >= OWN_LINKS)
 
     def _margin(self, watched: Any, one: int, other: int) -> float:
-        fingers = self._groups[one][1] and (self._groups[other][1] or self._names[other] == TABLE)
+        fingers = self._groups[one][2] and (self._groups[other][2] or self._names[other] == TABLE)
         return watched.finger_margin if fingers else watched.margin
 
     def place(self, pose: Pose) -> Placed:

@@ -23,6 +23,7 @@ MEASURED_SPEED = 1.5  # share of a bound on commands that arms may reach in foll
 LEAST_SPEED = 0.5  # rad/s: joints may reach that, however slowly they are commanded; measured speeds tremble
 ROUNDING = 1.001  # of commands that keep to their bounds
 BENT = 1.01  # half of a turn is a little more than half of the way
+SLOWED = 4  # times at most that a command is slowed down, for the same reason
 OUTSIDE_RAD = 0.05  # how far outside its range a joint may be measured
 PATH_RAD = 0.1  # between two poses that are looked at on the way from the measured to the commanded one
 TOLERANCE = 0.001  # m: how much nearer arms may come that are too near already, for measured positions tremble
@@ -63,11 +64,11 @@ class Limits:
         self._last, self._velocity = dict(pose), {arm: np.zeros(len(joints)) for arm, joints in pose.items()}
         self._targets: dict[str, np.ndarray] = {}
         self._placed = self._geometry.place(pose) if pose and self._geometry else None
+        self._floors: dict[Pair, float] = {}  # how near those may come that were too near in this pose, m
 
     def end(self) -> None:
         """Nothing is commanded any more."""
         self.begin({})
-        self._floors: dict[Pair, float] = {}  # how near those may come that were too near when commanding began, m
         self._over.clear()
 
     # --- what was measured ---
@@ -79,7 +80,8 @@ class Limits:
             outside = np.maximum(limits[:, 0] - position, position - limits[:, 1])
             if outside.max() > OUTSIDE_RAD:
                 joint = joints[int(outside.argmax())]
-                return f"{joint} is {outside.max():.2f} rad outside its range: move the arm by hand"
+                most = f"at most {OUTSIDE_RAD:g} rad are allowed"
+                return f"{joint} is {outside.max():.2f} rad outside its range, {most}: move the arm by hand"
         return ""
 
     def measured(self, arms: Mapping[str, JointValues], now_s: float) -> str:
@@ -123,9 +125,13 @@ class Limits:
         self._targets = dict(targets)
         if self._geometry is None or self.full_speed:
             return wanted
-        moved, _ = self._geometry.farthest(self._placed, self._geometry.place(wanted))
-        share = LINK_SPEED * dt_s / max(moved, 1e-9) / BENT
-        return wanted if share >= 1 else {a: self._last[a] + share * (wanted[a] - self._last[a]) for a in wanted}
+        for _ in range(SLOWED):
+            moved, _ = self._geometry.farthest(self._placed, self._geometry.place(wanted))
+            if moved <= LINK_SPEED * dt_s:
+                break
+            share = LINK_SPEED * dt_s / moved / BENT
+            wanted = {a: self._last[a] + share * (wanted[a] - self._last[a]) for a in wanted}
+        return wanted
 
     def _follow(self, arm: str, target: np.ndarray, dt_s: float) -> np.ndarray:
         """Along with a moving target, at rest where it rests: fast enough to get there, slow enough to brake there."""
@@ -170,7 +176,7 @@ class Limits:
             (gained, ROUNDING * self._acceleration, "to speed up by", "rad/s^2"),
         )
         for size, most, what, unit in checks:
-            if size.max() > most:
+            if not size.max() <= most:  # nor what is not a number
                 joint = about.joints[int(size.argmax())]
                 return f"{joint} would be commanded {what} {size.max():.3g} {unit}, at most {most:.3g} are allowed"
         return ""

@@ -189,6 +189,7 @@ def _bringup(given: Mapping[str, str], environment: Mapping[str, str]) -> tuple[
     processes.append(replace(policy, parameters=values, params_file=params_file, remappings=follows))
     if values["publish_commands"] and profile.arm_command == "relay":
         shared = {name: values[name] for name in ("robot", "use_sim_time")}
+        shared |= file_parameters(params_file, policy.full_name, ("max_joint_speed",))
         module = "pi05_progress_ros.arm_relay_node"
         processes.append(
             replace(policy, name="arm_relay", executable="arm_relay_node", module=module, parameters=shared)

@@ -89,4 +89,14 @@ def test_arms_outside_their_range_are_named(side):
     positions[side] = positions[side].copy()
     positions[side][2] = PROFILE.arms[side].limits()[2, 1] + 0.2
     joint = PROFILE.arms[side].joints[2]
-    assert rules.outside(positions) == f"{joint} is 0.20 rad outside its range: move the arm by hand"
+    most = "at most 0.05 rad are allowed"
+    assert rules.outside(positions) == f"{joint} is 0.20 rad outside its range, {most}: move the arm by hand"
+
+
+def test_arms_that_move_away_from_what_they_are_too_near_to_may_be_held_on_the_way():
+    rules, measured = CommandRules(PROFILE, CommandSettings()), {s: pose - 0.19 for s, pose in middle().items()}
+    for _ in range(25):  # a relay lags behind
+        step = rules.step(READY, target_at(middle()), measured, PERIOD)
+        measured = {s: pose + 0.07 * (step.arms[s] - pose) for s, pose in measured.items()}
+    held = rules.step(READY, None, measured, PERIOD)
+    assert all((held.arms[side] == measured[side]).all() for side in measured)

@@ -66,6 +66,13 @@ def test_robots_that_follow_velocities_get_the_relay_when_they_are_commanded(rob
     assert list(bringup(robot=robot)) == ["policy_node"]
 
 
+def test_the_relay_has_the_policy_nodes_speed(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("/**:\n  ros__parameters:\n    max_joint_speed: 0.2\n    blend_s: 0.1\n", encoding="utf-8")
+    relay = bringup(publish_commands="true", params_file=str(file))["arm_relay"]
+    assert relay.parameters["max_joint_speed"] == 0.2 and "blend_s" not in relay.parameters
+
+
 def test_the_namespace_moves_the_policy_and_its_relay():
     processes = bringup(namespace="robot1/left", publish_commands="true")
     assert {p.namespace for p in processes.values()} == {"/robot1/left"}

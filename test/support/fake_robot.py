@@ -202,7 +202,7 @@ class FakeRobot:
             self.next_joint = now + 0.01
             for side in PROFILE.arms:
                 message = JointState(name=list(PROFILE.arms[side].joints), position=list(self.positions[side]))
-                message.effort = [0.0] * len(message.name)
+                message.velocity = message.effort = [0.0] * len(message.name)
                 self.measured[side].append(np.array(self.positions[side]))
                 self.send(f"{side}_arm", self.arms[side], message, lambda m, side=side: self.change(side, m))
         if now >= self.next_image:

@@ -167,7 +167,7 @@ class Commander:
     """The command thread's part, at its rate of simulated time, by the same rules."""
 
     def __init__(self, robot: Robot, profile: RobotProfile, settings: CommandSettings) -> None:
-        self._robot, self._profile = robot, profile
+        self._robot, self._profile, self._max_speed = robot, profile, settings.max_joint_speed
         self._rules, self._machine = CommandRules(profile, settings), StateMachine()
         self._machine.arm((), full_speed=True, now_s=robot.now_s)
         self._rules.limits.full_speed = True
@@ -215,5 +215,5 @@ class Commander:
     def _command_arms(self, targets: Mapping[str, np.ndarray], measured: Mapping[str, np.ndarray]) -> None:
         relay = self._profile.relay if self._profile.arm_command == "relay" else None
         for side, target in targets.items():
-            velocity = None if relay is None else relay_velocity(relay, target, measured[side])
+            velocity = None if relay is None else relay_velocity(relay, target, measured[side], self._max_speed)
             self._robot.command_arm(side, target, velocity)

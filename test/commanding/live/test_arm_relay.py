@@ -16,10 +16,11 @@ PROFILE = RobotProfile.load("teleavatar")
 
 
 def test_the_rule_is_proportional_up_to_a_share_of_the_largest_speed():
-    small = relay_velocity(PROFILE.relay, np.full(7, 0.1), np.zeros(7))
+    small = relay_velocity(PROFILE.relay, np.full(7, 0.1), np.zeros(7), 1.0)
     np.testing.assert_allclose(small, np.array([7, 7, 10, 10, 10, 8, 8]) * 0.1)
-    large = relay_velocity(PROFILE.relay, np.full(7, -9.0), np.zeros(7))
+    large = relay_velocity(PROFILE.relay, np.full(7, -9.0), np.zeros(7), 100.0)
     np.testing.assert_allclose(large, -0.3 * np.array([15, 15, 20, 20, 44, 33, 33]))
+    np.testing.assert_allclose(relay_velocity(PROFILE.relay, np.full(7, 9.0), np.zeros(7), 0.4), 1.25 * 0.4)
 
 
 class Bench:
@@ -64,6 +65,9 @@ def test_it_is_silent_without_fresh_targets_and_states(start, ros):
     wait_for(lambda: bench.send(), lambda: None, "commands again")
     silent("/left_arm/model_joint_cmd older than 0.5 s", target=False)
     wait_for(lambda: bench.send(), lambda: None, "commands again")
+    far = JointState(name=bench.names, position=PROFILE.arms["left"].limits()[:, 0].tolist())
+    wait_for(lambda: bench.send(target=far) and bench.commands[-1].velocity[0] < -1.0, lambda: None, "a far target")
+    np.testing.assert_allclose(bench.commands[-1].velocity, -1.25, err_msg="an odd target lets no arm leap")
     bad = JointState(name=bench.names, position=[float("nan")] * 7)
     silent("not finite", target=bad)
 
@@ -105,7 +109,7 @@ def test_two_publishers_of_the_robots_commands_silence_it(start, ros):
 WRONG = [
     ("robot:=teleavatar_v2", "teleavatar_v2 follows joint positions directly and needs no relay"),
     ("robot:=nobody", "unknown robot profile 'nobody'"),
-    ("rate:=3", "unknown parameter rate; known: robot"),
+    ("rate:=3", "unknown parameter rate; known: max_joint_speed, robot"),
 ]
 
 

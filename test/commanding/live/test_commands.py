@@ -26,7 +26,7 @@ class Bench:
 
     def __init__(self, ros, settings=CommandSettings(), profile=PROFILE):  # noqa: B008 (it cannot be changed)
         self.ros, self.node, self.enables, self.fault = ros, ros.create_node("commander"), [], None
-        self.mode, self.targets = 1, []
+        self.mode, self.targets, self.efforts = 1, [], [0.0] * 7
         self.robot, self.buttons = RobotState(profile), None
         self.node.create_subscription(Float32, PROFILE.enable_topic, lambda m: self.enables.append(m.data), 50)
         topic = PROFILE.target_topics()["left"]
@@ -39,10 +39,9 @@ class Bench:
         if self.fault:
             raise self.fault
         arms = PROFILE.arms.items()
-        messages = {
-            f"{s}_arm": JointState(name=list(arm.joints), position=HOME[s].tolist(), effort=[0.0] * 7)
-            for s, arm in arms
-        }
+        messages = {f"{s}_arm": JointState(name=list(arm.joints), position=HOME[s].tolist()) for s, arm in arms}
+        for message in messages.values():
+            message.velocity, message.effort = [0.0] * 7, self.efforts
         return Snapshot(messages, {}, ())
 
     def until(self, condition, what):
@@ -180,6 +179,22 @@ def test_a_limit_ends_the_goal_and_names_link_value_and_remedy(ros):
         assert bench.state() == State.LOOKING and ended.reason == Reason.LIMIT
         assert "and table would be" in ended.text and "move the arms apart" in ended.text
         bench.until(lambda: bench.enables[-1] == 0.0, "the pause")
+    finally:
+        bench.commands.stop()
+        bench.node.destroy_node()
+
+
+def test_what_is_not_watched_any_more_ends_the_goal(ros):
+    bench = Bench(ros)
+    try:
+        bench.until(lambda: not bench.commands.arm(False, False)[1] and bench.commands.accept(), "a goal")
+        bench.offer(bench.commands.generation, HOME["left"][0])
+        bench.until(lambda: bench.state() == State.RUNNING and 1.0 in bench.enables, "a goal that is carried out")
+        bench.efforts = []
+        bench.until(lambda: bench.commands.situation().ended, "the end")
+        ended = bench.commands.situation().ended
+        assert ended.reason == Reason.LIMIT and "not watched any more is the effort of the left arm" in ended.text
+        assert any("accept_unwatched" in text for text in bench.commands.arm(False, False)[1])
     finally:
         bench.commands.stop()
         bench.node.destroy_node()

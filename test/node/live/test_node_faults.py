@@ -273,7 +273,7 @@ def test_a_blocked_arm_ends_commanding(bench):
     node, robot = bench
     robot.follows = False
     robot.set_task("go far")
-    robot.until(lambda: "rad from its command; is the arm blocked?" in node.said(), "the reason")
+    robot.until(lambda: "rad from its command, at most 0.5; is the arm blocked?" in node.said(), "the reason")
     robot.held()
 
 
@@ -283,7 +283,7 @@ def test_a_pose_outside_the_ranges_is_not_commanded_from(bench):
     robot.held(0.2)
     robot.positions["right"] = PROFILE.arms["right"].limits()[:, 1] + 0.2
     robot.set_parameter("publish_commands", True)
-    robot.until(lambda: robot.refused("rad outside its range: move the arm by hand"), "the reason")
+    robot.until(lambda: robot.refused("rad outside its range, at most 0.05 rad are allowed: move"), "the reason")
     robot.held(pose=False)
     robot.positions["right"] = HOME["right"]
 
