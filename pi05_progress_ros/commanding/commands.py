@@ -95,6 +95,7 @@ class CommandExecutor:
         self._ramp: Ramp | None = None  # of the goal there is, if it is to go to a pose
         # From here on the thread's own:
         self._said = (State.LOOKING, "")
+        self._walks = False  # whether the last tick took the arms along the ramp
         self._publishers: CommandPublishers | None = None
         self._others: OtherCommanders | None = None
         self._rules = CommandRules(profile, settings)
@@ -264,6 +265,8 @@ class CommandExecutor:
             ending = ramp and ramp.ending(measured)
             if ending:
                 self._machine.finish(*ending, now_s)
+            elif ramp and not self._walks and len(measured) == len(self._profile.arms):
+                ramp.restart(measured)  # nothing took the arms along it: they may be elsewhere now
             target = ramp.target() if ramp else self._timeline.target(self._node.get_clock().now().nanoseconds * 1e-9)
             facts = Facts(fsm, mode, mode_s, lost, missing, self._failing, target is not None)
             if target is not None and not missing and not outside:
@@ -284,7 +287,7 @@ class CommandExecutor:
                 self._failing,
             )
             self._against = tuple(dict.fromkeys(filter(None, texts)))
-        self._waits_for = ""
+        self._waits_for, self._walks = "", False
         if send in (Send.CHUNK, Send.POSE):
             step = self._rules.step(fsm, target if send == Send.CHUNK else None, measured, period)
             if isinstance(step, Ending):
@@ -294,7 +297,8 @@ class CommandExecutor:
                 self._waits_for = step.waits_for
                 if ramp:  # which grippers have no part in
                     step = step._replace(grippers={})
-                    ramp.advance(period if send == Send.CHUNK and not step.waits_for else 0.0)
+                    self._walks = send == Send.CHUNK and not step.waits_for
+                    ramp.advance(period if self._walks else 0.0)
                 self._publishers.send(step)
         else:
             self._halt(measured)

@@ -29,16 +29,21 @@ class Ramp:
     def __init__(
         self, start: Mapping[str, np.ndarray], goal: Float[np.ndarray, " a"], profile: RobotProfile, max_speed: float
     ) -> None:
+        self._layout, self._goal, self._speed = profile.layout, np.asarray(goal, float), min(SPEED, max_speed)
+        self.restart(start)
+
+    def restart(self, start: Mapping[str, np.ndarray]) -> None:
+        """Go from where each arm is now, rad: whoever held or moved them meanwhile, they go on from there as slowly."""
         from ruckig import InputParameter, Ruckig, Trajectory  # here: nothing else of the node needs it
 
-        self._layout, self._goal, self._time_s = profile.layout, np.asarray(goal, float), 0.0
-        asked = InputParameter(len(goal))
+        joints, self._time_s = len(self._goal), 0.0
+        asked = InputParameter(joints)
         asked.current_position = np.concatenate([start[arm] for arm in self._layout.arms]).tolist()
         asked.target_position = self._goal.tolist()
-        asked.max_velocity = [min(SPEED, max_speed)] * len(goal)
-        asked.max_acceleration, asked.max_jerk = [ACCELERATION] * len(goal), [JERK] * len(goal)
-        self._way = Trajectory(len(goal))
-        Ruckig(len(goal)).calculate(asked, self._way)
+        asked.max_velocity = [self._speed] * joints
+        asked.max_acceleration, asked.max_jerk = [ACCELERATION] * joints, [JERK] * joints
+        self._way = Trajectory(joints)
+        Ruckig(joints).calculate(asked, self._way)
 
     def target(self) -> Float[np.ndarray, " n"]:
         """A row of the layout for now; of grippers it says nothing (0)."""

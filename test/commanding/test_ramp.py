@@ -52,3 +52,17 @@ def test_arms_that_do_not_arrive_end_it_with_the_joint():
     assert ending.reason == Reason.STALLED
     assert ending.text == "r_joint2 stays 0.20 rad from where it should be"
     assert ramp.ending({"left": short[:7]}) is None, "where an arm is not known it is not judged"
+
+
+def test_arms_that_were_moved_meanwhile_go_on_slowly_from_where_they_are():
+    ramp, moved = Ramp(START, GOAL, PROFILE, 1.0), GOAL - 0.7
+    for _ in range(200):
+        ramp.advance(PERIOD_S)
+    ramp.restart(by_arm(moved))
+    way = [pose(ramp.target())]
+    while len(way) < 5000 and np.abs(way[-1] - GOAL).max() > 1e-6:
+        ramp.advance(PERIOD_S)
+        way.append(pose(ramp.target()))
+    np.testing.assert_allclose(way[0], moved)
+    np.testing.assert_allclose(way[-1], GOAL, atol=1e-6)
+    assert np.abs(np.diff(way, axis=0)).max() / PERIOD_S <= SPEED + 1e-6

@@ -160,7 +160,7 @@ def test_once_prints_the_message_as_yaml(node, capsys):
     node(message=sent)
     assert main(["--once"]) == 0
     text = capsys.readouterr().out
-    assert text.endswith("observation_age_ms: 85.0\n---\n")
+    assert text.endswith("observation_age_ms: 85.0\nreason: ''\n---\n")
     found = yaml.safe_load(text.removesuffix("---\n"))
     for name in TaskProgress.get_fields_and_field_types():
         value = getattr(sent, name)

@@ -273,7 +273,7 @@ def test_every_episode_of_a_simulation_gets_its_goal_armed_without_asking(bench)
     try:
         robot.until(lambda: episodes.said, "a refusal")
         assert re.fullmatch(r"not armed: \S+ is published by .*/real_robot, and must be by the .*", episodes.said[0])
-        assert robot.state() == "LOOKING"
+        robot.until(lambda: robot.state() == "LOOKING", "a node that is still not armed")
         real.destroy_node()
         elsewhere.shutdown()
         robot.until(lambda: episodes.said[-1:] == ["swing_000007: goal 'swing'"], "the goal")
