@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
 from rich.console import Console
 from rich.table import Table
 
@@ -23,7 +22,7 @@ Found = tuple[str, Checker, Path]  # a set's title, what compares it, and its ke
 class ParityOptions:
     """Command line."""
 
-    paths: tyro.conf.Positional[tuple[Path, ...]]
+    paths: tuple[Path, ...]
     """Golden sets, or folders of them."""
     failures: bool = False
     """Print only what exceeds its tolerance."""
@@ -69,9 +68,10 @@ def run_program(kinds: Sequence[Kind], program: str, description: str | None, ar
 
     It is 0 if something was checked and all of it is within its tolerance, else 1.
     """
-    args = tyro.cli(
-        ParityOptions, prog=program, description=description, args=arguments, config=(tyro.conf.FlagCreatePairsOff,)
-    )
+    import tyro  # here: rented machines, which lack it, compare sets without this program
+
+    grammar = (tyro.conf.FlagCreatePairsOff, tyro.conf.PositionalRequiredArgs)
+    args = tyro.cli(ParityOptions, prog=program, description=description, args=arguments, config=grammar)
     console = Console(width=None if sys.stdout.isatty() else 140)
 
     def show(title: str, checks: list[Check]) -> None:

@@ -185,7 +185,8 @@ def test_what_is_measured_beyond_its_limit_for_50_ms_is_told(fields, text):
 
 
 def test_who_is_too_near_may_move_away_and_come_no_nearer():
-    limits = Limits(PROFILE, SPEED, ACCELERATION)
+    kept = PROFILE.geometry.model_copy(update={"margin": 0.03})
+    limits = Limits(PROFILE.model_copy(update={"geometry": kept}), SPEED, ACCELERATION)
     middle = {side: pose - 0.19 for side, pose in ABOVE.items()}  # hands are within the margin above the table
     up = np.full(7, 0.0005)
 
@@ -238,7 +239,10 @@ def test_a_hand_is_kept_off_its_own_shoulder():
         if text := limits.problem(last, command, PERIOD):
             break
         last = command
-    assert text.startswith("the link of l_joint1 and a finger of the left arm would be ") and "30 mm are kept" in text
+    assert (
+        text.startswith("the link of l_joint1 and a finger of the left arm would be ")
+        and f"{PROFILE.geometry.margin * 1000:.0f} mm are kept" in text
+    )
 
 
 def test_what_is_not_looked_at_of_an_arm_itself_cannot_touch_within_its_ranges():

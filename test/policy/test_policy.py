@@ -161,7 +161,9 @@ def test_a_saved_checkpoint_answers_as_before_and_for_robots_of_the_same_numbers
     options = PolicyOptions(checkpoint=str(tmp_path / "small"))
     make_policy(RobotProfile.load("teleavatar_v1"), options)
     assert "made for robot teleavatar, the profile is teleavatar_v1" in caplog.text
-    other = RobotProfile.load("teleavatar_v1").model_copy(update={"gripper_closed": 1 - PROFILE.gripper_closed})
+    profile = RobotProfile.load("teleavatar_v1")
+    columns = profile.model_columns.model_copy(update={"relative": ()})
+    other = profile.model_copy(update={"model_columns": columns})
     with pytest.raises(CheckpointError, match="made for robot teleavatar, the profile is teleavatar_v1"):
         make_policy(other, options)
 

@@ -45,7 +45,7 @@ def _flat(config: Pi05Config) -> Fields:
 
 
 # one by one: they have options of their own, belong to training, or are off for all models that are imported
-NOT_GIVEN = ("name", "remat", "progress.kind", "state_token", "vision", "points.", "positions")
+NOT_GIVEN = ("name", "remat", "progress.kind", "state_token", "vision", "points.", "positions", "base_", "hands")
 FIELDS = {name: kind for name, kind in _kinds(Pi05Config) if not name.startswith(NOT_GIVEN)}
 EXAMPLES = _flat(pi05_lora())
 MEANING = {
