@@ -6,7 +6,7 @@ import numpy as np
 
 from pi05_progress.robots.profile import RelayProfile
 
-CATCH_UP = 2.0  # times the speed of targets: so fast a joint that lags behind may follow them
+CATCH_UP = 1.5  # times the speed of targets: so fast a joint that lags behind may follow them
 
 
 def relay_velocity(relay: RelayProfile, target: np.ndarray, position: np.ndarray, max_speed: float) -> np.ndarray:
