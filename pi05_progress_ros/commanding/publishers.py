@@ -7,7 +7,9 @@ from collections.abc import Mapping
 
 import numpy as np
 from rclpy.duration import Duration
+from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.node import Node
+from rclpy.publisher import Publisher
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float32
 
@@ -29,11 +31,15 @@ class CommandPublishers:
 
     def __init__(self, node: Node, profile: RobotProfile) -> None:
         self._node, self._profile, self._enabled_s = node, profile, 0.0
-        self._arms = {
-            side: node.create_publisher(JointState, topic, 10) for side, topic in profile.target_topics().items()
-        }
-        self._grippers = {s: node.create_publisher(Float32, g.command_topic, 10) for s, g in profile.grippers.items()}
-        self._enable = node.create_publisher(Float32, profile.enable_topic, 10)
+        # The executor waits for a publisher's events, and fails if another thread destroys them while it prepares to.
+        no_events = PublisherEventCallbacks(use_default_callbacks=False)
+
+        def publisher(kind: type, topic: str) -> Publisher:
+            return node.create_publisher(kind, topic, 10, event_callbacks=no_events)
+
+        self._arms = {side: publisher(JointState, topic) for side, topic in profile.target_topics().items()}
+        self._grippers = {side: publisher(Float32, g.command_topic) for side, g in profile.grippers.items()}
+        self._enable = publisher(Float32, profile.enable_topic)
 
     def send(self, step: Step) -> None:
         """Command grippers and arms, and keep the robot enabled."""

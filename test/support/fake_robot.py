@@ -129,6 +129,7 @@ class FakeRobot:
         self.relay_pub, self.operator = create(DiagnosticStatus, "/arm_relay/status", 10), Operator(self.node)
         self.progress, self.chunks, self.diagnostics, self.percent = [], [], [], []
         self.targets, self.grippers, self.enables = [], [], []  # arms' with stamp and side, grippers' with side
+        self.halts = []  # of the targets those that hold an arm where it was measured, with stamp and side
         subscribe(TaskProgress, "/task_progress", self.progress.append, 50)
         subscribe(Float32, "/task_progress/percent", self.percent.append, 50)
         subscribe(ActionChunk, "/action_chunk", self.chunks.append, 50)
@@ -174,7 +175,9 @@ class FakeRobot:
         target = np.array(message.position)
         # Whether this is where the arms were measured lately: to hold them there, and not to go on.
         self.last_is_measured[side] = min(np.abs(target - p).max() for p in self.measured[side]) < 1e-5
-        if self.follows and self.fsm() == READY and not self.last_is_measured[side]:
+        if self.last_is_measured[side]:
+            self.halts.append((stamp_s(message), side))
+        elif self.follows and self.fsm() == READY:
             self.positions[side] = target - SAG_RAD
 
     def on_gripper(self, message, side):
@@ -236,7 +239,7 @@ class FakeRobot:
         for _ in range(10):  # what was on its way
             self.spin()
         collected = (self.progress, self.chunks, self.diagnostics, self.percent)
-        for messages in (*collected, self.targets, self.grippers, self.enables):
+        for messages in (*collected, self.targets, self.halts, self.grippers, self.enables):
             messages.clear()
 
     def run(self, seconds):
@@ -246,11 +249,15 @@ class FakeRobot:
         while time.monotonic() < until:
             self.spin()
 
+    def assert_alive(self):
+        """The node has not ended; else what it said."""
+        assert self.process is None or self.process.poll() is None, self.process.log()
+
     def until(self, condition, what):
         """Go on until it is so."""
 
         def met():
-            assert self.process is None or self.process.poll() is None, self.process.log()
+            self.assert_alive()
             return condition()
 
         try:
@@ -278,7 +285,12 @@ class FakeRobot:
 
     def set_parameter(self, name, value):
         """Whether the node took it."""
-        return set_parameter(self.ros, self.node, name, value, self.spin)
+
+        def spin():
+            self.assert_alive()
+            self.spin()
+
+        return set_parameter(self.ros, self.node, name, value, spin)
 
     def good(self):
         return bool(self.progress) and math.isfinite(self.progress[-1].progress_raw)

@@ -44,11 +44,15 @@ class Watch:
 
         def commanded():
             state = node.log()[before:].rpartition("]: RUNNING")[2]
-            if "LOOKING" in state or "]: RUNNING" not in node.log()[before:]:
+            ended = "LOOKING" in state or "ARMED" in state
+            if ended or "]: RUNNING" not in node.log()[before:]:
                 self.operator.move("swing")
-            return state.startswith("\n") and "LOOKING" not in state and self.fsm == READY
+            return state.startswith("\n") and not ended and self.fsm == READY
 
-        wait_for(commanded, self.spin, "a robot that is commanded")
+        try:
+            wait_for(commanded, self.spin, "a robot that is commanded")
+        except AssertionError as error:
+            raise AssertionError(f"{error}; the node's last words:\n{node.log()[-3000:]}") from None
 
     def spin(self):
         self.ros.spin_once(self.node, timeout_sec=0.01)
