@@ -27,6 +27,8 @@ def own_domain():
     raise RuntimeError("every ROS domain from 100 to 229 is taken by other tests on this machine: end them")
 
 
+# A shell's background jobs ignore Ctrl-C, and so would every program that tests start from there.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ["ROS_DOMAIN_ID"], _CLAIM = own_domain()
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 
