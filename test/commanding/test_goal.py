@@ -23,7 +23,13 @@ COURSES = {  # limits, then (time, progress, status), then the reason and when i
         [(0, 0.1, STALLED), (4, 0.3, ADVANCING), (6, 0.3, STALLED)],
         (Reason.STALLED, 11),
     ),
-    "failed": ({"stop_on_failure": True}, [(3, 0.4, FAILED)], (Reason.FAILED, 3)),
+    "failed": ({"stop_on_failure": True}, [(3, 0.4, FAILED), (3.5, 0.4, FAILED)], (Reason.FAILED, 4)),
+    "failed for a moment": ({"stop_on_failure": True}, [(3, 0.4, FAILED), (3.9, 0.4, STALLED)], (Reason.TIMED_OUT, 20)),
+    "failed again": (
+        {"stop_on_failure": True},
+        [(3, 0.4, FAILED), (3.5, 0.4, ADVANCING), (3.7, 0.4, FAILED), (4.2, 0.4, FAILED)],
+        (Reason.FAILED, 4.7),
+    ),
     "failed and tried on": ({}, [(3, 0.4, FAILED)], (Reason.TIMED_OUT, 20)),
     "no estimate": ({}, [(0, math.nan, UNKNOWN)], (Reason.TIMED_OUT, 20)),
     "nearly done, then unlike the data": (
