@@ -11,7 +11,7 @@ from collections import Counter, deque
 from itertools import takewhile
 
 import numpy as np
-from conftest import wait_for
+from conftest import answer_of, wait_for
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from places import SUPPORT
 from rcl_interfaces.srv import SetParameters
@@ -71,12 +71,10 @@ def set_parameter(ros, node, name, value, spin=None, node_name="policy_node"):
     """Set a parameter of a node from another one; returns whether it was taken."""
     spin = spin or (lambda: ros.spin_once(node, timeout_sec=0.01))
     client = node.create_client(SetParameters, f"/{node_name}/set_parameters")
-    wait_for(client.service_is_ready, spin, "the parameter service")
     request = SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg()])
-    future = client.call_async(request)
-    wait_for(future.done, spin, "an answer of the parameter service")
+    answer = answer_of(client, request, spin)
     node.destroy_client(client)
-    return future.result().results[0].successful
+    return answer.results[0].successful
 
 
 LONG = {"max_duration_s": 3600.0, "stall_timeout_s": 3600.0}  # of a goal, for a policy that stands still
@@ -107,7 +105,9 @@ class Operator:
         if self.future and self.future.done():
             self.answer, accepted, self.future = self.future.result().message, self.future.result().accepted, None
             return accepted and self.asked == (arm, hand_back)
-        if self.future is None and self.client.service_is_ready() and time.monotonic() > self.asked_s + 0.3:
+        lost = time.monotonic() > self.asked_s + 10.0
+        again = self.future is None and time.monotonic() > self.asked_s + 0.3
+        if (again or lost) and self.client.service_is_ready():
             self.asked, self.asked_s = (arm, hand_back), time.monotonic()
             self.future = self.client.call_async(Arm.Request(arm=arm, hand_back=hand_back))
         return False

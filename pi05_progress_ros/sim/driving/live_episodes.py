@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rclpy.action import ActionClient
+from rclpy.client import Client
 from rclpy.node import Node
 from rclpy.task import Future
 from rclpy.topic_endpoint_info import TopicEndpointInfo
@@ -29,6 +30,7 @@ from ...ros_session import publisher_names
 EVENTS = "/sim/events"
 LOOK_S = 0.1  # how often is looked at what there is to do
 AGAIN_S = 1.0  # between attempts to arm, or to give a goal
+LOST_S = 10.0  # after which a service's answer is not waited for any more
 STALL_S = 60.0  # an episode is over by then: physics ends the goal, and not a policy that hesitates
 FOR_GOOD = (Reason.SUCCEEDED, Reason.ALREADY_DONE, Reason.STALLED, Reason.TIMED_OUT, Reason.CANCELED)
 OUTCOMES = {EpisodeEvent.SUCCESS: "success", EpisodeEvent.FAILURE: "failure"}
@@ -94,7 +96,7 @@ class LiveEpisodes:
         """Everything, in order; goes on a little whenever it is asked for the next item."""
         yield from self._armed()
         self._began = None
-        yield from _answer(self._reset.call_async(Trigger.Request()))  # nobody could act until now: begun once more
+        yield from _ask(self._reset, Trigger.Request())  # nobody could act until now: begun once more
         while True:
             while (began := self._began) is None:
                 yield
@@ -135,7 +137,7 @@ class LiveEpisodes:
             while not all(c.service_is_ready() for c in (self._reset, self._arm)) or not self._goals.server_is_ready():
                 yield
             if not (message := self._not_simulated()):
-                answer = yield from _answer(self._arm.call_async(Arm.Request(arm=True, full_speed=True)))
+                answer = yield from _ask(self._arm, Arm.Request(arm=True, full_speed=True))
                 if answer.accepted:
                     return
                 message = answer.message
@@ -164,6 +166,17 @@ def _answer(asked: Future) -> Generator[None, None, Any]:
     while not asked.done():
         yield
     return asked.result()
+
+
+def _ask(client: Client, request: Any) -> Generator[None, None, Any]:
+    """A service's answer to what may be asked twice: where the two know each other only half, an answer gets lost."""
+    while True:
+        asked, until_s = client.call_async(request), time.monotonic() + LOST_S
+        while time.monotonic() < until_s:
+            if asked.done():
+                return asked.result()
+            yield
+        client.remove_pending_request(asked)
 
 
 def _wait(seconds: float) -> Generator[None]:

@@ -4,7 +4,7 @@ import os
 
 import pytest
 import yaml
-from conftest import wait_for
+from conftest import answer_of, wait_for
 from places import ROOT
 from rcl_interfaces.srv import GetParameters, ListParameters
 from rclpy.parameter import parameter_value_to_python
@@ -36,10 +36,7 @@ def make(profile):
 def call(ros, node, kind, service, **request):
     """Ask a service and wait for its answer."""
     client = node.create_client(kind, service)
-    wait_for(client.service_is_ready, lambda: ros.spin_once(node, timeout_sec=0.05), f"{service}")
-    future = client.call_async(kind.Request(**request))
-    wait_for(future.done, lambda: ros.spin_once(node, timeout_sec=0.05), f"an answer of {service}")
-    return future.result()
+    return answer_of(client, kind.Request(**request), lambda: ros.spin_once(node, timeout_sec=0.05))
 
 
 def parameters(ros, node, name):
