@@ -27,7 +27,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -62,7 +62,19 @@ from .units.tokenizer import TokenizerName
 StoredIn = Literal["float32", "bfloat16"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What is said of every source, whichever its format."""
+
+    source: Positional[str]
+    """Folder, .safetensors file, or owner/name on a hub."""
+    asset_id: str | None = None
+    """Which statistics, if there are several."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Writing:
     """What is said of every destination."""
 
@@ -74,13 +86,10 @@ class Writing:
     """Store parameters in; as they are if not given."""
 
 
-@dataclass(frozen=True)
-class Import(Writing):
+@dataclass(frozen=True, kw_only=True)
+class Import(Writing, Reading):
     """From openpi or LeRobot."""
 
-    _: KW_ONLY
-    source: Positional[str]
-    """Folder, .safetensors file, or owner/name on a hub."""
     destination: Positional[Path]
     """Folder to write."""
     config: Annotated[str | None, arg(metavar="{" + ",".join(CONFIGS) + "}")] = None
@@ -109,17 +118,12 @@ class Import(Writing):
     """Name estimates are published under; the source's if not given."""
     norm_stats: Path | None = None
     """Statistics to use, in openpi's JSON."""
-    asset_id: str | None = None
-    """Which statistics, if there are several."""
-    revision: str | None = None
-    """Branch, tag or commit on the hub."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Export(Writing):
     """To openpi or LeRobot."""
 
-    _: KW_ONLY
     checkpoint: Positional[Path]
     """Folder of one of this package's checkpoints."""
     destination: Positional[Path]
@@ -128,18 +132,12 @@ class Export(Writing):
     """Whose layout."""
 
 
-@dataclass(frozen=True)
-class Inspect:
+@dataclass(frozen=True, kw_only=True)
+class Inspect(Reading):
     """Tell what a checkpoint is."""
 
-    source: Positional[str]
-    """Folder, file, or owner/name on a hub; of any of the formats."""
     leaves: bool = False
     """List every parameter with shape and dtype."""
-    asset_id: str | None = None
-    """Which statistics, if there are several."""
-    revision: str | None = None
-    """Branch, tag or commit on the hub."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

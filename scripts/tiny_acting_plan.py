@@ -1,8 +1,10 @@
-"""How tiny_acting, the checkpoint that drives, is made on two cores: in three stages. For ``demo_train.py``.
+"""How tiny_acting, the checkpoint that drives, is made on two cores: in four stages. For ``demo_train.py``.
 
 Demonstrations by the planner, whose execution is disturbed; all of the model learns from them. Then its tower stays as
 it is and what it makes of the pictures is kept, so that trunk and heads take many more steps in the same time. Then the
 policy drives, the planner says what it should have done in each of its states, and trunk and heads go on with both.
+At last a head that remembers learns from what this checkpoint says over all episodes. How these begin, which
+``training.add_starts`` adds to older checkpoints, every stage of training writes by itself.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ PICTURES = ("--fps", "5", "--preset", "superfast", "--crf", "18", "--gop", "100"
 LABELS = ("--method", "milestone", "--finish", "done", "--failures", "last-milestone")
 DRIVING = (*SCALE, "--rate", "2", "--execute-s", "0.5", "--noise", "zero")
 STATISTICS = "simulated"  # one set for all stages: what a checkpoint was taught in is what it goes on with
-STAGES = {"whole": 6000, "kept": 5000, "checkpoint": 3000}  # steps
+STAGES = {"whole": 6000, "kept": 5000, "corrected": 3000}  # steps
 UNSEEN = "900000"  # from this seed on nothing is trained on or chosen by
 
 
@@ -81,7 +83,7 @@ def tower_kept(out: Path, before: Path) -> tuple[str, ...]:
 def plan(out: Path) -> list[Step | Ship]:
     """All of it, in order."""
     bags, data = out / "bags", out / "data"
-    whole, kept, checkpoint = out / "stages" / "whole", out / "stages" / "kept", out / "checkpoint"
+    (whole, kept, corrected), checkpoint = (out / "stages" / name for name in STAGES), out / "checkpoint"
     items: list[Step | Ship] = []
     for task, numbers in TASKS.items():
         chosen = ("--task", task, "--episodes", numbers.demonstrated, "--seed", numbers.demonstrated_from, "--planner")
@@ -94,7 +96,10 @@ def plan(out: Path) -> list[Step | Ship]:
                   "--correct", "--checkpoint", str(kept))  # fmt: skip
         items += recorded(bags, data, f"corrected_{task}", chosen, (kept,))
         sets.append(data / f"corrected_{task}")
-    items += trained(out, checkpoint, sets, tower_kept(out, kept), kept)
+    items += trained(out, corrected, sets, tower_kept(out, kept), kept)
+    remember = ("-m", "training.train_temporal", "--checkpoint", str(corrected), "--dataset", *map(str, sets),
+                "--noise", "zero", "--cache", str(out / "answers"), "--output", str(checkpoint))  # fmt: skip
+    items.append(Step("train temporal", remember, checkpoint, (corrected, *sets), redo=("--overwrite",)))
     for task in TASKS:
         result = out / f"driven_{task}.json"
         arguments = ("-m", "pi05_progress_ros.sim.evaluate", "--checkpoint", str(checkpoint), "--task", task,

@@ -13,7 +13,7 @@ from ..models.parameters import (
     parameter_shapes,
 )
 from ..models.pi05 import Pi05
-from .parameter_source import CheckpointError, ParameterSource, Progress, Shardings, load_arrays
+from .parameter_source import CheckpointError, ParameterSource, Shardings, load_arrays
 
 
 def load_model(
@@ -22,13 +22,12 @@ def load_model(
     *,
     dtype: str | None = None,
     shardings: Shardings | None = None,
-    progress: Progress | None = None,
 ) -> Pi05:
     """A model with a source's parameters; a ``CheckpointError`` if they do not fit it, or cannot be read."""
     model = abstract_model(config)
     check_fit(config, source)
     wanted = None if dtype is None else jnp.dtype(dtype)
-    load_parameters(model, load_arrays(source, dtype=wanted, shardings=shardings, progress=progress))
+    load_parameters(model, load_arrays(source, dtype=wanted, shardings=shardings))
     return model
 
 

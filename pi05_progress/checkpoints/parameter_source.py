@@ -85,7 +85,6 @@ def load_arrays(
     *,
     dtype: Any = None,
     shardings: Shardings | None = None,
-    progress: Progress | None = None,
 ) -> dict[str, jax.Array]:
     """All parameters on the device, the largest first, while there is most room for what reading needs besides.
 
@@ -100,8 +99,6 @@ def load_arrays(
         else:
             sharding = shardings(path, jax.ShapeDtypeStruct(shape, kind))
             arrays[path] = _sharded(source, path, kind, sharding)
-        if progress is not None:
-            progress(path, arrays[path].nbytes)
     return {path: arrays[path] for path in source.leaves}
 
 

@@ -132,7 +132,7 @@ class ProgressEstimator:
         status = self._course.update(self._time_s, progress, rate, of.progress)
         low, high = head.interval(of, c.confidence_level)
         stages, alarm, reason = tuple(head.about.stages.get(self._task, ())), 0.0, ""
-        usual_s, remaining = self.durations_s.get(self._task, head.about.durations_s.get(self._task)), None
+        usual_s = self.durations_s.get(self._task, head.about.durations_s.get(self._task))
         if status == Status.SUCCEEDED:
             self._memory.rest()
             remaining = (0.0, 0.0, 0.0)

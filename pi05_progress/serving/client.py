@@ -74,6 +74,7 @@ class PolicyClient:
         self._connection: ClientConnection | None = None
         self._waiting = False  # whether a request is under way
         self._estimator, self._checker = ProgressEstimator(), OutputChecker(log.warning)
+        self._about: AboutProgress | None = None  # what estimates need of the metadata; None until it is read
         # what the server says of itself, since the last connection; None before the first
         self.metadata: Mapping[str, Any] | None = None
         self.estimate = Estimate()  # progress of the task as the replies so far tell it
@@ -115,7 +116,7 @@ class PolicyClient:
         if not isinstance(metadata, Mapping):
             self._drop(connection)
             raise PolicyUnavailableError(f"{self.uri}: not a policy server, it begins with {type(metadata).__name__}")
-        self.metadata = metadata
+        self.metadata, self._about = metadata, None
         return metadata
 
     def infer(self, request: Mapping[str, Any], stamp_s: float | None = None) -> dict[str, Any]:
@@ -136,19 +137,17 @@ class PolicyClient:
             self.reset()
             return reply
         try:
-            about = read(AboutProgress, self.metadata, TELLS)
-            output = read_reply(reply, about.confidence_level)
-        except RequestError as error:
+            if self._about is None:
+                about = read(AboutProgress, self.metadata, TELLS)
+                if about.temporal_head != self._estimator.temporal_head:
+                    self._estimator = ProgressEstimator(temporal_head=about.temporal_head)
+                self._about, self._estimator.durations_s = about, about.durations_s
+            output = read_reply(reply, self._about.confidence_level)
+        except (RequestError, UserError) as error:
             self.reset()
             raise PolicyUnavailableError(f"{self.uri}: {error}") from error
         trained = self.metadata.get("model_id") != UNTRAINED
         output = self._checker.with_usable_progress(output)
-        if about.temporal_head != self._estimator.temporal_head:
-            try:
-                self._estimator = ProgressEstimator(temporal_head=about.temporal_head)
-            except UserError as error:
-                raise PolicyUnavailableError(f"{self.uri}: {error}") from error
-        self._estimator.durations_s = about.durations_s
         self.estimate = self._estimator.update(now_s, output, str(request.get(PROMPT, "")), trained)
         return reply
 
@@ -283,9 +282,9 @@ class WebsocketPolicy(Policy):
         if not uri:
             raise UserError("server_uri is empty; policy websocket needs it, such as ws://gpu-server:8000")
         self._client = PolicyClient(uri, api_key=api_key, timeout_s=timeout_s, connect_timeout_s=timeout_s)
-        metadata = self._client.connect()
+        self._metadata = self._client.connect()  # that was compared last
         try:
-            self._facts = read(ServerFacts, metadata, TELLS)
+            self._facts = read(ServerFacts, self._metadata, TELLS)
             if self._facts.temporal_head:
                 TemporalHead(self._facts.temporal_head)  # refused here, before a robot moves
         except (RequestError, UserError) as error:
@@ -315,7 +314,9 @@ class WebsocketPolicy(Policy):
             ServerRefusedError: the server could not answer and says why.
         """
         frame.check()
-        self._check_same(self._client.connect())
+        if (metadata := self._client.connect()) is not self._metadata:  # another connection
+            self._check_same(metadata)
+            self._metadata = metadata
         reply = self._client.exchange(make_request(frame, prompt, self._facts.image_size, self._noise_seed))
         try:
             return read_reply(reply, self._facts.confidence_level)

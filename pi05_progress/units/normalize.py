@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float
 
 from ..errors import UserError
 from ..files.json_file import read_json
@@ -16,7 +17,6 @@ from ..files.output_file import write_file
 EPSILON = 1e-6
 PER_ROW, PROPRIOCEPTION = "actions_per_row", "proprioception"  # keys of statistics that openpi does not have
 ROW_SPREAD = 0.02  # rad, or of a command number: least spread of a row of chunks, whose first ones hardly move
-BINS = 5000  # of the histograms behind the quantiles
 
 
 class NormStatsError(UserError):
@@ -142,48 +142,8 @@ def load_norm_stats(path: Path) -> dict[str, NormStats]:
         raise NormStatsError(f"{path}: not a norm_stats.json of openpi's form: {error!r}") from error
 
 
-class RunningStats:
-    """Mean, standard deviation and approximate quantiles of a stream, in constant memory, as openpi gathers them.
-
-    Quantiles come from histograms of 5000 bins per dimension, whose counts are spread anew when the range grows; they
-    depend a little on how the stream is cut into batches.
-    """
-
-    def __init__(self) -> None:
-        self._count = 0
-
-    def update(self, batch: np.ndarray) -> None:
-        """Add values (..., d); a ``NormStatsError`` if they have another number of dimensions than before."""
-        batch = np.asarray(batch, np.float64).reshape(-1, np.shape(batch)[-1])
-        n, d = batch.shape
-        low, high = batch.min(axis=0), batch.max(axis=0)
-        if self._count == 0:
-            self._mean, self._square, self._low, self._high = np.zeros(d), np.zeros(d), low, high
-            self._counts = np.zeros((d, BINS))
-            self._edges = np.linspace(low - 1e-10, high + 1e-10, BINS + 1, axis=1)
-        elif d != len(self._mean):
-            raise NormStatsError(f"{d} dimensions after {len(self._mean)}")
-        grown = (high > self._high).any() or (low < self._low).any()
-        self._low, self._high = np.minimum(self._low, low), np.maximum(self._high, high)
-        if grown:
-            former, self._edges = self._edges, np.linspace(self._low, self._high, BINS + 1, axis=1)
-            for i in range(d):
-                self._counts[i] = np.histogram(former[i, :-1], bins=self._edges[i], weights=self._counts[i])[0]
-        self._count += n
-        share = n / self._count
-        self._mean = self._mean + (batch.mean(axis=0) - self._mean) * share
-        self._square = self._square + (np.square(batch).mean(axis=0) - self._square) * share
-        for i in range(d):
-            self._counts[i] += np.histogram(batch[:, i], bins=self._edges[i])[0]
-
-    def result(self) -> NormStats:
-        """The statistics of all that was added; a ``NormStatsError`` if that were fewer than two values."""
-        if self._count < 2:
-            raise NormStatsError(f"statistics need at least two values, got {self._count}")
-        std = np.sqrt(np.maximum(0.0, self._square - np.square(self._mean)))
-        return NormStats(self._mean.copy(), std, self._quantile(0.01), self._quantile(0.99))
-
-    def _quantile(self, share: float) -> np.ndarray:
-        target = share * self._count
-        indices = [int(np.searchsorted(np.cumsum(counts), target)) for counts in self._counts]
-        return np.array([edges[i] for edges, i in zip(self._edges, indices, strict=True)])
+def moments(values: Float[np.ndarray, "*b n"]) -> Float[np.ndarray, " m *b"]:
+    """Mean, deviation, 1 % and 99 % quantiles, which are some of the numbers, and range over the last axis."""
+    mean, std = values.mean(axis=-1, dtype=np.float64), values.std(axis=-1, dtype=np.float64)
+    quantiles = np.quantile(values, (0.01, 0.99), axis=-1, method="inverted_cdf")
+    return np.array([mean, std, *quantiles, values.min(axis=-1), values.max(axis=-1)])

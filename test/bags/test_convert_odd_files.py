@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import yaml
 from convert_recordings import (
+    FRAMES,
     JOINTS,
     NUMBER,
     START,
     Message,
     event,
     moved,
-    sparse_recording,
     split_bag,
     write_bag,
     write_mcap,
@@ -21,16 +21,6 @@ from convert_recordings import (
 from convert_results import convert, only
 
 from training.bags.finding import find_bags
-
-SECONDS = 1.2
-FRAMES = list(range(36))
-
-
-@pytest.fixture(scope="module")
-def sound():
-    """Messages of a sound recording; do not change them."""
-    return sparse_recording(SECONDS)
-
 
 # --- paths ---
 

@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from convert_recordings import (
+    FRAMES,
     IMAGE,
     NUMBER,
     PROFILE,
+    SECONDS,
     START,
     Message,
     event,
@@ -22,7 +24,6 @@ from convert_recordings import (
     moved,
     packets,
     pictures,
-    sparse_recording,
     write_bag,
     write_mcap,
 )
@@ -30,15 +31,6 @@ from convert_results import convert, only
 from mcap.writer import CompressionType, IndexType
 
 from training.bags.mcap import McapFile
-
-SECONDS = 1.2
-FRAMES = list(range(36))
-
-
-@pytest.fixture(scope="module")
-def sound():
-    """Messages of a sound recording; do not change them."""
-    return sparse_recording(SECONDS)
 
 
 def changed(messages, topic, indices, **fields):

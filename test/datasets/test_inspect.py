@@ -262,6 +262,12 @@ def test_axes_have_round_numbers():
     assert charts.ticks(0.95, 4) == pytest.approx([0, 0.5])
 
 
+@pytest.mark.parametrize("value", [0.0, 1.5, np.float32(1.5), 1e9])
+def test_a_number_that_never_changes_is_drawn_in_the_middle(value):
+    with np.errstate(all="raise"):
+        assert "nan" not in charts.ranges([charts.Range("joint", None, [("state", *[value] * 4)])], "rad", "joints")
+
+
 def test_the_output_is_only_replaced_when_asked(labelled, tmp_path):
     page_of(labelled, tmp_path)
     with pytest.raises(UserError, match="already there"):

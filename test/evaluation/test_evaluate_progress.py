@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from small_datasets import TWO_TASKS, make_dataset, tree
-from small_evaluation import save_small, save_trained, with_failure
+from small_evaluation import save_small
 
 from pi05_progress.checkpoints.description import DURATIONS
 from pi05_progress.errors import UserError
@@ -24,18 +24,6 @@ from training.evaluation.truth import training_of
 from training.loading.rows import load_rows
 
 PROFILE = RobotProfile.load("teleavatar")
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    """A small checkpoint that knows how long its training episodes were."""
-    return save_trained(tmp_path_factory.mktemp("checkpoint") / "c")
-
-
-@pytest.fixture
-def dataset(tmp_path):
-    """LeRobot's small data set: tasks of 12 and 1, and of 30 and 21 frames, 10 frames/s; one episode has failed."""
-    return with_failure(tmp_path)
 
 
 def made_up(root, **options):

@@ -7,7 +7,6 @@ import pytest
 from made_up_predictions import MadeUp
 from places import ROOT
 from small_datasets import TWO_TASKS
-from small_evaluation import save_trained, with_failure
 
 from pi05_progress.estimate.estimator import EstimatorConfig
 from pi05_progress.make_policy import make_policy
@@ -24,18 +23,6 @@ from training.evaluation.predictions import Answers, ask, robot_frames, track
 
 PROFILE = RobotProfile.load("teleavatar")
 SHOWN = {"wrong_prompt": "fold", "black": "head_camera", "seed": 4}
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    """A small checkpoint that knows how long its training episodes were."""
-    return save_trained(tmp_path_factory.mktemp("checkpoint") / "c")
-
-
-@pytest.fixture
-def dataset(tmp_path):
-    """LeRobot's small data set: tasks of 12 and 1, and of 30 and 21 frames, 10 frames/s; one episode has failed."""
-    return with_failure(tmp_path)
 
 
 @pytest.fixture(scope="module")

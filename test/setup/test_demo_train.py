@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 
 import pytest
+import tyro
 from conftest import PATIENCE_S, wait_for
 from places import ROOT
 
@@ -19,6 +20,7 @@ import tiny_demo_plan
 from steps import Ship, Step, StepError, carry_out, copied, stamp_path
 
 from pi05_progress.files.output_folder import OutputFolderError
+from training.train_temporal import TemporalOptions
 
 MAKE = """
 import pathlib, sys
@@ -259,3 +261,12 @@ def test_what_was_trained_from_other_data_is_noticed(tmp_path, plan):
         made.add(item.checkpoint if isinstance(item, Ship) else item.result)
         read |= inputs
     assert plan.RECIPE.is_file() and tmp_path / "checkpoint" in read
+
+
+def test_the_checkpoint_that_drives_remembers(tmp_path):
+    items = tiny_acting_plan.plan(tmp_path)
+    step = next(item for item in items if isinstance(item, Step) and item.result == tmp_path / "checkpoint")
+    options = tyro.cli(TemporalOptions, args=step.arguments[2:])
+    (last,) = (item for item in items if isinstance(item, Ship) and item.checkpoint == options.checkpoint)
+    assert last == [item for item in items if isinstance(item, Ship)][-1]
+    assert options.output == step.result and len(options.dataset) == 6

@@ -26,6 +26,7 @@ TOPICS = {
     "right_color": "/right/color/image_raw",
 }
 SIZE = (48, 64)  # height, width
+SECONDS, FRAMES = 1.2, list(range(36))  # of a sparse recording
 BITS = 12
 
 
@@ -143,9 +144,9 @@ def recording(seconds=2.0, **of_pictures):
     return joints(seconds) + pictures(seconds, **of_pictures)
 
 
-def sparse_recording(seconds):
+def sparse_recording():
     """A sound one, small: its joints come at 60 Hz."""
-    return joints(seconds, state_hz=60, command_hz=60) + pictures(seconds)
+    return joints(SECONDS, state_hz=60, command_hz=60) + pictures(SECONDS)
 
 
 def serialised(message):

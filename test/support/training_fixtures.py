@@ -1,4 +1,4 @@
-"""Fixtures of tests that load data or train; what they need is imported when they are used."""
+"""Fixtures of tests that convert, load data, train or evaluate; what they need is imported when they are used."""
 
 import pytest
 
@@ -31,3 +31,27 @@ def load(data, tmp_path_factory):
 
     cache = tmp_path_factory.mktemp("cache")
     return lambda *roots, **options: loader(*(roots or (data,)), cache=cache, **options)
+
+
+@pytest.fixture(scope="module")
+def sound():
+    """Messages of a small recording that is sound; do not change them."""
+    from convert_recordings import sparse_recording
+
+    return sparse_recording()
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A small checkpoint that knows how long its training episodes were."""
+    from small_evaluation import save_trained
+
+    return save_trained(tmp_path_factory.mktemp("checkpoint") / "c")
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """LeRobot's small data set: tasks of 12 and 1, and of 30 and 21 frames, 10 frames/s; one episode has failed."""
+    from small_evaluation import with_failure
+
+    return with_failure(tmp_path)

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Float32
 
 from pi05_progress.robots.layout import Layout, LayoutError
 from pi05_progress.robots.profile import RobotProfile
-from pi05_progress.units.normalize import PER_ROW, PROPRIOCEPTION, NormStats, normalize
+from pi05_progress.units.normalize import PER_ROW, PROPRIOCEPTION, NormStats, moments, normalize
 from pi05_progress.units.transforms import actions_to_model, delta_actions, proprioception_to_model, state_to_model
 
 from . import layout
@@ -71,11 +71,11 @@ def compute(
         columns = values[key].T
         if key == "actions":
             columns = _columns_of_chunks(values, [len(of["state"]) for of in episodes], robot, horizon, relative)
-        moments = []
+        whole = []
         for column in columns:
-            moments.append(_moments(column.ravel()))
-            rows += [_moments(column)] if key == "actions" and per_row else []
-        found[key], still, ends = _by_range(moments)
+            whole.append(moments(column.ravel()))
+            rows += [moments(column)] if key == "actions" and per_row else []
+        found[key], still, ends = _by_range(whole)
         if notes is not None and still.any():
             low, high = found[key].q01, found[key].q99
             told = ", ".join(f"{names[i]} ({low[i]:.4g} to {high[i]:.4g})" for i in np.flatnonzero(still))
@@ -102,24 +102,17 @@ def _columns_of_chunks(
         yield np.stack([column[np.minimum(np.arange(row, row + len(last)), last)] + start for row in range(horizon)])
 
 
-def _moments(values: Float32[np.ndarray, "*b n"]) -> Float[np.ndarray, " m *b"]:
-    """Mean, deviation, 1 % and 99 % quantiles, which are some of the numbers, and range over the last axis."""
-    mean, std = values.mean(axis=-1, dtype=np.float64), values.std(axis=-1, dtype=np.float64)
-    quantiles = np.quantile(values, (0.01, 0.99), axis=-1, method="inverted_cdf")
-    return np.array([mean, std, *quantiles, values.min(axis=-1), values.max(axis=-1)])
-
-
 def hardly_moves(q01: Float[np.ndarray, "*d"], q99: Float[np.ndarray, "*d"]) -> Bool[np.ndarray, "*d"]:
     """Which numbers are normalised by their range, because their quantiles are too close together."""
     return q99 - q01 < STILL
 
 
 def _by_range(
-    moments: Sequence[Float[np.ndarray, " m *b"]],
+    columns: Sequence[Float[np.ndarray, " m *b"]],
 ) -> tuple[NormStats, Bool[np.ndarray, "*b d"], Float[np.ndarray, " e *b d"]]:
-    """Statistics of columns with the range in the place of quantiles where a number hardly ever changes, where that
-    is, and the range."""
-    mean, std, q01, q99, low, high = np.stack(moments, axis=-1)
+    """From columns' ``moments`` their statistics, with the range in the place of quantiles where a number hardly ever
+    changes, where that is, and the range."""
+    mean, std, q01, q99, low, high = np.stack(columns, axis=-1)
     still, middle = hardly_moves(q01, q99), (q01 + q99) / 2
     narrow = np.where(still, np.minimum(low, middle - STILL / 2), q01)
     wide = np.where(still, np.maximum(high, middle + STILL / 2), q99)

@@ -13,7 +13,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Int, Key
 
-from pi05_progress.checkpoints.parameter_source import CheckpointError, ParameterSource, Progress, load_arrays
+from pi05_progress.checkpoints.parameter_source import CheckpointError, ParameterSource, load_arrays
 from pi05_progress.models.config import Pi05Config
 from pi05_progress.models.lora import Trained, is_adapter, is_trained, trained_paths
 from pi05_progress.models.parameters import (
@@ -94,7 +94,6 @@ def start_state(
     optimizer: OptimizerConfig,
     rng: Key[Array, ""],
     source: ParameterSource | None = None,
-    progress: Progress | None = None,
     freeze: tuple[str, ...] = (),
 ) -> Started:
     """A state before the first step; every leaf is made or read where it lies, and never as a whole anywhere.
@@ -118,7 +117,6 @@ def start_state(
                     ParameterSource(source.where, taken, source.read_piece),
                     dtype=dtype,
                     shardings=lambda path, leaf: wanted[path].sharding,
-                    progress=progress,
                 )
         # Those of a head are read as they are stored.
         loaded = {path: value.astype(wanted[path].dtype) for path, value in loaded.items()}

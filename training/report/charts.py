@@ -144,7 +144,8 @@ def ranges(rows: Sequence[Range], unit: str, label: str) -> str:
     """Per name where values lie, thick from 1 % to 99 % and thin to the extremes, before where they may lie."""
     ends = [v for row in rows for v in (*(row.limits or ()), *(x for r in row.rows for x in r[1:]))]
     low, high = min(ends, default=-1.0), max(ends, default=1.0)
-    low, high = low - 0.03 * (high - low + 1e-9), high + 0.03 * (high - low + 1e-9)
+    margin = 0.03 * (high - low) or 0.5  # where all values are the same, they are in the middle
+    low, high = low - margin, high + margin
     left, right, row_height, bottom = 170, 10, 30, 26
 
     def at(value: float) -> float:

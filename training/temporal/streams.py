@@ -49,8 +49,8 @@ def read_streams(
         UserError: it has no progress labels, or the policy no categorical head.
         DatasetError, PictureError: it is of another robot, or damaged.
     """
-    dataset, labels = open_dataset(root), load_progress_meta(root).labels
-    meta = load_progress_meta(root)
+    dataset, meta = open_dataset(root), load_progress_meta(root)
+    labels = meta.labels
     check_robot(dataset, profile, [layout.STATE], profile.cameras)
     if labels is None:
         remedy = "python -m training.add_progress_labels --method milestone"

@@ -24,9 +24,11 @@ from pi05_progress.estimate.status import Status
 from pi05_progress.make_policy import make_policy
 from pi05_progress.policy import Policy, PolicyOptions, PolicyUnavailableError
 from pi05_progress.robots.profile import RobotProfile
+from pi05_progress.serving import client as client_module
 from pi05_progress.serving.client import PolicyClient, ServerRefusedError, WebsocketPolicy
 from pi05_progress.serving.policy_responder import PolicyResponder
 from pi05_progress.serving.security import read_key
+from pi05_progress.serving.teleavatar import AboutProgress, ServerFacts
 from pi05_progress.serving.wire import WireError
 
 KEY = "0123456789abcdef0123"
@@ -59,6 +61,24 @@ def test_time_remaining_starts_from_what_the_server_says_that_the_task_usually_t
         assert remote(server).durations_s == policy.durations_s
     with serving(FunctionResponder(dict, FACTS)) as server:
         assert remote(server).durations_s == {}, "older servers do not tell it"
+
+
+def test_what_a_server_tells_of_itself_is_read_once_per_connection(monkeypatch):
+    read, kinds = client_module.read, []
+    monkeypatch.setattr(client_module, "read", lambda kind, *rest: kinds.append(kind) or read(kind, *rest))
+    with serving(stub()) as server, PolicyClient(server.uri) as client:
+        policy = remote(server)
+        for _ in range(3):
+            client.infer(request())
+            policy.infer(frame(), "stack")
+        assert kinds == [ServerFacts, AboutProgress]
+        client.close()
+        client.infer(request())
+        assert kinds[2:] == [AboutProgress]
+        policy.close()
+        policy.infer(frame(), "stack")
+        assert kinds[3:] == [ServerFacts]
+        policy.close()
 
 
 def test_the_noise_of_an_episode_comes_with_every_request_and_fresh_noise_with_none():
