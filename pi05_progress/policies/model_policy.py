@@ -28,6 +28,7 @@ from ..units.transforms import (
     absolute_actions,
     actions_from_model,
     hands_to_model,
+    middle_rows,
     pad_to,
     proprioception_to_model,
     seen,
@@ -86,6 +87,7 @@ class ModelPolicy(Policy):
         most, self._switches = options.max_batch, options.inference
         if most < 1:
             raise ValueError(f"max_batch is {most}, expected at least 1")
+        self._shapes: dict[str, float] = {}  # of cameras whose pictures are taller than those the checkpoint knows
         self._turned = False  # whether the model opens a gripper by the number that closes this robot's
         if info.robot != profile.name:
             text = f"the checkpoint was made for robot {info.robot}, the profile is {profile.name}"
@@ -93,6 +95,8 @@ class ModelPolicy(Policy):
             if not same and not profile.has_numbers_of(info.robot, but_grippers=True):
                 raise CheckpointError(text)
             self._turned = not same and RobotProfile.load(info.robot).gripper_closed != profile.gripper_closed
+            known = RobotProfile.load(info.robot).cameras
+            self._shapes = {k: known[k].shape for k, c in profile.cameras.items() if c.shape < known[k].shape}
             how = "" if same else "; grippers are told how far to open, their positions are taken to mean the same"
             log.warning("%s: their joints and units are the same, but what their cameras see may not be%s", text, how)
         self.model_id, self.action_dt_s, self.horizon = info.model_id, info.action_dt_s, info.model.action_horizon
@@ -117,8 +121,9 @@ class ModelPolicy(Policy):
     @property
     def image_size(self) -> tuple[int, int] | None:
         """(height, width) of the pictures that the model reads; None if it needs whole ones, of which it sees parts."""
-        model = self._info.model
-        return model.image_size if len(set(model.views.values())) == 1 else None
+        model, (height, width) = self._info.model, self._info.model.image_size
+        narrow = any(self._profile.cameras[key].shape < width / height for key in self._shapes)  # would lose its scale
+        return model.image_size if len(set(model.views.values())) == 1 and not narrow else None
 
     def restart(self, seed: int) -> None:
         """From here on the noise is that of a policy made with this seed, so an episode does not depend on others."""
@@ -143,7 +148,7 @@ class ModelPolicy(Policy):
         model = self._info.model
         cameras = {camera.model_input: key for key, camera in self._profile.cameras.items()}
         present = {
-            model_key: seen(frame.images[key], *model.view(model_key))[None]
+            model_key: seen(middle_rows(frame.images[key], self._shapes.get(key, 0.0)), *model.view(model_key))[None]
             for model_key, key in cameras.items()
             if key in frame.images
         }

@@ -68,6 +68,12 @@ class CameraProfile(_Section):
         return f"{self.topic}{suffix}", kind
 
     @property
+    def shape(self) -> float:
+        """Width over height of what the model gets of a picture: of one eye, where both come."""
+        width, height = self.size
+        return (width / 2 if self.eye and width >= 2 * height else width) / height
+
+    @property
     def compressed_topic(self) -> str:
         """Where ``CompressedImage`` is published beside the raw topic."""
         return f"{self.topic}/compressed"

@@ -38,6 +38,14 @@ def seen(image: np.ndarray, crop: tuple[float, float, float, float], size: tuple
     return resize_with_pad(part, *size)
 
 
+def middle_rows(image: np.ndarray, shape: float) -> np.ndarray:
+    """Of a picture (h, w, 3) taller than ``shape`` (width over height), the rows in its middle, a view; 0: all."""
+    height, width = image.shape[:2]
+    rows = max(1, round(width / shape)) if shape else height
+    above = (height - rows) // 2
+    return image[above : above + rows] if above > 0 else image
+
+
 def pad_to(x: np.ndarray, size: int) -> np.ndarray:
     """Zeros appended to the last axis up to ``size``; a ``LayoutError`` if it is longer than that."""
     if x.shape[-1] > size:
