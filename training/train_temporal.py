@@ -76,8 +76,7 @@ def run(args: TemporalOptions) -> bytes:
     """Compute what is missing, train, calibrate, write; returns the head."""
     if args.steps < 1 or not (0 <= args.false_alarms < 1 and 0 <= args.unlike < 1):
         raise UserError("--steps must be at least 1, --false_alarms and --unlike shares from 0 to below 1")
-    if args.output.resolve() == args.checkpoint.resolve():
-        raise UserError(f"--output {args.output}: is the checkpoint itself, which stays as it is; name a new folder")
+    output_folder.refuse_overlap(args.output, [args.checkpoint, *args.dataset])
     info = read_info(args.checkpoint)
     pending = output_folder.start_writing(args.output.absolute(), replaces=MARKERS if args.overwrite else None)
     try:

@@ -13,7 +13,7 @@ CUT_OFF = "cut off: "  # the recording ends before the episode does
 INVALID, VALID = 3, 4
 
 # The note of an episode that is a goal of RunTask. The operator may judge it later, by a further STOP of the episode.
-GOAL = re.compile(r"(?P<reason>[A-Z_]+) by (?P<model>\S*) with (?P<interventions>\d+) interventions: (?P<text>.*)")
+GOAL = re.compile(r"(?P<reason>[A-Z_]+) by (?P<model>\S*) with (?P<interventions>\d+) interventions: (?P<text>(?s:.*))")
 JUDGED = "judged: "
 
 

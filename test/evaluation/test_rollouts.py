@@ -25,7 +25,7 @@ def goal(name, at_s, seconds, model, reason, outcome=0, judged=None, interventio
             Message("/sim/object_poses", "geometry_msgs/msg/PoseArray", begin - 1, begin - 1, {"poses": [pose]})
         )
     made.append(event(0, begin, name))
-    made.append(event(1, end, name, outcome, goal_note(reason, model, interventions, "so it ended")))
+    made.append(event(1, end, name, outcome, goal_note(reason, model, interventions, "so\nit ended")))
     if truth is not None:
         decided = event(1, end - 1, "sim", truth)
         made.append(Message("/sim/events", decided.type, decided.stamp, decided.received, decided.fields))

@@ -97,8 +97,9 @@ def test_the_evaluation_shows_the_figures_with_and_without(places):
 
 
 def test_what_is_wrong_is_said_and_nothing_is_written(places, tmp_path):
-    with pytest.raises(UserError, match="the checkpoint itself"):
-        run(options(places, places / "without"))
+    for output in (places / "without", places / "without" / "with", places / "data" / "with"):
+        with pytest.raises(UserError, match="the input is never modified"):
+            run(options(places, output))
     with pytest.raises(UserError, match="shares from 0"):
         run(options(places, tmp_path / "o", false_alarms=1.0))
     assert not (tmp_path / "o").exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from pi05_progress.robots.episode_notes import ABORTED, CUT_OFF, INVALID, JUDGED, VALID
 from training.datasets.progress_meta import Outcome
@@ -109,7 +110,7 @@ def _by_events(scan: Scan, keep_aborted: bool) -> Found:
             opened[event.episode_id] = [event]
         elif event.event == STOP and event.label.startswith(JUDGED):  # after the end: the operator overrules it
             found.candidates = [
-                replace(of, outcome=_outcome(event)) if of.name == event.episode_id else of for of in found.candidates
+                replace(of, outcome=outcome_of(event)) if of.name == event.episode_id else of for of in found.candidates
             ]
         elif event.episode_id not in opened:
             kind = KINDS[event.event]
@@ -129,7 +130,8 @@ def _by_events(scan: Scan, keep_aborted: bool) -> Found:
     return found
 
 
-def _outcome(stop: Event) -> Outcome:
+def outcome_of(stop: Any) -> Outcome:
+    """What a STOP event says of its episode; unknown, too, where it is none of those that are known."""
     return OUTCOMES[stop.outcome] if stop.outcome < len(OUTCOMES) else Outcome.UNKNOWN
 
 
@@ -140,7 +142,7 @@ def _candidate(events: Sequence[Event], stop: Event, taken: Sequence[str]) -> Ca
         next(unique for n in itertools.count(1) if (unique := f"{name}_{n}" if n > 1 else name) not in taken),
         _between(start, stop),
         stop.task or start.task,
-        _outcome(stop),
+        outcome_of(stop),
         stop.label,
         tuple((event.label, event.stretch, event.stamp_ns) for event in events[1:] if event.event == MILESTONE),
         tuple(_invalid([event for event in events if event.event in (INVALID, VALID)])),

@@ -12,13 +12,15 @@ import numpy as np
 
 from pi05_progress.robots.episode_notes import GOAL, JUDGED
 
-from ..bags.episodes import OUTCOMES, START, STOP
+from ..bags.episodes import START, STOP, outcome_of
 from ..bags.finding import find_bags
+from ..bags.message_types import EVENT_TYPE
 from ..bags.reading import Bag
+from ..bags.simulated import POSES
 from ..datasets.progress_meta import Outcome
 from .bootstrap import Figure, paired, share
 
-EVENT_TYPE, TRUTH, POSES = "pi05_progress_msgs/msg/EpisodeEvent", "/sim/events", "/sim/object_poses"
+TRUTH = "/sim/events"
 DECLARED = ("SUCCEEDED", "ALREADY_DONE")  # reasons by which a goal says of itself that it is done
 GRID_M = 0.005  # objects that are at the same points of it lie alike
 VALUES = {Outcome.SUCCESS: 1.0, Outcome.FAILURE: 0.0, Outcome.UNKNOWN: np.nan}
@@ -79,16 +81,16 @@ def _of_bag(bag: Bag) -> list[Rollout]:
             where = str(np.round(at / GRID_M).astype(int).tolist())
         elif stored.topic == TRUTH:
             if message.event == STOP and message.outcome and latest:
-                decided.setdefault(latest, OUTCOMES[message.outcome])
+                decided.setdefault(latest, outcome_of(message))
         elif message.event == START:
             latest = message.episode_id
             begun[latest] = stored.received_ns, where
         elif message.label.startswith(JUDGED):
-            decided[message.episode_id] = OUTCOMES[message.outcome]
+            decided[message.episode_id] = outcome_of(message)
         elif (told := GOAL.fullmatch(message.label)) and message.episode_id in begun:
             start_ns, start = begun[message.episode_id]
             ended[message.episode_id] = Rollout(
-                str(bag.path), message.task, told["model"], told["reason"], OUTCOMES[message.outcome], False,
+                str(bag.path), message.task, told["model"], told["reason"], outcome_of(message), False,
                 (stored.received_ns - start_ns) * 1e-9, int(told["interventions"]), start,
             )  # fmt: skip
     return [replace(of, outcome=decided.get(goal, of.outcome), judged=goal in decided) for goal, of in ended.items()]
