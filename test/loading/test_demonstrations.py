@@ -84,4 +84,4 @@ def test_positions_are_those_that_the_model_names_and_count_where_they_are_known
 def test_data_without_positions_trains_a_model_that_names_some():
     with loader(TWO_TASKS, model=LOCATING) as data:
         assert next(data).observation.positions is None
-        assert "not labelled in any data set (truth.positions)" in str(data.notes)
+        assert not data.has_positions

@@ -88,12 +88,6 @@ def read_data(config: DataConfig, model: Pi05Config, before: Sequence[SetSplit] 
         for dataset, column in zip(datasets, columns, strict=True)
     ]
     stats, said = statistics(config, datasets, rows, profile, model)
-    if model.positions and all(of.positions is None for of in rows):
-        said.append(
-            f"note: objects' positions are not labelled in any data set ({layout.TRUTH_POSITIONS}): their head learns "
-            "from the actions alone; convert recordings that have them, or leave it out: --model.positions without "
-            "names"
-        )
     if goes_on:
         out = _as_before(datasets, before[-len(datasets) :])
     else:

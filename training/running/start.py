@@ -128,8 +128,9 @@ def effective_model(
 def position_notes(model: Pi05Config, taught: bool) -> list[str]:
     """What is to be said where nothing teaches the positions that a model acts by."""
     text = (
-        f"note: nothing teaches where {', '.join(model.positions)} are: model.positions needs truth.positions in the "
-        "data and --loss.position_weight above 0; that part of the model stays as it begins"
+        f"note: nothing teaches where {', '.join(model.positions)} are, so their head learns from the actions alone: "
+        "that takes truth.positions in the data and --loss.position_weight above 0; convert recordings that have them, "
+        "or leave the head out: --model.positions without names"
     )
     return [text] if model.positions and not taught else []
 
