@@ -287,6 +287,8 @@ def test_the_head_alone_needs_labels_and_a_model_around_it_that_stays_the_same(b
     assert differences(*own) == ""
     longer = dataclasses.replace(MODEL, action_horizon=5)
     assert differences(own[0], longer, *own[2:]) == "model.action_horizon is 5, there 4"
+    table = dataclasses.replace(MODEL, vision="points", base_crop=(0.1, 0.0, 0.9, 1.0))
+    assert differences(own[0], table, *own[2:]).startswith("model.base_crop is (0.1, 0.0, 0.9, 1.0), there (0.0, 0.0")
     other = differences(*own[:3], RobotProfile.load("teleavatar_v2"), own[4])
     assert other == "data.robot is teleavatar_v2, there teleavatar"
 

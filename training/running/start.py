@@ -74,7 +74,8 @@ def differences(
 ) -> str:
     """What decides how a model acts and is not as in the checkpoint, with both values; empty if all of it is."""
     info = base.info
-    names = ("image_size", "action_dim", "action_horizon", "max_token_len", "discrete_state", "state_token")
+    names = ("image_size", "base_size", "base_crop", "hands", "state_token", "discrete_state")
+    names += ("action_dim", "action_horizon", "max_token_len")
     names += ("positions", "positions_middle") * bool(model.positions and info.model.positions)
     theirs = {f"model.{name}": getattr(info.model, name) for name in names}
     ours = {f"model.{name}": getattr(model, name) for name in names}
