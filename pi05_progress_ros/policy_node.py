@@ -115,7 +115,7 @@ class PolicyNode(QosOverrides, LifecycleNode):
     def _configure(self) -> None:
         p = self._settings = read_all(self, NodeParameters)
         self._profile = RobotProfile.load(p.robot)
-        check_cameras(self._profile)
+        check_cameras(self._profile, p.hardware_decoding)
         started = time.monotonic()
         self._policy = self._loader.load(self._profile, p)
         self._results = Results(self, self._profile, self._policy)
@@ -217,7 +217,8 @@ class PolicyNode(QosOverrides, LifecycleNode):
             self._interfaces.append((self.destroy_subscription, interface))
             return interface.topic_name
 
-        cameras = open_cameras(self, profile, self._inputs, self._inference.frame_arrived, self._settings.stream_port)
+        p, arrived = self._settings, self._inference.frame_arrived
+        cameras = open_cameras(self, profile, self._inputs, arrived, p.stream_port, p.hardware_decoding)
         self._interfaces += [(type(camera).close, camera) for camera in cameras]
         for name, part in profile.joint_parts().items():
             topic = subscribe(

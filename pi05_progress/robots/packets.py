@@ -84,11 +84,19 @@ class PacketDecoder:
 
     After a packet that is lost, cannot be decoded, or whose picture is damaged, nothing comes until the next key frame:
     what follows in between is built upon the damage.
+
+    Args:
+        hardware: that decodes if it can, as PyAV names it; empty for none.
+
+    Attributes:
+        decoder: what decodes, for people.
+        encoding: as the newest packet names it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, hardware: str = "") -> None:
         self._decoder, self._size = None, (0, 0)
-        self.encoding = ""  # as the newest packet names it
+        self._hardware, self.decoder = hardware, ""
+        self.encoding = ""
         self._stamps: dict[int, int] = {}
         self._sent = 0
         self._forget_count()
@@ -114,7 +122,7 @@ class PacketDecoder:
             self._note("packets without the key frame they build upon")
             return []
         if self._decoder is None:
-            self._decoder = _decoder(codec)
+            self._decoder, self.decoder = _decoder(codec, self._hardware)
         elif self.waiting:
             self._decoder.flush_buffers()  # pictures are forgotten; parameter sets, which may not come again, are not
         self.waiting = False
@@ -199,7 +207,8 @@ class PacketDecoder:
         self.problems[why] = self.problems.get(why, 0) + 1
 
 
-def _decoder(codec: str) -> Any:
+def _decoder(codec: str, hardware: str) -> tuple[Any, str]:
+    """One for the codec, and what it decodes with."""
     try:
         import av
         import av.logging
@@ -210,12 +219,21 @@ def _decoder(codec: str) -> Any:
     if av.logging.get_level() is None:
         av.logging.set_level(av.logging.ERROR)
     av.logging.set_skip_repeated(False)  # a second loss like the first would not be told
-    decoder = av.CodecContext.create(codec, "r")
+    decoder, by = None, "software"
+    if hardware:
+        from av.codec.hwaccel import HWAccel
+
+        try:
+            decoder = av.CodecContext.create(codec, "r", HWAccel(hardware, allow_software_fallback=True))
+            by = hardware if decoder.is_hwaccel else f"software, as PyAV has no {codec} by {hardware}"
+        except (av.error.FFmpegError, RuntimeError, ValueError) as error:
+            by = f"software, as {hardware} cannot be used ({error})"
+    decoder = decoder or av.CodecContext.create(codec, "r")
     decoder.thread_count = 1  # automatic threading holds frames back
     # A gap in H.264's frame numbers is told for debugging only; this raises what this one decoder says to errors.
     louder = {"log_level_offset": str(av.logging.ERROR - av.logging.DEBUG)} if codec == H264 else {}
     decoder.options = {"err_detect": "explode"} | louder
-    return decoder
+    return decoder, by
 
 
 def video_size(data: bytes) -> tuple[int, int] | None:

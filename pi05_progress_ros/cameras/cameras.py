@@ -18,8 +18,8 @@ from .stream import StreamCamera
 Camera = ImageCamera | PacketCamera | StreamCamera
 
 
-def check_cameras(profile: RobotProfile) -> None:
-    """Whether pictures of these cameras can be had here.
+def check_cameras(profile: RobotProfile, hardware: str = "") -> None:
+    """Whether pictures of these cameras can be had here, their video decoded by this hardware, if any is named.
 
     Raises:
         UserError: not of one of them; it is named, with what is missing.
@@ -33,7 +33,11 @@ def check_cameras(profile: RobotProfile) -> None:
         try:
             message_class(kind)
             if kind == PACKET_TYPE:
-                import av  # noqa: F401 (whether it is there)
+                from av.codec.hwaccel import HWDeviceType
+
+                if hardware and hardware not in HWDeviceType.__members__:
+                    known = ", ".join(name for name in HWDeviceType.__members__ if name != "none")
+                    raise UserError(f"parameter hardware_decoding: PyAV knows no {hardware!r}, but {known}")
         except UserError as error:
             raise UserError(f"camera {key} ({topic}): {error}") from error
         except ImportError as error:
@@ -42,11 +46,13 @@ def check_cameras(profile: RobotProfile) -> None:
 
 
 def open_cameras(
-    node: Node, profile: RobotProfile, inputs: Inputs, arrived: Callable[[], None], stream_port: int = 0
-) -> list[Camera]:
+    node: Node, profile: RobotProfile, inputs: Inputs, arrived: Callable[[], None], stream_port: int = 0,
+    hardware: str = "",
+) -> list[Camera]:  # fmt: skip
     """Subscribe to all cameras; ``arrived`` is called, by any thread, when one has a new picture.
 
-    Where they come in one stream, it is received at ``stream_port``; 0: at the profile's.
+    Where they come in one stream, it is received at ``stream_port``; 0: at the profile's. Video is decoded by
+    ``hardware`` where that is there, see ``PacketDecoder``.
     """
     cameras: list[Camera] = []
     try:
@@ -54,10 +60,10 @@ def open_cameras(
             topic, kind = camera.source
             if topic is None:
                 if not any(isinstance(made, StreamCamera) for made in cameras):
-                    cameras.append(StreamCamera(node, profile, stream_port, inputs, arrived))
+                    cameras.append(StreamCamera(node, profile, stream_port, inputs, arrived, hardware))
                 continue
-            opened = PacketCamera if kind == PACKET_TYPE else ImageCamera
-            cameras.append(opened(node, key, topic, message_class(kind), inputs, arrived))
+            given = (node, key, topic, message_class(kind), inputs, arrived)
+            cameras.append(PacketCamera(*given, hardware) if kind == PACKET_TYPE else ImageCamera(*given))
     except BaseException:
         for made in cameras:
             made.close()

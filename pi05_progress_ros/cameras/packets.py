@@ -44,6 +44,7 @@ class PacketStream:
         tiles: per input that is stored, its part of a picture; all of it as the stream's own, if not given.
         arrived: called by the decoding thread when one was.
         logger: for what goes wrong.
+        hardware: see ``PacketDecoder``.
     """
 
     def __init__(
@@ -54,10 +55,11 @@ class PacketStream:
         arrived: Callable[[], None],
         logger: RcutilsLogger,
         tiles: Mapping[str, Box] | None = None,
+        hardware: str = "",
     ) -> None:
         self._where, self._inputs, self._arrived = f"{name} ({topic})", inputs, arrived
         self._tiles: Mapping[str, Box | None] = tiles or {name: None}
-        self._logger, self._news, self._decoder = logger, News(), PacketDecoder()
+        self._logger, self._news, self._decoder = logger, News(), PacketDecoder(hardware)
         self._packets, self._pictures, self._told = 0, 0, Report()
         self._refused, self._refused_as = "", ""  # why packets are not decoded at present, and how they are counted
         self._reported = Report()
@@ -151,6 +153,7 @@ class PacketStream:
         why = refused or self._refused or self._reported.why
         why = why or ("the video waits for its next key frame" if self._decoder.waiting else "")
         facts = {"packets": self._packets, "pictures": self._pictures, "encoding": self._decoder.encoding}
+        facts["decoder"] = self._decoder.decoder
         for name in self._tiles:
             self._inputs.note(name, why, facts | problems)
         new = list(filter(None, [refused, self._reported.why]))
@@ -166,13 +169,14 @@ class PacketCamera:
     """Subscribes to packets; arguments are those of ``open_cameras``, for one camera."""
 
     def __init__(
-        self, node: Node, key: str, topic: str, kind: type, inputs: Inputs, arrived: Callable[[], None]
-    ) -> None:
+        self, node: Node, key: str, topic: str, kind: type, inputs: Inputs, arrived: Callable[[], None],
+        hardware: str = "",
+    ) -> None:  # fmt: skip
         self._node, name = node, node.resolve_topic_name(topic)
         inputs.add(key, name, image=True)
         self._number: int | None = None  # by which its sender's middleware counts the newest packet; some do not
         self._broken = False  # whether that count has been broken since the last look at the senders
-        self._stream = PacketStream(key, name, inputs, arrived, node.get_logger())
+        self._stream = PacketStream(key, name, inputs, arrived, node.get_logger(), hardware=hardware)
         try:
             self._subscription = PacketSubscription(
                 node, kind, topic, self._on_packet, self._on_lost, looked=self._on_look

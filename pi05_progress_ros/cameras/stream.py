@@ -6,7 +6,9 @@ What comes is published as ``FFMPEGPacket``, too, one an access unit: recorders 
 from __future__ import annotations
 
 import array
+import contextlib
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable
@@ -24,6 +26,8 @@ from .packets import QUEUE, PacketStream
 from .rtp import AccessUnit, Depacketizer
 
 BUFFER = 4 * 2**20  # bytes that the system may hold; it gives net.core.rmem_max at most
+TIMESTAMPS = 35  # Linux's SO_TIMESTAMPNS, which Python does not name: the system tells when a datagram came
+_TIMESPEC = struct.Struct("@qq")  # s and ns since 1970
 WAIT_S = 0.02  # for a datagram, at most
 SILENT_S = 2.0  # until it is told that nothing arrives
 REPORT_S = 0.5  # between looks at what went wrong
@@ -38,8 +42,9 @@ class StreamCamera:
     """
 
     def __init__(
-        self, node: Node, profile: RobotProfile, port: int, inputs: Inputs, arrived: Callable[[], None]
-    ) -> None:
+        self, node: Node, profile: RobotProfile, port: int, inputs: Inputs, arrived: Callable[[], None],
+        hardware: str = "",
+    ) -> None:  # fmt: skip
         stream = profile.stream
         self._node, self._port = node, port or stream.port
         self._size, self._sized = stream.size, False  # of frames, and whether a key frame has told it
@@ -50,6 +55,8 @@ class StreamCamera:
             inputs.add(key, where, image=True)
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
+        with contextlib.suppress(OSError):  # another system: pictures are stamped when they are taken from the socket
+            self._socket.setsockopt(socket.SOL_SOCKET, TIMESTAMPS, 1)
         self._socket.settimeout(WAIT_S)
         try:
             self._socket.bind(("", self._port))
@@ -62,7 +69,7 @@ class StreamCamera:
         self._publisher = node.create_publisher(self._message, stream.topic, qos)
         self._depacketizer, self._number = Depacketizer(stream.payload_type), 0  # of the newest access unit
         self._problems: dict[str, int] = {}  # as they were at the last look
-        self._stream = PacketStream("stream", where, inputs, arrived, node.get_logger(), tiles)
+        self._stream = PacketStream("stream", where, inputs, arrived, node.get_logger(), tiles, hardware)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="RTP", daemon=True)
         self._thread.start()
@@ -71,14 +78,15 @@ class StreamCamera:
         began_s, reported_s = time.monotonic(), 0.0
         while not self._ended.is_set():
             try:
-                datagram, sender = self._socket.recvfrom(2**16)
-                now_s = time.monotonic()
-                units = self._depacketizer.push(datagram, sender, now_s, self._node.get_clock().now().nanoseconds)
+                datagram, told, _, sender = self._socket.recvmsg(2**16, 64)
+                now_ns, waited_ns = self._node.get_clock().now().nanoseconds, _waited_ns(told)
+                came_s = time.monotonic() - waited_ns * 1e-9
+                units = self._depacketizer.push(datagram, sender, came_s, now_ns - waited_ns)
             except TimeoutError:
-                now_s = time.monotonic()
-                units = self._depacketizer.take(now_s)
+                units = self._depacketizer.take(time.monotonic())
             for unit in units:
                 self._hand_on(unit)
+            now_s = time.monotonic()
             if now_s - reported_s > REPORT_S:
                 reported_s = now_s
                 self._stream.report(self._problem(now_s - max(began_s, self._depacketizer.heard_s)), self._problems)
@@ -127,3 +135,12 @@ class StreamCamera:
         self._socket.close()
         self._stream.close()
         self._node.destroy_publisher(self._publisher)
+
+
+def _waited_ns(told: list[tuple[int, int, bytes]]) -> int:
+    """How long a datagram waited in its socket, as the system tells beside it: long, if this process stood still."""
+    for level, kind, data in told:
+        if (level, kind, len(data)) == (socket.SOL_SOCKET, TIMESTAMPS, _TIMESPEC.size):
+            s, ns = _TIMESPEC.unpack(data)
+            return max(0, time.time_ns() - s * 10**9 - ns)
+    return 0

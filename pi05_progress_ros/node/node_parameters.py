@@ -68,6 +68,9 @@ class NodeParameters:
     stream_port: int = parameter(
         0, "UDP port of the robot's video stream, where it has one; 0: as the profile says", between=(0, 65535)
     )
+    hardware_decoding: str = parameter(
+        "", "what decodes video packets where it can, as PyAV names it: cuda, vaapi, ...; empty: software"
+    )
     control_rate_hz: float = parameter(100.0, "rate of commands, Hz", between=(10.0, 500.0))
     blend_s: float = parameter(0.2, "time for passing from one action chunk to the next, s", between=(0.0, 2.0))
     execute_s: float = parameter(

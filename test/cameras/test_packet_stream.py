@@ -4,13 +4,17 @@ import re
 import threading
 from types import SimpleNamespace
 
+import av
 import numpy as np
 import pytest
 from conftest import wait_for
 from video_packets import decoded, messages, moving
 
+from pi05_progress.errors import UserError
 from pi05_progress.robots.messages import decode_image
 from pi05_progress.robots.packets import PacketDecoder
+from pi05_progress.robots.profile import RobotProfile
+from pi05_progress_ros.cameras.cameras import check_cameras
 from pi05_progress_ros.cameras.packets import QUEUE, PacketStream
 from pi05_progress_ros.inputs import Inputs, Limits
 
@@ -21,13 +25,14 @@ WAITS = "left_color (/left/ffmpeg): no message yet, the video waits for its next
 class Watched:
     """A stream, its inputs, and what it logs."""
 
-    def __init__(self):
+    def __init__(self, hardware=""):
         self.inputs, self.said, self.arrived = Inputs(Limits(past_s=1e9)), [], []
         self.inputs.add("left_color", "/left/ffmpeg", image=True)
         logger = SimpleNamespace(warning=self.said.append, error=self.said.append, info=self.said.append)
         self.stream = PacketStream(
-            "left_color", "/left/ffmpeg", self.inputs, lambda: self.arrived.append(self.picture()), logger
-        )
+            "left_color", "/left/ffmpeg", self.inputs, lambda: self.arrived.append(self.picture()), logger,
+            hardware=hardware,
+        )  # fmt: skip
 
     def push(self, *sent):
         for message in sent:
@@ -117,3 +122,66 @@ def test_what_no_library_expected_costs_a_picture_and_not_the_camera(watched):
     watched.facts(packets=40)
     assert watched.picture()[0] == 39 and "ValueError" in "".join(watched.said)
     assert np.array_equal(watched.picture()[1], decoded(sent)[39])
+
+
+class Device:
+    """Stands in for hardware: what is asked of it a decoder in software does, which says that it is not one."""
+
+    def __init__(self, name, allow_software_fallback):
+        if name != "vaapi":
+            raise av.error.OSError(5, "no device")
+        assert allow_software_fallback
+        self.name = name
+
+    @staticmethod
+    def create(codec, mode, device=None):
+        made = create(codec, mode)
+        if device is None or codec == "h264":
+            return made
+        return Hardware(made)
+
+
+class Hardware:
+    """Of a fake device."""
+
+    is_hwaccel = True
+
+    def __init__(self, made):
+        self.decode, self.flush_buffers = made.decode, made.flush_buffers
+
+
+create = av.CodecContext.create
+
+
+@pytest.mark.parametrize(
+    ("hardware", "codec", "decoder"),
+    [
+        ("", "hevc", "software"),
+        ("vaapi", "hevc", "vaapi"),
+        ("vaapi", "h264", "software, as PyAV has no h264 by vaapi"),
+        ("cuda", "hevc", "software, as cuda cannot be used ([Errno 5] no device)"),
+    ],
+)
+def test_hardware_decodes_where_it_is_there_and_software_otherwise_and_that_is_told(
+    monkeypatch, hardware, codec, decoder
+):
+    monkeypatch.setattr(av.codec.hwaccel, "HWAccel", Device)
+    monkeypatch.setattr(av, "CodecContext", Device)
+    watched, sent = Watched(hardware), messages(PICTURES[:5], codec=codec)
+    watched.push(*sent)
+    watched.facts(pictures=5, decoder=decoder)
+    watched.stream.close()
+    whole = decoded(sent)
+    assert all(np.array_equal(picture, whole[stamp]) for stamp, picture in watched.arrived)
+
+
+def test_with_pyavs_own_devices_pictures_come_whether_there_is_one_or_not():
+    real = Watched("cuda")
+    real.push(*messages(PICTURES[:2]))
+    assert re.fullmatch(r"cuda|software, as .*cuda.*", real.facts(pictures=2)["decoder"])
+    real.stream.close()
+
+
+def test_a_device_that_nobody_knows_is_refused():
+    with pytest.raises(UserError, match="parameter hardware_decoding: PyAV knows no 'gpu', but vdpau, cuda, vaapi"):
+        check_cameras(RobotProfile.load("teleavatar_v1"), "gpu")

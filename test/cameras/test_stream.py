@@ -1,19 +1,22 @@
 """A robot's video stream at a UDP port: sound pictures of all its cameras, or what is wrong, said in words."""
 
+import contextlib
 import itertools
 import queue
 import re
 import socket
+import threading
+import time
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import wait_for
+from conftest import PATIENCE_S, wait_for
 from rtp_stream import PAYLOAD_TYPE, TICKS, datagrams, number_of, numbered
 from video_packets import decoded, encode, messages, moving
 
 from pi05_progress.errors import UserError
-from pi05_progress.robots.messages import decode_image
+from pi05_progress.robots.messages import decode_image, stamp_ns
 from pi05_progress.robots.packets import frame_to_rgb
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress_ros.inputs import Inputs, Limits
@@ -38,7 +41,7 @@ class Queue:
     def __init__(self, *_):
         self.came = queue.Queue()
 
-    def recvfrom(self, _):
+    def recvmsg(self, *_):
         try:
             return self.came.get(timeout=0.01)
         except queue.Empty:
@@ -52,14 +55,14 @@ class Queue:
 class Receiver:
     """A stream's receiver without a node; it keeps every picture that is stored, and what is logged and published."""
 
-    def __init__(self, port=0):
+    def __init__(self, port=0, now=lambda: SimpleNamespace(nanoseconds=9)):
         self.inputs, self.said, self.published, self.seen = Inputs(Limits(past_s=1e9, image_age_s=1e9)), [], [], []
         log = SimpleNamespace(warning=self.said.append, error=self.said.append, info=self.said.append)
         node = SimpleNamespace(
             get_logger=lambda: log,
             create_publisher=lambda *_: SimpleNamespace(publish=self.published.append),
             destroy_publisher=lambda _: None,
-            get_clock=lambda: SimpleNamespace(now=lambda: SimpleNamespace(nanoseconds=9)),
+            get_clock=lambda: SimpleNamespace(now=now),
         )
         self.camera = StreamCamera(node, PROFILE, port, self.inputs, self.arrived)
 
@@ -68,7 +71,7 @@ class Receiver:
 
     def put(self, *sent, sender=ROBOT):
         for datagram in itertools.chain.from_iterable(sent):
-            self.camera._socket.came.put((datagram, sender))
+            self.camera._socket.came.put((datagram, [], 0, sender))
 
     def fact(self, name):
         return self.inputs.state()[0].facts.get(name, 0)
@@ -230,6 +233,28 @@ def test_that_nothing_of_use_arrives_is_told_with_what_may_help(made, monkeypatc
     monkeypatch.setattr(stream_module, "REPORT_S", 0.2)
     made.until(lambda: bool(made.put(*sent)) or made.inputs.state()[0].why == said, said)
     made.until(lambda: any(said in line for line in made.said), said)
+
+
+def test_pictures_that_waited_while_the_process_stood_still_are_as_old_as_they_are():
+    port, goes_on, stood = free_udp_port(), threading.Event(), threading.Event()
+
+    def now():
+        stood.set()
+        goes_on.wait(PATIENCE_S)
+        return SimpleNamespace(nanoseconds=time.time_ns())
+
+    receiver = Receiver(port, now)
+    with contextlib.closing(receiver.camera), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        for datagram in itertools.chain.from_iterable(SENT[GOP - 1 : GOP + 3]):
+            sender.sendto(datagram, ("127.0.0.1", port))
+            assert stood.wait(PATIENCE_S)  # the thread has the first one in hand, and gets no further
+        sent_ns = time.time_ns()
+        time.sleep(0.3)
+        goes_on.set()
+        receiver.until(lambda: receiver.inputs.state()[0].count >= 3)
+        stamps_ns = [pictures["head_camera"].stamp_ns for pictures in receiver.seen]
+    assert all(0 < at_ns < sent_ns + 10**8 for at_ns in stamps_ns), "not of when they were taken from the socket"
+    assert all(stamp_ns(message) < sent_ns + 10**8 for message in receiver.published), "nor those that are recorded"
 
 
 def test_a_port_that_is_taken_is_refused_and_a_real_one_receives():
