@@ -21,7 +21,7 @@ from rclpy.node import Node
 
 from pi05_progress.robots.joints import JointValues, MessageError, joint_values
 from pi05_progress.robots.profile import RobotProfile
-from pi05_progress.robots.states import Mode
+from pi05_progress.robots.states import FsmState, Mode
 
 from ..inputs import Snapshot, same_kind
 from .chunks import Chunk, Timeline
@@ -157,13 +157,16 @@ class CommandExecutor:
 
         With a ``pose`` of all arms' joints, rad, the arms go there slowly, whatever the policy says.
         """
-        arms, speed = self.arms(), self._settings.max_joint_speed
+        ramp = None
+        if pose is not None:
+            if len(arms := self.arms()) < len(self._profile.arms):
+                return False
+            ramp = Ramp(arms, pose, self._profile, self._settings.max_joint_speed)  # takes too long to do in the lock
         with self._lock:
-            known = pose is None or len(arms) == len(self._profile.arms)
-            accepted = known and self._machine.accept(time.monotonic())
+            accepted = self._machine.accept(time.monotonic())
             if accepted:
                 self._forget()
-                self._ramp = None if pose is None else Ramp(arms, pose, self._profile, speed)
+                self._ramp = ramp
             return accepted
 
     def arms(self) -> dict[str, np.ndarray]:
@@ -232,7 +235,7 @@ class CommandExecutor:
         finally:
             self.disarm(*ending)
             try:
-                measured = positions(self._measured(self._snapshot())[0])
+                measured = self.arms()
             except Exception:  # the fault may be there: no pose is known, and the robot is paused all the same
                 measured = {}
             try:
@@ -255,39 +258,33 @@ class CommandExecutor:
         self._open()
         losses = [text for text in (*self._robot.lost(), self._others.against()) if text]
         lost = Ending(Reason.ROBOT_LOST, losses[0]) if losses else self._rules.limit(arms, now_s)
-        if blind := [text for text in self._unwatched if text not in self._accepted]:
-            lost = lost or Ending(Reason.LIMIT, f"not watched any more is {blind[0]}")
         outside = limits.outside(measured)
         (mode_s, mode), fsm = self._robot.mode, self._robot.fsm
         missing = snapshot.problems[0] if snapshot.problems else missing
         with self._lock:
+            if blind := [text for text in self._unwatched if text not in self._accepted]:
+                lost = lost or Ending(Reason.LIMIT, f"not watched any more is {blind[0]}")
             ramp = self._ramp = None if self._machine.ended else self._ramp
-            ending = ramp and ramp.ending(measured)
-            if ending:
+            if ramp and (ending := ramp.ending(measured)):
                 self._machine.finish(*ending, now_s)
-            elif ramp and not self._walks and len(measured) == len(self._profile.arms):
-                ramp.restart(measured)  # nothing took the arms along it: they may be elsewhere now
-            target = ramp.target() if ramp else self._timeline.target(self._node.get_clock().now().nanoseconds * 1e-9)
-            facts = Facts(fsm, mode, mode_s, lost, missing, self._failing, target is not None)
-            if target is not None and not missing and not outside:
+            target = self._timeline.target(self._node.get_clock().now().nanoseconds * 1e-9)
+            facts = Facts(fsm, mode, mode_s, lost, missing, self._failing, bool(ramp) or target is not None)
+            if facts.chunk and not missing and not outside:
                 self._machine.begin(now_s)
             before, send = self._machine.state, self._machine.tick(facts, now_s)
             if before != State.LOOKING and self._machine.state == State.LOOKING:
                 self._robot.stopped()
             limits.full_speed = self._machine.full_speed
             operated = "the robot is in teleoperation mode and ignores commands" if mode == Mode.TELEOPERATION else ""
-            texts = (
-                self._unfit,
-                self._untested,
-                *snapshot.problems,
-                missing,
-                *losses,
-                operated,
-                outside,
-                self._failing,
-            )
+            problems = (*snapshot.problems, missing, *losses, operated, outside, self._failing)
+            texts = (self._unfit, self._untested, *problems)
             self._against = tuple(dict.fromkeys(filter(None, texts)))
-        self._waits_for, self._walks = "", False
+        walks = bool(ramp) and send == Send.CHUNK and fsm == FsmState.READY
+        if walks:
+            if not self._walks:
+                ramp.restart(measured)  # nothing took the arms along it: they may be elsewhere now
+            target = ramp.target()
+        self._waits_for, self._walks = "", walks
         if send in (Send.CHUNK, Send.POSE):
             step = self._rules.step(fsm, target if send == Send.CHUNK else None, measured, period)
             if isinstance(step, Ending):
@@ -295,10 +292,9 @@ class CommandExecutor:
                 self._halt(measured)
             else:
                 self._waits_for = step.waits_for
-                if ramp:  # which grippers have no part in
-                    step = step._replace(grippers={})
-                    self._walks = send == Send.CHUNK and not step.waits_for
-                    ramp.advance(period if self._walks else 0.0)
+                if walks:
+                    ramp.advance(period)
+                    step = step._replace(grippers={})  # which have no part in it
                 self._publishers.send(step)
         else:
             self._halt(measured)

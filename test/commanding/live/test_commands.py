@@ -22,18 +22,26 @@ PROFILE = RobotProfile.load("teleavatar")
 
 
 class Bench:
-    """An executor that is armed, for a robot that always says that it is well."""
+    """An executor, as a context, for a robot that always says that it is well."""
 
-    def __init__(self, ros, settings=CommandSettings(), profile=PROFILE):  # noqa: B008 (it cannot be changed)
+    def __init__(self, ros, profile=PROFILE, robot=RobotState, **settings):
         self.ros, self.node, self.enables, self.fault = ros, ros.create_node("commander"), [], None
         self.mode, self.targets, self.efforts = 1, [], [0.0] * 7
-        self.robot, self.buttons = RobotState(profile), None
+        self.robot, self.buttons = robot(profile), None
         self.node.create_subscription(Float32, PROFILE.enable_topic, lambda m: self.enables.append(m.data), 50)
         topic = PROFILE.target_topics()["left"]
         self.node.create_subscription(JointState, topic, lambda m: self.targets.append(m.position[0]), 50)
+        settings = CommandSettings(**settings)
         self.commands = CommandExecutor(self.node, profile, settings, self.robot, self.snapshot, "")
         self.commands.allow(True)
         self.commands.start()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.commands.stop()
+        self.node.destroy_node()
 
     def snapshot(self):
         if self.fault:
@@ -66,10 +74,16 @@ class Bench:
     def state(self):
         return self.commands.situation().state
 
+    def take_goal(self):
+        self.until(lambda: not self.commands.arm(False, False)[1] and self.commands.accept(), "a goal")
+
+    def carry_out(self):
+        self.offer(self.commands.generation, HOME["left"][0])
+        self.until(lambda: self.state() == State.RUNNING and 1.0 in self.enables, "a goal that is carried out")
+
 
 def test_chunks_begun_before_a_change_move_nothing_and_a_fault_of_the_thread_pauses_the_robot(ros):
-    bench = Bench(ros)
-    try:
+    with Bench(ros) as bench:
         bench.until(lambda: not bench.commands.arm(False, False)[1], "arming")
         begun = bench.commands.generation
         assert bench.commands.accept()
@@ -82,14 +96,11 @@ def test_chunks_begun_before_a_change_move_nothing_and_a_fault_of_the_thread_pau
         bench.fault = RuntimeError("no snapshot")
         bench.until(lambda: bench.enables[-1] == 0.0, "the pause")
         assert bench.state() == State.LOOKING and bench.commands.situation().broken
-    finally:
-        bench.commands.stop()
 
 
 def test_arms_that_are_handed_back_go_where_the_newest_chunk_says_however_long_one_is_carried_out(ros):
-    bench = Bench(ros, CommandSettings(execute_s=10.0))
     middle = HOME["left"][0]
-    try:
+    with Bench(ros, execute_s=10.0) as bench:
         bench.until(lambda: not bench.commands.arm(False, False)[1], "arming")
         assert bench.commands.accept()
         bench.offer(bench.commands.generation, -9.0)
@@ -103,8 +114,6 @@ def test_arms_that_are_handed_back_go_where_the_newest_chunk_says_however_long_o
         bench.targets.clear()
         bench.until(lambda: bench.targets and abs(bench.targets[-1] - middle) > 0.01, "motion")
         assert bench.targets[-1] > middle
-    finally:
-        bench.commands.stop()
 
 
 def test_at_the_end_a_robot_that_does_not_answer_is_waited_for_once_not_per_topic(ros, monkeypatch):
@@ -122,8 +131,7 @@ def test_at_the_end_a_robot_that_does_not_answer_is_waited_for_once_not_per_topi
 
 
 def test_arming_is_refused_for_what_is_untested_or_not_watched(ros):
-    bench = Bench(ros, profile=PROFILE.model_copy(update={"tested_stop": None, "geometry": None}))
-    try:
+    with Bench(ros, profile=PROFILE.model_copy(update={"tested_stop": None, "geometry": None})) as bench:
 
         def alone():
             against = bench.commands.arm(False, False)[1]
@@ -134,18 +142,32 @@ def test_arming_is_refused_for_what_is_untested_or_not_watched(ros):
         assert "the profile teleavatar names no tested stop" in stop
         assert "not watched is the speed of links" in links and "arm with accept_unwatched if that may be" in links
         assert bench.commands.arm(False, False, accept_unwatched=True)[1] == (stop,)
-    finally:
-        bench.commands.stop()
-        bench.node.destroy_node()
+
+
+def test_what_is_accepted_while_the_thread_looks_is_not_held_against_it(ros):
+    class Asked(RobotState):
+        """Arms between two steps of a tick, which asks for the mode twice: is the robot lost, and what is it?"""
+
+        arm, asked = None, 0
+
+        @property
+        def mode(self):
+            self.asked += 1
+            if self.arm and self.asked % 2 == 0 and not self.arm()[1]:
+                self.arm, self.asked = None, 0
+            return super().mode
+
+    with Bench(ros, PROFILE.model_copy(update={"geometry": None}), Asked) as bench:
+        bench.robot.arm = lambda: bench.commands.arm(False, False, accept_unwatched=True)
+        bench.until(lambda: not bench.robot.arm and bench.robot.asked > 4, "further ticks")
+        assert bench.state() == State.ARMED, bench.commands.situation().text
 
 
 def test_a_dead_mans_button_is_held_and_after_a_stop_pressed_anew(ros):
-    bench = Bench(ros, profile=PROFILE.model_copy(update={"dead_man": DeadManProfile(topic="/joy", button=1)}))
-
     def refused(text):
         return any(text in against for against in bench.commands.arm(False, False)[1])
 
-    try:
+    with Bench(ros, profile=PROFILE.model_copy(update={"dead_man": DeadManProfile(topic="/joy", button=1)})) as bench:
         bench.until(lambda: refused("button 1 of /joy: nothing for more than 0.2 s"), "the button's silence")
         bench.buttons = [0, 0]
         bench.until(lambda: refused("button 1 of /joy is not held"), "the button")
@@ -155,22 +177,17 @@ def test_a_dead_mans_button_is_held_and_after_a_stop_pressed_anew(ros):
         bench.until(lambda: refused("release it and press it anew"), "the button")
         for bench.buttons in ([0, 0], [0, 1]):
             bench.until(lambda: not refused("release it"), "the button")
-        bench.until(lambda: not bench.commands.arm(False, False)[1] and bench.commands.accept(), "a goal")
-        bench.offer(bench.commands.generation, HOME["left"][0])
-        bench.until(lambda: bench.state() == State.RUNNING and 1.0 in bench.enables, "a goal that is carried out")
+        bench.take_goal()
+        bench.carry_out()
         bench.buttons = [0, 0]
         bench.until(lambda: bench.enables[-1] == 0.0, "the pause")
         ended = bench.commands.situation().ended
         assert bench.state() == State.LOOKING and ended.reason == Reason.ROBOT_LOST and "not held" in ended.text
-    finally:
-        bench.commands.stop()
-        bench.node.destroy_node()
 
 
 def test_a_limit_ends_the_goal_and_names_link_value_and_remedy(ros):
-    bench = Bench(ros)
-    try:
-        bench.until(lambda: not bench.commands.arm(False, False)[1] and bench.commands.accept(), "a goal")
+    with Bench(ros) as bench:
+        bench.take_goal()
         rows = np.full((60, PROFILE.layout.action_size), -9.0)  # down into the table
         now_s = bench.node.get_clock().now().nanoseconds * 1e-9
         bench.commands.offer(Chunk(now_s, 1.0, rows), now_s, bench.commands.generation)
@@ -179,22 +196,14 @@ def test_a_limit_ends_the_goal_and_names_link_value_and_remedy(ros):
         assert bench.state() == State.LOOKING and ended.reason == Reason.LIMIT
         assert "and table would be" in ended.text and "move the arms apart" in ended.text
         bench.until(lambda: bench.enables[-1] == 0.0, "the pause")
-    finally:
-        bench.commands.stop()
-        bench.node.destroy_node()
 
 
 def test_what_is_not_watched_any_more_ends_the_goal(ros):
-    bench = Bench(ros)
-    try:
-        bench.until(lambda: not bench.commands.arm(False, False)[1] and bench.commands.accept(), "a goal")
-        bench.offer(bench.commands.generation, HOME["left"][0])
-        bench.until(lambda: bench.state() == State.RUNNING and 1.0 in bench.enables, "a goal that is carried out")
+    with Bench(ros) as bench:
+        bench.take_goal()
+        bench.carry_out()
         bench.efforts = []
         bench.until(lambda: bench.commands.situation().ended, "the end")
         ended = bench.commands.situation().ended
         assert ended.reason == Reason.LIMIT and "not watched any more is the effort of the left arm" in ended.text
         assert any("accept_unwatched" in text for text in bench.commands.arm(False, False)[1])
-    finally:
-        bench.commands.stop()
-        bench.node.destroy_node()
