@@ -23,7 +23,6 @@ from typing import Any
 
 from action_msgs.msg import GoalStatus
 from rclpy.action import ActionClient
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.task import Future
 from rclpy.utilities import remove_ros_args
@@ -39,7 +38,7 @@ from .command_line import read_options
 from .commanding.state_machine import Reason, State
 from .monitoring.charts import percent
 from .monitoring.screen import remaining, status_of
-from .ros_session import END_SIGNALS, ros_session
+from .ros_session import END_SIGNALS, onlooker, ros_session
 
 MODULE = "pi05_progress_ros.do"
 FIND_S = 10.0  # how long the node is looked for
@@ -82,14 +81,13 @@ class Doing:
 
     Args:
         node: of this program.
+        spin: lets its callbacks run for at most so many seconds.
         options: what is to be done.
         stop: set when the end is asked for.
     """
 
-    def __init__(self, node: Node, options: Options, stop: threading.Event) -> None:
-        self._options, self._stop = options, stop
-        self._executor = SingleThreadedExecutor()
-        self._executor.add_node(node)
+    def __init__(self, node: Node, spin: Callable[[float], None], options: Options, stop: threading.Event) -> None:
+        self._spin, self._options, self._stop = spin, options, stop
         name = f"/{options.node.lstrip('/')}"
         self._action = ActionClient(node, RunTask, f"{name}/run_task")
         self._arm = node.create_client(Arm, f"{name}/arm")
@@ -146,7 +144,7 @@ class Doing:
                 return REFUSED
             ending, canceled = goal.get_result_async(), False
             while not ending.done():
-                self._executor.spin_once(timeout_sec=0.05)
+                self._spin(0.05)
                 if self._stop.is_set() and not canceled:
                     canceled = bool(goal.cancel_goal_async())
                 if time.monotonic() - self._heard_s > GONE_S and not self._action.server_is_ready():
@@ -162,7 +160,7 @@ class Doing:
     def _until(self, met: Callable[[], bool], limit_s: float) -> None:
         until_s = time.monotonic() + limit_s
         while not met():
-            self._executor.spin_once(timeout_sec=0.05)
+            self._spin(0.05)
             if time.monotonic() > until_s:
                 raise UserError(f"no answer of {self._name} in {limit_s:g} s: is it running, active, in this domain?")
 
@@ -211,8 +209,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str], options: Options) -> int:
-    with ros_session(argv, (*END_SIGNALS, signal.SIGHUP)) as stop:
-        return Doing(Node("do", enable_rosout=False, start_parameter_services=False), options, stop).run()
+    with ros_session(argv, (*END_SIGNALS, signal.SIGHUP)) as stop, onlooker("do") as (node, spin):
+        return Doing(node, spin, options, stop).run()
 
 
 if __name__ == "__main__":

@@ -6,13 +6,12 @@ jump of the ROS clock cannot make old messages look fresh; stamps are judged apa
 
 from __future__ import annotations
 
-import functools
 import math
 import re
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -85,24 +84,24 @@ class Inputs:
     def __init__(self, limits: Limits, profile: RobotProfile | None = None) -> None:
         self._limits, self._profile = limits, profile
         self._lock = threading.Lock()
-        self._new: dict[str, Callable[[], Input]] = {}
         self._table: dict[str, Input] = {}
 
     def add(self, name: str, topic: str, *, image: bool, required: bool = True) -> None:
         """Declare an input before messages come."""
-        age = self._limits.image_age_s if image else self._limits.joint_age_s
-        known = {}
+        entry = Input(name, topic, required, self._limits.image_age_s if image else self._limits.joint_age_s)
         if image and self._profile:
-            delay_ns = round(self._profile.cameras[name].delay_s * 1e9)
-            known = {"delay_ns": delay_ns, "arms": self._profile.seen_arms(name)}
+            entry.delay_ns = round(self._profile.cameras[name].delay_s * 1e9)
+            entry.arms = self._profile.seen_arms(name)
         with self._lock:  # a stream's thread may store already while further inputs are declared
-            self._new[name] = functools.partial(Input, name, topic, required, age, **known)
-            self._table[name] = self._new[name]()
+            self._table[name] = entry
 
     def clear(self) -> None:
         """Forget all messages, as after a jump of the clock."""
         with self._lock:
-            self._table = {name: new() for name, new in self._new.items()}
+            self._table = {
+                name: Input(name, old.topic, old.required, old.max_age_s, delay_ns=old.delay_ns, arms=old.arms)
+                for name, old in self._table.items()
+            }
 
     def store(self, name: str, message: Any, now_ns: int) -> None:
         """A message has arrived; ``now_ns`` is the node's clock, which stands in for a stamp left empty."""

@@ -13,10 +13,11 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
 from rclpy.utilities import remove_ros_args
@@ -31,8 +32,7 @@ from .cameras.cameras import check_cameras, open_cameras
 from .cameras.delay import estimate_delay, reduced
 from .command_line import check_ranges, read_options
 from .inputs import Inputs, Limits
-from .parameters import QosOverrides
-from .ros_session import ros_session
+from .ros_session import onlooker, ros_session
 
 MODULE = "pi05_progress_ros.measure_delay"
 
@@ -49,29 +49,26 @@ class Options:
     """UDP port of the robot's video stream, where it has one; 0: as the profile says."""
 
 
-class Listener(QosOverrides, Node):
+class Listener:
     """Takes what cameras and arms say."""
 
-    def __init__(self, profile: RobotProfile, stream_port: int) -> None:
-        super().__init__("measure_delay")
+    def __init__(self, node: Node, profile: RobotProfile, stream_port: int) -> None:
+        self._node = node
         self._profile, self._inputs, self._lock = profile, Inputs(Limits(), profile), threading.Lock()
         self._small: dict[str, np.ndarray] = {}
         self._pictures: dict[str, list[tuple[float, float]]] = {key: [] for key in profile.cameras}
         self._joints: dict[str, list[tuple[float, np.ndarray]]] = {f"{arm}_arm": [] for arm in profile.arms}
-        self._cameras = open_cameras(self, profile, self._inputs, self._on_picture, stream_port)
+        self._cameras = open_cameras(node, profile, self._inputs, self._on_picture, stream_port)
         for name, arm in profile.arms.items():
-
-            def on_joints(message: JointState, name: str = name) -> None:
-                self._on_joints(name, message)
-
-            self.create_subscription(JointState, arm.state_topic, on_joints, qos_profile_sensor_data)
+            on_joints = partial(self._on_joints, name)
+            node.create_subscription(JointState, arm.state_topic, on_joints, qos_profile_sensor_data)
 
     def _on_joints(self, arm: str, message: JointState) -> None:
-        stamp_s = (stamp_ns(message) or self.get_clock().now().nanoseconds) * 1e-9
+        stamp_s = (stamp_ns(message) or self._node.get_clock().now().nanoseconds) * 1e-9
         try:
             position = joint_values(message, self._profile.arms[arm].joints, f"{arm}_arm")[0]
         except MessageError as error:
-            self.get_logger().warning(str(error), throttle_duration_sec=5.0)
+            self._node.get_logger().warning(str(error), throttle_duration_sec=5.0)
             return
         if not (taken := self._joints[f"{arm}_arm"]) or stamp_s > taken[-1][0]:
             taken.append((stamp_s, position))
@@ -86,7 +83,7 @@ class Listener(QosOverrides, Node):
                 try:
                     small = reduced(decode_image(entry.message, entry.name))
                 except MessageError as error:
-                    self.get_logger().warning(str(error), throttle_duration_sec=5.0)
+                    self._node.get_logger().warning(str(error), throttle_duration_sec=5.0)
                     continue
                 before = self._small.get(entry.name, small)
                 self._small[entry.name] = small
@@ -109,7 +106,6 @@ class Listener(QosOverrides, Node):
         """Listen no more."""
         for camera in self._cameras:
             camera.close()
-        self.destroy_node()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -124,17 +120,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str], options: Options) -> int:
     profile = RobotProfile.load(options.robot)
     check_cameras(profile)
-    with ros_session(argv) as stop:
-        listener, executor = Listener(profile, options.stream_port), SingleThreadedExecutor()
-        executor.add_node(listener)
+    with (
+        ros_session(argv) as stop,
+        onlooker("measure_delay") as (node, spin),
+        closing(Listener(node, profile, options.stream_port)) as listener,
+    ):
         print(f"move both arms, briskly and irregularly, for {options.seconds:g} s", flush=True)
         until_s = time.monotonic() + options.seconds
         while time.monotonic() < until_s and not stop.is_set():
-            executor.spin_once(timeout_sec=0.05)
-        try:
-            return _tell(listener, profile)
-        finally:
-            listener.close()
+            spin(0.05)
+    return _tell(listener, profile)
 
 
 def _tell(listener: Listener, profile: RobotProfile) -> int:

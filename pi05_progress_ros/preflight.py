@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -77,7 +78,7 @@ class Check(NamedTuple):
 
 
 class Live:
-    """What the robot says now; everything runs in this thread, nothing is published."""
+    """What the robot says now; nothing is commanded."""
 
     def __init__(self, node: Node, profile: RobotProfile) -> None:
         self._node, self._profile = node, profile
@@ -91,6 +92,11 @@ class Live:
             self.inputs.add(name, part.state_topic, image=False, required=isinstance(part, ArmProfile))
         node.create_subscription(String, profile.mode_topic, lambda message: self.robot.hear_mode(message.data), 10)
         node.create_subscription(Int32, profile.fsm_topic, lambda message: self.robot.hear_fsm(message.data), 10)
+
+    def close(self) -> None:
+        """Listen no more, before the node goes: pictures may come in threads of their own."""
+        for camera in self._cameras:
+            camera.close()
 
     def _store(self, name: str, message: JointState) -> None:
         self.inputs.store(name, message, self._node.get_clock().now().nanoseconds)
@@ -172,8 +178,11 @@ def _run(argv: Sequence[str], options: Options) -> None:
     starts = read_starts(options.checkpoint, profile)
     check_cameras(profile)
     data_hz, began_s = 1 / info.action_dt_s, time.monotonic()
-    with ros_session(argv) as stop, onlooker("preflight") as (node, spin):
-        live = Live(node, profile)
+    with (
+        ros_session(argv) as stop,
+        onlooker("preflight") as (node, spin),
+        closing(Live(node, profile)) as live,
+    ):
         look_s = began_s
         while (elapsed_s := time.monotonic() - began_s) < options.timeout:
             if stop.is_set():

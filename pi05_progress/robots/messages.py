@@ -170,12 +170,15 @@ def decode_image(message: Any, what: str) -> np.ndarray:
     return image
 
 
-def robot_frame(profile: RobotProfile, images: Mapping[str, Any], joints: Mapping[str, Any | None]) -> RobotFrame:
+def robot_frame(
+    profile: RobotProfile, images: Mapping[str, Any], joints: Mapping[str, Any | None], taken_ns: int | None = None
+) -> RobotFrame:
     """What the robot sensed, from the newest message of each input.
 
     Args:
         images: per camera key an image message, a picture of a video, or an RGB array (h, w, 3).
         joints: ``JointState`` messages by the names of ``RobotProfile.joint_parts``; arms are always needed.
+        taken_ns: when RGB arrays were taken, where that is known.
 
     Raises:
         MessageError: an input is missing or wrong; it is named.
@@ -188,6 +191,8 @@ def robot_frame(profile: RobotProfile, images: Mapping[str, Any], joints: Mappin
         if not isinstance(source, np.ndarray):
             stamps[key] = stamp_ns(source) - round(camera.delay_s * 1e9)
             source = decode_image(source, key)
+        elif taken_ns is not None:
+            stamps[key] = taken_ns
         pictures[key] = prepare_image(source, camera)
     state = joint_vector(profile, joints)
     present = {part: joints.get(part) for part in profile.joint_parts()}

@@ -82,9 +82,8 @@ class Geometry:
         pairs = combinations(range(len(self._names)), 2)
         self._pairs = [Pair(*pair, self._margin(watched, *pair)) for pair in pairs if self._may_meet(*pair)]
         boxes = np.arange(len(self._geoms)) >= capsules
-        reach = np.where(
-            boxes, 0.0, model.geom_rbound[self._geoms]
-        )  # of spheres around capsules; boxes are as they are
+        # Of spheres around capsules; boxes are as they are.
+        reach = np.where(boxes, 0.0, model.geom_rbound[self._geoms])
         self._one, self._other = np.array([pair[:2] for pair in self._pairs], int).reshape(-1, 2).T
         self._sides = np.where(boxes[:, None], model.geom_size[self._geoms], 0.0)[self._other]
         self._near = reach[self._one] + reach[self._other] + [pair.margin for pair in self._pairs]

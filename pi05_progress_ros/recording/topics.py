@@ -75,10 +75,8 @@ def recorded_topics(
 
 
 def _cameras(profile: RobotProfile, compressed: bool) -> list[RecordedTopic]:
-    from pi05_progress.robots.profile import (
-        IMAGE_TYPE,
-        PACKET_TYPE,
-    )  # not needed, and perhaps not installed, to list arguments
+    # Here: it is not needed, and perhaps not installed, where arguments are listed.
+    from pi05_progress.robots.profile import IMAGE_TYPE, PACKET_TYPE
 
     topics = []
     for camera in profile.cameras.values():

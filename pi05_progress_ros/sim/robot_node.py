@@ -98,8 +98,9 @@ class RobotNode(QosOverrides, Node):
 
     def _make_images(self, parameters: RobotParameters, profile: RobotProfile) -> ImagePublisher:
         require_backend()
-        port = parameters.stream_port or free_udp_port()
+        port = 0
         if profile.stream:
+            port = parameters.stream_port or free_udp_port()
             self.get_logger().info(f"its video goes to UDP port {port} of this machine: stream_port of the policy node")
         senders = CameraSenders(self, profile, parameters.image_scale, port=port)
         return ImagePublisher(self._robot.world.model, profile, parameters.image_scale, senders)

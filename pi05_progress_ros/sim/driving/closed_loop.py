@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
@@ -111,9 +111,7 @@ class ClosedLoop:
         world.reset(seed)
         robot = Robot(world)
         commander = Commander(robot, self._profile, settings.commands)
-        estimator = ProgressEstimator(
-            durations_s=self._policy.durations_s, temporal_head=self._policy.temporal_head
-        )  # fmt: skip
+        estimator = ProgressEstimator(durations_s=self._policy.durations_s, temporal_head=self._policy.temporal_head)
         outlet = _Newest()
         states = StatePublisher(outlet, robot, self._profile)
         control_ticks = max(1, round(STATE_HZ / settings.commands.rate_hz))
@@ -158,9 +156,8 @@ class ClosedLoop:
     def _frame(self, robot: Robot, messages: Mapping[str, Any]) -> RobotFrame:
         """What the node would have made of the robot's messages and pictures of this moment."""
         joints = {name: messages[part.state_topic] for name, part in self._profile.joint_parts().items()}
-        frame = robot_frame(self._profile, self._rig.render(robot.world.snapshot()), joints)
-        taken = dict.fromkeys(self._profile.cameras, robot.stamp_ns(robot.world.time_s))
-        return replace(frame, stamps_ns={**frame.stamps_ns, **taken})
+        images = self._rig.render(robot.world.snapshot())
+        return robot_frame(self._profile, images, joints, robot.stamp_ns(robot.world.time_s))
 
 
 class Commander:

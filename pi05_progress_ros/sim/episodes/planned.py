@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import replace
 
 import numpy as np
 from builtin_interfaces.msg import Time
@@ -127,11 +126,9 @@ class PlannedOperator:
         if self._policy is None or now > HELP_AFTER_S or self._rng.random() < self._planner_share:
             executed = Chunk(now, self._planner.action_dt_s, self._disturbed(plan))
         else:
-            frame = robot_frame(self._profile, images, joints)
-            stamps = dict.fromkeys(images, self._robot.stamp_ns(self._robot.world.time_s))
-            output = self._policy.infer(
-                replace(frame, stamps_ns={**frame.stamps_ns, **stamps}), self._robot.world.instruction
-            )
+            world = self._robot.world
+            frame = robot_frame(self._profile, images, joints, self._robot.stamp_ns(world.time_s))
+            output = self._policy.infer(frame, world.instruction)
             executed = Chunk(now, self._policy.action_dt_s, output.actions.astype(float))
         self._coming.append((now + LATENCY_S, executed))
 

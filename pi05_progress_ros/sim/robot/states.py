@@ -72,9 +72,8 @@ class StatePublisher:
             self._mode.publish(String(data=mode_text(mode)))
 
 
-STOP_AFTER_S = (
-    2.0  # from the decision to the episode's end, as people take a moment, too: what "done" looks like is in it
-)
+# From the decision to the episode's end, as people take a moment, too: what "done" looks like is in it.
+STOP_AFTER_S = 2.0
 TASK_EVERY = 30  # calls, which is a second: for those who start listening later
 OUTCOMES = {"unknown": EpisodeEvent.UNKNOWN, "success": EpisodeEvent.SUCCESS, "failure": EpisodeEvent.FAILURE}
 
