@@ -19,8 +19,7 @@ from .geometry import Geometry, Pair, Pose
 
 LINK_SPEED = 0.25  # m/s of any point of a link: ISO 10218-1, beside people
 OVER_S = 0.05  # for so long a measured number may be above its limit
-MEASURED_SPEED = 1.5  # share of the bound on links' commands that arms may reach in following them
-JOINT_SPEED = 2.0  # the same of joints, which relays let catch up at 1.5 times the bound
+MEASURED_SPEED = 1.5  # share of a bound on commands that arms may reach in following them
 LEAST_SPEED = 0.5  # rad/s: joints may reach that, however slowly they are commanded; measured speeds tremble
 ROUNDING = 1.001  # of commands that keep to their bounds
 BENT = 1.01  # half of a turn is a little more than half of the way
@@ -94,7 +93,7 @@ class Limits:
             about = self._profile.arms[arm]
             for what, size, most, unit in (
                 ("effort", np.abs(values.effort), about.max_effort or math.inf, "N m"),
-                ("speed", np.abs(values.velocity), max(JOINT_SPEED * self._speed, LEAST_SPEED), "rad/s"),
+                ("speed", np.abs(values.velocity), max(MEASURED_SPEED * self._speed, LEAST_SPEED), "rad/s"),
             ):
                 for at in np.flatnonzero(size > most):
                     bound, joint = float(np.broadcast_to(most, size.shape)[at]), about.joints[at]

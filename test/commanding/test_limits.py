@@ -171,7 +171,7 @@ def measured(position=ABOVE, **fields):
     ("fields", "text"),
     [
         ({"effort": -61.0}, "effort of l_joint1 measured: 61 N m, at most 60 N m are allowed"),
-        ({"velocity": 2.1}, "speed of l_joint1 measured: 2.1 rad/s, at most 2 rad/s are allowed"),
+        ({"velocity": 1.6}, "speed of l_joint1 measured: 1.6 rad/s, at most 1.5 rad/s are allowed"),
         ({"velocity": 1.4}, "speed of a link measured: "),
     ],
 )
