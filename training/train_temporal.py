@@ -24,7 +24,7 @@ from pi05_progress.checkpoints.description import ASSETS, CONFIG, PARAMS, Checkp
 from pi05_progress.checkpoints.digests import write_digests
 from pi05_progress.errors import UserError, run_program
 from pi05_progress.estimate.temporal import About, TemporalHead
-from pi05_progress.files import output_folder
+from pi05_progress.files.output_folder import LOCK, output_folder, refuse_overlap
 from pi05_progress.files.progress_bar import progress_bar
 from pi05_progress.policy import ALL_ON, Noise, PolicyOptions
 from pi05_progress.robots.profile import RobotProfile
@@ -76,20 +76,15 @@ def run(args: TemporalOptions) -> bytes:
     """Compute what is missing, train, calibrate, write; returns the head."""
     if args.steps < 1 or not (0 <= args.false_alarms < 1 and 0 <= args.unlike < 1):
         raise UserError("--steps must be at least 1, --false_alarms and --unlike shares from 0 to below 1")
-    output_folder.refuse_overlap(args.output, [args.checkpoint, *args.dataset])
+    refuse_overlap(args.output, [args.checkpoint, *args.dataset])
     info = read_info(args.checkpoint)
-    pending = output_folder.start_writing(args.output.absolute(), replaces=MARKERS if args.overwrite else None)
-    try:
+    with output_folder(args.output, replaces=MARKERS if args.overwrite else None) as partial:
         data = _head(args, info, *_streams(args, info))
-        ignored = shutil.ignore_patterns(TEMPORAL, f"{TEMPORAL}.*", output_folder.LOCK)
-        shutil.copytree(args.checkpoint, pending.path, ignore=ignored, dirs_exist_ok=True)
-        part = pending.path / TEMPORAL
-        part.mkdir()
-        (part / HEAD_FILE).write_bytes(data)
-        write_digests(part, pending.path)
-        output_folder.finish(pending)
-    finally:
-        pending.abandon()
+        ignored = shutil.ignore_patterns(TEMPORAL, f"{TEMPORAL}.*", LOCK)
+        shutil.copytree(args.checkpoint, partial, ignore=ignored, dirs_exist_ok=True)
+        (partial / TEMPORAL).mkdir()
+        (partial / TEMPORAL / HEAD_FILE).write_bytes(data)
+        write_digests(partial / TEMPORAL, partial)
     return data
 
 
