@@ -49,6 +49,7 @@ class Situation(NamedTuple):
         ended: how the last goal ended; None while there is one, or if there was none.
         interventions: of the operator in it.
         unwatched: which limits are not watched, and why.
+        operated: whether the robot is in teleoperation mode.
     """
 
     state: State
@@ -59,6 +60,7 @@ class Situation(NamedTuple):
     ended: Ending | None = None
     interventions: int = 0
     unwatched: tuple[str, ...] = ()
+    operated: bool = False
 
 
 class CommandExecutor:
@@ -211,7 +213,7 @@ class CommandExecutor:
             text = machine.text or self._waits_for
             return Situation(
                 machine.state, text, machine.full_speed, against, self._broken, machine.ended, machine.interventions,
-                self._unwatched,
+                self._unwatched, self._robot.mode[1] == Mode.TELEOPERATION,
             )  # fmt: skip
 
     # --- the thread ---

@@ -24,7 +24,7 @@ from pi05_progress_msgs.action import RunTask
 from pi05_progress_msgs.msg import EpisodeEvent
 from pi05_progress_msgs.srv import StopEpisode
 
-from ..commanding.commands import CommandExecutor
+from ..commanding.commands import CommandExecutor, Situation
 from ..commanding.goal import OUTCOMES, GoalJudge, GoalLimits
 from ..commanding.state_machine import Ending, Reason, State
 from ..recording.topics import EVENTS
@@ -34,6 +34,7 @@ ALONE_S = 0.5  # for how long no client at all may be seen before the goal of on
 LOOK_S = 0.1  # how often clients are looked for
 RUN, GO = "run_task", "go_to_start"
 NO_STARTS = "the checkpoint does not say where training episodes begin: python -m training.add_starts adds that"
+PHASES = ((EpisodeEvent.TAKEN_OVER, EpisodeEvent.HANDED_BACK), (EpisodeEvent.INVALID, EpisodeEvent.VALID))
 NUMBERS = ("max_duration_s", "success_threshold", "success_hold_s", "stall_timeout_s")
 
 
@@ -169,13 +170,14 @@ class RunTaskServer:
         )
         self._goal, self._began_s, self._judge = goal, now_s, GoalJudge(limits, now_s)
         self._heard, self._told, self._canceled = self._results.newest, None, False
+        self._phases, self._commanded = dict.fromkeys(PHASES, False), self._node.get_clock().now().to_msg()
         self._clients_s, self._looked_s = math.inf, -math.inf
         self._node.get_logger().info(f"goal: {request.task!r}" if kind == RUN else "the arms go to the start")
         self._moves = not request.look_only and self._commands.accept(self._starts.home if kind == GO else None)
         if not request.look_only and not self._moves:
             self._end(Ending(Reason.CANCELED, "the node was disarmed meanwhile"))
         elif self._moves and kind == RUN:
-            self._tell(EpisodeEvent(event=EpisodeEvent.START, episode_id=bytes(goal.goal_id.uuid).hex()), request.task)
+            self._tell(self._event(EpisodeEvent.START, goal))
 
     def _on_cancel(self, goal: ServerGoalHandle) -> CancelResponse:
         if self._goal is None or goal.goal_id != self._goal.goal_id:
@@ -194,14 +196,19 @@ class RunTaskServer:
             response.message = f"outcome is {request.outcome}, none of UNKNOWN, SUCCESS and FAILURE"
             return response
         judged = EpisodeEvent(event=EpisodeEvent.STOP, episode_id=told.episode_id, outcome=request.outcome)
+        judged.header.stamp, judged.task = self._node.get_clock().now().to_msg(), told.task
         judged.label, judged.progress = f"{JUDGED}{request.note}", told.progress
-        self._tell(judged, told.task)
+        self._tell(judged)
         response.accepted, response.episode_id, response.message = True, told.episode_id, "judged"
         return response
 
-    def _tell(self, event: EpisodeEvent, task: str) -> None:
-        """Publish an event of a goal, for recordings: a goal that moves the robot is an episode."""
-        event.header.stamp, event.task = self._node.get_clock().now().to_msg(), task
+    def _event(self, kind: int, goal: ServerGoalHandle) -> EpisodeEvent:
+        """One that happens now, for recordings: a goal that moves the robot is an episode."""
+        event = EpisodeEvent(event=kind, episode_id=bytes(goal.goal_id.uuid).hex(), task=goal.request.task)
+        event.header.stamp, event.progress = self._node.get_clock().now().to_msg(), math.nan
+        return event
+
+    def _tell(self, event: EpisodeEvent) -> None:
         self._events.publish(event)
         self._told_of = event
 
@@ -221,6 +228,8 @@ class RunTaskServer:
             feedback = RunTask.Feedback(state=int(now.state), state_text=now.text, elapsed_s=now_s - self._began_s)
             feedback.progress = newest
             self._goal.publish_feedback(feedback)
+        if self._moves and self._kind == RUN:
+            self._tell_phases(now)
         if self._moves and self._alone(now_s):
             self._commands.disarm(Reason.CANCELED, "the goal's client has gone")
             now = self._commands.situation()
@@ -229,6 +238,20 @@ class RunTaskServer:
             ending = ending or Ending(Reason.CANCELED, "the goal was canceled")
         if ending := ending or self._judge.ending(now_s):
             self._end(ending)
+
+    def _tell_phases(self, now: Situation) -> None:
+        """Tell when the operator has taken over and handed back; in between, when the robot obeys him no more."""
+        taken_over = now.state == State.TAKEN_OVER
+        present = taken_over, taken_over and not now.operated
+        for phase, there in zip(PHASES, present, strict=True):
+            if there != self._phases[phase]:
+                self._phases[phase] = there
+                event = self._event(phase[not there], self._goal)
+                if phase[not there] == EpisodeEvent.TAKEN_OVER:  # known late: a robot's mode comes once a second
+                    event.header.stamp = self._commanded
+                self._tell(event)
+        if now.state not in (State.HOLDING, State.TAKEN_OVER):
+            self._commanded = self._node.get_clock().now().to_msg()
 
     def _alone(self, now_s: float) -> bool:
         """Whether every client of the action has gone, that of the goal among them; before one is seen, none has."""
@@ -251,10 +274,10 @@ class RunTaskServer:
         )  # fmt: skip
         self._node.get_logger().info(f"goal {goal.request.task!r} ended, {ending.reason.name}: {ending.text}")
         if self._moves and self._kind == RUN:
-            stop = EpisodeEvent(event=EpisodeEvent.STOP, episode_id=bytes(goal.goal_id.uuid).hex())
+            stop = self._event(EpisodeEvent.STOP, goal)
             stop.outcome, stop.progress = result.outcome, result.final_progress
             stop.label = goal_note(ending.reason.name, self._heard.model_id, result.interventions, ending.text)
-            self._tell(stop, goal.request.task)
+            self._tell(stop)
         if goal.is_cancel_requested:
             goal.canceled()
         elif result.outcome == RunTask.Result.SUCCESS:

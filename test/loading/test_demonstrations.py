@@ -48,6 +48,29 @@ def test_actions_end_before_a_mistake_and_do_not_count_within_it(root):
     np.testing.assert_array_equal(samples.action_is_pad[far], plain.action_is_pad[far])
 
 
+@pytest.mark.parametrize(("interventions", "learnt"), [("only", True), ("also", None), ("never", False)])
+def test_whose_actions_are_learnt_is_chosen_by_who_commanded(root, interventions, learnt):
+    taken = (np.arange(FRAMES) >= 20) & (np.arange(FRAMES) < 26)  # of the second episode
+    add_column(root, layout.INTERVENTION, layout.scalar("bool"), taken)
+    samples, notes = samples_of(root, interventions=interventions)
+    right = np.ones(FRAMES, bool) if learnt is None else taken == learnt
+    np.testing.assert_array_equal(samples.action_weight, right.astype(np.float32))
+    pad = samples.action_is_pad[[18, 23]].sum(1).tolist()  # chunks that count, of 6 rows, end where another commands
+    assert pad == {"only": [0, 3], "also": [0, 0], "never": [4, 0]}[interventions]
+    wrong = FRAMES - right.sum()
+    said = f"{wrong} frames are not to be imitated (demonstration.valid, --data.interventions {interventions})"
+    assert (said in notes) == (interventions != "also")
+    with loader(root, interventions=interventions, validation_fraction=0, batch_size=FRAMES) as data:
+        batch = next(data)
+    rows = [sum(LENGTHS[:episode]) + frame for _, episode, frame in batch.origin.tolist()]
+    np.testing.assert_array_equal(batch.action_weight, right[rows].astype(np.float32))
+
+
+def test_corrections_that_are_not_there_cannot_be_learnt(root):
+    with pytest.raises(DataConfigError, match=r"interventions only: in no frame .* had an operator taken over"):
+        loader(root, interventions="only")
+
+
 def test_what_was_right_is_learnt_where_something_else_was_executed(root):
     chunks = np.random.default_rng(0).uniform(-1, 1, (FRAMES, 4, ROBOT.action_size)).astype(np.float32)
     names = [f"{joint}.{row}" for row in range(4) for joint in ROBOT.joints]

@@ -4,6 +4,7 @@
   episode does not have;
 - ``demonstration.valid``: whether the frame's action is to be imitated: not from a mistake until it is being made
   good, and not in pauses;
+- ``intervention``: whether the operator had taken over from the policy;
 - ``demonstration.actions``: the chunk of actions that was right in this frame, where another one was executed: rows at
   the data set's rate from the frame on, arm targets in rad and grippers' command numbers, as a model learns them.
 
@@ -22,7 +23,7 @@ from pi05_progress.robots.messages import stamp_ns
 from pi05_progress.robots.profile import RobotProfile
 from training.datasets import layout
 
-from .episodes import Candidate
+from .episodes import Candidate, Phase
 from .faults import BagError
 from .reading import Bag
 from .segments import Segment
@@ -36,6 +37,7 @@ class Columns:
 
     objects: tuple[str, ...] = ()  # of all its recordings
     valid: bool = False
+    intervention: bool = False
     chunk_rows: int = 0
 
     def features(self, profile: RobotProfile) -> dict[str, layout.Feature]:
@@ -46,6 +48,8 @@ class Columns:
             features[layout.TRUTH_POSITIONS] = layout.vector(names)
         if self.valid:
             features[layout.DEMONSTRATION_VALID] = layout.scalar("bool")
+        if self.intervention:
+            features[layout.INTERVENTION] = layout.scalar("bool")
         if self.chunk_rows:
             names = [f"{joint}.{row}" for row in range(self.chunk_rows) for joint in profile.layout.joints]
             features[layout.DEMONSTRATION_ACTIONS] = layout.vector(names)
@@ -57,7 +61,8 @@ def columns_of(truths: Sequence[Truth], candidates: Sequence[Candidate], fps: in
     longest = max((truth.chunk_s for truth in truths), default=0.0)
     return Columns(
         tuple(dict.fromkeys(name for truth in truths for name in truth.objects)),
-        any(candidate.invalid for candidate in candidates),
+        any(candidate.invalid or candidate.taken_over for candidate in candidates),
+        any(candidate.taken_over for candidate in candidates),
         int(longest * fps + 1e-6) + 1 if longest else 0,
     )
 
@@ -67,10 +72,12 @@ def rows_of(
 ) -> dict[str, np.ndarray]:
     """A segment's rows of each column, in the type of its feature."""
     grid, read = segment.grid, segment.read
-    times = np.array([grid.time_ns(index) for index in range(grid.count)])
+    times = np.array(grid.times_ns())
     rows: dict[str, np.ndarray] = {}
     if columns.valid:
-        rows[layout.DEMONSTRATION_VALID] = _valid(candidate, segment.stretch, times)
+        rows[layout.DEMONSTRATION_VALID] = ~within(candidate.invalid, segment)
+    if columns.intervention:
+        rows[layout.INTERVENTION] = within(candidate.taken_over, segment)
     if columns.objects:
         rows[layout.TRUTH_POSITIONS] = np.zeros((grid.count, 3 * len(columns.objects)), np.float32)
         at = [3 * columns.objects.index(name) + axis for name in truth.objects for axis in range(3)]
@@ -81,11 +88,12 @@ def rows_of(
     return rows
 
 
-def _valid(candidate: Candidate, stretch: int, times: np.ndarray) -> Bool[np.ndarray, " n"]:
-    valid = np.ones(len(times), bool)
-    for start, stop in candidate.invalid:
-        valid &= ~(_passed(start, stretch, times) & ~_passed(stop, stretch, times))
-    return valid
+def within(phases: Sequence[Phase], segment: Segment) -> Bool[np.ndarray, " n"]:
+    """Which frames of a segment are within one of these."""
+    times, found = np.array(segment.grid.times_ns()), np.zeros(segment.grid.count, bool)
+    for start, stop in phases:
+        found |= _passed(start, segment.stretch, times) & ~_passed(stop, segment.stretch, times)
+    return found
 
 
 def _passed(event: Event | None, stretch: int, times: np.ndarray) -> Bool[np.ndarray, " n"]:

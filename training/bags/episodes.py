@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pi05_progress.robots.episode_notes import ABORTED, CUT_OFF, INVALID, JUDGED, VALID
+from pi05_progress.robots.episode_notes import ABORTED, CUT_OFF, HANDED_BACK, INVALID, JUDGED, TAKEN_OVER, VALID
 from training.datasets.progress_meta import Outcome
 
 from .first_pass import Scan
@@ -15,7 +15,11 @@ from .options import Mode
 from .timeline import Event, Mark
 
 START, STOP, MILESTONE = 0, 1, 2  # EpisodeEvent.event
-KINDS = {STOP: "stop", MILESTONE: "milestone", INVALID: "not to imitate", VALID: "to imitate again"}
+KINDS = {
+    STOP: "stop", MILESTONE: "milestone", INVALID: "not to imitate", VALID: "to imitate again",
+    TAKEN_OVER: "taken over", HANDED_BACK: "handed back",
+}  # fmt: skip
+Phase = tuple[Event, Event | None]  # the events that begin and end it; None: it lasts to the episode's end
 OUTCOMES = (Outcome.UNKNOWN, Outcome.SUCCESS, Outcome.FAILURE)  # by EpisodeEvent.outcome
 
 
@@ -38,8 +42,8 @@ class Candidate:
     outcome: Outcome = Outcome.UNKNOWN  # how it ended
     note: str = ""
     milestones: tuple[tuple[str, int, int], ...] = ()  # label, stretch and stamp in ns of each
-    # where actions are not to be imitated: the events that begin and end it; None at the episode's end
-    invalid: tuple[tuple[Event, Event | None], ...] = ()
+    invalid: tuple[Phase, ...] = ()  # where actions are not to be imitated
+    taken_over: tuple[Phase, ...] = ()  # where the operator commanded, not the policy
 
 
 @dataclass
@@ -101,7 +105,7 @@ def _by_marks(scan: Scan) -> Found:
 def _by_events(scan: Scan, keep_aborted: bool) -> Found:
     found = Found("events")
     opened: dict[str, list[Event]] = {}
-    if unknown := sorted({event.event for event in scan.events} - {START, STOP, MILESTONE, INVALID, VALID}):
+    if unknown := sorted({event.event for event in scan.events} - {START, *KINDS}):
         found.notes.append(f"episode events of kinds that are not known, {unknown}, are passed over")
     for event in (event for event in scan.events if event.event not in unknown):
         if event.event == START:
@@ -145,17 +149,18 @@ def _candidate(events: Sequence[Event], stop: Event, taken: Sequence[str]) -> Ca
         outcome_of(stop),
         stop.label,
         tuple((event.label, event.stretch, event.stamp_ns) for event in events[1:] if event.event == MILESTONE),
-        tuple(_invalid([event for event in events if event.event in (INVALID, VALID)])),
+        tuple(_phases(events, INVALID, VALID)),
+        tuple(_phases(events, TAKEN_OVER, HANDED_BACK)),
     )
 
 
-def _invalid(events: Sequence[Event]) -> Iterator[tuple[Event, Event | None]]:
-    """From each event after which actions are not to be imitated to the one after which they are again."""
+def _phases(events: Sequence[Event], begin: int, end: int) -> Iterator[Phase]:
+    """From each event of one kind to the next one of another."""
     begun: Event | None = None
     for event in events:
-        if event.event == INVALID:
+        if event.event == begin:
             begun = begun or event
-        elif begun is not None:
+        elif event.event == end and begun is not None:
             yield begun, event
             begun = None
     if begun is not None:

@@ -25,7 +25,7 @@ OTHER_KINDS = {
 }
 STREAM_HINT = "A camera that was recorded on a topic of its own: --camera KEY=TOPIC."
 Kind = Literal["raw", "compressed", "packets", "joints", "number", "pose"]
-Role = Literal["camera", "state", "action"]
+Role = Literal["camera", "state", "action", "operator"]  # the last: actions while the operator has taken over
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Source:
     @property
     def name(self) -> str:
         """What it is in reports."""
-        return f"action {self.part}" if self.role == "action" else self.part
+        return f"{self.role} {self.part}" if self.role in ("action", "operator") else self.part
 
     @property
     def has_header(self) -> bool:
@@ -108,6 +108,8 @@ class _Choice:
             self._arm(arm)
             if arm in self._profile.grippers:
                 self._gripper(arm)
+        if self._options.actions == "policy":
+            self._operators()
         if self._problems:
             raise BagError(" ".join([f"{'; '.join(self._problems)}.", *sorted(self._hints)]))
         marks = self._topics.get(self._named(self._profile.marks.topic))
@@ -160,6 +162,15 @@ class _Choice:
                 self._absent.append(f"action {part}" if role == "action" else part)
             else:
                 self._add(part, topic, role, hint)
+
+    def _operators(self) -> None:
+        """What the operator commands after a takeover, as far as it is there; it need not be."""
+        commands = {f"{side}_arm": arm.teleoperation_topic for side, arm in self._profile.arms.items()}
+        commands |= {f"{side}_gripper": of.teleoperation_topic for side, of in self._profile.grippers.items()}
+        for source in [of for of in self._sources.values() if of.role == "action"]:
+            topic = self._named(commands[source.part]) if source.part in commands else source.topic
+            if topic in self._topics:
+                self._add(source.part, topic, "operator")
 
     def _add(self, part: str, topic: str, role: Role, hint: str = "") -> None:
         """Take a topic for a part; where it is missing, that and the hint are told."""

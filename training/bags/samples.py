@@ -23,6 +23,10 @@ class Grid:
         """When a frame is."""
         return self.start_ns + round(index * 10**9 / self.fps)
 
+    def times_ns(self) -> list[int]:
+        """When all frames are."""
+        return [self.time_ns(index) for index in range(self.count)]
+
     def index_at(self, time_ns: int) -> int:
         """The first frame at or after a time, within the episode."""
         index = -((self.start_ns - time_ns) * self.fps // 10**9)

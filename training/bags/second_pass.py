@@ -16,6 +16,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from jaxtyping import Bool
 
 from training.datasets.frames import Thumbnail
 from training.datasets.layout import ACTION, DEMONSTRATION_VALID, STATE
@@ -23,7 +24,7 @@ from training.datasets.statistics import Stats, picture_stats, sample_frames
 from training.datasets.video import VideoFile, VideoOptions
 from training.datasets.writer import VECTOR_FILES
 
-from .columns import Columns, rows_of
+from .columns import Columns, rows_of, within
 from .episodes import Candidate
 from .first_pass import Scan
 from .message_types import Stored
@@ -83,9 +84,11 @@ def convert_episode(
             for segment in plan.segments:
                 out = folder / f"part_{segment.part:03d}"
                 out.mkdir(exist_ok=True)
-                made = _made(bag, scan, segment, options, sizes, out)
+                made, idle = _made(bag, scan, candidate, segment, options, sizes, out)
                 ends = _reaches_end(candidate, segment, options.max_gap_ns)
-                made["not_to_imitate"] = _write_columns(bag, scan, candidate, segment, options, columns, out)
+                made["not_to_imitate"] = _write_columns(
+                    rows_of(columns, bag, scan.truth, candidate, segment, options.profile), idle, out
+                )
                 parts.append(Part(**made, milestones=_milestones(candidate, segment), ends=ends))
             return Converted(parts, plan.reasons, plan.notes)
         except GapError as gap:
@@ -95,19 +98,21 @@ def convert_episode(
     return Converted([], [*plan.reasons, f"more than {MAX_REPLANS} gaps"], plan.notes)
 
 
-def _write_columns(
-    bag: Bag, scan: Scan, candidate: Candidate, segment: Segment, options: Options, columns: Columns, folder: Path
-) -> int:
+def _write_columns(rows: dict[str, np.ndarray], idle: Bool[np.ndarray, " n"], folder: Path) -> int:
     """Write each further column's rows; returns the number of frames that are not to be imitated."""
-    rows = rows_of(columns, bag, scan.truth, candidate, segment, options.profile)
+    if DEMONSTRATION_VALID in rows:
+        rows[DEMONSTRATION_VALID] &= ~idle
     for name, values in rows.items():
         np.save(folder / f"{name}.npy", values)
     return int((~rows[DEMONSTRATION_VALID]).sum()) if DEMONSTRATION_VALID in rows else 0
 
 
-def _made(bag: Bag, scan: Scan, segment: Segment, options: Options, sizes: Sizes, folder: Path) -> dict[str, Any]:
-    """Make a segment's files in a folder; returns fields of ``Part``."""
+def _made(
+    bag: Bag, scan: Scan, candidate: Candidate, segment: Segment, options: Options, sizes: Sizes, folder: Path
+) -> tuple[dict[str, Any], Bool[np.ndarray, " n"]]:
+    """Make a segment's files in a folder; returns fields of ``Part``, and in which frames nobody commands."""
     grid, failed = segment.grid, threading.Event()
+    taken_over = within(candidate.taken_over if options.actions == "policy" else (), segment)
     cameras: dict[str, _CameraThread] = {}
     for source in scan.inputs.of_role("camera"):
         pictures = Pictures(source, options, grid, bag.deserialize, sizes[source.name])
@@ -116,7 +121,7 @@ def _made(bag: Bag, scan: Scan, segment: Segment, options: Options, sizes: Sizes
     by_topic = scan.inputs.by_topic()
     state, action = (folder / VECTOR_FILES[name] for name in (STATE, ACTION))
     with state.open("wb") as states, action.open("wb") as actions:
-        table = Table(options, scan, grid, states.write, actions.write, bag.deserialize)
+        table = Table(options, scan, grid, taken_over, states.write, actions.write, bag.deserialize)
         try:
             for message in bag.messages(by_topic.keys(), *segment.read):
                 if failed.is_set():
@@ -139,8 +144,8 @@ def _made(bag: Bag, scan: Scan, segment: Segment, options: Options, sizes: Sizes
                 raise thread.error
         table.close()
     counts = {name: thread.pictures.track.counts for name, thread in cameras.items()}
-    counts |= {name: track.counts for name, track in table.tracks.items()}
-    return {
+    counts |= {name: track.counts for name, track in table.tracks.items() if track.counts.received}
+    facts = {
         "folder": folder.name,
         "start_ns": grid.start_ns,
         "frames": grid.count,
@@ -153,6 +158,7 @@ def _made(bag: Bag, scan: Scan, segment: Segment, options: Options, sizes: Sizes
             for name, thread in cameras.items()
         },
     }
+    return facts, table.idle
 
 
 class _CameraThread:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from .episodes import Candidate, Span
 from .first_pass import Scan
+from .inputs import Source
 from .options import Options
 from .samples import GapError, Grid
 from .timeline import Stretch
@@ -67,6 +68,8 @@ class _Planning:
         self._reasons: list[str] = []
         self._notes: list[str] = []
         self._shortened = False
+        # Whose commands are in force then is not known before the second pass, nor whether any are missing.
+        self._alternating = bool(candidate.taken_over) and options.actions == "policy"
 
     def plan(self) -> Plan:
         pieces = []
@@ -98,8 +101,11 @@ class _Planning:
     def _pieces(self, span: Span) -> list[tuple[int, int]]:
         """The parts of a span that can be used."""
         scan, stretch = self._scan, self._scan.stretches[span.stretch]
-        pausing = {name for name, source in scan.inputs.sources.items() if source.may_pause and scan.changes.get(name)}
-        if missing := [name for name in scan.inputs.sources if name not in stretch.timings and name not in pausing]:
+        sources = scan.inputs.sources
+        pausing = {name for name, source in sources.items() if source.may_pause and scan.changes.get(name)}
+        needed = [name for name, source in sources.items() if source.role != "operator"]
+        needed += [f"operator {source.part}" for source in scan.inputs.of_role("action") if self._alternating]
+        if missing := [name for name in needed if name not in stretch.timings and name not in pausing]:
             self._reasons.append(f"nothing from {', '.join(missing)}")
             return []
         start, stop, gaps = self._narrowed(span.stretch, *self._usable(stretch, span))
@@ -108,7 +114,7 @@ class _Planning:
             return []
         known = [(gap.cut, gap.reason()) for gap in gaps]
         for name, timing in stretch.timings.items():
-            for a, b in timing.gaps:
+            for a, b in timing.gaps if self._judged(sources[name]) else ():
                 kind = "clock jumped ahead by" if (a, b) in timing.jumps else "gap of"
                 known.append(((a, b), f"{name}: {kind} {(b - a) * 1e-9:.2f} s at {_at(a, start)}"))
         for a, b in scan.breaks:
@@ -117,6 +123,10 @@ class _Planning:
         self._reasons += [why for _, why in inside]
         return _without(start, stop, sorted(cut for cut, _ in inside))
 
+    def _judged(self, source: Source) -> bool:
+        """Whether silence of an input speaks against an episode already now."""
+        return source.role != "operator" and not (self._alternating and source.role == "action")
+
     def _usable(self, stretch: Stretch, span: Span) -> tuple[int, int]:
         """Where all inputs have begun and none has ended, within the span."""
         scan, max_gap_ns = self._scan, self._options.max_gap_ns
@@ -124,14 +134,17 @@ class _Planning:
         firsts, lasts = {}, {}
         for name, timing in stretch.timings.items():
             source = scan.inputs.sources[name]
+            if source.role == "operator":
+                continue
             if source.may_pause:
                 firsts[name] = scan.changes[name][0][0] if scan.changes.get(name) else timing.first
                 continue
             firsts[name] = timing.first
             if source.kind == "packets":  # decoding begins at a key frame
                 firsts[name] = timing.keys[0][0] if timing.keys else timing.last + 1
-            lasts[name] = timing.last + (max_gap_ns if source.role == "action" else 0)
-            lasts[name] += half if source.role == "camera" else 0
+            if self._judged(source):
+                lasts[name] = timing.last + (max_gap_ns if source.role == "action" else 0)
+                lasts[name] += half if source.role == "camera" else 0
         end = max(timing.last for timing in stretch.timings.values()) if span.stop_ns is None else span.stop_ns
         late, early = max(firsts, key=firsts.get), min(lasts, key=lasts.get)
         begin = min(firsts.values()) if span.start_ns is None else span.start_ns

@@ -43,6 +43,7 @@ STAGE_COLUMN = "progress.stage"
 SECONDS_REMAINING_COLUMN = "progress.seconds_remaining"
 TRUTH_POSITIONS = "truth.positions"  # of objects, m in the robot's base frame; from a simulation
 DEMONSTRATION_VALID = "demonstration.valid"  # whether a frame's action is to be imitated
+INTERVENTION = "intervention"  # whether the operator commanded in a frame, in an episode of a policy
 DEMONSTRATION_ACTIONS = "demonstration.actions"  # the chunk that was right where another was executed
 OTHER_LABELS = (VALID_COLUMN, STAGE_COLUMN, SECONDS_REMAINING_COLUMN)
 

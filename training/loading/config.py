@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pi05_progress.errors import UserError
 
@@ -17,6 +17,8 @@ else:
     NO_FLAG, NOT_SHOWN = Fixed, SuppressFixed
     ALWAYS_THERE = AvoidSubcommands  # what may be None is given by its fields, not by a command of its own
     ALSO_CACHE = arg(aliases=["--cache"])
+
+Interventions = Literal["only", "also", "never"]
 
 
 class DataConfigError(UserError):
@@ -44,6 +46,9 @@ class DataConfig:
     failed_actions: bool = False
     """Imitate episodes that failed, were aborted or cut off, too (meta/progress.json says which); off: their actions do
     not count, their progress labels do. Episodes of which nothing is known are imitated."""
+    interventions: Interventions = "also"
+    """Whose actions are learnt where operators took over from a policy (the column intervention): only the operators',
+    also the policy's, or never the operators'. Progress is learnt from all frames."""
     validation_fraction: float = 0.1
     """Share of each data set's episodes that is held out, at least one episode; 0 holds out none."""
     seed_split: int = 0

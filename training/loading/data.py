@@ -59,7 +59,8 @@ class Data:
             *self.said,
         ]
         if wrong := sum(len(rows.not_imitated) for rows in self.rows if rows.not_imitated is not None):
-            notes.append(f"{wrong} frames are not to be imitated ({layout.DEMONSTRATION_VALID})")
+            chosen = "" if config.interventions == "also" else f", --data.interventions {config.interventions}"
+            notes.append(f"{wrong} frames are not to be imitated ({layout.DEMONSTRATION_VALID}{chosen})")
         if bad := sum(sum(of) for of in map(_unsuccessful, self.metas, self.datasets)):
             notes.append(
                 f"{bad} episode{'s' * (bad > 1)} failed or {'were' if bad > 1 else 'was'} cut off: their actions "
@@ -83,7 +84,13 @@ def read_data(config: DataConfig, model: Pi05Config, before: Sequence[SetSplit] 
     columns = label_columns(config, datasets, metas)
     rows = [
         load_rows(
-            dataset, profile, column, proprioception=model.state_token, hands=model.hands > 0, positions=model.positions
+            dataset,
+            profile,
+            column,
+            proprioception=model.state_token,
+            hands=model.hands > 0,
+            positions=model.positions,
+            interventions=config.interventions,
         )
         for dataset, column in zip(datasets, columns, strict=True)
     ]
@@ -100,6 +107,14 @@ def read_data(config: DataConfig, model: Pi05Config, before: Sequence[SetSplit] 
     ]
     _check_imitated(datasets, imitated, out)
     is_out = [_rows_of(of.starts, episodes) for of, episodes in zip(rows, out, strict=True)]
+    training = [np.flatnonzero(~of) for of in is_out]
+    if config.interventions == "only" and all(
+        np.isin(trained, of.not_imitated).all() for trained, of in zip(training, rows, strict=True)
+    ):
+        raise DataConfigError(
+            "--data.interventions only: in no frame that is trained on had an operator taken over "
+            f"({layout.INTERVENTION}), so no actions would be learnt; add recordings with takeovers, or choose also"
+        )
     return Data(
         robot=profile.layout,
         datasets=datasets,
@@ -108,7 +123,7 @@ def read_data(config: DataConfig, model: Pi05Config, before: Sequence[SetSplit] 
         features=features,
         held_out=out,
         rows=rows,
-        training=[np.flatnonzero(~of) for of in is_out],
+        training=training,
         validation=[np.flatnonzero(of) for of in is_out],
         imitated=imitated,
         stats=stats,

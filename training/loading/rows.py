@@ -18,11 +18,12 @@ from pi05_progress.units.transforms import actions_to_model, hands_to_model, pro
 
 from ..datasets import layout
 from ..datasets.reader import Dataset
-from .config import DataConfigError
+from .config import DataConfigError, Interventions
 from .split import episode_name
 
 FURTHER = (
     layout.DEMONSTRATION_VALID,
+    layout.INTERVENTION,
     layout.DEMONSTRATION_ACTIONS,
     layout.TRUTH_POSITIONS,
 )  # columns that may be there
@@ -107,6 +108,7 @@ def load_rows(
     proprioception: bool = False,
     hands: bool = False,
     positions: Sequence[str] = (),
+    interventions: Interventions = "also",
 ) -> Rows:
     """Read and check the columns that training needs; pictures are not among them.
 
@@ -116,6 +118,7 @@ def load_rows(
         proprioception: whether positions are read for a state token.
         hands: whether it is told of hands, too.
         positions: things whose positions are read, of those that the data set has.
+        interventions: which frames' actions are right, by whether the operator had taken over from a policy.
 
     Raises:
         DatasetError: a feature is missing, or a file damaged.
@@ -176,8 +179,19 @@ def load_rows(
     return dataclasses.replace(
         rows,
         names=tuple(names[episode.index] for episode in dataset.episodes),
+        not_imitated=_not_imitated(found, n, interventions),
         **_further(dataset, found, positions, profile.layout.action_size),
     )
+
+
+def _not_imitated(
+    found: Mapping[str, np.ndarray], count: int, interventions: Interventions
+) -> Int64[np.ndarray, " m"] | None:
+    wrong = ~found.get(layout.DEMONSTRATION_VALID, np.ones(count, bool)).astype(bool)
+    if interventions != "also":
+        taken_over = found.get(layout.INTERVENTION, np.zeros(count, bool)).astype(bool)
+        wrong |= taken_over == (interventions == "never")
+    return np.flatnonzero(wrong) if wrong.any() or layout.DEMONSTRATION_VALID in found else None
 
 
 def _further(
@@ -185,8 +199,6 @@ def _further(
 ) -> dict[str, np.ndarray]:
     """Fields of the rows made of the columns that only some data sets have."""
     rows: dict[str, np.ndarray] = {}
-    if (valid := found.get(layout.DEMONSTRATION_VALID)) is not None:
-        rows["not_imitated"] = np.flatnonzero(~valid.astype(bool))
     if (chunks := found.get(layout.DEMONSTRATION_ACTIONS)) is not None:
         rows["chunks"] = chunks.reshape(len(chunks), -1, action_size).astype(np.float32)
     if (truth := found.get(layout.TRUTH_POSITIONS)) is not None:
