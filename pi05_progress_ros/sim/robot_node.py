@@ -2,8 +2,8 @@
 
 Threads: one steps the physics at 200 Hz and publishes states (main thread, ``physics_loop.py``), one renders and
 publishes images on snapshots (``image_publisher.py``), one runs the executor whose callbacks only store commands
-(``command_listener.py``, ``requests.py``). `_lock` guards what callbacks and the physics thread share: the robot and
-the mode.
+(``command_listener.py``) and requests. `_lock` guards what callbacks and the physics thread share: the robot and the
+mode.
 """
 
 from __future__ import annotations

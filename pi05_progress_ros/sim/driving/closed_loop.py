@@ -23,7 +23,6 @@ from pi05_progress.estimate.estimator import ProgressEstimator
 from pi05_progress.estimate.status import Status
 from pi05_progress.observation import PolicyOutput, RobotFrame
 from pi05_progress.policy import OutputChecker, OutputError, Policy
-from pi05_progress.robots.joints import JointValues
 from pi05_progress.robots.messages import robot_frame
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.robots.states import Mode
@@ -181,7 +180,7 @@ class Commander:
         """Command what is due."""
         now, fsm = self._robot.now_s, int(self._robot.machine.state)
         target = self.timeline.target(now)
-        arms = {side: JointValues(*self._robot.world.arm_state(side)) for side in self._profile.arms}
+        arms = {side: self._robot.world.arm_state(side) for side in self._profile.arms}
         measured = positions(arms)
         if target is not None:
             self._machine.begin(now)

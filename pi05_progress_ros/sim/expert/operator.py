@@ -39,7 +39,7 @@ class OperatorTopics:
         """Send a command, and the buttons as they are ``now_s`` into an episode whose work ended at ``finished_s``."""
         for side in self._profile.arms:
             joints, gripper = self._profile.arms[side].joints, self._profile.grippers[side].joint
-            # All fields are filled, as robots do; see episodes/bag.py for what empty ones would lead to.
+            # All fields are filled, as robots do; see episodes/generation.py for what empty ones would lead to.
             message = JointState(name=list(joints), position=getattr(command, side).tolist())
             message.velocity = message.effort = [0.0] * len(joints)
             message.header.stamp = stamp

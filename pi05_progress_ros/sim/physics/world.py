@@ -8,6 +8,8 @@ from typing import Literal, NamedTuple
 import mujoco
 import numpy as np
 
+from pi05_progress.robots.joints import JointValues
+
 from .laboratory import Furnished, Laboratory
 from .scene import FINGER_TRAVEL, TIMESTEP_S, arm_table, make_spec
 from .tasks import make_task
@@ -17,14 +19,6 @@ from .variation import Physics, Variation
 ArmCommand = Literal["position", "velocity"]
 TASK_PERIOD_S = 0.02  # how often the task's conditions are looked at
 MAX_LAG = 0.15  # rad: how far an integrated velocity target may run ahead of the joint
-
-
-class ArmState(NamedTuple):
-    """An arm's joints: position rad, velocity rad/s, effort N m (float64 (n,) each)."""
-
-    position: np.ndarray
-    velocity: np.ndarray
-    effort: np.ndarray
 
 
 class GripperState(NamedTuple):
@@ -145,10 +139,10 @@ class World:
         """(n,) nominal pose, rad."""
         return arm_table().home[side].copy()
 
-    def arm_state(self, side: str) -> ArmState:
-        """What the arm's encoders and currents say now."""
+    def arm_state(self, side: str) -> JointValues:
+        """What the arm's encoders and currents say now, float64."""
         index = self._index[side]
-        return ArmState(
+        return JointValues(
             self.data.qpos[index.qpos].copy(),
             self.data.qvel[index.dof].copy(),
             self.data.actuator_force[index.actuators].copy(),
