@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32
@@ -28,27 +29,16 @@ def compute(
     datasets: Sequence[Dataset],
     profile: RobotProfile,
     *,
-    horizon: int,
-    relative: bool,
-    per_row: bool = False,
     proprioception: bool = False,
     progress: Callable[[int], None] = lambda frames: None,
-    notes: list[str] | None = None,
-    far: list[str] | None = None,
+    **options: Any,
 ) -> dict[str, NormStats]:
-    """Statistics of ``state`` and ``actions``, as the model takes them, over data sets; quantiles are exact.
-
-    The numbers are held in memory, as training holds them, and beside them those of one column in all chunks. Where a
-    number hardly ever changes, its whole range stands in the place of its quantiles: by these the few frames in which
-    it does would be scaled up until they outweigh all others.
+    """Statistics of ``state`` and ``actions`` over data sets, whose numbers are held in memory, as training holds them.
 
     Args:
-        relative: arms relative to the state.
-        per_row: also of each row of the chunks (``actions_per_row``).
         proprioception: also of what a state token is made of.
         progress: called with the number of frames after every episode.
-        notes: gets a line on numbers that hardly ever change, and on what is done about them.
-        far: gets a line on numbers that go far beyond their quantiles.
+        options: of ``of_numbers``.
 
     Raises:
         DatasetError: damaged, a number that is not finite, states or actions of another robot's layout, or data sets
@@ -57,20 +47,46 @@ def compute(
     if len({dataset.fps for dataset in datasets}) > 1:
         rates = ", ".join(f"{dataset.root}: {dataset.fps}" for dataset in datasets)
         raise DatasetError(f"action chunks would last for different times, frames per second are {rates}")
-    robot, names_of = profile.layout, {"state": profile.layout.state_names, "actions": profile.layout.joints}
-    if proprioception:
-        names_of[PROPRIOCEPTION] = robot.proprioception_names
-    episodes = []
+    keys, episodes = [key for key in TO_MODEL if proprioception or key != PROPRIOCEPTION], []
     for dataset in datasets:
         for episode, columns in dataset.frames([layout.STATE, layout.ACTION]):
-            episodes.append(_to_model(dataset, episode, columns, profile, names_of))
+            episodes.append(_to_model(dataset, episode, columns, profile, keys))
             progress(episode.length)
-    values = {key: np.concatenate([of[key] for of in episodes]) for key in names_of}
+    values = {key: np.concatenate([of[key] for of in episodes]) for key in keys}
+    return of_numbers(values, [len(of["state"]) for of in episodes], profile.layout, **options)
+
+
+def of_numbers(
+    values: Mapping[str, Float32[np.ndarray, "n _"]],
+    lengths: Sequence[int],
+    robot: Layout,
+    *,
+    horizon: int,
+    relative: bool,
+    per_row: bool = False,
+    notes: list[str] | None = None,
+    far: list[str] | None = None,
+) -> dict[str, NormStats]:
+    """Statistics of numbers as the model takes them; quantiles are exact.
+
+    Beside the numbers those of one column in all chunks are held in memory. Where a number hardly ever changes, its
+    whole range stands in the place of its quantiles: by these the few frames in which it does would be scaled up until
+    they outweigh all others.
+
+    Args:
+        values: by key of statistics, episode after episode.
+        lengths: of the episodes, frames.
+        relative: arms relative to the state.
+        per_row: also of each row of the chunks (``actions_per_row``).
+        notes: gets a line on numbers that hardly ever change, and on what is done about them.
+        far: gets a line on numbers that go far beyond their quantiles.
+    """
+    names_of = {"state": robot.state_names, "actions": robot.joints, PROPRIOCEPTION: robot.proprioception_names}
     found, rows = {}, []
-    for key, names in names_of.items():
-        columns = values[key].T
+    for key, of in values.items():
+        names, columns = names_of[key], of.T
         if key == "actions":
-            columns = _columns_of_chunks(values, [len(of["state"]) for of in episodes], robot, horizon, relative)
+            columns = _columns_of_chunks(values, lengths, robot, horizon, relative)
         whole = []
         for column in columns:
             whole.append(moments(column.ravel()))

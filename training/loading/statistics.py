@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from pi05_progress.files.progress_bar import progress_bar
 from pi05_progress.models.config import Pi05Config
 from pi05_progress.robots.layout import Layout
 from pi05_progress.robots.profile import RobotProfile
@@ -24,7 +23,7 @@ from pi05_progress.units.normalize import (
 from pi05_progress.units.transforms import delta_actions
 
 from ..datasets import layout
-from ..datasets.norm_stats import STILL, compute, far_beyond, hardly_moves
+from ..datasets.norm_stats import STILL, far_beyond, hardly_moves, of_numbers
 from ..datasets.reader import Dataset
 from .config import DataConfig, DataConfigError
 from .rows import Rows
@@ -65,11 +64,10 @@ def statistics(
             "--output, then --data.norm_stats), or let it be computed: --data.compute_norm_stats"
         )
     else:
-        frames = sum(dataset.frame_count for dataset in datasets)
+        lengths = np.concatenate([np.diff(of.starts) for of in rows])
         options = {"horizon": model.action_horizon, "relative": config.delta_actions, "notes": unusual}
-        options |= {"per_row": config.actions_per_row, "proprioception": model.state_token}
-        with progress_bar("statistics", frames, "frames") as advance:
-            stats = compute(datasets, profile, progress=advance, **options)
+        values = {**_numbers(rows, model), "actions": np.concatenate([of.actions for of in rows])}
+        stats = of_numbers(values, lengths, profile.layout, per_row=config.actions_per_row, **options)
         source = f"computed over {len(datasets)} data set{'s' * (len(datasets) > 1)}"
     for dataset, of in zip(datasets, rows, strict=True):
         unusual += _extremes(dataset, of, stats, config, profile.layout)
@@ -130,9 +128,7 @@ def _read(
         return stats
     horizon = model.action_horizon
     chunks = _some_chunks(rows, robot, horizon, config.delta_actions)
-    data = {"state": np.concatenate([of.state for of in rows]), "actions": chunks.reshape(-1, chunks.shape[-1])}
-    if model.state_token:
-        data[PROPRIOCEPTION] = np.concatenate([of.proprioception for of in rows])
+    data = {**_numbers(rows, model), "actions": chunks.reshape(-1, chunks.shape[-1])}
     for key, values in data.items():
         if not (problem := _differs(key, stats[key], values, config.quantiles)):
             continue
@@ -154,6 +150,12 @@ def _read(
                 f"{path}: {PER_ROW}, row {row}: {problem}: these are statistics of other data; {remedy}"
             )
     return stats
+
+
+def _numbers(rows: Sequence[Rows], model: Pi05Config) -> dict[str, Float[np.ndarray, "n d"]]:
+    """What the model reads of all frames, by key of statistics."""
+    found = {"state": np.concatenate([of.state for of in rows])}
+    return found | ({PROPRIOCEPTION: np.concatenate([of.proprioception for of in rows])} if model.state_token else {})
 
 
 def _differs(key: str, stats: NormStats, values: Float[np.ndarray, "n d"], quantiles: bool) -> str:
