@@ -19,7 +19,7 @@ import tyro
 from pi05_progress.errors import UserError, run_program
 
 from .starting.bringup import BRINGUP, SIMULATION
-from .starting.processes import Launch, Process
+from .starting.processes import RESPAWN_S, Launch, Process
 from .starting.rosbag import RECORD
 from .starting.supervisor import Supervisor, on_end_signals, session_environment
 
@@ -84,6 +84,13 @@ def supervise(processes: Sequence[Process]) -> int:
                 return 1
         reported: set[str] = set()
         while not asked.wait(WATCH_PERIOD_S):
+            for child in [child for child in supervisor.ended() if child.process.respawn]:
+                print(
+                    f"{child.process.name} has ended with {child.how_it_ended()}, and is started again", file=sys.stderr
+                )
+                if asked.wait(RESPAWN_S):
+                    return 0
+                supervisor.start_again(child)
             ended = supervisor.ended()
             for child in ended:
                 name = child.process.name

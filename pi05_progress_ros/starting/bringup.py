@@ -66,6 +66,12 @@ BRINGUP_ARGUMENTS = (
     Argument("record", "record what the robot and the policy publish with rosbag2", "false", BOOLEANS),
     Argument("params_file", "ROS parameter file for the policy node; config/policy_node.yaml is one to copy"),
     NAMESPACE,
+    Argument(
+        "respawn",
+        "start the policy node and the arm relay again when they end; nothing is armed",
+        "false",
+        BOOLEANS,
+    ),
     Argument("use_sim_time", "follow /clock; empty: as params_file says, else as sim", choices=EITHER),
     Argument(
         "autostart",
@@ -159,6 +165,7 @@ def _bringup(given: Mapping[str, str], environment: Mapping[str, str]) -> tuple[
         namespace=namespace,
         log_level=level,
         environment=variables,
+        respawn=given["respawn"] == "true",
     )
     params_file = os.path.expanduser(given["params_file"])  # shells leave name:=~/x alone
     values = _policy_values(given, params_file, policy.full_name)

@@ -14,7 +14,7 @@ from launch_ros.parameter_descriptions import ParameterValue
 
 from launch import LaunchContext, LaunchDescription
 
-from .processes import PACKAGE, Launch, Process
+from .processes import PACKAGE, RESPAWN_S, Launch, Process
 
 
 def launch_description(launch: Launch) -> LaunchDescription:
@@ -52,7 +52,8 @@ def mistyped(found: Iterable[str], known: Iterable[str]) -> list[tuple[str, str]
 
 def action(process: Process) -> Action:
     """What starts one process."""
-    ending = [Shutdown(reason=f"{process.name} has ended")] if process.required else None
+    required = process.required and not process.respawn
+    ending = [Shutdown(reason=f"{process.name} has ended")] if required else None
     if process.command:
         return ExecuteProcess(
             cmd=list(process.command),
@@ -74,4 +75,6 @@ def action(process: Process) -> Action:
         output="both",
         additional_env=dict(process.environment),
         on_exit=ending,
+        respawn=process.respawn,
+        respawn_delay=RESPAWN_S,
     )

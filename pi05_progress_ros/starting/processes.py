@@ -31,6 +31,7 @@ def use_image_transport() -> str:
 
 
 PACKAGE = "pi05_progress"
+RESPAWN_S = 2.0
 NAMES = re.compile(r"/?[A-Za-z_]\w*(/[A-Za-z_]\w*)*")
 
 Value = bool | int | float | str | list[str]
@@ -61,6 +62,7 @@ class Process:
     log_level: str = "info"  # of the node
     environment: Mapping[str, str] = field(default_factory=dict)  # added to the variables it inherits
     required: bool = True  # whether everything ends when it does
+    respawn: bool = False  # whether it is started again instead, ``RESPAWN_S`` later
     note: str = ""  # what a person should be told when it starts
 
     @property

@@ -101,6 +101,12 @@ class Supervisor:
         self.children.append(child)
         return child
 
+    def start_again(self, child: Child) -> None:
+        """Start another in the place of one that has ended, and whose children end."""
+        self.end([child])
+        self.children.remove(child)
+        self.start(child.process)
+
     def _announce(self) -> None:
         """Tell the watchdog of a child, in that child: this process may be killed before it could tell of it."""
         os.write(self._watchdog.stdin.fileno(), f"{os.getpid()}\n".encode())

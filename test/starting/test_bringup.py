@@ -66,6 +66,12 @@ def test_robots_that_follow_velocities_get_the_relay_when_they_are_commanded(rob
     assert list(bringup(robot=robot)) == ["policy_node"]
 
 
+def test_what_is_to_respawn_is_the_policy_and_its_relay_not_the_simulation():
+    asked = bringup(sim="true", publish_commands="true", respawn="true")
+    assert {name for name, process in asked.items() if process.respawn} == {"policy_node", "arm_relay"}
+    assert not any(process.respawn for process in bringup(sim="true", publish_commands="true").values())
+
+
 def test_the_relay_has_the_policy_nodes_speed(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("/**:\n  ros__parameters:\n    max_joint_speed: 0.2\n    blend_s: 0.1\n", encoding="utf-8")

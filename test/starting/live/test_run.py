@@ -4,9 +4,10 @@ import os
 import signal
 
 import numpy as np
+import psutil
 import pytest
 from conftest import PATIENCE_S, wait_for
-from fake_robot import Operator
+from fake_robot import FakeRobot, Operator
 from places import SUPPORT
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float32, Int32
@@ -38,6 +39,27 @@ def test_bringup_with_commands_moves_the_simulated_arms_and_ends_in_order(start,
     program.send_signal(signal.SIGINT)
     assert program.wait(PATIENCE_S) == 0
     assert "Traceback" not in program.log()
+
+
+@pytest.mark.long
+def test_a_node_that_is_started_again_comes_back_looking_and_moves_nothing(start, ros, tmp_path):
+    file = tmp_path / "mine.yaml"
+    ages = "image_timeout_s: 2.0, joint_timeout_s: 1.0, skew_limit_s: 1.0"
+    file.write_text(f'/**:\n  ros__parameters: {{policy: "node_policies:by_task", {ages}}}\n')
+    path = os.pathsep.join([str(SUPPORT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    given = ["publish_commands:=true", "respawn:=true", "prompt:=stay", f"params_file:={file}"]
+    robot = FakeRobot(ros, start("pi05_progress_ros.run", "bringup", *given, PYTHONPATH=path))
+    robot.relay(False)  # there is a real one
+    robot.until(robot.moving, "motion")
+    (policy,) = (p for p in psutil.Process(robot.process.pid).children() if "policy_node" in " ".join(p.cmdline()))
+    policy.kill()
+    robot.until(lambda: "policy_node has ended with signal SIGKILL, and is started again" in robot.process.log(), "it")
+    robot.forget()
+    robot.until(lambda: robot.state() == "LOOKING", "another policy node")
+    robot.until(robot.good, "its progress")
+    assert robot.targets == [] and [value for value in robot.enables if value > 0] == []
+    robot.process.send_signal(signal.SIGINT)
+    assert robot.process.wait(PATIENCE_S) == 0
 
 
 def test_what_is_wrong_is_said_in_one_line(start):

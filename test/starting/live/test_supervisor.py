@@ -93,6 +93,21 @@ def test_others_go_on_without_a_program_that_is_not_required(run, tmp_path):
     assert "worked on" in started.text()
 
 
+def test_a_program_that_is_to_respawn_is_started_again_with_nothing_left_of_it(run, tmp_path):
+    once = tmp_path / "once"
+    code = f"import pathlib, subprocess, sys, time\nonce = pathlib.Path({str(once)!r})\nif not once.exists():\n"
+    code += "    once.touch(); subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(300)']); sys.exit(3)\n"
+    code += "print('up again', flush=True); time.sleep(300)"
+    hurried = "import pi05_progress_ros.run as r; r.RESPAWN_S = 0.1" + SUPERVISED
+    started = run("-c", hurried.replace("code)) for", "code), respawn=True) for"), code)
+    started.until("up again")
+    assert "p0 has ended with exit status 3, and is started again" in started.text()
+    assert len(left_running(started.mark)) == 3, "itself, its watchdog, the program"
+    started.popen.send_signal(signal.SIGINT)
+    assert started.popen.wait(PATIENCE_S) == 0
+    assert left_running(started.mark) == []
+
+
 def test_a_program_that_is_not_there_is_named_and_the_others_end(capfd):
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     sleeping = Process("sleeper", command=(sys.executable, "-c", "import time; time.sleep(300)"))
