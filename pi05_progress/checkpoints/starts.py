@@ -121,6 +121,11 @@ def read_starts(folder: Path, profile: RobotProfile) -> Starts | None:
             raise ValueError("positions are not finite")
     except (OSError, EOFError, IndexError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise CheckpointError(f"{path}: cannot be read: {error}; make it anew with training.add_starts") from error
-    if starts.joints.tolist() != list(profile.layout.proprioception_names):
-        raise CheckpointError(f"{path}: of joints {', '.join(starts.joints)}, which robot {profile.name} does not have")
+    known, names = starts.joints.tolist(), list(profile.layout.proprioception_names)
+    if known != names and sorted(known) == sorted(names):
+        wrong = ", ".join(name for name, there in zip(names, known, strict=True) if name != there)
+        text = f"the profile's joints come in another order ({wrong}): name them as the data does, {', '.join(known)}"
+        raise CheckpointError(f"robot {profile.name}: {text} ({path})")
+    if known != names:
+        raise CheckpointError(f"{path}: of joints {', '.join(known)}, which robot {profile.name} does not have")
     return starts

@@ -21,7 +21,7 @@ from .starts import SIZE, Starts, unlikeness
 UNLIKE = 0.4  # a picture that differs less is like the data: other resolutions alone make up to that
 EXPLAINS = 0.6  # of the difference at most is left under a likely cause
 DARK = 8.0  # of 255: mean of a picture that shows nothing
-MOVED_PX = 6  # of the small pictures: how far a camera's turn is looked for
+MOVED_PX = (7, 12)  # rows and columns of the small pictures, a fifth: how far a camera's turn is looked for
 GRIPPER_SHARE = 0.25  # of its opening at the starts: how far a gripper may be from them
 
 
@@ -70,7 +70,7 @@ def _unlike_picture(picture: np.ndarray, key: str, data: Mapping[str, int], star
 def _moved(picture: np.ndarray, middle: np.ndarray, spread: np.ndarray) -> list[tuple[tuple[int, int], float]]:
     """How unlike it is where it is shifted by some pixels to the right and down, of the parts that overlap."""
     found, (h, w) = [], SIZE
-    for x, y in itertools.product(range(-MOVED_PX, MOVED_PX + 1), repeat=2):
+    for y, x in itertools.product(*(range(-most, most + 1) for most in MOVED_PX)):
         to = slice(max(y, 0), h + min(y, 0)), slice(max(x, 0), w + min(x, 0))
         of = slice(max(-y, 0), h + min(-y, 0)), slice(max(-x, 0), w + min(-x, 0))
         found.append(((x, y), unlikeness(picture[to], middle[of], spread[of])))

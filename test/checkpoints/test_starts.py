@@ -67,10 +67,14 @@ def exchange(vector, one, other):
     vector[one], vector[other] = vector[other].copy(), vector[one].copy()
 
 
-def shifted(image):
-    """Moved to the right by a twelfth of its width, the edge repeated."""
-    columns = np.arange(image.shape[1]) - image.shape[1] // 12
-    return image[:, np.maximum(columns, 0)].astype(np.uint8)
+def shifted(share):
+    """Moves a picture to the right by a share of its width, the edge repeated."""
+
+    def shift(image):
+        columns = np.arange(image.shape[1]) - round(share * image.shape[1])
+        return image[:, np.maximum(columns, 0)].astype(np.uint8)
+
+    return shift
 
 
 def scaled(columns, factor):
@@ -84,7 +88,8 @@ PLANTED = {
     "wrists swapped": (swapped("left_color", "right_color"), "left_color: it shows what right_color showed"),
     "head swapped": (swapped("head_camera", "left_color"), "head_camera: it shows what left_color showed"),
     "upside down": (picture(lambda image: image[::-1, ::-1].astype(np.uint8)), "head_camera: it is upside down"),
-    "moved": (picture(shifted, "right_color"), "right_color: it was moved"),
+    "moved": (picture(shifted(1 / 12), "right_color"), "right_color: it was moved"),
+    "moved far": (picture(shifted(1 / 6), "right_color"), "right_color: it was moved"),
     "dim": (picture(lambda image: (0.7 * image).astype(np.uint8)), "head_camera: it is exposed otherwise, 0.7"),
     "covered": (picture(lambda image: (0 * image).astype(np.uint8)), "head_camera: it is dark"),
     "gripper's sign": (scaled([7], -1), "left_gripper has the wrong sign"),
@@ -159,6 +164,11 @@ def test_starts_of_another_robots_joints_are_refused(tmp_path):
     other = PROFILE.model_copy(update={"arms": arms, "grippers": {}})
     with pytest.raises(CheckpointError, match=r"of joints l_joint1, .* does not have"):
         read_starts(tmp_path, other)
+    joints = [PROFILE.arms["left"].joints[i] for i in (0, 4, 2, 3, 1, 5, 6)]
+    arms = {**PROFILE.arms, "left": PROFILE.arms["left"].model_copy(update={"joints": joints})}
+    turned = PROFILE.model_copy(update={"arms": arms})
+    with pytest.raises(CheckpointError, match=r"joints come in another order \(l_joint5, l_joint2\): name them as the"):
+        read_starts(tmp_path, turned)
 
 
 @pytest.mark.parametrize(
