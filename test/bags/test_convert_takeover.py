@@ -2,7 +2,19 @@
 
 import numpy as np
 import pytest
-from convert_recordings import JOINTS, NUMBER, PROFILE, START, Message, event, recording, times, without, write_bag
+from convert_recordings import (
+    JOINTS,
+    NUMBER,
+    PROFILE,
+    START,
+    Message,
+    event,
+    moved,
+    recording,
+    times,
+    without,
+    write_bag,
+)
 from convert_results import convert
 
 from pi05_progress.robots.episode_notes import HANDED_BACK, INVALID, TAKEN_OVER, VALID
@@ -86,6 +98,16 @@ def test_frames_in_which_nobody_commands_are_not_to_be_imitated(converted, tmp_p
     write_bag(tmp_path / "bag", goal(*TAKEN) + POLICY_AT_WORK + commands(OPERATORS, 0.9, 2.0))
     unmarked = convert(tmp_path / "ds", tmp_path / "bag", fps=10, task=None, actions="policy")
     assert np.flatnonzero(~unmarked.column("demonstration.valid")).tolist() == [23, 24]  # after --max-gap
+
+
+def test_without_a_takeover_an_operators_commands_do_not_matter(tmp_path):
+    theirs = [moved(m, stamp=-3 * 10**9 if m.stamp > START + 2 * 10**9 else 0) for m in commands(OPERATORS, 0.0, 4.0)]
+    odd = PROFILE.grippers["left"].teleoperation_topic
+    theirs = [m for m in theirs if m.topic != odd] + [Message(odd, NUMBER, START, START, {"data": 0.0})]
+    write_bag(tmp_path / "bag", goal() + commands(POLICYS, 0.0, 4.0) + theirs)
+    run = convert(tmp_path / "ds", tmp_path / "bag", fps=10, task=None, actions="policy")
+    assert run.status == 0 and "kept, but" not in run.text, run.text
+    assert run.info["total_frames"] == 39 and "intervention" not in run.info["features"]
 
 
 def test_what_is_missing_of_a_takeover_is_named(tmp_path):

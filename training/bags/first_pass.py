@@ -86,6 +86,8 @@ class _FirstPass:
             if message.topic not in sources and (content := self._content(message)) is not None:
                 markers.add(message, content)
             for source in sources.get(message.topic, ()):
+                if source.role == "operator" and not markers.taken_over:
+                    continue  # nobody needs it, whatever its clock
                 stamp, timing = timeline.sample(source, message)
                 if source.role == "camera":
                     timing.stamps.append(stamp)

@@ -169,7 +169,7 @@ class _Choice:
         commands |= {f"{side}_gripper": of.teleoperation_topic for side, of in self._profile.grippers.items()}
         for source in [of for of in self._sources.values() if of.role == "action"]:
             topic = self._named(commands[source.part]) if source.part in commands else source.topic
-            if topic in self._topics:
+            if topic in self._topics and self._topics[topic].type in OTHER_KINDS:
                 self._add(source.part, topic, "operator")
 
     def _add(self, part: str, topic: str, role: Role, hint: str = "") -> None:

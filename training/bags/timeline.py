@@ -9,6 +9,7 @@ from array import array
 from dataclasses import dataclass, field
 from typing import Any
 
+from pi05_progress.robots.episode_notes import TAKEN_OVER
 from pi05_progress.robots.messages import stamp_ns
 from pi05_progress.robots.profile import MarksProfile
 
@@ -201,6 +202,7 @@ class Markers:
         self._before: list[int] | None = None
         self.marks: list[Mark] = []
         self.events: list[Event] = []
+        self.taken_over = False  # whether any event says that an operator took over
 
     def add(self, message: Stored, content: Any) -> None:
         """An ``EpisodeEvent``, or a state of the operator's buttons."""
@@ -209,6 +211,7 @@ class Markers:
         if hasattr(content, "episode_id"):
             facts = (content.episode_id, int(content.event), int(content.outcome), content.task, content.label)
             self.events.append(Event(stretch, stamp, *facts))
+            self.taken_over |= content.event == TAKEN_OVER
             return
         now = list(content.buttons)
         before = now if self._before is None else self._before  # a button that is held at first is no press
