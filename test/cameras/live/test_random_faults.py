@@ -118,6 +118,10 @@ class Packets(Stream):
         self.qos = QoSProfile(depth=60, reliability=ReliabilityPolicy.RELIABLE)
         self.publisher, self.second = node.create_publisher(FFMPEGPacket, camera.topic, self.qos), None
 
+    def step(self, now_s, sound):
+        super().step(now_s, sound)
+        self.pts += 1  # the encoder counts what is lost, too
+
     def shown(self, number):
         found = self.clip.shown[number]
         return found + self.clips[3].shown[number] if self.second else found  # of the other one they may be, alone
@@ -140,7 +144,6 @@ class Packets(Stream):
 
     def send(self, number):
         message = self.message(self.clip.packets[number])
-        self.pts += 1
         if self.often("garbage"):
             message.data = array.array("B", self.rng.bytes(200))
         elif self.often("empty"):
