@@ -146,16 +146,16 @@ def test_arming_is_refused_for_what_is_untested_or_not_watched(ros):
 
 def test_what_is_accepted_while_the_thread_looks_is_not_held_against_it(ros):
     class Asked(RobotState):
-        """Arms between two steps of a tick, which asks for the mode twice: is the robot lost, and what is it?"""
+        """Arms between two steps of a tick, which asks for the state twice: is the robot lost, and what is it?"""
 
         arm, asked = None, 0
 
         @property
-        def mode(self):
+        def fsm(self):
             self.asked += 1
             if self.arm and self.asked % 2 == 0 and not self.arm()[1]:
                 self.arm, self.asked = None, 0
-            return super().mode
+            return super().fsm
 
     with Bench(ros, PROFILE.model_copy(update={"geometry": None}), Asked) as bench:
         bench.robot.arm = lambda: bench.commands.arm(False, False, accept_unwatched=True)
