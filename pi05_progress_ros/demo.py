@@ -90,7 +90,7 @@ class ProgressCheck:
 
 
 POLICY, WATCH = "policy", "watch"
-CHECKPOINTS = {POLICY: "tiny_acting", WATCH: "tiny_demo"}  # the one that acts, and the one that judges others better
+CHECKPOINT = "tiny_acting"  # of those that are shipped
 BEST_TASK = "lift_cube"  # that it does best, where it drives
 DRIVING = {"execute_s": 0.5, "noise": "zero"}  # parameters of the policy node that drives
 # Of the real cameras' size: a laptop renders that in real time, and small models have learnt from such pictures.
@@ -126,7 +126,7 @@ def settings(environment: Mapping[str, str]) -> Settings:
         raise UserError(f"DEMO={mode}: expected {POLICY} or {WATCH}")
     if not checkpoint:
         try:
-            checkpoint = str(shipped_checkpoint(CHECKPOINTS[mode]))
+            checkpoint = str(shipped_checkpoint(CHECKPOINT))
         except FileNotFoundError as error:
             raise UserError(
                 f"{error}; give another by CHECKPOINT=, or CHECKPOINT={NONE} for an untrained one"
