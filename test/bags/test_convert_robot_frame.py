@@ -77,7 +77,7 @@ def live_frames(robot, messages):
     from pi05_progress_ros.node.inference import InferenceLoop
 
     assert rclpy
-    inputs = Inputs(Limits(image_age_s=60, joint_age_s=60, skew_s=1, past_s=60, future_s=60))
+    inputs = Inputs(Limits(image_age_s=60, joint_age_s=60, skew_s=1, past_s=60, future_s=0))
     names = {camera.topic: key for key, camera in robot.cameras.items() if camera.topic}
     for side in PROFILE.arms:
         names[PROFILE.arms[side].state_topic] = f"{side}_arm"
@@ -115,9 +115,9 @@ def live_frames(robot, messages):
                 else:
                     inputs.store(name, message, stamp)
             wait_for(lambda: {i.name: i.facts["pictures"] for i in inputs.state() if i.facts} == pushed)
-            clock.now = stamp
+            wanted, deadline = len(policy.frames) + 1, time.monotonic() + PATIENCE_S
+            clock.now = stamp  # until then what has come lies in the future, and is not looked at by halves
             if any(m.type in (IMAGE, PACKET_TYPE) for m in group):
-                wanted, deadline = len(policy.frames) + 1, time.monotonic() + PATIENCE_S
                 while len(policy.frames) < wanted:  # the loop passes over what arrives while it paces itself
                     assert time.monotonic() < deadline, (count, said)
                     loop.frame_arrived()
