@@ -22,12 +22,14 @@ import numpy as np
 
 from pi05_progress.errors import UserError, run_program
 from pi05_progress.policy import PolicyOptions
+from pi05_progress.robots.profile import RobotProfile
 from pi05_progress_ros.commanding.command_rules import CommandSettings
 from pi05_progress_ros.ros_session import ros_session
 from pi05_progress_ros.sim.driving.closed_loop import LoopSettings
 from pi05_progress_ros.sim.driving.drivers import Driving, drivers
 from pi05_progress_ros.starting.bringup import BRINGUP
 from pi05_progress_ros.starting.domains import make_log_folder, own_variables
+from pi05_progress_ros.starting.processes import DEFAULT_ROBOT
 from pi05_progress_ros.starting.simulation_choices import SIM_TASKS
 from pi05_progress_ros.starting.supervisor import Supervisor, session_environment
 from training.evaluation.bootstrap import paired
@@ -114,7 +116,8 @@ def live(args: argparse.Namespace, task: str, seeds: list[int]) -> Iterator[tupl
             supervisor.start(replace(process, parameters={**process.parameters, **more.get(process.name, {})}))
         node, executor = Node("driving", enable_rosout=False), SingleThreadedExecutor()
         executor.add_node(node)
-        work = LiveEpisodes(node, "/policy_node", lambda text: print(text, flush=True), ended.append)
+        profile = RobotProfile.load(DEFAULT_ROBOT)
+        work = LiveEpisodes(node, "/policy_node", profile, lambda text: print(text, flush=True), ended.append)
         for seed in seeds:
             while not ended:
                 executor.spin_once(timeout_sec=0.1)

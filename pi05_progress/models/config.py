@@ -18,6 +18,7 @@ PALIGEMMA_VOCABULARY = 257_152
 BYTE_VOCABULARY = 259  # 256 bytes after three special tokens, see tokenizer.py
 WORD_VOCABULARY = 1024
 WHOLE = (0.0, 0.0, 1.0, 1.0)  # no crop
+ROUNDED = 0.03  # by which rounding of sizes may change shapes
 STRICT = {"extra": "forbid"}  # for pydantic, which reads configurations from files: unknown fields are refused
 
 
@@ -120,6 +121,13 @@ class View(NamedTuple):
 
     crop: tuple[float, float, float, float]  # top, left, bottom and right of what is cut out, as shares of its sides
     size: tuple[int, int]  # (height, width) that this is brought to, pixels
+
+    def shape(self, camera: float) -> float:
+        """Width over height of the pictures that were learnt from, of a camera of this shape: where they fill what is
+        seen but for a few hundredths they filled it, as sizes were rounded; a black edge in its place misleads."""
+        (top, left, bottom, right), (height, width) = self.crop, self.size
+        fills = width * (bottom - top) / (height * (right - left))
+        return fills if abs(fills / camera - 1) < ROUNDED else camera
 
 
 @dataclass(frozen=True)

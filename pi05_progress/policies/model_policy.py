@@ -95,8 +95,12 @@ class ModelPolicy(Policy):
             if not same and not profile.has_numbers_of(info.robot, but_grippers=True):
                 raise CheckpointError(text)
             self._turned = not same and RobotProfile.load(info.robot).gripper_closed != profile.gripper_closed
-            known = RobotProfile.load(info.robot).cameras
-            self._shapes = {k: known[k].shape for k, c in profile.cameras.items() if c.shape < known[k].shape}
+            known, view = RobotProfile.load(info.robot).cameras, info.model.view
+            self._shapes = {
+                key: view(camera.model_input).shape(known[key].shape)
+                for key, camera in profile.cameras.items()
+                if camera.shape < known[key].shape
+            }
             how = "" if same else "; grippers are told how far to open, their positions are taken to mean the same"
             log.warning("%s: their joints and units are the same, but what their cameras see may not be%s", text, how)
         self.model_id, self.action_dt_s, self.horizon = info.model_id, info.action_dt_s, info.model.action_horizon

@@ -48,10 +48,11 @@ def test_the_tiles_of_a_stream_show_the_model_what_the_default_cameras_do(tmp_pa
     with AnyReader([tmp_path / "bag"], default_typestore=store) as reader:
         ((connection, _, data),) = reader.messages()
         message = reader.deserialize(data, connection.msgtype)
-    assert (connection.topic, message.width, message.height) == ("/stream/ffmpeg", 480, 1020)
+    assert (connection.topic, message.width, message.height) == ("/stream/ffmpeg", 640, 1360)
     ((_, frame),) = PacketDecoder().decode(message, 0)
     for key, camera in profile.cameras.items():
         tile = prepare_image(decode_image(VideoPicture(0, frame, profile.stream.tiles[camera.tile]), key), camera)
+        assert tile.shape[1] >= pictures[key].shape[1], "as sharp as the default ones"
         assert tile.shape[1] / tile.shape[0] == pytest.approx(camera.size[0] / camera.size[1], rel=0.02)
         seen, expected = (resize_with_pad(image, 224, 224).astype(int) for image in (tile, pictures[key]))
         assert np.abs(seen - expected).mean() < 4, key

@@ -186,20 +186,27 @@ def test_grippers_of_a_robot_that_counts_them_otherwise_open_as_far_as_the_model
     np.testing.assert_allclose(answered[:, 0], numbers, atol=1e-6)
 
 
-@pytest.mark.parametrize(("height", "taller"), [(36, 64), (36, 36)])
+@pytest.mark.parametrize(
+    ("key", "size", "width", "height", "taller"),
+    [
+        ("head_camera", (28, 56), 64, 36, 64),
+        ("head_camera", (28, 56), 64, 36, 36),
+        ("left_color", (126, 224), 256, 144, 160),  # the camera's own shape would be 145 rows, with an edge beside them
+    ],
+)
 def test_of_pictures_taller_than_the_checkpoints_robot_has_the_model_sees_the_middle_at_the_scale_it_knows(
-    height, taller
+    key, size, width, height, taller
 ):
-    info = CheckpointInfo(dataclasses.replace(small(), image_size=(28, 56)), robot="teleavatar")
+    info = CheckpointInfo(dataclasses.replace(small(), image_size=size), robot="teleavatar")
     other = RobotProfile.load("teleavatar_v2")
     rng, above = np.random.default_rng(0), (taller - height) // 2
-    tall = rng.integers(0, 256, (taller, 64, 3), np.uint8)
+    tall = rng.integers(0, 256, (taller, width, 3), np.uint8)
     middle = tall[above : above + height]
     images = {key: np.zeros((8, 8, 3), np.uint8) for key in PROFILE.cameras}
     saw = []
     for profile, picture in ((PROFILE, middle), (other, tall)):
         made = ModelPolicy(info, {}, lambda: None, profile)
-        seen = made.observe(RobotFrame(images | {"head_camera": picture}, np.zeros(48, np.float32)), "stack")
-        saw.append(seen.images[PROFILE.cameras["head_camera"].model_input])
+        seen = made.observe(RobotFrame(images | {key: picture}, np.zeros(48, np.float32)), "stack")
+        saw.append(seen.images[PROFILE.cameras[key].model_input])
     np.testing.assert_array_equal(*saw)
     assert made.image_size is None, "a client would scale a square picture down before its middle is cut out"

@@ -112,8 +112,8 @@ class CameraSenders:
     ) -> None:  # fmt: skip
         self._profile, self._stream = profile, None
         if stream := profile.stream:
-            # Tiles are narrower than what the default cameras see, at half as much again the wrists' are not.
-            self._size = tuple(2 * round(n * min(1.0, 1.5 * scale) / 2) for n in stream.size)
+            # Tiles are narrower than what the default cameras see, the head's by half: at twice the size none is.
+            self._size = tuple(2 * round(n * min(1.0, 2 * scale) / 2) for n in stream.size)
             one = next(iter(profile.cameras.values()))
             camera = one.model_copy(update={"topic": stream.topic, "type": PACKET_TYPE, "rate_hz": IMAGE_HZ})
             rtp = RtpPublisher(port, stream) if port else None
