@@ -39,6 +39,7 @@ from .commanding.commands import CommandExecutor
 from .commanding.robot_state import RELAY_TOPIC, RobotState
 from .commanding.state_machine import Reason
 from .inputs import Inputs, Snapshot
+from .node.fingertip_paths import FingertipPaths
 from .node.inference import InferenceLoop, Result
 from .node.loading import PolicyLoader
 from .node.node_parameters import NodeParameters
@@ -119,6 +120,7 @@ class PolicyNode(QosOverrides, LifecycleNode):
         started = time.monotonic()
         self._policy = self._loader.load(self._profile, p)
         self._results = Results(self, self._profile, self._policy)
+        self._paths = FingertipPaths(self, self._profile)
         starts = read_starts(Path(p.checkpoint), self._profile) if p.checkpoint else None
         self._goals = RunTaskServer(self, self._results, self._set_prompt, p.goals(), starts)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
@@ -189,6 +191,7 @@ class PolicyNode(QosOverrides, LifecycleNode):
         self._goals.destroy()
         self._goals = None
         self._results.destroy()
+        self._paths.destroy()
         self.destroy_publisher(self._diagnostics)
         self._policy.close()
         self._policy = None
@@ -317,8 +320,9 @@ class PolicyNode(QosOverrides, LifecycleNode):
 
     def _publish(self, result: Result) -> None:
         chunk = self._results.publish(result)
-        # Last: what cannot be said in messages does not move the robot.
+        # Not before: what cannot be said in messages does not move the robot.
         self._commands.offer(chunk, self.get_clock().now().nanoseconds * 1e-9, result.generation)
+        self._paths.publish(chunk)
 
 
 def main() -> int:

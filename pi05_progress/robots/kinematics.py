@@ -1,4 +1,4 @@
-"""Where hands are, by forward kinematics of the robot's geometry (``config/arm_geometry.yaml``)."""
+"""What arms are made of, and where hands are: the robot's geometry (``config/arm_geometry.yaml``)."""
 
 from __future__ import annotations
 
@@ -10,34 +10,72 @@ import numpy as np
 from jaxtyping import Float
 from scipy.spatial.transform import Rotation
 
+from ..errors import UserError
 from ..files.config_files import config_file
 from ..files.yaml_text import load_yaml
 from .layout import Layout
+from .profile import RobotProfile
+
+ROOT_FRAME = "base_link"  # what ROS calls the frame in which all of it is
+Table = Mapping[str, Any]  # such a file's content
 
 
 @cache
-def _geometry() -> Mapping[str, Any]:
+def _geometry() -> Table:
     return load_yaml(config_file("arm_geometry.yaml").read_text(encoding="utf-8"))
 
 
+def read_geometry(profile: RobotProfile) -> Table:
+    """The geometry that a profile names.
+
+    Raises:
+        UserError: it names none, or one that is not of its arms.
+    """
+    if profile.geometry is None:
+        raise UserError(f"the profile {profile.name} has no geometry")
+    path = config_file(profile.geometry.file)
+    table = load_yaml(path.read_text(encoding="utf-8"))
+    for arm, about in profile.arms.items():
+        if _joints(table, arm) != list(about.joints) or arm not in table.get("capsules", {}):
+            joints = ", ".join(about.joints)
+            raise UserError(f"geometry.file: {path} has no links and capsules of arm {arm} with joints {joints}")
+    return table
+
+
+def _links(table: Table, arm: str) -> list[dict[str, Any]]:
+    return [link for link in table.get(arm, ()) if "joint" in link]
+
+
+def _joints(table: Table, arm: str) -> list[str]:
+    return [link["joint"] for link in _links(table, arm)]
+
+
+def link_capsules(table: Table, arm: str) -> list[tuple[dict[str, Any], list[float], float]]:
+    """An arm's links, each with the end, in its frame, and the radius of the capsule around it, m."""
+    links, capsules = _links(table, arm), table["capsules"][arm]
+    ends = [*(link["pos"] for link in links[1:]), capsules["hand"]]
+    return list(zip(links, ends, capsules["radii"], strict=True))
+
+
 def fingertips(
-    arms: Float[np.ndarray, "*b n"], layout: Layout, of: str = "finger"
+    arms: Float[np.ndarray, "*b n"], layout: Layout, of: str = "finger", table: Table | None = None
 ) -> Float[np.ndarray, "*b a 3"] | None:
     """A point of each arm's hand, m in the robot's root frame.
 
     Args:
         arms: a number per joint in the layout's order, rad; those of grippers are not looked at.
         of: `finger`, midway between the frames of both fingers, or `grasp`, between their pads.
+        table: the geometry; ``config/arm_geometry.yaml`` unless given.
 
     Returns:
-        None if the geometry is not of these arms: it lacks one, or one has other joints.
+        None if the geometry is not of these arms: it lacks one, or one has other joints, or no such point.
     """
-    geometry, points = _geometry(), []
+    geometry, points = table or _geometry(), []
     for arm, columns in layout.arms.items():
-        links = [link for link in geometry.get(arm, ()) if "joint" in link]
-        if [link["joint"] for link in links] != list(layout.joints[columns]):
+        links = _links(geometry, arm)
+        fingers = [link["pos"] for link in geometry.get(arm, ()) if of in link]
+        if _joints(geometry, arm) != list(layout.joints[columns]) or not fingers:
             return None
-        fingers = [link["pos"] for link in geometry[arm] if of in link]
         angles = arms[..., columns].reshape(-1, len(links))
         point = np.broadcast_to(np.mean(fingers, axis=0), (len(angles), 3))
         for link, angle in zip(reversed(links), angles.T[::-1], strict=True):

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import combinations
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from pi05_progress.errors import UserError
-from pi05_progress.files.config_files import config_file
-from pi05_progress.files.yaml_text import load_yaml
+from pi05_progress.robots.kinematics import link_capsules, read_geometry
 from pi05_progress.robots.profile import RobotProfile
 
 TABLE = "table"  # the box on which things are put down
@@ -56,19 +54,14 @@ class Geometry:
         except ImportError:
             raise UserError(NO_MUJOCO) from None
         self._mujoco, watched = mujoco, profile.geometry
-        path = Path(watched.file) if Path(watched.file).is_absolute() else config_file(watched.file)
-        table = load_yaml(path.read_text(encoding="utf-8"))
+        table = read_geometry(profile)
         spec, self._arms, self._names, self._groups = mujoco.MjSpec(), tuple(profile.arms), [], []
         spec.compiler.degree = False
-        for arm, about in profile.arms.items():
-            links = [link for link in table.get(arm, ()) if "joint" in link]
-            if [link["joint"] for link in links] != list(about.joints) or arm not in table.get("capsules", {}):
-                joints = ", ".join(about.joints)
-                raise UserError(f"geometry.file: {path} has no links and capsules of arm {arm} with joints {joints}")
+        for arm in profile.arms:
             try:
-                self._add_arm(spec, arm, links, table["capsules"][arm])
+                self._add_arm(spec, arm, link_capsules(table, arm), table["capsules"][arm]["fingers"])
             except (KeyError, TypeError, ValueError) as error:
-                raise UserError(f"geometry.file: {path}: links or capsules of arm {arm}: {error!r}") from error
+                raise UserError(f"geometry.file: {watched.file}: links or capsules of arm {arm}: {error!r}") from error
         self._capsules = capsules = len(self._names)
         for name, box in watched.boxes.items():
             half = [length / 2 for length in box.size]
@@ -88,15 +81,14 @@ class Geometry:
         self._sides = np.where(boxes[:, None], model.geom_size[self._geoms], 0.0)[self._other]
         self._near = reach[self._one] + reach[self._other] + [pair.margin for pair in self._pairs]
 
-    def _add_arm(self, spec: Any, arm: str, links: list[dict], capsules: dict) -> None:
+    def _add_arm(self, spec: Any, arm: str, links: list[tuple[dict, list, float]], fingers: list[dict]) -> None:
         kind, parent = self._mujoco.mjtGeom.mjGEOM_CAPSULE, spec.worldbody
-        ends = [*(link["pos"] for link in links[1:]), capsules["hand"]]
-        for at, (link, end, radius) in enumerate(zip(links, ends, capsules["radii"], strict=True)):
+        for at, (link, end, radius) in enumerate(links):
             parent = parent.add_body(pos=link["pos"], quat=link["quat"])
             parent.add_joint(name=link["joint"], type=self._mujoco.mjtJoint.mjJNT_HINGE, axis=link["axis"])
             name = f"the link of {link['joint']}"
             self._add(parent, name, arm, at, False, type=kind, fromto=[0, 0, 0, *end], size=[radius, 0, 0])
-        for finger in capsules["fingers"]:
+        for finger in fingers:
             for opening in (np.zeros(3), np.array(finger["opening"])):
                 fromto, size = [*(finger["from"] + opening), *(finger["to"] + opening)], [finger["radius"], 0, 0]
                 name = f"a finger of the {arm} arm"

@@ -47,8 +47,6 @@ class Limits:
         self._profile, self._speed, self._acceleration = profile, max_joint_speed, max_acceleration
         self.full_speed, self._geometry, unwatched = False, None, []
         try:
-            if profile.geometry is None:
-                raise UserError(f"the profile {profile.name} has no geometry")
             self._geometry = Geometry(profile)
         except (UserError, OSError) as error:
             unwatched.append(f"the speed of links and their distance to table, boxes and the other arm: {error}")

@@ -57,7 +57,7 @@ def test_every_topic_is_documented():
         profile.grippers[s].command_topic for s in profile.arms
     }
     outputs |= {profile.enable_topic, "task_progress", "task_progress/percent", "action_chunk", "/diagnostics"}
-    outputs |= {"episode_event"}
+    outputs |= {"episode_event", *(f"~/fingertip_path/{side}" for side in profile.arms)}
     assert {topic for row in table("it publishes") for topic in code(row[0])} == outputs
 
 

@@ -5,16 +5,22 @@ import json
 import re
 
 import pytest
+import yaml
 from conftest import wait_for
 from fake_robot import PROFILE, start_node
+from places import ROOT
 
 from pi05_progress.files.config_files import config_file
+from pi05_progress.robots.kinematics import ROOT_FRAME
 
+NODES = yaml.safe_load((ROOT / "test/data/public/nodes.yaml").read_text(encoding="utf-8"))
+SIMULATED = NODES["/simulated_robot"]["publishers"]  # test/public has them looked for
 LAYOUT = json.loads(config_file("foxglove_layout.json").read_text())
 PANELS = LAYOUT["configById"]
 # What Foxglove reads from each type of panel, beside a title; a misspelt setting would be ignored in silence.
 SETTINGS = {
     "Image": "imageMode",
+    "3D": "cameraState followMode followTf scene transforms topics layers",
     "Plot": "paths showLegend legendDisplay showPlotValuesInLegend showXAxisLabels showYAxisLabels isSynced xAxisVal "
     "sidebarDimension timeWindowMode followingViewWidth minYValue maxYValue",
     "StateTransitions": "paths isSynced",
@@ -46,7 +52,7 @@ def paths():
     for panel, config in PANELS.items():
         values = [path["value"] for path in config.get("paths", [])]
         values += [config.get(key) for key in ("path", "topicPath", "topicToRender", "topicName")]
-        values.append(config.get("imageMode", {}).get("imageTopic"))
+        values += [config.get("imageMode", {}).get("imageTopic"), *config.get("topics", {})]
         found += [(panel, value) for value in values if value]
     return found
 
@@ -68,6 +74,9 @@ def test_it_shows_what_there_is_to_see():
     assert {"/task_progress/percent.data", "/action_chunk", "/diagnostics"} <= shown
     assert {camera.topic for camera in PROFILE.cameras.values()} <= shown
     assert "Parameters!node" in PANELS
+    seen = {topic for topic, options in PANELS["3D!robot"]["topics"].items() if options["visible"]}
+    assert seen == {"/robot_description", *(f"/policy_node/fingertip_path/{arm}" for arm in PROFILE.arms)}
+    assert PANELS["3D!robot"]["followTf"] == ROOT_FRAME
 
 
 def test_status_numbers_have_the_names_of_the_message():
@@ -82,17 +91,17 @@ def test_status_numbers_have_the_names_of_the_message():
 
 @pytest.fixture
 def topics(start, ros):
-    """Name to type of every topic of the running node, once those of the layout are there."""
+    """Name to type of every topic of the running node, once those of the layout are there, and of the simulation."""
     process = start_node(start, prompt="stack")
     node = ros.create_node("looker")
-    named = {value.partition(".")[0] for _, value in paths()}
+    named = {value.partition(".")[0] for _, value in paths()} - SIMULATED.keys()
 
     def there():
         assert process.poll() is None, process.log()
         return named <= {name for name, _ in node.get_topic_names_and_types()}
 
     wait_for(there, what=f"the topics {sorted(named)}")
-    yield {name: types[0] for name, types in node.get_topic_names_and_types()}
+    yield SIMULATED | {name: types[0] for name, types in node.get_topic_names_and_types()}
     node.destroy_node()
 
 

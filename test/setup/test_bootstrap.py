@@ -67,11 +67,11 @@ def test_wheel_repair_is_stable_for_real_include_folders(tmp_path):
     assert bootstrap.repair_wheel_cmake_paths(*args) == 0
 
 
-def test_packet_messages_are_built_only_where_ros_has_none(tmp_path):
+def test_messages_of_others_are_built_only_where_ros_has_none(tmp_path):
     names = lambda *prefixes: [path.name for path in bootstrap.missing_packages([str(p) for p in prefixes])]  # noqa: E731
-    assert names() == names(tmp_path) == ["pi05_progress_msgs", "ffmpeg_image_transport_msgs"]
+    assert names() == names(tmp_path) == ["pi05_progress_msgs", "ffmpeg_image_transport_msgs", "tf2_msgs"]
     (tmp_path / "share/ffmpeg_image_transport_msgs").mkdir(parents=True)
-    assert names("/elsewhere", tmp_path) == ["pi05_progress_msgs"]
+    assert names("/elsewhere", tmp_path) == ["pi05_progress_msgs", "tf2_msgs"]
 
 
 def test_another_ros_distribution_is_refused():

@@ -14,7 +14,14 @@ from packaging.utils import canonicalize_name
 from places import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-OWN = {"ffmpeg_image_transport_msgs", "pi05_progress", "pi05_progress_msgs", "pi05_progress_ros", "training"}
+OWN = {
+    "ffmpeg_image_transport_msgs",
+    "pi05_progress",
+    "pi05_progress_msgs",
+    "pi05_progress_ros",
+    "tf2_msgs",
+    "training",
+}
 # Scripts, benchmarks and tests import their neighbours by name.
 NEIGHBOURS = {e.stem for folder in ("scripts", "benchmarks", "test") for e in (ROOT / folder).rglob("*")}
 # What a folder or program may import when it is loaded: the project's dependencies and these extras. A function may

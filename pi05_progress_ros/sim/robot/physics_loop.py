@@ -20,6 +20,7 @@ from std_srvs.srv import Trigger
 from pi05_progress.robots.profile import RobotProfile
 
 from .command_listener import CommandListener
+from .description import TF_HZ, Description
 from .image_publisher import ImagePublisher
 from .robot import STATE_HZ, Robot
 from .robot_parameters import RobotParameters
@@ -109,6 +110,7 @@ class PhysicsLoop:
         self._episodes_left = (parameters.expert and parameters.expert_episodes) or math.inf
         self._clock = node.create_publisher(Clock, "/clock", qos_profile_sensor_data)
         self._states = StatePublisher(node, robot, profile)
+        self._description = Description(node, profile)
         self._truth = Truth(node, robot)
 
     def run(self, stop: Event) -> None:
@@ -177,6 +179,8 @@ class PhysicsLoop:
         stamp = to_time(self._robot.stamp_ns(world.time_s))
         self._clock.publish(Clock(clock=stamp))
         self._states.publish(tick, stamp, self._listener.mode)
+        if is_due(tick, TF_HZ):
+            self._description.publish(stamp, world)
         if is_due(tick, IMAGE_HZ):
             self._truth.publish(self._worker.not_to_imitate if self._worker else "")
             if self._images:

@@ -11,6 +11,7 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Float32, Int32, String
 
 from pi05_progress.robots.episode_notes import INVALID, VALID
+from pi05_progress.robots.kinematics import ROOT_FRAME
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.robots.states import Mode, mode_text
 from pi05_progress_msgs.msg import EpisodeEvent
@@ -112,7 +113,7 @@ class Truth:
         self._calls += 1
         self._progress.publish(Float32(data=status.progress))
         poses = PoseArray()
-        poses.header.stamp, poses.header.frame_id = self._stamp(now), "base_link"
+        poses.header.stamp, poses.header.frame_id = self._stamp(now), ROOT_FRAME
         poses.poses = [_pose(values) for values in self._world.object_poses().values()]
         self._poses.publish(poses)
         count = len(self._world.task.milestone_names())
