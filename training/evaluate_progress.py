@@ -85,6 +85,9 @@ class EvaluateOptions:
     wrong: str = ""
     """The wrong instruction in one of them; if not given another task's that the checkpoint was trained on or the data
     set has, of other words, else "water the plants"."""
+    instructions: Path | None = None
+    """Other wordings of the data's instructions, and such as are to be refused, as config/instructions.yaml has them;
+    successful episodes are shown with one of each, too."""
     robot: str = ""
     """Robot profile: a name, or a YAML file; the checkpoint's if not given."""
     policy: str = "pi05"
@@ -125,7 +128,14 @@ def run(args: EvaluateOptions) -> Evaluation:
     name = str(args.checkpoint or f"policy {args.policy}")
     training = training_of(args.train_dataset, info.labels if info else {}, name, args.dataset, wanted)
     settings = Settings(
-        args.rate, tuple(args.perturbations), args.black, args.wrong, args.resamples, args.seed, args.shift
+        args.rate,
+        tuple(args.perturbations),
+        args.black,
+        args.wrong,
+        args.resamples,
+        args.seed,
+        args.shift,
+        str(args.instructions or ""),
     )
     policy = _policy(args, profile)
     cache = AnswerCache(_cache_folder(args, profile))

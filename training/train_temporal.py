@@ -29,6 +29,7 @@ from pi05_progress.files.progress_bar import progress_bar
 from pi05_progress.policy import ALL_ON, Noise, PolicyOptions
 from pi05_progress.robots.profile import RobotProfile
 
+from .datasets.instructions import Instructions
 from .evaluation.cache import FOLDER, AnswerCache, code_digest, fingerprint_of_answers
 from .evaluation.predictions import ready_policy
 from .loading.split import read_splits, splits_of
@@ -54,6 +55,9 @@ class TemporalOptions:
     """New folder: the checkpoint with its temporal head."""
     held_out: Path | None = None
     """held_out.json of the checkpoint's run, if it does not lie in its folder: those episodes calibrate."""
+    instructions: Path | None = None
+    """Other wordings of the data's instructions, and such as are to be refused, as config/instructions.yaml has them:
+    the head learns progress under the former, and to say of the latter that it is UNKNOWN."""
     steps: int = 700
     """Of training."""
     false_alarms: float = 0.05
@@ -97,6 +101,7 @@ def _streams(args: TemporalOptions, info: CheckpointInfo) -> tuple[list[Stream],
     )  # fmt: skip
     policy = ready_policy(profile, options)
     splits = read_splits(args.held_out) if args.held_out else splits_of(args.checkpoint)
+    instructions = None if args.instructions is None else Instructions.load(args.instructions)
     settings = {
         "temporal": True, "noise": args.noise, "tokenizer": args.tokenizer, "code": code_digest(),
         "robot": profile.model_dump(mode="json"),
@@ -107,7 +112,7 @@ def _streams(args: TemporalOptions, info: CheckpointInfo) -> tuple[list[Stream],
         for root in args.dataset:
             name = fingerprint_of_answers([*parts, root], settings)
             cache = AnswerCache(args.cache.expanduser() / name)
-            of, named = read_streams(policy, profile, root, splits, cache, advance)
+            of, named = read_streams(policy, profile, root, splits, cache, instructions, advance)
             streams += of
             stages |= {task: tuple(stage.name for stage in all_of) for task, all_of in named.items()}
     return streams, stages
@@ -128,7 +133,7 @@ def _head(
         told = f"{len(training)} episodes to train on and {len(held_out)} to calibrate with"
         raise UserError(f"{told}: both are needed, and successes among them; give more --dataset")
     rng, arrays = np.random.default_rng(args.seed), prepared(training)
-    weights = np.array([1.0 if stream.success else 3.0 for stream in training])  # failures are few
+    weights = np.array([1.0 if stream.success or stream.refused else 3.0 for stream in training])  # failures are few
 
     def draw() -> tuple[np.ndarray, Truth]:
         some = [training[i] for i in rng.choice(len(training), BATCH, p=weights / weights.sum())]
@@ -136,15 +141,16 @@ def _head(
 
     read = np.concatenate([draw()[0] for _ in range(8)])
     arrays |= {"input_mean": read.mean(axis=(0, 1)), "input_std": read.std(axis=(0, 1)) + 1e-2}
-    network = Network(read.shape[-1], max([1, *map(len, stages.values())]), nnx.Rngs(args.seed))
+    taught = any(stream.refused for stream in training)
+    network = Network(read.shape[-1], max([1, *map(len, stages.values())]), nnx.Rngs(args.seed), taught)
     with progress_bar("training", args.steps, "steps") as advance:
         loss = train(network, arrays, draw, args.steps, advance)
     made = {
         "datasets": [root.name for root in args.dataset], "trained_on": len(training), "calibrated_with": len(held_out),
         "steps": args.steps, "loss": loss, "false_alarms": args.false_alarms, "unlike": args.unlike,
-        "noise": args.noise,
+        "noise": args.noise, "instructions": args.instructions and args.instructions.name,
     }  # fmt: skip
-    about = About(info.action_dt_s, stages, durations_s, NEVER, {}, made)
+    about = About(info.action_dt_s, stages, durations_s, NEVER, {}, NEVER if taught else None, made)
     return calibrated(arrays | network.arrays(), about, training, held_out, args.false_alarms, args.unlike)
 
 

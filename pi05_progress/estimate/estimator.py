@@ -24,6 +24,7 @@ from .status import Status, StatusConfig, TaskCourse
 from .temporal import DETECTORS, Memory, Recollection, TemporalHead
 
 UNLIKE = "unlike the data"
+MISFIT = "the instruction asks for something else than what is seen"
 WINDOW_MIN = 3  # beliefs that are looked at together even if they come slowly: one that is far off changes nothing
 DURATION_SPREAD = 0.3  # standard deviation of the logarithm of how long a task takes around what is expected
 
@@ -124,9 +125,10 @@ class ProgressEstimator:
         """What the temporal head makes of it."""
         head, c = self._head, self.config
         of = self._memory.update(self._time_s, output)
-        if of.distance > head.about.unlike:
+        misfits = head.about.misfit is not None and of.misfit > head.about.misfit
+        if of.distance > head.about.unlike or misfits:
             self._memory.rest()
-            return Estimate(raw=raw, reason=UNLIKE)
+            return Estimate(raw=raw, reason=MISFIT if misfits else UNLIKE)
         progress = self._publish(of.progress, c.fall)
         rate = _slope(self._published)
         status = self._course.update(self._time_s, progress, rate, of.progress)

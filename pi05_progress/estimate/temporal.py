@@ -42,6 +42,8 @@ class About:
     durations_s: Mapping[str, float]  # usual ones by instruction
     unlike: float  # features farther from the data than this are unlike it
     alarms: Mapping[str, float]  # threshold of each detector of failure, by its name in `DETECTORS`; none: never FAILED
+    # probability above which an instruction asks for something else; None: the head was taught no such instructions
+    misfit: float | None = None
     # how it was made and what came of it: data sets, episodes, share of false alarms, figures
     made: Mapping[str, Any] = field(default_factory=dict)
 
@@ -65,6 +67,7 @@ class Recollection:
     done: float  # probability that the task is complete now
     succeeds: float  # probability that the episode will succeed
     distance: float  # of the newest features from the training data; the smallest of the last UNLIKE_S
+    misfit: float = 0.0  # probability that something else is asked for than what is seen; as `distance`
 
     @property
     def progress(self) -> float:
@@ -90,6 +93,11 @@ class TemporalHead:
                 f"the temporal head cannot be read, make it anew: {type(error).__name__}: {error}"
             ) from None
 
+    @property
+    def judges_instructions(self) -> bool:
+        """Whether it says that an instruction asks for something else than what is seen."""
+        return self.about.misfit is not None
+
     def _check(self) -> None:
         a = self.arrays
         width, reads = a["projection"].shape
@@ -105,12 +113,22 @@ class TemporalHead:
             "progress_levels": (GROUPS, len(LEVELS)), "ratio_levels": (GROUPS, len(LEVELS)), "platt": (2, 2),
         }  # fmt: skip
         found = {name: value.shape for name, value in a.items()}
-        if found != wanted or bins < 0 or outputs < POINTS + RATIOS + 3 or a["action_scale"].ndim != 1:
+        if (
+            found != wanted
+            or bins < 0
+            or outputs < POINTS + RATIOS + 3 + self.judges_instructions
+            or a["action_scale"].ndim != 1
+        ):
             wrong = ", ".join(sorted(n for n in found.keys() | wanted.keys() if found.get(n) != wanted.get(n)))
             raise ValueError(f"its arrays do not fit together: {wrong or 'sizes'}")
         if not all(np.isfinite(value).all() for value in a.values()):
             raise ValueError("an array holds numbers that are not finite")
-        numbers = [self.about.unlike, *self.about.durations_s.values(), *self.about.alarms.values()]
+        numbers = [
+            self.about.unlike,
+            self.about.misfit or 0,
+            *self.about.durations_s.values(),
+            *self.about.alarms.values(),
+        ]
         if not (0 < self.about.action_dt_s < np.inf and np.isfinite(numbers).all()):
             raise ValueError("about holds a number that is not finite, or an action_dt_s that is not above 0")
         self.hidden, self.bins = hidden, bins
@@ -162,7 +180,7 @@ class Memory:
         self._head = head
         self._hidden = np.zeros(head.hidden, np.float32)
         self._last: tuple[float, np.ndarray] | None = None  # time and chunk of the last inference
-        self._recent: list[tuple[float, float, float, float]] = []  # time, distance, disagreement, reversal
+        self._recent: list[tuple[float, ...]] = []  # time, distance, misfit, disagreement, reversal
         self._anchor, self._moved_s, self._began_s = np.inf, 0.0, 0.0
 
     def update(self, time_s: float, output: PolicyOutput) -> Recollection:
@@ -180,9 +198,12 @@ class Memory:
         self._last = time_s, chunk
         distance = float(np.sqrt(np.square(a["centroids"] - features).sum(axis=1).min()))
         self._recent = [of for of in self._recent if of[0] > time_s - RECENT_S]
-        self._recent.append((time_s, distance, float(differs), float(turns)))
-        near = min(d for at, d, *_ in self._recent if at > time_s - UNLIKE_S)
-        return recollection(a, logits, near)
+        misfit = 0.0
+        if head.judges_instructions:
+            logits, misfit = logits[:-1], float(_sigmoid(logits[-1]))
+        self._recent.append((time_s, distance, misfit, float(differs), float(turns)))
+        smallest = np.min([of[1:3] for of in self._recent if of[0] > time_s - UNLIKE_S], axis=0)
+        return recollection(a, logits, *map(float, smallest))
 
     def rest(self) -> None:
         """Time until now is none in which progress should have been made: it was done, begun anew, or not known."""
@@ -193,7 +214,7 @@ class Memory:
         if progress >= self._anchor + STEP or not np.isfinite(self._anchor):
             self._anchor, self._moved_s = progress, time_s
         self._anchor = min(self._anchor, progress)
-        differs, turns = np.mean([of[2:] for of in self._recent], axis=0)
+        differs, turns = np.mean([of[3:] for of in self._recent], axis=0)
         # a mean over less says nothing, nor do chunks that come more slowly than any that were trained on
         whole = time_s - self._began_s >= RECENT_S and len(self._recent) >= RECENT_FEWEST
         return {"still": time_s - self._moved_s, "disagreement": differs * whole, "reversals": turns * whole,
@@ -258,14 +279,16 @@ def standardised(arrays: Mapping[str, np.ndarray], values: Float[np.ndarray, "*b
     return np.clip((values - arrays["input_mean"]) / arrays["input_std"], -6, 6)
 
 
-def recollection(arrays: Mapping[str, np.ndarray], logits: Float[np.ndarray, " o"], distance: float) -> Recollection:
+def recollection(
+    arrays: Mapping[str, np.ndarray], logits: Float[np.ndarray, " o"], distance: float, misfit: float
+) -> Recollection:
     """What logits stand for."""
     points, ratios, stages = np.split(logits[:-2], [POINTS, POINTS + RATIOS])
     (done_by, done_from), (success_by, success_from) = arrays["platt"]
     done, succeeds = logits[-2:]
     return Recollection(
         _softmax(points), _softmax(ratios), int(np.argmax(stages)), float(_sigmoid(done_by * done + done_from)),
-        float(_sigmoid(success_by * succeeds + success_from)), distance,
+        float(_sigmoid(success_by * succeeds + success_from)), distance, misfit,
     )  # fmt: skip
 
 

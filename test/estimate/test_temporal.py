@@ -8,7 +8,7 @@ from flax import nnx
 from made_up_streams import DT_S, FPS, STAGES, TASK, stream, streams
 
 from pi05_progress.errors import UserError
-from pi05_progress.estimate.estimator import UNLIKE, ProgressEstimator, Status
+from pi05_progress.estimate.estimator import MISFIT, UNLIKE, ProgressEstimator, Status
 from pi05_progress.estimate.temporal import About, TemporalHead, agreement, standardised, to_bytes
 from training.temporal.calibration import NEVER, calibrated
 from training.temporal.network import Network, train
@@ -19,20 +19,24 @@ TRAINING, HELD_OUT = streams()
 ABOUT = About(DT_S, STAGES, {TASK: 10.0}, NEVER, {})
 
 
-@pytest.fixture(scope="module")
-def made():
+def trained(episodes, instructions=False):
     """Arrays, network and inputs of a short training."""
-    rng, arrays = np.random.default_rng(0), prepared(TRAINING)
+    rng, arrays = np.random.default_rng(0), prepared(episodes)
 
     def draw():
-        some = [TRAINING[i] for i in rng.integers(len(TRAINING), size=8)]
+        some = [episodes[i] for i in rng.integers(len(episodes), size=8)]
         return drawn(rng, some, arrays, [10.0] * 8, DT_S, 40)
 
     read, _ = draw()
     arrays |= {"input_mean": read.mean(axis=(0, 1)), "input_std": read.std(axis=(0, 1)) + 1e-2}
-    network = Network(read.shape[-1], 2, nnx.Rngs(0))
+    network = Network(read.shape[-1], 2, nnx.Rngs(0), instructions)
     train(network, arrays, draw, 120)
     return arrays | network.arrays(), network, read
+
+
+@pytest.fixture(scope="module")
+def made():
+    return trained(TRAINING)
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +95,23 @@ def test_what_is_unlike_the_data_is_unknown_and_says_so(head):
     found = told(head, dataclasses.replace(of, answers=strange))
     assert {(e.status, e.reason, e.progress) for e in found[5:]} == {(Status.UNKNOWN, UNLIKE, None)}
     assert found[5].raw is not None
+
+
+def other_words(of, refused):
+    """The same pictures under another instruction: the pooled prefix is moved where something else is asked for."""
+    moved = of.answers.features + np.float32(refused) * np.eye(of.answers.features.shape[1], dtype=np.float32)[0]
+    return of.under(dataclasses.replace(of.answers, features=moved), refused)
+
+
+def test_an_instruction_for_something_else_is_unknown_and_says_so_and_other_words_for_the_same_are_not():
+    both = [other_words(of, refused) for of in TRAINING for refused in (False, True)]
+    head = calibrated(trained(both, True)[0], dataclasses.replace(ABOUT, misfit=NEVER), both, HELD_OUT, 0.05, 0.02)
+    assert 0 < TemporalHead(head).about.misfit < 1
+    refused = told(head, other_words(stream(102), True))
+    assert {(e.status, e.reason, e.progress) for e in refused[-20:]} == {(Status.UNKNOWN, MISFIT, None)}
+    asked = told(head, other_words(stream(102), False))
+    assert not any(e.reason == MISFIT for e in asked)
+    assert asked[-1].progress > 0.9
 
 
 @pytest.mark.parametrize("why", ["gap", "task", "clock", "asked"])

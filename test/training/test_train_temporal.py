@@ -105,6 +105,36 @@ def test_what_is_wrong_is_said_and_nothing_is_written(places, tmp_path):
     assert not (tmp_path / "o").exists()
 
 
+@pytest.fixture
+def wordings(tmp_path):
+    """A file about the tasks of the data."""
+    path = tmp_path / "instructions.yaml"
+    path.write_text("""
+tasks:
+  - {says: [stack the cubes], paraphrases: [make a tower, pile them up, build it high], refused: [a, b, take it apart]}
+  - {says: [put the block into the basket]}
+rules: {says: ["{instruction}"], refused: [c, d, e]}
+""")
+    return path
+
+
+def test_episodes_are_trained_on_under_other_wordings_and_under_refused_instructions(places, wordings, tmp_path):
+    plain = TemporalHead(policy_of(places / "with").temporal_head).about.made
+    told = TemporalHead(run(options(places, tmp_path / "o", instructions=wordings))).about.made
+    assert plain["instructions"] is None and told["instructions"] == wordings.name
+    assert plain["trained_on"] < told["trained_on"] <= 3 * plain["trained_on"]
+    assert plain["calibrated_with"] == told["calibrated_with"]
+
+
+def test_successes_are_shown_with_wordings_that_taught_nothing(places, wordings, tmp_path):
+    shown = EvaluateOptions(
+        places / "data", places / "with", perturbations=(), resamples=100, cache=places / "answers", num_steps=1,
+        instructions=wordings,
+    )  # fmt: skip
+    found = evaluate(shown)
+    assert {"paraphrase_change.raw", "refused_end.raw", "refused.raw"} <= found.total.keys()
+
+
 def test_a_damaged_head_is_refused_and_the_remedy_named(places, tmp_path):
     shutil.copytree(places / "with", tmp_path / "c")
     (file,) = (tmp_path / "c" / "temporal").iterdir()

@@ -21,6 +21,7 @@ from .truth import Truth
 KINDS = ("raw", "filtered")
 HIGH = 0.9  # a failed episode must not stay above
 END_S = 1.0  # progress at the end is the mean over so long
+REFUSED_BELOW = 0.15  # an instruction for something else is refused by progress that ends below, or is unknown
 PREMATURE_S = 1.0  # declared so long before it was done is premature
 MOMENTS = (0.25, 0.5, 0.75)  # of an episode's duration, at which time remaining is looked at
 
@@ -205,4 +206,11 @@ def _perturbed(tracks: Mapping[str, Track], truth: Truth) -> dict[str, float]:
                     last = track.time_s >= track.time_s[-1] - END_S
                     found[f"wrong_end.{kind}"] = float(values[last].mean())
                     found[f"wrong_change.{kind}"] = metrics.mean_error(values, original.values(kind))
+                case playbacks.PARAPHRASE:
+                    found[f"paraphrase_change.{kind}"] = metrics.mean_error(values, original.values(kind))
+                case playbacks.REFUSED:
+                    last = values[track.time_s >= track.time_s[-1] - END_S]
+                    end = float(np.mean(last[np.isfinite(last)])) if np.isfinite(last).any() else np.nan
+                    found[f"refused_end.{kind}"] = end
+                    found[f"refused.{kind}"] = float(not end >= REFUSED_BELOW)
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.robots.shifts import recorded_shift
 
 from ..datasets import layout
+from ..datasets.instructions import Instructions
 from ..datasets.progress_meta import EpisodeMeta, ProgressMeta
 from ..datasets.reader import Dataset, Episode
 from ..datasets.robot import check_robot
@@ -39,6 +41,7 @@ class Settings:
     resamples: int = 2000  # of the bootstrap
     seed: int = 0  # of the bootstrap
     shift: str = "none"  # a named change of the laboratory that all pictures are shown with
+    instructions: str = ""  # file of other wordings and refused instructions, with which successes are shown, too
     estimator: EstimatorConfig = field(default_factory=EstimatorConfig)  # turns beliefs into progress and status
 
     def stride(self, fps: float) -> int:
@@ -100,12 +103,14 @@ def evaluate(
         advance: called with 1 after every episode.
 
     Raises:
-        UserError: the policy gives no progress, or the wrong instruction is a right one.
+        UserError: the policy gives no progress, the wrong instruction is a right one, or the file of instructions
+            lacks a task.
         DatasetError, PictureError: the data set is of another robot, or damaged.
     """
     check_robot(dataset, profile, [layout.STATE], profile.cameras)
     cache = cache or AnswerCache(None)
     shift = recorded_shift(settings.shift)
+    instructions = Instructions.load(Path(settings.instructions)) if settings.instructions else None
     stages, stages_from = task_stages(dataset, meta, training.stages)
     known = {episode.task for episode in dataset.episodes}
     tasks = list(dict.fromkeys(e.task for e in dataset.episodes if e.index in set(wanted)))
@@ -123,6 +128,8 @@ def evaluate(
             seed=episode.index,
             names=settings.perturbations if perturbed else (),
         )
+        if instructions and perturbed:
+            shown += playbacks.said_otherwise(shown[0], instructions, judging=True, seed=episode.index)
         answers = cache.load(episode.index, shown)
         if answers is None:
             recorded = partial(robot_frames, episode, columns[layout.STATE], profile, dataset.fps)

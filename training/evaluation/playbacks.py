@@ -10,11 +10,12 @@ import numpy as np
 from pi05_progress.errors import UserError
 from pi05_progress.observation import RobotFrame
 
-from ..datasets.instructions import same_words, words
+from ..datasets.instructions import Instructions, same_words, words
 
 PLAIN, HELD = "plain", "held"
 PAUSE, REVERSED, HALF, DOUBLE, WRONG, BLACK = "pause", "reversed", "half_speed", "double_speed", "wrong", "black"
 PERTURBATIONS = (PAUSE, REVERSED, HALF, DOUBLE, WRONG, BLACK)
+PARAPHRASE, REFUSED = "paraphrase", "refused"
 PAUSE_S = 5.0
 LATE_S = 3.0  # declared so long after it was done is late
 HELD_S = LATE_S + 3.0  # how long the end of a recording is held (a robot that is done stays): late is not never
@@ -107,6 +108,16 @@ def changed(name: str, original: Playback, *, prompt: str | None = None, black: 
     """The same frames at the same times with another instruction, or with a camera that sees nothing."""
     views = [replace(v, prompt=v.prompt if prompt is None else prompt, black=black) for v in original.views]
     return Playback(name, original.time_s, tuple(views))
+
+
+def said_otherwise(original: Playback, instructions: Instructions, judging: bool, seed: int) -> list[Playback]:
+    """The same with another wording of its instruction, and with one that is to be refused, where there are such."""
+    variants = instructions.variants(original.views[0].prompt, judging)
+    return [
+        changed(name, original, prompt=of[seed % len(of)])
+        for name, of in ((PARAPHRASE, variants.paraphrases), (REFUSED, variants.refused))
+        if of
+    ]
 
 
 def all_playbacks(

@@ -9,7 +9,7 @@ import numpy as np
 
 from . import bootstrap
 from .bootstrap import Figure, Statistic
-from .episode_figures import HIGH, LATE_S, MOMENTS, PREMATURE_S
+from .episode_figures import HIGH, LATE_S, MOMENTS, PREMATURE_S, REFUSED_BELOW
 from .predictions import LEVELS
 from .truth import STILL_S, SUCCESSFUL
 
@@ -70,6 +70,11 @@ MEASURES: tuple[Measure, ...] = (
     Measure("double_speed_change", "double speed: change", PERTURBED, better="lower"),
     Measure("wrong_end", "wrong instruction: progress at the end", PERTURBED, better="lower"),
     Measure("wrong_change", "wrong instruction: change", PERTURBED, better="higher"),
+    Measure("paraphrase_change", "other wording: change", PERTURBED, better="lower"),
+    Measure("refused_end", "refused instruction: progress at the end", PERTURBED, better="lower"),
+    Measure(
+        "refused", f"refused instructions that end below {REFUSED_BELOW:g}, or unknown", PERTURBED, better="higher"
+    ),
     Measure("black_mae", "one camera black: mean error", PERTURBED, better="lower"),
     Measure("black_change", "one camera black: change", PERTURBED, better="lower"),
     *(Measure(f"coverage_{100 * p:.0f}", f"coverage at {100 * p:.0f} %", BELIEF, better=f"{p:g}") for p in LEVELS),
@@ -88,7 +93,7 @@ MEASURES: tuple[Measure, ...] = (
 )
 # yes or no of an episode: their intervals are Wilson's, since the bootstrap of 0 of 9 is [0, 0]
 SHARES = frozenset(
-    {"premature", "late", "missed", "false_alarm", "failure_too_high", "called_failure", "called_success"}
+    {"premature", "late", "missed", "false_alarm", "failure_too_high", "called_failure", "called_success", "refused"}
     | {f"remaining_covered_{100 * p:.0f}" for p in MOMENTS}
 )
 _PAIRS = {

@@ -71,9 +71,10 @@ def calibrated(
         trained: episodes it was trained on, which only tell how much of what detectors look at is usual.
         held_out: episodes that tell all else.
         false_alarms: the share of successful episodes in which a failure may be called.
-        unlike: the share of episodes of which a moment may be called unlike the data.
+        unlike: the share of episodes of which a moment may be called unlike the data; and of which one may be said to
+            be under an instruction for something else, where the head was taught such.
     """
-    data = to_bytes(arrays, replace(about, unlike=NEVER, alarms={}))
+    data = to_bytes(arrays, replace(about, unlike=NEVER, alarms={}, misfit=about.misfit and NEVER))
     found = [Run.of(data, stream) for stream in held_out]
     usual = [Run.of(data, s) for s in [s for s in trained if s.success][:: len(trained) // USUAL + 1]]
     successes = [run for run in found if run.stream.success]
@@ -93,9 +94,9 @@ def calibrated(
     for run in (*found, *usual):  # the same detector after calibration
         for of, at in zip(run.told, run.detected, strict=True):
             at["hopeless"] = 1 - float(expit(platt[1, 0] * _logit(of.succeeds) + platt[1, 1]))
-    farthest = _conformal([run.column("distance").max() for run in found], unlike)
+    farthest, misfit = (_conformal([run.column(n).max() for run in found], unlike) for n in ("distance", "misfit"))
     alarms = _alarms(usual or successes, successes, false_alarms)
-    return to_bytes(arrays, replace(about, unlike=farthest, alarms=alarms))
+    return to_bytes(arrays, replace(about, unlike=farthest, alarms=alarms, misfit=about.misfit and misfit))
 
 
 def _levels(runs: Sequence[Run], kind: str, truths: Sequence[np.ndarray]) -> np.ndarray:

@@ -20,12 +20,16 @@ HIDDEN, LEARNING_RATE = 64, 3e-3
 
 
 class Network(nnx.Module):
-    """A GRU, one hidden layer, and the logits of all that is asked."""
+    """A GRU, one hidden layer, and the logits of all that is asked.
 
-    def __init__(self, reads: int, stages: int, rngs: nnx.Rngs) -> None:
+    With ``instructions`` the last logit is that something else is asked for than what is seen.
+    """
+
+    def __init__(self, reads: int, stages: int, rngs: nnx.Rngs, instructions: bool = False) -> None:
+        self.instructions = instructions
         self.cell = nnx.GRUCell(reads, HIDDEN, rngs=rngs)
         self.middle = nnx.Linear(HIDDEN, HIDDEN, rngs=rngs)
-        self.output = nnx.Linear(HIDDEN, POINTS + RATIOS + stages + 2, rngs=rngs)
+        self.output = nnx.Linear(HIDDEN, POINTS + RATIOS + stages + 2 + instructions, rngs=rngs)
 
     def __call__(self, inputs: Float[Array, "b t i"]) -> Float[Array, "b t o"]:
         """Logits after each of the standardised inputs."""
@@ -42,7 +46,10 @@ class Network(nnx.Module):
 
 def loss(network: Network, inputs: Array, truth: Truth) -> Array:
     """Cross entropies of all outputs, each where its truth is known."""
-    logits = network(inputs)
+    logits, misfit = network(inputs), 0.0
+    if network.instructions:
+        logits, judged = logits[..., :-1], logits[..., -1]
+        misfit = optax.sigmoid_binary_cross_entropy(judged, truth.refused).mean()
     points, ratios, stages, two = jnp.split(logits, [POINTS, POINTS + RATIOS, logits.shape[-1] - 2], axis=-1)
     progress, ratio, succeeds = (jnp.isfinite(of) for of in (truth.progress, truth.ratio, truth.succeeds))
     parts = [
@@ -52,7 +59,7 @@ def loss(network: Network, inputs: Array, truth: Truth) -> Array:
         (optax.sigmoid_binary_cross_entropy(two[..., 0], truth.done), progress, 0.3),
         (optax.sigmoid_binary_cross_entropy(two[..., 1], jnp.nan_to_num(truth.succeeds)), succeeds, 0.3),
     ]
-    return sum(w * jnp.where(of, value, 0).sum() / jnp.maximum(of.sum(), 1) for value, of, w in parts)
+    return misfit + sum(w * jnp.where(of, value, 0).sum() / jnp.maximum(of.sum(), 1) for value, of, w in parts)
 
 
 def _soft(logits: Array, target: Array, sigma: float) -> Array:

@@ -27,6 +27,7 @@ class Truth(NamedTuple):
     ratio: np.ndarray  # time remaining / usual duration
     done: np.ndarray
     succeeds: np.ndarray
+    refused: np.ndarray  # 1 where something else is asked for
 
 
 def drawn(
@@ -44,11 +45,12 @@ def drawn(
             share = share.reshape(-1, *(1,) * (values.ndim - 1))
             return (1 - share) * values[low] + share * values[np.minimum(low + 1, len(values) - 1)]
 
-        progress, succeeds = between(stream.progress), float(stream.success) if forward else np.nan
+        progress = between(stream.progress)
+        succeeds = float(stream.success) if forward and not stream.refused else np.nan
         rows.append((
             between(said.features), between(said.bins), between(said.actions), progress,
             stream.stage[np.round(frames).astype(int)], between(stream.remaining_s) / speed / usual,
-            (progress >= 0.999).astype(float), np.full(steps, succeeds),
+            (progress >= 0.999).astype(float), np.full(steps, succeeds), np.full(steps, float(stream.refused)),
         ))  # fmt: skip
         times.append(time_s)
     pooled, bins, actions, *truth = (np.array(part) for part in zip(*rows, strict=True))

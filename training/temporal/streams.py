@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -14,11 +14,12 @@ from pi05_progress.policy import Policy
 from pi05_progress.robots.profile import RobotProfile
 
 from ..datasets import layout
+from ..datasets.instructions import Instructions
 from ..datasets.progress_meta import Stage, load_progress_meta
 from ..datasets.reader import open_dataset
 from ..datasets.robot import check_robot
 from ..evaluation.cache import AnswerCache
-from ..evaluation.playbacks import PLAIN, plain
+from ..evaluation.playbacks import PLAIN, REFUSED, plain, said_otherwise
 from ..evaluation.predictions import Answers, ask, robot_frames
 from ..loading.split import CONTENTS, SetSplit, episode_name, held_out, seen_before
 
@@ -27,7 +28,7 @@ FRACTION = 0.2  # of episodes for calibration, where it is not known which the p
 
 @dataclass(frozen=True)
 class Stream:
-    """One episode; arrays have a row per frame."""
+    """One episode under one instruction; arrays have a row per frame."""
 
     task: str
     fps: float
@@ -37,13 +38,26 @@ class Stream:
     progress: np.ndarray  # in [0, 1], 1 from where it is done on; NaN where unknown
     stage: np.ndarray  # index; -1 where unknown
     remaining_s: np.ndarray  # until the task is done; NaN where unknown
+    refused: bool = False  # the instruction asks for something else
+
+    def under(self, answers: Answers, refused: bool) -> Stream:
+        """The same under another instruction; how far that is done nobody knows where something else is asked for."""
+        if not refused:
+            return replace(self, answers=answers)
+        unknown = np.full_like(self.progress, np.nan)
+        return replace(
+            self, answers=answers, success=False, progress=unknown, stage=np.full_like(self.stage, -1),
+            remaining_s=unknown, refused=True,
+        )  # fmt: skip
 
 
 def read_streams(
     policy: Policy, profile: RobotProfile, root: Path, splits: Sequence[SetSplit], cache: AnswerCache,
-    advance: Callable[[int], None] = lambda episodes: None,
+    instructions: Instructions | None = None, advance: Callable[[int], None] = lambda episodes: None,
 ) -> tuple[list[Stream], Mapping[str, Sequence[Stage]]]:  # fmt: skip
     """Streams of a labelled data set's episodes, and its stages; what the policy's run held out is for calibration.
+
+    With instructions, an episode that is trained on comes under another wording and under a refused one, too.
 
     Raises:
         UserError: it has no progress labels, or the policy no categorical head.
@@ -61,7 +75,9 @@ def read_streams(
     validation = validation or set(held_out(names, FRACTION, 0, trained=trained))
     streams = []
     for episode, of in dataset.frames([layout.STATE, *labels.columns.values()]):
-        shown = [plain(episode.length, dataset.fps, 1, episode.task)]
+        shown = [original := plain(episode.length, dataset.fps, 1, episode.task)]
+        if instructions and episode.index not in validation:
+            shown += said_otherwise(original, instructions, False, seed=episode.index)
         answers = cache.load(episode.index, shown)
         if answers is None:
             answers = ask(policy, partial(robot_frames, episode, of[layout.STATE], profile, dataset.fps), shown)
@@ -71,10 +87,11 @@ def read_streams(
             raise UserError("the policy gives no features or bins: a temporal head needs a categorical progress head")
         known = {key: of[column].reshape(-1) for key, column in labels.columns.items()}
         left = known.get("seconds_remaining", unknown)
-        streams.append(Stream(
+        streams.append(of_plain := Stream(
             episode.task, dataset.fps, not meta.episode(episode.index).unsuccessful, episode.index in validation, said,
             np.where(known["valid"], known["progress"], np.nan), known.get("stage", unknown).astype(int),
             np.where(left >= 0, left, np.nan),
         ))  # fmt: skip
+        streams += [of_plain.under(answers[of.name], of.name == REFUSED) for of in shown[1:]]
         advance(1)
     return streams, labels.stages
