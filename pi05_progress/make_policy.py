@@ -6,14 +6,11 @@ import importlib
 from pathlib import Path
 from typing import get_args
 
-from .checkpoints.checkpoint import load_checkpoint, untrained
 from .checkpoints.description import read_info
 from .errors import UserError
 from .models.config import named_config
 from .policies.backend import choose_backend, require_torch
 from .policies.compilation_cache import use_compilation_cache
-from .policies.model_policy import Pi05Policy
-from .policies.sampler import inference_dtype
 from .policy import DEFAULT_OPTIONS, Noise, Policy, PolicyOptions, completed
 from .robots.profile import RobotProfile
 from .serving.client import WebsocketPolicy
@@ -50,6 +47,10 @@ def make_policy(profile: RobotProfile, options: PolicyOptions = DEFAULT_OPTIONS)
         return load_torch_policy(profile, options)
     if options.inference.compilation_cache:
         use_compilation_cache()
+    from .checkpoints.checkpoint import load_checkpoint, untrained  # users of other policies need not load JAX
+    from .policies.model_policy import Pi05Policy
+    from .policies.sampler import inference_dtype
+
     if checkpoint:
         folder = Path(checkpoint)
         loaded = load_checkpoint(folder, dtype=inference_dtype(read_info(folder).model, options.dtype))

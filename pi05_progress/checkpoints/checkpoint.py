@@ -23,11 +23,12 @@ from ..models.config import Pi05Config
 from ..models.pi05 import Pi05
 from ..observation import UNTRAINED
 from ..units.normalize import NormStats
+from .checkpoint_error import CheckpointError
 from .description import ASSETS, CONFIG, NORM_STATS, PARAMS, CheckpointInfo, read_info, read_stats
 from .digests import check_digests
 from .loading import load_model
 from .orbax_files import open_orbax
-from .parameter_source import CheckpointError, Shardings
+from .parameter_source import Shardings
 
 TEMPORAL, HEAD_FILE = "temporal", "head.safetensors"
 MARKERS = (CONFIG, PARAMS)  # what has them is a checkpoint, which may be overwritten

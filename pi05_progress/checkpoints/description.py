@@ -18,7 +18,7 @@ from ..files.validation import problems
 from ..models.config import STRICT, ModelConfigError, Pi05Config, config_to_dict
 from ..observation import UNTRAINED
 from ..units.normalize import NormStats, NormStatsError, load_norm_stats, save_norm_stats
-from .parameter_source import CheckpointError
+from .checkpoint_error import CheckpointError
 
 FORMAT = 1
 LONGEST_DT_S = 10.0  # between two actions; more is a mistake, and so are 0 and less

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ..files.output_file import write_file
-from .parameter_source import CheckpointError
+from .checkpoint_error import CheckpointError
 
 ENDING = ".sha256"
 log = logging.getLogger(__name__)

@@ -13,7 +13,8 @@ from ..models.parameters import (
     parameter_shapes,
 )
 from ..models.pi05 import Pi05
-from .parameter_source import CheckpointError, ParameterSource, Shardings, load_arrays
+from .checkpoint_error import CheckpointError
+from .parameter_source import ParameterSource, Shardings, load_arrays
 
 
 def load_model(

@@ -20,8 +20,9 @@ from flax.traverse_util import unflatten_dict
 from orbax.checkpoint import type_handlers
 
 from ..files.json_file import read_json
+from .checkpoint_error import CheckpointError
 from .digests import check_digests, write_digests
-from .parameter_source import CheckpointError, Index, ParameterSource, Progress, aligned_empty, shape_of
+from .parameter_source import Index, ParameterSource, Progress, aligned_empty, shape_of
 
 CHUNK_BYTES = 64 * 2**20  # of what is written
 IN_FLIGHT_BYTES = 256 * 2**20  # of chunks being decoded at once, unless a single one is larger

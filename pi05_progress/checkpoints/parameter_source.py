@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..errors import UserError, one_line
 from ..models.parameters import HEAD
 
 Index = tuple[slice, ...]
@@ -23,16 +22,6 @@ Shardings = Callable[[str, jax.ShapeDtypeStruct], jax.sharding.Sharding]
 Progress = Callable[[str, int], None]  # called after each leaf with its path and bytes
 
 ALIGNMENT = 64  # bytes; JAX takes such arrays on the CPU as they are instead of copying them
-
-
-class CheckpointError(UserError):
-    """A checkpoint is missing, incomplete, or does not fit; the message says what is wrong and what to do.
-
-    It is one printable line, whatever the checkpoint calls its tensors and its author wrote into it.
-    """
-
-    def __init__(self, message: str) -> None:
-        super().__init__(one_line(message, 2000))
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,10 @@ from ..files import output_folder
 from ..models.parameters import parameter_paths
 from ..units.normalize import NormStats
 from .checkpoint import MARKERS, Checkpoint
+from .checkpoint_error import CheckpointError
 from .description import PARAMS, CheckpointInfo, write_description
 from .digests import write_digests
 from .orbax_files import ITEM, save_args
-from .parameter_source import CheckpointError
 
 TIMEOUT_S = 4 * 3600  # of a save in the background; a full-size model on a slow disk takes minutes
 _NONE: Mapping[str, Any] = MappingProxyType({})

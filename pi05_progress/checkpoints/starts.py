@@ -22,8 +22,8 @@ from jaxtyping import Float, Float32, UInt8
 from ..files.output_file import write_file
 from ..robots.profile import RobotProfile
 from ..units.transforms import proprioception_to_model
+from .checkpoint_error import CheckpointError
 from .digests import ENDING, check_digests
-from .parameter_source import CheckpointError
 
 FOLDER, FILE = "starts", "starts.npz"
 SIZE = (36, 64)  # height, width of the pictures

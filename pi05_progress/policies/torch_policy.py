@@ -23,6 +23,7 @@ from lerobot.policies.pi05.configuration_pi05 import PI05Config
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from ..checkpoints.checkpoint_error import CheckpointError
 from ..checkpoints.description import ASSETS
 from ..checkpoints.foreign.conversion import ImportOptions, open_foreign, plan_import
 from ..checkpoints.foreign.foreign_checkpoint import read_json, refuse_own_options
@@ -30,7 +31,7 @@ from ..checkpoints.foreign.head_file import NAMES, to_torch, write_head
 from ..checkpoints.foreign.lerobot import CONFIG, camera_names
 from ..checkpoints.foreign.safetensors_files import TensorFile, open_safetensors
 from ..checkpoints.foreign.torch_parameters import TORCH_HEAD, head_parts, is_unused, names_by_key
-from ..checkpoints.parameter_source import CheckpointError, ParameterSource
+from ..checkpoints.parameter_source import ParameterSource
 from ..models.config import Pi05Config, ProgressConfig
 from ..models.observation import Observation
 from ..models.parameters import ParameterMismatchError, check_parameters

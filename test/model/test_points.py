@@ -10,8 +10,8 @@ from flax import nnx
 from small_models import SMALL, compiled, random_actions, random_model, random_observation
 
 from pi05_progress.checkpoints.checkpoint import Checkpoint, CheckpointInfo, load_checkpoint
+from pi05_progress.checkpoints.checkpoint_error import CheckpointError
 from pi05_progress.checkpoints.foreign.conversion import export_checkpoint
-from pi05_progress.checkpoints.parameter_source import CheckpointError
 from pi05_progress.checkpoints.saver import save_checkpoint
 from pi05_progress.models.config import ModelConfigError, PointsConfig
 from pi05_progress.models.parameters import parameter_paths

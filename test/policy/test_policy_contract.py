@@ -61,8 +61,17 @@ def test_a_whole_policy_is_left_as_it_is():
     assert completed(whole) is whole
 
 
-def test_the_contract_is_read_without_loading_jax():
-    program = "import sys, pi05_progress.policy; print('jax' in sys.modules)"
+def test_a_policy_of_ones_own_is_made_by_the_policy_node_without_loading_jax():
+    program = """
+import sys, types
+import pi05_progress_ros.policy_node
+from pi05_progress.make_policy import make_policy
+from pi05_progress.policy import PolicyOptions
+from pi05_progress.robots.profile import RobotProfile
+sys.modules["mine"] = types.SimpleNamespace(made=lambda profile: types.SimpleNamespace(infer=None))
+make_policy(RobotProfile.load("teleavatar"), PolicyOptions(policy="mine:made"))
+print("jax" in sys.modules)
+"""
     assert subprocess.check_output([sys.executable, "-c", program], cwd=ROOT, text=True).strip() == "False"
 
 

@@ -34,6 +34,7 @@ def bags(tmp_path_factory):
     """An episode of each task, one of them with a step undone."""
     out = tmp_path_factory.mktemp("bags")
     basket = ("--task", "place_in_basket", "--episodes", 1, "--fault", "undone_step:0", "--image-scale", 0.05)
+    basket += ("--picture-rate", 10, "--joint-rate", 50)  # nobody counts its messages
     runs = [(*STACK, "--out", out), (*basket, "--out", out)]
     running = [subprocess.Popen([*COMMAND, *map(str, arguments)]) for arguments in runs]
     assert [process.wait() for process in running] == [0, 0]
@@ -180,7 +181,9 @@ def test_the_same_seed_gives_the_same_episode_whatever_the_images(stacked, tmp_p
 
 
 def test_giving_up_is_a_failure(tmp_path):
-    recorder = EpisodeMaker(GenerationOptions("stack_cubes", tmp_path, image_scale=0.05, fault=("gives_up:1",)))
+    recorder = EpisodeMaker(
+        GenerationOptions("stack_cubes", tmp_path, image_scale=0.05, picture_rate=5.0, fault=("gives_up:1",))
+    )
     facts = recorder.make(2)
     assert (facts.outcome, facts.reason) == ("failure", "given up")
     assert [name for name, _ in facts.milestones] == ["red_cube lifted", "red_cube stacked"]

@@ -49,11 +49,10 @@ def configuration(data, output, **fields):
 @contextlib.contextmanager
 def quick_programs(folder):
     """Programs are compiled once for all runs, in whatever process, and not optimised."""
-    values = {
-        "jax_disable_most_optimizations": True,
-        "jax_compilation_cache_dir": str(folder),
-        "jax_persistent_cache_min_compile_time_secs": 0.2,
-    }
+    values = {"jax_disable_most_optimizations": True}
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):  # else they are kept for tests of other files, too
+        values["jax_compilation_cache_dir"] = str(folder)
+        values["jax_persistent_cache_min_compile_time_secs"] = 0.2
     kept = {name: jax.config.values[name] for name in values}
     former = {name: os.environ.get(name.upper()) for name in values}
     for name, value in values.items():

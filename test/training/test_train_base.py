@@ -9,7 +9,7 @@ from small_loading import labelled
 from training_runs import ADAPTED_MODEL, MODEL, run
 
 from pi05_progress.checkpoints.checkpoint import load_checkpoint
-from pi05_progress.checkpoints.parameter_source import CheckpointError
+from pi05_progress.checkpoints.checkpoint_error import CheckpointError
 from pi05_progress.errors import UserError
 from pi05_progress.models.lora import is_adapter
 from pi05_progress.models.parameters import HEAD, parameter_paths

@@ -58,6 +58,7 @@ def test_it_learns_where_a_square_is_within_a_pixel():
     assert first["grad_norm/position_head"] > 0 and first["grad_norm/vision"] > 0
 
 
+@pytest.mark.long  # two steps are compiled; that tokens give the losses of the pictures is in test/model/test_points.py
 def test_a_step_from_a_frozen_towers_kept_output_is_the_step_from_pictures():
     pictures, kept = (Run(LOCATING, FAST, LossConfig(), freeze=(TOWER,), source=None) for _ in range(2))
     given, start = batch(0), kept.parameters()

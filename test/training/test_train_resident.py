@@ -4,13 +4,17 @@ import dataclasses
 import os
 import signal
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from small_datasets import TWO_TASKS
 from small_loading import arrays, loader, take
+from training_cases import made_up_batch, one_device
 from training_runs import configuration, rows
 
 from pi05_progress.errors import UserError
+from training.engine.step import make_resident_steps
 from training.loading.config import DataConfigError
 from training.loading.loader import TrainLoader
 from training.loading.mixture import Choices
@@ -47,6 +51,29 @@ def test_weights_of_data_sets_hold_for_choices():
     assert len(np.unique(chosen)) == 50 + 64 * 8 and np.max(chosen) < 950
 
 
+def test_several_steps_a_call_are_the_same_steps_on_the_rows_that_are_chosen():
+    samples = made_up_batch(rows=16)
+    rows = np.array([[3, 1, 0, 7], [2, 15, 4, 3], [9, 8, 8, 1]], np.int32)
+
+    @jax.jit
+    def step(state, key, batch):
+        first, number = batch.actions[0, 0, 0], state["step"]
+        drawn = jax.random.normal(jax.random.fold_in(key, number))
+        return {"step": number + 1, "sum": 0.5 * state["sum"] + drawn * batch.actions.sum()}, {"first": first}
+
+    def taken(calls):
+        state, metrics = {"step": jnp.int32(0), "sum": jnp.float32(1)}, []
+        for call in calls:
+            state, found = make_resident_steps(step, one_device())(state, jax.random.key(0), samples, call)
+            metrics += np.asarray(found["first"]).tolist()
+        return int(state["step"]), float(state["sum"]), metrics
+
+    steps, total, metrics = taken([rows])
+    assert (steps, metrics) == (3, samples.actions[rows[:, 0], 0, 0].tolist())
+    assert taken(rows[:, None]) == (3, pytest.approx(total, rel=1e-6), metrics)
+
+
+@pytest.mark.long  # compiles two steps of a model
 def test_it_goes_on_exactly_and_several_steps_a_call_are_the_same_steps(data, tmp_path):
     one, ended = run(data, tmp_path / "one")
     assert ended == (6, "")

@@ -19,7 +19,7 @@ from training_cases import (
     without_head,
 )
 
-from pi05_progress.checkpoints.parameter_source import CheckpointError
+from pi05_progress.checkpoints.checkpoint_error import CheckpointError
 from pi05_progress.errors import UserError
 from pi05_progress.models.config import ModelConfigError
 from pi05_progress.models.parameters import parameter_paths

@@ -13,7 +13,8 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Int, Key
 
-from pi05_progress.checkpoints.parameter_source import CheckpointError, ParameterSource, load_arrays
+from pi05_progress.checkpoints.checkpoint_error import CheckpointError
+from pi05_progress.checkpoints.parameter_source import ParameterSource, load_arrays
 from pi05_progress.models.config import Pi05Config
 from pi05_progress.models.lora import Trained, is_adapter, is_trained, trained_paths
 from pi05_progress.models.parameters import (

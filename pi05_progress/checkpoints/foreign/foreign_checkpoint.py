@@ -12,8 +12,9 @@ import jax
 from ...models.config import Pi05Config
 from ...models.parameters import differences
 from ...units.normalize import NormStats, load_norm_stats
+from ..checkpoint_error import CheckpointError
 from ..description import ASSETS, NORM_STATS, CheckpointInfo, parse_info
-from ..parameter_source import CheckpointError, ParameterSource
+from ..parameter_source import ParameterSource
 from .config_fields import Fields
 
 DESCRIPTION = "pi05_progress.json"  # what an export of ours says about itself; other programs pass it over

@@ -20,7 +20,7 @@ import numpy as np
 
 from ...models.config import Pi05Config
 from ...models.parameters import differences
-from ..parameter_source import CheckpointError
+from ..checkpoint_error import CheckpointError
 from .safetensors_files import TensorFile, open_safetensors, write_safetensors
 from .torch_parameters import TORCH_HEAD, head_parts
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from ..parameter_source import CheckpointError
+from ..checkpoint_error import CheckpointError
 
 WANTED = ["*.json", "*.safetensors", "*.sha256", "params/*", "assets/*"]  # not optimizer states
 

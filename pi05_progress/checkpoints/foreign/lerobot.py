@@ -18,8 +18,9 @@ from ...models.lora import is_adapter
 from ...models.parameters import ParameterMismatchError, check_parameters, listed
 from ...observation import IMAGE_KEYS
 from ...units.normalize import NormStats
+from ..checkpoint_error import CheckpointError
 from ..description import CheckpointInfo
-from ..parameter_source import CheckpointError, ParameterSource, Progress
+from ..parameter_source import ParameterSource, Progress
 from . import torch_parameters as torch
 from .config_fields import TORCH_HEADS, Fields, fields_of_tensors
 from .foreign_checkpoint import ForeignCheckpoint, find_description, find_stats, read_json, refuse_incomplete

@@ -7,8 +7,8 @@ from pathlib import Path
 from ...models.config import tiny
 from ...models.lora import is_adapter
 from ...models.parameters import HEAD, parameter_shapes
+from ..checkpoint_error import CheckpointError
 from ..orbax_files import open_orbax
-from ..parameter_source import CheckpointError
 from .config_fields import fields_of_leaves
 from .foreign_checkpoint import ForeignCheckpoint, find_description, find_stats, refuse_incomplete
 

@@ -19,7 +19,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from ...files.json_file import read_json
-from ..parameter_source import CheckpointError, size_in_bytes
+from ..checkpoint_error import CheckpointError
+from ..parameter_source import size_in_bytes
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32"}
