@@ -5,7 +5,9 @@ python examples/two_tasks.py "stack the cubes" "lift the red cube"
 Needs py_trees (from pip, or ros-jazzy-py-trees) and an armed policy node (docs/commanding.md). Ctrl-C stops.
 """
 
+import signal
 import sys
+import threading
 
 import rclpy
 from py_trees import behaviour, composites, decorators, trees
@@ -47,9 +49,9 @@ class DoTask(behaviour.Behaviour):
     def terminate(self, new_status: Status) -> None:
         """Cancel the goal if the tree is interrupted meanwhile."""
         if new_status == Status.INVALID and self.status == Status.RUNNING:
-            rclpy.spin_until_future_complete(node, self.sent, timeout_sec=2.0)
+            rclpy.spin_until_future_complete(node, self.sent, timeout_sec=10.0)
             if self.sent.done() and self.sent.result().accepted:
-                rclpy.spin_until_future_complete(node, self.sent.result().cancel_goal_async(), timeout_sec=2.0)
+                rclpy.spin_until_future_complete(node, self.sent.result().cancel_goal_async(), timeout_sec=10.0)
 
 
 rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
@@ -62,10 +64,12 @@ in_a_row = composites.Sequence("in a row", memory=True, children=retries)
 tree = trees.BehaviourTree(
     decorators.EternalGuard("unless stopped", in_a_row, condition=lambda: not any(task.stopped for task in tasks))
 )
-try:
-    while tree.root.status in (Status.INVALID, Status.RUNNING):
-        rclpy.spin_once(node, timeout_sec=0.1)
-        tree.tick()
-except KeyboardInterrupt:
+# Heeded between two ticks: an exception within one would leave a goal that was just sent without anybody to cancel it.
+interrupted = threading.Event()
+signal.signal(signal.SIGINT, lambda *_: interrupted.set())
+while tree.root.status in (Status.INVALID, Status.RUNNING) and not interrupted.is_set():
+    rclpy.spin_once(node, timeout_sec=0.1)
+    tree.tick()
+if tree.root.status == Status.RUNNING:
     tree.root.stop(Status.INVALID)
 sys.exit(tree.root.status != Status.SUCCESS)

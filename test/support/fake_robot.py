@@ -305,12 +305,20 @@ class FakeRobot:
         return len(recent) > 1 and np.ptp(recent, axis=0).max() > 1e-3
 
     def moving(self):
-        """Whether the policy moves it; it is armed for that as often as needed, as by a patient operator."""
+        """Whether the policy moves it and says its progress; see ``running``."""
+        return self.running() and self.good() and self.moved()
+
+    def running(self):
+        """Whether a goal is carried out; the node is armed for that as often as needed, as by a patient operator.
+
+        A busy machine may miss an input at any time, which ends a goal: what is waited for while one is carried out is
+        waited for with this.
+        """
         if self.state() == "TAKEN_OVER":
             self.operator.arm(hand_back=True)
         elif self.state() in ("LOOKING", "ARMED"):
             self.operator.move(self.task)
-        return self.state() == "RUNNING" and self.good() and self.moved()
+        return self.state() == "RUNNING"
 
     def state(self):
         """In which state commanding is, by the newest diagnostics."""

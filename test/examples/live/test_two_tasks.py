@@ -22,12 +22,22 @@ R = RunTask.Result
 ENDINGS = {"done": (R.SUCCESS, R.SUCCEEDED), "failed": (R.FAILURE, R.FAILED), "paused": (R.UNKNOWN, R.PAUSED)}
 
 
-class Example:
-    """The script at work with a list of tasks."""
+SCRIPT = str(ROOT / "examples/two_tasks.py")
+AT_ONCE = f"""
+import os, runpy, signal
+from rclpy.action import ActionClient
+send = ActionClient.send_goal_async
+ActionClient.send_goal_async = lambda *given: (send(*given), os.kill(os.getpid(), signal.SIGINT))[0]
+runpy.run_path({SCRIPT!r}, run_name="__main__")
+"""
 
-    def __init__(self, folder, *tasks):
+
+class Example:
+    """The script at work with a list of tasks; ``words`` run it otherwise than by its name."""
+
+    def __init__(self, folder, *tasks, words=(SCRIPT,)):
         self.said = folder / "said"
-        command = [sys.executable, str(ROOT / "examples/two_tasks.py"), *tasks]
+        command = [sys.executable, *words, *tasks]
         with self.said.open("w") as out:
             self.popen = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
 
@@ -42,8 +52,8 @@ class Example:
 def example(tmp_path):
     started = []
 
-    def start(*tasks):
-        started.append(Example(tmp_path, *tasks))
+    def start(*tasks, **options):
+        started.append(Example(tmp_path, *tasks, **options))
         return started[-1]
 
     yield start
@@ -95,10 +105,12 @@ def test_what_failed_is_tried_again_and_what_was_stopped_is_not(policy_node, exa
     )
 
 
-def test_ctrl_c_cancels_the_goal(policy_node, example):
-    script = example("one", "two")
+@pytest.mark.parametrize("at_once", [False, True], ids=["once it is given", "while it is given"])
+def test_ctrl_c_cancels_the_goal(policy_node, example, at_once):
+    script = example("one", "two", **({"words": ("-c", AT_ONCE)} if at_once else {}))
     wait_for(lambda: policy_node.goals, policy_node.spin, "the goal")
-    script.popen.send_signal(signal.SIGINT)
+    if not at_once:
+        script.popen.send_signal(signal.SIGINT)
     wait_for(script.ended, policy_node.spin, "its end")
     assert script.popen.returncode == 1 and len(policy_node.canceled) == 1, script.text()
     assert [goal.task for goal in policy_node.goals] == ["one"]

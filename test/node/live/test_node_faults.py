@@ -147,11 +147,10 @@ def test_with_a_progress_that_makes_no_sense_actions_go_on_and_progress_is_unkno
     robot.set_task(task)
     robot.until(robot.unknown, "UNKNOWN")
     robot.forget()
-    robot.until(lambda: len(robot.progress) > 5 and robot.moved(), "motion without progress")
+    robot.until(lambda: robot.running() and len(robot.progress) > 5 and robot.moved(), "motion without progress")
     assert all(m.status == TaskProgress.UNKNOWN and math.isnan(m.progress_raw) for m in robot.progress)
     told = lambda: robot.statuses().get("inference") == f"running without progress: {reason}"  # noqa: E731
-    robot.until(told, "the reason in the diagnostics")
-    robot.until(lambda: robot.state() == "RUNNING", "its state in the diagnostics")
+    robot.until(lambda: robot.running() and told(), "the reason in the diagnostics, while it moves")
     assert node.said().count(f"no progress (said once): {reason} ({found}, interval None)") == 1
     robot.set_task("swing")
     robot.until(robot.moving, "motion, armed anew")
@@ -160,7 +159,7 @@ def test_with_a_progress_that_makes_no_sense_actions_go_on_and_progress_is_unkno
 def test_a_policy_that_does_not_answer_holds_the_pose_for_a_second_and_then_disarms(bench, blocked):
     node, robot = bench
     robot.set_task(f"{SWING_UNLESS}{blocked}")
-    robot.until(lambda: robot.moved() and robot.state() == "RUNNING", "motion for this task")
+    robot.until(lambda: robot.running() and robot.moved(), "motion for this task")
     robot.forget()
     blocked.touch()
     held, ended = "HOLDING: the next actions are late", "LOOKING: the next actions are late: call ~/arm to go on"
@@ -321,7 +320,7 @@ def test_targets_stay_within_the_ranges_and_the_speed_and_grippers_get_command_n
 
     robot.forget()
     robot.set_task("go far")
-    robot.until(lambda: at_a_limit("left") and at_a_limit("right"), "targets at a limit")
+    robot.until(lambda: robot.running() and at_a_limit("left") and at_a_limit("right"), "targets at a limit")
     for side in PROFILE.arms:
         stamps, targets = zip(*((t, p) for t, s, p in robot.targets if s == side), strict=True)
         stamps, targets = np.array(stamps), np.array(targets)
