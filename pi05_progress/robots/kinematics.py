@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from scipy.spatial.transform import Rotation
 
 from ..errors import UserError
 from ..files.config_files import config_file
@@ -80,7 +79,13 @@ def fingertips(
         point = np.broadcast_to(np.mean(fingers, axis=0), (len(angles), 3))
         for link, angle in zip(reversed(links), angles.T[::-1], strict=True):
             axis = np.array(link["axis"]) / np.linalg.norm(link["axis"])
-            turned = Rotation.from_rotvec(angle[:, None] * axis).apply(point)
-            point = Rotation.from_quat(link["quat"], scalar_first=True).apply(turned) + link["pos"]
+            turned = _turned(point, np.cos(angle[:, None] / 2), np.sin(angle[:, None] / 2) * axis)
+            scalar, *vector = np.array(link["quat"]) / np.linalg.norm(link["quat"])
+            point = _turned(turned, scalar, np.array(vector)) + link["pos"]
         points.append(point.reshape(*arms.shape[:-1], 3))
     return np.stack(points, axis=-2)
+
+
+def _turned(points: Float[np.ndarray, "n 3"], scalar: np.ndarray, vector: np.ndarray) -> Float[np.ndarray, "n 3"]:
+    """Points, turned by unit quaternions; scipy's rotations take long to import where every program starts."""
+    return points + 2 * np.cross(vector, np.cross(vector, points) + scalar * points)

@@ -261,7 +261,7 @@ def products(jaxpr):
     )
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in (1, 2))])
 def test_both_losses_fall_on_made_up_data(seed):
     run = Run(source=None, seed=seed)
     held_out = made_up_batch(seed=1000 + seed)

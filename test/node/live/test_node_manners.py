@@ -35,7 +35,7 @@ def test_told_to_end_while_a_policy_is_loaded_it_ends_at_once(start):
 
 
 def test_told_to_end_while_it_is_imported_it_ends_without_a_traceback(start, tmp_path):
-    (tmp_path / "scipy.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(300)\n")
+    (tmp_path / "pydantic.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(300)\n")
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     node = start(NODE, PYTHONPATH=path)
     wait_for(lambda: "importing" in node.log(), what="the import")
