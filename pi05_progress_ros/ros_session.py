@@ -5,6 +5,7 @@ rclpy's own handlers would end the context at once; here it stays valid until th
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
@@ -42,6 +43,8 @@ def ros_session(
     stop = threading.Event()
     in_main = threading.current_thread() is threading.main_thread()
     before = {number: signal.signal(number, lambda *_: stop.set()) for number in signals if in_main}
+    for number in before:  # while Python ends: `ros2 launch` sends after a terminal's Ctrl-C another one
+        atexit.register(signal.signal, number, signal.SIG_IGN)
     try:
         yield stop
     finally:

@@ -20,7 +20,8 @@ Table = Mapping[str, Any]  # such a file's content
 
 
 @cache
-def _geometry() -> Table:
+def default_geometry() -> Table:
+    """The Teleavatar's, read once."""
     return load_yaml(config_file("arm_geometry.yaml").read_text(encoding="utf-8"))
 
 
@@ -35,7 +36,8 @@ def read_geometry(profile: RobotProfile) -> Table:
     path = config_file(profile.geometry.file)
     table = load_yaml(path.read_text(encoding="utf-8"))
     for arm, about in profile.arms.items():
-        if _joints(table, arm) != list(about.joints) or arm not in table.get("capsules", {}):
+        found = [link["joint"] for link in _links(table, arm)]
+        if found != list(about.joints) or arm not in table.get("capsules", {}):
             joints = ", ".join(about.joints)
             raise UserError(f"geometry.file: {path} has no links and capsules of arm {arm} with joints {joints}")
     return table
@@ -43,10 +45,6 @@ def read_geometry(profile: RobotProfile) -> Table:
 
 def _links(table: Table, arm: str) -> list[dict[str, Any]]:
     return [link for link in table.get(arm, ()) if "joint" in link]
-
-
-def _joints(table: Table, arm: str) -> list[str]:
-    return [link["joint"] for link in _links(table, arm)]
 
 
 def link_capsules(table: Table, arm: str) -> list[tuple[dict[str, Any], list[float], float]]:
@@ -69,11 +67,11 @@ def fingertips(
     Returns:
         None if the geometry is not of these arms: it lacks one, or one has other joints, or no such point.
     """
-    geometry, points = table or _geometry(), []
+    geometry, points = table or default_geometry(), []
     for arm, columns in layout.arms.items():
         links = _links(geometry, arm)
         fingers = [link["pos"] for link in geometry.get(arm, ()) if of in link]
-        if _joints(geometry, arm) != list(layout.joints[columns]) or not fingers:
+        if [link["joint"] for link in links] != list(layout.joints[columns]) or not fingers:
             return None
         angles = arms[..., columns].reshape(-1, len(links))
         point = np.broadcast_to(np.mean(fingers, axis=0), (len(angles), 3))

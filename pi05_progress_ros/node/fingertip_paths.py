@@ -5,6 +5,8 @@ Threads: the executor's makes and destroys it, ``publish`` is called by the infe
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 from geometry_msgs.msg import PoseStamped
 from nav_msgs.msg import Path
@@ -22,27 +24,26 @@ class FingertipPaths:
     """See the module's docstring; without a geometry in the profile, which is said, there is nothing to publish."""
 
     def __init__(self, node: Node, profile: RobotProfile) -> None:
-        self._node, self._layout, self._publishers = node, profile.layout, []
+        self._node, self._publishers = node, []
         try:
-            self._geometry = read_geometry(profile)
-            if self._points(np.zeros((1, self._layout.action_size))) is None:
+            self._points = partial(fingertips, layout=profile.layout, of="grasp", table=read_geometry(profile))
+            if self._points(np.zeros((1, profile.layout.action_size))) is None:
                 raise UserError("geometry.file: an arm has no point `grasp`, which is between its fingers")
         except (OSError, LookupError, TypeError, ValueError) as error:
             node.get_logger().info(f"the chunk is not published as paths of the fingertips: {error}")
             return
         self._publishers = [node.create_publisher(Path, f"~/fingertip_path/{arm}", 1) for arm in profile.arms]
 
-    def _points(self, actions: np.ndarray) -> np.ndarray | None:
-        return fingertips(actions, self._layout, "grasp", self._geometry)
-
     def publish(self, chunk: Chunk) -> None:
         """Publish where a chunk leads, for each arm that somebody looks at."""
         wanted = [(arm, to) for arm, to in enumerate(self._publishers) if to.get_subscription_count()]
-        if not wanted:
-            return
-        points = self._points(chunk.values)
+        points = self._points(chunk.values) if wanted else None
         for arm, publisher in wanted:
-            path = Path(poses=[_pose(chunk, row, point) for row, point in enumerate(points[:, arm].tolist())])
+            path = Path(poses=[PoseStamped() for _ in points])
+            for row, (pose, point) in enumerate(zip(path.poses, points[:, arm].tolist(), strict=True)):
+                pose.header.frame_id = ROOT_FRAME
+                pose.header.stamp = to_time(round((chunk.start_s + row * chunk.dt_s) * 1e9))
+                pose.pose.position.x, pose.pose.position.y, pose.pose.position.z = point
             path.header = path.poses[0].header
             publisher.publish(path)
 
@@ -50,11 +51,3 @@ class FingertipPaths:
         """Let go of the publishers."""
         for publisher in self._publishers:
             self._node.destroy_publisher(publisher)
-
-
-def _pose(chunk: Chunk, row: int, point: list[float]) -> PoseStamped:
-    pose = PoseStamped()
-    pose.header.frame_id = ROOT_FRAME
-    pose.header.stamp = to_time(round((chunk.start_s + row * chunk.dt_s) * 1e9))
-    pose.pose.position.x, pose.pose.position.y, pose.pose.position.z = point
-    return pose

@@ -159,6 +159,7 @@ def test_what_the_user_has_set_is_left_alone(tmp_path):
         ({"sim": "yes"}, "Valid options are: ['true', 'false']"),
         ({"checkpoint": "/nowhere"}, "checkpoint:=/nowhere: no such folder"),
         ({"robot": "nobody"}, "unknown robot profile 'nobody'"),
+        ({"sim": "true", "sim_image_scale": "7"}, "sim_image_scale:=7: expected 0.05 to 1"),
     ],
     ids=str,
 )
@@ -179,10 +180,10 @@ def test_a_simulation_in_the_production_robots_domain_is_refused(tmp_path):
 
 
 def test_a_simulation_that_cannot_start_ends_the_policy_too(tmp_path):
-    env = environment(make_prefix(tmp_path / "prefix"))
-    started = Started(tmp_path, "bringup", {"sim": "true", "sim_image_scale": "7"}, env)
+    env = environment(make_prefix(tmp_path / "prefix"), MUJOCO_GL="nothing")
+    started = Started(tmp_path, "bringup", {"sim": "true"}, env)
     assert started.popen.wait(PATIENCE_S) == 0
     text = started.log.read_text()
-    assert "image_scale: 7.0 is refused" in text
+    assert "invalid value for environment variable MUJOCO_GL: nothing" in text
     assert re.search(r"process has died.*exit code 1", text)
     assert "policy_node-2]: process has finished" in text or "policy_node-2]: process has died" in text

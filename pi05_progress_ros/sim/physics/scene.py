@@ -13,8 +13,7 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from pi05_progress.files.config_files import config_file
-from pi05_progress.files.yaml_text import load_yaml
+from pi05_progress.robots.kinematics import default_geometry
 
 TIMESTEP_S = 0.002
 TABLE_HEIGHT_ABOVE_FLOOR = 0.80  # m
@@ -51,7 +50,7 @@ class ArmTable:
 @cache
 def arm_table() -> ArmTable:
     """The kinematic table, read once."""
-    table = load_yaml(config_file("arm_geometry.yaml").read_text(encoding="utf-8"))
+    table = default_geometry()
     sides = table["home"]
     return ArmTable(
         links={side: [entry for entry in table[side] if "joint" in entry] for side in sides},

@@ -6,7 +6,6 @@ a robot they come from robot_state_publisher.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import NamedTuple
 from xml.etree.ElementTree import Element, SubElement, tostring
 
@@ -18,14 +17,12 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from scipy.spatial.transform import Rotation
 from std_msgs.msg import String
 
-from pi05_progress.errors import UserError
 from pi05_progress.robots.kinematics import ROOT_FRAME, link_capsules, read_geometry
 from pi05_progress.robots.profile import RobotProfile
 from tf2_msgs.msg import TFMessage
 
 from ..physics.world import World
 
-TF_HZ = 30
 Point = tuple[float, ...] | list[float] | np.ndarray
 ORIGIN, UNTURNED = (0.0, 0.0, 0.0), (1.0, 0.0, 0.0, 0.0)
 
@@ -60,16 +57,16 @@ def links(profile: RobotProfile) -> list[Link]:
             name, travel = f"{arm}_finger_{at}", float(np.linalg.norm(finger["opening"]))
             joint, kind = (gripper if at == 0 else f"{gripper}_{at}", "prismatic") if gripper else (name, "fixed")
             pose = (ORIGIN, UNTURNED, np.array(finger["opening"]) / travel, (0.0, travel))
-            capsule = (finger["from"], finger["to"], finger["radius"])
-            found.append(Link(name, parent, joint, kind, *pose, gripper, capsule))
-        for entry in (entry for entry in table[arm] if "grasp" in entry):
-            name = f"{arm}_fingertips"  # the point that the node's path is of
-            found.append(Link(name, parent, name, "fixed", entry["pos"]))
+            found.append(
+                Link(name, parent, joint, kind, *pose, gripper, (finger["from"], finger["to"], finger["radius"]))
+            )
+        name, points = f"{arm}_fingertips", [entry["pos"] for entry in table[arm] if "grasp" in entry]
+        found += [Link(name, parent, name, "fixed", point) for point in points]  # what the node's path is of
     return found
 
 
 def urdf(profile: RobotProfile) -> str:
-    """A robot's description."""
+    """A robot's description; efforts and speeds of joints, which have to be in it, are 0: not known."""
     robot = Element("robot", name=profile.name)
     root = SubElement(robot, "link", name=ROOT_FRAME)
     for box in profile.geometry.boxes.values():
@@ -80,8 +77,8 @@ def urdf(profile: RobotProfile) -> str:
             start, end, radius = *map(np.array, link.capsule[:2]), link.capsule[2]
             x, y, z = end - start
             turned = (0.0, np.arctan2(np.hypot(x, y), z), np.arctan2(y, x))  # from z to where it points
-            length = float(np.linalg.norm(end - start))
-            _shape(body, (start + end) / 2, "cylinder", turned, radius=str(radius), length=str(length))
+            length = str(np.linalg.norm(end - start))
+            _shape(body, (start + end) / 2, "cylinder", turned, radius=str(radius), length=length)
             for point in (start, end):
                 _shape(body, point, "sphere", radius=str(radius))
         joint = SubElement(robot, "joint", name=link.joint, type=link.kind)
@@ -92,7 +89,7 @@ def urdf(profile: RobotProfile) -> str:
         if link.kind != "fixed":
             SubElement(joint, "axis", xyz=_text(link.axis))
             lower, upper = map(str, link.limits)
-            SubElement(joint, "limit", lower=lower, upper=upper, effort="0", velocity="0")  # these two must be there
+            SubElement(joint, "limit", lower=lower, upper=upper, effort="0", velocity="0")
             if link.follows != link.joint:
                 SubElement(joint, "mimic", joint=link.follows)
     return tostring(robot, encoding="unicode")
@@ -120,33 +117,25 @@ class Description:
         try:
             self._links = links(profile)
             self._robot.publish(String(data=urdf(profile)))
-        except (UserError, OSError) as error:
+        except (OSError, LookupError, TypeError, ValueError) as error:
             node.get_logger().warning(f"what the robot looks like is not published: {error}")
 
     def publish(self, stamp: Time, world: World) -> None:
         """Where all links are now."""
         if not self._links or not self._frames.get_subscription_count():
             return
-        positions: dict[str, float] = {}
+        positions = {about.joint: world.gripper_state(arm).position for arm, about in self._profile.grippers.items()}
         for arm, about in self._profile.arms.items():
             positions |= zip(about.joints, world.arm_state(arm).position, strict=True)
-            if arm in self._profile.grippers:
-                positions[self._profile.grippers[arm].joint] = world.gripper_state(arm).position
-        self._frames.publish(TFMessage(transforms=transforms(self._links, positions, stamp)))
-
-
-def transforms(of: list[Link], positions: Mapping[str, float], stamp: Time) -> list[TransformStamped]:
-    """The poses of links in their parents at these positions of joints, rad or m."""
-    moved = np.array([positions.get(link.follows, 0.0) for link in of])[:, None] * [link.axis for link in of]
-    slides = np.array([[link.kind == "prismatic"] for link in of])
-    fixed = Rotation.from_quat([link.quat for link in of], scalar_first=True)
-    turned = (fixed * Rotation.from_rotvec(np.where(slides, 0.0, moved))).as_quat()
-    places = np.array([link.pos for link in of]) + fixed.apply(np.where(slides, moved, 0.0))
-    found = []
-    for link, place, quat in zip(of, places.tolist(), turned.tolist(), strict=True):
-        frame = TransformStamped(child_frame_id=link.name)
-        frame.header.stamp, frame.header.frame_id = stamp, link.parent
-        at, turn = frame.transform.translation, frame.transform.rotation
-        (at.x, at.y, at.z), (turn.x, turn.y, turn.z, turn.w) = place, quat
-        found.append(frame)
-    return found
+        of = self._links
+        moved = np.array([positions.get(link.follows, 0.0) for link in of])[:, None] * [link.axis for link in of]
+        slides = np.array([[link.kind == "prismatic"] for link in of])
+        fixed = Rotation.from_quat([link.quat for link in of], scalar_first=True)
+        turned = (fixed * Rotation.from_rotvec(np.where(slides, 0.0, moved))).as_quat()
+        places = np.array([link.pos for link in of]) + fixed.apply(np.where(slides, moved, 0.0))
+        message = TFMessage(transforms=[TransformStamped(child_frame_id=link.name) for link in of])
+        for link, frame, place, quat in zip(of, message.transforms, places.tolist(), turned.tolist(), strict=True):
+            frame.header.stamp, frame.header.frame_id = stamp, link.parent
+            at, turn = frame.transform.translation, frame.transform.rotation
+            (at.x, at.y, at.z), (turn.x, turn.y, turn.z, turn.w) = place, quat
+        self._frames.publish(message)

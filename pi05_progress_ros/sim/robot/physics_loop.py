@@ -20,7 +20,7 @@ from std_srvs.srv import Trigger
 from pi05_progress.robots.profile import RobotProfile
 
 from .command_listener import CommandListener
-from .description import TF_HZ, Description
+from .description import Description
 from .image_publisher import ImagePublisher
 from .robot import STATE_HZ, Robot
 from .robot_parameters import RobotParameters
@@ -179,9 +179,8 @@ class PhysicsLoop:
         stamp = to_time(self._robot.stamp_ns(world.time_s))
         self._clock.publish(Clock(clock=stamp))
         self._states.publish(tick, stamp, self._listener.mode)
-        if is_due(tick, TF_HZ):
-            self._description.publish(stamp, world)
         if is_due(tick, IMAGE_HZ):
+            self._description.publish(stamp, world)
             self._truth.publish(self._worker.not_to_imitate if self._worker else "")
             if self._images:
                 self._images.offer(stamp, world.snapshot())

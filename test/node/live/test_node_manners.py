@@ -12,6 +12,19 @@ from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
 from sensor_msgs.msg import Image
 
 ENDS_WITHIN_S = 2.0
+LATE_SIGNAL = """
+import os, signal
+from pi05_progress_ros.ros_session import ros_session
+
+class Last:
+    def __del__(self, kill=os.kill, process=os.getpid(), number=signal.SIGINT, write=os.write):
+        write(1, b"Python ends")
+        kill(process, number)
+
+last = Last()
+with ros_session():
+    pass
+"""
 
 
 def seconds_to_end(process):
@@ -32,6 +45,14 @@ def test_told_to_end_while_a_policy_is_loaded_it_ends_at_once(start):
     keeps_promise(ENDS_WITHIN_S, attempt, lambda: None)
     assert nodes[-1].returncode == 0
     assert "stopped while loading policy" in nodes[-1].log() and "Traceback" not in nodes[-1].log()
+
+
+def test_a_second_signal_while_python_ends_is_no_death(start, tmp_path):
+    """`ros2 launch` sends one after a terminal's Ctrl-C, and would report a process that has died."""
+    (tmp_path / "late_signal.py").write_text(LATE_SIGNAL, encoding="utf-8")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    program = start("late_signal", PYTHONPATH=path)
+    assert (program.wait(PATIENCE_S), program.log()) == (0, "Python ends")
 
 
 def test_told_to_end_while_it_is_imported_it_ends_without_a_traceback(start, tmp_path):

@@ -1,6 +1,5 @@
 """What the simulated robot looks like over DDS: its URDF is one, and its frames are where the kinematics say."""
 
-import mujoco
 import numpy as np
 from conftest import wait_for
 from fake_robot import PROFILE, stamp_s
@@ -29,6 +28,8 @@ def in_the_root(transforms):
 
 
 def test_frames_are_where_the_description_and_the_kinematics_have_them(start, ros):
+    import mujoco  # not before other tests have chosen what renders
+
     process = start("pi05_progress_ros.sim.robot_node", "--ros-args", "-p", "images:=false")
     node, said, frames = ros.create_node("viewer"), [], []
     latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
