@@ -11,6 +11,8 @@ from contextlib import contextmanager
 
 import pytest
 
+import pi05_progress_ros.sim  # noqa: F401  before any test imports MuJoCo: it chooses what renders
+
 pytest_plugins = ["training_fixtures"]
 
 
