@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 import pytest
-from conftest import PATIENCE_S, initialised_ros, keeps_promise, processes
+from conftest import PATIENCE_S, TRIES, initialised_ros, keeps_promise, processes
 from fake_robot import HOME, PROFILE, FakeRobot, Operator, said_s, start_node, to_s, with_fields
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
@@ -159,11 +159,20 @@ def test_with_a_progress_that_makes_no_sense_actions_go_on_and_progress_is_unkno
 def test_a_policy_that_does_not_answer_holds_the_pose_for_a_second_and_then_disarms(bench, blocked):
     node, robot = bench
     robot.set_task(f"{SWING_UNLESS}{blocked}")
-    robot.until(lambda: robot.running() and robot.moved(), "motion for this task")
-    robot.forget()
-    blocked.touch()
     held, ended = "HOLDING: the next actions are late", "LOOKING: the next actions are late: call ~/arm to go on"
-    robot.until(lambda: held in node.said() and ended in node.said(), "the pose that is held, then the end")
+
+    def late():
+        """Whether that has ended commanding: a busy machine may miss an input just then, which ends it, too."""
+        blocked.unlink(missing_ok=True)
+        robot.until(lambda: robot.running() and robot.moved(), "motion for this task")
+        robot.forget()
+        before = len(node.log())
+        node.said = lambda: node.log()[before:]
+        blocked.touch()
+        robot.until(lambda: "LOOKING: " in node.said(), "the end")
+        return held in node.said() and ended in node.said()
+
+    assert any(late() for _ in range(TRIES))
     since_s, until_s = said_s(node.said(), held), said_s(node.said(), ended)
     assert until_s - since_s < 1.5, "for a second"
     *still, _ = [(t, p) for t, side, p in robot.targets if side == "left" and t >= since_s]  # then the measured pose
