@@ -52,7 +52,7 @@ BRINGUP_ARGUMENTS = (
     Argument(
         "sim_episodes",
         "with publish_commands, when the simulation's next episode begins: reset (by /sim/reset) or policy (once "
-        "physics has decided; the arms go home by themselves)",
+        "physics has decided, or nobody commands any more; the arms go home by themselves)",
         EPISODES[0],
         EPISODES,
     ),

@@ -32,7 +32,9 @@ LOOK_S = 0.1  # how often is looked at what there is to do
 AGAIN_S = 1.0  # between attempts to arm, or to give a goal
 LOST_S = 10.0  # after which a service's answer is not waited for any more
 STALL_S = 60.0  # an episode is over by then: physics ends the goal, and not a policy that hesitates
-FOR_GOOD = (Reason.SUCCEEDED, Reason.ALREADY_DONE, Reason.STALLED, Reason.TIMED_OUT, Reason.CANCELED)
+AS_MEANT = (Reason.SUCCEEDED, Reason.ALREADY_DONE, Reason.CANCELED)  # endings that need no words of their own
+FOR_GOOD = (*AS_MEANT, Reason.FAILED, Reason.STALLED, Reason.TIMED_OUT, Reason.LIMIT)  # the episode gets no more goals
+REFUSED = "refused"
 OUTCOMES = {EpisodeEvent.SUCCESS: "success", EpisodeEvent.FAILURE: "failure"}
 
 
@@ -43,7 +45,7 @@ class LiveEpisode:
     name: str  # task and seed
     outcome: str  # from physics: ``success``, ``failure``, or ``unknown`` if it was broken off
     reason: str  # for it
-    goal: str  # how the goal ended, by the node's account
+    goal: str  # how its goals ended, by the node's account
 
     def __str__(self) -> str:
         why = f" ({self.reason})" if self.reason else ""
@@ -100,23 +102,24 @@ class LiveEpisodes:
         while True:
             while (began := self._began) is None:
                 yield
-            goal = "none"
+            goals: list[str] = []
             while self._began is began:
-                goal = yield from self._do(began)
+                goals.append((yield from self._do(began, goals)))
             outcome, reason = "unknown", ""
             if self._stopped is not None and self._stopped.episode_id == began.episode_id:
                 outcome, reason = OUTCOMES.get(self._stopped.outcome, "unknown"), self._stopped.label
-            self._ended(LiveEpisode(began.episode_id, outcome, reason, goal))
+            self._ended(LiveEpisode(began.episode_id, outcome, reason, "; ".join(dict.fromkeys(goals)) or "none"))
 
-    def _do(self, began: EpisodeEvent) -> Generator[None, None, str]:
-        """Give an episode's goal; how it ended. If something stopped it that may pass, the episode still goes on."""
+    def _do(self, began: EpisodeEvent, before: list[str]) -> Generator[None, None, str]:
+        """Give an episode's goal; how it ended, as did those before. If that may pass, the episode still goes on."""
         yield from self._armed()
         request = RunTask.Goal(task=began.task, stall_timeout_s=STALL_S)
         goal = yield from _answer(self._goals.send_goal_async(request))
         if not goal.accepted:
-            self._say(f"{began.episode_id}: the goal is refused, see the policy node's log")
+            if REFUSED not in before:
+                self._say(f"{began.episode_id}: the goal is {REFUSED}, see the policy node's log")
             yield from _wait(AGAIN_S)
-            return "refused"
+            return REFUSED
         self._say(f"{began.episode_id}: goal {began.task!r}")
         ending, canceled = goal.get_result_async(), False
         while not ending.done():
@@ -125,7 +128,7 @@ class LiveEpisodes:
             yield
         result = ending.result().result
         reason = Reason(result.termination_reason)
-        if reason not in FOR_GOOD:
+        if reason not in AS_MEANT:
             self._say(f"{began.episode_id}: {reason.name}, {result.message}")
         while reason in FOR_GOOD and self._began is began:
             yield

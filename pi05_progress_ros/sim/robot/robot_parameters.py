@@ -55,7 +55,7 @@ class RobotParameters:
     episodes: str = parameter(
         "reset",
         "when the next episode begins that no expert does: reset (only by /sim/reset) or policy (once physics has "
-        "decided, with the next seed; the arms go home by themselves)",
+        "decided, or nobody commands any more, with the next seed; the arms go home by themselves)",
     )
     faults: Sequence[str] = parameter(
         ("",), "what goes wrong in the expert's episodes: KIND or KIND:PICK, e.g. missed_grasp:0"

@@ -348,6 +348,18 @@ def test_every_episode_of_a_simulation_gets_its_goal_armed_without_asking(bench)
         episodes.tell(EpisodeEvent.STOP, "rise", outcome=EpisodeEvent.SUCCESS)
         robot.until(lambda: len(episodes.ended) == 2, "the end of the episode")
         assert str(episodes.ended[1]).startswith("rise_000007: success; goal ")
+        episodes.tell(EpisodeEvent.START, "go far")
+        robot.until(lambda: episodes.said[-1] == "go far_000007: goal 'go far'", "the third goal")
+        robot.forget()
+        robot.until(robot.moved, "motion")
+        robot.follows = False
+        robot.until(lambda: episodes.said[-1].startswith("go far_000007: LIMIT, "), "the limit, told")
+        until_s = time.monotonic() + 1.0
+        robot.until(lambda: time.monotonic() > until_s, "time for another goal")
+        assert episodes.said[-1].startswith("go far_000007: LIMIT, ") and robot.state() == "LOOKING"
+        episodes.tell(EpisodeEvent.STOP, "go far", outcome=EpisodeEvent.FAILURE, label="left")
+        robot.until(lambda: len(episodes.ended) == 3, "the end of the episode")
+        assert re.match(r"go far_000007: failure \(left\); goal .*LIMIT, .*blocked", str(episodes.ended[2]))
     finally:
         episodes.close()
 
