@@ -157,7 +157,7 @@ def main() -> int:
 
 
 def _run() -> int:
-    with ros_session() as stop:
+    with ros_session(commands=True) as stop:
         spin(ArmRelayNode(), stop)
     return 0
 

@@ -30,18 +30,19 @@ class QosOverrides:
 
     def create_publisher(self, msg_type: type, topic: str, qos_profile: QoSProfile | int, **options: Any) -> Publisher:
         """See rclpy."""
-        return _overridable(super().create_publisher, topic, qos_profile, options, msg_type, topic)
+        return overridable(super().create_publisher, topic, qos_profile, options, msg_type, topic)
 
     def create_subscription(
         self, msg_type: type, topic: str, callback: Callable[..., None], qos_profile: QoSProfile | int, **options: Any
     ) -> Subscription:
         """See rclpy."""
-        return _overridable(super().create_subscription, topic, qos_profile, options, msg_type, topic, callback)
+        return overridable(super().create_subscription, topic, qos_profile, options, msg_type, topic, callback)
 
 
-def _overridable(
+def overridable(
     create: Callable[..., Any], topic: str, qos: QoSProfile | int, options: dict[str, Any], *arguments: Any
 ) -> Any:
+    """Create a topic's interface with parameters for its QoS; a ``UserError`` if they cannot be used."""
     if topic != PARAMETER_EVENTS:
         options.setdefault("qos_overriding_options", QoSOverridingOptions(POLICIES))
     try:

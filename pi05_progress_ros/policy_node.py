@@ -35,6 +35,7 @@ from pi05_progress.robots.profile import ArmProfile, RobotProfile
 from pi05_progress_msgs.srv import Arm
 
 from .cameras.cameras import check_cameras, open_cameras
+from .commanding.apart import NodeApart
 from .commanding.commands import CommandExecutor
 from .commanding.robot_state import RELAY_TOPIC, RobotState
 from .commanding.state_machine import Reason
@@ -47,7 +48,7 @@ from .node.results import Results
 from .node.run_task import RunTaskServer
 from .node.watch import Watch
 from .parameters import QosOverrides, declare_all, read_all, warn_of_unused_overrides
-from .ros_session import END_SIGNALS, end_at_once, ros_session, spin
+from .ros_session import END_SIGNALS, end_at_once, ros_session, shared_memory, spin
 
 WATCH_HZ = 20.0  # how often staleness is looked for
 DIAGNOSTICS_HZ = 1.0
@@ -73,10 +74,14 @@ class PolicyNode(QosOverrides, LifecycleNode):
         self._inference: InferenceLoop | None = None
         self._lingering: InferenceLoop | None = None  # of an activation before, whose policy has not answered yet
         self._interfaces: list = []
+        with shared_memory() as apart:
+            self._cameras = NodeApart(self, "cameras") if apart else None  # None: their subscriptions are this node's
 
     def run(self) -> int:
         """Work until the end is asked for; returns the exit status. The robot is told to hold before ROS goes."""
         executor = SingleThreadedExecutor()
+        if self._cameras:
+            executor.add_node(self._cameras.node)
         try:
             if self.get_parameter("autostart").value and not self._start():
                 return 1
@@ -87,6 +92,9 @@ class PolicyNode(QosOverrides, LifecycleNode):
             until_s = time.monotonic() + (RESULT_S if goal else 0.0)
             while time.monotonic() < until_s:  # the goal's result is sent
                 executor.spin_once(timeout_sec=0.02)
+            if self._cameras:
+                executor.remove_node(self._cameras.node)
+                self._cameras.close()
         return 0
 
     def _start(self) -> bool:
@@ -221,7 +229,8 @@ class PolicyNode(QosOverrides, LifecycleNode):
             return interface.topic_name
 
         p, arrived = self._settings, self._inference.frame_arrived
-        cameras = open_cameras(self, profile, self._inputs, arrived, p.stream_port, p.hardware_decoding)
+        node = self._cameras or self
+        cameras = open_cameras(node, profile, self._inputs, arrived, p.stream_port, p.hardware_decoding)
         self._interfaces += [(type(camera).close, camera) for camera in cameras]
         for name, part in profile.joint_parts().items():
             topic = subscribe(
@@ -331,7 +340,7 @@ def main() -> int:
 
 
 def _run() -> int:
-    with ros_session(signals=(*END_SIGNALS, signal.SIGHUP)) as stop:
+    with ros_session(signals=(*END_SIGNALS, signal.SIGHUP), commands=True) as stop:
         node = PolicyNode(stop)
         status = node.run()
     if node.busy:

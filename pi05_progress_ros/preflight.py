@@ -46,7 +46,7 @@ SPIN_S = 0.1  # between looks at what has come
 JOINT_HZ = 20.0  # at least, of joints
 CAMERA_HZ = 10.0  # as often the policy asks for pictures
 RATE_SHARE = 0.7  # of the rate that is wanted
-OWN = ("policy_node", "arm_relay", "arm_relay_node")  # who commands the robot, once it is armed
+OWN = ("policy_node_commands", "arm_relay", "arm_relay_node")  # who commands the robot, once it is armed
 NO_STARTS = (
     "cannot be checked: this checkpoint does not say how its training episodes began; add it, where the data sets are: "
     "python -m training.add_starts"

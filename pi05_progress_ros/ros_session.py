@@ -19,10 +19,15 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
-from .starting.processes import use_image_transport
+from pi05_progress.files.config_files import config_file
+
+from .starting.processes import DISCOVERY, TRANSPORT, use_image_transport
 
 END_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 UNNAMED = "a node whose name is not known yet"
+BUILTIN = "FASTDDS_BUILTIN_TRANSPORTS"  # read for every participant; FastDDS reads its profile once in a process
+CHOICES = (BUILTIN, "ROS_STATIC_PEERS", "ROS_LOCALHOST_ONLY")  # of the user, which a profile of ours would not keep
+_shared: dict[str, str] = {}  # variables under which a participant has shared memory, where others have none
 
 
 @contextmanager
@@ -30,6 +35,7 @@ def ros_session(
     arguments: Sequence[str] | None = None,
     signals: Sequence[signal.Signals] = END_SIGNALS,
     context: rclpy.Context | None = None,
+    commands: bool = False,
 ) -> Iterator[threading.Event]:
     """rclpy, initialised within the context; yields an event that the given signals set.
 
@@ -37,8 +43,11 @@ def ros_session(
         arguments: of the program, with its name; those of the process by default.
         signals: that ask for the end; in another thread than the main one they are the caller's.
         context: one of its own, beside other uses of ROS in this process, whose signal handlers come back at the end.
+        commands: whether the program commands a robot: then it uses UDP alone, unless the user has chosen otherwise.
     """
     use_image_transport()
+    if commands:
+        _send_by_udp()
     rclpy.init(args=arguments, context=context, signal_handler_options=SignalHandlerOptions.NO)
     stop = threading.Event()
     in_main = threading.current_thread() is threading.main_thread()
@@ -51,6 +60,29 @@ def ros_session(
         rclpy.try_shutdown(context=context)
         for number, handler in before.items() if context else ():
             signal.signal(number, handler)
+
+
+def _send_by_udp() -> None:
+    """Keep what is sent out of shared memory, where a killed program's locks stop senders: see docs/commanding.md."""
+    ours = os.environ[TRANSPORT] == str(config_file("fastdds.xml"))
+    fastdds = rclpy.get_rmw_implementation_identifier() == "rmw_fastrtps_cpp"
+    if not (ours and fastdds) or any(map(os.environ.get, CHOICES)):
+        return
+    here = os.environ.get(DISCOVERY) == "LOCALHOST"  # in which ROS gives shared memory to every participant
+    _shared.update({BUILTIN: "SHM"} | ({DISCOVERY: "LOCALHOST"} if here else {}))
+    os.environ.update({BUILTIN: "NONE"} | ({DISCOVERY: "SYSTEM_DEFAULT"} if here else {}))
+    os.environ[TRANSPORT] = str(config_file("fastdds_udp_localhost.xml" if here else "fastdds_udp.xml"))
+
+
+@contextmanager
+def shared_memory() -> Iterator[bool]:
+    """Let a participant that is made within have shared memory; yields whether others have none. By one thread only."""
+    before = {name: os.environ[name] for name in _shared}
+    os.environ.update(_shared)
+    try:
+        yield bool(_shared)
+    finally:
+        os.environ.update(before)
 
 
 @contextmanager

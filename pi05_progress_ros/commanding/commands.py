@@ -24,6 +24,7 @@ from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.robots.states import FsmState, Mode
 
 from ..inputs import Snapshot, same_kind
+from .apart import NodeApart
 from .chunks import Chunk, Timeline
 from .command_rules import CommandRules, CommandSettings, positions
 from .graph import OtherCommanders
@@ -67,7 +68,7 @@ class CommandExecutor:
     """See the module's docstring.
 
     Args:
-        node: whose publishers these are.
+        node: whose topics and parameters these are; the publishers are in a participant of their own.
         profile: topics, limits and gripper curve.
         settings: how commands are made.
         robot: what the robot says of itself.
@@ -85,6 +86,7 @@ class CommandExecutor:
         unfit: str,
     ) -> None:
         self._node, self._profile, self._settings, self._robot = node, profile, settings, robot
+        self._sender = NodeApart(node, "commands")  # never spun
         self._snapshot, self._unfit = snapshot, unfit
         self._untested = "" if profile.tested_stop else UNTESTED.format(profile.name)
         self._against, self._broken = ("the node was activated just now",), False
@@ -115,6 +117,7 @@ class CommandExecutor:
         self._ended.set()
         if self._thread.ident:
             self._thread.join()
+        self._sender.close()
 
     def allow(self, allowed: bool) -> None:
         """Whether arming is possible at all."""
@@ -260,7 +263,7 @@ class CommandExecutor:
         self._open()
         losses = [text for text in (*self._robot.lost(), self._others.against()) if text]
         lost = Ending(Reason.ROBOT_LOST, losses[0]) if losses else self._rules.limit(arms, now_s)
-        outside = limits.outside(measured)
+        outside, unheard = limits.outside(measured), self._publishers.unheard()
         (mode_s, mode), fsm = self._robot.mode, self._robot.fsm
         missing = snapshot.problems[0] if snapshot.problems else missing
         with self._lock:
@@ -278,7 +281,7 @@ class CommandExecutor:
                 self._robot.stopped()
             limits.full_speed = self._machine.full_speed
             operated = "the robot is in teleoperation mode and ignores commands" if mode == Mode.TELEOPERATION else ""
-            problems = (*snapshot.problems, missing, *losses, operated, outside, self._failing)
+            problems = (*snapshot.problems, missing, *losses, unheard, operated, outside, self._failing)
             texts = (self._unfit, self._untested, *problems)
             self._against = tuple(dict.fromkeys(filter(None, texts)))
         walks = bool(ramp) and send == Send.CHUNK and fsm == FsmState.READY
@@ -318,8 +321,8 @@ class CommandExecutor:
 
     def _open(self) -> None:
         if self._publishers is None:
-            self._publishers = CommandPublishers(self._node, self._profile)
-            self._others = OtherCommanders(self._node, self._profile)
+            self._publishers = CommandPublishers(self._sender, self._profile)
+            self._others = OtherCommanders(self._sender, self._profile)
 
     def _close(self) -> None:
         if self._publishers is not None:

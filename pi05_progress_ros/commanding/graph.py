@@ -9,6 +9,7 @@ from rclpy.node import Node
 from pi05_progress.robots.profile import RobotProfile
 
 from ..ros_session import publisher_names
+from .apart import NodeApart
 
 WATCH_PERIOD_S = 0.25  # how often other publishers of the robot's commands are looked for
 DISCOVERY_S = 0.5  # how long they are looked for before the first command
@@ -31,7 +32,7 @@ class OtherCommanders:
         profile: the robot's topics.
     """
 
-    def __init__(self, node: Node, profile: RobotProfile) -> None:
+    def __init__(self, node: NodeApart, profile: RobotProfile) -> None:
         self._node, self._profile = node, profile
         self._made_s, self._looked_s, self._found = time.monotonic(), 0.0, ""
 
@@ -47,6 +48,6 @@ class OtherCommanders:
     def _look(self) -> str:
         grippers = [gripper.command_topic for gripper in self._profile.grippers.values()]
         for topic in (*self._profile.target_topics().values(), *grippers):
-            if others := other_publishers(self._node, topic):
+            if others := other_publishers(self._node.node, self._node.resolve_topic_name(topic)):
                 return f"{', '.join(others)} publishes {topic}, too: stop one of the two"
         return ""

@@ -10,11 +10,13 @@ from rclpy.duration import Duration
 from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.node import Node
 from rclpy.publisher import Publisher
+from rclpy.qos import QoSProfile
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float32
 
 from pi05_progress.robots.profile import RobotProfile
 
+from .apart import NodeApart
 from .command_rules import ENABLE_PERIOD_S, Step
 
 ACKNOWLEDGED_S = 0.2  # how long the last commands may take to arrive, all together
@@ -29,13 +31,13 @@ class CommandPublishers:
         profile: topics and names of joints.
     """
 
-    def __init__(self, node: Node, profile: RobotProfile) -> None:
+    def __init__(self, node: Node | NodeApart, profile: RobotProfile) -> None:
         self._node, self._profile, self._enabled_s = node, profile, 0.0
-        # The executor waits for a publisher's events, and fails if another thread destroys them while it prepares to.
+        # An executor waits for a publisher's events, and fails if another thread destroys them while it prepares to.
         no_events = PublisherEventCallbacks(use_default_callbacks=False)
 
         def publisher(kind: type, topic: str) -> Publisher:
-            return node.create_publisher(kind, topic, 10, event_callbacks=no_events)
+            return node.create_publisher(kind, topic, QoSProfile(depth=10), event_callbacks=no_events)
 
         self._arms = {side: publisher(JointState, topic) for side, topic in profile.target_topics().items()}
         self._grippers = {side: publisher(Float32, g.command_topic) for side, g in profile.grippers.items()}
@@ -62,6 +64,11 @@ class CommandPublishers:
         if at_once or now_s - self._enabled_s >= ENABLE_PERIOD_S:
             self._enabled_s = now_s
             self._enable.publish(Float32(data=1.0 if enabled else OWN_PAUSE))
+
+    def unheard(self) -> str:
+        """Whether no target would reach anybody, as while the robot has not been discovered yet; empty if one would."""
+        heard = any(publisher.get_subscription_count() for publisher in self._arms.values())
+        return "" if heard else f"nobody listens to {' and '.join(p.topic_name for p in self._arms.values())}"
 
     def destroy(self) -> None:
         """Let go of the publishers when what was sent has arrived."""

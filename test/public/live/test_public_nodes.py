@@ -9,6 +9,7 @@ from places import ROOT
 from rcl_interfaces.srv import GetParameters, ListParameters
 from rclpy.parameter import parameter_value_to_python
 
+KINDS = ("publishers", "subscriptions", "services")
 NODES = yaml.safe_load((ROOT / "test/data/public/nodes.yaml").read_text())
 POLICY = '''
 """A policy of a user's own: what policy:=module:function must return, and nothing more."""
@@ -67,17 +68,20 @@ def test_a_node_has_every_parameter_topic_and_service_that_it_had(start, ros, tm
     words = [word for key, value in listed["given"].items() for word in ("-p", f"{key}:={value}")]
     process = start(listed["program"], "--ros-args", *words, PYTHONPATH=path)
     node = ros.create_node("looks_on")
-    expected = {key: listed[key] for key in ("publishers", "subscriptions", "services")}
+    nodes = {name: listed, **listed.get("apart", {})}
+    expected = {n: {kind: listed[kind] for kind in KINDS if kind in listed} for n, listed in nodes.items()}
     missing = {}
 
     def complete():
         assert process.poll() is None, process.log()
-        if name.rsplit("/", 1)[1] not in node.get_node_names():
+        if not {n.rsplit("/", 1)[1] for n in nodes} <= set(node.get_node_names()):
             return False
-        found = interfaces(node, name)
         missing.clear()
-        missing.update({k: {n: t for n, t in expected[k].items() if found[k].get(n) != t} for k in expected})
-        return not any(missing.values())
+        for own, kinds in expected.items():
+            found = interfaces(node, own)
+            lacks = {k: {n: t for n, t in kinds[k].items() if found[k].get(n) != t} for k in kinds}
+            missing.update({f"{own} {kind}": topics for kind, topics in lacks.items() if topics})
+        return not missing
 
     try:
         wait_for(complete, lambda: ros.spin_once(node, timeout_sec=0.1), "every topic and service")
