@@ -301,6 +301,19 @@ def test_failures_are_judged_by_how_far_they_seem_to_have_come():
     assert nothing["rank"] == 0 and nothing["failure_end.raw"] == 0 and "failure_excess.raw" not in nothing
 
 
+@pytest.mark.parametrize(("said", "refused"), [(0.1, 1), (0.2, 0)])
+def test_a_refused_instruction_ends_low_and_a_paraphrase_changes_nothing(said, refused):
+    def predict(frames, _, playback):
+        return by_milestones(frames) * (said if playback.name == "refused" else 1) - 0.02 * (
+            playback.name == "paraphrase"
+        )
+
+    found = figures_of(predict, meta(**MARKS), stages=STAGES)
+    assert found["paraphrase_change.raw"] == pytest.approx(0.02, abs=2e-3)  # at the start it is cut at 0
+    assert found["refused_end.raw"] == pytest.approx(said, rel=0.05)
+    assert found["refused.raw"] == refused
+
+
 def test_every_measure_has_a_source_that_some_episode_gives():
     good = figures_of(by_milestones, meta(**MARKS), stages=STAGES, std=0.05, still=((40, 80),))
     partial = figures_of(lambda *_: 0.3, meta("FAILURE", grasped=100), stages=STAGES, std=0.05)

@@ -166,8 +166,13 @@ def test_a_signal_lets_the_command_end_in_order_and_one_line_says_how_to_go_on(
     tmp_path, number, to_all, interrupts, arrives
 ):
     program = PARENT.format(scripts=str(ROOT / "scripts"), program=WAIT)
+
+    def as_a_terminal_would() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also if the tests were started by nohup
+        signal.signal(signal.SIGINT, interrupts)
+
     child = subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path, start_new_session=True,
-                             preexec_fn=lambda: signal.signal(signal.SIGINT, interrupts),
+                             preexec_fn=as_a_terminal_would,
                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # fmt: skip
     wait_for((tmp_path / "ready").exists, what="the command's start")
     (os.killpg if to_all else os.kill)(child.pid, number)  # Ctrl-C goes to all of a terminal's processes

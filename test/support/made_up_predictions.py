@@ -41,6 +41,8 @@ def figures_of(predict, known=None, *, length=LENGTH, stages=None, median_s=20.0
     shown = playbacks.all_playbacks(
         length, FPS, STRIDE, "stack", wrong_prompt="fold", black="head_camera", seed=1, names=names
     )
+    others = (playbacks.PARAPHRASE, playbacks.REFUSED) if perturbed else ()
+    shown += [playbacks.changed(name, shown[0], prompt=name) for name in others]
     tracks = {}
     for playback in shown:
         raw = np.clip(np.broadcast_to(predict(playback.frames, playback.time_s, playback), len(playback.views)), 0, 1)

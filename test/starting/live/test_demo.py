@@ -6,6 +6,7 @@ import math
 import os
 import re
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -129,8 +130,11 @@ def test_a_demo_whose_policy_drives_stays_on_this_machine_whatever_is_set():
 def test_the_demo_ends_by_itself_and_succeeds_with_progress_from_fresh_images(run, tmp_path):
     for seconds in ("6", "60"):  # on a busy machine it takes longer to see enough
         started = demo(run, DEMO_SECONDS=seconds, TASK="place_in_basket", CHECKPOINT="none", ROS_DOMAIN_ID=None)
-        if started.popen.wait(2 * PATIENCE_S) == 0:
-            break
+        try:
+            if started.popen.wait(2 * PATIENCE_S) == 0:
+                break
+        except subprocess.TimeoutExpired:
+            pytest.fail(started.text())
     text = started.text()
     assert started.popen.returncode == 0, text
     assert left_running(started.mark) == []
