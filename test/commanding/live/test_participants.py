@@ -44,8 +44,13 @@ def test_commands_have_a_participant_of_their_own_and_only_cameras_have_shared_m
     writers, readers = robot.node.get_publishers_info_by_topic, robot.node.get_subscriptions_info_by_topic
     pictures = [camera.topic for camera in PROFILE.cameras.values()]
     robot.until(lambda: all(map(writers, commanded)) and robot.good(), "publishers of all commands, and progress")
-    commands, others = of(writers, commanded), of(writers, ["/task_progress", "/action_chunk", "/diagnostics"])
-    cameras = of(readers, pictures)
+
+    def found():
+        told = of(writers, ["/task_progress", "/action_chunk", "/diagnostics"])
+        return of(writers, commanded), told, of(readers, pictures)
+
+    robot.until(lambda: all(found()), "the names of all their nodes")  # which are discovered after the topics
+    commands, others, cameras = found()
     assert len(commands) == len(others) == len(cameras) == len(commands | others | cameras) / 3 == 1
     assert len(own_ports(node)) == 2
 
