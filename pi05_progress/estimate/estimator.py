@@ -125,7 +125,7 @@ class ProgressEstimator:
         """What the temporal head makes of it."""
         head, c = self._head, self.config
         of = self._memory.update(self._time_s, output)
-        misfits = head.about.misfit is not None and of.misfit > head.about.misfit
+        misfits = head.judges_instructions and of.misfit > head.about.misfit
         if of.distance > head.about.unlike or misfits:
             self._memory.rest()
             return Estimate(raw=raw, reason=MISFIT if misfits else UNLIKE)
