@@ -13,6 +13,7 @@ CUT_OFF = "cut off: "  # the recording ends before the episode does
 INVALID, VALID = 3, 4
 # In an episode of a policy: from here on the operator commands, and from here on the policy again.
 TAKEN_OVER, HANDED_BACK = 5, 6
+UNDONE = "undone "  # before a milestone's label: from here on it does not hold any more
 
 # The note of an episode that is a goal of RunTask. The operator may judge it later, by a further STOP of the episode.
 GOAL = re.compile(r"(?P<reason>[A-Z_]+) by (?P<model>\S*) with (?P<interventions>\d+) interventions: (?P<text>(?s:.*))")

@@ -147,8 +147,20 @@ def test_an_undone_step_lowers_the_progress_that_is_true_now(bags):
     ]
 
 
+def test_events_say_when_a_step_is_undone_and_done_again(bags):
+    stored = [(t, m) for t, m in read(bags / "place_in_basket_000000")["/episode_event"] if m.event == 2]
+    first = stored[0][1].label.removesuffix(" lifted")
+    told = [(m.label.removeprefix("undone ").removeprefix(first), m.label[:7] == "undone ") for _, m in stored[:6]]
+    lifted, placed = " lifted", " in_basket"
+    assert told == [(lifted, False), (placed, False), (placed, True), (lifted, True), (lifted, False), (placed, False)]
+    assert [m.progress for _, m in stored] == [0.25, 0.5, 0.25, 0.0, 0.25, 0.5, 0.75, 1.0]
+    # known a while later only, and yet stored when it happened, in the bag's order
+    assert all(t == m.header.stamp.sec * 10**9 + m.header.stamp.nanosec for t, m in stored)
+    assert (np.diff([t for t, _ in stored]) > 0).all()
+
+
 def test_events_say_what_is_not_to_be_imitated(bags):
-    events = [m for _, m in read(bags / "place_in_basket_000000")["/episode_event"]]
+    events = [m for _, m in read(bags / "place_in_basket_000000")["/episode_event"] if m.event != 2]
     begun = [(e.label, after.event) for e, after in itertools.pairwise(events) if e.event == 3]
     assert ("undone_step", 4) in begun  # until the object is picked up again
     assert {label for label, _ in begun} <= {"undone_step", "pause", "idle"}

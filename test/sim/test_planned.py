@@ -93,9 +93,22 @@ def test_a_policy_that_drives_is_corrected_in_the_states_it_gets_into(tmp_path, 
     assert (np.abs(chunks[10:35, 10] - state[10:35]).max(1) > 0.2).all()  # ... where it should have been on its way
 
 
+def test_a_policy_alone_is_not_helped_and_its_failure_is_recorded_longer(tmp_path, monkeypatch):
+    monkeypatch.setattr(generation, "load_policy", lambda profile, checkpoint: Still())
+    monkeypatch.setattr("pi05_progress_ros.sim.episodes.planned.HELP_AFTER_S", 0.5)
+    monkeypatch.setattr("pi05_progress_ros.sim.episodes.planned.PATIENCE_S", 2.0)
+    facts, bag = made(tmp_path, 2, correct=True, checkpoint="mine", alone=True, failure_s=3.0)
+    assert (facts.outcome, facts.reason, facts.milestones) == ("failure", "not done within 2 s", [])
+    events = read(bag)["/episode_event"]
+    stamps = [e.header.stamp.sec + e.header.stamp.nanosec * 1e-9 for e in events]
+    assert (events[-1].event, events[-1].outcome, events[-1].label) == (1, 2, facts.reason)
+    assert stamps[-1] - stamps[0] == pytest.approx(2 + 3, abs=0.2)
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
+        (["--alone"], "--alone goes with --correct and --checkpoint"),
         (["--checkpoint", "x"], "--correct and --checkpoint belong together"),
         (["--correct"], "--correct and --checkpoint belong together"),
         (["--correct", "--checkpoint", "x", "--planner"], "--planner and --correct: one of them drives"),

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int64
 
 from pi05_progress.errors import UserError
+from pi05_progress.robots.episode_notes import UNDONE
 
 from ..datasets import layout
 from ..datasets.progress_meta import EpisodeMeta, Milestone, Outcome, Stage
@@ -206,7 +207,7 @@ class _Labelling:
 
     def _note_marks(self, episode: Episode, stages: Stages) -> None:
         frames = self._frames[episode.index]
-        named = {m.label.removeprefix(milestones.UNDONE) for m in self._marks[episode.index]}
+        named = {m.label.removeprefix(UNDONE) for m in self._marks[episode.index]}
         if other := sorted(named - set(stages.labels)):
             self._notes.append(f"episode {episode.index}: milestones that its task does not have: {', '.join(other)}")
         missing = [name for name in stages.labels if name not in frames]

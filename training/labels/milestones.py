@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from pi05_progress.errors import UserError
+from pi05_progress.robots.episode_notes import UNDONE
 
 from ..datasets.progress_meta import EpisodeMeta, Milestone, ProgressMeta, Stage
 from ..datasets.reader import Dataset
@@ -21,7 +22,6 @@ from ..datasets.reader import Dataset
 Finish = Literal["stage", "done"]  # the time after the last milestone is one more stage, or the task is done by then
 STAGES = "stages"  # where a checkpoint's `labels` keep the stages of each task: lists of {"name": ..., "share": ...}
 FINISH = "finish"  # the stage after the last milestone
-UNDONE = "undone "  # before a milestone's label: it ceases to hold in that frame
 
 
 class MilestoneError(UserError):

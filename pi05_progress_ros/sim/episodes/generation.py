@@ -7,9 +7,11 @@ which strict readers refuse: publish messages whose sequences are filled.
 
 from __future__ import annotations
 
+import heapq
 import logging
 import os
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import as_completed
 from dataclasses import dataclass, field
@@ -21,6 +23,7 @@ from typing import Any
 import cv2
 import numpy as np
 from rclpy.serialization import serialize_message
+from rosbags.interfaces import Connection
 from rosbags.typesys.store import Typestore
 
 from pi05_progress.checkpoints.description import read_info
@@ -30,12 +33,14 @@ from pi05_progress.policy import PolicyOptions
 from pi05_progress.robots.message_store import message_store
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.robots.states import Mode
+from pi05_progress_msgs.msg import EpisodeEvent
 
 from ...command_line import check_ranges
 from ...recording.bag_writer import PARTIAL, BagWriter, type_name
 from ..driving.drivers import load_policy
 from ..expert.operator import Operator
 from ..physics.cameras import CameraRig, scaled_sizes
+from ..physics.tasks.base import UNDONE_S
 from ..physics.world import World
 from ..robot.camera_sender import CameraSenders
 from ..robot.robot import STATE_HZ, Robot
@@ -43,31 +48,55 @@ from ..robot.states import IMAGE_HZ, StatePublisher, Truth, is_due, to_time
 from .options import EpisodeFacts, EpisodeOptions, facts_path, write_facts
 from .planned import CommandedRobot, PlannedOperator
 
+HELD_BACK_NS = round((UNDONE_S + 0.5) * 1e9)
+
 
 class EpisodeBag(BagWriter):
-    """A bag that is being written, as a context: it is in place only if no exception was raised. See ``BagWriter``."""
+    """A bag that is being written, as a context: it is in place only if no exception was raised. See ``BagWriter``.
+
+    Messages are held back for a moment and stored in the order of their times: of some events it is known only later
+    that they happened.
+    """
 
     def __init__(self, path: Path, store: Typestore) -> None:
         shutil.rmtree(path.parent / PARTIAL / path.name, ignore_errors=True)  # of a run that was killed
         super().__init__(path, store)
         self.time_ns = 0  # under which the next messages are stored
         self.newest: dict[str, Any] = {}  # message of each topic
+        self._held: list[tuple[int, int, Connection, bytes]] = []  # heap: time, number, and what is stored under it
+        self._count = 0
 
     def __enter__(self) -> EpisodeBag:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        (self.discard if kind else self.finish)()
+        if kind:
+            self.discard()
+        else:
+            self._store_until(sys.maxsize)
+            self.finish()
 
     def create_publisher(self, msg_type: type, topic: str, qos_profile: Any = None) -> SimpleNamespace:
-        """A topic of the bag, with ``publish(message)``; the QoS profile has no meaning here."""
+        """A topic of the bag, with ``publish(message)``; the QoS profile has no meaning here.
+
+        Events are stored under the time at which they happened.
+        """
         connection = self.add_topic(topic, type_name(msg_type))
 
         def publish(message: Any) -> None:
             self.newest[topic] = message
-            self.write(connection, self.time_ns, serialize_message(message))
+            stamp = message.header.stamp if msg_type is EpisodeEvent else None
+            time_ns = self.time_ns if stamp is None else stamp.sec * 10**9 + stamp.nanosec
+            heapq.heappush(self._held, (time_ns, self._count, connection, serialize_message(message)))
+            self._count += 1
+            self._store_until(self.time_ns - HELD_BACK_NS)
 
         return SimpleNamespace(publish=publish)
+
+    def _store_until(self, time_ns: int) -> None:
+        while self._held and self._held[0][0] <= time_ns:
+            time, _, connection, data = heapq.heappop(self._held)
+            self.write(connection, time, data)
 
     def get_logger(self) -> logging.Logger:
         """Python's logger instead of ROS's."""
@@ -99,6 +128,11 @@ class GenerationOptions(EpisodeOptions):
     """The policy of --checkpoint drives, and what the planner would do in its place is recorded beside it."""
     planner_share: float = 0.3
     """Of the chunks, those that the planner gives where a policy drives."""
+    alone: bool = False
+    """With --correct: nobody helps. The policy drives to the end, asked twice a second and without noise, so that its
+    own failures are recorded."""
+    failure_s: float = 0.0
+    """How much longer a failure is recorded than until it was given up or decided, s."""
     workers: int = field(default_factory=lambda: os.cpu_count() or 1)
     """Processes; if not given one per core."""
     start_time: int = 1_767_225_600
@@ -109,10 +143,12 @@ class GenerationOptions(EpisodeOptions):
     def check(self) -> None:
         """See ``EpisodeOptions.check``."""
         rates = {"picture_rate": (1, STATE_HZ), "joint_rate": (10, STATE_HZ)}
-        shares = {"disturbance": (0, 10), "planner_share": (0, 1)}
+        shares = {"disturbance": (0, 10), "planner_share": (0, 1), "failure_s": (0, 60)}
         check_ranges(self, {"jpeg_quality": (1, 100), "workers": (1, 512), **rates, **shares})
         if self.correct != (self.checkpoint is not None):
             raise UserError("--correct and --checkpoint belong together: whose work is corrected")
+        if self.alone and not self.correct:
+            raise UserError("--alone goes with --correct and --checkpoint: whose episodes are recorded")
         if self.planner and self.correct:
             raise UserError("--planner and --correct: one of them drives; leave the other out")
         if self.checkpoint is not None:
@@ -142,7 +178,8 @@ class EpisodeMaker:
         self._planned = options.planner or options.correct
         relayed = self._planned and self._profile.arm_command == "relay"
         self._world = World(options.task, 0, "velocity" if relayed else "position", laboratory=options.where())
-        policy = PolicyOptions(checkpoint=options.checkpoint) if options.checkpoint else None
+        noise = "zero" if options.alone else "fresh"
+        policy = PolicyOptions(checkpoint=options.checkpoint, noise=noise) if options.checkpoint else None
         self._policy = policy and load_policy(self._profile, policy)
         self._rig = CameraRig(self._world.model, scaled_sizes(options.image_scale), self._profile)
         self._store = message_store()
@@ -159,7 +196,7 @@ class EpisodeMaker:
         with EpisodeBag(bag_path, self._store) as bag:
             robot = CommandedRobot(world, bag, self._profile) if self._planned else Robot(world)
             states = StatePublisher(bag, robot, self._profile)
-            truth = Truth(bag, robot, "/episode_event", start_ns)
+            truth = Truth(bag, robot, "/episode_event", start_ns, options.failure_s)
             operator = self._operator(bag, robot)
             form = "raw" if options.raw_images else "compressed"
             senders = CameraSenders(bag, self._profile, options.image_scale, options.jpeg_quality, transport=form)
@@ -200,8 +237,9 @@ class EpisodeMaker:
     def _operator(self, bag: EpisodeBag, robot: Robot) -> Operator | PlannedOperator:
         options = self._options
         if not self._planned:
-            return Operator(bag, self._world, self._profile, options.fault, options.fault_share)
-        return PlannedOperator(bag, robot, self._profile, options.disturbance, self._policy, options.planner_share)
+            return Operator(bag, self._world, self._profile, options.fault, options.fault_share, options.failure_s)
+        share = None if options.alone else options.planner_share
+        return PlannedOperator(bag, robot, self._profile, options.disturbance, self._policy, share, options.failure_s)
 
 
 def follow(robot: Robot, operator: Operator) -> None:

@@ -81,7 +81,8 @@ class PlannedOperator:
         robot: that is commanded; its world has just been reset.
         disturbance: how much of the usual disturbances there is, 0 none.
         policy: that drives; None where the planner does.
-        planner_share: of the chunks that the planner gives where a policy drives.
+        planner_share: of the chunks that the planner gives where a policy drives; None: the policy drives alone.
+        failure_s: how long an episode goes on that failed.
     """
 
     faults: tuple[str, ...] = ()
@@ -94,10 +95,12 @@ class PlannedOperator:
         profile: RobotProfile,
         disturbance: float,
         policy: Policy | None,
-        planner_share: float,
+        planner_share: float | None,
+        failure_s: float = 0.0,
     ) -> None:
         self._robot, self._profile, self._policy = robot, profile, policy
-        self._disturbance, self._planner_share = disturbance, planner_share
+        self._disturbance, self._planner_share, self._failure_s = disturbance, planner_share, failure_s
+        self._alone = policy is None or planner_share is None  # nobody helps
         self._planner, self._rng = PlannerPolicy(profile), np.random.default_rng([robot.world.seed, 3])
         self._planner.watch(robot.world)
         self._commander = Commander(robot, profile, CommandSettings())
@@ -106,9 +109,14 @@ class PlannedOperator:
         self._coming: deque[tuple[float, Chunk]] = deque()
         self._right: Chunk | None = None  # until the first picture
         self._next_s, self._over_s, self._reachable_s = 0.0, None, 0.0
-        self.gave_up = ""  # why the episode cannot be done any more
+        self._lost = ""  # why the episode cannot be done any more
         if policy is not None:
             policy.restart(robot.world.seed)
+
+    @property
+    def gave_up(self) -> str:
+        """Why the episode could not be done any more, once it is over; else empty."""
+        return self._lost if self._over_s is not None and self._robot.now_s >= self._over_s else ""
 
     def look(self, images: Mapping[str, np.ndarray], joints: Mapping[str, JointState], stamp: Time) -> None:
         """Say what is right now, and from time to time decide what is executed."""
@@ -122,8 +130,9 @@ class PlannedOperator:
         self._chunks.publish(message)
         if now < self._next_s - 1e-9:
             return
-        self._next_s = now + self._rng.uniform(*EXECUTED_S)
-        if self._policy is None or now > HELP_AFTER_S or self._rng.random() < self._planner_share:
+        by_itself = self._policy is not None and self._alone
+        self._next_s = now + (EXECUTED_S[1] if by_itself else self._rng.uniform(*EXECUTED_S))
+        if not by_itself and (self._alone or now > HELP_AFTER_S or self._rng.random() < self._planner_share):
             executed = Chunk(now, self._planner.action_dt_s, self._disturbed(plan))
         else:
             world = self._robot.world
@@ -141,10 +150,10 @@ class PlannedOperator:
         self._commander.tick(2 / STATE_HZ)
         if self._over_s is None:
             lost = self._out_of_reach(now) and "an object is out of reach"
-            late = self._policy is None and now > PATIENCE_S and f"not done within {PATIENCE_S:.0f} s"
-            self.gave_up = self._commander.stopped or lost or late or ""
-            if self.gave_up or world.task_status().outcome != "unknown":
-                self._over_s = now
+            late = self._alone and now > PATIENCE_S and f"not done within {PATIENCE_S:.0f} s"
+            self._lost, outcome = self._commander.stopped or lost or late or "", world.task_status().outcome
+            if self._lost or outcome != "unknown":
+                self._over_s = now + (0.0 if outcome == "success" else self._failure_s)
         if send and self._right is not None:
             self._topics.publish(self._command(self._right.at(now)), stamp, now, self._over_s)
         return self._over_s is not None and now >= self._over_s + 2 * REST_S

@@ -63,7 +63,8 @@ class Operator:
     """Commands at the rate it is called (100 Hz); they come back to the robot through DDS.
 
     Runs in the physics thread, so it may look at the world without a lock. Each of ``faults``, KIND or KIND:PICK,
-    happens in a share of the episodes; which ones, the seed decides.
+    happens in a share of the episodes; which ones, the seed decides. What was not done by the end of the work counts as
+    given up ``failure_s`` later.
     """
 
     def __init__(
@@ -73,9 +74,10 @@ class Operator:
         profile: RobotProfile,
         faults: Sequence[str] = (),
         fault_share: float = 1.0,
+        failure_s: float = 0.0,
     ) -> None:
         self._outlet, self._world, self._topics = outlet, world, OperatorTopics(outlet, profile)
-        self._faults, self._fault_share = tuple(faults), fault_share
+        self._faults, self._fault_share, self._failure_s = tuple(faults), fault_share, failure_s
         self.new_episode()
 
     def new_episode(self) -> None:
@@ -109,8 +111,8 @@ class Operator:
         self.command = self._expert.command()
         now = self._world.time_s
         if self._expert.finished and self._finished_s is None:
-            self._finished_s = now
             status = self._world.task_status()
+            self._finished_s = now + (0.0 if status.outcome == "success" else self._failure_s)
             text = f"episode {self._world.seed} ended: {status.outcome} {status.reason}"
             self._outlet.get_logger().info(text.strip())
         if send:

@@ -10,7 +10,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float32, Int32, String
 
-from pi05_progress.robots.episode_notes import INVALID, VALID
+from pi05_progress.robots.episode_notes import INVALID, UNDONE, VALID
 from pi05_progress.robots.kinematics import ROOT_FRAME
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.robots.states import Mode, mode_text
@@ -80,10 +80,15 @@ OUTCOMES = {"unknown": EpisodeEvent.UNKNOWN, "success": EpisodeEvent.SUCCESS, "f
 
 
 class Truth:
-    """Publishes progress, instruction, object poses and episode events. Used by the physics thread only."""
+    """Publishes progress, instruction, object poses and episode events. Used by the physics thread only.
 
-    def __init__(self, outlet: Outlet, robot: Robot, events: str = "/sim/events", start_ns: int = 0) -> None:
-        self._robot, self._world, self._start_ns = robot, robot.world, start_ns
+    An episode ends when it was given up, or a little after the physics has decided; of a failure ``failure_s`` later.
+    """
+
+    def __init__(
+        self, outlet: Outlet, robot: Robot, events: str = "/sim/events", start_ns: int = 0, failure_s: float = 0.0
+    ) -> None:
+        self._robot, self._world, self._start_ns, self._failure_s = robot, robot.world, start_ns, failure_s
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self._progress = outlet.create_publisher(Float32, "/sim/progress", 10)
         self._task = outlet.create_publisher(String, "/sim/task", latched)
@@ -116,14 +121,16 @@ class Truth:
         poses.header.stamp, poses.header.frame_id = self._stamp(now), ROOT_FRAME
         poses.poses = [_pose(values) for values in self._world.object_poses().values()]
         self._poses.publish(poses)
-        count = len(self._world.task.milestone_names())
-        for index in range(self._reported, len(status.milestones)):
-            milestone = status.milestones[index]
-            self._event(EpisodeEvent.MILESTONE, milestone.time_s, milestone.name, progress=(index + 1) / count)
-        self._reported = max(self._reported, len(status.milestones))
+        names = self._world.task.milestone_names()
+        for mark in status.marks[self._reported :]:
+            name = mark.name.removeprefix(UNDONE)
+            holding = names.index(name) + (name == mark.name)
+            self._event(EpisodeEvent.MILESTONE, mark.time_s, mark.name, progress=holding / len(names))
+        self._reported = max(self._reported, len(status.marks))
         if status.outcome != "unknown" and self._decided_s is None:
             self._decided_s = now
-        if self._open and self._decided_s is not None and now >= self._decided_s + STOP_AFTER_S:
+        after_s = STOP_AFTER_S + (self._failure_s if status.outcome == "failure" else 0.0)
+        if self._open and self._decided_s is not None and now >= self._decided_s + after_s:
             self._stop(now)
 
     def give_up(self, reason: str) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
 import mujoco
 import numpy as np
+
+from pi05_progress.robots.episode_notes import UNDONE
 
 from ..scene import OBJECT_FRICTION, arm_table, side_sign, table_top_z
 
@@ -17,6 +19,7 @@ CUBE_HALF = 0.02  # m
 CUBE_MASS = 0.05  # kg
 LIFTED = 0.03  # m above where it would rest on the table
 SETTLE_S = 0.2  # how long a goal state must last before it counts as reached
+UNDONE_S = 1.5  # how long it must be gone to be undone: what is let go of is neither held nor in place at first
 
 
 class Milestone(NamedTuple):
@@ -31,11 +34,13 @@ class TaskStatus:
     """Truth about a task, from physics.
 
     ``progress`` is the share of milestones that hold *now*, so undoing a step lowers it; ``milestones`` are those ever
-    reached, in order.
+    reached, in order; ``marks`` are all that was reached, undone (``undone NAME``: with all that came after it) and
+    reached again.
     """
 
     progress: float
     milestones: tuple[Milestone, ...]
+    marks: tuple[Milestone, ...]
     outcome: Outcome
     reason: str
 
@@ -104,6 +109,8 @@ class Task(ABC):
         self.place_objects(model, data, rng)
         self.instruction = self.wordings[seed % len(self.wordings)].format(**self.words())
         self._reached: list[Milestone] = []
+        self._marks: list[Milestone] = []
+        self._marked, self._fallen_s = 0, None  # how many milestones hold by the marks; since when fewer do
         self._holding: dict[str, float] = {}
         self._now: set[str] = set()
         self._outcome: Outcome = "unknown"
@@ -117,12 +124,25 @@ class Task(ABC):
         self._now = {name for name in names if self._held_long_enough(name, model, data)}
         while len(self._reached) < len(names) and names[len(self._reached)] in self._now:
             self._reached.append(Milestone(names[len(self._reached)], float(data.time)))
+        self._mark(names, float(data.time))
         if len(self._now) == len(names):
             self._outcome, self._reason = "success", "every milestone holds"
         elif lost := [name for name in self.object_names if data.body(name).xpos[2] < table_top_z() - 0.03]:
             self._outcome, self._reason = "failure", f"{lost[0].replace('_', ' ')} fell off the table"
         elif data.time > self.time_limit_s:
             self._outcome, self._reason = "failure", f"not done within {self.time_limit_s:.0f} s"
+
+    def _mark(self, names: Sequence[str], now_s: float) -> None:
+        """Mark the milestones that came since the last call, or the first one that is gone."""
+        holding = next((k for k, name in enumerate(names) if name not in self._now), len(names))
+        if holding >= self._marked:
+            self._marks += [Milestone(name, now_s) for name in names[self._marked : holding]]
+            self._marked, self._fallen_s = holding, None
+            return
+        self._fallen_s = now_s if self._fallen_s is None else self._fallen_s
+        if now_s - self._fallen_s >= UNDONE_S:
+            self._marks.append(Milestone(UNDONE + names[holding], self._fallen_s))
+            self._marked, self._fallen_s = holding, None
 
     def _held_long_enough(self, name: str, model: mujoco.MjModel, data: mujoco.MjData) -> bool:
         if not self.holds(name, model, data):
@@ -134,7 +154,7 @@ class Task(ABC):
     def status(self) -> TaskStatus:
         """The truth as of the last update."""
         share = len(self._now) / len(self.milestone_names())
-        return TaskStatus(share, tuple(self._reached), self._outcome, self._reason)
+        return TaskStatus(share, tuple(self._reached), tuple(self._marks), self._outcome, self._reason)
 
     # --- helpers for tasks ---
 
