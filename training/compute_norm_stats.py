@@ -27,9 +27,9 @@ from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.units.normalize import PROPRIOCEPTION, NormStats, save_norm_stats
 
 from .datasets import layout
-from .datasets.norm_stats import compute
 from .datasets.reader import open_dataset
 from .datasets.robot import check_robot
+from .loading.norm_stats import compute
 
 
 @dataclass(frozen=True)

@@ -169,7 +169,7 @@ def test_numbers_that_are_not_finite_are_named(tmp_path):
     rows[4, 39] = np.nan  # the left gripper's effort; frame 3 of episode 3
     spoilt = pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), 48)
     pq.write_table(table.set_column(table.column_names.index("action"), "action", spoilt), path)
-    with pytest.raises(DatasetError, match="action of episode 3 is not finite in 1 frames, the first is 3"):
+    with pytest.raises(UserError, match="episode 3, action: nan in frame 3"):
         compute_norm_stats(StatisticsOptions((root,)))
     assert not (root / "norm_stats.json").exists()
 

@@ -19,9 +19,9 @@ from pi05_progress.policies.model_policy import ModelPolicy, Pi05Policy
 from pi05_progress.robots.kinematics import fingertips
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.units.normalize import save_norm_stats
-from training.datasets.norm_stats import compute
 from training.datasets.reader import open_dataset
 from training.loading.config import DataConfigError
+from training.loading.norm_stats import compute
 
 PROFILE = RobotProfile.load("teleavatar")
 ARMS = np.r_[0:7, 8:15]

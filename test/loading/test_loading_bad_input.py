@@ -14,9 +14,9 @@ from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.robots.yaml_lines import ConfigError
 from pi05_progress.units.normalize import NormStats, load_norm_stats, save_norm_stats
 from training.datasets.frames import PictureError
-from training.datasets.norm_stats import compute
 from training.datasets.reader import DatasetError, open_dataset
 from training.loading.config import DataConfig, DataConfigError
+from training.loading.norm_stats import compute
 from training.loading.rows import load_rows
 from training.loading.split import held_out
 from training.loading.statistics import statistics

@@ -15,9 +15,9 @@ from pi05_progress.models.lora import is_adapter
 from pi05_progress.models.parameters import HEAD, parameter_paths
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.units.normalize import save_norm_stats
-from training.datasets.norm_stats import compute
 from training.datasets.reader import open_dataset
 from training.engine.optimizer import OptimizerConfig
+from training.loading.norm_stats import compute
 
 pytestmark = [pytest.mark.long, pytest.mark.usefixtures("quick_training")]  # three models are compiled
 QUICK = {"num_train_steps": 2, "save_interval": 2, "validation_interval": 0}

@@ -30,8 +30,7 @@ _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 def _planned(bags: Sequence[Path], pool: Pool) -> Plans:
     """The first pass over all recordings, and what follows from it."""
     with progress_bar("looking through bags", len(bags), "bags") as advance:
-        results = pool.scan(bags, lambda number: advance(1))
-    return plan(bags, results, pool.options)
+        return plan(bags, pool.scan(bags, advance), pool.options)
 
 
 def dry_run(bags: Sequence[Path], pool: Pool) -> int:
@@ -101,7 +100,7 @@ def _make(plans: Plans, place: Workplace, pool: Pool) -> None:
     todo = [(e.key, e.scan, e.candidate, plans.sizes, plans.columns) for e in wanted if e.key not in done]
     if todo:
         with progress_bar("converting", len(todo), "episodes") as advance:
-            results = pool.convert(todo, lambda number: advance(1))
+            results = pool.convert(todo, advance)
         done |= {key: result for (key, *_), result in zip(todo, results, strict=True)}
     first = 0
     for entry in wanted:

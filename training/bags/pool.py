@@ -17,6 +17,7 @@ from pydantic import TypeAdapter
 
 from pi05_progress.errors import UserError
 from pi05_progress.files.output_file import write_file
+from pi05_progress.files.progress_bar import Advance
 from pi05_progress.files.worker_process import in_worker, worker_pool
 
 from .columns import Columns
@@ -130,38 +131,32 @@ class Pool:
                 process.terminate()
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def scan(self, bags: Sequence[Path], done: Callable[[int], None]) -> list[Scan | str]:
-        """First pass over recordings, see ``_Worker.scan``; ``done`` is called with the number of each that is read."""
+    def scan(self, bags: Sequence[Path], done: Advance) -> list[Scan | str]:
+        """First pass over recordings, see ``_Worker.scan``; ``done`` is told of each that is read."""
         return self._all("scan", [(bag,) for bag in bags], done)
 
-    def convert(
-        self, jobs: Sequence[tuple[str, Scan, Candidate, Sizes, Columns]], done: Callable[[int], None]
-    ) -> list[Converted]:
-        """Second pass, see ``_Worker.convert``; ``done`` is called with the number of each job that is made."""
+    def convert(self, jobs: Sequence[tuple[str, Scan, Candidate, Sizes, Columns]], done: Advance) -> list[Converted]:
+        """Second pass, see ``_Worker.convert``; ``done`` is told of each job that is made."""
         return self._all("convert", jobs, done)
 
-    def _all(self, task: str, arguments: Sequence[tuple], done: Callable[[int], None]) -> list[Any]:
-        results: dict[int, Any] = {}
+    def _all(self, task: str, arguments: Sequence[tuple], done: Advance) -> list[Any]:
+        results = []
         try:
-            if min(len(arguments), self._workers) <= 1:
-                for number, of_task in enumerate(arguments):
-                    results[number] = getattr(self._own, task)(*of_task)
-                    done(number)
-            else:
-                pool = self._processes()
-                futures = {pool.submit(in_worker, task, *of_task): i for i, of_task in enumerate(arguments)}
+            if min(len(arguments), self._workers) > 1:
+                if self._pool is None:
+                    self._pool = worker_pool(self._workers, partial(_one_of_many, *self._arguments))
+                futures = [self._pool.submit(in_worker, task, *of_task) for of_task in arguments]
                 for future in as_completed(futures):
-                    results[futures[future]] = future.result()
-                    done(futures[future])
+                    future.result()  # raises what went wrong, as soon as it did
+                    done(1)
+                return [future.result() for future in futures]
+            for of_task in arguments:
+                results.append(getattr(self._own, task)(*of_task))
+                done(1)
+            return results
         except BrokenProcessPool as error:
             raise UserError(KILLED) from error
         except OSError as error:  # a fault of this machine, not of a recording: nothing can go on
             where = f"{error.filename}: " if error.filename else ""
             kept = FILES if error.errno == errno.EMFILE else KEPT
             raise UserError(f"{where}{error.strerror or error}; {kept}") from error
-        return [results[number] for number in range(len(arguments))]
-
-    def _processes(self) -> ProcessPoolExecutor:
-        if self._pool is None:
-            self._pool = worker_pool(self._workers, partial(_one_of_many, *self._arguments))
-        return self._pool

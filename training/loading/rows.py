@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,6 +109,7 @@ def load_rows(
     hands: bool = False,
     positions: Sequence[str] = (),
     interventions: Interventions = "also",
+    progress: Callable[[int], None] = lambda frames: None,
 ) -> Rows:
     """Read and check the columns that training needs; pictures are not among them.
 
@@ -119,6 +120,7 @@ def load_rows(
         hands: whether it is told of hands, too.
         positions: things whose positions are read, of those that the data set has.
         interventions: which frames' actions are right, by whether the operator had taken over from a policy.
+        progress: called with the number of frames after every episode.
 
     Raises:
         DatasetError: a feature is missing, or a file damaged.
@@ -175,6 +177,7 @@ def load_rows(
         for name in known:
             _check_finite(f"{where}, {name}", of[name])
             further[name][episode.index] = of[name]
+        progress(episode.length)
     found = {name: np.concatenate([of[i] for i in range(len(names))]) for name, of in further.items()}
     return dataclasses.replace(
         rows,

@@ -23,9 +23,9 @@ from pi05_progress.units.normalize import (
 from pi05_progress.units.transforms import delta_actions
 
 from ..datasets import layout
-from ..datasets.norm_stats import STILL, far_beyond, hardly_moves, of_numbers
 from ..datasets.reader import Dataset
 from .config import DataConfig, DataConfigError
+from .norm_stats import STILL, far_beyond, hardly_moves, numbers, of_rows
 from .rows import Rows
 
 CHUNKS = 4096  # whose rows actions are compared with
@@ -64,10 +64,8 @@ def statistics(
             "--output, then --data.norm_stats), or let it be computed: --data.compute_norm_stats"
         )
     else:
-        lengths = np.concatenate([np.diff(of.starts) for of in rows])
         options = {"horizon": model.action_horizon, "relative": config.delta_actions, "notes": unusual}
-        values = {**_numbers(rows, model), "actions": np.concatenate([of.actions for of in rows])}
-        stats = of_numbers(values, lengths, profile.layout, per_row=config.actions_per_row, **options)
+        stats = of_rows(rows, profile.layout, per_row=config.actions_per_row, **options)
         source = f"computed over {len(datasets)} data set{'s' * (len(datasets) > 1)}"
     for dataset, of in zip(datasets, rows, strict=True):
         unusual += _extremes(dataset, of, stats, config, profile.layout)
@@ -128,7 +126,7 @@ def _read(
         return stats
     horizon = model.action_horizon
     chunks = _some_chunks(rows, robot, horizon, config.delta_actions)
-    data = {**_numbers(rows, model), "actions": chunks.reshape(-1, chunks.shape[-1])}
+    data = {**numbers(rows), "actions": chunks.reshape(-1, chunks.shape[-1])}
     for key, values in data.items():
         if not (problem := _differs(key, stats[key], values, config.quantiles)):
             continue
@@ -150,12 +148,6 @@ def _read(
                 f"{path}: {PER_ROW}, row {row}: {problem}: these are statistics of other data; {remedy}"
             )
     return stats
-
-
-def _numbers(rows: Sequence[Rows], model: Pi05Config) -> dict[str, Float[np.ndarray, "n d"]]:
-    """What the model reads of all frames, by key of statistics."""
-    found = {"state": np.concatenate([of.state for of in rows])}
-    return found | ({PROPRIOCEPTION: np.concatenate([of.proprioception for of in rows])} if model.state_token else {})
 
 
 def _differs(key: str, stats: NormStats, values: Float[np.ndarray, "n d"], quantiles: bool) -> str:

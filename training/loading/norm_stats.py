@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32
 
-from pi05_progress.robots.layout import Layout, LayoutError
+from pi05_progress.robots.layout import Layout
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.units.normalize import PER_ROW, PROPRIOCEPTION, NormStats, moments, normalize
-from pi05_progress.units.transforms import actions_to_model, delta_actions, proprioception_to_model, state_to_model
+from pi05_progress.units.transforms import delta_actions
 
-from . import layout
-from .reader import Dataset, DatasetError, Episode
+from ..datasets.reader import Dataset, DatasetError
+from .rows import Rows, load_rows
 
 STILL = 0.005  # rad, or of a command number: a joint whose middle 98 % are closer together hardly ever moves
-TO_MODEL = {  # key of statistics: the data set's feature, and what the model takes of it
-    "state": (layout.STATE, state_to_model),
-    "actions": (layout.ACTION, actions_to_model),
-    PROPRIOCEPTION: (layout.STATE, proprioception_to_model),
-}
 FAR = 20.0  # normalised: twenty times as far from the middle as the quantiles
 
 
@@ -38,27 +33,26 @@ def compute(
     Args:
         proprioception: also of what a state token is made of.
         progress: called with the number of frames after every episode.
-        options: of ``of_numbers``.
+        options: of ``of_rows``.
 
     Raises:
-        DatasetError: damaged, a number that is not finite, states or actions of another robot's layout, or data sets
-            of different frame rates.
+        DatasetError, DataConfigError: see ``load_rows``; or data sets have different frame rates.
     """
     if len({dataset.fps for dataset in datasets}) > 1:
         rates = ", ".join(f"{dataset.root}: {dataset.fps}" for dataset in datasets)
         raise DatasetError(f"action chunks would last for different times, frames per second are {rates}")
-    keys, episodes = [key for key in TO_MODEL if proprioception or key != PROPRIOCEPTION], []
-    for dataset in datasets:
-        for episode, columns in dataset.frames([layout.STATE, layout.ACTION]):
-            episodes.append(_to_model(dataset, episode, columns, profile, keys))
-            progress(episode.length)
-    values = {key: np.concatenate([of[key] for of in episodes]) for key in keys}
-    return of_numbers(values, [len(of["state"]) for of in episodes], profile.layout, **options)
+    rows = [load_rows(of, profile, "", proprioception=proprioception, progress=progress) for of in datasets]
+    return of_rows(rows, profile.layout, **options)
 
 
-def of_numbers(
-    values: Mapping[str, Float32[np.ndarray, "n _"]],
-    lengths: Sequence[int],
+def numbers(rows: Sequence[Rows]) -> dict[str, Float32[np.ndarray, "n _"]]:
+    """What has statistics, as the model takes it, of all frames by key of statistics."""
+    keys = [key for key in ("state", "actions", PROPRIOCEPTION) if getattr(rows[0], key) is not None]
+    return {key: np.concatenate([getattr(of, key) for of in rows]) for key in keys}
+
+
+def of_rows(
+    rows: Sequence[Rows],
     robot: Layout,
     *,
     horizon: int,
@@ -74,15 +68,14 @@ def of_numbers(
     they outweigh all others.
 
     Args:
-        values: by key of statistics, episode after episode.
-        lengths: of the episodes, frames.
         relative: arms relative to the state.
         per_row: also of each row of the chunks (``actions_per_row``).
         notes: gets a line on numbers that hardly ever change, and on what is done about them.
         far: gets a line on numbers that go far beyond their quantiles.
     """
     names_of = {"state": robot.state_names, "actions": robot.joints, PROPRIOCEPTION: robot.proprioception_names}
-    found, rows = {}, []
+    values, lengths = numbers(rows), np.concatenate([np.diff(of.starts) for of in rows])
+    found, by_row = {}, []
     for key, of in values.items():
         names, columns = names_of[key], of.T
         if key == "actions":
@@ -90,7 +83,7 @@ def of_numbers(
         whole = []
         for column in columns:
             whole.append(moments(column.ravel()))
-            rows += [moments(column)] if key == "actions" and per_row else []
+            by_row += [moments(column)] if key == "actions" and per_row else []
         found[key], still, ends = _by_range(whole)
         if notes is not None and still.any():
             low, high = found[key].q01, found[key].q99
@@ -101,8 +94,8 @@ def of_numbers(
             )
         if far is not None:
             far += far_beyond(key, names, ends, normalize(ends, found[key]))
-    if rows:
-        found[PER_ROW], _, _ = _by_range(rows)
+    if by_row:
+        found[PER_ROW], _, _ = _by_range(by_row)
     return found
 
 
@@ -153,21 +146,3 @@ def far_beyond(
         f"{key}: extreme when normalised: {', '.join(told)}; usual is -1 to 1. Such frames are trained on as they "
         "are, and a few of them outweigh all others in the loss: look at them, and remove episodes that are wrong"
     ][: len(told)]
-
-
-def _to_model(
-    dataset: Dataset, episode: Episode, columns: Mapping[str, np.ndarray], profile: RobotProfile, keys: Iterable[str]
-) -> dict[str, Float32[np.ndarray, "n _"]]:
-    found = {}
-    for key in keys:
-        name, to_model = TO_MODEL[key]
-        try:
-            found[key] = to_model(columns[name], profile.layout)
-        except LayoutError as error:
-            raise DatasetError(f"{dataset.root}: {error}") from error
-        if bad := np.flatnonzero(~np.isfinite(found[key]).all(axis=1)).tolist():
-            raise DatasetError(
-                f"{dataset.root}: {name} of episode {episode.index} is not finite in {len(bad)} frames, the first is "
-                f"{bad[0]}; record or convert the episode anew, or remove it"
-            )
-    return found
