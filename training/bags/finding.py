@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from .faults import BagError
-from .opening import METADATA, READERS, natural_order, number_in_series, storage_files, storage_suffix
+from .reading import METADATA, READERS, natural_order, number_in_series, storage_files, storage_suffix
 
 PAUSE_NS = 10**9  # files of one recording follow each other faster, recordings slower
 _ROSBAG2 = re.compile(r"rosbag2_\d{4}(_\d\d){2}-\d\d(_\d\d){2}")  # its own name for a recording: the time it began
