@@ -67,7 +67,7 @@ def plan(bags: Sequence[Path], results: Sequence[Scan | str], options: Options) 
     for number, (scan, episodes) in enumerate(zip(scans, found, strict=True)):
         plans.entries += [Entry(scan, name, reasons=[reason]) for name, reason in episodes.rejected]
         for index, candidate in enumerate(episodes.candidates):
-            entry = Entry(scan, candidate.name, options.task or candidate.task, candidate)
+            entry = Entry(scan, candidate.name, options.instruction or candidate.task, candidate)
             plans.entries.append(entry)
             if episodes.mode == "bag" and scan.cut_off:
                 entry.notes = [CUT_OFF_REMARK.format(scan.cut_off)]

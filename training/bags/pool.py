@@ -113,8 +113,8 @@ def load_result(folder: Path) -> Converted | None:
 class Pool:
     """Worker processes; a single worker, or a single task, needs none but this. Use it as a context manager."""
 
-    def __init__(self, place: Workplace, options: Options, workers: int) -> None:
-        self.options, self._workers = options, workers
+    def __init__(self, place: Workplace, options: Options) -> None:
+        self.options, self._workers = options, options.workers
         self._arguments = (place.work, place.scratch, options)
         self._own = _Worker(*self._arguments)
         self._pool: ProcessPoolExecutor | None = None
