@@ -156,7 +156,7 @@ def test_a_full_disk_is_no_fault_of_a_recording(tmp_path, sound, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device", "scratch")
 
-    monkeypatch.setattr("training.bags.opening.shutil.copyfileobj", full)
+    monkeypatch.setattr("training.bags.reading.shutil.copyfileobj", full)
     run = convert(tmp_path / "ds", bag)
     assert run.status == 1 and "No space left on device" in run.text and "--resume" in run.text
     assert "not used" not in run.text
