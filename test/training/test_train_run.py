@@ -204,7 +204,7 @@ def test_a_run_that_a_former_version_began_goes_on(half, whole, data, tmp_path, 
     saved = json.loads((half / "config.json").read_text())
     del saved["config"]["from_scratch"]
     (half / "config.json").write_text(json.dumps(saved))
-    monkeypatch.setattr("training.loading.statistics.of_numbers", None)
+    monkeypatch.setattr("training.loading.statistics.of_rows", None)
     assert run(data, tmp_path, resume=True) == (half, (6, ""))
     assert rows(half / "metrics.csv") == rows(whole[0] / "metrics.csv")
     assert_same_parameters(half / "6", whole[0] / "6")
