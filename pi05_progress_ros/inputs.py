@@ -58,6 +58,7 @@ class Input:
     moved_s: float | None = None  # monotonic, when one of them was found to have moved since then
     hangs: bool = False  # the same picture came again long after that
     why: str = ""  # there is nothing newer, where that is known
+    mismatch: str = ""  # whose messages do not arrive and why, while there is none
     facts: Mapping[str, object] = field(default_factory=dict)
     arrivals: deque[float] = field(default_factory=lambda: deque(maxlen=RATE_WINDOW))
 
@@ -136,6 +137,11 @@ class Inputs:
         with self._lock:
             self._table[name].why, self._table[name].facts = why, facts
 
+    def note_mismatch(self, name: str, text: str) -> None:
+        """Who publishes an input so that no message arrives; empty if nobody does."""
+        with self._lock:
+            self._table[name].mismatch = text and f": {text}"
+
     def state(self) -> list[Input]:
         """A copy of the table, for diagnostics."""
         with self._lock:
@@ -167,7 +173,7 @@ class Inputs:
     def _problem(self, entry: Input, now_s: float, now_ns: int) -> str:
         where, why = f"{entry.name} ({entry.topic})", entry.why and f", {entry.why}"
         if entry.message is None:
-            return f"{where}: no message yet{why}" if entry.required else ""
+            return f"{where}: no message yet{why or entry.mismatch}" if entry.required else ""
         silent, frozen = now_s - entry.arrived_s, now_s - entry.changed_s
         if frozen > entry.max_age_s and not entry.required:
             return ""

@@ -8,10 +8,11 @@ from dataclasses import field, fields
 from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
 from rclpy.exceptions import ParameterException
 from rclpy.node import Node
 from rclpy.publisher import Publisher
-from rclpy.qos import QoSPolicyKind, QoSProfile
+from rclpy.qos import QoSPolicyKind, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.subscription import Subscription
 
@@ -29,7 +30,11 @@ class QosOverrides:
     """
 
     def create_publisher(self, msg_type: type, topic: str, qos_profile: QoSProfile | int, **options: Any) -> Publisher:
-        """See rclpy."""
+        """See rclpy. It has no events: subscribers are told of QoS that do not fit, too.
+
+        An executor looks at each event whenever it wakes, and fails if another thread destroys one meanwhile.
+        """
+        options.setdefault("event_callbacks", PublisherEventCallbacks(use_default_callbacks=False))
         return overridable(super().create_publisher, topic, qos_profile, options, msg_type, topic)
 
     def create_subscription(
@@ -37,6 +42,12 @@ class QosOverrides:
     ) -> Subscription:
         """See rclpy."""
         return overridable(super().create_subscription, topic, qos_profile, options, msg_type, topic, callback)
+
+
+def newest_only() -> tuple[QoSProfile, SubscriptionEventCallbacks]:
+    """QoS of a sensor, of which only the newest message counts, and no events: best effort fits every publisher."""
+    qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+    return qos, SubscriptionEventCallbacks(use_default_callbacks=False)
 
 
 def overridable(

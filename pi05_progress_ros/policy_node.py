@@ -8,6 +8,7 @@ its own lock, the instruction is replaced as a whole.
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 import threading
@@ -22,7 +23,7 @@ from rclpy.clock import Clock, ClockType
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.qos import QoSProfile
 from sensor_msgs.msg import JointState, Joy
 from std_msgs.msg import Float32, Int32, String
 from std_srvs.srv import Trigger
@@ -47,7 +48,7 @@ from .node.node_parameters import NodeParameters
 from .node.results import Results
 from .node.run_task import RunTaskServer
 from .node.watch import Watch
-from .parameters import QosOverrides, declare_all, read_all, warn_of_unused_overrides
+from .parameters import QosOverrides, declare_all, newest_only, read_all, warn_of_unused_overrides
 from .ros_session import END_SIGNALS, end_at_once, ros_session, shared_memory, spin
 
 WATCH_HZ = 20.0  # how often staleness is looked for
@@ -134,6 +135,9 @@ class PolicyNode(QosOverrides, LifecycleNode):
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         model = f"model {self._policy.model_id}, images by {image_backend()}"
         self.get_logger().info(f"configured for {self._profile.name} in {time.monotonic() - started:.1f} s: {model}")
+        # Later collections pass over the model's objects: to look through them all stops every thread for 0.2 s.
+        gc.collect()
+        gc.freeze()
         if not self._results.trained:
             text = "no checkpoint: random parameters, progress_raw means nothing and nothing will be commanded"
             self.get_logger().warning(text)
@@ -203,6 +207,7 @@ class PolicyNode(QosOverrides, LifecycleNode):
         self.destroy_publisher(self._diagnostics)
         self._policy.close()
         self._policy = None
+        gc.unfreeze()
         return TransitionCallbackReturn.SUCCESS
 
     def on_shutdown(self, _: LifecycleState) -> TransitionCallbackReturn:
@@ -219,12 +224,14 @@ class PolicyNode(QosOverrides, LifecycleNode):
         self._commands = self._inference = None
 
     def _subscribe(self) -> None:
-        newest = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+        newest, no_events = newest_only()
         profile = self._profile
 
         def subscribe(kind: type, topic: str, callback: object, qos: QoSProfile | int) -> str:
             """Returns the topic's name as it is after remapping."""
-            interface = self.create_subscription(kind, topic, callback, qos)
+            interface = self.create_subscription(
+                kind, topic, callback, qos, event_callbacks=no_events if qos is newest else None
+            )
             self._interfaces.append((self.destroy_subscription, interface))
             return interface.topic_name
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from rclpy.node import Node
-from rclpy.qos import QoSProfile, ReliabilityPolicy
 
 from ..inputs import Inputs
+from ..parameters import newest_only
 
 
 class ImageCamera:
@@ -18,8 +18,8 @@ class ImageCamera:
         self, node: Node, key: str, topic: str, kind: type, inputs: Inputs, arrived: Callable[[], None]
     ) -> None:
         self._node, self._key, self._inputs, self._arrived = node, key, inputs, arrived
-        newest = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
-        self._subscription = node.create_subscription(kind, topic, self._on_image, newest)
+        newest, events = newest_only()
+        self._subscription = node.create_subscription(kind, topic, self._on_image, newest, event_callbacks=events)
         inputs.add(key, self._subscription.topic_name, image=True)
 
     def _on_image(self, message: Any) -> None:

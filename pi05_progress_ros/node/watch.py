@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.node import Node
+from rclpy.qos import QoSCompatibility, qos_check_compatible
+from rclpy.topic_endpoint_info import TopicEndpointInfo
 
 from ..commanding.commands import CommandExecutor, Situation
 from ..commanding.state_machine import Reason, State
@@ -81,6 +83,15 @@ def commands_status(node: str, allowed: bool, now: Situation) -> DiagnosticStatu
     return _status(f"{node}: commands", level, message, values)
 
 
+def _mismatch(writer: TopicEndpointInfo, reader: TopicEndpointInfo) -> str:
+    """Why nothing of this publisher arrives, empty if it should."""
+    name = f"{writer.node_namespace.rstrip('/')}/{writer.node_name}"
+    if writer.topic_type != reader.topic_type:
+        return f"{name} publishes {writer.topic_type}, not {reader.topic_type}"
+    fit, reason = qos_check_compatible(writer.qos_profile, reader.qos_profile)
+    return f"{name}: {reason.strip()}" if fit == QoSCompatibility.ERROR else ""
+
+
 HEARTBEAT_S = 1.0  # at most, between two messages about progress, while it is not known
 CLOCK_JUMP_S = 1.0  # back, by more than which everything begins anew
 NO_TASK = "no task is set: set the parameter prompt or publish the instruction on ~/set_task"
@@ -134,8 +145,19 @@ class Watch:
         problem = self._inference.stats.last_error or self._inference.stats.slow()
         return (problem,) if problem else ()
 
+    def _look_for_mismatches(self) -> None:
+        """Tell who publishes an input that has brought no message, but as another type or with QoS that do not fit."""
+        for entry in self._inputs.state():
+            if entry.message is not None or not entry.topic.startswith("/"):  # others are no topics
+                continue
+            readers = self._node.get_subscriptions_info_by_topic(entry.topic)
+            own = next((i for i in readers if i.node_name.startswith(self._node.get_name())), None)
+            told = {_mismatch(writer, own) for writer in self._node.get_publishers_info_by_topic(entry.topic) if own}
+            self._inputs.note_mismatch(entry.name, "; ".join(sorted(told - {""})))
+
     def diagnostics(self) -> DiagnosticArray:
         """The state of inputs, policy and commands."""
+        self._look_for_mismatches()
         name, problems, task = self._node.get_fully_qualified_name().lstrip("/"), self._input_problems(), self._task()
         waiting = problems[0] if problems else ("" if task else NO_TASK)
         facts = {**self._facts, "task": task, "task_status": self._results.status.name}

@@ -8,8 +8,8 @@ import pytest
 from conftest import PATIENCE_S, keeps_promise, wait_for
 from fake_robot import NODE, PROFILE, FakeRobot, start_node
 from node_policies import WAIT_FOR
-from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
-from sensor_msgs.msg import Image
+from rclpy.qos import DurabilityPolicy, ReliabilityPolicy, qos_profile_sensor_data
+from sensor_msgs.msg import CompressedImage, Image
 
 ENDS_WITHIN_S = 2.0
 LATE_SIGNAL = """
@@ -56,7 +56,7 @@ def test_a_second_signal_while_python_ends_is_no_death(start, tmp_path):
 
 
 def test_told_to_end_while_it_is_imported_it_ends_without_a_traceback(start, tmp_path):
-    (tmp_path / "pydantic.py").write_text("import time\nprint('importing', flush=True)\ntime.sleep(300)\n")
+    (tmp_path / "pydantic.py").write_text("import time\nprint('importing\\n', end='', flush=True)\ntime.sleep(300)\n")
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     node = start(NODE, PYTHONPATH=path)
     wait_for(lambda: "importing" in node.log(), what="the import")
@@ -91,6 +91,14 @@ def test_topics_are_named_as_they_are_after_remapping_and_their_qos_is_as_asked(
     assert reader.reliability == ReliabilityPolicy.RELIABLE
     writer = robot.node.get_publishers_info_by_topic("/action_chunk")[0].qos_profile
     assert writer.durability == DurabilityPolicy.TRANSIENT_LOCAL
+    wrong = (
+        (CompressedImage, 1, "/fake_robot publishes sensor_msgs/msg/CompressedImage, not sensor_msgs/msg/Image"),
+        (Image, qos_profile_sensor_data, "/fake_robot: ERROR: Best effort publisher and reliable subscription"),
+    )
+    for kind, qos, told in wrong:
+        publisher = robot.node.create_publisher(kind, "/other/image", qos)
+        robot.until(lambda told=told: told in node.log(), told)
+        robot.node.destroy_publisher(publisher)
     robot.images["head_camera"] = robot.node.create_publisher(Image, "/other/image", 1)
     robot.until(robot.good, "progress")
     robot.until(lambda: robot.diagnostics, "diagnostics")
