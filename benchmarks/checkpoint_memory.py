@@ -28,9 +28,15 @@ from pi05_progress.checkpoints.checkpoint import load_checkpoint
 from pi05_progress.checkpoints.description import CheckpointInfo, write_description
 from pi05_progress.checkpoints.foreign.conversion import ImportOptions, plan_import
 from pi05_progress.checkpoints.foreign.lerobot import export_lerobot
-from pi05_progress.checkpoints.loading import load_model
 from pi05_progress.checkpoints.orbax_files import VALUE, write_orbax
-from pi05_progress.checkpoints.parameter_source import Index, ParameterSource, aligned_empty, shape_of, size_in_bytes
+from pi05_progress.checkpoints.parameter_source import (
+    Index,
+    ParameterSource,
+    aligned_empty,
+    load_model,
+    shape_of,
+    size_in_bytes,
+)
 from pi05_progress.models.config import CONFIGS, named_config
 from pi05_progress.models.parameters import parameter_paths, parameter_shapes
 

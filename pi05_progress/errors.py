@@ -31,22 +31,17 @@ def one_line(text: str, longest: int = 500) -> str:
 
 
 def run_program(
-    program: Callable[[], int | None],
-    *,
-    name: str = "error",
-    kept: str = "",
-    stopped: str = "stopped",
+    program: Callable[[], int | None], *, name: str = "error", kept: str = "", stopped: str = "stopped"
 ) -> int:
     """Run a program; what its user can mend is told in one line on standard error, anything else is a traceback.
 
     Args:
-        program: does the work; returns the exit status, None for 0.
         name: what the line begins with.
         kept: what becomes of the work done so far when the disk fails, such as "finished episodes are kept".
         stopped: what is said after Ctrl-C.
 
     Returns:
-        The exit status: the program's, 1 after an error, 2 after a wrong command line, 130 after Ctrl-C.
+        The exit status: the program's (None is 0), 1 after an error, 2 after a wrong command line, 130 after Ctrl-C.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # what a terminal's locale cannot show is no reason to stop

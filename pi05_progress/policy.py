@@ -69,11 +69,8 @@ class Policy(OwnPolicy, Protocol):
     def prepare(self, frame: RobotFrame, prompt: str, noise_seed: int | None = None) -> Any:
         """What ``infer_prepared`` takes: the part of ``infer`` that needs no device; raises as that.
 
-        Several threads may call it at once.
-
-        Args:
-            noise_seed: of the noise that its actions start from, ``ZERO_NOISE`` for zeros; None takes the next of the
-                policy's sequence. Policies that draw none, or their own, do not heed it.
+        Several threads may call it at once. Actions start from noise of the ``noise_seed``, or from zeros
+        (``ZERO_NOISE``); None takes the next of the policy's sequence. Policies with no noise, or their own, ignore it.
         """
         return frame, prompt
 
@@ -173,26 +170,16 @@ class OutputChecker:
     """Decides what of a policy's answers is passed on, for all who use them.
 
     Actions that cannot be used refuse the answer: nothing of it may move a robot. A progress that cannot be used is
-    unknown (None) from there on and the actions go on; why is said, once per reason.
-
-    Args:
-        say: takes a text for whoever looks after the policy.
-
-    Attributes:
-        reason: why the newest answer has no progress; empty if it has one.
+    unknown (None) from there on and the actions go on; ``say`` is told why, once per reason.
     """
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
         self._said: set[str] = set()
-        self.reason = ""
+        self.reason = ""  # why the newest answer has no progress; empty if it has one
 
     def checked(self, output: PolicyOutput, horizon: int, columns: int) -> PolicyOutput:
-        """The answer as it is passed on; its actions must have so many rows and columns.
-
-        Raises:
-            OutputError: the actions cannot be used.
-        """
+        """The answer as it is passed on; an ``OutputError`` if its actions, of so many rows and columns, cannot be."""
         if problem := output.problem(horizon, columns):
             raise OutputError(f"the policy's {problem}")
         return self.with_usable_progress(output)

@@ -26,9 +26,8 @@ from ..units.normalize import NormStats
 from .checkpoint_error import CheckpointError
 from .description import ASSETS, CONFIG, NORM_STATS, PARAMS, CheckpointInfo, read_info, read_stats
 from .digests import check_digests
-from .loading import load_model
 from .orbax_files import open_orbax
-from .parameter_source import Shardings
+from .parameter_source import load_model
 
 TEMPORAL, HEAD_FILE = "temporal", "head.safetensors"
 MARKERS = (CONFIG, PARAMS)  # what has them is a checkpoint, which may be overwritten
@@ -46,19 +45,11 @@ class Checkpoint:
     temporal_head: bytes = b""  # empty if there is none
 
 
-def load_checkpoint(
-    folder: Path,
-    *,
-    dtype: str | None = None,
-    shardings: Shardings | None = None,
-    need_stats: bool = True,
-) -> Checkpoint:
-    """Read a checkpoint folder, leaf by leaf, straight into the dtype and onto the devices asked for.
+def load_checkpoint(folder: Path, *, dtype: str | None = None, need_stats: bool = True) -> Checkpoint:
+    """Read a checkpoint folder, leaf by leaf, straight into the dtype asked for.
 
     Args:
         dtype: ``bfloat16`` or ``float32``; the progress head keeps what is stored. None keeps everything so.
-        shardings: from a leaf's path, shape and dtype to where it lies; each process reads only its pieces. None puts
-            everything on the default device.
         need_stats: whether a trained model without its statistics is an error: on a robot its actions would be wrong.
 
     Raises:
@@ -75,17 +66,12 @@ def load_checkpoint(
             f"{path}: {' and '.join(bare)} without quantiles (q01, q99), by which the model normalises according to "
             f"{CONFIG}; take the file that it was trained with"
         )
-    source = open_orbax(folder / PARAMS)
-    model = load_model(info.model, source, dtype=dtype, shardings=shardings)
+    model = load_model(info.model, open_orbax(folder / PARAMS), dtype=dtype)
     return Checkpoint(info, model, stats, read_temporal(folder))
 
 
 def read_temporal(folder: Path) -> bytes:
-    """A checkpoint's temporal head; empty if it has none.
-
-    Raises:
-        CheckpointError: it is damaged, or cannot be read.
-    """
+    """A checkpoint's temporal head, empty if it has none; a ``CheckpointError`` if it is damaged or cannot be read."""
     part = Path(folder) / TEMPORAL
     if not part.is_dir():
         return b""

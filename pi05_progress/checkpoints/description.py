@@ -47,11 +47,8 @@ class CheckpointInfo:
     source: Mapping[str, Any] = field(default_factory=dict)
 
     def durations_s(self) -> dict[str, float]:
-        """The median duration of each task in training, s, by instruction; empty if the checkpoint does not tell it.
-
-        Raises:
-            CheckpointError: they are no positive numbers by instruction.
-        """
+        """The median duration of each task in training, s, by instruction; empty if the checkpoint does not tell it, a
+        ``CheckpointError`` if they are no positive numbers by instruction."""
         try:
             return _DURATIONS.validate_python(self.labels.get(DURATIONS) or {})
         except ValidationError as error:
@@ -86,12 +83,12 @@ def read_info(folder: Path) -> CheckpointInfo:
         old = folder.with_name(folder.name + output_folder.OLD)
         left = f". {old} is what an interrupted overwriting left: rename it to get it back" if old.is_dir() else ""
         raise CheckpointError(f"{folder}: no such folder; a checkpoint is a folder with {CONFIG} and {PARAMS}/{left}")
-    if not path.exists():
-        raise CheckpointError(
-            f"{folder} has no {CONFIG}: not a checkpoint of this package, or an incomplete one. Checkpoints of openpi "
-            "and LeRobot are imported with: python -m pi05_progress.convert_checkpoint import"
-        )
-    return parse_info(path)
+    if path.exists():
+        return parse_info(path)
+    raise CheckpointError(
+        f"{folder} has no {CONFIG}: not a checkpoint of this package, or an incomplete one. Checkpoints of openpi and "
+        "LeRobot are imported with: python -m pi05_progress.convert_checkpoint import"
+    )
 
 
 def parse_info(path: Path) -> CheckpointInfo:

@@ -1,4 +1,4 @@
-"""Parameters that are still on disk: what there is, and a way to read it leaf by leaf.
+"""Parameters that are still on disk: what there is, a way to read it leaf by leaf, and a model that has them.
 
 Every format this package reads becomes a ``ParameterSource``, so that loading, converting and casting are written
 once, and nothing but the leaf at hand is in memory twice.
@@ -14,7 +14,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..models.parameters import HEAD
+from ..models.config import Pi05Config
+from ..models.parameters import (
+    HEAD,
+    ParameterMismatchError,
+    abstract_model,
+    check_parameters,
+    load_parameters,
+    parameter_shapes,
+)
+from ..models.pi05 import Pi05
+from .checkpoint_error import CheckpointError
 
 Index = tuple[slice, ...]
 Read = Callable[[str, np.dtype, Index], np.ndarray]
@@ -69,11 +79,26 @@ def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     return raw[start : start + size].view(dtype).reshape(shape)
 
 
+def load_model(config: Pi05Config, source: ParameterSource, *, dtype: Any = None) -> Pi05:
+    """A model with a source's parameters, cast as by ``load_arrays``; raises as ``check_fit``, or if one is damaged."""
+    model = abstract_model(config)
+    check_fit(config, source)
+    load_parameters(model, load_arrays(source, dtype=dtype))
+    return model
+
+
+def check_fit(config: Pi05Config, source: ParameterSource) -> None:
+    """Raise a ``CheckpointError`` that lists what differs, unless a source has a model's parameters; none is read."""
+    try:
+        check_parameters(parameter_shapes(config), source.leaves)
+    except ParameterMismatchError as error:
+        raise CheckpointError(
+            f"{source.where} does not fit the model configuration {config.name!r}: {error}"
+        ) from error
+
+
 def load_arrays(
-    source: ParameterSource,
-    *,
-    dtype: Any = None,
-    shardings: Shardings | None = None,
+    source: ParameterSource, *, dtype: Any = None, shardings: Shardings | None = None
 ) -> dict[str, jax.Array]:
     """All parameters on the device, the largest first, while there is most room for what reading needs besides.
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -31,16 +31,14 @@ class CheckpointSaver:
     """Writes checkpoint folders in the background; use it as a context, or call ``close`` at the end.
 
     ``save`` returns as soon as the parameters are copied, so that training may go on and change them. One thread waits
-    for Orbax, writes the rest and moves the folder into place; it is given all it needs when it starts, and ``save``
-    and ``wait`` join it first. With several processes each calls ``save`` and ``wait`` and writes its own pieces, and
-    the first one does the rest.
+    for Orbax, writes the rest and moves the folder into place; ``save`` and ``wait`` wait for it first. With several
+    processes each calls ``save`` and ``wait`` and writes its own pieces, and the first one does the rest.
     """
 
     def __init__(self) -> None:
         self._checkpointers: dict[str, Any] = {}  # Orbax's, by the name of what they write; each writes one at a time
-        self._thread: threading.Thread | None = None
-        self._folder: Path | None = None
-        self._error: Exception | None = None  # written by the thread, read after it is joined
+        self._threads = ThreadPoolExecutor(1, "checkpoint")
+        self._saving: tuple[Path, Future[None]] | None = None  # the folder that is being written
 
     def save(
         self,
@@ -84,10 +82,8 @@ class CheckpointSaver:
             if pending is not None:
                 pending.release()
             raise CheckpointError(f"{folder}: cannot be written: {error}") from error
-        self._folder = folder
         given = (pending, tuple(parts), checkpoint.info, checkpoint.stats, then)  # not the model: its parameters may go
-        self._thread = threading.Thread(target=self._complete, args=given, name="checkpoint")
-        self._thread.start()
+        self._saving = folder, self._threads.submit(self._complete, *given)
 
     def _write(self, folder: Path, tree: Mapping[str, Any]) -> None:
         """Have Orbax copy a tree and start writing it."""
@@ -108,7 +104,9 @@ class CheckpointSaver:
     ) -> None:
         """What is left to do; ``pending`` is the first process's."""
         try:
-            self._wait_for_orbax()
+            with contextlib.ExitStack() as waiting:  # for all, also if one fails, which is raised then
+                for checkpointer in self._checkpointers.values():
+                    waiting.callback(checkpointer.wait_until_finished)
             if pending is not None:
                 for part in parts:
                     write_digests(pending.path / part, pending.path)
@@ -116,39 +114,32 @@ class CheckpointSaver:
                 output_folder.finish(pending)
                 if then is not None:
                     then()
-        except Exception as error:
-            self._error = error
         finally:
             if pending is not None:
                 pending.release()
 
-    def _wait_for_orbax(self) -> None:
-        """Wait for all, also if one fails, which is raised then."""
-        with contextlib.ExitStack() as waiting:
-            for checkpointer in self._checkpointers.values():
-                waiting.callback(checkpointer.wait_until_finished)
-
     @property
     def failed(self) -> bool:
         """Whether a folder could not be written; ``wait`` says why."""
-        return self._thread is not None and not self._thread.is_alive() and self._error is not None
+        return self._saving is not None and self._saving[1].done() and self._saving[1].exception() is not None
 
     def wait(self) -> None:
         """Return once the folder is in place; a ``CheckpointError`` says why it could not be written."""
-        if self._thread is None:
+        if self._saving is None:
             return
-        self._thread.join()
-        folder, error = self._folder, self._error
-        self._thread = self._folder = self._error = None
+        folder, saving = self._saving
+        error = saving.exception()
+        self._saving = None  # not before: who interrupts the waiting may wait again
         if error is not None:
             raise CheckpointError(f"{folder}: was not saved: {error}") from error
         _meet(f"finish {folder}")
 
     def close(self) -> None:
-        """Wait, and release Orbax's threads."""
+        """Wait, and release all threads."""
         try:
             self.wait()
         finally:
+            self._threads.shutdown()
             for checkpointer in self._checkpointers.values():
                 checkpointer.close()
 

@@ -102,11 +102,8 @@ def add_starts(folder: Path, starts: Starts) -> None:
 
 
 def read_starts(folder: Path, profile: RobotProfile) -> Starts | None:
-    """Those of a checkpoint; None if it has none.
-
-    Raises:
-        CheckpointError: they are damaged, or of a robot with other joints than ``profile``.
-    """
+    """Those of a checkpoint, None if it has none; a ``CheckpointError`` if they are damaged, or of a robot with other
+    joints than ``profile``."""
     path = Path(folder) / FOLDER / FILE
     if not path.exists():
         return None

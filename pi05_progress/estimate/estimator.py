@@ -15,7 +15,7 @@ import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from statistics import NormalDist, median, median_low
+from statistics import NormalDist, linear_regression, median, median_low
 
 import numpy as np
 
@@ -92,14 +92,8 @@ class ProgressEstimator:
         self._memory = None if self._head is None else Memory(self._head)
 
     def update(self, time_s: float, output: PolicyOutput, task: str, trained: bool = True) -> Estimate:
-        """Take in one output.
-
-        Args:
-            time_s: when the observation was taken, s.
-            output: the policy's.
-            task: the instruction.
-            trained: whether the model's belief means anything; if not, only ``raw`` is passed on.
-        """
+        """Take in a policy's output for the observation taken at ``time_s`` and an instruction. What is not ``trained``
+        means nothing: only ``raw`` is passed on."""
         raw = output.progress
         if raw is None or not math.isfinite(raw) or not trained:
             self.reset()
@@ -223,6 +217,4 @@ def _slope(values: deque[tuple[float, float]]) -> float:
     (first_s, first), (last_s, last) = values[0], values[-1]
     if last_s <= first_s:
         return 0.0
-    mean_s = sum(t for t, _ in values) / len(values)
-    fitted = sum((t - mean_s) * (p - first) for t, p in values) / sum((t - mean_s) ** 2 for t, _ in values)
-    return (fitted + (last - first) / (last_s - first_s)) / 2
+    return (linear_regression(*zip(*values, strict=True)).slope + (last - first) / (last_s - first_s)) / 2

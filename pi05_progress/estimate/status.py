@@ -43,11 +43,8 @@ class StatusConfig:
 class TaskCourse:
     """Follows one run of a task: its status, and how long the whole of it takes at its own pace.
 
-    Args:
-        config: the thresholds.
-        time_s: of its first moment, s.
-        progress: at that moment.
-        typical_s: what the task usually takes, s; None if that is not known.
+    It begins with the time, s, and the progress of its first moment; ``typical_s`` is what the task usually takes, s,
+    None if that is not known.
     """
 
     def __init__(self, config: StatusConfig, time_s: float, progress: float, typical_s: float | None) -> None:
@@ -58,14 +55,8 @@ class TaskCourse:
         self._above_s: float | None = None
 
     def update(self, time_s: float, progress: float, rate: float, level: float) -> Status:
-        """The status now.
-
-        Args:
-            time_s: the present time, s.
-            progress: as it is published.
-            rate: its rate, 1/s.
-            level: what the newest beliefs say of progress.
-        """
+        """The status now, by the time, s, progress as it is published, its rate, 1/s, and its ``level`` by the newest
+        beliefs."""
         c = self._config
         if progress >= self._anchor + c.step:
             self._step(time_s, progress)

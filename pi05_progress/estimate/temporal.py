@@ -113,23 +113,15 @@ class TemporalHead:
             "progress_levels": (GROUPS, len(LEVELS)), "ratio_levels": (GROUPS, len(LEVELS)), "platt": (2, 2),
         }  # fmt: skip
         found = {name: value.shape for name, value in a.items()}
-        if (
-            found != wanted
-            or bins < 0
-            or outputs < POINTS + RATIOS + 3 + self.judges_instructions
-            or a["action_scale"].ndim != 1
-        ):
+        few = outputs < POINTS + RATIOS + 3 + self.judges_instructions
+        if found != wanted or bins < 0 or few or a["action_scale"].ndim != 1:
             wrong = ", ".join(sorted(n for n in found.keys() | wanted.keys() if found.get(n) != wanted.get(n)))
             raise ValueError(f"its arrays do not fit together: {wrong or 'sizes'}")
         if not all(np.isfinite(value).all() for value in a.values()):
             raise ValueError("an array holds numbers that are not finite")
-        numbers = [
-            self.about.unlike,
-            self.about.misfit or 0,
-            *self.about.durations_s.values(),
-            *self.about.alarms.values(),
-        ]
-        if not (0 < self.about.action_dt_s < np.inf and np.isfinite(numbers).all()):
+        of = self.about
+        numbers = [of.unlike, of.misfit or 0, *of.durations_s.values(), *of.alarms.values()]
+        if not (0 < of.action_dt_s < np.inf and np.isfinite(numbers).all()):
             raise ValueError("about holds a number that is not finite, or an action_dt_s that is not above 0")
         self.hidden, self.bins = hidden, bins
 

@@ -8,12 +8,8 @@ from typing import Any
 
 
 def read_json(path: Path) -> Any:
-    """The data of a file.
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: it is no JSON, no UTF-8, or too deeply nested.
-    """
+    """The data of a file; an ``OSError`` if it cannot be read, a ``ValueError`` if it is no JSON, no UTF-8, too
+    deep."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except RecursionError as error:

@@ -51,12 +51,10 @@ def output_file(path: Path, *, durable: bool = False, shared: bool = False) -> I
 
 
 def write_file(path: Path, content: str | bytes, *, durable: bool = False, private: bool = False) -> None:
-    """Write a whole file, complete or not at all.
+    """Write a whole file, complete or not at all; where ``private``, nobody but the owner may read it.
 
-    Args:
-        content: text is written as UTF-8; of names of files that are no text in this locale, what is UTF-8.
-        durable: whether it must survive a loss of power as soon as it has its name.
-        private: whether nobody but the owner may read it.
+    Text is written as UTF-8; of names of files that are no text in this locale, what is UTF-8. ``durable``: see
+    ``output_file``.
     """
     if isinstance(content, str):
         content = content.encode(errors="surrogateescape").decode(errors="replace").encode()

@@ -23,12 +23,7 @@ def time_embedding(time: Float[Array, " b"], width: int) -> Float[Array, "b e"]:
 
 def time_steps(count: int) -> np.ndarray:
     """The sampler's times, float32 (count,), from 1 downwards; accumulated in float32, as openpi's loop does."""
-    times, dt = [], np.float32(-1.0 / count)
-    time = np.float32(1.0)
-    for _ in range(count):
-        times.append(time)
-        time = np.float32(time + dt)
-    return np.array(times, np.float32)
+    return np.cumsum([1.0, *[-1.0 / count] * (count - 1)], dtype=np.float32)
 
 
 @partial(jax.jit, static_argnames="shape")
@@ -39,11 +34,6 @@ def next_noise(key: Key[Array, ""], shape: tuple[int, ...]) -> tuple[Key[Array, 
     """
     key, this = jax.random.split(key)
     return key, jax.random.normal(this, shape)
-
-
-def drawn_noise(key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "*shape"]:
-    """Standard normal noise of training, float32."""
-    return jax.random.normal(key, shape)
 
 
 def drawn_times(key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "*shape"]:

@@ -7,6 +7,7 @@ changes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -48,11 +49,8 @@ class Linear(nnx.Module):
     ) -> None:
         ins = (inputs,) if isinstance(inputs, int) else inputs
         outs = (outputs,) if isinstance(outputs, int) else outputs
-        fan_in = 1
-        for size in ins:
-            fan_in *= size
         shape = (*stack, *ins, *outs)
-        self.kernel = nnx.Param(jnp.zeros(shape) if zero else normal_init(rngs, shape, fan_in))
+        self.kernel = nnx.Param(jnp.zeros(shape) if zero else normal_init(rngs, shape, math.prod(ins)))
         self.bias = nnx.Param(jnp.zeros((*stack, *outs)))
         self._contracted = len(ins)
         self._dtype = dtype

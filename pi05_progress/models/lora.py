@@ -54,12 +54,8 @@ def is_trained(config: Pi05Config, trained: Trained, path: str) -> bool:
 def trained_paths(config: Pi05Config, trained: Trained, freeze: tuple[str, ...] = ()) -> frozenset[str]:
     """Paths of the parameters that are trained: those of ``trained`` without those that ``freeze`` matches.
 
-    Args:
-        freeze: regular expressions; each must match the whole path of a parameter, such as ``PaliGemma/img/.*``.
-
-    Raises:
-        ModelConfigError: adapters or a head are to be trained where there are none, an expression is none or matches
-            no parameter, or nothing is left to train.
+    These are regular expressions; each must match the whole path of a parameter, such as ``PaliGemma/img/.*``. A
+    ``ModelConfigError``: as of ``is_trained``, one is no expression or matches nothing, or nothing is left to train.
     """
     paths = list(parameter_shapes(config))
     found = {path for path in paths if is_trained(config, trained, path)}

@@ -141,13 +141,8 @@ def _check_image(name: str, image: Any, batch: int) -> None:
 
 def _check_proprioception(config: Pi05Config, positions: Any, batch: int) -> None:
     if config.state_token and positions is not None:
-        _check_array(
-            "proprioception",
-            positions,
-            (batch, config.proprioception_size),
-            "float",
-            "normalise it, pad it with zeros, and append the places of hands if the model is told of them",
-        )
+        hint = "normalise it, pad it with zeros, and append the places of hands if the model is told of them"
+        _check_array("proprioception", positions, (batch, config.proprioception_size), "float", hint)
         _check_finite("proprioception", positions)
     elif config.state_token:
         _refuse(

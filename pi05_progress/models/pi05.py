@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float
 from ..observation import IMAGE_KEYS
 from .augmentation import OPENPI, AugmentationConfig, augment, cameras_left
 from .config import ModelConfigError, Pi05Config
-from .flow import drawn_noise, drawn_times, time_embedding, time_steps
+from .flow import drawn_times, time_embedding, time_steps
 from .gemma import Gemma, Modulation
 from .images import resize_with_pad, to_unit_range
 from .layers import Linear, repeated
@@ -115,9 +115,8 @@ class Pi05(nnx.Module):
         return {key: tokens[:, i] for i, key in enumerate(keys)}
 
     def embed_prefix(self, observation: Observation) -> Prefix:
-        """Tokens of all cameras that are there, of the prompt, of predicted positions, and of the state at the end.
-
-        The last two are there in a model that has them.
+        """Tokens of all cameras that are there, of the prompt, and in a model that has them of predicted positions, and
+        of the state at the end.
 
         A camera that the observation leaves out is not encoded; the result for the other tokens is that of a camera
         that is there but masked.
@@ -252,14 +251,14 @@ class Pi05(nnx.Module):
         if train and augmentation.camera_dropout:
             # The three splits above are numbers 0 to 2 of the same key.
             observation = without_cameras(self, jax.random.fold_in(rng, 3), observation, augmentation)
-        noise = drawn_noise(noise_rng, actions.shape) if noise is None else noise
+        noise = jax.random.normal(noise_rng, actions.shape) if noise is None else noise
         time = drawn_times(time_rng, (batch,)) if time is None else time
         check_actions(self.config, "noise", noise, batch)
         check_time(time, batch)
         if flow_samples > 1:
             more = (batch, flow_samples - 1)
             noise_rng, time_rng = (jax.random.fold_in(key, 1) for key in (noise_rng, time_rng))
-            others = drawn_noise(noise_rng, (*more, *actions.shape[1:])), drawn_times(time_rng, more)
+            others = jax.random.normal(noise_rng, (*more, *actions.shape[1:])), drawn_times(time_rng, more)
             noise, time = (jnp.concatenate([x[:, None], y], 1) for x, y in zip((noise, time), others, strict=True))
         return Drawn(observation, noise, time)
 
@@ -323,12 +322,8 @@ class Pi05(nnx.Module):
         return belief._replace(features=pool(prefix.out, prefix.mask))
 
     def estimate_progress(self, observation: Observation) -> Belief:
-        """Progress from the prefix alone, without sampling actions.
-
-        Raises:
-            ModelConfigError: the model has no progress head.
-            ObservationError: the observation does not fit the configuration.
-        """
+        """Progress from the prefix alone, without sampling actions; a ``ModelConfigError`` without a progress head, an
+        ``ObservationError`` where the observation does not fit the configuration."""
         if not self.has_progress:
             raise ModelConfigError("this model has no progress head; its configuration's progress.kind is 'none'")
         check_observation(self.config, observation)

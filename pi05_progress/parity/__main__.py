@@ -13,10 +13,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from . import model, prompts, pytorch, transforms, wire
+from . import model, pytorch, transforms, wire
 from .program import run_program
 
-KINDS = [*model.KINDS, *pytorch.KINDS, *transforms.KINDS, *prompts.KINDS, *wire.KINDS]
+KINDS = [*model.KINDS, *pytorch.KINDS, *transforms.KINDS, *wire.KINDS]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,7 +1,7 @@
-"""Golden data of what is done to numbers and pictures around the model, and of normalisation statistics.
+"""Golden data of what is done to numbers, pictures and prompts around the model, and of normalisation statistics.
 
 Files are known by what is in them, whatever their sizes: an ``.npz`` with arrays such as ``norm/x`` or ``resize/0/u8``,
-and a dictionary of statistics in JSON.
+a dictionary of statistics in JSON, and a JSON list of texts and states with what the tokenizer made of them.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from ..units.normalize import (
     save_norm_stats,
     unnormalize,
 )
-from ..units.tokenizer import discretize
+from ..units.tokenizer import BOS, PromptTokenizer, discretize
 from ..units.transforms import pad_to, shifted
 from ..units.transforms import resize_with_pad as resize_before_model
-from .checks import EXACT, Check, Tolerance, compare, npz_names, read_json, read_npz, same, skip
+from .checks import EXACT, Check, Tolerance, compare, is_list_of, npz_names, read_json, read_npz, same, skip
 
 QUANTILE = Tolerance(atol=0.02)
 ARITHMETIC = Tolerance(atol=1e-9, rtol=1e-6)  # float64 and float32 inputs, computed in float64
@@ -181,4 +181,40 @@ def check_norm_stats(path: Path) -> Iterator[Check]:
         yield same("written again", json.loads(copy.read_text(encoding="utf-8")), recorded)
 
 
-KINDS = [("transforms", _is_of_transforms, check_transforms), ("statistics", _is_of_norm_stats, check_norm_stats)]
+# --- prompts ---
+
+
+class _CharacterEncoder:
+    """What the prompts were recorded with: a character's code plus 10; it notes what it is asked."""
+
+    def __init__(self) -> None:
+        self.calls: list[list] = []
+
+    def encode(self, text: str, add_bos: bool = False) -> list[int]:
+        """Ids of a text."""
+        self.calls.append([text, bool(add_bos)])
+        return [BOS] * add_bos + [ord(character) + 10 for character in text]
+
+
+def check_prompts(path: Path) -> Iterator[Check]:
+    """The text of every prompt, its state's bins, its ids, padding, truncation and mask."""
+    for i, case in enumerate(read_json(path)):
+        name = f"prompt {i}"
+        state = None if case["state"] is None else np.array(case["state"], case.get("state_dtype") or "float64")
+        encoder = _CharacterEncoder()
+        tokens, mask = PromptTokenizer(encoder, case["max_len"], bucketed=False)(case["prompt"], state)
+        yield same(f"{name}: text", encoder.calls, [[text, bool(bos)] for text, bos in case["encode_calls"]])
+        if case.get("bins") is not None:
+            yield same(f"{name}: bins", discretize(state).tolist(), case["bins"])
+        if "tokens_charstub" in case:
+            yield same(f"{name}: ids", tokens.tolist(), case["tokens_charstub"])
+        if "mask_true" in case:
+            count = case["mask_true"]
+            yield same(f"{name}: mask", mask.tolist(), [True] * count + [False] * (case["max_len"] - count))
+
+
+KINDS = [
+    ("transforms", _is_of_transforms, check_transforms),
+    ("statistics", _is_of_norm_stats, check_norm_stats),
+    ("prompts", lambda file: is_list_of(file, {"prompt", "encode_calls", "max_len"}), check_prompts),
+]

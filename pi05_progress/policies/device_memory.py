@@ -38,7 +38,7 @@ class Claim:
 
     asked_gb: float  # 0 for the default
     card: Card | None  # None if no NVIDIA card was found
-    fraction: float | None  # of the card's memory; None if nothing was set
+    fraction: float | None = None  # of the card's memory; None if nothing was set
     by_user: str = ""  # the variable by which the user has set a fraction already; then nothing else is
 
 
@@ -81,19 +81,14 @@ def claim(gpu_memory_gb: float, environment: MutableMapping[str, str]) -> Claim:
         raise UserError(f"gpu_memory_gb is {gpu_memory_gb}; expected GB, or 0 for all but {FOR_OTHERS_GB:g}")
     card, by_user = find_card(environment), is_set(environment)
     fraction = _fraction(gpu_memory_gb, card)
-    if by_user and fraction is not None and environment[by_user] == str(fraction):
-        by_user = ""  # an earlier call's
-    if by_user and fraction is not None and environment[by_user] in _claimed:
-        raise UserError(
-            f"gpu_memory_gb is {gpu_memory_gb:g}, another share than before, but JAX has its memory already; "
-            "restart the process"
-        )
-    if by_user:
+    there = environment.get(by_user)  # None without a variable
+    if there is not None and there != str(fraction):  # else it is an earlier call's
+        if fraction is not None and there in _claimed:
+            told = "another share than before, but JAX has its memory already; restart the process"
+            raise UserError(f"gpu_memory_gb is {gpu_memory_gb:g}, {told}")
         if gpu_memory_gb:
-            raise UserError(
-                f"gpu_memory_gb is {gpu_memory_gb:g}, and {by_user} is set to {environment[by_user]}: leave one out"
-            )
-        return Claim(gpu_memory_gb, card, None, by_user)
+            raise UserError(f"gpu_memory_gb is {gpu_memory_gb:g}, and {by_user} is set to {there}: leave one out")
+        return Claim(gpu_memory_gb, card, by_user=by_user)
     if fraction is not None:
         environment[VARIABLES[0]] = str(fraction)
         _claimed.add(str(fraction))

@@ -22,12 +22,10 @@ class JointValues(NamedTuple):
 
 
 def joint_order(names: Sequence[str], count: int, expected: Sequence[str], what: str) -> list[int]:
-    """Where each expected joint stands in a message of ``count`` values.
+    """Where each expected joint stands in a message of ``count`` values; a ``MessageError`` if these are too few,
+    joints are missing, or one is named twice.
 
     Without names the values must be exactly the expected ones, in order. More joints than expected may be named.
-
-    Raises:
-        MessageError: too few values, joints missing, or one named twice.
     """
     if not names:
         if count != len(expected):
@@ -43,22 +41,21 @@ def joint_order(names: Sequence[str], count: int, expected: Sequence[str], what:
 
 
 def joint_values(message: Any, expected: Sequence[str], what: str, required: str = "position") -> JointValues:
-    """Values of a ``JointState`` by name, in the order of ``expected``.
+    """Values of a ``JointState`` by name, in the order of ``expected``; fields other than ``required`` may be empty:
+    they are then 0.
 
-    Fields other than ``required`` may be empty: they are then 0.
-
-    Raises:
-        MessageError: joints are missing or named twice, a field has another length, or a number is not finite.
+    A ``MessageError``: as of ``joint_order``, a field has another length, or a number is not finite.
     """
-    order = joint_order(message.name, len(getattr(message, required)), expected, what)
+    count = len(getattr(message, required))
+    order = joint_order(message.name, count, expected, what)
     fields = []
     for field in JointValues._fields:
         values = getattr(message, field)
         if len(values) == 0 and field != required:
             fields.append(np.zeros(len(expected), np.float32))
             continue
-        if len(values) != len(getattr(message, required)):
-            raise MessageError(f"{what}: {len(values)} values of {field}, expected {len(getattr(message, required))}")
+        if len(values) != count:
+            raise MessageError(f"{what}: {len(values)} values of {field}, expected {count}")
         with np.errstate(over="ignore"):  # what float32 cannot hold is not finite, either
             array = np.asarray(values, np.float64)[order].astype(np.float32)
         if not np.isfinite(array).all():
@@ -70,11 +67,8 @@ def joint_values(message: Any, expected: Sequence[str], what: str, required: str
 
 
 def ordered(names: Sequence[str], values: Sequence[float], expected: Sequence[str], what: str) -> np.ndarray:
-    """Values in the order of ``expected``, float64 (n,).
-
-    Raises:
-        MessageError: not as many, not finite, or named otherwise than exactly the expected joints in any order.
-    """
+    """Values in the order of ``expected``, float64 (n,); a ``MessageError`` if they are not as many, not finite, or
+    named otherwise than exactly the expected joints in any order."""
     if len(values) != len(expected):
         raise MessageError(f"{what} needs {len(expected)} values, got {len(values)}")
     if not all(math.isfinite(v) for v in values):

@@ -26,11 +26,7 @@ def default_geometry() -> Table:
 
 
 def read_geometry(profile: RobotProfile) -> Table:
-    """The geometry that a profile names.
-
-    Raises:
-        UserError: it names none, or one that is not of its arms.
-    """
+    """The geometry that a profile names; a ``UserError`` if it names none, or one that is not of its arms."""
     if profile.geometry is None:
         raise UserError(f"the profile {profile.name} has no geometry")
     path = config_file(profile.geometry.file)
@@ -57,15 +53,13 @@ def link_capsules(table: Table, arm: str) -> list[tuple[dict[str, Any], list[flo
 def fingertips(
     arms: Float[np.ndarray, "*b n"], layout: Layout, of: str = "finger", table: Table | None = None
 ) -> Float[np.ndarray, "*b a 3"] | None:
-    """A point of each arm's hand, m in the robot's root frame.
+    """A point of each arm's hand, m in the robot's root frame; None if the geometry is not of these arms: it lacks one,
+    or one has other joints, or no such point.
 
     Args:
         arms: a number per joint in the layout's order, rad; those of grippers are not looked at.
         of: `finger`, midway between the frames of both fingers, or `grasp`, between their pads.
         table: the geometry; ``config/arm_geometry.yaml`` unless given.
-
-    Returns:
-        None if the geometry is not of these arms: it lacks one, or one has other joints, or no such point.
     """
     geometry, points = table or default_geometry(), []
     for arm, columns in layout.arms.items():

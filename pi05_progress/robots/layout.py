@@ -37,8 +37,7 @@ class GripperCurve:
 
     def effort(self, command: np.ndarray | float) -> np.ndarray:
         """The inverse of ``command``."""
-        points = sorted(zip(self.commands, self.efforts, strict=True))
-        commands, efforts = zip(*points, strict=True)
+        commands, efforts = zip(*sorted(zip(self.commands, self.efforts, strict=True)), strict=True)
         return _along(np.clip(command, commands[0], commands[-1]), commands, efforts)
 
 
@@ -126,15 +125,11 @@ class Layout:
         return row
 
     def checked(self, vector: Shaped[np.ndarray, "*b v"], what: str) -> Shaped[np.ndarray, "*b v"]:
-        """A vector, as an array.
-
-        Raises:
-            LayoutError: it has another number of values than the robot's; ``what`` names it.
-        """
-        array = np.asarray(vector)
+        """A vector, as an array; a ``LayoutError`` that calls it ``what`` if it has another number of values than the
+        robot's."""
+        array, sizes = np.asarray(vector), " or ".join(map(str, self.vector_sizes))
         if array.shape[-1] not in self.vector_sizes:
             raise LayoutError(
-                f"{what} has {array.shape[-1]} numbers on its last axis, the robot's layouts have "
-                f"{' or '.join(map(str, self.vector_sizes))}"
+                f"{what} has {array.shape[-1]} numbers on its last axis, the robot's layouts have {sizes}"
             )
         return array

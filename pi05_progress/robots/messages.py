@@ -51,14 +51,11 @@ def same_picture(one: Any, other: Any) -> bool:
 
 
 def joint_vector(profile: RobotProfile, joints: Mapping[str, Any | None]) -> np.ndarray:
-    """A state or action vector of ``profile.layout``, float32 and without poses, from messages by part.
+    """A state or action vector of ``profile.layout``, float32 and without poses, from ``JointState`` messages by the
+    names of ``RobotProfile.joint_parts``, as ``left_arm``.
 
-    Args:
-        joints: ``JointState`` messages by the names of ``RobotProfile.joint_parts``, as ``left_arm``; a gripper that
-            is None or left out is 0. A gripper's command may hold only an effort.
-
-    Raises:
-        MessageError: an arm is missing, or a message is wrong.
+    A gripper that is None or left out is 0; its command may hold only an effort. A ``MessageError``: an arm is missing,
+    or a message is wrong.
     """
     layout = profile.layout
     vector = np.zeros((len(QUANTITIES), len(layout.joints)), np.float32)
@@ -131,36 +128,28 @@ def _without_row_padding(message: Any) -> Any:
     if not 0 < row < message.step:
         return message
     rows = np.frombuffer(message.data, np.uint8)[: message.height * message.step].reshape(message.height, message.step)
-    return SimpleNamespace(
-        height=message.height,
-        width=message.width,
-        encoding=message.encoding,
-        is_bigendian=message.is_bigendian,
-        data=rows[:, :row].tobytes(),
-    )
+    kept = {name: getattr(message, name) for name in ("height", "width", "encoding", "is_bigendian")}
+    return SimpleNamespace(data=rows[:, :row].tobytes(), **kept)
 
 
 def decode_image(message: Any, what: str) -> np.ndarray:
-    """uint8 (h, w, 3) RGB from an ``Image`` of any usual encoding, a ``CompressedImage`` or a ``VideoPicture``.
-
-    Raises:
-        MessageError: empty, of an encoding that has no colours to give, or damaged.
-    """
+    """uint8 (h, w, 3) RGB from an ``Image`` of any usual encoding, a ``CompressedImage`` or a ``VideoPicture``; a
+    ``MessageError`` if it is empty, damaged, or of an encoding that has no colours to give."""
     if isinstance(message, VideoPicture):
         return message.rgb()
-    if not len(message.data) or (hasattr(message, "height") and not message.height * message.width):
+    raw = hasattr(message, "height")
+    if not len(message.data) or (raw and not message.height * message.width):
         raise MessageError(f"{what}: the image is empty")
-    if hasattr(message, "height") and len(message.data) < message.height * message.step:
-        raise MessageError(
-            f"{what}: {len(message.data)} bytes of data, {message.height} rows of {message.step} bytes expected"
-        )
-    if hasattr(message, "height") and not _COLOURS.fullmatch(message.encoding):
+    if raw and len(message.data) < message.height * message.step:
+        expected = f"{message.height} rows of {message.step} bytes expected"
+        raise MessageError(f"{what}: {len(message.data)} bytes of data, {expected}")
+    if raw and not _COLOURS.fullmatch(message.encoding):
         raise MessageError(
             f"{what}: cannot decode {message.encoding!r}, which does not name its colours, or names them as not every "
             "reader does; have the driver publish rgb8, bgr8, mono8, a Bayer pattern or yuv422"
         )
     try:
-        image = _converter(image_backend())(message) if hasattr(message, "height") else _decompressed(message)
+        image = _converter(image_backend())(message) if raw else _decompressed(message)
     except Exception as error:  # decoders raise whatever their library raises
         kind = getattr(message, "format", None) or getattr(message, "encoding", "")
         raise MessageError(f"{what}: cannot decode {kind!r}: {error}") from error
@@ -173,15 +162,10 @@ def decode_image(message: Any, what: str) -> np.ndarray:
 def robot_frame(
     profile: RobotProfile, images: Mapping[str, Any], joints: Mapping[str, Any | None], taken_ns: int | None = None
 ) -> RobotFrame:
-    """What the robot sensed, from the newest message of each input.
+    """What the robot sensed, from the newest message of each input; a ``MessageError`` names one missing or wrong.
 
-    Args:
-        images: per camera key an image message, a picture of a video, or an RGB array (h, w, 3).
-        joints: ``JointState`` messages by the names of ``RobotProfile.joint_parts``; arms are always needed.
-        taken_ns: when RGB arrays were taken, where that is known.
-
-    Raises:
-        MessageError: an input is missing or wrong; it is named.
+    Images, per camera key, are messages, pictures of a video, or RGB arrays (h, w, 3), of which ``taken_ns`` says when
+    they were taken, where that is known. ``joints`` as of ``joint_vector``.
     """
     if missing := [key for key in profile.cameras if images.get(key) is None]:
         raise MessageError(f"no image of {', '.join(missing)}")

@@ -29,16 +29,12 @@ _START = b"\x00\x00\x01"
 
 
 def codec_of(encoding: str) -> str:
-    """``h264`` or ``hevc`` from a message's encoding, such as ``hevc_nvenc`` or ``libx264;yuv420p``.
-
-    Raises:
-        MessageError: another codec.
-    """
+    """``h264`` or ``hevc`` from a message's encoding, such as ``hevc_nvenc`` or ``libx264;yuv420p``; a ``MessageError``
+    for another codec."""
     name = encoding.partition(";")[0].lower()
-    for part, codec in _NAMES.items():
-        if part in name:
-            return codec
-    raise MessageError(f"packets of encoding {encoding!r}; H.264 and H.265 are understood")
+    if (codec := next((codec for part, codec in _NAMES.items() if part in name), None)) is None:
+        raise MessageError(f"packets of encoding {encoding!r}; H.264 and H.265 are understood")
+    return codec
 
 
 def is_key_packet(message: Any) -> bool:
@@ -80,23 +76,16 @@ class VideoPicture:
 
 
 class PacketDecoder:
-    """Decodes one camera's packets.
+    """Decodes one camera's packets, by ``hardware``, as PyAV names it, if that can; empty for none.
 
     After a packet that is lost, cannot be decoded, or whose picture is damaged, nothing comes until the next key frame:
     what follows in between is built upon the damage.
-
-    Args:
-        hardware: that decodes if it can, as PyAV names it; empty for none.
-
-    Attributes:
-        decoder: what decodes, for people.
-        encoding: as the newest packet names it.
     """
 
     def __init__(self, hardware: str = "") -> None:
         self._decoder, self._size = None, (0, 0)
-        self._hardware, self.decoder = hardware, ""
-        self.encoding = ""
+        self._hardware, self.decoder = hardware, ""  # the latter is what decodes, for people
+        self.encoding = ""  # as the newest packet names it
         self._stamps: dict[int, int] = {}
         self._sent = 0
         self._forget_count()
@@ -104,11 +93,7 @@ class PacketDecoder:
         self.problems: dict[str, int] = {}  # how often each has happened
 
     def decode(self, message: Any, stamp_ns: int) -> list[tuple[int, Any]]:
-        """Stamps and PyAV frames that are complete with this packet: none, one, or several.
-
-        Raises:
-            MessageError: not a codec that is understood.
-        """
+        """Stamps and PyAV frames that are complete with this packet: none, one, or several; raises as ``codec_of``."""
         codec = codec_of(message.encoding)
         data = np.asarray(message.data, np.uint8).tobytes()
         self._watch_format(message.encoding, (message.width, message.height))
@@ -146,14 +131,13 @@ class PacketDecoder:
         self._stamps.clear()
 
     def _watch_format(self, encoding: str, size: tuple[int, int]) -> None:
-        if self.encoding and encoding != self.encoding:
-            self.lose(f"changes of the encoding, now {encoding}")
+        if (encoding, size) == (self.encoding, self._size):
+            return
+        if self.encoding:
+            same = encoding == self.encoding
+            self.lose(f"changes of the {f'size, now {size[0]}x{size[1]}' if same else f'encoding, now {encoding}'}")
             self._decoder = None
-        elif self.encoding and size != self._size:
-            self.lose(f"changes of the size, now {size[0]}x{size[1]}")
-            self._decoder = None
-        if self.encoding != encoding or self._size != size:
-            self._forget_count()
+        self._forget_count()
         self.encoding, self._size = encoding, size
 
     def _forget_count(self) -> None:

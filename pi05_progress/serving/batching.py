@@ -19,7 +19,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from .core import AnswerError, RequestError, Responder
+from .policy_responder import PolicyResponder
+from .wire import AnswerError, RequestError
 
 PREPARING_THREADS = 4
 log = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ class InferenceQueue:
 
     def __init__(
         self,
-        responder: Responder,
+        responder: PolicyResponder,
         limit: int,
         computed: Callable[[int, float], None],
         died: Callable[[InferenceEndedError], None],
@@ -86,11 +87,8 @@ class InferenceQueue:
     def submit(self, prepare: Callable[[], Any]) -> asyncio.Future[Answer]:
         """Queue a request; who cancels its answer calls ``forget``, and before its turn it costs nothing.
 
-        Args:
-            prepare: what the responder's ``answer`` needs of the request; its exceptions become the answer.
-
-        Raises:
-            QueueFullError: the message says how many wait.
+        ``prepare`` gives what the responder's ``answer`` needs of it; its exceptions become the answer. The message of
+        a ``QueueFullError`` says how many wait.
         """
         self._check()
         answer: asyncio.Future[Answer] = self._loop.create_future()

@@ -33,10 +33,9 @@ from ..estimate.temporal import TemporalHead
 from ..observation import UNTRAINED, PolicyOutput, RobotFrame
 from ..policy import Noise, OutputChecker, Policy, PolicyUnavailableError, noise_seed
 from ..robots.profile import RobotProfile
-from .core import RequestError
 from .security import authorization, checked_key, read_key
 from .teleavatar import PROMPT, AboutProgress, ServerFacts, make_request, read, read_reply, shown
-from .wire import WireError, pack, unpack
+from .wire import RequestError, WireError, pack, unpack
 
 PLAYER = "training.replay_episode"
 log = logging.getLogger(__name__)

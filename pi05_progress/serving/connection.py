@@ -23,11 +23,11 @@ from websockets.protocol import State
 
 from ..errors import one_line
 from .batching import Answer, InferenceEndedError, InferenceQueue, QueueFullError
-from .core import AnswerError, RequestError, Responder
 from .guard import GuardedConnection, name
 from .metrics import Metrics, Outcome
+from .policy_responder import PolicyResponder
 from .recording import Exchange, Recorder
-from .wire import WireError, pack, unpack
+from .wire import AnswerError, RequestError, WireError, pack, unpack
 
 OPENPI_REASON = "Internal server error. Traceback included in previous frame."
 REASON = "The request failed. The reason is in the previous frame."
@@ -50,18 +50,15 @@ class Vanished(Exception):
 
 
 class ConnectionHandler:
-    """Answers clients' requests.
-
-    Args:
-        responder: see ``Responder``.
-        inference: the queue in front of it.
-        metrics: counts everything.
-        recorder: writes exchanges, if given.
-        debug: whether errors are told with a traceback.
-    """
+    """Answers clients' requests by the queue in front of a responder; with ``debug`` errors come with a traceback."""
 
     def __init__(
-        self, responder: Responder, inference: InferenceQueue, metrics: Metrics, recorder: Recorder | None, debug: bool
+        self,
+        responder: PolicyResponder,
+        inference: InferenceQueue,
+        metrics: Metrics,
+        recorder: Recorder | None,
+        debug: bool,
     ) -> None:
         self._responder, self._inference = responder, inference
         self._metrics, self._recorder, self._debug = metrics, recorder, debug

@@ -53,8 +53,7 @@ class Guard:
     def pace(self, now_s: float) -> None:
         """Note a connection whose handshake of TLS begins: it cannot be reached to be ended before that is over.
 
-        Raises:
-            ConnectionRefusedError: as many have begun within the time of a handshake as may be there.
+        A ``ConnectionRefusedError``: as many have begun within the time of a handshake as may be there.
         """
         if len(self._begun) == self._begun.maxlen and self._begun[0] > now_s - OPEN_TIMEOUT_S:
             self._refused("unfinished")

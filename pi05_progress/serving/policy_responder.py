@@ -1,9 +1,11 @@
-"""A robot's policy as the server's core. It keeps no estimate: filtering is its clients' business."""
+"""A robot's policy as what the server asks: a dictionary in, a dictionary out. It keeps no estimate: filtering is its
+clients' business."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -12,8 +14,8 @@ from ..observation import CONFIDENCE_LEVEL, UNTRAINED, ObservationError, PolicyO
 from ..policy import OutputChecker, OutputError, Policy
 from ..robots.layout import LayoutError
 from ..robots.profile import RobotProfile
-from .core import AnswerError, RequestError
 from .teleavatar import make_reply, read_noise_seed, read_request
+from .wire import AnswerError, RequestError
 
 UNUSABLE = (ObservationError, LayoutError)  # what the policy says of a request is told to its client
 log = logging.getLogger(__name__)
@@ -24,7 +26,6 @@ class PolicyResponder:
 
     Args:
         policy: what answers; several requests together, as far as its ``batch_sizes`` go.
-        profile: the robot.
         default_prompt: the instruction of requests that have none.
         extra_metadata: what else a client is told first.
     """
@@ -35,12 +36,12 @@ class PolicyResponder:
         profile: RobotProfile,
         *,
         default_prompt: str = "",
-        extra_metadata: Mapping[str, Any] | None = None,
+        extra_metadata: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         self._policy, self._profile, self._default_prompt = policy, profile, default_prompt
         self._checker = OutputChecker(log.warning)
         self.batch_sizes = policy.batch_sizes
-        self.metadata = {
+        self.metadata = {  # what a client is told first
             "model_id": policy.model_id,
             "robot": profile.name,
             "cameras": list(profile.cameras),
@@ -50,11 +51,12 @@ class PolicyResponder:
             "confidence_level": CONFIDENCE_LEVEL,
             "durations_s": dict(policy.durations_s),
             **({"temporal_head": policy.temporal_head} if policy.temporal_head else {}),
-            **(extra_metadata or {}),
+            **extra_metadata,
         }
 
     def prepare(self, request: Mapping[str, Any]) -> Any:
-        """See ``Responder``."""
+        """Check a request and do what needs no device; several threads may call it at once. A ``RequestError`` says why
+        the request cannot be answered."""
         frame, prompt = read_request(request, self._profile, self._default_prompt)
         seed = read_noise_seed(request)
         chosen = () if seed is None else (seed,)  # code of one's own may know nothing of it
@@ -64,10 +66,9 @@ class PolicyResponder:
             raise RequestError(str(error)) from error
 
     def answer(self, prepared: Sequence[Any]) -> list[dict[str, Any] | AnswerError]:
-        """See ``Responder``; an error stands for an answer whose actions cannot be used.
+        """Replies to at most ``batch_sizes[-1]`` requests; an error stands for one whose actions cannot be used.
 
-        Raises:
-            RequestError: the policy cannot use what a request holds, and has not found out in ``prepare``.
+        Only one thread calls it. A ``RequestError``: the policy cannot use what a request holds, and finds it out here.
         """
         try:
             outputs = self._policy.infer_prepared(prepared)
@@ -85,7 +86,7 @@ class PolicyResponder:
             return AnswerError(str(error))
 
     def warm_up(self) -> None:
-        """See ``Responder``."""
+        """Do what makes the first answer slow."""
         self._policy.warm_up()
         if self._policy.model_id == UNTRAINED:
             log.warning("the model is untrained: progress and actions in its replies mean nothing; give --checkpoint")

@@ -27,8 +27,8 @@ import numpy as np
 from ..errors import UserError, one_line
 from ..files.json_file import read_json
 from ..files.output_file import write_file
-from .core import AnswerError, RequestError, Responder
-from .wire import WireError, unpack
+from .policy_responder import PolicyResponder
+from .wire import AnswerError, RequestError, WireError, unpack
 
 MOST_MISSING = 100_000  # exchanges one after the other
 TIMING = ("policy_timing", "server_timing")  # differs from run to run
@@ -89,9 +89,8 @@ class Recorder:
                 self._waiting, self._unfinished = self._waiting + size, self._unfinished + 1
                 self._queue.put(exchange)
                 return
-        self._lose(
-            1, "" if self._stopped else f"{exchange.index} and further ones are not recorded: the disk is too slow"
-        )
+        why = "" if self._stopped else f"{exchange.index} and further ones are not recorded: the disk is too slow"
+        self._lose(1, why)
 
     def close(self, timeout_s: float = CLOSE_S) -> None:
         """Write what waits, as far as that is possible in time."""
@@ -208,19 +207,12 @@ class Comparison:
         return "\n".join([*lines, *self.problems[:20]])
 
 
-def replay(folder: Path, responder: Responder, session: Mapping[str, Any] | None = None) -> Comparison:
-    """Ask a recording's requests one by one and compare.
+def replay(folder: Path, responder: PolicyResponder, session: Mapping[str, Any] | None = None) -> Comparison:
+    """Ask a recording's requests one by one and compare; a ``UserError`` if it is none, is empty, or one is refused.
 
     Where an exchange is missing the request after it is asked twice: its first answer uses up the noise of the missing
-    one.
-
-    Args:
-        folder: see ``find_session``.
-        responder: as new, so that noise begins where it did.
-        session: what is served now, to be told where it is not what was recorded.
-
-    Raises:
-        UserError: no recording, an empty one, or a request that is refused now.
+    one. The responder is as new, so that noise begins where it did; ``session`` is what is served now, to be told where
+    it is not what was recorded.
     """
     folder = find_session(folder)
     try:

@@ -18,10 +18,8 @@ SHORTEST_KEY = 16  # characters
 def read_key(path: Path | None) -> str | None:
     """The API key: a file's only line, or the variable ``PI05_PROGRESS_API_KEY``; None if neither is given.
 
-    A key is never an argument: a command line can be read by everybody on the machine.
-
-    Raises:
-        UserError: the file cannot be read, or the key is too short or has characters that no header can hold.
+    A key is never an argument: a command line can be read by everybody on the machine. A ``UserError``: the file cannot
+    be read, or as ``checked_key``.
     """
     if path is None:
         key = os.environ.get(KEY_VARIABLE, "")
@@ -62,11 +60,8 @@ def may_enter(header: str | None, key: str | None) -> bool:
 
 
 def check_exposure(host: str, key: str | None, auth: bool) -> None:
-    """Refuse to be open to a network by accident.
-
-    Raises:
-        UserError: other machines can reach the address, and there is neither a key nor a word that none is wanted.
-    """
+    """Refuse to be open to a network by accident: by a ``UserError`` if other machines can reach the address, and there
+    is neither a key nor a word that none is wanted."""
     try:
         loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -23,9 +23,9 @@ from ..errors import UserError
 from ..files.file_limit import MOST_FILES, raise_file_limit
 from .batching import InferenceEndedError, InferenceQueue
 from .connection import ConnectionHandler
-from .core import Responder
 from .guard import OPEN_TIMEOUT_S, Guard, GuardedConnection, name
 from .metrics import CONTENT_TYPE, Metrics
+from .policy_responder import PolicyResponder
 from .recording import Recorder
 from .security import SCHEME, may_enter
 
@@ -54,19 +54,14 @@ class ServerSettings:
 
 
 class PolicyServer:
-    """One responder behind a WebSocket address; use it as an asynchronous context.
+    """One responder, warmed up already, behind a WebSocket address; use it as an asynchronous context.
 
-    Args:
-        responder: warmed up already.
-        settings: see ``ServerSettings``.
-        recorder: writes exchanges, if given; it stays the caller's to close.
+    A recorder stays the caller's to close.
     """
 
-    def __init__(self, responder: Responder, settings: ServerSettings, recorder: Recorder | None = None) -> None:
+    def __init__(self, responder: PolicyResponder, settings: ServerSettings, recorder: Recorder | None = None) -> None:
         self._settings = settings
-        about = responder.metadata
-        facts = (str(about.get(key, "")) for key in ("model_id", "robot", "version"))
-        self._metrics = Metrics(*facts)
+        self._metrics = Metrics(*(str(responder.metadata.get(key, "")) for key in ("model_id", "robot", "version")))
         self._inference = InferenceQueue(responder, settings.max_waiting, self._metrics.computed, self._died)
         self._metrics.waiting.set_function(lambda: len(self._inference))
         self._handler = ConnectionHandler(responder, self._inference, self._metrics, recorder, settings.debug)
@@ -190,16 +185,12 @@ def _address(host: str, port: int) -> Iterator[None]:
 
 
 async def run(
-    responder: Responder,
+    responder: PolicyResponder,
     settings: ServerSettings,
     recorder: Recorder | None = None,
     listening: Callable[[int], None] = lambda port: None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT; a second one ends at once.
-
-    Args:
-        responder, settings, recorder: see ``PolicyServer``.
-        listening: called with the port once clients can connect.
+    """Serve until SIGTERM or SIGINT; a second one ends at once. ``listening`` is told the port once it can be used.
 
     Raises:
         UserError: the address cannot be used.

@@ -21,8 +21,7 @@ from ..observation import CONFIDENCE_LEVEL, PolicyOutput, RobotFrame
 from ..policy import NOISE_SEEDS
 from ..robots.profile import RobotProfile
 from ..units.transforms import resize_with_pad
-from .core import RequestError
-from .wire import form
+from .wire import RequestError, form
 
 STATE, IMAGES, PROMPT, NOISE_SEED = "observation/state", "observation/images/", "prompt", "noise_seed"
 SIDES_PX = (8, 8192)  # shortest and longest side of a picture
@@ -30,28 +29,22 @@ LONGEST_PROMPT = 10_000  # characters; what the model takes is far less, and it 
 
 
 def read_request(request: Mapping[str, Any], profile: RobotProfile, default_prompt: str = "") -> tuple[RobotFrame, str]:
-    """The frame and the instruction that a request holds.
+    """The frame and the instruction that a request holds; a ``RequestError`` names a key that is missing or wrong.
 
     Pictures may also come as openpi's clients send LeRobot's: floats in [0, 1], channels first.
-
-    Raises:
-        RequestError: a key is missing, or its value is of another type, shape, dtype or range.
     """
     needed = [STATE, *(IMAGES + camera for camera in profile.cameras)]
     if missing := [key for key in needed if key not in request]:
         found = ", ".join(sorted(str(key[:80] if isinstance(key, str | bytes) else key) for key in request)[:20])
-        found = found or "nothing"
-        raise RequestError(f"{', '.join(missing)}: missing; the request has {found}; {profile.name} needs them all")
+        told = f"the request has {found or 'nothing'}; {profile.name} needs them all"
+        raise RequestError(f"{', '.join(missing)}: missing; {told}")
     images = {camera: _picture(IMAGES + camera, request[IMAGES + camera]) for camera in profile.cameras}
     return RobotFrame(images, _state(request[STATE], profile.layout.vector_sizes)), _prompt(request, default_prompt)
 
 
 def read_noise_seed(request: Mapping[str, Any]) -> int | None:
-    """The seed of the noise that the actions start from, see ``Policy.prepare``; None if the request names none.
-
-    Raises:
-        RequestError: it is no such number.
-    """
+    """The seed of the noise that actions start from, see ``Policy.prepare``; None if the request names none, a
+    ``RequestError`` if it is no such number."""
     seed, (least, most) = _scalar(request.get(NOISE_SEED)), NOISE_SEEDS
     if seed is not None and (type(seed) is not int or not least <= seed <= most):
         raise RequestError(
@@ -136,12 +129,8 @@ def make_request(
 ) -> dict[str, Any]:
     """The request that tells a frame and an instruction.
 
-    Args:
-        frame: what the robot sensed.
-        prompt: the instruction.
-        size: (height, width) that the model reads: pictures are brought to it as the policy itself would, so that the
-            answer is the same and less is sent; None leaves them.
-        noise_seed: see ``Policy.prepare``; None is not sent.
+    Pictures are brought to the ``size`` (height, width) that the model reads as the policy itself would, so that the
+    answer is the same and less is sent; None leaves them. A ``noise_seed`` of None is not sent.
     """
     pictures = {
         IMAGES + key: np.ascontiguousarray(image if size is None else resize_with_pad(image, *size))
@@ -222,15 +211,9 @@ class Reply(_Told):
 
 
 def read[Told: _Told](kind: type[Told], given: Any, what: str) -> Told:
-    """What a server has told.
+    """What a server has told, as a ``kind``; ``what`` begins the message if it is wrong, such as "the server tells".
 
-    Args:
-        kind: what it should be.
-        given: as it came.
-        what: it is, for the message, such as "the server tells".
-
-    Raises:
-        RequestError: something is missing, of another type or out of range; the message names it.
+    A ``RequestError`` names what is missing, of another type or out of range.
     """
     if not isinstance(given, Mapping):
         raise RequestError(f"{what} {shown(given)}; expected a dictionary")
@@ -253,11 +236,7 @@ def shown(value: Any) -> str:
 
 
 def read_reply(given: Any, confidence_level: float) -> PolicyOutput:
-    """The policy's output that a reply tells; whether its numbers can be used is for ``OutputChecker`` to decide.
-
-    Raises:
-        RequestError: it is not a reply of this kind.
-    """
+    """The policy's output that a reply tells, see ``Reply``; a ``RequestError`` if it is no reply of this kind."""
     reply = read(Reply, given, "the server's reply has")
     lower, upper = reply.progress_lower, reply.progress_upper
     timing = reply.policy_timing.model_dump(exclude_none=True) if reply.policy_timing else {}

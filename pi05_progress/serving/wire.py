@@ -27,15 +27,18 @@ class WireError(ValueError):
     """A value cannot be sent or bytes cannot be read; the message says which and why."""
 
 
+class RequestError(ValueError):
+    """A request cannot be answered as it is; the message names the key, what was found and what was expected."""
+
+
+class AnswerError(RuntimeError):
+    """A request was fine, but its answer cannot be passed on; the message says why."""
+
+
 def pack(value: Any) -> bytes:
-    """Bytes of a value.
+    """Bytes of dictionaries, lists, tuples, strings, bytes, numbers, booleans, None, NumPy arrays and scalars.
 
-    Args:
-        value: dictionaries, lists, tuples, strings, bytes, numbers, booleans, None, NumPy arrays and scalars.
-
-    Raises:
-        WireError: something else is in it, or an array of objects, of complex numbers or a structured one; the
-            message says where.
+    A ``WireError`` says where something else is, or an array of objects, of complex numbers or a structured one.
     """
     try:
         return msgpack.packb(value, default=_encode)
@@ -47,8 +50,7 @@ def pack(value: Any) -> bytes:
 def unpack(data: bytes) -> Any:
     """The value that bytes stand for; its arrays are read-only views of the bytes.
 
-    Raises:
-        WireError: truncated, followed by something, not of this format, or of more values than anybody sends.
+    A ``WireError``: truncated, followed by something, not of this format, or of more values than anybody sends.
     """
     values = 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -40,24 +41,20 @@ class NormStats:
 def normalize(x: np.ndarray, stats: NormStats, quantiles: bool = True) -> np.ndarray:
     """Values (..., d): 1 % and 99 % quantiles go to -1 and 1, or mean 0 and deviation 1. Longer statistics are cut."""
     n = x.shape[-1]
-    if quantiles:
-        low, high = _quantiles(stats)
-        _check(n, low.shape[-1], "values")
-        low, high = low[..., :n], high[..., :n]
-        return (x - low) / (high - low + EPSILON) * 2.0 - 1.0
     _check(n, stats.mean.shape[-1], "values")
+    if quantiles:
+        low, high = (of[..., :n] for of in _quantiles(stats))
+        return (x - low) / (high - low + EPSILON) * 2.0 - 1.0
     return (x - stats.mean[..., :n]) / (stats.std[..., :n] + EPSILON)
 
 
 def unnormalize(x: np.ndarray, stats: NormStats, quantiles: bool = True) -> np.ndarray:
     """The inverse. Dimensions beyond the statistics are left as they are (mean 0 and deviation 1 without quantiles).
 
-    Raises:
-        NormStatsError: fewer values than statistics.
+    Fewer values than statistics are a ``NormStatsError``.
     """
-    n = x.shape[-1]
     known = stats.mean.shape[-1]
-    _check(known, n, "statistics")
+    _check(known, x.shape[-1], "statistics")
     part, rest = x[..., :known], x[..., known:]
     if quantiles:
         low, high = _quantiles(stats)
@@ -68,15 +65,11 @@ def unnormalize(x: np.ndarray, stats: NormStats, quantiles: bool = True) -> np.n
 
 
 def chunk_stats(stats: Mapping[str, NormStats], per_row: bool, horizon: int) -> NormStats:
-    """What normalises chunks of so many rows: the statistics of actions, or those of every row with a least spread.
-
-    Raises:
-        NormStatsError: there are none, or they are of another horizon.
-    """
+    """What normalises chunks of so many rows: the statistics of actions, or those of every row with a least spread; a
+    ``NormStatsError`` if there are none, or they are of another horizon."""
     key = PER_ROW if per_row else "actions"
-    if key not in stats:
+    if (of := stats.get(key)) is None:
         raise NormStatsError(f"there are no statistics of {key}, only of {', '.join(sorted(stats))}")
-    of = stats[key]
     if not per_row:
         return of
     if len(of.mean) != horizon:
@@ -102,13 +95,10 @@ def _check(count: int, limit: int, what: str) -> None:
 def save_norm_stats(path: Path, stats: Mapping[str, NormStats]) -> None:
     """Write openpi's ``norm_stats.json``, complete or not at all."""
     data = {
-        key: {name: None if (v := getattr(s, name)) is None else np.asarray(v, float).tolist() for name in _FIELDS}
+        key: {name: None if v is None else np.asarray(v, float).tolist() for name, v in vars(s).items()}
         for key, s in stats.items()
     }
     write_file(path, json.dumps({"norm_stats": data}, indent=2))
-
-
-_FIELDS = ("mean", "std", "q01", "q99")
 
 
 def load_norm_stats(path: Path) -> dict[str, NormStats]:
@@ -117,7 +107,8 @@ def load_norm_stats(path: Path) -> dict[str, NormStats]:
         data = read_json(path)["norm_stats"]
         stats = {}
         for key, fields in data.items():
-            arrays = {n: None if fields.get(n) is None else np.asarray(fields[n], float) for n in _FIELDS}
+            names = (field.name for field in dataclasses.fields(NormStats))
+            arrays = {n: None if fields.get(n) is None else np.asarray(fields[n], float) for n in names}
             stats[key] = NormStats(**arrays)
             shape = arrays["mean"].shape
             if len(shape) != (2 if key == PER_ROW else 1):
@@ -128,17 +119,17 @@ def load_norm_stats(path: Path) -> dict[str, NormStats]:
                     raise NormStatsError(f"{path}: {key}.{name} is not {wanted} finite numbers")
             low, high = arrays["q01"], arrays["q99"]
             if low is not None and high is not None and (wrong := low > high).any():
-                i = tuple(int(at) for at in np.argwhere(wrong)[0])
-                at = ", ".join(map(str, i))
-                raise NormStatsError(f"{path}: {key} {at} has q01 {low[i]:g}, which is above its q99 {high[i]:g}")
+                at = tuple(np.argwhere(wrong)[0].tolist())
+                where, limits = ", ".join(map(str, at)), f"q01 {low[at]:g}, which is above its q99 {high[at]:g}"
+                raise NormStatsError(f"{path}: {key} {where} has {limits}")
             if (arrays["std"] < 0).any():
                 raise NormStatsError(f"{path}: {key}.std has a negative number")
         return stats
+    except NormStatsError:
+        raise
     except OSError as error:
         raise NormStatsError(f"{path}: cannot be read: {error.strerror or error}") from error
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        if isinstance(error, NormStatsError):
-            raise
         raise NormStatsError(f"{path}: not a norm_stats.json of openpi's form: {error!r}") from error
 
 

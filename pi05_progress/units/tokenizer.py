@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, get_args
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -95,11 +95,8 @@ class SentencePieceEncoder:
     """A sentencepiece tokenizer, by default PaliGemma's (``paligemma_tokenizer.model``).
 
     The published file is known by its hash. Another file is taken, with a warning, if its pieces are the same as far as
-    they are known.
-
-    Raises:
-        UserError: the file or the library is missing, or it is another tokenizer; the message says what differs
-            and where to get the right one.
+    they are known. A ``UserError``: the file or the library is missing, or it is another tokenizer, with what differs
+    and where to get the right one.
     """
 
     def __init__(self, path: Path, known: KnownTokenizer = PALIGEMMA) -> None:
@@ -140,14 +137,10 @@ class SentencePieceEncoder:
 
 def make_encoder(name: TokenizerName, path: Path | None = None) -> Encoder:
     """The tokenizer of a name, ``path`` is PaliGemma's file; a ``UserError`` if it is unknown or cannot be loaded."""
-    match name:
-        case "bytes":
-            return ByteEncoder()
-        case "words":
-            return WordEncoder()
-        case "paligemma":
-            return SentencePieceEncoder(path or Path())
-    raise UserError(f"tokenizer {name!r} is unknown; known: {', '.join(get_args(TokenizerName))}")
+    makers = {"bytes": ByteEncoder, "words": WordEncoder, "paligemma": lambda: SentencePieceEncoder(path or Path())}
+    if name not in makers:
+        raise UserError(f"tokenizer {name!r} is unknown; known: {', '.join(makers)}")
+    return makers[name]()
 
 
 def discretize(state: np.ndarray) -> np.ndarray:
@@ -172,21 +165,14 @@ class PromptTokenizer:
 
     def __init__(self, encoder: Encoder, max_length: int, bucketed: bool = True, cut: bool = True) -> None:
         self._encoder, self._max, self._cut = encoder, max_length, cut
-        self._lengths = [n for n in PADDED_LENGTHS if n < max_length] + [max_length] if bucketed else [max_length]
-
-    @property
-    def lengths(self) -> list[int]:
-        """The lengths prompts come in."""
-        return list(self._lengths)
+        # that prompts come in
+        self.lengths = [n for n in PADDED_LENGTHS if n < max_length] + [max_length] if bucketed else [max_length]
 
     def __call__(self, prompt: str, state: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Ids int32 (l,), 0 where padded, and the mask bool (l,).
 
-        Args:
-            state: normalised, unpadded values (s,) that become part of the text; None leaves them out.
-
-        Raises:
-            PromptError: it is too long, and is not to be cut.
+        The state's normalised, unpadded values (s,) become part of the text; None leaves them out. A ``PromptError``:
+        it is too long, and is not to be cut.
         """
         if state is None:
             ids = self._encoder.encode(clean(prompt), add_bos=True) + self._encoder.encode("\n")
@@ -199,7 +185,5 @@ class PromptTokenizer:
                 raise PromptError(f"{what} has {len(ids)} tokens, the model takes {self._max}: shorten {prompt[:60]!r}")
             log.warning("the prompt has %d tokens and is cut to %d: %r", len(ids), self._max, prompt[:60])
             ids = ids[: self._max]
-        length = next(n for n in self._lengths if n >= len(ids))
-        tokens = np.zeros(length, np.int32)
-        tokens[: len(ids)] = ids
-        return tokens, np.arange(length) < len(ids)
+        length = next(n for n in self.lengths if n >= len(ids))
+        return np.pad(np.array(ids, np.int32), (0, length - len(ids))), np.arange(length) < len(ids)

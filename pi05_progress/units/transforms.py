@@ -64,11 +64,8 @@ def proprioception_to_model(vector: Float[np.ndarray, "*b v"], layout: Layout) -
 
 
 def hands_to_model(vector: Float[np.ndarray, "*b v"], layout: Layout) -> Float32[np.ndarray, "*b n"]:
-    """Where each hand's grasp point is, three numbers per arm, m.
-
-    Raises:
-        LayoutError: the vector has another number of values than the robot's, or the arms' geometry is not known.
-    """
+    """Where each hand's grasp point is, three numbers per arm, m; a ``LayoutError`` where the arms' geometry is not
+    known."""
     if (hands := fingertips(layout.positions(vector), layout, "grasp")) is None:
         raise LayoutError("arm_geometry.yaml is not of this robot's arms: a model that is told of hands cannot be used")
     return hands.reshape(*hands.shape[:-2], -1).astype(np.float32)

@@ -17,9 +17,9 @@ from pi05_progress.policy import PolicyOptions
 from pi05_progress.robots.messages import robot_frame
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.robots.states import FsmState
-from pi05_progress.serving.core import RequestError
 from pi05_progress.serving.policy_responder import PolicyResponder
 from pi05_progress.serving.teleavatar import make_request
+from pi05_progress.serving.wire import RequestError
 from pi05_progress.units.normalize import NormStats
 from pi05_progress.units.transforms import actions_from_model, actions_to_model
 from pi05_progress_ros.commanding.command_rules import CommandRules, CommandSettings

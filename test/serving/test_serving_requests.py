@@ -7,10 +7,9 @@ import pytest
 from serving_helpers import PROFILE, StubPolicy, frame, request, small_policy, stub
 
 from pi05_progress.observation import PolicyOutput
-from pi05_progress.serving.core import AnswerError, RequestError
 from pi05_progress.serving.policy_responder import PolicyResponder
 from pi05_progress.serving.teleavatar import make_reply, make_request, read_reply, read_request
-from pi05_progress.serving.wire import pack, unpack
+from pi05_progress.serving.wire import AnswerError, RequestError, pack, unpack
 from pi05_progress.units.transforms import resize_with_pad
 
 PICTURE = np.zeros((28, 28, 3), np.uint8)

@@ -29,9 +29,8 @@ from ...units.tokenizer import TokenizerName
 from ..checkpoint import MARKERS
 from ..checkpoint_error import CheckpointError
 from ..description import CONFIG, PARAMS, CheckpointInfo, code_version, read_info, read_stats, write_description
-from ..loading import check_fit
 from ..orbax_files import VALUE, open_orbax, write_orbax
-from ..parameter_source import ParameterSource, Progress
+from ..parameter_source import ParameterSource, Progress, check_fit
 from .config_fields import OPTIONAL, SHAPELESS, Fields, make_config
 from .foreign_checkpoint import DESCRIPTION, ForeignCheckpoint, read_json, refuse_own_options
 from .lerobot import export_lerobot, open_torch

@@ -27,8 +27,7 @@ from serving_helpers import (
 )  # fmt: skip
 
 from pi05_progress.serving import connection as connection_module
-from pi05_progress.serving.core import RequestError
-from pi05_progress.serving.wire import WireError, pack, unpack
+from pi05_progress.serving.wire import RequestError, WireError, pack, unpack
 
 OUTCOMES = 'pi05_progress_requests_total{{outcome="{}"}}'
 
