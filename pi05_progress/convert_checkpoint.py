@@ -27,7 +27,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -164,20 +164,13 @@ def _import(args: Import) -> None:
     if args.fps is not None and not (math.isfinite(args.fps) and args.fps > 0):
         raise UsageError(f"--fps {args.fps}: expected a positive number")
     z_score = _either("z-score", args.z_score, args.no_z_score)
-    options = ImportOptions(
-        config=args.config,
-        fields=parse_fields(args.set),
-        progress=args.progress,
-        robot=args.robot,
-        model_id=args.model_id,
-        action_dt_s=None if args.fps is None else 1 / args.fps,
-        delta_actions=_either("delta-actions", args.delta_actions, args.no_delta_actions),
-        quantiles=None if z_score is None else not z_score,
-        tokenizer=args.tokenizer,
-        norm_stats=args.norm_stats,
-        asset_id=args.asset_id,
-        seed=args.seed,
-    )
+    told = vars(args) | {
+        "fields": parse_fields(args.set),
+        "action_dt_s": None if args.fps is None else 1 / args.fps,
+        "delta_actions": _either("delta-actions", args.delta_actions, args.no_delta_actions),
+        "quantiles": None if z_score is None else not z_score,
+    }
+    options = ImportOptions(**{field.name: told[field.name] for field in fields(ImportOptions)})
     check_target(args.destination, MARKERS if args.overwrite else None)  # before anything is downloaded
     path = resolve(args.source, args.revision)
     planned = plan_import(path, options, None if Path(args.source).expanduser().exists() else args.source)
@@ -191,15 +184,9 @@ def _import(args: Import) -> None:
 def _export(args: Export) -> None:
     check_target(args.destination, EXPORT_MARKERS if args.overwrite else None)
     _, source = open_native(args.checkpoint)
+    written = {"dtype": args.dtype, "overwrite": args.overwrite}
     with _bar(source, args.quiet) as progress:
-        notes = export_checkpoint(
-            args.checkpoint,
-            args.destination,
-            args.to,
-            dtype=args.dtype,
-            overwrite=args.overwrite,
-            progress=progress,
-        )
+        notes = export_checkpoint(args.checkpoint, args.destination, args.to, progress=progress, **written)
     _print_notes(notes)
     print(f"written to {args.destination} in {args.to}'s layout")
 

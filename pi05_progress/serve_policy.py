@@ -167,14 +167,12 @@ def serve_policy(args: ServeOptions) -> int:
         found = replay(args.replay, responder, session)
         print(found.table(args.tolerance))
         return 0 if found.same(args.tolerance) else 1
-    if not args.record:
-        asyncio.run(run(responder, settings))
-        return 0
-    recorder = Recorder(args.record, session, round(args.record_limit_gb * 1e9))
+    recorder = Recorder(args.record, session, round(args.record_limit_gb * 1e9)) if args.record else None
     try:
         asyncio.run(run(responder, settings, recorder))
     finally:
-        recorder.close()
+        if recorder is not None:
+            recorder.close()
     return 0
 
 

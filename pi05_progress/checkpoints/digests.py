@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,20 +23,13 @@ log = logging.getLogger(__name__)
 def write_digests(part: Path, folder: Path) -> None:
     """Write down what is in a folder of parameters now; the last thing that is done to it."""
     files = sorted(path for path in part.rglob("*") if path.is_file())
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        digests = pool.map(_digest, files)
-        lines = [
-            f"{digest}  {part.name}/{path.relative_to(part)}\n" for digest, path in zip(digests, files, strict=True)
-        ]
+    lines = [f"{digest}  {part.name}/{path.relative_to(part)}\n" for path, digest in _digests(files).items()]
     write_file(folder / f"{part.name}{ENDING}", "".join(lines), durable=True)
 
 
 def check_digests(part: Path) -> None:
-    """Compare a folder of parameters with what was written down; if nothing was, that is said.
-
-    Raises:
-        CheckpointError: a file is not what it was, is not listed, or cannot be read.
-    """
+    """Compare a folder of parameters with what was written down; if nothing was, that is said. A ``CheckpointError``: a
+    file is not what it was, is not listed, or cannot be read."""
     listed = part.with_name(part.name + ENDING)
     if not listed.exists():
         log.warning("%s has no %s: read without a check for damaged numbers", part, listed.name)
@@ -44,8 +38,7 @@ def check_digests(part: Path) -> None:
         lines = (line for line in listed.read_text(encoding="utf-8").splitlines() if line.strip())
         pairs = (line.split(" ", 1) for line in lines)
         wanted = {part.parent / name.lstrip(" *"): digest.lower() for digest, name in pairs}
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            found = dict(zip(wanted, pool.map(_digest, wanted), strict=True))
+        found = _digests(wanted)
     except (OSError, ValueError) as error:
         raise CheckpointError(
             f"{listed}: {part.name}/ cannot be compared with it, damaged or incomplete: {error}; copy both again"
@@ -63,6 +56,10 @@ def check_digests(part: Path) -> None:
         )
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _digests(paths: Iterable[Path]) -> dict[Path, str]:
+    def digest(path: Path) -> str:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return dict(zip(paths, pool.map(digest, paths), strict=True))

@@ -86,15 +86,13 @@ class _Reader:
 
         opening = {path: open_array(name) for path, name in names.items()}
         self._stores: dict[str, ts.TensorStore] = {}
+        self.leaves: dict[str, jax.ShapeDtypeStruct] = {}
         for path, future in opening.items():
             try:
-                self._stores[path] = future.result()
+                self._stores[path] = store = future.result()
             except Exception as error:  # TensorStore raises ValueError and others
                 raise self._damaged(path, error) from error
-        self.leaves = {
-            path: jax.ShapeDtypeStruct(tuple(store.shape), store.dtype.numpy_dtype)
-            for path, store in self._stores.items()
-        }
+            self.leaves[path] = jax.ShapeDtypeStruct(tuple(store.shape), store.dtype.numpy_dtype)
 
     def _damaged(self, path: str, error: Exception) -> CheckpointError:
         return CheckpointError(
@@ -171,13 +169,11 @@ class _LeafHandler(type_handlers.NumpyHandler):
 def _batches(given: list[tuple]) -> Iterator[list[tuple]]:
     """Consecutive leaves of together at most a chunk; each commit takes time, however small the leaf."""
     batch: list[tuple] = []
-    size = 0
     for entry in given:
-        if batch and size + entry[0].nbytes > CHUNK_BYTES:
+        if batch and sum(leaf.nbytes for leaf, *_ in [*batch, entry]) > CHUNK_BYTES:
             yield batch
-            batch, size = [], 0
+            batch = []
         batch.append(entry)
-        size += entry[0].nbytes
     yield batch
 
 
@@ -205,9 +201,8 @@ def write_orbax(
     )
     try:
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(type_handler_registry=registry)) as checkpointer:
-            checkpointer.save(
-                Path(folder).absolute(), ocp.args.PyTreeSave(tree, save_args=save_args(tree, chunk_bytes))
-            )
+            args = ocp.args.PyTreeSave(tree, save_args=save_args(tree, chunk_bytes))
+            checkpointer.save(Path(folder).absolute(), args)
         write_digests(Path(folder), Path(folder).parent)
     except CheckpointError:
         raise

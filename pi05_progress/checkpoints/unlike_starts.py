@@ -41,23 +41,18 @@ def _unlike_picture(picture: np.ndarray, key: str, data: Mapping[str, int], star
         return "it is dark: uncover the lens, look at the driver"
     bright = picture.mean() / max(middle.mean(), 1.0)
     gains = np.clip(middle.mean((0, 1)) / np.maximum(picture.mean((0, 1)), 1.0), 0.2, 5.0)
-    causes = {
-        f"it is exposed otherwise, {bright:.2f} times as bright as in the data (red, green, blue "
-        f"{', '.join(f'{1 / gain:.2f}' for gain in gains)}): set exposure, white balance and light as they were": (
-            unlikeness(np.minimum(picture * gains, 255), middle, spread)
-        ),
-        "it is upside down: mount it as it was, or change `turned` in the profile": (
-            unlikeness(picture[::-1, ::-1], middle, spread)
-        ),
-        "it is mirrored: switch that off in its driver": unlikeness(picture[:, ::-1], middle, spread),
-        **{
-            f"it shows what {other} showed: swap their topics in the profile, or their cables": (
-                unlikeness(picture, starts.middle[i], starts.spread[i])
-            )
-            for other, i in data.items()
-            if other != key
-        },
+    exposed = f"it is exposed otherwise, {bright:.2f} times as bright as in the data (red, green, blue "
+    exposed += f"{', '.join(f'{1 / gain:.2f}' for gain in gains)}): set exposure, white balance and light as they were"
+    changed = {
+        exposed: np.minimum(picture * gains, 255),
+        "it is upside down: mount it as it was, or change `turned` in the profile": picture[::-1, ::-1],
+        "it is mirrored: switch that off in its driver": picture[:, ::-1],
     }
+    causes = {cause: unlikeness(of, middle, spread) for cause, of in changed.items()}
+    for other, i in data.items():
+        if other != key:
+            cause = f"it shows what {other} showed: swap their topics in the profile, or their cables"
+            causes[cause] = unlikeness(picture, starts.middle[i], starts.spread[i])
     (x, y), moved = min(_moved(picture, middle, spread), key=lambda found: found[1])
     x, y = (round(100 * pixels / SIZE[1]) for pixels in (x, -y))
     causes[f"it was moved: what it shows is shifted by {x} % of its width to the right and {y} % up"] = moved

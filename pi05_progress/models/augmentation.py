@@ -70,16 +70,11 @@ OPENPI = AugmentationConfig()
 def augment(
     rng: Key[Array, ""], images: Mapping[str, Float[Array, "b h w 3"]], config: AugmentationConfig = OPENPI
 ) -> dict[str, Float[Array, "b h w 3"]]:
-    """Change pictures at random, each sample in its own way.
+    """Pictures by camera, float32 in [-1, 1], at the model's size, changed at random, each sample in its own way;
+    black, -1, where a picture was turned away from its corner.
 
-    Args:
-        rng: key; split once per sample. All cameras of a sample share a key, as openpi's do, but chains of different
-            length split it differently: what a wrist camera gets is independent of what the others get.
-        images: by camera, float32 in [-1, 1], at the model's size.
-        config: what is done, and how much.
-
-    Returns:
-        The same cameras and shapes, float32; black, -1, where a picture was turned away from its corner.
+    The key is split once per sample. All cameras of a sample share a key, as openpi's do, but chains of different
+    length split it differently: what a wrist camera gets is independent of what the others get.
     """
     return {key: _augment_batch(rng, image, config, key, n) for n, (key, image) in enumerate(images.items())}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple, get_args
@@ -205,10 +206,9 @@ class Pi05Config:
             raise ModelConfigError("base_size and base_crop go with vision 'points' alone, and vision is 'siglip'")
         if any(side < 1 or side % self.siglip.patch for side in self.image_size):
             raise ModelConfigError(f"image_size {self.image_size} is not a multiple of the patch, {self.siglip.patch}")
-        if self.siglip.width % self.siglip.num_heads:
-            raise ModelConfigError(
-                f"siglip width {self.siglip.width} is not a multiple of {self.siglip.num_heads} heads"
-            )
+        width, heads = self.siglip.width, self.siglip.num_heads
+        if width % heads:
+            raise ModelConfigError(f"siglip width {width} is not a multiple of {heads} heads")
 
     def view(self, camera: str) -> View:
         """What the tower sees of a camera, by the model's name for it."""
@@ -231,8 +231,7 @@ class Pi05Config:
         """Patches of one picture, or the tokens of its points."""
         if self.vision == "points":
             return self.points.tokens
-        height, width = self.image_size
-        return (height // self.siglip.patch) * (width // self.siglip.patch)
+        return math.prod(side // self.siglip.patch for side in self.image_size)
 
     def with_progress(self, kind: ProgressKind) -> Pi05Config:
         """The same model with another progress head."""

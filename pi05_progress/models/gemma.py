@@ -303,7 +303,7 @@ class Gemma(nnx.Module):
         modulation: Modulation | None = None,
         cache: KVCache | None = None,
     ) -> tuple[Float[Array, "b p w"] | None, Float[Array, "b a e"] | None, KVCache]:
-        """One pass.
+        """Both experts' tokens after their final norm, and the keys and values of all layers, the cache's included.
 
         Args:
             trunk: tokens of the trunk, or None to leave it out.
@@ -312,9 +312,6 @@ class Gemma(nnx.Module):
             mask: which key (of the cache, then of these tokens) each of these tokens may attend to.
             modulation: of the action expert's norms.
             cache: keys and values of tokens that come before; of a row per several of these, if those share it.
-
-        Returns:
-            Both experts' tokens after their final norm, and the keys and values of all layers, the cache's included.
         """
         graph, stacked = nnx.split(self.layers)
         per_layer = None if modulation is None else (modulation.attention, modulation.feed_forward)

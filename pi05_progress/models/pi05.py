@@ -211,8 +211,8 @@ class Pi05(nnx.Module):
         self, rng: Array, observation: Observation, actions: Float[Array, "b a d"], **draws: Array | bool
     ) -> Losses:
         """Both losses from one forward pass; arguments and errors are those of ``draw``."""
-        drawn = self.draw(rng, observation, actions, **draws)
-        return self.losses(drawn.observation, actions, drawn.noise, drawn.time)
+        observation, noise, time = self.draw(rng, observation, actions, **draws)
+        return self.losses(observation, actions, noise, time)
 
     def draw(
         self,
@@ -270,16 +270,11 @@ class Pi05(nnx.Module):
         time: Float[Array, "b ..."],
         action_size: int | None = None,
     ) -> Losses:
-        """All losses from one forward pass, at what was drawn.
+        """All losses from one forward pass, at what was ``draw``n; pictures are taken as they are.
 
         With several draws per sample the trunk sees the prefix once, the action expert runs for each of them, and the
-        action loss is their mean (arXiv 2505.09430).
-
-        Args:
-            observation: with or without labels; its pictures are taken as they are.
-            actions: normalised, padded to the model's width.
-            time: in (0, 1], 1 is noise.
-            action_size: only so many of an action's numbers count; None counts all, padding included, as openpi does.
+        action loss is their mean (arXiv 2505.09430). Only ``action_size`` of an action's numbers count; None counts
+        all, padding included, as openpi does.
         """
         embedded = self.embed_prefix(observation)
         if time.ndim == 1:

@@ -31,9 +31,8 @@ def _config_file(file: Path) -> Path | None:
     """The configuration of the set that a file belongs to."""
     match = re.fullmatch(rf"(.+?)_(config\.json|schema\.json|(?:{'|'.join(PARTS)})\.npz)", file.name)
     config = file.with_name(f"{match[1]}_config.json") if match else None
-    return (
-        config if config and config.is_file() and {"vision", "paligemma", "expert"} <= set(read_json(config)) else None
-    )
+    known = config and config.is_file() and {"vision", "paligemma", "expert"} <= set(read_json(config))
+    return config if known else None
 
 
 def check(config_path: Path) -> Iterator[Check]:
@@ -56,11 +55,10 @@ def check(config_path: Path) -> Iterator[Check]:
     for kind in OUTPUTS:
         if not there(f"out_{kind}"):
             continue
-        golden = read(f"out_{kind}")
+        golden, stored = read(f"out_{kind}"), parameters
         dtype = "float32" if kind == "f32" else "bfloat16"
-        stored = (
-            {k: jnp.asarray(v, jnp.bfloat16) for k, v in parameters.items()} if kind == "bf16_infer" else parameters
-        )
+        if kind == "bf16_infer":
+            stored = {k: jnp.asarray(v, jnp.bfloat16) for k, v in parameters.items()}
         model = make_model(dataclasses.replace(config, compute_dtype=dtype), stored)
         ours = outputs(model, observation, inputs, golden, data.get("loss_key"))
         yield from _compare_outputs(kind, ours, golden, plain)
@@ -80,7 +78,7 @@ def _compare_outputs(
         return
 
     def valid(key: str, value: np.ndarray) -> np.ndarray:
-        if key.startswith("prefix_tokens") or key.startswith("prefix_out"):
+        if key.startswith(("prefix_tokens", "prefix_out")):
             return value[mask]
         return value[:, mask] if key.startswith("kv_cache") else value
 

@@ -29,7 +29,7 @@ class ParityOptions:
 
 
 def find_sets(paths: Sequence[Path], kinds: Sequence[Kind]) -> tuple[list[Found], list[Path]]:
-    """The sets in what is given, each once and in order, and the files that belong to none; raises as ``check_all``."""
+    """The sets in what is given, each once and in order, and the files that belong to none; raises as ``check_set``."""
     found: dict[tuple[str, Path], Found] = {}
     others = []
     for path in paths:
@@ -45,22 +45,17 @@ def find_sets(paths: Sequence[Path], kinds: Sequence[Kind]) -> tuple[list[Found]
     return list(found.values()), others
 
 
-def check_all(paths: Sequence[Path], show: Callable[[str, list[Check]], None], kinds: Sequence[Kind]) -> list[Check]:
-    """Check every set and show each; returns all checks. OSError or ValueError where a file is missing or damaged."""
-    found, others = find_sets(paths, kinds)
-    everything = []
-    for title, checker, key in found:
-        try:
-            checks = list(checker(key))
-        except KeyError as error:
-            raise ValueError(f"{key}: the set lacks {error}") from error
-        except ValueError as error:
-            raise ValueError(str(error) if str(key.parent) in str(error) else f"{key}: {error}") from error
-        if not checks:
-            raise ValueError(f"{key}: the set has nothing to compare with; are its other files missing?")
-        show(title, checks)
-        everything += checks
-    return everything + [skip(str(file), "belongs to no set that is known here") for file in others]
+def check_set(checker: Checker, key: Path) -> list[Check]:
+    """All checks of a set; a ValueError, or an OSError, where a file is missing or damaged."""
+    try:
+        checks = list(checker(key))
+    except KeyError as error:
+        raise ValueError(f"{key}: the set lacks {error}") from error
+    except ValueError as error:
+        raise ValueError(str(error) if str(key.parent) in str(error) else f"{key}: {error}") from error
+    if not checks:
+        raise ValueError(f"{key}: the set has nothing to compare with; are its other files missing?")
+    return checks
 
 
 def run_program(kinds: Sequence[Kind], program: str, description: str | None, arguments: Sequence[str] | None) -> int:
@@ -72,24 +67,22 @@ def run_program(kinds: Sequence[Kind], program: str, description: str | None, ar
 
     grammar = (tyro.conf.FlagCreatePairsOff, tyro.conf.PositionalRequiredArgs)
     args = tyro.cli(ParityOptions, prog=program, description=description, args=arguments, config=grammar)
-    console = Console(width=None if sys.stdout.isatty() else 140)
-
-    def show(title: str, checks: list[Check]) -> None:
-        rows = [check for check in checks if not (check.skipped or (args.failures and check.ok))]
-        if not rows:
-            return
-        table = Table("quantity", "absolute", "relative", "tolerance", "", "", title=title, title_justify="left")
-        for c in rows:
-            table.add_row(
-                c.name, f"{c.absolute:.2e}", f"{c.relative:.2e}", str(c.tolerance), "ok" if c.ok else "EXCEEDED", c.note
-            )
-        console.print(table)
-
+    console, checks = Console(width=None if sys.stdout.isatty() else 140), []
     try:
-        checks = check_all(args.paths, show, kinds)
+        found, others = find_sets(args.paths, kinds)
+        for title, checker, key in found:
+            table = Table("quantity", "absolute", "relative", "tolerance", "", "", title=title, title_justify="left")
+            for c in (of_set := check_set(checker, key)):
+                if not (c.skipped or (args.failures and c.ok)):
+                    numbers = f"{c.absolute:.2e}", f"{c.relative:.2e}", str(c.tolerance)
+                    table.add_row(c.name, *numbers, "ok" if c.ok else "EXCEEDED", c.note)
+            if table.row_count:
+                console.print(table)
+            checks += of_set
     except (OSError, ValueError) as error:
         print(f"parity: {error}", file=sys.stderr)
         return 1
+    checks += [skip(str(file), "belongs to no set that is known here") for file in others]
     for check in checks:
         if check.skipped:
             print(f"not checked: {check.name}: {check.note}")

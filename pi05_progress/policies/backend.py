@@ -17,17 +17,11 @@ CONVERT = "python -m pi05_progress.convert_checkpoint"
 
 
 def choose_backend(checkpoint: str, choice: str = "auto") -> Backend:
-    """The backend for a checkpoint, by what its folder contains.
+    """The backend for a checkpoint, by what its folder contains (empty: random parameters, which are JAX's); a
+    ``UserError`` if the choice is unknown, or does not read the folder. ``auto`` is whichever reads it.
 
     A folder with a model in safetensors and LeRobot's ``config.json`` of a ``pi05`` policy is PyTorch's. Everything
     else is JAX's, also what is no checkpoint at all: reading it says what is wrong.
-
-    Args:
-        checkpoint: folder; empty for random parameters, which are JAX's.
-        choice: ``jax``, ``torch``, or ``auto`` for whichever reads the folder.
-
-    Raises:
-        UserError: an unknown choice, or one that does not read the folder.
     """
     if choice not in get_args(BackendChoice):
         raise UserError(f"backend {choice!r} is unknown; known: {', '.join(get_args(BackendChoice))}")

@@ -106,7 +106,7 @@ class ModelPolicy(Policy):
         self.model_id, self.action_dt_s, self.horizon = info.model_id, info.action_dt_s, info.model.action_horizon
         self.durations_s = info.durations_s()
         self._action_stats = _checked_stats(info, stats, profile.layout)
-        self._info, self._stats, self._profile, self._layout = info, stats, profile, profile.layout
+        self.info, self._stats, self._profile, self._layout = info, stats, profile, profile.layout
         encoder = make_encoder(info.tokenizer, Path(options.tokenizer) if options.tokenizer else None)
         if encoder.vocabulary > info.model.vocabulary:
             raise CheckpointError(f"the tokenizer has {encoder.vocabulary} tokens, the model {info.model.vocabulary}")
@@ -118,14 +118,9 @@ class ModelPolicy(Policy):
         self.batch_sizes = tuple(sorted({min(2**i, most) for i in range(most.bit_length() + 1)}))
 
     @property
-    def info(self) -> CheckpointInfo:
-        """What the checkpoint says of itself."""
-        return self._info
-
-    @property
     def image_size(self) -> tuple[int, int] | None:
         """(height, width) of the pictures that the model reads; None if it needs whole ones, of which it sees parts."""
-        model, (height, width) = self._info.model, self._info.model.image_size
+        model, (height, width) = self.info.model, self.info.model.image_size
         narrow = any(self._profile.cameras[key].shape < width / height for key in self._shapes)  # would lose its scale
         return model.image_size if len(set(model.views.values())) == 1 and not narrow else None
 
@@ -149,7 +144,7 @@ class ModelPolicy(Policy):
                 "the prompt is empty: no task is set; give an instruction, such as 'stack the cubes'"
             )
         frame.check()
-        model = self._info.model
+        model = self.info.model
         cameras = {camera.model_input: key for key, camera in self._profile.cameras.items()}
         present = {
             model_key: seen(middle_rows(frame.images[key], self._shapes.get(key, 0.0)), *model.view(model_key))[None]
@@ -157,29 +152,28 @@ class ModelPolicy(Policy):
             if key in frame.images
         }
         encoded = present if self._encoded is None else self._encoded
-        state = state_to_model(frame.state, self._layout)
-        if self._stats:
-            state = normalize(state, self._stats["state"], self._info.quantiles).astype(np.float32)
-        tokens, mask = self._tokenize(prompt, state if self._info.model.discrete_state else None)
+        state = self._normalized(state_to_model(frame.state, self._layout), "state")
+        tokens, mask = self._tokenize(prompt, state if model.discrete_state else None)
         observation = Observation(
             images={key: present.get(key, np.zeros((1, *model.view(key).size, 3), np.uint8)) for key in encoded},
             image_masks={key: np.array([key in present]) for key in encoded},
-            state=pad_to(state, self._info.model.action_dim)[None],
+            state=pad_to(state, model.action_dim)[None],
             tokenized_prompt=tokens[None],
             tokenized_prompt_mask=mask[None],
-            proprioception=self._proprioception(frame.state) if self._info.model.state_token else None,
+            proprioception=self._proprioception(frame.state) if model.state_token else None,
         )
-        check_observation(self._info.model, observation)
+        check_observation(model, observation)
         return observation
+
+    def _normalized(self, values: np.ndarray, key: str) -> np.ndarray:
+        stats = self._stats
+        return normalize(values, stats[key], self.info.quantiles).astype(np.float32) if stats else values
 
     def _proprioception(self, vector: np.ndarray) -> np.ndarray:
         """What the state token is made of, a batch of one."""
-        positions = proprioception_to_model(vector, self._layout)
-        if self._stats:
-            positions = normalize(positions, self._stats[PROPRIOCEPTION], self._info.quantiles).astype(np.float32)
-        positions = pad_to(positions, self._info.model.action_dim)
-        hands = hands_to_model(vector, self._layout) if self._info.model.hands else []
-        return np.concatenate([positions, hands], dtype=np.float32)[None]
+        positions = self._normalized(proprioception_to_model(vector, self._layout), PROPRIOCEPTION)
+        hands = hands_to_model(vector, self._layout) if self.info.model.hands else []
+        return np.concatenate([pad_to(positions, self.info.model.action_dim), hands], dtype=np.float32)[None]
 
     def infer(self, frame: RobotFrame, prompt: str) -> PolicyOutput:
         """Actions and progress for one frame; returns when the device is done."""
@@ -203,7 +197,7 @@ class ModelPolicy(Policy):
         started = time.perf_counter()
         size = next(n for n in self.batch_sizes if n >= len(frames))
         observation = one_batch([f.observation for f in frames] + [frames[0].observation] * (size - len(frames)))
-        model, key, noises = self._info.model, self._key, []
+        model, key, noises = self.info.model, self._key, []
         shape = (1, model.action_horizon, model.action_dim)
         for frame in frames:
             if frame.noise_seed is None:
@@ -231,9 +225,9 @@ class ModelPolicy(Policy):
         """One row of what the model says, in the robot's units; without timing."""
         actions = sample.actions[row]
         if self._action_stats is not None:
-            actions = unnormalize(actions, self._action_stats, self._info.quantiles)
+            actions = unnormalize(actions, self._action_stats, self.info.quantiles)
         actions = actions[..., : self._layout.action_size]
-        if self._info.delta_actions:
+        if self.info.delta_actions:
             actions = absolute_actions(actions, state, self._layout)
         if self._turned:
             actions = actions.copy()
@@ -262,7 +256,7 @@ class ModelPolicy(Policy):
         """
         if not self._switches.warm_up:
             return
-        model = self._info.model
+        model = self.info.model
         if self._switches.skip_absent_cameras:
             self._encoded = tuple(sorted(camera.model_input for camera in self._profile.cameras.values()))
         for size, length in itertools.product(self.batch_sizes, self._tokenize.lengths):
@@ -329,12 +323,6 @@ def one_batch(observations: Sequence[Observation]) -> Observation:
     def padded(array: np.ndarray) -> np.ndarray:
         return np.pad(array, ((0, 0), (0, length - array.shape[1])))
 
-    observations = [
-        replace(
-            observation,
-            tokenized_prompt=padded(observation.tokenized_prompt),
-            tokenized_prompt_mask=padded(observation.tokenized_prompt_mask),
-        )
-        for observation in observations
-    ]
+    prompts = ("tokenized_prompt", "tokenized_prompt_mask")
+    observations = [replace(o, **{name: padded(getattr(o, name)) for name in prompts}) for o in observations]
     return jax.tree.map(lambda *rows: np.concatenate(rows), *observations)

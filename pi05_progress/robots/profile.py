@@ -230,10 +230,8 @@ class RobotProfile(_Section):
         self._check_numbers()
         inputs = [camera.model_input for camera in self.cameras.values()]
         if not inputs or len(set(inputs)) != len(inputs):
-            raise ValueError(
-                f"cameras: model inputs are {sorted(inputs)}; at least one of {', '.join(IMAGE_KEYS)} is needed, "
-                "and none twice"
-            )
+            needed = f"at least one of {', '.join(IMAGE_KEYS)} is needed, and none twice"
+            raise ValueError(f"cameras: model inputs are {sorted(inputs)}; {needed}")
         for key, camera in self.cameras.items():
             if (camera.type == "rtp") != (camera.topic is None):
                 raise ValueError(f"cameras.{key}: a topic is needed for messages, and none for rtp")
@@ -246,25 +244,22 @@ class RobotProfile(_Section):
         return self
 
     def _check_numbers(self) -> None:
-        if strange := set(self.grippers) - set(self.arms):
-            raise ValueError(
-                f"grippers: {', '.join(sorted(strange))}: no arm of that name; a gripper belongs to an arm"
-            )
+        if strange := ", ".join(sorted(set(self.grippers) - set(self.arms))):
+            raise ValueError(f"grippers: {strange}: no arm of that name; a gripper belongs to an arm")
         joints = [joint for arm in self.arms for joint in self._joints(arm)]
         if twice := sorted({joint for joint in joints if joints.count(joint) > 1}):
             raise ValueError(f"arms and grippers: joints {', '.join(twice)} are named more than once")
         if self.gripper_curve not in self.gripper_curves:
             known = ", ".join(self.gripper_curves)
             raise ValueError(f"gripper_curve: {self.gripper_curve!r} is not among gripper_curves, which are {known}")
+        where = f"gripper_curves.{self.gripper_curve}"
         for gripper in self.grippers:
             if (points := self.gripper_curves[self.gripper_curve].get(gripper)) is None:
-                raise ValueError(f"gripper_curves.{self.gripper_curve}: gripper {gripper} is missing")
-            steps = np.diff(points, axis=0)
-            if (steps[:, 0] <= 0).any() or not ((steps[:, 1] > 0).all() or (steps[:, 1] < 0).all()):
-                raise ValueError(
-                    f"gripper_curves.{self.gripper_curve}: {gripper}: efforts must rise from point to point, and "
-                    "command numbers rise or fall"
-                )
+                raise ValueError(f"{where}: gripper {gripper} is missing")
+            efforts, commands = np.diff(points, axis=0).T
+            if (efforts <= 0).any() or not ((commands > 0).all() or (commands < 0).all()):
+                told = "efforts must rise from point to point, and command numbers rise or fall"
+                raise ValueError(f"{where}: {gripper}: {told}")
         if missing := set(get_args(Kind)) - set(self.action_units):
             raise ValueError(f"action_units: {', '.join(sorted(missing))} is missing")
         if self.vector_size not in self.layout.vector_sizes:
@@ -290,11 +285,8 @@ class RobotProfile(_Section):
         return tuple(f"{arm}_arm" for arm in ([wrist] if wrist in self.arms else self.arms))
 
     def has_numbers_of(self, robot: str, but_grippers: bool = False) -> bool:
-        """Whether states, actions and pictures of a known robot mean the same as this one's, however they arrive.
-
-        Args:
-            but_grippers: grippers may be commanded by other numbers.
-        """
+        """Whether states, actions and pictures of a known robot mean the same as this one's, however they arrive;
+        ``but_grippers``: these may be commanded by other numbers."""
         try:
             other = RobotProfile.load(robot)
         except ConfigError:
@@ -361,11 +353,9 @@ class RobotProfile(_Section):
         path = Path(name)
         if path.suffix not in (".yaml", ".yml"):
             path = config_folder() / f"{name}.yaml"
-            if str(name) not in known_profiles():
-                raise ConfigError(
-                    f"unknown robot profile {str(name)!r}; known profiles: {', '.join(known_profiles())}; "
-                    "or give the path of a YAML file"
-                )
+            if str(name) not in (known := known_profiles()):
+                remedy = f"known profiles: {', '.join(known)}; or give the path of a YAML file"
+                raise ConfigError(f"unknown robot profile {str(name)!r}; {remedy}")
         document = read_document(path)
         base = read_document(config_folder() / f"{DEFAULT}.yaml").data
         try:

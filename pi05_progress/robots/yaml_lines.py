@@ -36,7 +36,7 @@ class Document:
         return f"{path}:{line}: {one_line('.'.join(map(str, key)), 200) or 'file'}"
 
 
-def read_document(path: Path) -> Document:
+def read_document(path: Path, seen: tuple[Path, ...] = ()) -> Document:
     """Read a file; its ``extends`` names another whose mappings it adds to and whose values it replaces.
 
     That lies beside it, or is a shipped one, whose name may go without ``.yaml``.
@@ -44,10 +44,6 @@ def read_document(path: Path) -> Document:
     Raises:
         ConfigError: missing, not YAML, not a mapping, a key given twice, or files that extend each other in a circle.
     """
-    return _read(Path(path), ())
-
-
-def _read(path: Path, seen: tuple[Path, ...]) -> Document:
     if any(path.samefile(other) for other in seen if path.exists()):
         raise ConfigError(f"{path}: extends itself through {' -> '.join(p.name for p in seen)}")
     try:
@@ -64,7 +60,7 @@ def _read(path: Path, seen: tuple[Path, ...]) -> Document:
     _note(node, (), path, places)
     if "extends" not in data:
         return Document(path, data, places)
-    base = _read(_extended(path, str(data.pop("extends"))), (*seen, path))
+    base = read_document(_extended(path, str(data.pop("extends"))), (*seen, path))
     return Document(path, _merged(base.data, data), base.places | places)
 
 
@@ -77,18 +73,16 @@ def _extended(path: Path, name: str) -> Path:
 
 
 def _note(node: yaml.Node, key: Key, path: Path, places: dict[Key, tuple[Path, int]]) -> None:
-    if isinstance(node, yaml.MappingNode):
-        for name, value in node.value:
-            child = (*key, str(name.value))
-            if child in places:
-                key = one_line(".".join(map(str, child)))
-                raise ConfigError(f"{path}:{name.start_mark.line + 1}: {key}: given twice")
-            places[child] = (path, name.start_mark.line + 1)
-            _note(value, child, path, places)
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            places[(*key, index)] = (path, value.start_mark.line + 1)
-            _note(value, (*key, index), path, places)
+    if isinstance(node, yaml.ScalarNode):
+        return
+    named = isinstance(node, yaml.MappingNode)
+    for index, entry in enumerate(node.value):
+        name, value = entry if named else (entry, entry)
+        child, line = (*key, str(name.value) if named else index), name.start_mark.line + 1
+        if child in places:
+            raise ConfigError(f"{path}:{line}: {one_line('.'.join(map(str, child)))}: given twice")
+        places[child] = (path, line)
+        _note(value, child, path, places)
 
 
 def _merged(base: Any, change: Any) -> Any:

@@ -79,12 +79,8 @@ class PolicyClient:
         self.estimate = Estimate()  # progress of the task as the replies so far tell it
 
     def connect(self) -> Mapping[str, Any]:
-        """The server's metadata; connects if there is no connection.
-
-        Raises:
-            PolicyUnavailableError: it cannot be reached, or does not let this client in.
-            ValueError: the address is none.
-        """
+        """The server's metadata; connects if there is no connection. A ``PolicyUnavailableError`` where it cannot be
+        reached or does not let this client in, a ``ValueError`` where the address is none."""
         if self._connection is not None:
             return self.metadata
         try:
@@ -261,9 +257,8 @@ class WebsocketPolicy(Policy):
     """See ``Policy``. It connects when it is made, and again whenever it is asked after a loss.
 
     Args:
-        uri: of the server, ``ws://host:port`` or ``wss://host:port``.
+        uri, api_key: see ``PolicyClient``.
         profile: the robot; must be the server's.
-        api_key: see ``PolicyClient``.
         timeout_s: how long an answer is waited for, and a connection.
         noise: that actions start from; ``fresh`` leaves that to the server.
         seed: of the first episode's noise, see ``restart``.
@@ -292,12 +287,9 @@ class WebsocketPolicy(Policy):
         if self._facts.robot != profile.name:
             self.close()
             raise UserError(f"{uri} serves robot {self._facts.robot}, the profile is {profile.name}")
-        self.model_id: str = self._facts.model_id
-        self.horizon: int = self._facts.action_horizon
-        self.action_dt_s: float = self._facts.action_dt_s
-        self.image_size: tuple[int, int] | None = self._facts.image_size
-        self.durations_s, self.temporal_head = self._facts.durations_s, self._facts.temporal_head
-        self._noise = noise
+        told, self._noise = self._facts, noise
+        self.model_id, self.horizon, self.action_dt_s = told.model_id, told.action_horizon, told.action_dt_s
+        self.image_size, self.durations_s, self.temporal_head = told.image_size, told.durations_s, told.temporal_head
         self.restart(seed)
 
     def restart(self, seed: int) -> None:
@@ -305,13 +297,7 @@ class WebsocketPolicy(Policy):
         self._noise_seed = noise_seed(self._noise, seed)
 
     def infer(self, frame: RobotFrame, prompt: str) -> PolicyOutput:
-        """See ``Policy``.
-
-        Raises:
-            PolicyUnavailableError: no connection or no answer in time, or another model is there after a loss. The next
-                call tries anew.
-            ServerRefusedError: the server could not answer and says why.
-        """
+        """See ``Policy``; raises as ``PolicyClient.infer``, and where another model is there after a loss."""
         frame.check()
         if (metadata := self._client.connect()) is not self._metadata:  # another connection
             self._check_same(metadata)

@@ -224,10 +224,8 @@ def replay(folder: Path, responder: PolicyResponder, session: Mapping[str, Any] 
     found, following = Comparison(recorded_session, _changed(recorded_session, session or {})), 0
     for exchange in read_exchanges(folder):
         where = f"{folder}: exchange {exchange.index}"
-        if exchange.index - following > MOST_MISSING:
-            raise UserError(
-                f"{where}: the {exchange.index - following} before it are missing, more than can be passed over"
-            )
+        if (missing := exchange.index - following) > MOST_MISSING:
+            raise UserError(f"{where}: the {missing} before it are missing, more than can be passed over")
         try:
             recorded = _dictionary(exchange.reply)
             prepared = responder.prepare(_dictionary(exchange.request))

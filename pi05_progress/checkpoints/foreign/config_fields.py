@@ -143,9 +143,8 @@ def _layers(shapes: Shapes, start: str, field: str) -> Fields:
 def _image(tokens: tuple[int, ...], fields: Fields) -> Fields:
     """The size of pictures, if their patches can form a square, as in all that openpi and LeRobot make."""
     side = math.isqrt(tokens[0]) if tokens else 0
-    if not side or side * side != tokens[0] or "siglip.patch" not in fields:
-        return {}
-    return {"image_size": [side * fields["siglip.patch"]] * 2}
+    known = side and side * side == tokens[0] and "siglip.patch" in fields
+    return {"image_size": [side * fields["siglip.patch"]] * 2} if known else {}
 
 
 def _progress(output: tuple[int, ...] | None, hidden: tuple[int, ...] | None) -> Fields:
@@ -156,11 +155,8 @@ def _progress(output: tuple[int, ...] | None, hidden: tuple[int, ...] | None) ->
 
 
 def make_config(told: Fields, *, base: Pi05Config | None, given: Fields, where: str) -> Pi05Config:
-    """A configuration: what the checkpoint tells, what a base supplies beyond that, and what a person gives.
-
-    Raises:
-        ModelConfigError: fields are not known from anywhere, or contradict each other; they are listed.
-    """
+    """A configuration: what the checkpoint tells, what a base supplies beyond that, and what a person gives; a
+    ``ModelConfigError`` lists fields that are not known from anywhere, or contradict each other."""
     basis = _flat(base) if base else {}
     ours, theirs = _adapters(basis), _adapters(told)
     problems = []
@@ -185,17 +181,12 @@ def make_config(told: Fields, *, base: Pi05Config | None, given: Fields, where: 
 
 def unknown_fields(fields: Fields) -> list[str]:
     """What is still needed for a configuration; for adapters only where there are some."""
-    adapters = _adapters(fields)
-    needed = [name for name in FIELDS if name not in OPTIONAL and ("lora." not in name or _adapter(name) in adapters)]
-    return [name for name in needed if name not in fields]
-
-
-def _adapter(name: str) -> str:
-    return name.rpartition(".")[0]
+    adapters, needed = _adapters(fields), [name for name in FIELDS if name not in OPTIONAL and name not in fields]
+    return [name for name in needed if "lora." not in name or name.rpartition(".")[0] in adapters]
 
 
 def _adapters(fields: Fields) -> set[str]:
-    return {_adapter(name) for name in fields if name.endswith("lora.rank")}
+    return {name.rpartition(".")[0] for name in fields if name.endswith("lora.rank")}
 
 
 def _named(adapters: set[str]) -> str:
@@ -204,15 +195,12 @@ def _named(adapters: set[str]) -> str:
 
 def _unknown(names: list[str], where: str) -> str:
     described = ", ".join(f"{n} ({MEANING[n]})" if n in MEANING else n for n in names)
-    options = " ".join(f"--set {name}={_written(EXAMPLES[name])}" for name in names)
+    written = {n: "x".join(map(str, v)) if isinstance(v, list) else str(v).lower() for n, v in EXAMPLES.items()}
+    options = " ".join(f"--set {name}={written[name]}" for name in names)
     return (
         f"{where}: these fields of the configuration cannot be told from the parameters: {described}. "
         f"Take them from a named configuration (--config {' or '.join(CONFIGS)}), or give them, as: {options}"
     )
-
-
-def _written(value: Any) -> str:
-    return "x".join(map(str, value)) if isinstance(value, list) else str(value).lower()
 
 
 def _build(fields: Fields, base: Pi05Config | None) -> Pi05Config:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -205,11 +204,16 @@ def carry_out(
     planned: Planned,
     destination: Path,
     *,
-    dtype: str | None = None,
+    dtype: Literal["float32", "bfloat16"] | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> None:
     """Write what was planned; the folder appears when it is complete, and one leaf at a time is in memory.
+
+    Args:
+        dtype: to store parameters in; None keeps what they have. The progress head keeps its own.
+        overwrite: whether to replace what was written there before; other folders never are.
+        progress: called with path and bytes of every leaf.
 
     Raises:
         CheckpointError: parameters are damaged.
@@ -217,8 +221,7 @@ def carry_out(
     """
     refuse_overlap(destination, [planned.foreign.where])
     with output_folder(destination, replaces=MARKERS if overwrite else None) as partial:
-        wanted = None if dtype is None else jnp.dtype(dtype)
-        write_orbax(partial / PARAMS, planned.source, dtype=wanted, progress=progress)
+        write_orbax(partial / PARAMS, planned.source, dtype=dtype, progress=progress)
         write_description(partial, planned.info, planned.foreign.stats)
 
 
@@ -239,20 +242,11 @@ def export_checkpoint(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> list[str]:
-    """Write a checkpoint in another program's layout; returns what a person should know.
+    """Write a checkpoint in another program's layout; returns what a person should know. Arguments are as of
+    ``carry_out``, and so are errors, also where the layout has no place for the checkpoint.
 
     Beside what the other program reads lie the statistics (``assets/<id>/norm_stats.json``) and this checkpoint's
     description (``pi05_progress.json``), so that importing the export gives the same checkpoint again.
-
-    Args:
-        destination: to write; appears when it is complete.
-        dtype: to store parameters in; None keeps what they have. The progress head keeps its own.
-        overwrite: whether to replace an export that is there; other folders never are.
-        progress: called with path and bytes of every leaf.
-
-    Raises:
-        CheckpointError: the checkpoint is incomplete, or the layout has no place for it.
-        OutputFolderError: the destination is there already or cannot be written, or one of both lies in the other.
     """
     info, source = open_native(folder)
     refuse_own_options(folder, info, "openpi" if layout == "openpi" else "LeRobot")

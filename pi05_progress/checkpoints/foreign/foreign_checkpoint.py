@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import jax
 
+from ...files import json_file
 from ...models.config import Pi05Config
 from ...models.parameters import differences
 from ...units.normalize import NormStats, load_norm_stats
@@ -66,8 +66,8 @@ def read_json(path: Path) -> dict:
     if not path.is_file():
         return {}
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        data = json_file.read_json(path)
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: not a JSON file: {error}") from error
     if not isinstance(data, dict):
         raise CheckpointError(f"{path}: an object was expected")

@@ -11,11 +11,8 @@ WANTED = ["*.json", "*.safetensors", "*.sha256", "params/*", "assets/*"]  # not 
 
 
 def resolve(name: str, revision: str | None = None) -> Path:
-    """The folder or file that is meant; other names, ``owner/name``, are downloaded from the Hugging Face hub.
-
-    Raises:
-        CheckpointError: neither; says how to get the files.
-    """
+    """The folder or file that is meant; other names, ``owner/name``, are downloaded from the Hugging Face hub. A
+    ``CheckpointError`` where there is neither says how to get the files."""
     path = Path(name).expanduser()
     if path.exists():
         return path

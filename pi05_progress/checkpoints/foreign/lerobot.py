@@ -96,14 +96,10 @@ def _with_head(file: TensorFile, folder: Path) -> TensorFile:
 
 def _keys(fields: Fields) -> tuple[list[str], set[str]]:
     """Keys of the tensors of a model with so many layers, and those of a progress head."""
-    depth = max(fields.get("paligemma.depth", 1), fields.get("expert.depth", 1))
-    small = tiny()
-    like = dataclasses.replace(
-        small,
-        siglip=dataclasses.replace(small.siglip, depth=fields.get("siglip.depth", 1)),
-        paligemma=dataclasses.replace(small.paligemma, depth=depth),
-        expert=dataclasses.replace(small.expert, depth=depth),
-    )
+    depth, small = max(fields.get("paligemma.depth", 1), fields.get("expert.depth", 1)), tiny()
+    depths = {"siglip": fields.get("siglip.depth", 1), "paligemma": depth, "expert": depth}
+    parts = {name: dataclasses.replace(getattr(small, name), depth=depth) for name, depth in depths.items()}
+    like = dataclasses.replace(small, **parts)
     keys = [part.key for parts in torch.torch_parts(like).values() for part in parts]
     return sorted(keys), {part.key for parts in torch.head_parts(like).values() for part in parts}
 
@@ -178,9 +174,8 @@ def export_lerobot(
     if config.progress.kind != "none":
         write_head(folder, to_torch({path: source.read(path) for path in torch.head_parts(config)}, config))
         notes.append(f"the progress head is kept in {HEAD_FILE}, which LeRobot passes over and backend torch reads")
-    wanted = None if dtype is None else jnp.dtype(dtype)
     layout = {
-        torch.PREFIX + part.key: jax.ShapeDtypeStruct(part.shape, source.dtype_of(path, wanted))
+        torch.PREFIX + part.key: jax.ShapeDtypeStruct(part.shape, source.dtype_of(path, dtype))
         for path, of in parts.items()
         for part in of
     }
@@ -192,7 +187,7 @@ def export_lerobot(
 
     def tensors() -> Iterator[tuple[str, np.ndarray]]:
         for path, of in parts.items():
-            leaf = source.read(path, wanted)
+            leaf = source.read(path, dtype)
             for part in of:
                 tensor = part.to_tensor(leaf)
                 yield torch.PREFIX + part.key, tensor
@@ -213,16 +208,13 @@ def _check_exportable(source: ParameterSource, info: CheckpointInfo) -> list[str
     config = info.model
     if adapters := list(filter(is_adapter, source.leaves)):
         raise CheckpointError(f"LeRobot's layout has no place for the model's adapters (LoRA): {listed(adapters)}")
-    if config.paligemma.num_heads != TORCH_HEADS:
-        heads = config.paligemma.num_heads
+    if (heads := config.paligemma.num_heads) != TORCH_HEADS:
         raise CheckpointError(f"the model has {heads} attention heads; {TORCH_HEADS} are written into LeRobot's code")
     if config.image_size[0] != config.image_size[1]:
         raise CheckpointError(f"the model reads pictures of {config.image_size} pixels; LeRobot's are square")
     notes = []
     full = pi05()
-    if (config.siglip, config.paligemma, config.expert) != (full.siglip, full.paligemma, full.expert) or (
-        config.vocabulary != full.vocabulary
-    ):
+    if any(getattr(config, name) != getattr(full, name) for name in ("siglip", "paligemma", "expert", "vocabulary")):
         notes.append("LeRobot knows only the full sizes: to load this model, its tables of variants must be changed")
     if not config.discrete_state:
         notes.append("this model does not read the state; LeRobot writes it into every prompt")

@@ -91,16 +91,12 @@ def write_safetensors(
 ) -> None:
     """Write a file, holding one tensor at a time; all of them come once, in any order.
 
-    Args:
-        layout: shape and dtype of every tensor by name, in the order they lie in the file.
-
-    Raises:
-        CheckpointError: a tensor is missing or differs from the layout, or the file cannot be written.
+    ``layout`` has shape and dtype of every tensor by name, in the order they lie in the file. A ``CheckpointError``: a
+    tensor is missing or differs from it, or the file cannot be written.
     """
     codes = {name: code for code, name in NAMES.items()}
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    starts = {}
+    starts, end = {}, 0
     for name, leaf in layout.items():
         starts[name], end = end, end + size_in_bytes(leaf)
         code = codes[jnp.dtype(leaf.dtype).name]
