@@ -10,7 +10,7 @@ import itertools
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -136,18 +136,11 @@ def claim(folder: Path, replaces: Sequence[str] | None = None) -> Pending:
         if not mine:
             lock.close()
             raise OutputFolderError(f"{path}: another process is writing there; wait for it, or choose another folder")
-        if _is_at(lock, path / LOCK):
-            return Pending(path, real, given, lock)
+        with suppress(FileNotFoundError):  # else its folder was moved or removed meanwhile
+            if os.path.samestat(os.fstat(lock.fileno()), (path / LOCK).stat()):
+                return Pending(path, real, given, lock)
         lock.close()
     raise OutputFolderError(f"{path}: other processes keep writing there; wait for them, or choose another folder")
-
-
-def _is_at(file: IO[str], path: Path) -> bool:
-    """Whether an open file still is the one at a path; otherwise its folder was moved or removed meanwhile."""
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 def start_writing(folder: Path, *, replaces: Sequence[str] | None = None) -> Pending:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import re
 from collections import deque
 from dataclasses import dataclass
 from fractions import Fraction
@@ -25,7 +26,7 @@ _REORDERED = 17  # packets among which B-frames may change the order of pts
 _HELD = 64  # packets at most whose pictures a decoder may still hold
 # How FFmpeg says that a picture builds upon one that is missing; it goes on with another in its place.
 _MISSING = ("could not find ref", "reference picture missing", "missing reference picture", "frame num gap")
-_START = b"\x00\x00\x01"
+_UNIT = re.compile(rb"\x00\x00\x01(?=(.))", re.DOTALL)  # a start code, and the first byte of the unit's head
 
 
 def codec_of(encoding: str) -> str:
@@ -41,20 +42,9 @@ def is_key_packet(message: Any) -> bool:
     """Whether decoding can begin at a packet: by what is in it, or where it has no start codes by its flag."""
     data = np.asarray(message.data, np.uint8).tobytes()
     codec = codec_of(message.encoding)
-    kinds = _unit_kinds(data[:4096], codec)
-    if not kinds:
+    if not (heads := [match[1][0] for match in _UNIT.finditer(data[:4096])]):
         return bool(message.flags & 1)
-    return any(16 <= kind <= 21 for kind in kinds) if codec == HEVC else 5 in kinds
-
-
-def _unit_kinds(data: bytes, codec: str) -> list[int]:
-    """Kinds of the access unit's parts that begin within ``data``."""
-    kinds, at = [], data.find(_START)
-    while at >= 0 and at + 3 < len(data):
-        first = data[at + 3]
-        kinds.append(first >> 1 & 0x3F if codec == HEVC else first & 0x1F)
-        at = data.find(_START, at + 3)
-    return kinds
+    return any(16 <= head >> 1 & 0x3F <= 21 if codec == HEVC else head & 0x1F == 5 for head in heads)
 
 
 @dataclass(frozen=True)
@@ -242,11 +232,9 @@ def crop(image: np.ndarray, box: Box | None) -> np.ndarray:
     return image[round(top * height) : round(bottom * height), round(left * width) : round(right * width)]
 
 
-@functools.lru_cache(maxsize=1)
-def _shared_rgb(frame: Any) -> np.ndarray:
-    return frame_to_rgb(frame)
-
-
 def frame_to_rgb(frame: Any) -> np.ndarray:
     """uint8 (h, w, 3) of a PyAV frame."""
     return frame.to_ndarray(format="rgb24")
+
+
+_shared_rgb = functools.lru_cache(maxsize=1)(frame_to_rgb)

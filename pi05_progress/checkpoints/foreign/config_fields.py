@@ -10,6 +10,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any, get_args, get_type_hints
 
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -76,17 +77,18 @@ def parse_fields(texts: list[str]) -> Fields:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
 
 
+def _read(shapes: Shapes, fields: Fields, path: str, **axes: int) -> None:
+    """Take fields from axes of an array, where it has those axes; what is wrong is found when shapes are compared."""
+    shape = shapes.get(path, ())
+    for name, axis in axes.items():
+        if len(shape) > axis:
+            fields[name.replace("__", ".")] = shape[axis]
+
+
 def fields_of_leaves(shapes: Shapes) -> Fields:
     """What openpi's leaves tell: everything that decides shapes."""
     fields: Fields = {}
-
-    def read(path: str, **axes: int) -> None:
-        """Take fields from axes of a leaf, where it has those axes; what is wrong is found when shapes are compared."""
-        shape = shapes.get(path, ())
-        for name, axis in axes.items():
-            if len(shape) > axis:
-                fields[name.replace("__", ".")] = shape[axis]
-
+    read = partial(_read, shapes, fields)
     block, llm = "PaliGemma/img/Transformer/encoderblock/", "PaliGemma/llm/layers/"
     read("PaliGemma/img/embedding/kernel", siglip__patch=0, siglip__width=3)
     query = f"{block}MultiHeadDotProductAttention_0/query/kernel"
@@ -109,12 +111,10 @@ def fields_of_leaves(shapes: Shapes) -> Fields:
 def fields_of_tensors(shapes: Shapes) -> Fields:
     """What PyTorch's tensors tell; names without prefix. Heads are those both PyTorch programs have in their code."""
     fields: Fields = {}
-    kernel = shapes.get(f"{torch.VISION}embeddings.patch_embedding.weight", ())
-    if len(kernel) == 4:
-        fields |= {"siglip.width": kernel[0], "siglip.patch": kernel[2]}
+    read = partial(_read, shapes, fields)
+    read(f"{torch.VISION}embeddings.patch_embedding.weight", siglip__width=0, siglip__patch=2)
     fields |= _layers(shapes, f"{torch.VISION}encoder.layers.", "siglip.depth")
-    if up := shapes.get(f"{torch.VISION}encoder.layers.0.mlp.fc1.weight"):
-        fields["siglip.mlp_dim"] = up[0]
+    read(f"{torch.VISION}encoder.layers.0.mlp.fc1.weight", siglip__mlp_dim=0)
     if fields.get("siglip.width") == SO400M[0]:
         fields["siglip.num_heads"] = SO400M[1]
     for expert, base in (("paligemma", torch.TRUNK), ("expert", torch.EXPERT)):
@@ -124,12 +124,10 @@ def fields_of_tensors(shapes: Shapes) -> Fields:
             head_dim = query[0] // TORCH_HEADS
             fields |= {f"{expert}.num_heads": TORCH_HEADS, f"{expert}.head_dim": head_dim}
             fields |= {f"{expert}.num_kv_heads": key[0] // head_dim, f"{expert}.width": query[1]}
-        if up := shapes.get(f"{base}layers.0.mlp.up_proj.weight"):
-            fields[f"{expert}.mlp_dim"] = up[0]
-    if table := shapes.get(torch.EMBEDDING) or shapes.get(torch.TRUNK_LM_HEAD):
-        fields["vocabulary"] = table[0]
-    if projection := shapes.get("action_in_proj.weight"):
-        fields["action_dim"] = projection[-1]
+        read(f"{base}layers.0.mlp.up_proj.weight", **{f"{expert}__mlp_dim": 0})
+    for name in (torch.TRUNK_LM_HEAD, torch.EMBEDDING):  # the latter counts where both are there
+        read(name, vocabulary=0)
+    read("action_in_proj.weight", action_dim=1)
     fields |= _image(shapes.get(f"{torch.VISION}embeddings.position_embedding.weight", ())[:1], fields)
     output, hidden = (shapes.get(f"{torch.TORCH_HEAD}{name}.weight") for name in ("output", "hidden"))
     return fields | _progress(output and output[::-1], hidden and hidden[::-1])
