@@ -21,8 +21,7 @@ def make_policy(profile: RobotProfile, options: PolicyOptions = DEFAULT_OPTIONS)
 
     Raises:
         PolicyUnavailableError: the policy server cannot be reached.
-        ValueError: something is unknown or does not fit (also UserError, CheckpointError,
-            ModelConfigError).
+        ValueError: something is unknown or does not fit (also UserError, CheckpointError, ModelConfigError).
     """
     kind, checkpoint = options.policy, options.checkpoint
     if options.noise not in get_args(Noise):

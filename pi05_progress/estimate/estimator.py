@@ -187,11 +187,9 @@ class ProgressEstimator:
     def _estimate(self, raw: float, progress: float, std: float, rate: float, status: Status) -> Estimate:
         z = NormalDist().inv_cdf((1 + self.config.confidence_level) / 2)
         lower, upper = max(0.0, progress - z * std), min(1.0, progress + z * std)
-        duration, factor = self._course.duration_s, math.exp(z * DURATION_SPREAD)
-        remaining = None
-        if status == Status.SUCCEEDED:
-            remaining = (0.0, 0.0, 0.0)
-        elif duration is not None:
+        duration = 0.0 if status == Status.SUCCEEDED else self._course.duration_s
+        factor, remaining = math.exp(z * DURATION_SPREAD), None
+        if duration is not None:
             remaining = (1 - progress) * duration, (1 - upper) * duration / factor, (1 - lower) * duration * factor
         return Estimate(
             progress=progress,

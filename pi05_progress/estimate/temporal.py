@@ -76,11 +76,8 @@ class Recollection:
 
 
 class TemporalHead:
-    """Parameters that do not change; ``Memory`` holds what does.
-
-    Raises:
-        UserError: the bytes are no temporal head, or their arrays do not fit together.
-    """
+    """Parameters that do not change; ``Memory`` holds what does. A ``UserError``: the bytes are no temporal head, or
+    their arrays do not fit together."""
 
     def __init__(self, data: bytes) -> None:
         try:

@@ -10,11 +10,8 @@ from typing import IO
 
 
 def try_lock(file: IO) -> bool:
-    """Take the lock of an open file, for as long as it is open; returns whether this process has it, or another has.
-
-    Raises:
-        OSError: the file system knows no locks.
-    """
+    """Take the lock of an open file, for as long as it is open; returns whether this process has it, or another has. An
+    ``OSError``: the file system knows no locks."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -30,11 +27,8 @@ def unlock(file: IO) -> None:
 
 @contextmanager
 def locked(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
-    """Hold the lock of a file, which is made, while the block runs; ``waiting`` is called if another process has it.
-
-    Raises:
-        OSError: the file cannot be written, or the file system knows no locks.
-    """
+    """Hold the lock of a file, which is made, while the block runs; ``waiting`` is called if another process has it. An
+    ``OSError``: the file cannot be written, or as of ``try_lock``."""
     with path.open("a", encoding="utf-8") as file:
         if not try_lock(file):
             waiting()

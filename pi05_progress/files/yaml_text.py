@@ -21,11 +21,8 @@ class YamlError(UserError):
 
 
 def compose_yaml(text: str) -> yaml.Node | None:
-    """The nodes of a document, which know their lines; None if it is empty.
-
-    Raises:
-        YamlError: no YAML, too deeply nested, or an alias that means itself or far too much.
-    """
+    """The nodes of a document, which know their lines; None if it is empty, a ``YamlError`` if it is no YAML, too
+    deeply nested, or an alias means itself or far too much."""
     with _one_error():
         return _composed(yaml.SafeLoader(text))
 

@@ -108,11 +108,8 @@ class TorchSampler:
 
     @torch.inference_mode()
     def __call__(self, observation: Observation, noise: Float[np.ndarray, "b a d"] | jax.Array) -> Sample:
-        """Normalised actions and the belief, float32 on the host, for noise (b, horizon, action dimensions).
-
-        Raises:
-            RuntimeError: LeRobot ran its trunk another number of times than once.
-        """
+        """Normalised actions and the belief, float32 on the host, for noise (b, horizon, action dimensions). A
+        ``RuntimeError``: LeRobot ran its trunk another number of times than once."""
         cameras = [key for key in self._cameras if key in observation.images]
         pictures = [self._picture(observation.images[key]) for key in cameras]
         masks = [self._tensor(observation.image_masks[key]) for key in cameras]
@@ -206,10 +203,8 @@ def camera_order(folder: Path, settings: Mapping[str, Any], profile: RobotProfil
     """The model's cameras in the order of LeRobot's ``config.json``, by the names this package's model has for them.
 
     LeRobot puts pictures into the prefix in that order, which is the data set's; openpi's is fixed. A camera is known
-    by the profile's name of it (``observation.images.head_camera``) or by openpi's (``observation.images.base_0_rgb``).
-
-    Raises:
-        CheckpointError: a camera is known by neither, or two are the same.
+    by the profile's name of it (``observation.images.head_camera``) or by openpi's (``observation.images.base_0_rgb``);
+    by neither, or twice, is a ``CheckpointError``.
     """
     known = {key: key for key in IMAGE_KEYS} | {key: camera.model_input for key, camera in profile.cameras.items()}
     names = camera_names(settings)

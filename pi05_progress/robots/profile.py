@@ -345,11 +345,8 @@ class RobotProfile(_Section):
 
     @classmethod
     def load(cls, name: str | Path) -> RobotProfile:
-        """A profile by name (a file of ``config/``) or by the path of a YAML file.
-
-        Raises:
-            ConfigError: no such profile, or the file holds something wrong; file, line and key are named.
-        """
+        """A profile by name (a file of ``config/``) or by the path of a YAML file; a ``ConfigError`` if there is none,
+        or the file holds something wrong: file, line and key are named."""
         path = Path(name)
         if path.suffix not in (".yaml", ".yml"):
             path = config_folder() / f"{name}.yaml"

@@ -39,10 +39,8 @@ class Document:
 def read_document(path: Path, seen: tuple[Path, ...] = ()) -> Document:
     """Read a file; its ``extends`` names another whose mappings it adds to and whose values it replaces.
 
-    That lies beside it, or is a shipped one, whose name may go without ``.yaml``.
-
-    Raises:
-        ConfigError: missing, not YAML, not a mapping, a key given twice, or files that extend each other in a circle.
+    That lies beside it, or is a shipped one, whose name may go without ``.yaml``. A ``ConfigError``: a file is missing,
+    not YAML, not a mapping, a key is given twice, or files extend each other in a circle.
     """
     if any(path.samefile(other) for other in seen if path.exists()):
         raise ConfigError(f"{path}: extends itself through {' -> '.join(p.name for p in seen)}")
