@@ -27,7 +27,7 @@ from .checkpoint_error import CheckpointError
 from .description import ASSETS, CONFIG, NORM_STATS, PARAMS, CheckpointInfo, read_info, read_stats
 from .digests import check_digests
 from .orbax_files import open_orbax
-from .parameter_source import load_model
+from .parameter_source import Shardings, load_model
 
 TEMPORAL, HEAD_FILE = "temporal", "head.safetensors"
 MARKERS = (CONFIG, PARAMS)  # what has them is a checkpoint, which may be overwritten
@@ -45,11 +45,15 @@ class Checkpoint:
     temporal_head: bytes = b""  # empty if there is none
 
 
-def load_checkpoint(folder: Path, *, dtype: str | None = None, need_stats: bool = True) -> Checkpoint:
-    """Read a checkpoint folder, leaf by leaf, straight into the dtype asked for.
+def load_checkpoint(
+    folder: Path, *, dtype: str | None = None, shardings: Shardings | None = None, need_stats: bool = True
+) -> Checkpoint:
+    """Read a checkpoint folder, leaf by leaf, straight into the dtype and onto the devices asked for.
 
     Args:
         dtype: ``bfloat16`` or ``float32``; the progress head keeps what is stored. None keeps everything so.
+        shardings: from a leaf's path, shape and dtype to where it lies; each process reads only its pieces. None puts
+            everything on the default device.
         need_stats: whether a trained model without its statistics is an error: on a robot its actions would be wrong.
 
     Raises:
@@ -66,7 +70,7 @@ def load_checkpoint(folder: Path, *, dtype: str | None = None, need_stats: bool 
             f"{path}: {' and '.join(bare)} without quantiles (q01, q99), by which the model normalises according to "
             f"{CONFIG}; take the file that it was trained with"
         )
-    model = load_model(info.model, open_orbax(folder / PARAMS), dtype=dtype)
+    model = load_model(info.model, open_orbax(folder / PARAMS), dtype=dtype, shardings=shardings)
     return Checkpoint(info, model, stats, read_temporal(folder))
 
 

@@ -79,11 +79,13 @@ def aligned_empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     return raw[start : start + size].view(dtype).reshape(shape)
 
 
-def load_model(config: Pi05Config, source: ParameterSource, *, dtype: Any = None) -> Pi05:
-    """A model with a source's parameters, cast as by ``load_arrays``; raises as ``check_fit``, or if one is damaged."""
+def load_model(
+    config: Pi05Config, source: ParameterSource, *, dtype: Any = None, shardings: Shardings | None = None
+) -> Pi05:
+    """A model with a source's parameters, as of ``load_arrays``; raises as ``check_fit``, or if one is damaged."""
     model = abstract_model(config)
     check_fit(config, source)
-    load_parameters(model, load_arrays(source, dtype=dtype))
+    load_parameters(model, load_arrays(source, dtype=dtype, shardings=shardings))
     return model
 
 

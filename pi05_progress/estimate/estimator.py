@@ -15,7 +15,7 @@ import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from statistics import NormalDist, linear_regression, median, median_low
+from statistics import NormalDist, median, median_low
 
 import numpy as np
 
@@ -215,4 +215,6 @@ def _slope(values: deque[tuple[float, float]]) -> float:
     (first_s, first), (last_s, last) = values[0], values[-1]
     if last_s <= first_s:
         return 0.0
-    return (linear_regression(*zip(*values, strict=True)).slope + (last - first) / (last_s - first_s)) / 2
+    mean_s = sum(t for t, _ in values) / len(values)
+    fitted = sum((t - mean_s) * (p - first) for t, p in values) / sum((t - mean_s) ** 2 for t, _ in values)
+    return (fitted + (last - first) / (last_s - first_s)) / 2
