@@ -21,12 +21,7 @@ from pi05_progress.files.output_folder import check_target, output_folder, refus
 from pi05_progress.files.progress_bar import progress_bar
 
 from .datasets import layout
-from .datasets.progress_meta import (
-    EpisodeMeta,
-    Labels,
-    Outcome,
-    load_progress_meta,
-)
+from .datasets.progress_meta import EpisodeMeta, Labels, Outcome, load_progress_meta
 from .datasets.reader import Dataset, open_dataset
 from .labels.labelling import LabelSet, Options, checked_facts, label, with_marks
 from .labels.milestones import read_csv

@@ -1,6 +1,7 @@
 """Figures of made-up predictions whose values are known: perfect, constant, clock, reversed, noisy, early, late."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from scipy.stats import norm
 
 from pi05_progress.errors import UserError
 from pi05_progress.robots.profile import RobotProfile
+from training.datasets.progress_meta import Milestone
 from training.evaluation import metrics
 from training.evaluation.page import counts
 from training.evaluation.playbacks import wrong_instruction
@@ -314,11 +316,41 @@ def test_a_refused_instruction_ends_low_and_a_paraphrase_changes_nothing(said, r
     assert found["refused.raw"] == refused
 
 
+def test_where_a_step_is_undone_order_is_that_of_the_truth_that_falls():
+    marks = tuple(
+        Milestone(*of) for of in [("grasped", 100), ("undone grasped", 140), ("grasped", 160), ("placed", 180)]
+    )
+    known = replace(meta(**MARKS), milestones=marks)
+    at = [0, 100, 140, 141, 160, 180, LAST]
+    seen = figures_of(lambda f, *_: np.interp(f, at, [0, 0.25, 0.25, 0, 0.25, 0.75, 1]), known, stages=STAGES)
+    assert seen["order_undone.raw"] > 0.99 and "voc.raw" not in seen
+    assert figures_of(by_milestones, known, stages=STAGES)["order_undone.raw"] < 0.95
+    assert "order_undone.raw" not in figures_of(by_milestones, meta(**MARKS), stages=STAGES)
+
+
+def test_the_delay_of_a_failure_is_a_median_and_who_never_calls_it_needs_until_the_end():
+    stuck = meta("FAILURE", grasped=100)
+    found = figures_of(lambda *_: 0.3, stuck, stages=STAGES, perturbed=False)
+    assert found["failure_delay.filtered"] == pytest.approx((LAST - 100) / FPS)
+    figures = [{"rank": 0.0, "failure_delay.temporal": delay} for delay in (1.0, 2.0, 30.0)]
+    figure = summarise(figures, ["a"] * 3)["failure_delay.temporal"]
+    assert (figure.value, figure.low, figure.high) == (2, 1, 30)
+
+
+def test_probabilities_are_compared_with_what_happened():
+    said, so = np.array([0.05, 0.05, 0.9, 0.9, np.nan]), np.array([False, True, True, True, True])
+    assert metrics.brier(said[:4], so[:4]) == pytest.approx((0.05**2 + 0.95**2 + 2 * 0.1**2) / 4)
+    for found, expected in zip(metrics.reliability(said, so), ([0.05, 0.9], [0.5, 1.0]), strict=True):
+        np.testing.assert_allclose(found, expected)
+
+
 def test_every_measure_has_a_source_that_some_episode_gives():
     good = figures_of(by_milestones, meta(**MARKS), stages=STAGES, std=0.05, still=((40, 80),))
     partial = figures_of(lambda *_: 0.3, meta("FAILURE", grasped=100), stages=STAGES, std=0.05)
     failed = figures_of(lambda *_: 0.1, meta("FAILURE"), stages=STAGES, std=0.05)
-    found = summarise([good, partial, failed], ["a"] * 3)
+    marks = (Milestone("grasped", 40), Milestone("undone grasped", 60), *meta(**MARKS).milestones)
+    undone = figures_of(by_milestones, replace(meta(**MARKS), milestones=marks), stages=STAGES, std=0.05)
+    found = summarise([good, partial, failed, undone], ["a"] * 4)
     missing = [m.key for m in MEASURES if not any(f"{m.key}.{source}" in found for source in SOURCES)]
     assert missing == ["delay"] or missing == []  # a success that is never declared has no delay
 

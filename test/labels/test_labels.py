@@ -140,6 +140,32 @@ def test_failures_of_other_methods_end_at_the_mean_progress_of_that_milestone(tm
         labelled(tmp_path / "d", "remaining", failures="last-milestone")
 
 
+def test_learned_progress_is_when_the_same_happens_in_other_episodes(tmp_path):
+    # the same course; the last one stands still half-way for as long as all the others take in all
+    path = np.concatenate([np.linspace(0, 1, 11), np.linspace(1, 0.5, 10)])[:, None] * [1, -2, 0.5]
+    paused = np.concatenate([path[:10], np.repeat(path[10:11], 21, axis=0), path[11:]])
+    root = make_dataset(tmp_path / "d", [path, path, path, path, paused, path])
+    facts(root, e5=("FAILURE", {}))
+    labels = labelled(root, "learned")
+    expected = np.linspace(0, 1, 21)
+    assert np.abs(np.array(progress(labels, 0)) - expected).max() < 0.06
+    still = np.array(progress(labels, 4))
+    assert np.ptp(still[10:31]) < 0.06 and abs(still[20] - 0.5) < 0.06 and (np.diff(still) >= 0).all()
+    assert (still[0], still[-1]) == (0, 1)
+    assert labels.episodes[4].stage.tolist() == np.minimum((still * 5).astype(int), 4).tolist()
+    assert [stage.name for stage in labels.stages["do it"]][::4] == ["part 1", "part 5"]
+    assert not labels.episodes[5].valid.any()
+
+
+def test_learned_labels_need_another_episode_and_cannot_judge_failures(tmp_path):
+    root = make_dataset(tmp_path / "d", [np.arange(9.0).reshape(3, 3)] * 3, tasks=["a", "b", "b"])
+    labels = labelled(root, "learned")
+    assert not labels.episodes[0].valid.any() and labels.episodes[1].valid.all()
+    assert labels.notes == ("episode 0: is the only one of its task, nothing to align it with",)
+    with pytest.raises(UserError, match="does not go with --method learned"):
+        labelled(root, "learned", failures="last-milestone")
+
+
 def test_tasks_have_stages_of_their_own(tmp_path):
     root = make_dataset(tmp_path / "d", episodes(5, 5), tasks=["a", "b"])
     facts(root, e0=("SUCCESS", {"x": 1}), e1=("SUCCESS", {"y": 3, "z": 4}))

@@ -96,6 +96,19 @@ def mean(values: Float[np.ndarray, " n"]) -> Statistic:
     return lambda weights: _share(weights @ filled, weights @ known)
 
 
+def median(values: Float[np.ndarray, " n"]) -> Statistic:
+    """Median over the episodes that have a value: the least that half of them do not exceed."""
+    known = np.flatnonzero(np.isfinite(values))
+    order = known[np.argsort(values[known])]
+
+    def of(weights: np.ndarray) -> np.ndarray:
+        below = np.cumsum(weights[:, order], axis=1)
+        middle = values[order][np.argmax(below >= below[:, -1:] / 2, axis=1)]
+        return np.where(below[:, -1] > 0, middle, np.nan)
+
+    return of
+
+
 def skill(error: Float[np.ndarray, " n"], baseline: Float[np.ndarray, " n"]) -> Statistic:
     """``1 - mean error / mean error of the baseline`` over the episodes that have both."""
     known = np.isfinite(error) & np.isfinite(baseline)

@@ -69,13 +69,23 @@ def _alarms(track: Track, truth: Truth, fps: float, median_s: float | None) -> d
         found["alarm_half.filtered"] = float(metrics.last_before(track.time_s, track.alarm, [median_s / 2])[0])
     called = bool((track.status[before] == Status.FAILED).any())
     found[f"called_{'success' if truth.success else 'failure'}.filtered"] = float(called)
+    if not truth.success:
+        rises = [] if truth.milestone is None else np.flatnonzero(np.diff(truth.milestone) > 0) + 1
+        rose_s = float(rises[-1]) / fps if len(rises) else 0.0
+        late = track.time_s[(track.status == Status.FAILED) & (track.time_s >= rose_s)]
+        found["failure_delay.filtered"] = float(late[0] if len(late) else track.time_s[-1]) - rose_s
+    told = np.isfinite(track.done)
+    if told.any():
+        found["brier.filtered"] = metrics.brier(track.done[told], truth.complete(track.frames[told]))
     return found | {"unlike.filtered": float(np.isnan(track.filtered).mean())}
 
 
 def _order_and_error(track: Track, truth: Truth, fps: float, by_clock: np.ndarray) -> dict[str, float]:
     found = {}
     for kind, values in {"raw": track.raw, "filtered": track.filtered, "clock": by_clock}.items():
-        if kind != "clock":
+        if truth.falls:
+            found[f"order_undone.{kind}"] = metrics.spearman(values, truth.milestone[track.frames])
+        elif kind != "clock":
             found[f"voc.{kind}"] = metrics.spearman(values, track.time_s)
             found[f"kendall.{kind}"] = metrics.kendall(values, track.time_s)
             found[f"drops.{kind}"] = metrics.sum_of_drops(values)

@@ -20,7 +20,7 @@ from ..datasets.instructions import Instructions
 from ..datasets.progress_meta import EpisodeMeta, ProgressMeta
 from ..datasets.reader import Dataset, Episode
 from ..datasets.robot import check_robot
-from . import playbacks
+from . import metrics, playbacks
 from .bootstrap import Figure
 from .cache import AnswerCache
 from .episode_figures import boundary_errors, episode_figures, with_memory
@@ -80,6 +80,8 @@ class Evaluation:
     milestones: Mapping[str, Mapping[str, Mapping[str, float]]]
     stages_from: Mapping[str, str]  # by task where its stages are from
     wrong: Mapping[str, str]  # by task the wrong instruction its episodes were shown with; empty if they were not
+    # by source the probabilities that a task is complete, in tenths: the mean that was said, the share that was so
+    reliability: Mapping[str, tuple[np.ndarray, np.ndarray]]
     notes: Sequence[str]  # what somebody should know
 
 
@@ -115,7 +117,7 @@ def evaluate(
     known = {episode.task for episode in dataset.episodes}
     tasks = list(dict.fromkeys(e.task for e in dataset.episodes if e.index in set(wanted)))
     wrong = {task: wrong_instruction(task, {*known, *training.tasks}, settings.wrong) for task in tasks}
-    results = []
+    results, said, complete = [], {}, []
     for episode, columns in dataset.frames([layout.STATE], set(wanted)):
         perturbed = episode.length > 1 and not meta.episode(episode.index).unsuccessful
         shown = playbacks.all_playbacks(
@@ -139,10 +141,13 @@ def evaluate(
         truth = episode_truth(episode.length, meta.episode(episode.index), stages[episode.task])
         still = standstills(columns[layout.STATE], profile.layout, dataset.fps, truth.done_frame)
         figures = episode_figures(tracks, truth, dataset.fps, training.durations_s.get(episode.task), still)
+        complete.append(truth.complete(tracks[PLAIN].frames))
+        said.setdefault("filtered", []).append(tracks[PLAIN].done)
         if policy.temporal_head:
             median_s = training.durations_s.get(episode.task)
             remembered = _tracks(shown, answers, settings, training.durations_s, policy.temporal_head)
             figures |= with_memory(episode_figures(remembered, truth, dataset.fps, median_s, still))
+            said.setdefault("temporal", []).append(remembered[PLAIN].done)
         results.append(EpisodeResult(episode, meta.episode(episode.index), truth, tracks, figures))
         advance(1)
     results.sort(key=lambda result: result.episode.index)
@@ -155,7 +160,8 @@ def evaluate(
     milestones = {task: _at_milestones([r for r in results if r.episode.task == task], dataset.fps) for task in tasks}
     notes = _notes(results, training, stages_from, settings.stride(dataset.fps), dataset.fps)
     used = {task: wrong[task] for task in dict.fromkeys(r.episode.task for r in results if WRONG in r.tracks)}
-    return Evaluation(tuple(results), total, by_task, milestones, stages_from, used, notes)
+    curves = {of: metrics.reliability(np.concatenate(done), np.concatenate(complete)) for of, done in said.items()}
+    return Evaluation(tuple(results), total, by_task, milestones, stages_from, used, curves, notes)
 
 
 def _tracks(

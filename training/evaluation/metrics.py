@@ -44,6 +44,22 @@ def kendall(prediction: Float[np.ndarray, " n"], time: Float[np.ndarray, " n"]) 
     return _rank_correlation(stats.kendalltau, prediction, time)
 
 
+def brier(probability: Float[np.ndarray, " n"], happened: Bool[np.ndarray, " n"]) -> float:
+    """Mean squared difference of probabilities and what happened (Brier, 1950)."""
+    return float(np.mean(np.square(probability - happened)))
+
+
+def reliability(
+    probability: Float[np.ndarray, " n"], happened: Bool[np.ndarray, " n"]
+) -> tuple[Float[np.ndarray, " b"], Float[np.ndarray, " b"]]:
+    """Of moments in tenths of the probability the mean that was said, and the share in which it happened."""
+    from sklearn.calibration import calibration_curve  # takes a second to import, and training needs it not
+
+    known = np.isfinite(probability)
+    share, said = calibration_curve(happened[known], probability[known].clip(0, 1), n_bins=10)
+    return said, share
+
+
 def mean_error(prediction: Float[np.ndarray, " n"], truth: Float[np.ndarray, " n"]) -> float:
     """Mean absolute error."""
     prediction, truth = _both(prediction, truth)

@@ -69,6 +69,7 @@ def page(
         "bootstrap over episodes, of shares Wilson's. Definitions and sources: docs/evaluation.md of the code.</p>",
         "<h2>All tasks</h2>",
         _table(evaluation.total),
+        _reliability(evaluation),
     ]
     for task, figures in evaluation.by_task.items():
         parts.append(f"<h2>{html.escape(task)}</h2>")
@@ -108,6 +109,18 @@ def _table(figures: Mapping[str, Figure]) -> str:
         cells = [("figure", _cell(measure, figure)) for figure in of.values()]
         rows.append(row((html.escape(measure.title), ("soft", measure.better), *cells, ("number", count))))
     return table(rows)
+
+
+def _reliability(evaluation: Evaluation) -> str:
+    """The share of moments at which a task was complete over the probability that was said of it."""
+    even = Curve(np.array([0.0, 1.0]), np.array([0.0, 1.0]), "truth")
+    kinds = {"filtered": "raw", "temporal": "filtered"}  # drawn as these are elsewhere
+    drawn = [Curve(*curve, kinds[source]) for source, curve in evaluation.reliability.items()]
+    return (
+        "<h2>Is the task complete? What was said, and what was so</h2><p class='soft'>In tenths of the probability (to "
+        "the right): the share of moments at which the task was complete. On the dashed line it is as it was said; "
+        "thick with memory, thin without.</p>" + charts.curves([even, *drawn], 1.0, "reliability diagram", 300, unit="")
+    )
 
 
 def counts(by_source: Mapping[str, int]) -> str:
@@ -210,6 +223,7 @@ def record(evaluation: Evaluation, facts: Mapping[str, Any]) -> dict[str, Any]:
         "wrong_instructions": dict(evaluation.wrong),
         "total": {name: asdict(figure) for name, figure in evaluation.total.items()},
         "by_task": {task: {name: asdict(f) for name, f in of.items()} for task, of in evaluation.by_task.items()},
+        "reliability": {of: [part.tolist() for part in curve] for of, curve in evaluation.reliability.items()},
         "at_milestones": _known(evaluation.milestones),
         "episodes": [_recorded(result) for result in evaluation.episodes],
     }

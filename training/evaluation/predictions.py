@@ -62,6 +62,7 @@ class Track:
     status: np.ndarray  # int (n,), members of `Status`
     ms: np.ndarray  # what an answer took, float64 (n,)
     alarm: np.ndarray  # what speaks for a failure, float64 (n,): the estimator's, else s since progress rose last
+    done: np.ndarray  # the estimator's probability that the task is complete, float64 (n,)
 
     def values(self, kind: str) -> np.ndarray:
         """``raw`` or ``filtered``."""
@@ -194,6 +195,7 @@ def track(
     estimates = runs[config.confidence_level]
     filtered = np.array([e.progress for e in estimates], float)
     alarm = np.array([e.alarm for e in estimates], float)
+    done = np.array([e.success_probability for e in estimates], float)
     return Track(
         time_s=playback.time_s,
         frames=playback.frames,
@@ -205,6 +207,7 @@ def track(
         status=np.array([int(e.status) for e in estimates]),
         ms=answers.ms,
         alarm=alarm if temporal_head else _since_rise_s(playback.time_s, filtered),
+        done=done,
     )
 
 

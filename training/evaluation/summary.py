@@ -36,6 +36,7 @@ BELIEF, REMAINING, LATENCY = "Interval", "Time remaining", "Latency"
 MEASURES: tuple[Measure, ...] = (
     Measure("voc", "value-order correlation (Spearman)", ORDER, better="higher"),
     Measure("kendall", "Kendall's tau-b", ORDER, better="higher"),
+    Measure("order_undone", "steps undone: Spearman with the truth that falls", ORDER, better="higher"),
     Measure("drops", "sum of drops", ORDER, better="lower"),
     Measure("mae_linear", "mean error against linear truth", ERROR, better="lower"),
     Measure("mae_milestone", "mean error against milestone truth", ERROR, better="lower"),
@@ -59,6 +60,7 @@ MEASURES: tuple[Measure, ...] = (
     Measure("auroc_end", "failure told by its end: area under the ROC curve", FAILURE, better="higher"),
     Measure("auroc_half", "failure told at half of the usual duration", FAILURE, better="higher"),
     Measure("called_failure", "failures called FAILED", FAILURE, better="higher"),
+    Measure("failure_delay", "from when truth last rose until called FAILED, median", FAILURE, "s", "lower"),
     Measure("called_success", "successes called FAILED", FAILURE, better="lower"),
     Measure("unlike", "share of moments without progress: unlike the data", FAILURE, better="lower"),
     Measure("standstill_drift", f"drift while the robot stood still for {STILL_S:g} s or more", STILL, better="lower"),
@@ -82,6 +84,7 @@ MEASURES: tuple[Measure, ...] = (
     Measure("tenth_least", "coverage at 90 %, the tenth of an episode with the least", BELIEF, better="0.9"),
     Measure("tenth_most", "coverage at 90 %, the tenth of an episode with the most", BELIEF, better="0.9"),
     Measure("crps", "CRPS", BELIEF, better="lower"),
+    Measure("brier", "Brier score of the probability that the task is complete", BELIEF, better="lower"),
     *(Measure(f"remaining_{100 * p:.0f}", f"error at {100 * p:.0f} %", REMAINING, "s", "lower") for p in MOMENTS),
     *(
         Measure(f"remaining_covered_{100 * p:.0f}", f"within its 90 % interval at {100 * p:.0f} %", REMAINING)
@@ -157,7 +160,7 @@ def _statistic(
         error, baseline = (_column(episodes, f"mae_{name}.{s}") for s in (source, "clock"))
         return bootstrap.skill(error, baseline), np.isfinite(error) & np.isfinite(baseline)
     values = _values(key, source, episodes)
-    return bootstrap.mean(values), np.isfinite(values)
+    return (bootstrap.median if key == "failure_delay" else bootstrap.mean)(values), np.isfinite(values)
 
 
 def _values(key: str, source: str, episodes: Sequence[Mapping[str, float]]) -> np.ndarray:

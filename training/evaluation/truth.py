@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 
 from pi05_progress.checkpoints.description import DURATIONS
 from pi05_progress.errors import UserError
@@ -48,6 +48,15 @@ class Truth:
         return self.linear if self.milestone is None else self.milestone
 
     @property
+    def falls(self) -> bool:
+        """Whether a step was undone, so that progress fell."""
+        return self.milestone is not None and bool((np.diff(self.milestone) < 0).any())
+
+    def complete(self, frames: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
+        """Whether the task is complete at these frames."""
+        return self.success & (frames >= self.done_frame)
+
+    @property
     def success(self) -> bool:
         """Whether the episode counts as done."""
         return self.rank == SUCCESSFUL
@@ -79,7 +88,7 @@ def task_stages(
     Those the model was trained with come first, then those the data set was labelled with, then those its own
     successful episodes have.
     """
-    labelled = meta.labels.stages if meta.labels else {}
+    labelled = meta.labels.stages if meta.labels and meta.labels.method == "milestone" else {}
     found: dict[str, Stages | None] = {}
     source: dict[str, str] = {}
     for task in dict.fromkeys(episode.task for episode in dataset.episodes):

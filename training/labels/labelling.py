@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -31,7 +31,7 @@ class Options:
     method: Method = "linear"
     """linear: 0 at the first frame, 1 at the last. milestone: linear within stages, whose boundaries are the mean
     shares of an episode. remaining: 1 - time remaining / longest time remaining of the task. activity: time without
-    standstill."""
+    standstill. learned: when the same happens in the task's other successful episodes, by their joint positions."""
     failures: Failures = "unlabelled"
     """Episodes known to have failed: leave them unlabelled, or let their progress end at the last milestone reached."""
     finish: Finish = "stage"
@@ -125,10 +125,15 @@ def label(dataset: Dataset, facts: Mapping[int, EpisodeMeta], options: Options) 
             raise UserError(f"--{name} is {value}, expected a number of at least 0")
     if options.finish != "stage" and options.method != "milestone":
         raise UserError(f"--finish {options.finish} goes with --method milestone only, not with {options.method}")
-    if options.failures == "last-milestone" and options.method == "remaining":
+    if options.failures == "last-milestone" and options.method in ("remaining", "learned"):
+        what = (
+            "the time that a failed episode would still have needed"
+            if options.method == "remaining"
+            else "how far it came"
+        )
         raise UserError(
-            "the time that a failed episode would still have needed is not known, so --failures last-milestone does "
-            "not go with --method remaining; leave failures unlabelled or take another method"
+            f"{what} is not known, so --failures last-milestone does not go with --method {options.method}; leave "
+            "failures unlabelled or take another method"
         )
     return _Labelling(dataset, facts, options).run()
 
@@ -139,7 +144,7 @@ class _Labelling:
     def __init__(self, dataset: Dataset, facts: Mapping[int, EpisodeMeta], options: Options) -> None:
         self._dataset, self._facts, self._options = dataset, facts, options
         self._notes: list[str] = []
-        self._clocks: dict[int, np.ndarray | None] = {}  # of `activity`, by episode
+        self._clocks: dict[int, np.ndarray | None] = {}  # of `activity` and `learned`, by episode
         self._frames: dict[int, dict[str, int]] = {}  # of milestones reached, by episode
         self._marks = {e.index: milestones.with_names(facts[e.index].milestones) for e in dataset.episodes}
         self._cut_off = tuple(e.index for e in dataset.episodes if facts[e.index].ended_early)
@@ -150,7 +155,8 @@ class _Labelling:
         by_task: dict[str, list[Episode]] = {}
         for episode in self._dataset.episodes:
             by_task.setdefault(episode.task, []).append(episode)
-        self._clocks = self._activity() if self._options.method == "activity" else {}
+        if self._options.method in ("activity", "learned"):
+            self._clocks = self._activity() if self._options.method == "activity" else self._learned(by_task.values())
         labels: dict[int, EpisodeLabels] = {}
         named: dict[str, tuple[Stage, ...]] = {}
         for task, episodes in by_task.items():
@@ -163,6 +169,8 @@ class _Labelling:
             stages = self._stages(task, done)
             if stages is not None and self._options.method == "milestone":
                 named[task] = stages.named()
+            elif self._options.method == "learned":
+                named[task] = tuple(Stage(f"part {k + 1}", 1 / methods.PARTS) for k in range(methods.PARTS))
             longest = max(e.length for e in done)
             progress = {e.index: self._progress(e, longest, stages) for e in done}
             labels |= {e.index: self._labelled(e, progress[e.index], stages) for e in done}
@@ -173,15 +181,31 @@ class _Labelling:
         outcomes = Counter(self._facts[e.index].outcome for e in self._dataset.episodes)
         return LabelSet(dict(sorted(labels.items())), named, outcomes, self._cut_off, tuple(self._notes))
 
-    def _activity(self) -> dict[int, Float[np.ndarray, " n"] | None]:
-        clocks, wanted = {}, position_columns(self._dataset, layout.STATE)
+    def _positions(self) -> Iterator[tuple[int, Float[np.ndarray, "n p"]]]:
+        """Every episode's index and positions."""
+        wanted = position_columns(self._dataset, layout.STATE)
         for episode, columns in self._dataset.frames([layout.STATE]):
             positions = np.atleast_2d(columns[layout.STATE].T).T[:, wanted]
             if not np.isfinite(positions).all():
                 raise UserError(f"episode {episode.index}: {layout.STATE} holds numbers that are not finite")
-            speed = methods.speeds(positions, self._dataset.fps)
+            yield episode.index, positions
+
+    def _activity(self) -> dict[int, Float[np.ndarray, " n"] | None]:
+        clocks, fps = {}, self._dataset.fps
+        for index, positions in self._positions():
             threshold, seconds = self._options.standstill_speed, self._options.standstill_s
-            clocks[episode.index] = methods.activity(methods.moving(speed, self._dataset.fps, threshold, seconds))
+            moving = methods.moving(methods.speeds(positions, fps), fps, threshold, seconds)
+            clocks[index] = methods.activity(moving)
+        return clocks
+
+    def _learned(self, tasks: Iterable[Sequence[Episode]]) -> dict[int, Float[np.ndarray, " n"] | None]:
+        clocks, positions = {}, dict(self._positions())
+        for episodes in tasks:
+            done = [e.index for e in episodes if e.index not in self._failed]
+            if len(done) == 1:
+                self._notes.append(f"episode {done[0]}: is the only one of its task, nothing to align it with")
+            elif done:
+                clocks |= zip(done, methods.learned([positions[index] for index in done]), strict=True)
         return clocks
 
     def _stages(self, task: str, done: list[Episode]) -> Stages | None:
@@ -226,6 +250,8 @@ class _Labelling:
                 if self._clocks[episode.index] is None:
                     self._notes.append(f"episode {episode.index}: nothing moves in it; it stays unlabelled")
                 return self._clocks[episode.index]
+            case "learned":
+                return self._clocks.get(episode.index)
             case "milestone":
                 if self._frames[episode.index]:
                     return milestones.course(n, self._marks[episode.index], stages, finished=True)
@@ -275,10 +301,12 @@ class _Labelling:
             frames = self._frames[episode.index]
             stage = milestones.stage_indices(n, frames, stages, finished)
             end = milestones.done_frame(n, frames, stages)
+        elif self._options.method == "learned":
+            stage = np.minimum((progress * methods.PARTS).astype(np.int64), methods.PARTS - 1)
         left = np.maximum(end - np.arange(n), 0) / self._dataset.fps if finished else np.full(n, -1.0)
         return EpisodeLabels(progress.astype(np.float32), np.ones(n, bool), left.astype(np.float32), stage)
 
     def _unlabelled(self, episode: Episode) -> EpisodeLabels:
         n = episode.length
-        stage = np.full(n, -1, np.int64) if self._options.method == "milestone" else None
+        stage = np.full(n, -1, np.int64) if self._options.method in ("milestone", "learned") else None
         return EpisodeLabels(np.zeros(n, np.float32), np.zeros(n, bool), np.full(n, -1.0, np.float32), stage)

@@ -5,12 +5,15 @@ Progress is of an episode that is done at its last frame, float64 (n,): it ends 
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-Method = Literal["linear", "milestone", "remaining", "activity"]
+Method = Literal["linear", "milestone", "remaining", "activity", "learned"]
+PARTS = 5  # stages of `learned`
 SMOOTHING_S = 0.2  # speeds are taken over this time, so that sensor noise is no motion
 
 
@@ -31,6 +34,33 @@ def activity(moving: Bool[np.ndarray, " n"]) -> Float[np.ndarray, " n"] | None:
     if len(moving) == 1:
         return np.ones(1)
     return done / done[-1] if done[-1] else None
+
+
+def learned(courses: Sequence[Float[np.ndarray, "_ p"]]) -> list[Float[np.ndarray, " _"]]:
+    """When the same happens in other episodes of a task that are like each one: the median share of their time.
+
+    Courses of positions and speeds are aligned by dynamic time warping; of the others the third that fits best counts,
+    at least three. What takes long in one episode only, as a pause, is no progress there.
+    """
+    from dtaidistance import dtw_ndim
+
+    moving = [np.hstack([of, np.diff(of, axis=0, prepend=of[:1])]).astype(float) for of in courses]
+    every = np.concatenate(moving)
+    scaled = [np.ascontiguousarray((of - every.mean(axis=0)) / (every.std(axis=0) + 1e-3)) for of in moving]
+    apart = np.full((len(scaled), len(scaled)), np.inf)
+    for i, j in itertools.combinations(range(len(scaled)), 2):
+        steps = len(scaled[i]) + len(scaled[j])
+        apart[i, j] = apart[j, i] = dtw_ndim.distance_fast(scaled[i], scaled[j]) / np.sqrt(steps)
+    found = []
+    for i, course in enumerate(scaled):
+        told = []
+        for j in np.argsort(apart[i])[: min(max(3, len(scaled) // 3), len(scaled) - 1)]:
+            at, there = np.array(dtw_ndim.warping_path(course, scaled[j], use_c=True)).T
+            told.append(np.bincount(at, there / len(scaled[j])) / np.bincount(at))
+        when = np.median(told, axis=0)
+        when -= when[0]
+        found.append(when / when[-1] if when[-1] > 0 else np.ones(len(when)))
+    return found
 
 
 def speeds(positions: Float[np.ndarray, "n p"], fps: float) -> Float[np.ndarray, " n"]:

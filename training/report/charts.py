@@ -96,6 +96,7 @@ def curves(
     height: float = 240,
     bands: Sequence[Band] = (),
     marks: Sequence[tuple[float, str, str]] = (),
+    unit: str = " s",
 ) -> str:
     """Lines of values in [0, 1] over time in seconds, before areas; marks are times with a name and a kind."""
     left, right, top, bottom = 44, 8, 8, 30
@@ -107,7 +108,7 @@ def curves(
         parts += [_line(left, y, WIDTH - right, y, "grid"), _text(left - 8, y + 4, f"{share:g}", "tick", "end")]
     for t in ticks(x_max):
         x = left + width * t / x_max
-        parts.append(_text(x, height - 10, f"{t:g} s", "tick", "middle"))
+        parts.append(_text(x, height - 10, f"{t:g}{unit}", "tick", "middle"))
     for band in bands:
         xs = left + width * np.concatenate([band.x, band.x[::-1]]) / x_max
         ys = top + tall * (1 - np.concatenate([band.high, band.low[::-1]]))
