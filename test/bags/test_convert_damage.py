@@ -70,7 +70,15 @@ def garbled(monkeypatch, chosen):
 # --- damage ---
 
 
-@pytest.mark.parametrize(("storage", "rounds"), [("mcap", 40), ("sqlite3", 25)])
+@pytest.mark.parametrize(
+    ("storage", "rounds"),
+    [
+        ("mcap", 10),
+        ("sqlite3", 10),
+        pytest.param("mcap", 40, marks=pytest.mark.long),
+        pytest.param("sqlite3", 25, marks=pytest.mark.long),
+    ],
+)
 def test_flipped_bytes_never_stop_the_conversion_of_other_recordings(tmp_path, sound, storage, rounds):
     bag = write_bag(tmp_path / "bag", sound, storage)
     file, metadata = storage_file(bag), bag / "metadata.yaml"

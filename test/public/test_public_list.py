@@ -10,13 +10,14 @@ import subprocess
 import sys
 import tomllib
 from importlib import import_module
+from unittest import mock
 
 import pytest
 import yaml
-from conftest import PATIENCE_S
 from places import ROOT
 
 from pi05_progress.robots.profile import RobotProfile
+from pi05_progress_ros import demo
 
 # The programs are imported before they are run as such, here: that is meant.
 pytestmark = pytest.mark.filterwarnings("ignore:.*found in sys.modules after import of package:RuntimeWarning")
@@ -155,13 +156,10 @@ def test_make_knows_the_target_and_its_variables(target):
 
 
 @pytest.mark.parametrize("name", NAMES["demo_variables"])
-def test_the_demo_reads_its_variables(name):
-    done = subprocess.run(
-        [sys.executable, "-m", "pi05_progress_ros.demo"], cwd=ROOT, env={**os.environ, name: "/no/such"},
-        capture_output=True, text=True, timeout=PATIENCE_S,
-    )  # fmt: skip
-    assert done.returncode == 1
-    assert "/no/such" in done.stderr
+def test_the_demo_reads_its_variables(name, capsys):
+    with mock.patch.dict(os.environ, {name: "/no/such"}):
+        assert demo.main() == 1
+    assert "/no/such" in capsys.readouterr().err
 
 
 def test_every_file_in_config_is_there():
