@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from std_srvs.srv import Trigger
 
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress_msgs.msg import EpisodeEvent, TaskProgress
-from pi05_progress_ros.demo import MIN_MESSAGES, ProgressCheck
+from pi05_progress_ros.demo import MIN_MESSAGES, ProgressCheck, main
 from pi05_progress_ros.starting.domains import own_variables
 
 
@@ -102,11 +103,15 @@ WRONG = [
 ]
 
 
-def test_wrong_settings_are_refused_before_anything_starts(run, tmp_path):
-    for started, text in [(demo(run, **env), text) for env, text in WRONG]:
-        assert started.popen.wait(PATIENCE_S) == 1
-        assert started.text().startswith(text)
-        assert "Traceback" not in started.text()
+def test_wrong_settings_are_refused_before_anything_starts(run, tmp_path, capsys):
+    started = demo(run, **WRONG[0][0])
+    assert started.popen.wait(PATIENCE_S) == 1
+    assert started.text().startswith(WRONG[0][1])
+    assert "Traceback" not in started.text()
+    for env, text in WRONG:
+        with mock.patch.dict(os.environ, {"ROS_LOG_DIR": str(tmp_path / "here/logs"), **env}):
+            assert main() == 1
+        assert capsys.readouterr().err.startswith(text)
     assert not list(tmp_path.glob("*/logs"))
 
 
