@@ -8,7 +8,6 @@ import pytest
 from conftest import PATIENCE_S, wait_for
 from geometry_msgs.msg import PoseArray
 from rclpy.qos import qos_profile_sensor_data
-from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image, JointState, Joy
 from std_msgs.msg import Float32, Int32
 from std_srvs.srv import Trigger
@@ -69,11 +68,8 @@ class ApiClient:
         self.targets = {side: self.position(side) for side in SIDES}
 
 
-@pytest.mark.parametrize("style", ["position", pytest.param("velocity", marks=pytest.mark.long)])
-def test_a_client_that_knows_only_the_api_moves_two_joints_and_back(start, ros, style):
-    start(MODULE, "--ros-args", "-p", "images:=false", "-p", f"arm_command:={style}")
-    client = ApiClient(ros, velocity_style=style == "velocity")
-    client.connect()
+def moves_two_joints_and_back(client):
+    """Until it is in PAUSE again."""
     home = {side: client.position(side) for side in SIDES}
     client.enable_value = 1.0
     client.until(lambda: client.states[-1] == 2, "READY")
@@ -95,60 +91,12 @@ def test_a_client_that_knows_only_the_api_moves_two_joints_and_back(start, ros, 
     assert client.states == [0, 1, 2, 0]
 
 
-def test_bad_commands_are_rejected_with_a_warning_and_move_nothing(start, ros):
-    robot = start(MODULE, "--ros-args", "-p", "images:=false", "-p", "arm_command:=position")
-    client = ApiClient(ros)
+@pytest.mark.long  # by positions in test_free_running_robot.py
+def test_a_client_that_knows_only_the_api_moves_two_joints_and_back_by_velocities(start, ros):
+    start(MODULE, "--ros-args", "-p", "images:=false", "-p", "arm_command:=velocity")
+    client = ApiClient(ros, velocity_style=True)
     client.connect()
-    client.enable_value = 1.0
-    client.until(lambda: client.states[-1] == 2, "READY")
-    targets, client.targets = client.targets, {}
-    before = client.position("left")
-    names = list(client.joints["left"].name)
-    bad = {
-        "needs 7 values, got 6": JointState(name=names[:6], position=[0.5] * 6),
-        "not finite": JointState(name=names, position=[float("nan")] * 7),
-        "l_joint7 are missing; it names l_joint1, l_joint2, l_joint3, l_joint4, l_joint5, l_joint6, wrist": JointState(
-            name=[*names[:6], "wrist"], position=[0.5] * 7
-        ),
-        "l_joint1 named more than once": JointState(name=[*names[:6], "l_joint1"], position=[0.5] * 7),
-    }
-    for text, message in bad.items():
-
-        def send(message=message):
-            client.commands["left"].publish(message)
-            client.spin()
-
-        wait_for(lambda text=text: text in robot.log(), send, f"the warning {text!r}")
-    np.testing.assert_allclose(client.position("left"), before, atol=0.01)
-    client.targets = {**targets, "left": targets["left"] + [0, 0, 0, 0, 0, 0, 2.0]}
-    client.until(lambda: "clipped to the joint range: l_joint7" in robot.log(), "the clipping warning")
-
-
-def test_commands_in_pause_change_nothing_and_are_reported(start, ros):
-    robot = start(MODULE, "--ros-args", "-p", "images:=false", "-p", "arm_command:=position")
-    client = ApiClient(ros)
-    client.connect()
-    before = client.position("left")
-    client.targets["left"] = before + 0.1
-    client.until(lambda: "ignored in PAUSE" in robot.log(), "the warning")
-    np.testing.assert_allclose(client.position("left"), before, atol=0.01)
-    assert client.states == [0]
-
-
-def test_a_silent_heartbeat_pauses_and_holds(start, ros):
-    start(MODULE, "--ros-args", "-p", "images:=false", "-p", "arm_command:=position")
-    client = ApiClient(ros)
-    client.connect()
-    client.enable_value = 1.0
-    client.until(lambda: client.states[-1] == 2, "READY")
-    client.enable_value = None
-    client.until(lambda: client.states[-1] == 0, "PAUSE")
-    held = client.position("right")
-    for side in SIDES:
-        client.targets[side] = client.targets[side] + 0.1
-    for _ in range(20):
-        client.spin()
-    np.testing.assert_allclose(client.position("right"), held, atol=0.01)
+    moves_two_joints_and_back(client)
 
 
 def test_images_arrive_at_half_the_real_size(start, ros):
@@ -247,14 +195,6 @@ def test_the_expert_does_the_task_through_the_teleoperation_topics(start, ros):
     assert events[-1].outcome == EpisodeEvent.SUCCESS
 
 
-def test_a_second_robot_in_the_same_domain_is_refused(start, ros):
-    start(MODULE, "--ros-args", "-p", "images:=false")
-    ApiClient(ros).connect()
-    second = start(MODULE, "--ros-args", "-p", "images:=false", "-p", "seed:=5")
-    assert second.wait(PATIENCE_S) == 1
-    assert "/left_arm/joint_states is already published by /simulated_robot in ROS domain" in second.log()
-
-
 def test_without_a_library_for_rendering_it_says_what_to_install(start, tmp_path):
     for name in ("libEGL.so.1", "libOSMesa.so.8"):
         (tmp_path / name).write_text("not a library")
@@ -287,35 +227,6 @@ def test_lockstep_steps_only_when_told_and_completely(start, ros):
     for _ in range(20):
         ros.spin_once(node, timeout_sec=0.02)
     assert (len(stamps), len(images)) == (60, 9)
-
-
-def test_stepping_a_free_running_simulation_is_refused(start, ros):
-    start(MODULE, "--ros-args", "-p", "images:=false")
-    reply = call(ros, ros.create_node("stepper"), Trigger, "/sim/step")
-    assert not reply.success
-    assert "lockstep:=true" in reply.message
-
-
-def test_reset_starts_a_new_episode_and_time_goes_on(start, ros):
-    start(MODULE, "--ros-args", "-p", "images:=false", "-p", "arm_command:=position", "-p", "seed:=7")
-    client, events, stamps = ApiClient(ros), [], []
-    client.node.create_subscription(EpisodeEvent, "/sim/events", events.append, 10)
-    client.node.create_subscription(Clock, "/clock", lambda m: stamps.append(m.clock), qos_profile_sensor_data)
-    client.connect()
-    home = client.position("left")
-    client.enable_value = 1.0
-    client.until(lambda: client.states[-1] == 2, "READY")
-    client.targets["left"] = home + [0, 0.2, 0, 0.2, 0, 0, 0]
-    client.until(lambda: client.position("left")[1] > home[1] + 0.15, "the arm to move")
-    client.enable_value, client.targets = None, {}
-    assert call(ros, client.node, Trigger, "/sim/reset").message == "seed 7"
-    client.until(lambda: abs(client.position("left")[1] - home[1]) < 0.02, "the arm back at home")
-    client.until(lambda: client.states[-1] == 0, "PAUSE")
-    client.until(lambda: [e.event for e in events][-2:] == [EpisodeEvent.STOP, EpisodeEvent.START], "the events")
-    assert events[-2].outcome == EpisodeEvent.UNKNOWN
-    assert events[-1].episode_id == "stack_cubes_000007"
-    times = [s.sec + s.nanosec * 1e-9 for s in stamps]
-    assert times == sorted(times)
 
 
 def test_the_operator_marks_the_episode_with_x_and_tells_no_truth_elsewhere(start, ros):
