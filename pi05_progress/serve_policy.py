@@ -30,7 +30,6 @@ from .policies import device_memory
 from .policies.backend import choose_backend, has_accelerator
 from .policy import BackendChoice, Dtype, PolicyOptions
 from .robots.profile import RobotProfile
-from .serving.batching import InferenceEndedError
 from .serving.policy_responder import PolicyResponder
 from .serving.recording import Recorder, check_folder, find_session, replay
 from .serving.security import check_exposure, read_key, server_tls
@@ -207,14 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("asyncio").addFilter(Throttle())
     # A connection that ends in the middle of its handshake is no event worth a traceback.
     logging.getLogger("websockets.server").setLevel(logging.CRITICAL)
-    return serve_policy(args) if args.debug else run_program(lambda: _serve(args))
-
-
-def _serve(args: ServeOptions) -> int:
-    try:
-        return serve_policy(args)
-    except InferenceEndedError as error:
-        raise UserError(str(error)) from error
+    return serve_policy(args) if args.debug else run_program(lambda: serve_policy(args))
 
 
 if __name__ == "__main__":

@@ -76,23 +76,20 @@ class CheckpointSaver:
                 (partial / name).parent.mkdir(parents=True, exist_ok=True)
                 (partial / name).write_bytes(content)
             parts = {PARAMS: parameter_paths(checkpoint.model), **trees}
-            for name, arrays in parts.items():
-                self._write(partial / name, {ITEM: unflatten_dict(dict(arrays), sep="/")})
+            for name, arrays in parts.items():  # Orbax copies them and starts writing
+                if name not in self._checkpointers:
+                    options = ocp.options.AsyncOptions(timeout_secs=TIMEOUT_S)
+                    handler = ocp.PyTreeCheckpointHandler()
+                    self._checkpointers[name] = ocp.AsyncCheckpointer(handler, async_options=options)
+                tree = {ITEM: unflatten_dict(dict(arrays), sep="/")}
+                args = ocp.args.PyTreeSave(tree, save_args=save_args(tree))
+                self._checkpointers[name].save(partial / name, args=args)
         except Exception as error:  # whatever Orbax and TensorStore come upon
             if pending is not None:
                 pending.release()
             raise CheckpointError(f"{folder}: cannot be written: {error}") from error
         given = (pending, tuple(parts), checkpoint.info, checkpoint.stats, then)  # not the model: its parameters may go
         self._saving = folder, self._threads.submit(self._complete, *given)
-
-    def _write(self, folder: Path, tree: Mapping[str, Any]) -> None:
-        """Have Orbax copy a tree and start writing it."""
-        if folder.name not in self._checkpointers:
-            options = ocp.options.AsyncOptions(timeout_secs=TIMEOUT_S)
-            checkpointer = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler(), async_options=options)
-            self._checkpointers[folder.name] = checkpointer
-        args = ocp.args.PyTreeSave(tree, save_args=save_args(tree))
-        self._checkpointers[folder.name].save(folder, args=args)
 
     def _complete(
         self,

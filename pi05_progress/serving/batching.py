@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from ..errors import UserError
 from .policy_responder import PolicyResponder
 from .wire import AnswerError, RequestError
 
@@ -30,7 +31,7 @@ class QueueFullError(RuntimeError):
     """As many requests wait as may."""
 
 
-class InferenceEndedError(RuntimeError):
+class InferenceEndedError(UserError):
     """The inference thread has ended, which it must not; the message says by what."""
 
 
