@@ -30,11 +30,8 @@ def normal_init(rngs: nnx.Rngs, shape: Shape, fan_in: int) -> Array:
 class Linear(nnx.Module):
     """``x @ kernel + bias``; openpi's Dense and DenseGeneral in one.
 
-    Args:
-        inputs: shape of the contracted axes.
-        outputs: shape of the new axes.
-        stack: leading axes of both parameters, for layers that are scanned.
-        dtype: input and parameters are cast to it; None leaves promotion to JAX.
+    Shapes are those of the contracted axes, of the new ones, and of leading axes of both parameters, for layers that
+    are scanned. Input and parameters are cast to ``dtype``; None leaves promotion to JAX.
     """
 
     def __init__(

@@ -29,10 +29,8 @@ def is_trained(config: Pi05Config, trained: Trained, path: str) -> bool:
 
     ``adapters`` is openpi's freeze filter: of every expert that has adapters, all but these stay as they are, the
     table of embeddings and the norms included. The vision tower, the projections of actions and time, the progress
-    head, and an expert without adapters are trained.
-
-    Raises:
-        ModelConfigError: adapters are to be trained where there are none, or a head where there is none.
+    head, and an expert without adapters are trained. A ``ModelConfigError``: adapters or a head are to be trained where
+    there are none.
     """
     if trained == "everything":
         return True

@@ -49,13 +49,10 @@ class Exchange(NamedTuple):
 
 
 class Recorder:
-    """Writes exchanges in a thread of its own; the server does not wait for the disk.
+    """Writes exchanges in a thread of its own, into a new folder in ``folder``; the server does not wait for the disk.
 
-    Args:
-        folder: gets a new folder for this run.
-        session: what is served, for ``session.json``.
-        limit_bytes: recording ends when so much was written.
-        waiting_bytes: how much may wait for the disk; further exchanges are lost.
+    ``session`` is what is served, for ``session.json``. Recording ends when ``limit_bytes`` were written;
+    ``waiting_bytes`` may wait for the disk, further exchanges are lost.
     """
 
     def __init__(
