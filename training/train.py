@@ -28,6 +28,7 @@ from .recipes.config import TrainConfig
 from .running import command_line
 from .running.checkpoints import RunCheckpoints
 from .running.console import Console
+from .running.freed_memory import keep_freed_memory
 from .running.logs import Logs
 from .running.loop import Ended, Loop, owes_validation
 from .running.setup import open_folder, prepare
@@ -42,6 +43,7 @@ STOPPED_BY_ANOTHER = 75
 def train(config: TrainConfig) -> Ended:
     """Train as configured; returns when all steps are taken, or after a signal."""
     claim_memory(os.environ)
+    keep_freed_memory()
     use_compilation_cache()
     start_processes(config.mesh)
     with Console(config.num_train_steps) as console:
