@@ -43,9 +43,10 @@ STOPPED_BY_ANOTHER = 75
 def train(config: TrainConfig) -> Ended:
     """Train as configured; returns when all steps are taken, or after a signal."""
     claim_memory(os.environ)
-    keep_freed_memory()
     use_compilation_cache()
     start_processes(config.mesh)
+    if jax.default_backend() == "cpu":  # elsewhere steps have memory of their own, and many readers would share it
+        keep_freed_memory()
     with Console(config.num_train_steps) as console:
         run = prepare(config, console.say)
         with run.loader, open_folder(run), RunCheckpoints(run.folder, config.keep_period) as checkpoints:
