@@ -193,6 +193,8 @@ def test_progress_falls_where_a_step_is_undone(tmp_path):
     placed = grasped + labels.stages["do it"][1].share
     found = np.array(progress(labels, 2))
     np.testing.assert_allclose(found[[1, 2, 3, 4, 6, 8]], [grasped, grasped, 0, grasped, placed, 1], atol=1e-6)
+    assert labels.episodes[2].stage.tolist() == [0, 0, 1, 0, 0, 1, 1, 2, 2]
+    assert labels.episodes[3].stage.tolist() == [0, 0, 0, 1, 1, 2, 2, 1, 1]
     assert progress(labels, 3)[4:] == pytest.approx([placed, placed, placed, grasped, grasped], abs=1e-6)
     assert not [note for note in labels.notes if "undone" in note]
 

@@ -299,7 +299,7 @@ class _Labelling:
         end, stage = n - 1, None
         if self._options.method == "milestone" and stages is not None:
             frames = self._frames[episode.index]
-            stage = milestones.stage_indices(n, frames, stages, finished)
+            stage = milestones.stage_indices(n, self._marks[episode.index], stages, finished)
             end = milestones.done_frame(n, frames, stages)
         elif self._options.method == "learned":
             stage = np.minimum((progress * methods.PARTS).astype(np.int64), methods.PARTS - 1)

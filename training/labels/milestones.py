@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -129,23 +129,32 @@ def course(length: int, marks: Sequence[Milestone], stages: Stages, finished: bo
         marks: its milestones in order, undone ones among them.
         finished: whether the last frame has progress 1; otherwise progress stays what it was at the last milestone.
     """
-    if not any(mark.label.startswith(UNDONE) for mark in marks):
+    if not falls(marks):
         return np.interp(np.arange(length), *anchors(length, reached(marks, stages.labels), stages, finished))
     at = np.concatenate([[0.0], stages.boundaries])
-    points, held = {0: 0.0}, 0  # progress by frame; how many milestones hold
-    for mark in marks:
-        name = mark.label.removeprefix(UNDONE)
-        k = stages.labels.index(name) if name in stages.labels else -1
-        if k >= held and name == mark.label:
-            held = k + 1
-            points[mark.frame] = float(at[held])
-        elif 0 <= k < held and name != mark.label:
-            points[mark.frame] = float(at[held])
-            held = k
-            points[min(mark.frame + 1, length - 1)] = float(at[held])
+    points = {0: 0.0}  # progress by frame
+    for frame, before, held in _steps(marks, stages):
+        points[frame] = float(at[max(before, held)])
+        if held < before:
+            points[min(frame + 1, length - 1)] = float(at[held])
     if finished:
         points[length - 1] = 1.0
     return np.interp(np.arange(length), list(points), list(points.values()))
+
+
+def falls(marks: Sequence[Milestone]) -> bool:
+    """Whether a step was undone."""
+    return any(mark.label.startswith(UNDONE) for mark in marks)
+
+
+def _steps(marks: Sequence[Milestone], stages: Stages) -> Iterator[tuple[int, int, int]]:
+    """Frames after which more or fewer milestones hold: how many before, and how many then."""
+    held = 0
+    for mark in marks:
+        name = mark.label.removeprefix(UNDONE)
+        k = stages.labels.index(name) if name in stages.labels else -1
+        if (k >= held) if name == mark.label else (0 <= k < held):
+            yield mark.frame, held, (held := k + (name == mark.label))
 
 
 def done_frame(length: int, frames: Mapping[str, int], stages: Stages) -> int:
@@ -153,14 +162,19 @@ def done_frame(length: int, frames: Mapping[str, int], stages: Stages) -> int:
     return frames.get(stages.labels[-1], length - 1) if stages.end_the_task else length - 1
 
 
-def stage_indices(length: int, frames: Mapping[str, int], stages: Stages, finished: bool) -> Int[np.ndarray, " n"]:
+def stage_indices(length: int, marks: Sequence[Milestone], stages: Stages, finished: bool) -> Int[np.ndarray, " n"]:
     """The stage each frame belongs to, int64; -1 where it is unknown because a milestone was not marked.
 
-    A milestone's own frame ends its stage. Without ``finished``, the frames after the last milestone belong to the
-    stage that was tried then.
+    A milestone's own frame ends its stage; where it is undone its stage is tried again. Without ``finished``, the
+    frames after the last milestone belong to the stage that was tried then.
     """
+    last, frames = len(stages.named()) - 1, reached(marks, stages.labels)
+    if falls(marks):
+        index = np.zeros(length, np.int64)
+        for frame, _, held in _steps(marks, stages):
+            index[frame + 1 :] = min(held, last)
+        return index
     index = np.full(length, -1, np.int64)
-    last = len(stages.named()) - 1
     start, known = 0, 0  # from frame `start` on, milestone `known - 1` has been reached
     for k, label in enumerate(stages.labels):
         if label not in frames:

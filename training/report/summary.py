@@ -14,6 +14,7 @@ from pi05_progress.robots.layout import Layout
 from ..datasets.progress_meta import EpisodeMeta, Outcome
 from ..datasets.reader import Episode
 from ..labels import methods
+from ..labels.milestones import falls
 
 POINTS = 300  # of a curve on the page
 # When something is worth a look
@@ -198,8 +199,8 @@ def _labels(progress: Float[np.ndarray, " n"], valid: Bool[np.ndarray, " n"], me
     found = []
     if labelled.min() < 0 or labelled.max() > 1:
         found.append(Finding("labels", f"labels reach from {labelled.min():.2f} to {labelled.max():.2f}", 5))
-    if (falls := np.flatnonzero(np.diff(labelled) < -1e-6)).size:
-        found.append(Finding("labels", f"progress falls in {len(falls)} frames, first at frame {falls[0] + 1}", 1))
+    if not falls(meta.milestones) and (down := np.flatnonzero(np.diff(labelled) < -1e-6)).size:
+        found.append(Finding("labels", f"progress falls in {len(down)} frames, first at frame {down[0] + 1}", 1))
     steps = np.diff(labelled)
     if len(steps) > 10 and steps.max() > 0.2:
         at = int(steps.argmax()) + 1
