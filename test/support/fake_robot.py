@@ -7,7 +7,7 @@ import os
 import re
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from itertools import takewhile
 
 import numpy as np
@@ -133,12 +133,15 @@ class FakeRobot:
         subscribe(TaskProgress, "/task_progress", self.progress.append, 50)
         subscribe(Float32, "/task_progress/percent", self.percent.append, 50)
         subscribe(ActionChunk, "/action_chunk", self.chunks.append, 50)
-        subscribe(DiagnosticArray, "/diagnostics", self.diagnostics.append, 50)
+        self.told = {}  # texts of the newest diagnostics by the last word of their names
+        subscribe(DiagnosticArray, "/diagnostics", self.on_diagnostics, 50)
         for side in PROFILE.arms:
             subscribe(JointState, PROFILE.arms[side].target_topic, lambda m, s=side: self.on_target(m, s), 50)
             subscribe(Float32, PROFILE.grippers[side].command_topic, lambda m, s=side: self.on_gripper(m, s), 50)
         subscribe(Float32, PROFILE.enable_topic, self.on_enable, 50)
-        self.measured = {s: deque(maxlen=300) for s in PROFILE.arms}  # positions as they were published
+        # Positions as they were published lately; what does not exist yet is like no target.
+        self.measured = {s: np.full((300, len(arm.joints)), np.inf) for s, arm in PROFILE.arms.items()}
+        self.measurements = 0
         self.sent = Counter()  # messages by topic
         self.positions = dict(HOME)
         self.enabled_s, self.last_enable, self.last_is_measured = -math.inf, None, {}
@@ -169,12 +172,16 @@ class FakeRobot:
                     self.relay_pub.publish(DiagnosticStatus())
                 time.sleep(0.05)
 
+    def on_diagnostics(self, message):
+        self.diagnostics.append(message)
+        self.told.update({s.name.rpartition(" ")[2]: s.message for s in message.status})
+
     def on_target(self, message, side):
         self.targets.append((stamp_s(message), side, list(message.position)))
         self.spins_since_command = 0
         target = np.array(message.position)
         # Whether this is where the arms were measured lately: to hold them there, and not to go on.
-        self.last_is_measured[side] = min(np.abs(target - p).max() for p in self.measured[side]) < 1e-5
+        self.last_is_measured[side] = np.abs(self.measured[side] - target).max(axis=1).min() < 1e-5
         if self.last_is_measured[side]:
             self.halts.append((stamp_s(message), side))
         elif self.follows and self.fsm() == READY:
@@ -203,10 +210,11 @@ class FakeRobot:
         self.spins_since_command += 1
         if now >= self.next_joint:
             self.next_joint = now + 0.01
+            self.measurements += 1
             for side in PROFILE.arms:
                 message = JointState(name=list(PROFILE.arms[side].joints), position=list(self.positions[side]))
                 message.velocity = message.effort = [0.0] * len(message.name)
-                self.measured[side].append(np.array(self.positions[side]))
+                self.measured[side][self.measurements % 300] = self.positions[side]
                 self.send(f"{side}_arm", self.arms[side], message, lambda m, side=side: self.change(side, m))
         if now >= self.next_image:
             self.next_image = now + 1 / 30
@@ -241,6 +249,7 @@ class FakeRobot:
         collected = (self.progress, self.chunks, self.diagnostics, self.percent)
         for messages in (*collected, self.targets, self.halts, self.grippers, self.enables):
             messages.clear()
+        self.told.clear()
 
     def run(self, seconds):
         """Go on for a while, for what must not happen meanwhile; ``until`` is for what must."""
@@ -280,6 +289,7 @@ class FakeRobot:
             canceled = operator.goal.cancel_goal_async()
             self.until(canceled.done, "an answer to canceling the goal")
             self.diagnostics.clear()
+            self.told.clear()
         self.until(self.task_pub.get_subscription_count, "a listener for the task")
         self.task_pub.publish(String(data=task))
 
@@ -343,7 +353,7 @@ class FakeRobot:
 
     def statuses(self):
         """Texts of the newest diagnostics by the last word of their names."""
-        return {s.name.rpartition(" ")[2]: s.message for array in self.diagnostics for s in array.status}
+        return self.told
 
 
 def with_fields(message, **fields):
