@@ -80,7 +80,8 @@ SENSOR_FAULTS = [
 NAMES = ["missing", "no joints", "frozen", "hanging", "encoding", "empty", "future", "past", "nan", "few", "renamed"]
 
 
-ALIKE = {"renamed"}  # as another one, for ``make test``
+# As another one, for ``make test``: hanging as frozen, empty as encoding, past as future, few and renamed as nan.
+ALIKE = {"hanging", "empty", "past", "few", "renamed"}
 
 
 @pytest.mark.parametrize(
@@ -117,7 +118,7 @@ def test_sensor_faults_are_unknown_within_a_second_named_and_recovered_from(benc
 
 POLICY_FAULTS = [
     ("raise", "the policy failed: RuntimeError('the device is gone')"),
-    ("nan actions", "the policy's actions are not finite"),
+    pytest.param("nan actions", "the policy's actions are not finite", marks=pytest.mark.long),  # as of a short chunk
     ("short chunk", "the policy's actions are (3, 16), expected (30, 16)"),
 ]
 
@@ -139,7 +140,9 @@ def test_a_failing_policy_stops_the_robot_and_is_named(bench, task, text):
     ("task", "reason", "found"),
     [
         ("nan progress", "the policy's progress is not finite", "progress nan"),
-        ("progress of 1.5", "the policy's progress is outside [0, 1]", "progress 1.5"),
+        pytest.param(
+            "progress of 1.5", "the policy's progress is outside [0, 1]", "progress 1.5", marks=pytest.mark.long
+        ),  # as not a number
     ],
 )
 def test_with_a_progress_that_makes_no_sense_actions_go_on_and_progress_is_unknown(bench, task, reason, found):
@@ -246,7 +249,8 @@ PAUSES = {
 }
 
 
-@pytest.mark.parametrize("pause", PAUSES)
+# Short is one of them; a pause by the topic is one in test_run_task.py, too.
+@pytest.mark.parametrize("pause", [pytest.param(p, marks=[pytest.mark.long] * (p != "pause")) for p in PAUSES])
 def test_a_pause_by_somebody_else_is_not_undone(bench, pause):
     node, robot = bench
     PAUSES[pause](robot)
@@ -296,19 +300,35 @@ def test_a_pose_outside_the_ranges_is_not_commanded_from(bench):
     robot.positions["right"] = HOME["right"]
 
 
+# As another one, for ``make test``: a mode that is no number as another mode, no mode as no state.
+LONG_HELD = {"bad mode", "no mode"}
+HELD = {
+    "teleoperation": (
+        lambda robot: setattr(robot, "meta_mode", 0),
+        "TAKEN_OVER: the operator took over by teleoperation",
+    ),
+    "other mode": (
+        lambda robot: setattr(robot, "meta_mode", 2),
+        "LOOKING: /api/current_mode: meta_mode 2 is not known",
+    ),
+    "bad mode": (
+        lambda robot: setattr(robot, "meta_mode", math.inf),
+        "LOOKING: nothing valid on /api/current_mode yet",
+    ),
+    "other state": (lambda robot: setattr(robot, "fsm_says", 7), "LOOKING: /fsm_state: state 7 is not known"),
+    "no fsm": (lambda robot: setattr(robot, "silent", {"fsm"}), "LOOKING: /fsm_state: nothing for more than 1 s"),
+    "no mode": (
+        lambda robot: setattr(robot, "silent", {"mode"}),
+        "LOOKING: /api/current_mode: nothing for more than 3 s",
+    ),
+    "no relay": (lambda robot: robot.relay(False), "LOOKING: arm_relay/status: nothing for more than 0.3 s"),
+    "canceled": (lambda robot: robot.set_task(""), "ARMED: the goal was canceled"),
+}
+
+
 @pytest.mark.parametrize(
     ("change", "text"),
-    [
-        (lambda robot: setattr(robot, "meta_mode", 0), "TAKEN_OVER: the operator took over by teleoperation"),
-        (lambda robot: setattr(robot, "meta_mode", 2), "LOOKING: /api/current_mode: meta_mode 2 is not known"),
-        (lambda robot: setattr(robot, "meta_mode", math.inf), "LOOKING: nothing valid on /api/current_mode yet"),
-        (lambda robot: setattr(robot, "fsm_says", 7), "LOOKING: /fsm_state: state 7 is not known"),
-        (lambda robot: setattr(robot, "silent", {"fsm"}), "LOOKING: /fsm_state: nothing for more than 1 s"),
-        (lambda robot: setattr(robot, "silent", {"mode"}), "LOOKING: /api/current_mode: nothing for more than 3 s"),
-        (lambda robot: robot.relay(False), "LOOKING: arm_relay/status: nothing for more than 0.3 s"),
-        (lambda robot: robot.set_task(""), "ARMED: the goal was canceled"),
-    ],
-    ids=["teleoperation", "other mode", "bad mode", "other state", "no fsm", "no mode", "no relay", "canceled"],
+    [pytest.param(*case, id=name, marks=[pytest.mark.long] * (name in LONG_HELD)) for name, case in HELD.items()],
 )
 def test_it_holds_still_when_the_robot_cannot_be_commanded_and_after_that(bench, change, text):
     node, robot = bench

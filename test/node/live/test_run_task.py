@@ -203,7 +203,10 @@ STOPS = {
 }
 
 
-@pytest.mark.parametrize("stop", STOPS)
+# All of them stop commanding in test_node_faults.py, too.
+@pytest.mark.parametrize(
+    "stop", [pytest.param(s, marks=[pytest.mark.long] * (s in ("camera", "disarmed"))) for s in STOPS]
+)
 def test_what_stops_a_goal_is_its_reason(bench, stop):
     _, robot, _ = bench
     cause, reason, text = STOPS[stop]
