@@ -34,7 +34,8 @@ cameras:
 """
 
 
-@pytest.mark.parametrize("robot", ["teleavatar_v1", "teleavatar_v2", "mixed"])
+# One with packets on every topic is a node's in test_recorded_playback.py, too.
+@pytest.mark.parametrize("robot", [pytest.param("teleavatar_v1", marks=pytest.mark.long), "teleavatar_v2", "mixed"])
 def test_the_node_publishes_progress_from_packets_and_again_after_their_sender_was_restarted(
     start, ros, tmp_path, robot
 ):
