@@ -2,7 +2,8 @@
 
 Demonstrations by the planner, whose execution is disturbed; all of the model learns from them. Then its tower stays as
 it is and what it makes of the pictures is kept, so that trunk and heads take many more steps in the same time. Then the
-policy drives, the planner says what it should have done in each of its states, and trunk and heads go on with both.
+policy drives, the planner says what it should have done in each of its states, and trunk and heads go on with both, and
+with all of it in a mirror.
 At last a head that remembers learns from what this checkpoint says over all episodes. How these begin, which
 ``training.add_starts`` adds to older checkpoints, every stage of training writes by itself.
 """
@@ -37,7 +38,7 @@ PICTURES = ("--fps", "5", "--preset", "superfast", "--crf", "18", "--gop", "100"
 LABELS = ("--method", "milestone", "--finish", "done", "--failures", "last-milestone")
 DRIVING = (*SCALE, "--rate", "2", "--execute-s", "0.5", "--noise", "zero")
 STATISTICS = "simulated"  # one set for all stages: what a checkpoint was taught in is what it goes on with
-STAGES = {"whole": 6000, "kept": 5000, "corrected": 3000}  # steps
+STAGES = {"whole": 6000, "kept": 5000, "corrected": 6000}  # steps
 UNSEEN = "900000"  # from this seed on nothing is trained on or chosen by
 
 
@@ -96,7 +97,8 @@ def plan(out: Path) -> list[Step | Ship]:
                   "--correct", "--checkpoint", str(kept))  # fmt: skip
         items += recorded(bags, data, f"corrected_{task}", chosen, (kept,))
         sets.append(data / f"corrected_{task}")
-    items += trained(out, corrected, sets, tower_kept(out, kept), kept)
+    further = (*tower_kept(out, kept), "--data.mirror", "--data.corrected_actions")
+    items += trained(out, corrected, sets, further, kept)
     remember = ("-m", "training.train_temporal", "--checkpoint", str(corrected), "--dataset", *map(str, sets),
                 "--noise", "zero", "--cache", str(out / "answers"), "--output", str(checkpoint))  # fmt: skip
     items.append(Step("train temporal", remember, checkpoint, (corrected, *sets), redo=("--overwrite",)))

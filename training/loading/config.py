@@ -46,6 +46,12 @@ class DataConfig:
     failed_actions: bool = False
     """Imitate episodes that failed, were aborted or cut off, too (meta/progress.json says which); off: their actions do
     not count, their progress labels do. Episodes of which nothing is known are imitated."""
+    corrected_actions: bool = False
+    """Imitate failed episodes of data sets whose labels are an expert's corrections (demonstration.actions), too, and
+    those of no others: what the expert would have done there was right, whatever came of it."""
+    mirror: bool = False
+    """Train on every episode a second time as a mirror shows it, as if the other arm had done it: for robots whose arms
+    mirror each other, and instructions that name no side."""
     interventions: Interventions = "also"
     """Whose actions are learnt where operators took over from a policy (the column intervention): only the operators',
     also the policy's, or never the operators'. Progress is learnt from all frames."""

@@ -61,11 +61,16 @@ class Data:
         if wrong := sum(len(rows.not_imitated) for rows in self.rows if rows.not_imitated is not None):
             chosen = "" if config.interventions == "also" else f", --data.interventions {config.interventions}"
             notes.append(f"{wrong} frames are not to be imitated ({layout.DEMONSTRATION_VALID}{chosen})")
-        if bad := sum(sum(of) for of in map(_unsuccessful, self.metas, self.datasets)):
+        bad = [of for pair in zip(self.metas, self.datasets, strict=True) for of in _unsuccessful(*pair)]
+        if count := sum(bad):
+            counted = sum(of for of, imitated in zip(bad, itertools.chain(*self.imitated), strict=True) if imitated)
+            corrected = (
+                f", but for {counted} with corrections (--data.corrected_actions)" if 0 < counted < count else ""
+            )
             notes.append(
-                f"{bad} episode{'s' * (bad > 1)} failed or {'were' if bad > 1 else 'was'} cut off: their actions "
-                f"{'are imitated like those of the others' if config.failed_actions else 'do not count'} "
-                "(--data.failed_actions)"
+                f"{count} episode{'s' * (count > 1)} failed or {'were' if count > 1 else 'was'} cut off: their actions "
+                f"{'are imitated like those of the others' if counted == count else 'do not count'} "
+                f"(--data.failed_actions){corrected}"
             )
         return notes
 
@@ -102,8 +107,8 @@ def read_data(config: DataConfig, model: Pi05Config, before: Sequence[SetSplit] 
         out, more = split_episodes(config, datasets, rows, before)
         said += more
     imitated = [
-        tuple(config.failed_actions or not bad for bad in _unsuccessful(*of))
-        for of in zip(metas, datasets, strict=True)
+        tuple(config.failed_actions or (config.corrected_actions and of.chunks is not None) or not bad for bad in bads)
+        for of, bads in zip(rows, map(_unsuccessful, metas, datasets), strict=True)
     ]
     _check_imitated(datasets, imitated, out)
     is_out = [_rows_of(of.starts, episodes) for of, episodes in zip(rows, out, strict=True)]

@@ -23,6 +23,7 @@ from pi05_progress.models.config import View
 
 from ..datasets.reader import Dataset
 from .cache import Cached, Form, cached, picture_source
+from .mirror import MirroredPictures
 from .pictures import Pictures
 
 AT_ONCE = 128  # frames that go through the tower together
@@ -69,4 +70,7 @@ def cached_features(
                     file.write(np.asarray(tokens[key], form.dtype)[: len(some)].tobytes())
                 advance(len(some) * len(files))
 
-    return cached(cache, dataset, form, {**picture_source(dataset, features, views), "tower": tower.name}, make)
+    source = {**picture_source(dataset, features, views), "tower": tower.name}
+    if isinstance(pictures, MirroredPictures):
+        source["mirror"] = True
+    return cached(cache, dataset, form, source, make)

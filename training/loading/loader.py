@@ -31,6 +31,7 @@ from .cache import cached_pictures
 from .config import DataConfig, DataConfigError
 from .data import Data, read_data, written
 from .features import Tower, cached_features
+from .mirror import MirroredPictures, check_instructions, mirrored_rows
 from .mixture import Choices, Order, shard_count, stacked, stripes_per_period, training_order
 from .negatives import negatives
 from .pictures import DecodedPictures, Pictures
@@ -82,9 +83,12 @@ class TrainLoader:
     ) -> None:
         _check_arguments(config, model, encoder, seed, process_index, process_count)
         self._config, self._process, self._processes = config, process_index, process_count
+        self._views = model.views
         data = read_data(config, model, before, goes_on)
-        shards = shard_count(batch_size, process_count, len(data.datasets))
-        counts = stripes_per_period([len(of) for of in data.training], config.weights, shards)
+        self._training, weights = data.training * (1 + config.mirror), config.weights * (1 + config.mirror)
+        lengths = [len(of) for of in self._training]
+        shards = shard_count(batch_size, process_count, len(lengths))
+        counts = stripes_per_period(lengths, weights, shards)
         self.datasets, self.progress_meta, self.held_out = data.datasets, data.metas, data.held_out
         self.has_labels, self.stats, self.action_size = any(data.label_columns), data.stats, data.robot.action_size
         self.has_positions = any(of.positions is not None for of in data.rows)
@@ -99,12 +103,12 @@ class TrainLoader:
         self._validation = data.validation
         self._folder = tempfile.TemporaryDirectory(prefix="pi05_progress_rows_") if config.workers else None
         self._samples = self._sample_maker(data, model, encoder, seed)
-        self._training, self._features = data.training, data.features
+        self._features = data.features
         if config.resident:
-            self._iterator = Choices([len(of) for of in data.training], config.weights, batch_size, seed)
+            self._iterator = Choices(lengths, weights, batch_size, seed)
             return
         order = Order(counts, shards, batch_size, process_count)
-        rows = training_order(data.training, order, shards, seed)
+        rows = training_order(self._training, order, shards, seed)
         if not absl.flags.FLAGS.is_parsed():
             absl.flags.FLAGS.mark_as_parsed()  # worker processes of grain read its flags, which nobody gives here
         self._iterator = iter(
@@ -118,15 +122,18 @@ class TrainLoader:
         )
 
     def _sample_maker(self, data: Data, model: Pi05Config, encoder: Encoder, seed: int) -> SampleMaker:
-        tasks = [dataset.tasks for dataset in data.datasets]
-        changes = negatives(self._config, seed, tasks, data.rows, data.metas)
-        rows = data.rows
+        pictures = [self._pictures(*pair) for pair in zip(data.datasets, data.features, strict=True)]
+        tasks, rows, metas, imitated = [of.tasks for of in data.datasets], data.rows, data.metas, data.imitated
+        if self._config.mirror:  # behind all data sets come all of them again
+            check_instructions(instruction for of in tasks for instruction in of)
+            pictures = pictures + [MirroredPictures(of) for of in pictures]
+            rows = rows + [mirrored_rows(of, data.robot) for of in rows]
+            tasks, metas, imitated = tasks * 2, metas * 2, imitated * 2
+        changes = negatives(self._config, seed, tasks, rows, metas)
         if self._folder is not None:  # worker processes share them so, instead of having copies
             rows = [of.moved_to(Path(self._folder.name) / str(index)) for index, of in enumerate(rows)]
-        self._views = model.views
-        pictures = [self._pictures(*pair) for pair in zip(data.datasets, data.features, strict=True)]
         samples = SampleMaker(
-            [Source(*of) for of in zip(rows, pictures, tasks, data.imitated, strict=True)],
+            [Source(*of) for of in zip(rows, pictures, tasks, imitated, strict=True)],
             model,
             encoder,
             data.stats,
@@ -147,9 +154,10 @@ class TrainLoader:
     def use_features(self, tower: Tower) -> None:
         """Load what a vision tower makes of pictures, instead of these; before the first batch."""
         samples, folder = self._samples, Path(self._config.features).expanduser()
+        times = 1 + self._config.mirror
         features = [
             cached_features(folder, dataset, of, self._views, source.pictures, tower, self._config.threads)
-            for dataset, of, source in zip(self.datasets, self._features, samples.sources, strict=True)
+            for dataset, of, source in zip(self.datasets * times, self._features * times, samples.sources, strict=True)
         ]
         samples.use_features(features, np.zeros(tower.shape, tower.dtype))
 
@@ -218,17 +226,18 @@ class TrainLoader:
                 f"validation: batch size {batch_size} and stride {stride}; expected at least 1, and a batch size that "
                 f"is a multiple of {self._processes} processes"
             )
+        own = self._samples.sources[: len(self._validation)]  # nothing is validated in a mirror
         pairs = [
             (data_set, row, True)
-            for data_set, (of, source) in enumerate(zip(self._validation, self._samples.sources, strict=True))
+            for data_set, (of, source) in enumerate(zip(self._validation, own, strict=True))
             for row in of[(of - source.rows.starts[source.rows.episodes(of)]) % stride == 0]
         ]
         if not pairs:
             return
         pairs += [(*pairs[0][:2], False)] * (-len(pairs) % batch_size)
-        own = np.array(pairs).reshape(-1, self._processes, batch_size // self._processes, 3)[:, self._process]
-        batches = grain.MapDataset.source(own.reshape(-1, 3)).map(self._validation_sample)
-        for rows in batches.batch(own.shape[1]).to_iter_dataset(self._read_options()):
+        shared = np.array(pairs).reshape(-1, self._processes, batch_size // self._processes, 3)[:, self._process]
+        batches = grain.MapDataset.source(shared.reshape(-1, 3)).map(self._validation_sample)
+        for rows in batches.batch(shared.shape[1]).to_iter_dataset(self._read_options()):
             yield to_batch(rows)
 
     def _validation_sample(self, what: Int64[np.ndarray, " 3"]) -> Sample:
@@ -306,6 +315,7 @@ def _made_from(
         "seed": seed,
         "shards": shards,
         **({"resident": True} if config.resident else {}),
+        **({"mirror": True} if config.mirror else {}),
     }
     return json.loads(json.dumps(made_from))
 
