@@ -28,7 +28,6 @@ from .recipes.config import TrainConfig
 from .running import command_line
 from .running.checkpoints import RunCheckpoints
 from .running.console import Console
-from .running.freed_memory import keep_freed_memory
 from .running.logs import Logs
 from .running.loop import Ended, Loop, owes_validation
 from .running.setup import open_folder, prepare
@@ -45,8 +44,6 @@ def train(config: TrainConfig) -> Ended:
     claim_memory(os.environ)
     use_compilation_cache()
     start_processes(config.mesh)
-    if jax.default_backend() == "cpu":  # elsewhere steps have memory of their own, and many readers would share it
-        keep_freed_memory()
     with Console(config.num_train_steps) as console:
         run = prepare(config, console.say)
         with run.loader, open_folder(run), RunCheckpoints(run.folder, config.keep_period) as checkpoints:
