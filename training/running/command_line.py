@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Iterable, Sequence
 
@@ -26,8 +27,13 @@ def parse(arguments: Sequence[str]) -> TrainConfig:
         UsageError: no recipe, two, or one that is not known.
         SystemExit: a flag is wrong (2), or help was asked for (0); it is printed.
     """
-    names, rest = _split(arguments)
-    if not names:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument(FLAG, dest="names", action="append", default=[])
+    try:
+        given, rest = parser.parse_known_args(arguments)
+    except argparse.ArgumentError as error:
+        raise UsageError(f"{FLAG} needs the name of a recipe.\n\n{overview()}") from error
+    if not (names := given.names):
         if {"-h", "--help"} & set(rest):
             print(overview())
             sys.exit(0)
@@ -37,23 +43,6 @@ def parse(arguments: Sequence[str]) -> TrainConfig:
     recipe = named_recipe(names[0])
     what = recipes()[names[0]][0]
     return tyro.cli(TrainConfig, default=recipe, args=rest, prog=f"{PROGRAM} {FLAG}={names[0]}", description=what)
-
-
-def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Values of ``--config``, and the other arguments."""
-    names, rest = [], []
-    given = iter(arguments)
-    for argument in given:
-        if argument == FLAG:
-            value = next(given, None)
-            if value is None or value.startswith("-"):
-                raise UsageError(f"{FLAG} needs the name of a recipe.\n\n{overview()}")
-            names.append(value)
-        elif argument.startswith(f"{FLAG}="):
-            names.append(argument.removeprefix(f"{FLAG}="))
-        else:
-            rest.append(argument)
-    return names, rest
 
 
 def overview() -> str:

@@ -196,11 +196,11 @@ def prepare(config: TrainConfig, say: Say) -> Run:
         ):
             say(note)
         if last is not None and saved is not None:
-            start = restored(last, saved["source"], model, mesh, config.trained, config.optimizer, config.freeze)
+            start = restored(config, model, mesh, last, saved["source"])
             loader.restore((last / POSITION).read_bytes())
             say(f"goes on from {last}")
         else:
-            start = fresh(model, mesh, config.trained, config.optimizer, config.seed, base, config.freeze)
+            start = fresh(config, model, mesh, base)
             for note in start_notes(start, base, different, loader.stats):
                 say(note)
         if config.data.features is not None:

@@ -37,12 +37,12 @@ from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.units.normalize import NormStats
 from pi05_progress.units.tokenizer import TokenizerName
 
-from ..engine.optimizer import OptimizerConfig
 from ..engine.state import TrainState, abstract_state, start_state
 from ..engine.step import training_keys
 from ..labels.milestones import STAGES, durations_s
 from ..loading.config import DataConfig
 from ..loading.loader import TrainLoader
+from ..recipes.config import TrainConfig
 from .checkpoints import RUN, RunState, restore_state
 from .simulation import SIMULATED
 
@@ -176,19 +176,11 @@ class Start(NamedTuple):
     unused: list[str]  # paths of parameters that the checkpoint has and the model does not
 
 
-def fresh(
-    model: Pi05Config,
-    mesh: Mesh,
-    trained: Trained,
-    optimizer: OptimizerConfig,
-    seed: int,
-    base: Base | None,
-    freeze: tuple[str, ...] = (),
-) -> Start:
-    """The start of a new run, from a checkpoint if ``base`` is one; arguments as of ``start_state``."""
-    train_key, init_key = training_keys(seed)
+def fresh(config: TrainConfig, model: Pi05Config, mesh: Mesh, base: Base | None) -> Start:
+    """The start of a new run with this model, from a checkpoint if ``base`` is one."""
+    train_key, init_key = training_keys(config.seed)
     source = None if base is None else base.source
-    started = start_state(model, mesh, trained, optimizer, init_key, source, freeze=freeze)
+    started = start_state(model, mesh, config.trained, config.optimizer, init_key, source, freeze=config.freeze)
     told: dict[str, Any] = {}
     if base is not None:
         told = {"base": str(base.folder.resolve()), "base_model_id": base.info.model_id}
@@ -198,18 +190,10 @@ def fresh(
     return Start(started.state, train_key, RunState(0, data, None), told, started.unused)
 
 
-def restored(
-    last: Path,
-    source: Mapping[str, Any],
-    model: Pi05Config,
-    mesh: Mesh,
-    trained: Trained,
-    optimizer: OptimizerConfig,
-    freeze: tuple[str, ...] = (),
-) -> Start:
+def restored(config: TrainConfig, model: Pi05Config, mesh: Mesh, last: Path, source: Mapping[str, Any]) -> Start:
     """Where a run was when it saved its last checkpoint."""
     begin = RunState.read(last / RUN)
-    state = restore_state(last, abstract_state(model, mesh, trained, optimizer, freeze))
+    state = restore_state(last, abstract_state(model, mesh, config.trained, config.optimizer, config.freeze))
     return Start(state, jax.random.wrap_key_data(jnp.asarray(begin.key, jnp.uint32)), begin, dict(source), [])
 
 
