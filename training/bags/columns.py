@@ -25,9 +25,9 @@ from training.datasets import layout
 
 from .episodes import Candidate, Phase
 from .faults import BagError
+from .inputs import CHUNKS, POSES, Truth
 from .reading import Bag
 from .segments import Segment
-from .simulated import CHUNKS, POSES, Truth
 from .timeline import Event
 
 

@@ -21,11 +21,10 @@ from pi05_progress.robots.packets import crop, is_key_packet
 
 from .faults import BagError, UnreadableError
 from .finding import continues_another
-from .inputs import Inputs, Source, choose_inputs
+from .inputs import Inputs, Source, Truth, choose_inputs, find_truth
 from .message_types import Stored
 from .options import Options
 from .reading import Bag
-from .simulated import Truth, find_truth
 from .timeline import OTHER_CLOCK_NS, Event, Mark, Markers, Stretch, Timeline, header_stamp_ns
 
 

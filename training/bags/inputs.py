@@ -1,4 +1,5 @@
-"""Which topic of a recording serves which part of a frame, as the robot's profile says."""
+"""Which topic of a recording serves which part of a frame, as the robot's profile says; and which say what only a
+simulation knows: where objects are, and what would have been right."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from pi05_progress.robots.profile import IMAGE_TYPE, PACKET_TYPE
 from .faults import BagError
 from .message_types import EVENT_TYPE
 from .options import Options
-from .reading import Topic
+from .reading import Bag, Topic
 
 MARKS_TYPE = "sensor_msgs/msg/Joy"
 COMPRESSED_TYPE = "sensor_msgs/msg/CompressedImage"
@@ -25,6 +26,12 @@ OTHER_KINDS = {
 }
 STREAM_HINT = "A camera that was recorded on a topic of its own: --camera KEY=TOPIC."
 Kind = Literal["raw", "compressed", "packets", "joints", "number", "pose"]
+POSES, NAMES, CHUNKS = "/sim/object_poses", "/sim/object_names", "/sim/planned_chunk"
+TRUTH_TYPES = {
+    POSES: "geometry_msgs/msg/PoseArray",
+    NAMES: "std_msgs/msg/String",
+    CHUNKS: "pi05_progress_msgs/msg/ActionChunk",
+}
 Role = Literal["camera", "state", "action", "operator"]  # the last: actions while the operator has taken over
 
 
@@ -202,3 +209,25 @@ class _Choice:
         if len(ordered) > 1:
             self._notes.append(f"episode events from {ordered[0]}, not from {', '.join(ordered[1:])}")
         return ordered[0] if ordered else None
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What a recording has of it."""
+
+    objects: tuple[str, ...] = ()  # whose poses are there, in their order; none if they are not named
+    chunk_s: float = 0.0  # how long the planned chunks are; 0 if there are none
+
+
+def find_truth(bag: Bag) -> Truth:
+    """Look at the first message of each of these topics; a ``BagError`` if they contradict one another."""
+    first = {
+        topic: bag.deserialize(next(bag.messages({topic})))
+        for topic, kind in TRUTH_TYPES.items()
+        if topic in bag.topics and bag.topics[topic].used and bag.topics[topic].type == kind
+    }
+    objects = tuple(first[NAMES].data.split(",")) if {POSES, NAMES} <= first.keys() else ()
+    if objects and len(objects) != (count := len(first[POSES].poses)):
+        raise BagError(f"{POSES} has {count} poses, {NAMES} {len(objects)} names: record the episode anew")
+    chunk = first.get(CHUNKS)
+    return Truth(objects, 0.0 if chunk is None else (chunk.horizon - 1) * float(chunk.dt))

@@ -16,7 +16,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-from jaxtyping import Bool
 
 from training.datasets.frames import Thumbnail
 from training.datasets.layout import ACTION, DEMONSTRATION_VALID, STATE
@@ -84,12 +83,7 @@ def convert_episode(
             for segment in plan.segments:
                 out = folder / f"part_{segment.part:03d}"
                 out.mkdir(exist_ok=True)
-                made, idle = _made(bag, scan, candidate, segment, options, sizes, out)
-                ends = _reaches_end(candidate, segment, options.max_gap_ns)
-                made["not_to_imitate"] = _write_columns(
-                    rows_of(columns, bag, scan.truth, candidate, segment, options.profile), idle, out
-                )
-                parts.append(Part(**made, milestones=_milestones(candidate, segment), ends=ends))
+                parts.append(_made(bag, scan, candidate, segment, options, sizes, columns, out))
             return Converted(parts, plan.reasons, plan.notes)
         except GapError as gap:
             found.append(Gap(segment, gap))
@@ -98,19 +92,17 @@ def convert_episode(
     return Converted([], [*plan.reasons, f"more than {MAX_REPLANS} gaps"], plan.notes)
 
 
-def _write_columns(rows: dict[str, np.ndarray], idle: Bool[np.ndarray, " n"], folder: Path) -> int:
-    """Write each further column's rows; returns the number of frames that are not to be imitated."""
-    if DEMONSTRATION_VALID in rows:
-        rows[DEMONSTRATION_VALID] &= ~idle
-    for name, values in rows.items():
-        np.save(folder / f"{name}.npy", values)
-    return int((~rows[DEMONSTRATION_VALID]).sum()) if DEMONSTRATION_VALID in rows else 0
-
-
 def _made(
-    bag: Bag, scan: Scan, candidate: Candidate, segment: Segment, options: Options, sizes: Sizes, folder: Path
-) -> tuple[dict[str, Any], Bool[np.ndarray, " n"]]:
-    """Make a segment's files in a folder; returns fields of ``Part``, and in which frames nobody commands."""
+    bag: Bag,
+    scan: Scan,
+    candidate: Candidate,
+    segment: Segment,
+    options: Options,
+    sizes: Sizes,
+    columns: Columns,
+    folder: Path,
+) -> Part:
+    """Make a segment's files in a folder."""
     grid, failed = segment.grid, threading.Event()
     taken_over = within(candidate.taken_over if options.actions == "policy" else (), segment)
     cameras: dict[str, _CameraThread] = {}
@@ -145,20 +137,25 @@ def _made(
         table.close()
     counts = {name: thread.pictures.track.counts for name, thread in cameras.items()}
     counts |= {name: track.counts for name, track in table.tracks.items() if track.counts.received}
-    facts = {
-        "folder": folder.name,
-        "start_ns": grid.start_ns,
-        "frames": grid.count,
-        "part": segment.part,
-        "parts": segment.parts,
-        "inputs": {name: _facts(of) for name, of in counts.items()},
-        "thumbnails": {name: thread.thumbnails for name, thread in cameras.items()},
-        "picture_stats": {
-            name: {key: np.asarray(value).tolist() for key, value in thread.stats.items()}
-            for name, thread in cameras.items()
-        },
-    }
-    return facts, table.idle
+    rows = rows_of(columns, bag, scan.truth, candidate, segment, options.profile)
+    valid = rows.get(DEMONSTRATION_VALID, np.ones(grid.count, bool))
+    valid &= ~table.idle
+    for name, values in rows.items():
+        np.save(folder / f"{name}.npy", values)
+    stats = {n: {key: np.asarray(v).tolist() for key, v in thread.stats.items()} for n, thread in cameras.items()}
+    return Part(
+        folder.name,
+        grid.start_ns,
+        grid.count,
+        segment.part,
+        segment.parts,
+        _milestones(candidate, segment),
+        _reaches_end(candidate, segment, options.max_gap_ns),
+        int((~valid).sum()) if DEMONSTRATION_VALID in rows else 0,
+        inputs={name: _facts(of) for name, of in counts.items()},
+        thumbnails={name: thread.thumbnails for name, thread in cameras.items()},
+        picture_stats=stats,
+    )
 
 
 class _CameraThread:

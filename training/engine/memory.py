@@ -65,11 +65,6 @@ class MemoryPlan:
     gathered: int  # weights of two layers, fetched from the other devices; 0 where they are not cut
 
     @property
-    def activations(self) -> int:
-        """All that grows with the batch."""
-        return self.batch + self.kept + self.working
-
-    @property
     def total(self) -> int:
         """Everything."""
         return sum(dataclasses.asdict(self).values())
@@ -88,10 +83,9 @@ def plan_memory(
     optimizer: OptimizerConfig,
     trained: Trained = "everything",
     freeze: tuple[str, ...] = (),
-    labels: bool = True,
     flow_samples: int = 1,
 ) -> MemoryPlan:
-    """What a run needs per device.
+    """What a run with progress labels needs per device.
 
     Args:
         devices: number of devices, over all processes.
@@ -106,14 +100,13 @@ def plan_memory(
     state = abstract_state(model, mesh, trained, optimizer, freeze)
     rows = batch_size // devices
     piece = rows // optimizer.accumulation_steps
-    given = labels, flow_samples
-    whole = _part(model, rows, *given)
+    whole = _part(model, rows, flow_samples)
     loaded = sum(math.prod(image.shape) for image in whole.drawn.observation.images.values())
     if trained == "head":  # no layer is computed backwards; forwards it needs less than it would keep
-        kept, working = 0, float(_working(model, "everything", (), piece, *given))
+        kept, working = 0, float(_working(model, "everything", (), piece, flow_samples))
     else:
-        kept = _kept(model, trained, freeze, piece, *given)
-        working = LAYERS_AT_ONCE[model.remat] * _working(model, trained, freeze, piece, *given)
+        kept = _kept(model, trained, freeze, piece, flow_samples)
+        working = LAYERS_AT_ONCE[model.remat] * _working(model, trained, freeze, piece, flow_samples)
     return MemoryPlan(
         parameters=_held(state.params),
         frozen=_held(state.frozen),
@@ -144,7 +137,7 @@ def _gathered(parameters: Mapping[str, jax.ShapeDtypeStruct]) -> int:
     return 2 * max(towers.values(), default=0)
 
 
-def _part(model: Pi05Config, rows: int, labels: bool, flow_samples: int) -> Part:
+def _part(model: Pi05Config, rows: int, flow_samples: int) -> Part:
     """Shapes of what the loss reads."""
     shape = jax.ShapeDtypeStruct
     actions = shape((rows, model.action_horizon, model.action_dim), jnp.float32)
@@ -156,8 +149,8 @@ def _part(model: Pi05Config, rows: int, labels: bool, flow_samples: int) -> Part
         state=state,
         tokenized_prompt=shape((rows, model.max_token_len), jnp.int32),
         tokenized_prompt_mask=shape((rows, model.max_token_len), bool),
-        progress=numbers if labels else None,
-        progress_mask=flags if labels else None,
+        progress=numbers,
+        progress_mask=flags,
         positions=shape((rows, len(model.positions), 3), jnp.float32) if model.positions else None,
         positions_mask=shape((rows, len(model.positions)), bool) if model.positions else None,
         proprioception=shape((rows, model.proprioception_size), jnp.float32) if model.state_token else None,
@@ -167,32 +160,25 @@ def _part(model: Pi05Config, rows: int, labels: bool, flow_samples: int) -> Part
     drawn = Drawn(observation, noise, shape((rows, *several), jnp.float32))
     per_step = shape((rows, model.action_horizon), jnp.float32)
     located = shape((rows, len(model.positions)), jnp.float32) if model.positions else None
-    return Part(drawn, actions, Shares(per_step, numbers if labels else None, located))
+    return Part(drawn, actions, Shares(per_step, numbers, located))
 
 
-def _working(
-    model: Pi05Config, trained: Trained, freeze: tuple[str, ...], rows: int, labels: bool, flow_samples: int
-) -> int:
+def _working(model: Pi05Config, trained: Trained, freeze: tuple[str, ...], rows: int, flow_samples: int) -> int:
     """Bytes of all intermediate numbers of one layer, the larger tower's: what one layer more would keep."""
     plain = dataclasses.replace(model, remat="none")
     depths = ((1, 1), (2, 1), (1, 2))
-    base, vision, language = (
-        _kept(with_depths(plain, *depth), trained, freeze, rows, labels, flow_samples) for depth in depths
-    )
+    base, vision, language = (_kept(with_depths(plain, *of), trained, freeze, rows, flow_samples) for of in depths)
     return max(vision, language) - base
 
 
 @functools.lru_cache(maxsize=64)
-def _kept(
-    model: Pi05Config, trained: Trained, freeze: tuple[str, ...], rows: int, labels: bool, flow_samples: int
-) -> int:
+def _kept(model: Pi05Config, trained: Trained, freeze: tuple[str, ...], rows: int, flow_samples: int) -> int:
     """Bytes kept for the backward pass of so many samples."""
 
     def loss(params: Mapping[str, Any], frozen: Mapping[str, Any], part: Part) -> jax.Array:
         return total_loss(with_parameters(model, {**frozen, **params}), part, LossConfig())[0]
 
-    part = _part(model, rows, labels, flow_samples)
-    return residual_bytes(loss, *parameter_kinds(model, trained, freeze), part)
+    return residual_bytes(loss, *parameter_kinds(model, trained, freeze), _part(model, rows, flow_samples))
 
 
 def with_depths(model: Pi05Config, vision: int, language: int) -> Pi05Config:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from itertools import repeat
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -25,11 +27,11 @@ from .metrics import Arrived, InFlight, Window
 from .setup import Run
 from .signals import Agreement, StopRequest
 from .simulation import FOLDER, SIMULATED, drive, driven
-from .trace import StepTrace
 from .validation import Trace, Validation, make_validation_step, validate
 
 TOLD_AS = {"train": "step", "validation": "held out, step", "simulation": "in simulation, step"}
 STOP = "stop"  # among the metrics: whether any process was asked to stop
+TRACED, TRACED_COUNT = 5, 5  # first of the device's calls that are profiled, and how many; programs are compiled before
 
 
 class Ended(NamedTuple):
@@ -37,6 +39,22 @@ class Ended(NamedTuple):
 
     step: int
     stopped_by: str  # name of the signal, or "another process"; empty if nothing is left to do
+
+
+def profiled(folder: Path | None, wait: Callable[[], None]) -> Iterator[None]:
+    """Advance it before each call of the device, and close it: what JAX's profiler sees of a few goes into a folder.
+
+    Args:
+        folder: nothing is written without one.
+        wait: returns when the device is done with all that was sent off.
+    """
+    yield from repeat(None, TRACED - 1)
+    if folder is not None:
+        wait()
+        with jax.profiler.trace(str(folder.expanduser())):
+            yield from repeat(None, TRACED_COUNT)
+            wait()
+    yield from repeat(None)
 
 
 def owes_validation(begin: RunState, validation_interval: int) -> bool:
@@ -79,7 +97,7 @@ class Loop:
         self._agreement = Agreement(run.mesh)
         self._state, self._step = run.state, run.begin.step
         self._in_flight = InFlight()
-        self._trace = StepTrace(config.trace, self._flush)
+        self._trace = profiled(config.trace, self._flush)
         self._window = Window(list(run.begin.window))
         self._best = run.begin.best
         self._stop_agreed = False
@@ -98,7 +116,7 @@ class Loop:
             self._drive()
         first, stopped_by = True, ""
         while self._step < total:
-            self._trace.next()
+            next(self._trace)
             self._next_steps()
             self._checkpoints.raise_if_failed()
             if first:  # compiling is not training
