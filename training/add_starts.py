@@ -37,11 +37,7 @@ class StartsOptions:
 
 
 def add(args: StartsOptions) -> None:
-    """Read first frames and write them down.
-
-    Raises:
-        UserError: what is wrong, and what to do.
-    """
+    """Read first frames and write them down."""
     if not args.datasets:
         raise UserError("give the folders of the data sets that the checkpoint was trained on")
     profile = RobotProfile.load(args.robot or read_info(args.checkpoint).robot)

@@ -54,11 +54,7 @@ def _cells(of: Row) -> list[str]:
 
 
 def evaluate(args: RolloutOptions) -> None:
-    """Read, compare, print, write.
-
-    Raises:
-        UserError: there are no goals, or a file is there already.
-    """
+    """Read, compare, print, write; without goals, or where a file is there already, a ``UserError``."""
     check_output(args.json, args.output, overwrite=args.overwrite)
     rollouts = read_rollouts(args.rollouts)
     if not rollouts:

@@ -57,8 +57,7 @@ def dry_run(bags: Sequence[Path], pool: Pool) -> int:
 def convert(bags: Sequence[Path], output: Path, place: Workplace, settings: Mapping[str, Any], pool: Pool) -> int:
     """Make the data set and its report; what ``place`` has of it already is not made again.
 
-    Returns:
-        The number of episodes; without any there is a report, and no data set.
+    Returns the number of episodes; without any there is a report, and no data set.
     """
     options, plans = pool.options, _planned(bags, pool)
     _check_even(plans.sizes)

@@ -160,11 +160,8 @@ class _Planning:
             self._shortened |= self._candidate.spans[0].start_ns is not None
 
     def _narrowed(self, index: int, start: int, stop: int) -> tuple[int, int, list[Gap]]:
-        """Where an input's first and last messages cannot be used, it begins later and ends earlier than they say.
-
-        Returns:
-            Start and stop, and the gaps that are in between.
-        """
+        """Start and stop, and the gaps in between: an input whose first and last messages cannot be used begins later
+        and ends earlier than they say."""
         gaps = []
         for gap in (gap for gap in self._found if gap.segment.stretch == index):
             grid, error = self._grid(index, start, stop), gap.error

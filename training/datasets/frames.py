@@ -102,11 +102,7 @@ class VideoReader:
 
 
 class OpenCvReader:
-    """The same by OpenCV, for machines without PyAV: slower where frames are skipped. Not thread-safe; close it.
-
-    Raises:
-        PictureError: the file is missing, not a video, or of a codec that this OpenCV does not know.
-    """
+    """The same by OpenCV, for machines without PyAV: slower where frames are skipped. Not thread-safe; close it."""
 
     def __init__(self, path: Path, fps: float) -> None:
         self._path, self._fps, self._next = path, fps, 0

@@ -37,11 +37,8 @@ def check_robot(
     cameras: Iterable[str] = (),
     option: str = "--robot",
 ) -> None:
-    """Refuse a data set of another robot than the profile's, which ``option`` of the command line chooses.
-
-    Raises:
-        DatasetError: it says so itself, a feature is missing, or vectors have another size.
-    """
+    """Refuse a data set of another robot than the profile's, which ``option`` of the command line chooses: it says so
+    itself, a feature is missing, or vectors have another size."""
     robot = dataset.info.get("robot_type")
     if robot not in (*UNKNOWN, profile.name):
         remedy = f"choose {option} {robot}" if robot in known_profiles() else "correct robot_type if that is wrong"

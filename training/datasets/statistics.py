@@ -26,11 +26,7 @@ _MARGIN = 1e-10  # around the range of the bins, as LeRobot has it
 
 
 def feature_stats(values: np.ndarray) -> Stats:
-    """Statistics of one episode's feature.
-
-    Args:
-        values: (n, d) or (n,) numbers or booleans, at least one frame, all finite.
-    """
+    """Statistics of one episode's feature, (n, d) or (n,) numbers or booleans, at least one frame, all finite."""
     values = np.asarray(values, np.float64)
     values = values[:, None] if values.ndim == 1 else values
     n = len(values)
@@ -62,9 +58,8 @@ def _quantile(ordered: np.ndarray, share: float) -> np.ndarray:
 def pooled(stats: Sequence[Stats]) -> Stats:
     """Statistics of one feature over several episodes, of equal dimensions, from theirs, as LeRobot pools them."""
     counts = np.concatenate([np.asarray(s["count"]) for s in stats])
-    weights = (counts / counts.sum()).reshape(-1, *[1] * np.ndim(stats[0]["mean"]))
-    mean = sum(w * s["mean"] for w, s in zip(weights, stats, strict=True))
-    variance = sum(w * (s["std"] ** 2 + (s["mean"] - mean) ** 2) for w, s in zip(weights, stats, strict=True))
+    mean = np.average([s["mean"] for s in stats], axis=0, weights=counts)
+    variance = np.average([s["std"] ** 2 + (s["mean"] - mean) ** 2 for s in stats], axis=0, weights=counts)
     result = {
         "min": np.min([s["min"] for s in stats], axis=0),
         "max": np.max([s["max"] for s in stats], axis=0),
@@ -74,7 +69,7 @@ def pooled(stats: Sequence[Stats]) -> Stats:
     }
     for name in QUANTILES:
         if all(name in s for s in stats):
-            result[name] = sum(w * s[name] for w, s in zip(weights, stats, strict=True))
+            result[name] = np.average([s[name] for s in stats], axis=0, weights=counts)
     return result
 
 
@@ -104,11 +99,8 @@ def sample_frames(length: int) -> list[int]:
 def picture_stats(pictures: Iterable[np.ndarray]) -> Stats:
     """Statistics per channel, (3, 1, 1) in [0, 1], over an episode's sampled pictures, one in memory at a time.
 
-    Exact from counts of the 256 levels; ``count`` is the number of pictures. Pictures of more than 300 pixels are
-    thinned to about 150 along the longer side, as LeRobot does.
-
-    Args:
-        pictures: uint8 (h, w, 3) each, at least one; see ``sample_frames``.
+    Exact from counts of the 256 levels; ``count`` is the number of pictures: uint8 (h, w, 3), at least one. Pictures of
+    more than 300 pixels are thinned to about 150 along the longer side, as LeRobot does.
     """
     counts, number = np.zeros((3, 256), np.int64), 0
     for picture in pictures:

@@ -57,11 +57,7 @@ def write_dataset(
     video: VideoOptions,
     columns: dict[str, layout.Feature],
 ) -> None:
-    """Write all files of a data set into ``root``, which is there; sizes are (height, width), columns further ones.
-
-    Raises:
-        UserError: a video's frames are not as many as the table's.
-    """
+    """Write all files of a data set into ``root``, which is there; sizes are (height, width), columns further ones."""
     features = features_of(profile, sizes) | columns
     tasks = list(dict.fromkeys(episode.task for episode in episodes))
     rows = _Rows(root, features, list(columns))

@@ -103,13 +103,10 @@ class Parts(NamedTuple):
 def total_loss(
     model: Pi05, part: Part, config: LossConfig, action_size: int | None = None
 ) -> tuple[Float[Array, ""], Parts]:
-    """The part of a batch's loss that comes from some of its rows.
+    """The part of a batch's loss that comes from some of its rows: what is minimised, and what it is made of.
 
-    Args:
-        action_size: only so many of an action's numbers count; None counts all.
-
-    Returns:
-        What is minimised, and what it is made of. Without heads or labels it is the action loss itself.
+    Without heads or labels it is the action loss itself. Only ``action_size`` of an action's numbers count; None counts
+    all.
     """
     drawn, of = part.drawn, part.shares
     losses = model.losses(drawn.observation, part.actions, drawn.noise, drawn.time, action_size)

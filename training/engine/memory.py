@@ -85,14 +85,7 @@ def plan_memory(
     freeze: tuple[str, ...] = (),
     flow_samples: int = 1,
 ) -> MemoryPlan:
-    """What a run with progress labels needs per device.
-
-    Args:
-        devices: number of devices, over all processes.
-        batch_size: samples of an optimiser step, over all devices.
-        freeze: regular expressions of paths of parameters that stay as they are.
-        flow_samples: noises and times per sample.
-    """
+    """What a run with progress labels needs per device, of so many over all processes, which share a batch."""
     check_devices(devices, fsdp_devices)
     check_batch_size(batch_size, devices, optimizer.accumulation_steps)
     sizes = (devices // fsdp_devices, fsdp_devices)

@@ -131,18 +131,8 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def put_batch(mesh: Mesh, batch: Any) -> Any:
-    """A batch on the devices, from the rows that this process loaded.
-
-    Args:
-        batch: pytree of host arrays with this process's rows on the first axis: those of the whole batch in the order
-            of process indices, as many in every process.
-
-    Returns:
-        The same pytree of global arrays.
-
-    Raises:
-        UserError: the rows cannot be shared out evenly.
-    """
+    """A batch on the devices, a pytree of global arrays, from one of host arrays with this process's rows on the first
+    axis: those of the whole batch in the order of process indices, as many in every process."""
     sharding = batch_sharding(mesh)
     here = sum(device.process_index == jax.process_index() for device in mesh.devices.flat)
     for rows in {leaf.shape[0] for leaf in jax.tree.leaves(batch)}:

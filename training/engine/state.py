@@ -60,10 +60,7 @@ def parameter_kinds(model: Pi05Config, trained: Trained, freeze: tuple[str, ...]
     """Shapes of the parameters that are trained, and of the others, in the dtype they are kept in.
 
     What adapters stand for is kept in bfloat16, as openpi's. Everything else is float32: whatever it was stored in, no
-    bit of it is lost.
-
-    Raises:
-        ModelConfigError: there is nothing of what is to be trained or frozen.
+    bit of it is lost. Where there is nothing of what is to be trained or frozen, a ``ModelConfigError``.
     """
     chosen, kinds = trained_paths(model, trained, freeze), ({}, {})
     for path, leaf in parameter_shapes(model).items():
@@ -103,7 +100,6 @@ def start_state(
         rng: for parameters that do not come from ``source``; the same key gives the same numbers on any mesh.
         source: of a checkpoint; None starts all at random. Adapters it lacks start at random, and so do the progress
             head and the state token if it has none; a head that the model does not have is left out.
-        freeze: regular expressions of paths that stay as they are.
     """
     shapes = abstract_state(model, mesh, trained, optimizer, freeze)
     wanted = {**shapes.params, **shapes.frozen}

@@ -123,7 +123,6 @@ def make_train_step(
 
     Args:
         mesh: from ``make_mesh``; the state must lie on it as ``abstract_state`` says.
-        freeze: regular expressions of paths of parameters that stay as they are.
         action_size: numbers of an action before padding; needed for ``loss.ignore_padded_dims``.
         augmentation: how pictures are changed and cameras dropped; None leaves them as they are.
         adjust_draw: applied to what is drawn for a batch; training.parity changes the last digits of times by it.
@@ -134,9 +133,6 @@ def make_train_step(
         ``grad_norm`` (before clipping), ``grad_norm/<group>``, ``param_norm`` (after the step), ``learning_rate`` (of
         the step), and with a head and labels ``progress_loss`` (0 where no frame has a label) and ``labelled`` (share
         of the batch), or of positions ``position_loss``, ``position_error_mm`` and ``located``.
-
-    Raises:
-        UserError: the configuration does not fit together; or, when it is called, the batch does not.
     """
     if loss.ignore_padded_dims and not 1 <= (action_size or 0) <= model.action_dim:
         raise UserError(

@@ -62,11 +62,7 @@ class Form:
 
 
 class Cached:
-    """Arrays of a cache, mapped into memory; processes share them.
-
-    Args:
-        starts: row of each episode's first frame, and their number at the end.
-    """
+    """Arrays of a cache, mapped into memory; processes share them. For ``starts`` see ``Dataset``."""
 
     def __init__(self, folder: Path, form: Form, starts: np.ndarray) -> None:
         self._args = (folder, form, starts)
@@ -86,12 +82,7 @@ class Cached:
 
 
 def cached_pictures(cache: Path, dataset: Dataset, features: Mapping[str, str], views: Mapping[str, View]) -> Cached:
-    """Open the cache of a data set's pictures; see ``cached``.
-
-    Args:
-        features: the data set's feature for each of the model's cameras.
-        views: what the model sees of each of its cameras.
-    """
+    """Open the cache of a data set's pictures; see ``cached`` and ``DecodedPictures``."""
     form = Form({key: (*views[key].size, 3) for key in features}, np.uint8, "u8", "--data.cache")
     starts = dataset.starts
 

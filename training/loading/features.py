@@ -49,13 +49,8 @@ def cached_features(
     tower: Tower,
     threads: int,
 ) -> Cached:
-    """Open the cache of a data set's tokens; they are computed first if there is none. ``Cached.read`` gives them.
-
-    Args:
-        features: the data set's feature for each of the model's cameras.
-        views: what the model sees of each of its cameras, which ``pictures`` reads.
-        threads: that read pictures.
-    """
+    """Open the cache of a data set's tokens; they are computed first, in so many threads that read ``pictures``, if
+    there is none. ``Cached.read`` gives them."""
     form = Form(dict.fromkeys(features, tower.shape), tower.dtype, "tokens", "--data.features")
 
     def make(folder: Path, advance: Advance) -> None:

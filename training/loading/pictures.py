@@ -51,12 +51,8 @@ def camera_features(dataset: Dataset, profile: RobotProfile, cameras: tuple[str,
 
 
 class DecodedPictures:
-    """Decodes the videos of a data set; every thread has decoders of its own.
-
-    Args:
-        features: the data set's feature for each of the model's cameras.
-        views: what the model sees of each of its cameras.
-    """
+    """Decodes the videos of a data set, ``features`` by the model's cameras, as it sees them (``views``); every thread
+    has decoders of its own."""
 
     def __init__(self, dataset: Dataset, features: Mapping[str, str], views: Mapping[str, View]) -> None:
         self._dataset, self._features, self._views = dataset, dict(features), dict(views)

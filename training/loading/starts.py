@@ -17,14 +17,8 @@ from .pictures import camera_features
 
 
 def gather_starts(datasets: Sequence[Dataset], profile: RobotProfile, cameras: tuple[str, ...] = ()) -> Starts:
-    """First frames of about ``MOST`` episodes, as many of each data set; pictures only where all its videos are there.
-
-    Args:
-        cameras: those whose pictures are read, by their keys in the profile; all if none is given.
-
-    Raises:
-        DatasetError, DataConfigError, PictureError: damaged, or without a camera.
-    """
+    """First frames of about ``MOST`` episodes, as many of each data set; pictures only where all its videos are there,
+    and of these cameras, by their keys in the profile; all if none is given."""
     pictures: dict[str, list[np.ndarray]] = {}
     states, tasks = [], set[str]()
     for dataset in datasets:

@@ -39,12 +39,7 @@ def _train_file(file: Path) -> Path | None:
 
 
 def check(path: Path) -> Iterator[Check]:
-    """All quantities of a set.
-
-    Raises:
-        ValueError: a file is damaged or missing.
-        KeyError: a file lacks something.
-    """
+    """All quantities of a set; a ``ValueError`` if a file is damaged or missing, a ``KeyError`` if it lacks one."""
     name = path.name.removesuffix("_train.npz")
     beside = {part: path.with_name(f"{name}_{part}") for part in PARTS}
     if missing := [file.name for file in beside.values() if not file.is_file()]:

@@ -166,16 +166,10 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def gone_on_with(path: Path, config: TrainConfig) -> tuple[TrainConfig, dict[str, Any]]:
-    """The configuration of a run that goes on: the one that was saved, with what may be changed as it is now.
+    """The configuration of a run that goes on, and all that was saved: the former one and ``extra``.
 
-    Args:
-        config: as it was asked for; what the run started from and its tokenizer's file need not be given again.
-
-    Returns:
-        The configuration, and all that was saved: the former one and ``extra``.
-
-    Raises:
-        UserError: something else than what may be changed differs, or the file is damaged.
+    It is the one that was saved, with what may be changed as it is asked for now; nothing else may differ. What the run
+    started from and its tokenizer's file need not be given again.
     """
     try:
         saved = read_json(path)

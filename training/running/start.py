@@ -137,14 +137,9 @@ def position_notes(model: Pi05Config, taught: bool) -> list[str]:
 
 
 def check_best(best: str, chosen: bool, validates: bool, model: Pi05Config, loader: TrainLoader) -> list[str]:
-    """Refuse a number that no validation of this run will give.
+    """Refuse a number that no validation of this run will give; returns what is to be said.
 
-    Args:
-        chosen: whether it was asked for, and not only what the recipe says.
-        validates: whether there will be any validation.
-
-    Returns:
-        What is to be said.
+    ``chosen`` is whether it was asked for, and not only what the recipe says; ``validates`` whether there will be any.
     """
     head, labels = model.progress.kind != "none", "progress labels (training.add_progress_labels) and a progress head"
     needs = {
@@ -198,14 +193,7 @@ def restored(config: TrainConfig, model: Pi05Config, mesh: Mesh, last: Path, sou
 
 
 def start_notes(start: Start, base: Base | None, different: str, stats: Mapping[str, NormStats]) -> list[str]:
-    """What should be said of a new run's start to whoever starts it.
-
-    Args:
-        start: what it begins with.
-        base: the checkpoint that it starts from.
-        different: from that, as ``differences`` says it.
-        stats: that normalise.
-    """
+    """What should be said of a new run's start to whoever starts it; ``different`` is what ``differences`` says."""
     if base is None:
         return ["starts with random parameters"]
     notes = [f"starts from {base.folder} ({base.info.model_id}, robot {base.info.robot})"]
