@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -66,12 +67,7 @@ class NudgedBatch(Batch):
 
 def run_as_is(task: Task) -> Run:
     """The steps as training takes them."""
-    batch = _batch(task.inputs)
-    augmentation = OPENPI if task.augment else None
-    step = make_train_step(
-        task.config, _mesh(), RECORDED, LossConfig(), trained=task.trained, augmentation=augmentation
-    )
-    return _run(task, step, task.parameters, [batch] * task.steps)
+    return _run(task, _step(task, RECORDED), task.parameters, [_batch(task.inputs)] * task.steps)
 
 
 def runs_rounded_differently(task: Task, count: int) -> list[Run]:
@@ -84,16 +80,7 @@ def runs_rounded_differently(task: Task, count: int) -> list[Run]:
     """
     batch = _batch(task.inputs)
     rows = len(batch.actions)
-    optimizer = dataclasses.replace(RECORDED, accumulation_steps=rows)
-    step = make_train_step(
-        task.config,
-        _mesh(),
-        optimizer,
-        LossConfig(),
-        trained=task.trained,
-        augmentation=OPENPI if task.augment else None,
-        adjust_draw=_nudged,
-    )
+    step = _step(task, dataclasses.replace(RECORDED, accumulation_steps=rows), adjust_draw=_nudged)
     runs, compiled = [], None
     for seed in range(count):
         rng = np.random.default_rng(seed)
@@ -104,6 +91,11 @@ def runs_rounded_differently(task: Task, count: int) -> list[Run]:
             compiled = step.lower(*given).compile(compiler_options=quick())
         runs.append(_run(task, compiled, parameters, batches))
     return runs
+
+
+def _step(task: Task, optimizer: OptimizerConfig, **options: Any) -> TrainStep:
+    options |= {"trained": task.trained, "augmentation": OPENPI if task.augment else None}
+    return make_train_step(task.config, _mesh(), optimizer, LossConfig(), **options)
 
 
 def _nudged(drawn: Drawn, batch: NudgedBatch) -> Drawn:
