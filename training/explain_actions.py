@@ -35,8 +35,7 @@ from .evaluation.predictions import ready_policy
 from .explanation.answers import Asker
 from .explanation.demonstrations import demonstrations, sample
 from .explanation.figures import Table, figures, questions
-from .explanation.findings import Finding, findings, verdict
-from .explanation.page import page
+from .explanation.findings import Finding, findings, page, verdict
 
 VERSION = 1  # of the JSON
 

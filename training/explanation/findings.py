@@ -1,4 +1,5 @@
-"""What is wrong with a policy or its data, in words: found by rules over the figures, the largest effect first.
+"""What is wrong with a policy or its data, in words: found by rules over the figures, the largest effect first; and
+the page that says so.
 
 The measure of every effect is the error of arms that do not move: 1 costs as much as standing still. A rule compares
 figures of one policy and one data set with each other, so that it means the same on any of them.
@@ -6,14 +7,17 @@ figures of one policy and one data set with each other, so that it means the sam
 
 from __future__ import annotations
 
+import html
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pi05_progress.checkpoints.description import CheckpointInfo
 
+from ..report.charts import Curve, curves
+from ..report.html_page import html_page, key, row, table
 from .answers import BLACK, EXCHANGED, NOISE, NOISY, SEED, STATE, STATE_NOISE
-from .figures import BEFORE_GRASP, MEAN, NOT_MOVING, POLICY, Contribution, Figures
+from .figures import BEFORE_GRASP, MEAN, NOT_MOVING, POLICY, Contribution, Figures, Table
 
 JUMP = 0.02  # rad: a first row so much farther from the present pose than the data's is a jump
 USED = 0.1  # of what another frame altogether changes: an input that changes less is not used ...
@@ -27,6 +31,10 @@ DITHER = 0.25  # of the error of standing still
 FOLLOWED = 0.25  # of a second's motion: commands that poses come no nearer to were not followed
 LAG_S = 0.3  # arms that follow so late are elsewhere when they are looked at
 MEAN_OF_NOISE = STATE_NOISE * math.sqrt(2 / math.pi)  # rad, its absolute value
+STYLE = """
+.policy { fill:none; stroke:var(--accent); stroke-width:2.4 }
+.nobody { fill:none; stroke:var(--second); stroke-width:2 }
+"""
 AS_NUMBERS = "give the model the state as numbers, not as words alone: state_token of the model"
 FIRST_ROW = {  # remedies by whether arm actions are relative, and whether every row has statistics of its own
     (False, False): "train relative actions, which begin at the present pose: --data.delta_actions "
@@ -134,3 +142,25 @@ def verdict(figures: Figures) -> str:
     if math.isfinite(grasp_mm):
         text += f" In {BEFORE_GRASP} the fingertips are {grasp_mm:.0f} mm off; some 8 mm let it grasp."
     return text
+
+
+def page(facts: Mapping[str, str], verdict: str, findings: Sequence[Finding], figures: Figures) -> str:
+    """The whole page: what is wrong, then every figure, with facts about the run at its end."""
+    title = f"Actions: {facts['data set']}"
+    parts = [f"<h1>{html.escape(title)}</h1>", f"<p>{html.escape(verdict)}</p>", "<h2>What is wrong</h2>"]
+    for number, finding in enumerate(findings, 1):
+        parts.append(
+            f"<section class='card'><h3>{number}. {html.escape(finding.text)}</h3><p>{html.escape(finding.remedy)}</p>"
+            f"<p class='soft'>effect {finding.effect:.2f}, where standing still is 1</p></section>"
+        )
+    parts += [] if findings else ["<p>No rule found anything.</p>"]
+    shown = {"policy": figures.by_row[POLICY], "nobody": figures.by_row[NOT_MOVING]}
+    most = max(errors.max() for errors in shown.values())
+    lines = [Curve(figures.row_s, errors / max(most, 1e-9), kind) for kind, errors in shown.items()]
+    said = f"Mean error per joint over the time of a chunk; 1 is {most:.3f} rad."
+    parts += ["<h2>Error over the chunk</h2>", key({"accent": POLICY, "second": NOT_MOVING}, said)]
+    parts.append(curves(lines, float(figures.row_s[-1]), "error over the chunk"))
+    for of in [*figures.tables, Table("Run", "", ("what", "which"), list(facts.items()))]:
+        cells = [row((html.escape(first), *(("number", html.escape(c)) for c in rest))) for first, *rest in of.shown()]
+        parts += [f"<h2>{of.title}</h2><p class='soft'>{of.note}</p>", table([row(of.headings, "th"), *cells])]
+    return html_page(title, parts, STYLE)

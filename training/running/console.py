@@ -25,11 +25,11 @@ SHOWN = {  # of a row of the logs: name there and here
 }
 
 
-class Console:
+class Console(Progress):
     """Use it as a context; the bar is there meanwhile."""
 
     def __init__(self, total: int) -> None:
-        self._console = RichConsole(stderr=True, highlight=False, soft_wrap=True)
+        console = RichConsole(stderr=True, highlight=False, soft_wrap=True)
         self._quiet = jax.process_index() != 0
         columns = (
             TextColumn("training"),
@@ -39,29 +39,21 @@ class Console:
             TimeElapsedColumn(),
             TimeRemainingColumn(elapsed_when_finished=True),
         )
-        bar = not self._quiet and self._console.is_terminal
-        self._bar = Progress(*columns, console=self._console, disable=not bar, speed_estimate_period=120)
-        self._task = self._bar.add_task("", total=total)
-        self._total = total
+        bar = not self._quiet and console.is_terminal
+        super().__init__(*columns, console=console, disable=not bar, speed_estimate_period=120)
+        self._bar, self._total = self.add_task("", total=total), total
 
     def say(self, text: str) -> None:
         """A line."""
         if not self._quiet:
-            self._console.print(text, markup=False)
+            self.console.print(text, markup=False)
 
     def steps_done(self, step: int) -> None:
         """Move the bar."""
-        self._bar.update(self._task, completed=step)
+        self.update(self._bar, completed=step)
 
     def row(self, what: str, step: int, values: Mapping[str, float]) -> None:
         """A row of the logs in brief."""
         known = [(short, values[name]) for name, short in SHOWN.items() if not math.isnan(values.get(name, math.nan))]
         parts = [f"{short} {value:.4g}" for short, value in known]
         self.say(f"{what} {step}/{self._total}  " + "  ".join(parts))
-
-    def __enter__(self) -> Console:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()

@@ -19,7 +19,7 @@ from ..engine.state import parameters_in_use, with_parameters
 from ..engine.step import make_resident_steps, make_train_step
 from ..loading.batch import Batch
 from ..loading.split import HELD_OUT, SPLITS
-from . import bad_batch, pictures
+from . import bad_batch
 from .checkpoints import HIGHER_IS_BETTER, POSITION, Best, RunCheckpoints, RunState, beside_parameters
 from .console import Console
 from .logs import Logs
@@ -27,7 +27,7 @@ from .metrics import Arrived, InFlight, Window
 from .setup import Run
 from .signals import Agreement, StopRequest
 from .simulation import FOLDER, SIMULATED, drive, driven
-from .validation import Trace, Validation, make_validation_step, validate
+from .validation import Trace, Validation, chosen, draw, make_validation_step, validate
 
 TOLD_AS = {"train": "step", "validation": "held out, step", "simulation": "in simulation, step"}
 STOP = "stop"  # among the metrics: whether any process was asked to stop
@@ -255,7 +255,7 @@ class Loop:
 
         title = f"{self._config.name}/{self._config.exp_name}, step {self._step}"
         path = self._run.folder.root / f"pictures/progress_{self._step}.png"
-        pixels = pictures.draw(path, pictures.chosen(found.traces), title, name, self._run.loader.action_dt_s)
+        pixels = draw(path, chosen(found.traces), title, name, self._run.loader.action_dt_s)
         self._logs.picture("validation/progress", self._step, pixels)
 
     def _run_state(self, owed: bool) -> RunState:
