@@ -133,22 +133,19 @@ class McapFile:
         """Note what a record of these kinds says, passing over others, and over names that are no text."""
         stream = ReadDataStream(io.BytesIO(data))
         with contextlib.suppress(UnicodeDecodeError):  # whoever needs that topic will miss it
-            self._understand(kind, stream)
-
-    def _understand(self, kind: int, stream: ReadDataStream) -> None:
-        if kind == Opcode.SCHEMA:
-            schema = records.Schema.read(stream)
-            self._schemas[schema.id] = schema
-        elif kind == Opcode.CHANNEL:
-            channel = records.Channel.read(stream)
-            self._described[channel.id] = channel
-        elif kind == Opcode.STATISTICS:
-            self.count = records.Statistics.read(stream).message_count
-        elif kind == Opcode.CHUNK_INDEX:
-            of = records.ChunkIndex.read(stream)
-            end = of.chunk_start_offset + of.chunk_length + of.message_index_length
-            place = (of.message_start_time, of.message_end_time, of.chunk_start_offset, end)
-            self._chunks.append(_Chunk(*place, frozenset(of.message_index_offsets)))
+            if kind == Opcode.SCHEMA:
+                schema = records.Schema.read(stream)
+                self._schemas[schema.id] = schema
+            elif kind == Opcode.CHANNEL:
+                channel = records.Channel.read(stream)
+                self._described[channel.id] = channel
+            elif kind == Opcode.STATISTICS:
+                self.count = records.Statistics.read(stream).message_count
+            elif kind == Opcode.CHUNK_INDEX:
+                of = records.ChunkIndex.read(stream)
+                end = of.chunk_start_offset + of.chunk_length + of.message_index_length
+                place = (of.message_start_time, of.message_end_time, of.chunk_start_offset, end)
+                self._chunks.append(_Chunk(*place, frozenset(of.message_index_offsets)))
 
     def _read_records(self) -> int:
         """Go through the file record by record; returns where its complete records end."""

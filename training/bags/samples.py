@@ -121,15 +121,12 @@ class Track[Raw, Value]:
 
     def around(self, time_ns: int, after: bool = True) -> tuple[Sample | None, Sample | None]:
         """The sound samples at or before a time and after it; with ``after`` false only the former is made."""
-        self._asked = time_ns
-        before, later = self._neighbours(time_ns)
-        while before and not self._sound(before):
+        self._asked, found = time_ns, None
+        while found is None or not all(sample is None or self._sound(sample) for sample in found):
             before, later = self._neighbours(time_ns)
-        while after and later and not self._sound(later):
-            before, later = self._neighbours(time_ns)
-        if before:
-            del self._samples[: self._samples.index(before)]
-        return before, later if after else None
+            found = before, later if after else None
+        self._forget_before(before)
+        return found
 
     def nearest(self, time_ns: int) -> tuple[Sample | None, Sample | None, Sample | None]:
         """The sound sample nearest to a time (the earlier of two at the same distance), those before and after it.
@@ -138,15 +135,15 @@ class Track[Raw, Value]:
         """
         self._asked = time_ns
         while True:
-            before, after = self._neighbours(time_ns)
-            if before and after:
-                chosen = before if time_ns - before.stamp <= after.stamp - time_ns else after
-            else:
-                chosen = before or after
+            around = before, after = self._neighbours(time_ns)
+            chosen = min(filter(None, around), key=lambda sample: abs(sample.stamp - time_ns), default=None)
             if chosen is None or self._sound(chosen):
-                if before:
-                    del self._samples[: self._samples.index(before)]
+                self._forget_before(before)
                 return chosen, before, after
+
+    def _forget_before(self, sample: Sample | None) -> None:
+        if sample:
+            del self._samples[: self._samples.index(sample)]
 
     def _neighbours(self, time_ns: int) -> tuple[Sample | None, Sample | None]:
         """The samples at or before a time and after it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -46,7 +47,7 @@ class Table:
         self._deserialize, self._changes = deserialize, scan.changes
         self._write = write_state, write_action
         self._sources = {name: of for name, of in scan.inputs.sources.items() if of.role != "camera"}
-        self.tracks = {name: Track(self._parser(of)) for name, of in self._sources.items() if not of.may_pause}
+        self.tracks = {name: Track(partial(self._parsed, of)) for name, of in self._sources.items() if not of.may_pause}
         self.rows = 0
         self.idle = np.zeros(grid.count, bool)  # frames in which the operator has the arms and commands nothing
         self._taken_over, self._since_ns = taken_over, -math.inf  # since when either of both has commanded
@@ -163,12 +164,9 @@ class Table:
         values[QUANTITIES.index(self._profile.model_columns.action.grippers)] = curve.effort(changes[index][1])
         return values
 
-    def _parser(self, source: Source) -> Callable[[Stored], Any]:
-        def parse(message: Stored) -> Any:
-            content = self._deserialize(message)
-            return self._pose(source, content) if source.kind == "pose" else self._joints(source, content)
-
-        return parse
+    def _parsed(self, source: Source, message: Stored) -> np.ndarray:
+        content = self._deserialize(message)
+        return self._pose(source, content) if source.kind == "pose" else self._joints(source, content)
 
     def _joints(self, source: Source, message: Any) -> np.ndarray:
         names = self._joints_of(source.part)

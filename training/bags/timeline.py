@@ -23,10 +23,6 @@ APART_NS = 50_000_000  # medians of two topics that differ by more are worth a r
 EVERY = 16  # one of so many stamps is kept to see how far it is from its time of reception
 
 
-def _times() -> array:
-    return array("q")
-
-
 @dataclass
 class Timing:
     """Stamps of one input within a stretch, ns."""
@@ -40,8 +36,8 @@ class Timing:
     gaps: list[tuple[int, int]] = field(default_factory=list)
     jumps: list[tuple[int, int]] = field(default_factory=list)  # those gaps that only stamps have
     offset: int = 0  # of the last stamp from its time of reception
-    offsets: array = field(default_factory=_times)  # of every so many messages, see ``EVERY``
-    stamps: array = field(default_factory=_times)  # of pictures, all of them
+    offsets: array = field(default_factory=lambda: array("q"))  # of every so many messages, see ``EVERY``
+    stamps: array = field(default_factory=lambda: array("q"))  # of pictures, all of them
     keys: list[tuple[int, int]] = field(default_factory=list)  # packets that decoding can begin at, with reception
 
     @property
