@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ from types import TracebackType
 import cv2
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 
 from pi05_progress.errors import UserError
 
@@ -27,6 +25,7 @@ except ModuleNotFoundError:  # as on rented GPU machines without a network, whos
 FORWARD = 10  # frames: a picture at most so far ahead is reached by decoding on, others from their key frame
 OPEN_FILES = 8  # of a reader; each holds a decoder with a few pictures
 TOLERANCE_S = 1e-3  # times in files are rounded
+QUALITY = 70  # of small pictures as JPEG, of 100
 
 
 class PictureError(UserError):
@@ -163,11 +162,10 @@ class Thumbnail:
     time_s: float
     image: UInt8[np.ndarray, "h w 3"]
 
-    def data_url(self, quality: int = 70) -> str:
+    def data_url(self) -> str:
         """The picture as a JPEG inside a URL."""
-        buffer = io.BytesIO()
-        Image.fromarray(self.image).save(buffer, "JPEG", quality=quality)
-        return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+        _, data = cv2.imencode(".jpg", self.image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+        return "data:image/jpeg;base64," + base64.b64encode(data).decode()
 
 
 def thumbnails(span: VideoSpan, fps: float, count: int, height: int) -> list[Thumbnail]:

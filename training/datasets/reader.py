@@ -160,22 +160,20 @@ class Dataset:
         """Rows of an opened data file, whole ones without ``columns``, one episode after the other; see ``frames``."""
         by_index = {episode.index: episode for episode in self.episodes}
         parts: list[pa.Table] = []
-        current = None
+        current: Episode | None = None
         for batch in _batches(path, file, columns):
             indices = batch["episode_index"].to_numpy()
             starts = np.flatnonzero(np.diff(indices, prepend=indices[0] - 1))
             for start, stop in zip(starts, [*starts[1:], len(indices)], strict=True):
-                if current is not None and indices[start] != current.index:
+                if parts and indices[start] != current.index:
                     yield current, _checked(path, current, parts)
-                    parts, current = [], None
-                if current is None:
-                    current = by_index.get(int(indices[start]))
-                if current is None:
+                    parts = []
+                if (current := by_index.get(int(indices[start]))) is None:
                     raise DatasetError(
                         f"{path}: rows of episode {indices[start]}, which {layout.EPISODES} does not list"
                     )
                 parts.append(batch.slice(start, stop - start))
-        if current is not None:
+        if parts:
             yield current, _checked(path, current, parts)
 
 
@@ -294,9 +292,7 @@ def named_folders(text: str) -> list[str]:
 
 def _tasks(path: Path) -> tuple[str, ...]:
     table = read_parquet(path)
-    text = next(
-        (name for name in ("task", "__index_level_0__") if name in table.column_names), ""
-    )  # LeRobot's own forms
+    text = next((name for name in ("task", "__index_level_0__") if name in table.column_names), "")  # LeRobot's own
     if not text or "task_index" not in table.column_names:
         raise DatasetError(f"{path}: it needs columns task and task_index, and has {', '.join(table.column_names)}")
     tasks = dict(zip(table["task_index"].to_pylist(), table[text].to_pylist(), strict=True))

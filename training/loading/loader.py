@@ -11,6 +11,7 @@ import gc
 import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,7 @@ class TrainLoader:
             absl.flags.FLAGS.mark_as_parsed()  # worker processes of grain read its flags, which nobody gives here
         self._iterator = iter(
             grain.experimental.ElasticIterator(
-                rows.map_with_index(_TrainingSample(order, self._samples)),
+                rows.map_with_index(partial(_training_sample, order, self._samples)),
                 batch_size,
                 grain.sharding.ShardOptions(process_index, process_count),
                 read_options=self._read_options(),
@@ -261,14 +262,9 @@ class TrainLoader:
         self.close()
 
 
-class _TrainingSample:
-    """Makes the sample of an element of the training order; goes to worker processes by pickling."""
-
-    def __init__(self, order: Order, samples: SampleMaker) -> None:
-        self._order, self._samples = order, samples
-
-    def __call__(self, index: int, pair: Int64[np.ndarray, " 2"]) -> Sample:
-        return self._samples.training_sample(self._order.draw(index).number, *map(int, pair))
+def _training_sample(order: Order, samples: SampleMaker, index: int, pair: Int64[np.ndarray, " 2"]) -> Sample:
+    """The sample of an element of the training order."""
+    return samples.training_sample(order.draw(index).number, *map(int, pair))
 
 
 def _check_arguments(
