@@ -38,8 +38,8 @@ class Rows:
     task: Int32[np.ndarray, " n"]  # index of the instruction
     starts: Int64[np.ndarray, " e"]  # row of each episode's first frame, and the number of rows at the end
     # label in [0, 1], 0 where it does not count; None if the data set has none
-    progress: Float32[np.ndarray, " n"] | None
-    valid: Bool[np.ndarray, " n"] | None  # whether the label counts
+    progress: Float32[np.ndarray, " n"] | None = None
+    valid: Bool[np.ndarray, " n"] | None = None  # whether the label counts
     names: tuple[str, ...] = ()  # of the episodes by index, made of their contents
     proprioception: Float32[np.ndarray, "n p"] | None = None  # positions of joints and grippers, for a state token
     hands: Float32[np.ndarray, "n h"] | None = None  # places of hands, m, for models that are told of them
@@ -97,7 +97,7 @@ class Rows:
 
 def _mapped(folder: Path) -> Rows:
     arrays = {path.stem: np.load(path, mmap_mode="r") for path in sorted(folder.glob("*.npy"))}
-    return Rows(**{"progress": None, "valid": None, **arrays}, folder=folder)
+    return Rows(**arrays, folder=folder)
 
 
 def load_rows(
@@ -133,57 +133,35 @@ def load_rows(
     columns += [progress_column] * labelled + [layout.VALID_COLUMN] * has_valid
     known = [name for name in FURTHER if name in dataset.features and (name != layout.TRUTH_POSITIONS or positions)]
     columns += known
-    further: dict[str, dict[int, np.ndarray]] = {name: {} for name in known}
-    n = dataset.frame_count
-    starts = dataset.starts
-    rows = Rows(
-        state=np.empty((n, profile.layout.state_size), np.float32),
-        actions=np.empty((n, profile.layout.action_size), np.float32),
-        task=np.empty(n, np.int32),
-        starts=starts,
-        progress=np.zeros(n, np.float32) if labelled else None,
-        valid=np.ones(n, bool) if labelled else None,
-        proprioception=np.empty((n, len(profile.layout.proprioception_columns)), np.float32)
-        if proprioception
-        else None,
-        hands=np.empty((n, 3 * len(profile.layout.arms)), np.float32) if hands else None,
-    )
-    names = {}  # by index, in whatever order the files have the episodes; ``frames`` misses none
+    kept, names = {}, {}  # by index, in whatever order the files have the episodes; ``frames`` misses none
     for episode, of in dataset.frames(columns):
-        where = f"{dataset.root}: episode {episode.index}"
-        here = slice(starts[episode.index], starts[episode.index + 1])
+        where, robot = f"{dataset.root}: episode {episode.index}", profile.layout
         try:
-            rows.state[here], rows.actions[here] = (
-                state_to_model(of[layout.STATE], profile.layout),
-                actions_to_model(of[layout.ACTION], profile.layout),
-            )
-            if proprioception:
-                rows.proprioception[here] = proprioception_to_model(of[layout.STATE], profile.layout)
-            if hands:
-                rows.hands[here] = hands_to_model(of[layout.STATE], profile.layout)
+            own = {"state": state_to_model(of[layout.STATE], robot)}
+            own |= {"actions": actions_to_model(of[layout.ACTION], robot)}
+            own |= {"proprioception": proprioception_to_model(of[layout.STATE], robot)} if proprioception else {}
+            own |= {"hands": hands_to_model(of[layout.STATE], robot)} if hands else {}
         except LayoutError as error:
             raise DataConfigError(f"{where}: {error}; this is another robot's data") from error
-        _check_finite(f"{where}, {layout.STATE}", rows.state[here])
-        _check_finite(f"{where}, {layout.ACTION}", rows.actions[here])
-        if proprioception:
-            _check_finite(f"{where}, {layout.STATE}", rows.proprioception[here])
-        rows.task[here] = _checked_tasks(dataset, of["task_index"], where)
+        own |= {name: of[name] for name in known}
+        for name, values in own.items():
+            feature = name if name in known else layout.ACTION if name == "actions" else layout.STATE
+            _check_finite(f"{where}, {feature}", values)
+        own["task"] = _checked_tasks(dataset, of["task_index"], where).astype(np.int32)
         if labelled:
-            if has_valid:
-                rows.valid[here] = of[layout.VALID_COLUMN]
-            labels = _checked_labels(of[progress_column], rows.valid[here], f"{where}, {progress_column}")
-            rows.progress[here] = labels
-        names[episode.index] = episode_name(of)
-        for name in known:
-            _check_finite(f"{where}, {name}", of[name])
-            further[name][episode.index] = of[name]
+            own["valid"] = np.array(of.get(layout.VALID_COLUMN, np.ones(episode.length)), bool)
+            labels = _checked_labels(of[progress_column], own["valid"], f"{where}, {progress_column}")
+            own["progress"] = labels.astype(np.float32)
+        kept[episode.index], names[episode.index] = own, episode_name(of)
         progress(episode.length)
-    found = {name: np.concatenate([of[i] for i in range(len(names))]) for name, of in further.items()}
-    return dataclasses.replace(
-        rows,
-        names=tuple(names[episode.index] for episode in dataset.episodes),
-        not_imitated=_not_imitated(found, n, interventions),
-        **_further(dataset, found, positions, profile.layout.action_size),
+    found = {name: np.concatenate([kept[index][name] for index in sorted(kept)]) for name in own}
+    further = {name: found.pop(name) for name in known}
+    return Rows(
+        **found,
+        starts=dataset.starts,
+        names=tuple(names[index] for index in sorted(names)),
+        not_imitated=_not_imitated(further, dataset.frame_count, interventions),
+        **_further(dataset, further, positions, profile.layout.action_size),
     )
 
 
