@@ -10,6 +10,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import numpy as np
 from training.datasets.frames import Thumbnail
 from training.datasets.layout import ACTION, DEMONSTRATION_VALID, STATE
 from training.datasets.statistics import Stats, picture_stats, sample_frames
-from training.datasets.video import VideoFile, VideoOptions
+from training.datasets.video import VideoFile
 from training.datasets.writer import VECTOR_FILES
 
 from .columns import Columns, rows_of, within
@@ -105,15 +106,15 @@ def _made(
     """Make a segment's files in a folder."""
     grid, failed = segment.grid, threading.Event()
     taken_over = within(candidate.taken_over if options.actions == "policy" else (), segment)
-    cameras: dict[str, _CameraThread] = {}
+    cameras: dict[str, _Camera] = {}
     for source in scan.inputs.of_role("camera"):
         pictures = Pictures(source, options, grid, bag.deserialize, sizes[source.name])
-        path = folder / f"{source.name}.mp4"
-        cameras[source.name] = _CameraThread(pictures, path, options.fps, options.video, failed)
+        cameras[source.name] = _Camera(pictures, folder / f"{source.name}.mp4", options, failed)
     by_topic = scan.inputs.by_topic()
     state, action = (folder / VECTOR_FILES[name] for name in (STATE, ACTION))
-    with state.open("wb") as states, action.open("wb") as actions:
+    with state.open("wb") as states, action.open("wb") as actions, ThreadPoolExecutor(len(cameras)) as threads:
         table = Table(options, scan, grid, taken_over, states.write, actions.write, bag.deserialize)
+        made = {name: threads.submit(camera.make) for name, camera in cameras.items()}
         try:
             for message in bag.messages(by_topic.keys(), *segment.read):
                 if failed.is_set():
@@ -121,7 +122,7 @@ def _made(
                 for source in by_topic[message.topic]:
                     stamp = message_time_ns(message, source, scan.clock_offset_ns)
                     if source.role == "camera":
-                        cameras[source.name].put(stamp, message)
+                        cameras[source.name].queue.put((stamp, message))  # waits while there is enough to do
                     else:
                         table.push(source.name, stamp, message)
                         table.advance()
@@ -129,20 +130,20 @@ def _made(
             failed.set()
             raise
         finally:
-            for thread in cameras.values():
-                thread.close()
-        for thread in cameras.values():
-            if thread.error is not None:
-                raise thread.error
+            for camera in cameras.values():
+                camera.queue.put(None)
+        for camera in made.values():
+            if (error := camera.exception()) and not isinstance(error, _AbandonedError):
+                raise error
         table.close()
-    counts = {name: thread.pictures.track.counts for name, thread in cameras.items()}
+    counts = {name: camera.pictures.track.counts for name, camera in cameras.items()}
     counts |= {name: track.counts for name, track in table.tracks.items() if track.counts.received}
     rows = rows_of(columns, bag, scan.truth, candidate, segment, options.profile)
     valid = rows.get(DEMONSTRATION_VALID, np.ones(grid.count, bool))
     valid &= ~table.idle
     for name, values in rows.items():
         np.save(folder / f"{name}.npy", values)
-    stats = {n: {key: np.asarray(v).tolist() for key, v in thread.stats.items()} for n, thread in cameras.items()}
+    stats = {n: {key: np.asarray(v).tolist() for key, v in camera.result().items()} for n, camera in made.items()}
     return Part(
         folder.name,
         grid.start_ns,
@@ -153,47 +154,31 @@ def _made(
         _reaches_end(candidate, segment, options.max_gap_ns),
         int((~valid).sum()) if DEMONSTRATION_VALID in rows else 0,
         inputs={name: _facts(of) for name, of in counts.items()},
-        thumbnails={name: thread.thumbnails for name, thread in cameras.items()},
+        thumbnails={name: camera.thumbnails for name, camera in cameras.items()},
         picture_stats=stats,
     )
 
 
-class _CameraThread:
-    """Makes one camera's video from the messages it is given."""
+class _Camera:
+    """Makes one camera's video, in a thread of its own, from the messages in its ``queue``; None ends them."""
 
-    def __init__(
-        self, pictures: Pictures, path: Path, fps: int, options: VideoOptions, failed: threading.Event
-    ) -> None:
+    def __init__(self, pictures: Pictures, path: Path, options: Options, failed: threading.Event) -> None:
         self.pictures = pictures
         self.thumbnails: list[str] = []
-        self.stats: Stats = {}
-        self.error: BaseException | None = None
-        self._path, self._fps, self._options, self._failed = path, fps, options, failed
-        self._queue: queue.Queue[tuple[int, Stored] | None] = queue.Queue(QUEUE)
-        self._ended = False
-        self._thread = threading.Thread(target=self._run, name=path.stem)
-        self._thread.start()
+        self.queue: queue.Queue[tuple[int, Stored] | None] = queue.Queue(QUEUE)
+        self._path, self._options, self._failed, self._ended = path, options, failed, False
 
-    def put(self, stamp_ns: int, message: Stored) -> None:
-        """Hand over a message; waits while the thread has enough to do."""
-        self._queue.put((stamp_ns, message))
-
-    def close(self) -> None:
-        """No more messages will come; wait for the end."""
-        self._queue.put(None)
-        self._thread.join()
-
-    def _run(self) -> None:
+    def make(self) -> Stats:
+        """Statistics of the pictures, when the video is complete."""
         try:
-            with VideoFile(self._path, self._fps, self._options) as video:
-                self.stats = picture_stats(self._encoded(video))
-        except _AbandonedError:
-            pass
-        except BaseException as error:  # handed to the reading thread
-            self.error = error
+            with VideoFile(self._path, self._options.fps, self._options.video) as video:
+                return picture_stats(self._encoded(video))
+        except BaseException:
             self._failed.set()
-        while not self._ended:  # the reading thread may be waiting for room
-            self._ended = self._queue.get() is None
+            raise
+        finally:
+            while not self._ended:  # the reading thread may be waiting for room
+                self._ended = self.queue.get() is None
 
     def _encoded(self, video: VideoFile) -> Iterator[np.ndarray]:
         """Encodes every picture, yields those that statistics are made of."""
@@ -205,13 +190,13 @@ class _CameraThread:
             if index in shown:
                 width = max(1, round(image.shape[1] * THUMBNAIL_HEIGHT / image.shape[0]))
                 small = cv2.resize(image, (width, THUMBNAIL_HEIGHT), interpolation=cv2.INTER_AREA)
-                self.thumbnails.append(Thumbnail(index / self._fps, small).data_url())
+                self.thumbnails.append(Thumbnail(index / self._options.fps, small).data_url())
             if index in sampled:
                 yield image
 
     def _messages(self) -> Iterator[tuple[int, Stored]]:
         while not self._ended:
-            item = self._queue.get()
+            item = self.queue.get()
             self._ended = item is None
             if self._failed.is_set():
                 raise _AbandonedError
