@@ -14,9 +14,9 @@ from pi05_progress.robots.episode_notes import GOAL, JUDGED
 
 from ..bags.episodes import START, STOP, outcome_of
 from ..bags.finding import find_bags
+from ..bags.inputs import POSES
 from ..bags.message_types import EVENT_TYPE
 from ..bags.reading import Bag
-from ..bags.simulated import POSES
 from ..datasets.progress_meta import Outcome
 from .bootstrap import Figure, paired, share
 
