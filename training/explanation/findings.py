@@ -55,12 +55,8 @@ class Finding:
 
 
 def findings(figures: Figures, info: CheckpointInfo | None, cameras: Sequence[str]) -> list[Finding]:
-    """What is wrong, the largest effect first; empty if no rule finds anything.
-
-    Args:
-        info: what the checkpoint says of itself; None for a policy that says nothing.
-        cameras: those that the policy was shown.
-    """
+    """What is wrong, the largest effect first; empty if no rule finds anything. The policy was shown these cameras, and
+    its checkpoint says ``info`` of itself, or nothing."""
     f, changed, (ours, data), (share, cosine) = figures, figures.contributions, figures.first_row, figures.displacement
     still, error, chunk_s, follow = max(f.error[NOT_MOVING], 1e-6), f.error[POLICY], f.row_s[-1] + 1e-9, f.following
     noisy, other, seed = (changed[of] for of in ((STATE, NOISY), (STATE, EXCHANGED), (NOISE, SEED)))

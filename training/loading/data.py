@@ -76,12 +76,7 @@ class Data:
 
 
 def read_data(config: DataConfig, model: Pi05Config, before: Sequence[SetSplit] = (), goes_on: bool = False) -> Data:
-    """Open, check and read what a configuration names.
-
-    Args:
-        before: what the run did with its data that this one starts from, or goes on with.
-        goes_on: whether this is the same run, whose split stays as it is.
-    """
+    """Open, check and read what a configuration names; for ``before`` and ``goes_on`` see ``TrainLoader``."""
     profile = RobotProfile.load(config.robot)
     datasets = open_data_sets(config, profile)
     features = [camera_features(dataset, profile, config.cameras) for dataset in datasets]
@@ -188,12 +183,7 @@ def written(dataset: Dataset, rows: Rows, held_out: list[int]) -> SetSplit:
 
 
 def open_data_sets(config: DataConfig, profile: RobotProfile) -> list[Dataset]:
-    """The data sets of a configuration, in its order.
-
-    Raises:
-        DataConfigError: none is given, one is given twice, or frame rates differ.
-        DatasetError: a folder is not a data set, lacks something, or is of another robot.
-    """
+    """The data sets of a configuration, in its order, all of this robot and of one frame rate."""
     names = named_folders(config.repo_id)
     if not names:
         raise DataConfigError("no data set: give the folder of one, or several separated by commas: --data.repo_id")
@@ -222,8 +212,7 @@ def open_data_sets(config: DataConfig, profile: RobotProfile) -> list[Dataset]:
 def label_columns(config: DataConfig, datasets: list[Dataset], metas: list[ProgressMeta]) -> list[str]:
     """The feature with each data set's progress labels: the one that is named for it, or its own; empty if it has none.
 
-    Raises:
-        DataConfigError, DatasetError: what is named is not there, or a data set has several and none is named.
+    A data set that has several, none of which is named, is refused.
     """
     chosen, names = config.progress_column, [dataset.root.name for dataset in datasets]
     found = [meta.progress_columns(dataset.features) for dataset, meta in zip(datasets, metas, strict=True)]

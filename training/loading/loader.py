@@ -55,7 +55,7 @@ class TrainLoader:
         batch_size: rows of all processes together.
         seed: of the order and of negatives, in [0, 2**32).
         before: what the run did with its data whose checkpoint this one starts from, or that it goes on with.
-        goes_on: whether it goes on.
+        goes_on: whether it goes on: the same run, whose split stays as it is.
     """
 
     datasets: list[Dataset]
@@ -138,11 +138,9 @@ class TrainLoader:
             model,
             encoder,
             data.stats,
-            quantiles=self._config.quantiles,
-            robot=data.robot,
-            relative=self._config.delta_actions,
-            per_row=self._config.actions_per_row,
-            negatives=changes,
+            data.robot,
+            self._config,
+            changes,
         )
         samples.check_prompts()
         return samples
@@ -218,9 +216,6 @@ class TrainLoader:
         Args:
             batch_size: rows of all processes together.
             stride: of frames: every so many frames of an episode, the first in any case.
-
-        Raises:
-            DataConfigError: the batch cannot be shared by the processes, or the stride is less than 1.
         """
         if batch_size < 1 or batch_size % self._processes or stride < 1:
             raise DataConfigError(

@@ -37,9 +37,6 @@ def shard_count(batch_size: int, process_count: int, data_sets: int) -> int:
 
     With several data sets at least four stripes make a batch, if that leaves two shards: else batches would hold one
     data set each.
-
-    Raises:
-        DataConfigError: the batch cannot be shared by so many processes.
     """
     if batch_size < 1 or process_count < 1 or batch_size % process_count:
         raise DataConfigError(

@@ -34,9 +34,6 @@ def compute(
         proprioception: also of what a state token is made of.
         progress: called with the number of frames after every episode.
         options: of ``of_rows``.
-
-    Raises:
-        DatasetError, DataConfigError: see ``load_rows``; or data sets have different frame rates.
     """
     if len({dataset.fps for dataset in datasets}) > 1:
         rates = ", ".join(f"{dataset.root}: {dataset.fps}" for dataset in datasets)

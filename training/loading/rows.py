@@ -124,8 +124,7 @@ def load_rows(
 
     Raises:
         DatasetError: a feature is missing, or a file damaged.
-        DataConfigError: vectors of another robot, numbers that are not finite, labels outside [0, 1], or no
-            instruction.
+        DataConfigError: another robot's vectors, numbers that are not finite, labels outside [0, 1], no instruction.
     """
     labelled = progress_column in dataset.features
     has_valid = labelled and layout.VALID_COLUMN in dataset.features

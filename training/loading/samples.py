@@ -20,7 +20,7 @@ from pi05_progress.units.normalize import PROPRIOCEPTION, NormStats, chunk_stats
 from pi05_progress.units.tokenizer import Encoder, PromptError, PromptTokenizer
 from pi05_progress.units.transforms import delta_actions, pad_to
 
-from .config import DataConfigError
+from .config import DataConfig, DataConfigError
 from .negatives import Negatives
 from .pictures import Pictures
 from .rows import Rows
@@ -48,16 +48,14 @@ class SampleMaker:
         model: Pi05Config,
         encoder: Encoder,
         stats: Mapping[str, NormStats],
-        *,
-        quantiles: bool,
         robot: Layout,
-        relative: bool,
-        per_row: bool = False,
+        config: DataConfig,
         negatives: Negatives,
     ) -> None:
         self.sources, self._model, self._stats = tuple(sources), model, dict(stats)
-        self._action_stats = chunk_stats(stats, per_row, model.action_horizon)
-        self._quantiles, self._robot, self._relative, self._negatives = quantiles, robot, relative, negatives
+        self._action_stats = chunk_stats(stats, config.actions_per_row, model.action_horizon)
+        self._quantiles, self._relative = config.quantiles, config.delta_actions
+        self._robot, self._negatives = robot, negatives
         self._tokenize = PromptTokenizer(encoder, model.max_token_len, bucketed=False, cut=False)
         self._has_labels = any(source.rows.progress is not None for source in sources)
         self._has_positions = any(source.rows.positions is not None for source in sources)

@@ -46,11 +46,7 @@ def statistics(
     model: Pi05Config,
 ) -> tuple[dict[str, NormStats], list[str]]:
     """Statistics of what the model reads and answers, and what is to be said of them: where they are from, what is
-    unusual.
-
-    Raises:
-        DataConfigError: there are none and they are not to be computed, or they are not of this data.
-    """
+    unusual. Those that are not of this data are refused."""
     path = config.norm_stats
     if path is None and len(datasets) == 1 and (datasets[0].root / layout.NORM_STATS).exists():
         path = datasets[0].root / layout.NORM_STATS

@@ -78,11 +78,7 @@ class RunState:
 
 
 class RunCheckpoints:
-    """Saves checkpoints of a run; use it as a context. All processes call all methods, at the same steps.
-
-    Args:
-        keep_period: checkpoints of multiples of this are kept, beside the last and the best; None keeps no others.
-    """
+    """Saves checkpoints of a run; use it as a context. All processes call all methods, at the same steps."""
 
     def __init__(self, folder: RunFolder, keep_period: int | None) -> None:
         self._folder, self._keep_period = folder, keep_period
@@ -96,11 +92,8 @@ class RunCheckpoints:
         state: RunState,
         others: Mapping[str, bytes],
     ) -> None:
-        """Copy everything off the devices and start writing it; waits for the checkpoint before.
-
-        Raises:
-            CheckpointError: this or the one before could not be written; what is there already stays as it was.
-        """
+        """Copy everything off the devices and start writing it; waits for the checkpoint before, and raises where that
+        could not be written. What is there already stays as it was."""
         self.wait()
         files = {RUN: state.to_json(), **others} if jax.process_index() == 0 else {}
         best = state.best.step if state.best is not None else None

@@ -23,9 +23,7 @@ FLAG = "--config"
 def parse(arguments: Sequence[str]) -> TrainConfig:
     """The configuration that a command line asks for; flags may be spelt with ``-`` or with ``_``.
 
-    Raises:
-        UsageError: no recipe, two, or one that is not known.
-        SystemExit: a flag is wrong (2), or help was asked for (0); it is printed.
+    Ends the program where a flag is wrong (2), or help was asked for (0); a ``UsageError`` is about the recipe.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument(FLAG, dest="names", action="append", default=[])

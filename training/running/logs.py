@@ -73,9 +73,6 @@ class Logs:
     Args:
         step: where it starts or goes on; what is logged there of later steps is replaced.
         validates: whether it starts with a validation, so that one of this step is replaced, too.
-
-    Raises:
-        UserError: Weights & Biases cannot be reached, or nobody is logged in.
     """
 
     def __init__(

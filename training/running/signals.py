@@ -76,10 +76,7 @@ def check_same(found: Mapping[str, str]) -> None:
     """Compare with the other processes; each calls this once, at the same place.
 
     A shared folder may show one host a checkpoint that another does not see yet, and a local copy of the data may be
-    another one: parts of two runs would become one, silently.
-
-    Raises:
-        UserError: in every process; the message says what differs, and what this one has.
+    another one: parts of two runs would become one, silently. What differs is raised in every process.
     """
     if jax.process_count() == 1:
         return

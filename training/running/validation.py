@@ -153,11 +153,9 @@ def validate(
     loss: LossConfig,
     successful: Callable[[int, int], bool],
 ) -> Validation:
-    """Run through held-out episodes.
+    """Run through this process's rows of held-out episodes; rows whose origin is -1 do not count.
 
-    Args:
-        batches: this process's rows of held-out episodes; rows whose origin is -1 do not count.
-        successful: whether an episode of a data set did not fail; only these count for rank correlation.
+    ``successful`` is whether an episode of a data set did not fail; only these count for rank correlation.
     """
     all_rows = _run(step, parameters, batches, mesh)
     rows = PerSample(*(None if part is None else part[all_rows.origin[:, 0] >= 0] for part in all_rows))
