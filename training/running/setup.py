@@ -32,24 +32,11 @@ from ..loading.split import HELD_OUT, SPLITS, read_splits, splits_of
 from ..loading.starts import gather_starts
 from ..recipes.config import TrainConfig
 from ..recipes.registry import recipes
-from . import run_folder
+from . import run_folder, start
 from .checkpoints import POSITION, RunState
 from .run_folder import RunFolder, to_json
 from .signals import check_same
 from .simulation import SIMULATED, check_simulation
-from .start import (
-    check_best,
-    check_labels,
-    differences,
-    effective_model,
-    fresh,
-    label_description,
-    open_base,
-    position_notes,
-    restored,
-    start_notes,
-    with_statistics,
-)
 
 Say = Callable[[str], None]
 
@@ -147,18 +134,18 @@ def prepare(config: TrainConfig, say: Say) -> Run:
     check_batch_size(config.batch_size, mesh.size, config.optimizer.accumulation_steps)
     profile = RobotProfile.load(config.data.robot)
     encoder = make_encoder(config.tokenizer, config.tokenizer_path)
-    base = None if last is not None else open_base(config.checkpoint)
+    base = None if last is not None else start.open_base(config.checkpoint)
     data = config.data
     if last is not None:
-        data = with_statistics(data, last, read_info(last))
-    different = "" if base is None else differences(base, config.model, data, profile, config.tokenizer)
+        data = start.with_statistics(data, last, read_info(last))
+    different = "" if base is None else start.differences(base, config.model, data, profile, config.tokenizer)
     if base is not None and config.trained == "head":
         if different:
             raise UserError(
                 f"--trained=head leaves the actions of {base.folder} as they are, so everything around it must stay, "
                 f"too: {different}"
             )
-        data = data if data.norm_stats is not None else with_statistics(data, base.folder, base.info)
+        data = data if data.norm_stats is not None else start.with_statistics(data, base.folder, base.info)
     loader = TrainLoader(
         data,
         config.model,
@@ -178,8 +165,8 @@ def prepare(config: TrainConfig, say: Say) -> Run:
                 "data": loader.fingerprint,
             }
         )
-        check_labels(config.trained, data, loader.has_labels)
-        model, learns = effective_model(
+        start.check_labels(config.trained, data, loader.has_labels)
+        model, learns = start.effective_model(
             config.model, config.trained, config.loss.progress_weight, base, loader.has_labels
         )
         if saved is not None:
@@ -191,20 +178,20 @@ def prepare(config: TrainConfig, say: Say) -> Run:
         for note in (
             *loader.notes,
             learns,
-            *position_notes(model, taught),
-            *check_best(config.best, chosen, validates, model, loader),
+            *start.position_notes(model, taught),
+            *start.check_best(config.best, chosen, validates, model, loader),
         ):
             say(note)
         if last is not None and saved is not None:
-            start = restored(config, model, mesh, last, saved["source"])
+            begun = start.restored(config, model, mesh, last, saved["source"])
             loader.restore((last / POSITION).read_bytes())
             say(f"goes on from {last}")
         else:
-            start = fresh(config, model, mesh, base)
-            for note in start_notes(start, base, different, loader.stats):
+            begun = start.fresh(config, model, mesh, base)
+            for note in start.start_notes(begun, base, different, loader.stats):
                 say(note)
         if config.data.features is not None:
-            loader.use_features(frozen_tower(model, start.state))
+            loader.use_features(frozen_tower(model, begun.state))
         counts = count_parameters(abstract_model(model), model, config.trained, config.freeze)
         say(
             f"model: {model.name}, {counts.total:,} parameters, {counts.trained:,} of them trained, on {mesh.size} "
@@ -220,12 +207,12 @@ def prepare(config: TrainConfig, say: Say) -> Run:
             delta_actions=data.delta_actions,
             actions_per_row=data.actions_per_row,
             quantiles=data.quantiles,
-            labels=label_description(loader) if loader.has_labels else {},
+            labels=start.label_description(loader) if loader.has_labels else {},
             code_version=code_version(),
-            source=start.source,
+            source=begun.source,
         )
         starts = starts_files(gather_starts(loader.datasets, profile, config.data.cameras))
-        return Run(config, values, model, folder, mesh, loader, start.state, start.key, start.begin, info, starts)
+        return Run(config, values, model, folder, mesh, loader, begun.state, begun.key, begun.begin, info, starts)
     except BaseException:
         loader.close()
         raise
