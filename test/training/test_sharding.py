@@ -18,7 +18,7 @@ from training_cases import FAST, Run, made_up_batch, quick_compiling
 from pi05_progress.errors import UserError
 from pi05_progress.models.config import pi05
 from pi05_progress.models.parameters import parameter_shapes
-from training.engine.sharding import MeshConfig, make_mesh, partition, put_batch
+from training.engine.sharding import MeshConfig, make_mesh, partition
 
 SPECS = json.loads((GOLDEN / "fsdp_specs.json").read_text())
 METRICS = ("loss", "action_loss", "progress_loss")
@@ -137,9 +137,3 @@ def test_a_checkpoint_is_read_straight_into_the_pieces():
     assert set(report["read"]) == set(parameter_shapes(SMALL))
     assert report["read"]["PaliGemma/llm/layers/mlp/linear"] == 1 / 8
     assert report["read"]["progress_head/hidden/bias"] == 1
-
-
-def test_a_batch_that_cannot_be_shared_out_is_refused():
-    mesh = make_mesh(MeshConfig(), [jax.devices()[0]] * 3)
-    with pytest.raises(UserError, match="8 rows for the 3 devices of this process"):
-        put_batch(mesh, made_up_batch())

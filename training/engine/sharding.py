@@ -134,11 +134,4 @@ def put_batch(mesh: Mesh, batch: Any) -> Any:
     """A batch on the devices, a pytree of global arrays, from one of host arrays with this process's rows on the first
     axis: those of the whole batch in the order of process indices, as many in every process."""
     sharding = batch_sharding(mesh)
-    here = sum(device.process_index == jax.process_index() for device in mesh.devices.flat)
-    for rows in {leaf.shape[0] for leaf in jax.tree.leaves(batch)}:
-        if rows % here:
-            raise UserError(
-                f"a batch has {rows} rows for the {here} devices of this process; expected a multiple: the batch size "
-                f"must be a multiple of all {mesh.size} devices"
-            )
     return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, np.asarray(leaf)), batch)

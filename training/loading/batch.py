@@ -12,6 +12,8 @@ from jaxtyping import Array, Bool, Float32, Int32
 from pi05_progress.models.observation import Observation
 from pi05_progress.observation import IMAGE_KEYS
 
+OPTIONAL = ("progress", "progress_mask", "proprioception", "positions", "positions_mask")  # of an observation
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -42,11 +44,7 @@ def to_batch(stacked: Mapping[str, Any]) -> Batch:
         state=stacked["state"],
         tokenized_prompt=stacked["tokens"],
         tokenized_prompt_mask=stacked["tokens_mask"],
-        progress=stacked.get("progress"),
-        progress_mask=stacked.get("progress_mask"),
-        proprioception=stacked.get("proprioception"),
-        positions=stacked.get("positions"),
-        positions_mask=stacked.get("positions_mask"),
+        **{name: stacked[name] for name in OPTIONAL if name in stacked},
     )
     rest = ("actions", "action_is_pad", "action_weight", "origin")
     return Batch(observation, **{name: stacked[name] for name in rest})

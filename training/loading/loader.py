@@ -133,15 +133,8 @@ class TrainLoader:
         changes = negatives(self._config, seed, tasks, rows, metas)
         if self._folder is not None:  # worker processes share them so, instead of having copies
             rows = [of.moved_to(Path(self._folder.name) / str(index)) for index, of in enumerate(rows)]
-        samples = SampleMaker(
-            [Source(*of) for of in zip(rows, pictures, tasks, imitated, strict=True)],
-            model,
-            encoder,
-            data.stats,
-            data.robot,
-            self._config,
-            changes,
-        )
+        sources = [Source(*of) for of in zip(rows, pictures, tasks, imitated, strict=True)]
+        samples = SampleMaker(sources, model, encoder, data.stats, data.robot, self._config, changes)
         samples.check_prompts()
         return samples
 
