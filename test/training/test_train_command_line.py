@@ -143,7 +143,7 @@ def test_a_run_that_goes_on_needs_neither_its_checkpoint_nor_its_tokenizer_again
     started = parse([*given, "--checkpoint=/base", "--tokenizer_path=/tokenizer.model"])
     path = tmp_path / "config.json"
     former = {name: value for name, value in run_folder.to_json(started).items() if name != "from_scratch"}
-    run_folder.save_config(path, former, {"jax": "1"})
+    path.write_text(json.dumps({"config": former, "jax": "1"}), encoding="utf-8")
     config, saved = run_folder.gone_on_with(path, parse([*given, "--resume"]))
     assert config == dataclasses.replace(started, resume=True) and saved["jax"] == "1"
     moved, _ = run_folder.gone_on_with(path, parse([*given, "--resume", "--tokenizer_path=/other.model"]))

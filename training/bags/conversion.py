@@ -60,7 +60,8 @@ def convert(bags: Sequence[Path], output: Path, place: Workplace, settings: Mapp
     Returns the number of episodes; without any there is a report, and no data set.
     """
     options, plans = pool.options, _planned(bags, pool)
-    _check_even(plans.sizes)
+    if odd := [f"{camera} {w}x{h}" for camera, (h, w) in plans.sizes.items() if h % 2 or w % 2]:
+        raise UserError(f"{', '.join(odd)}: video needs even sizes; give --image-size")
     _make(plans, place, pool)
     episodes = [_files(entry, number, place) for entry in plans.entries for number in range(len(entry.parts))]
     dropped = [entry for entry in plans.entries if not entry.parts]
@@ -84,12 +85,6 @@ def convert(bags: Sequence[Path], output: Path, place: Workplace, settings: Mapp
         print(f"{len(dropped)} episodes dropped, {len(plans.failed)} bags not used")
     print(f"report: {output / HTML_NAME}")
     return len(episodes)
-
-
-def _check_even(sizes: Mapping[str, tuple[int, int]]) -> None:
-    if odd := {camera: size for camera, size in sizes.items() if size[0] % 2 or size[1] % 2}:
-        text = ", ".join(f"{camera} {w}x{h}" for camera, (h, w) in odd.items())
-        raise UserError(f"{text}: video needs even sizes; give --image-size")
 
 
 def _make(plans: Plans, place: Workplace, pool: Pool) -> None:

@@ -98,10 +98,7 @@ class Dataset:
 
     def data_files(self) -> list[Path]:
         """The Parquet files with frames, in order."""
-        files = sorted((self.root / layout.DATA).glob("*/*.parquet"))
-        if not files:
-            raise DatasetError(f"{self.root / layout.DATA}: no Parquet files; the data set is incomplete")
-        return files
+        return _parquet_files(self.root / layout.DATA)
 
     def missing_videos(self) -> list[Path]:
         """Video files that the metadata promises and that are not there."""
@@ -207,6 +204,12 @@ def array_of(column: pa.ChunkedArray, what: str) -> np.ndarray:
     if len(lengths) != 1 or values.null_count or pa.types.is_nested(values.type):
         raise DatasetError(f"{what}: expected lists of one length with numbers, found {column.type}, lengths {lengths}")
     return values.to_numpy().reshape(len(column), -1)
+
+
+def _parquet_files(folder: Path) -> list[Path]:
+    if not (files := sorted(folder.glob("*/*.parquet"))):
+        raise DatasetError(f"{folder}: no Parquet files; the data set is incomplete")
+    return files
 
 
 def open_parquet(path: Path) -> pq.ParquetFile:
@@ -343,12 +346,9 @@ def _remedy(root: Path, version: object) -> str:
 
 def _episodes(root: Path, info: dict[str, Any]) -> Iterator[Episode]:
     cameras = [name for name, feature in info["features"].items() if feature["dtype"] == "video"]
-    files = sorted((root / layout.EPISODES).glob("*/*.parquet"))
-    if not files:
-        raise DatasetError(f"{root / layout.EPISODES}: no Parquet files; the data set is incomplete")
     parts = ("chunk_index", "file_index", "from_timestamp", "to_timestamp")
     wanted = ["episode_index", "length", "tasks", *(f"videos/{key}/{part}" for key in cameras for part in parts)]
-    for path in files:
+    for path in _parquet_files(root / layout.EPISODES):
         with open_parquet(path) as file:
             if missing := [name for name in wanted if name not in file.schema_arrow.names]:
                 raise DatasetError(f"{path}: no column {', '.join(missing)}")

@@ -19,7 +19,6 @@ from pi05_progress.checkpoints.description import CONFIG as DESCRIPTION
 from pi05_progress.errors import UserError
 from pi05_progress.files.json_file import read_json
 from pi05_progress.files.lock import try_lock
-from pi05_progress.files.output_file import write_file
 from pi05_progress.files.output_folder import PARTIAL
 
 from ..recipes.config import TrainConfig
@@ -152,11 +151,6 @@ def to_json(config: TrainConfig) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(config), default=str))
 
 
-def save_config(path: Path, resolved: Mapping[str, Any], extra: Mapping[str, Any]) -> None:
-    """Write a configuration (see ``to_json``) and what else is to be known of the run, complete or not at all."""
-    write_file(path, json.dumps({"config": dict(resolved), **extra}, indent=2) + "\n", durable=True)
-
-
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What differs between two configurations beyond what may, a line each."""
     old, new = (flatten_dict(dict(of), sep=".") for of in (before, now))
@@ -166,7 +160,7 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def gone_on_with(path: Path, config: TrainConfig) -> tuple[TrainConfig, dict[str, Any]]:
-    """The configuration of a run that goes on, and all that was saved: the former one and ``extra``.
+    """The configuration of a run that goes on, and all that was saved: the former one and more.
 
     It is the one that was saved, with what may be changed as it is asked for now; nothing else may differ. What the run
     started from and its tokenizer's file need not be given again.

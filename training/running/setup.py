@@ -230,13 +230,14 @@ def open_folder(run: Run) -> Iterator[None]:
     lock = None
     if jax.process_index() == 0:
         lock = run_folder.take(run.folder.root, overwrite=run.config.overwrite)
-        extra = {
+        facts = {
+            "config": run.resolved,
             "model": config_to_dict(run.model),
             "source": run.info.source,
             "code_version": run.info.code_version,
             "jax": jax.__version__,
         }
-        run_folder.save_config(run.folder.root / run_folder.CONFIG, run.resolved, extra)
+        write_file(run.folder.root / run_folder.CONFIG, json.dumps(facts, indent=2) + "\n", durable=True)
         write_file(run.folder.root / HELD_OUT, SPLITS.dump_json(run.loader.splits, indent=1), durable=True)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("run folder")
