@@ -105,16 +105,14 @@ def _passed(event: Event | None, stretch: int, times: np.ndarray) -> Bool[np.nda
 def _positions(bag: Bag, count: int, times: np.ndarray, read: tuple[int, int]) -> Float32[np.ndarray, "n d"]:
     """Linear between messages, 0 before the first."""
     found = dict(_stamped(bag, POSES, read))
-    positions = np.zeros((len(times), 3 * count))
     if not found:
-        return positions.astype(np.float32)
+        return np.zeros((len(times), 3 * count), np.float32)
     stamps = np.array(sorted(found))
     values = np.array([[c for p in found[s].poses for c in (p.position.x, p.position.y, p.position.z)] for s in stamps])
     if values.shape[1] != 3 * count or not np.isfinite(values).all():
         raise BagError(f"{POSES}: not {count} finite positions in every message")
-    for column in range(3 * count):
-        positions[:, column] = np.interp(times - stamps[0], stamps - stamps[0], values[:, column], left=0.0)
-    return positions.astype(np.float32)
+    at, own = times - stamps[0], stamps - stamps[0]
+    return np.stack([np.interp(at, own, of, left=0.0) for of in values.T], axis=1).astype(np.float32)
 
 
 def _chunks(
@@ -135,8 +133,7 @@ def _chunks(
         values = np.asarray(chunk.values, np.float32).reshape(chunk.horizon, -1)
         ahead = (time - stamp) * 1e-9 + np.arange(rows) / fps
         own = np.arange(chunk.horizon) * float(chunk.dt)
-        for column in range(robot.action_size):
-            result[number, :, column] = np.interp(ahead, own, values[:, column])
+        result[number] = np.stack([np.interp(ahead, own, of) for of in values.T], axis=1)
     for gripper, column in robot.grippers.items():
         result[..., column] = robot.curves[gripper].command(result[..., column])
     return result.reshape(len(times), -1)

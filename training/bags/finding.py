@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import closing, suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -84,11 +85,6 @@ def continues_another(path: Path) -> str:
 
 def _times(path: Path) -> tuple[int, int] | None:
     """First and last time of reception, ns; None if the file cannot be read as it is."""
-    try:
-        file = READERS[path.suffix.lower()](path)
-    except Exception:  # whatever a damaged file leads to; whoever converts it says what is the matter
-        return None
-    try:
+    with suppress(Exception), closing(READERS[path.suffix.lower()](path)) as file:
         return file.span()
-    finally:
-        file.close()
+    return None  # whatever a damaged file led to; whoever converts it says what is the matter

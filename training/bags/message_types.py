@@ -16,6 +16,7 @@ from .faults import explained
 
 SPARE = 64  # bytes that may follow a message
 EVENT_TYPE = "pi05_progress_msgs/msg/EpisodeEvent"
+known_types = functools.cache(message_store)  # ROS 2 Jazzy's common types, this project's, and video packets
 _IDL_RULE = "=" * 80 + "\n"
 
 
@@ -37,12 +38,6 @@ class Stored(NamedTuple):
     topic: str
     received_ns: int
     data: bytes | memoryview
-
-
-@functools.cache
-def known_types() -> Typestore:
-    """ROS 2 Jazzy's common types, this project's, and video packets."""
-    return message_store()
 
 
 class Types:

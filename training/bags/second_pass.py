@@ -11,7 +11,7 @@ import queue
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -229,13 +229,15 @@ def _reaches_end(candidate: Candidate, segment: Segment, max_gap_ns: int) -> boo
 
 def _facts(counts: TrackCounts) -> dict[str, Any]:
     """A track's counts as the report shows them."""
-    facts = asdict(counts)
     seconds = (counts.last_ns - counts.first_ns) * 1e-9
     rate = (counts.received - counts.duplicates - 1) / seconds if seconds > 0 else 0.0
     return {
         "rate_hz": round(rate, 2),
         "largest_gap_s": round(counts.largest_gap_ns * 1e-9, 4),
-        "mean_skew_ms": round(counts.skew_sum_ns * 1e-6 / max(facts["frames"], 1), 3),
+        "mean_skew_ms": round(counts.skew_sum_ns * 1e-6 / max(counts.frames, 1), 3),
         "max_skew_ms": round(counts.skew_max_ns * 1e-6, 3),
-        **{key: facts[key] for key in ("received", "used", "held", "duplicates", "late", "bad", "first_problem")},
+        **{
+            key: getattr(counts, key)
+            for key in ("received", "used", "held", "duplicates", "late", "bad", "first_problem")
+        },
     }

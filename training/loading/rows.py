@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,8 +74,7 @@ class Rows:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The arrays that are there, by name."""
-        own = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {name: array for name, array in own.items() if isinstance(array, np.ndarray)}
+        return {name: array for name, array in vars(self).items() if isinstance(array, np.ndarray)}
 
     def digest(self) -> str:
         """A hash of all numbers."""
@@ -90,9 +88,7 @@ class Rows:
         return _mapped(folder)
 
     def __reduce__(self) -> tuple:
-        if self.folder is not None:
-            return _mapped, (self.folder,)
-        return Rows, tuple(getattr(self, field.name) for field in dataclasses.fields(self))
+        return (Rows, tuple(vars(self).values())) if self.folder is None else (_mapped, (self.folder,))
 
 
 def _mapped(folder: Path) -> Rows:
