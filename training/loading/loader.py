@@ -25,7 +25,6 @@ from pi05_progress.models.config import Pi05Config
 from pi05_progress.units.normalize import NormStats
 from pi05_progress.units.tokenizer import Encoder
 
-from ..datasets.progress_meta import ProgressMeta
 from ..datasets.reader import Dataset
 from .batch import Batch, to_batch
 from .cache import cached_pictures
@@ -58,13 +57,9 @@ class TrainLoader:
         goes_on: whether it goes on: the same run, whose split stays as it is.
     """
 
-    datasets: list[Dataset]
-    progress_meta: list[ProgressMeta]  # per data set: outcomes and milestones, and how its labels were made
-    held_out: list[list[int]]  # per data set: episodes that are not trained on, in order
-    label_columns: list[str]  # per data set: the feature with its progress labels, empty if none are used
-    splits: list[SetSplit]  # the same as it is written down, after what ``before`` says of other runs
-    stats: Mapping[str, NormStats]  # of ``state`` and ``actions``
-    asset_id: str  # their name in checkpoints
+    # ``datasets``, ``progress_meta``, ``held_out``, ``label_columns`` and ``stats`` are those of ``Data``.
+    splits: list[SetSplit]  # what is held out as it is written down, after what ``before`` says of other runs
+    asset_id: str  # name of the statistics in checkpoints
     action_size: int  # numbers of a row of actions, before padding
     fingerprint: str  # of everything that decides what batches hold, pictures' contents aside
     notes: list[str]  # what should be said to whoever starts the run
