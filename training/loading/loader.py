@@ -247,7 +247,7 @@ class TrainLoader:
 
 def _training_sample(order: Order, samples: SampleMaker, index: int, pair: Int64[np.ndarray, " 2"]) -> Sample:
     """The sample of an element of the training order."""
-    return samples.training_sample(order.draw(index).number, *map(int, pair))
+    return samples.training_sample(order.draw(index)[-1], *map(int, pair))
 
 
 def _check_arguments(

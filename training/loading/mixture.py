@@ -16,7 +16,6 @@ import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import grain
@@ -75,16 +74,6 @@ def stripes_per_period(lengths: Sequence[int], weights: Sequence[float], shard_c
     return [max(1, int(count)) for count in counts]
 
 
-@dataclass(frozen=True)
-class Draw:
-    """One row of the training order: data set, shard, how many rows of that shard came before, number of the draw."""
-
-    data_set: int
-    shard: int
-    position: int
-    number: int
-
-
 class Order:
     """Which row comes when. Grain selects with it: element ``i`` is row ``i // p`` of process ``i % p`` of ``p``."""
 
@@ -97,8 +86,8 @@ class Order:
         ranks = np.concatenate([np.arange(count) for count in counts])
         self._set, self._rank = sets[order].astype(np.int32), ranks[order].astype(np.int32)
 
-    def draw(self, index: int) -> Draw:
-        """What element ``index`` is."""
+    def draw(self, index: int) -> tuple[int, int, int, int]:
+        """Of element ``index`` the data set, the shard, how many rows of that shard came before, the draw's number."""
         batch, slot = divmod(index, self._batch)
         within, process = divmod(slot, self._processes)
         row = process * (self._batch // self._processes) + within  # of the batch
@@ -106,7 +95,7 @@ class Order:
         shard, stripe = divmod(row, per_shard)
         period, at = divmod(batch * per_shard + stripe, len(self._set))
         data_set = int(self._set[at])
-        return Draw(data_set, shard, period * self._counts[data_set] + int(self._rank[at]), batch * self._batch + row)
+        return data_set, shard, period * self._counts[data_set] + int(self._rank[at]), batch * self._batch + row
 
     def positions(self, numbers: Int64[np.ndarray, " n"]) -> tuple[Int32[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
         """Of draws, where there is one shard: the data set, and how many of its rows came before."""
@@ -118,8 +107,8 @@ class Order:
         return sys.maxsize  # endless
 
     def __getitem__(self, index: int) -> tuple[int, int]:
-        draw = self.draw(index)
-        return draw.data_set * self._shards + draw.shard, draw.position
+        data_set, shard, position, _ = self.draw(index)
+        return data_set * self._shards + shard, position
 
 
 def training_order(
