@@ -28,8 +28,7 @@ from pi05_progress_ros.ros_session import ros_session
 from pi05_progress_ros.sim.driving.closed_loop import LoopSettings
 from pi05_progress_ros.sim.driving.drivers import Driving, drivers
 from pi05_progress_ros.starting.bringup import BRINGUP
-from pi05_progress_ros.starting.domains import make_log_folder, own_variables
-from pi05_progress_ros.starting.processes import DEFAULT_ROBOT
+from pi05_progress_ros.starting.processes import DEFAULT_ROBOT, make_log_folder, own_variables
 from pi05_progress_ros.starting.simulation_choices import SIM_TASKS
 from pi05_progress_ros.starting.supervisor import Supervisor, session_environment
 from training.evaluation.bootstrap import paired

@@ -1,8 +1,8 @@
-"""Recording with rosbag2; described in ``pi05_progress_ros/starting/rosbag.py``."""
+"""Recording with rosbag2; described in ``pi05_progress_ros/starting/bringup.py``."""
 
 from launch import LaunchDescription
+from pi05_progress_ros.starting.bringup import RECORD
 from pi05_progress_ros.starting.launch_actions import launch_description
-from pi05_progress_ros.starting.rosbag import RECORD
 
 
 def generate_launch_description() -> LaunchDescription:

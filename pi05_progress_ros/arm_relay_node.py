@@ -16,11 +16,12 @@ from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from sensor_msgs.msg import JointState
 
-from pi05_progress.errors import UserError, run_program
+from pi05_progress.errors import UserError
 from pi05_progress.robots.joints import MessageError, clipped, joint_values, ordered
 from pi05_progress.robots.profile import ArmProfile, RobotProfile
 
-from .commanding.graph import other_publishers
+from .command_line import program
+from .commanding.publishers import other_publishers
 from .commanding.relay import relay_velocity
 from .commanding.robot_state import RELAY_HZ, RELAY_TOPIC
 from .parameters import declare, refuse_unknown
@@ -32,11 +33,7 @@ WATCH_PERIOD_S = 0.5  # how often other publishers of targets and of the robot's
 class ArmRelay:
     """One arm: newest target, newest state, and the command that follows from them.
 
-    Args:
-        node: the node whose interfaces these are.
-        side: which arm, for messages to people.
-        profile: the robot; its ``relay`` must be there.
-        max_speed: of the targets, rad/s.
+    The robot's ``relay`` must be there; ``max_speed`` is that of the targets, rad/s.
     """
 
     def __init__(self, node: Node, side: str, profile: RobotProfile, max_speed: float) -> None:
@@ -72,15 +69,10 @@ class ArmRelay:
             return
         self._state = (time.monotonic(), values.position.astype(float))
 
-    def others(self) -> list[str]:
-        """Names of other nodes that publish this arm's commands."""
-        return other_publishers(self._node, self._arm.command_topic)
-
     def tick(self, hold: str) -> None:
         """Publish a command, unless there is a reason not to; a change of reason is logged.
 
-        Args:
-            hold: why nothing may be commanded at all; empty if nothing speaks against it.
+        ``hold`` is why nothing may be commanded at all; empty if nothing speaks against it.
         """
         silent = hold or self._stale()
         if silent != self._silent:
@@ -137,7 +129,8 @@ class ArmRelayNode(Node):
             arm.tick(self._hold)
 
     def _watch(self) -> None:
-        others = sorted({name for arm in self._arms for name in arm.others()})
+        topics = [arm.command_topic for arm in self._profile.arms.values()]
+        others = sorted({name for topic in topics for name in other_publishers(self, topic)})
         hold = "another node publishes the robot's commands, too; stop one of the two" if others else ""
         if hold and hold != self._hold:
             self.get_logger().error(f"{hold} (besides this relay: {', '.join(others)})")
@@ -151,12 +144,9 @@ class ArmRelayNode(Node):
         self._status.publish(DiagnosticStatus(name=self.get_fully_qualified_name(), level=level, message=self._hold))
 
 
+@program("arm_relay")
 def main() -> int:
     """Entry point; returns the exit status."""
-    return run_program(_run, name="arm_relay")
-
-
-def _run() -> int:
     with ros_session(commands=True) as stop:
         spin(ArmRelayNode(), stop)
     return 0

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
 import tyro
 
-from pi05_progress.errors import UserError
+from pi05_progress.errors import UserError, run_program
 
 
 def read_options[T](
@@ -32,3 +33,16 @@ def check_ranges(options: object, ranges: Mapping[str, tuple[float, float]]) -> 
         value = getattr(options, name)
         if value is not None and not low <= value <= high:
             raise UserError(f"--{name.replace('_', '-')} {value}: expected {low} to {high}")
+
+
+def program(name: str, **told: str) -> Callable[[Callable[..., int | None]], Callable[..., int]]:
+    """Makes a function a program's ``main``, which returns the exit status; arguments as of ``run_program``."""
+
+    def decorated(work: Callable[..., int | None]) -> Callable[..., int]:
+        @functools.wraps(work)
+        def main(*arguments: Sequence[str] | None) -> int:
+            return run_program(lambda: work(*arguments), name=name, **told)
+
+        return main
+
+    return decorated

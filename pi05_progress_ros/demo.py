@@ -19,13 +19,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pi05_progress.errors import INTERRUPTED, UserError, run_program
+from pi05_progress.errors import INTERRUPTED, UserError
 from pi05_progress.files.config_files import shipped_checkpoint
 from pi05_progress.robots.profile import RobotProfile
 
+from .command_line import program
 from .starting.bringup import BRINGUP
-from .starting.domains import ROBOT_DOMAINS, asked_domain, make_log_folder, own_variables
-from .starting.processes import DEFAULT_ROBOT, Process
+from .starting.processes import DEFAULT_ROBOT, ROBOT_DOMAINS, Process, asked_domain, make_log_folder, own_variables
 from .starting.supervisor import Child, Supervisor, on_end_signals, session_environment
 
 if TYPE_CHECKING:
@@ -291,12 +291,9 @@ def run(chosen: Settings, processes: tuple[Process, ...], log_folder: Path) -> i
     return status
 
 
+@program("demo")
 def main() -> int:
     """Entry point; returns the exit status."""
-    return run_program(_run, name="demo")
-
-
-def _run() -> int:
     try:
         chosen = settings(os.environ)
         variables = own_variables(os.environ, alone=chosen.drives)

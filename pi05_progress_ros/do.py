@@ -30,11 +30,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from tyro.conf import Positional
 
-from pi05_progress.errors import UserError, run_program
+from pi05_progress.errors import UserError
 from pi05_progress_msgs.action import RunTask
 from pi05_progress_msgs.srv import Arm
 
-from .command_line import read_options
+from .command_line import program, read_options
 from .commanding.state_machine import Reason, State
 from .monitoring.charts import percent
 from .monitoring.screen import remaining, status_of
@@ -77,14 +77,7 @@ def _check(options: Options) -> None:
 
 
 class Doing:
-    """One task on one node; everything runs in this thread.
-
-    Args:
-        node: of this program.
-        spin: lets its callbacks run for at most so many seconds.
-        options: what is to be done.
-        stop: set when the end is asked for.
-    """
+    """One task on one node; everything runs in this thread. ``stop`` is set when the end is asked for."""
 
     def __init__(self, node: Node, spin: Callable[[float], None], options: Options, stop: threading.Event) -> None:
         self._spin, self._options, self._stop = spin, options, stop
@@ -201,14 +194,11 @@ def _tell(answer: Any) -> int:
     return EXIT.get(reason, UNDECIDED if undecided else STOPPED)
 
 
+@program("do")
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     argv = ["do", *(sys.argv[1:] if argv is None else argv)]
     options = read_options(Options, MODULE, __doc__, remove_ros_args(argv)[1:], _check)
-    return run_program(lambda: _run(argv, options), name="do")
-
-
-def _run(argv: Sequence[str], options: Options) -> int:
     with ros_session(argv, (*END_SIGNALS, signal.SIGHUP)) as stop, onlooker("do") as (node, spin):
         return Doing(node, spin, options, stop).run()
 

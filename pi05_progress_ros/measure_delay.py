@@ -17,22 +17,79 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 
+import cv2
 import numpy as np
 from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
 from rclpy.utilities import remove_ros_args
 from sensor_msgs.msg import JointState
 
-from pi05_progress.errors import UserError, run_program
+from pi05_progress.errors import UserError
 from pi05_progress.robots.joints import MessageError, joint_values
 from pi05_progress.robots.messages import decode_image, stamp_ns
 from pi05_progress.robots.profile import RobotProfile
 
 from .cameras.cameras import check_cameras, open_cameras
-from .cameras.delay import estimate_delay, reduced
-from .command_line import check_ranges, read_options
+from .command_line import check_ranges, program, read_options
 from .inputs import Inputs, Limits
 from .ros_session import onlooker, ros_session
+
+LAGS_S = np.arange(-0.2, 1.0 + 1e-9, 0.005)
+SIZE = (80, 60)  # to which pictures are reduced: noise goes, movement stays
+MIN_PICTURES = 60
+MIN_PATH_RAD = 0.5  # that the arm's joints have to go together
+MIN_CORRELATION = 0.5
+PEAK_S, RIVAL = 0.15, 0.9  # another delay, farther away than this, that explains the pictures as well
+
+
+def reduced(picture: np.ndarray) -> np.ndarray:
+    """Brightness, float32, of a picture (h, w, 3), small."""
+    return cv2.resize(picture, SIZE, interpolation=cv2.INTER_AREA).mean(axis=2, dtype=np.float32)
+
+
+def estimate_delay(
+    stamps_s: Sequence[float], motion: Sequence[float], joint_stamps_s: Sequence[float], path_rad: Sequence[float]
+) -> tuple[float, float]:
+    """How much later pictures are stamped than what they show, s, and the correlation that says so.
+
+    Args:
+        stamps_s: of pictures, rising.
+        motion: of each, how much it differs from the one before; the first is not looked at.
+        joint_stamps_s: of joint states of the same arm, rising.
+        path_rad: how far its joints have gone since the beginning, at each.
+
+    Raises:
+        UserError: it cannot be told from these; what the operator should do is.
+    """
+    stamps, path = np.asarray(stamps_s), np.asarray(path_rad)
+    if len(stamps) < MIN_PICTURES or not len(path):
+        raise UserError(f"{len(stamps)} pictures and {len(path)} joint states came, {MIN_PICTURES} pictures are needed")
+    if path[-1] - path[0] < MIN_PATH_RAD:
+        raise UserError(
+            f"its arm moved by {path[-1] - path[0]:.2f} rad only: move it briskly, now and then, in its view"
+        )
+    # Between two pictures is what happened between their stamps; where joints are not known yet, or no more, nothing.
+    moves = [np.diff(np.interp(stamps - lag, joint_stamps_s, path)) for lag in LAGS_S]
+    found = np.array([_correlation(move, np.asarray(motion)[1:]) for move in moves])
+    best = int(found.argmax())
+    if found[best] < MIN_CORRELATION:
+        raise UserError(
+            f"its pictures do not move with its arm (correlation {found[best]:.2f}, {MIN_CORRELATION} is needed): "
+            "move the arm in its view, and nothing else"
+        )
+    if (found[np.abs(LAGS_S - LAGS_S[best]) > PEAK_S] > RIVAL * found[best]).any() or best in (0, len(found) - 1):
+        raise UserError("several delays explain its pictures: move the arm irregularly, with pauses")
+    before, peak, after = found[best - 1 : best + 2]
+    bend = before - 2 * peak + after
+    step_s = LAGS_S[1] - LAGS_S[0]
+    return float(LAGS_S[best] + (step_s * (before - after) / (2 * bend) if bend else 0.0)), float(peak)
+
+
+def _correlation(one: np.ndarray, other: np.ndarray) -> float:
+    one, other = one - one.mean(), other - other.mean()
+    size = float(np.linalg.norm(one) * np.linalg.norm(other))
+    return float(one @ other) / size if size else 0.0
+
 
 MODULE = "pi05_progress_ros.measure_delay"
 
@@ -108,16 +165,13 @@ class Listener:
             camera.close()
 
 
+@program("measure_delay")
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     argv = ["measure_delay", *(sys.argv[1:] if argv is None else argv)]
     options = read_options(
         Options, MODULE, __doc__, remove_ros_args(argv)[1:], lambda o: check_ranges(o, {"seconds": (3.0, 600.0)})
     )
-    return run_program(lambda: _run(argv, options), name="measure_delay")
-
-
-def _run(argv: Sequence[str], options: Options) -> int:
     profile = RobotProfile.load(options.robot)
     check_cameras(profile)
     with (

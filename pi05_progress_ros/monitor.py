@@ -24,16 +24,15 @@ from rclpy.exceptions import NameValidationException
 from rclpy.executors import ExternalShutdownException
 from rclpy.utilities import remove_ros_args
 
-from pi05_progress.errors import UsageError, UserError, run_program
+from pi05_progress.errors import UsageError, UserError
 
-from .command_line import read_options
+from .command_line import program, read_options
 from .monitoring.screen import no_messages, view
 from .monitoring.seen import Monitor
 from .monitoring.terminal import KEY_PERIOD_S, pick_charset, save_svg, show
-from .ros_session import onlooker, ros_session
+from .ros_session import END_SIGNALS, onlooker, ros_session
 
 MODULE = "pi05_progress_ros.monitor"
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 PICTURE = (100, 40)  # columns and lines of the one that is saved
 
 
@@ -97,18 +96,15 @@ def _print_once(monitor: Monitor, spin: Callable[[float], object], stop: threadi
         print(f"{message_yaml(monitor.seen.message)}---", flush=True)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@program("monitor")
+def main(argv: Sequence[str] | None = None) -> None:
     """Entry point; returns the exit status: 0, 1 if ``--once`` got nothing in time, 2 if an argument is wrong."""
     words = ["monitor", *(sys.argv[1:] if argv is None else argv)]
-    return run_program(lambda: _run(words), name="monitor")
-
-
-def _run(words: Sequence[str]) -> None:
     context = rclpy.Context()
     with ExitStack() as stack:
         try:
             options = read_options(Options, MODULE, __doc__, remove_ros_args(words)[1:], _check)
-            stop = stack.enter_context(ros_session(words, SIGNALS, context))
+            stop = stack.enter_context(ros_session(words, (*END_SIGNALS, signal.SIGHUP), context))
             name, namespace = f"progress_monitor_{os.getpid()}", options.namespace or None
             node, spin = stack.enter_context(onlooker(name, namespace=namespace, context=context))
             monitor = Monitor(node, options.topic)

@@ -29,23 +29,22 @@ from std_msgs.msg import Float32, Int32, String
 from std_srvs.srv import Trigger
 
 from pi05_progress.checkpoints.starts import read_starts
-from pi05_progress.errors import run_program
 from pi05_progress.policy import Policy, PolicyUnavailableError
 from pi05_progress.robots.messages import image_backend
 from pi05_progress.robots.profile import ArmProfile, RobotProfile
 from pi05_progress_msgs.srv import Arm
 
 from .cameras.cameras import check_cameras, open_cameras
+from .command_line import program
 from .commanding.apart import NodeApart
 from .commanding.commands import CommandExecutor
 from .commanding.robot_state import RELAY_TOPIC, RobotState
 from .commanding.state_machine import Reason
 from .inputs import Inputs, Snapshot
-from .node.fingertip_paths import FingertipPaths
 from .node.inference import InferenceLoop, Result
 from .node.loading import PolicyLoader
 from .node.node_parameters import NodeParameters
-from .node.results import Results
+from .node.results import FingertipPaths, Results
 from .node.run_task import RunTaskServer
 from .node.watch import Watch
 from .parameters import QosOverrides, declare_all, newest_only, read_all, warn_of_unused_overrides
@@ -341,12 +340,9 @@ class PolicyNode(QosOverrides, LifecycleNode):
         self._paths.publish(chunk)
 
 
+@program("policy_node")
 def main() -> int:
     """Entry point; returns the exit status."""
-    return run_program(_run, name="policy_node")
-
-
-def _run() -> int:
     with ros_session(signals=(*END_SIGNALS, signal.SIGHUP), commands=True) as stop:
         node = PolicyNode(stop)
         status = node.run()

@@ -29,14 +29,14 @@ from tyro.conf import Positional
 from pi05_progress.checkpoints.description import read_info
 from pi05_progress.checkpoints.starts import Starts, read_starts
 from pi05_progress.checkpoints.unlike_starts import unlike_joints, unlike_pictures, unlike_task
-from pi05_progress.errors import UserError, run_program
+from pi05_progress.errors import UserError
 from pi05_progress.robots.joints import MessageError
 from pi05_progress.robots.messages import robot_frame
 from pi05_progress.robots.profile import ArmProfile, RobotProfile
 from pi05_progress.robots.states import Mode
 
 from .cameras.cameras import check_cameras, open_cameras
-from .command_line import check_ranges, read_options
+from .command_line import check_ranges, program, read_options
 from .commanding.robot_state import RobotState
 from .inputs import Inputs, Limits, Snapshot
 from .ros_session import onlooker, publisher_names, ros_session
@@ -164,15 +164,12 @@ def judge(live: Live, options: Options, profile: RobotProfile, starts: Starts | 
     ]  # fmt: skip
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+@program("preflight")
+def main(argv: Sequence[str] | None = None) -> None:
     """Entry point; returns the exit status."""
     argv = ["preflight", *(sys.argv[1:] if argv is None else argv)]
     seconds = {"seconds": (0.1, 600.0), "timeout": (0.1, 600.0)}
     options = read_options(Options, MODULE, __doc__, remove_ros_args(argv)[1:], lambda o: check_ranges(o, seconds))
-    return run_program(lambda: _run(argv, options), name="preflight")
-
-
-def _run(argv: Sequence[str], options: Options) -> None:
     info = read_info(options.checkpoint)
     profile = RobotProfile.load(options.robot or info.robot)
     starts = read_starts(options.checkpoint, profile)

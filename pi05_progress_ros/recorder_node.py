@@ -18,7 +18,7 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Joy
 
-from pi05_progress.errors import UserError, run_program
+from pi05_progress.errors import UserError
 from pi05_progress.robots.episode_notes import ABORTED
 from pi05_progress.robots.message_store import message_store
 from pi05_progress.robots.profile import PACKET_TYPE, MarksProfile, RobotProfile
@@ -27,11 +27,11 @@ from pi05_progress_msgs.srv import MarkMilestone, StartEpisode, StopEpisode
 
 from .cameras.message_class import message_class
 from .cameras.subscription import PacketSubscription
+from .command_line import program
 from .parameters import QosOverrides, declare_all, parameter, read_all, warn_of_unused_overrides
 from .recording.bag_writer import PARTIAL, learn_type, type_name
-from .recording.episodes import Episodes
+from .recording.episodes import Episodes, Topic, Traffic, further_topic
 from .recording.topics import EVENTS, recorded_topics
-from .recording.traffic import Topic, Traffic, further_topic
 from .ros_session import ros_session, spin
 
 WATCH_S = 1.0  # between looks at rates and at the disk
@@ -191,12 +191,9 @@ class RecorderNode(QosOverrides, Node):
                 self.get_logger().warning(text)
 
 
+@program("recorder")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    return run_program(lambda: _run(arguments), name="recorder")
-
-
-def _run(arguments: Sequence[str] | None) -> int:
     with ros_session(arguments) as stop:
         node = RecorderNode()
         try:

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import rclpy
+from builtin_interfaces.msg import Time
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
@@ -103,6 +104,11 @@ def publisher_names(node: Node, topic: str) -> list[str]:
     infos = node.get_publishers_info_by_topic(topic)
     named = ((f"{i.node_namespace.rstrip('/')}/{i.node_name}", "UNKNOWN" not in i.node_name) for i in infos)
     return sorted(name if known else UNNAMED for name, known in named)
+
+
+def to_time(nanoseconds: int) -> Time:
+    """A stamp from ns."""
+    return Time(sec=nanoseconds // 10**9, nanosec=nanoseconds % 10**9)
 
 
 def end_at_once(status: int) -> NoReturn:

@@ -18,9 +18,8 @@ import tyro
 
 from pi05_progress.errors import UserError, run_program
 
-from .starting.bringup import BRINGUP, SIMULATION
+from .starting.bringup import BRINGUP, RECORD, SIMULATION
 from .starting.processes import RESPAWN_S, Launch, Process
-from .starting.rosbag import RECORD
 from .starting.supervisor import Supervisor, on_end_signals, session_environment
 
 LAUNCHES = {launch.name: launch for launch in (BRINGUP, SIMULATION, RECORD)}

@@ -12,17 +12,11 @@ from pi05_progress.robots.profile import RobotProfile
 
 @dataclass(frozen=True)
 class Chunk:
-    """Targets over time.
+    """Targets over time."""
 
-    Attributes:
-        start_s: time of row 0, s.
-        dt_s: between rows, s.
-        values: float (h, n); row i is the target for ``start_s + i dt_s``.
-    """
-
-    start_s: float
-    dt_s: float
-    values: np.ndarray
+    start_s: float  # time of row 0, s
+    dt_s: float  # between rows, s
+    values: np.ndarray  # float (h, n); row i is the target for ``start_s + i dt_s``
 
     @property
     def end_s(self) -> float:
@@ -45,9 +39,8 @@ EARLY_S = 0.02  # so much before its time a chunk may take over: the next one is
 class Timeline:
     """The chunk in force; a newer one takes over gradually.
 
-    Args:
-        blend_s: how long passing from one chunk to the next takes, s.
-        execute_s: how long a chunk is in force before a newer one takes over, s; at its end the newest does.
+    Passing from one to the next takes ``blend_s``; a chunk is in force for ``execute_s`` before a newer one takes over,
+    at its end the newest does.
     """
 
     def __init__(self, blend_s: float, execute_s: float = 0.0) -> None:

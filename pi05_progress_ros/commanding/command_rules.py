@@ -25,23 +25,14 @@ ENABLE_PERIOD_S = 0.1  # of the heartbeat that keeps the robot enabled
 
 @dataclass(frozen=True)
 class CommandSettings:
-    """How commands are made.
-
-    Attributes:
-        rate_hz: of the commands.
-        blend_s: passing from one chunk to the next.
-        max_joint_speed: of any arm joint, rad/s.
-        max_joint_acceleration: of any arm joint that speeds up, rad/s^2.
-        max_tracking_error: how far an arm joint may be from its command before it counts as blocked, rad.
-        execute_s: how long a chunk is carried out before a newer one takes over; 0: every newer one does.
-    """
+    """How commands are made."""
 
     rate_hz: float = 100.0
-    blend_s: float = 0.2
-    max_joint_speed: float = 1.0
-    max_tracking_error: float = 0.5
-    execute_s: float = 0.0
-    max_joint_acceleration: float = 15.0
+    blend_s: float = 0.2  # passing from one chunk to the next
+    max_joint_speed: float = 1.0  # of any arm joint, rad/s
+    max_tracking_error: float = 0.5  # how far an arm joint may be from its command before it counts as blocked, rad
+    execute_s: float = 0.0  # how long a chunk is carried out before a newer one takes over; 0: every newer one does
+    max_joint_acceleration: float = 15.0  # of any arm joint that speeds up, rad/s^2
 
 
 class Step(NamedTuple):
@@ -55,12 +46,7 @@ class Step(NamedTuple):
 class CommandRules:
     """State from tick to tick: ``step`` at every tick at which the state machine lets something be sent, else ``stop``.
 
-    Args:
-        profile: joint ranges, gripper curve and what limits are watched.
-        settings: how commands are made.
-
-    Attributes:
-        limits: what the arms keep to.
+    The profile says joint ranges, the gripper curve and which limits are watched; the arms keep to ``limits``.
     """
 
     def __init__(self, profile: RobotProfile, settings: CommandSettings) -> None:

@@ -27,8 +27,7 @@ from ..inputs import Snapshot, same_kind
 from .apart import NodeApart
 from .chunks import Chunk, Timeline
 from .command_rules import CommandRules, CommandSettings, positions
-from .graph import OtherCommanders
-from .publishers import OWN_PAUSE, CommandPublishers
+from .publishers import OWN_PAUSE, CommandPublishers, OtherCommanders
 from .ramp import Ramp
 from .robot_state import RobotState
 from .state_machine import PAUSED, Ending, Facts, Reason, Send, State, StateMachine
@@ -39,41 +38,25 @@ NOT_ALLOWED = "the parameter publish_commands is false"
 
 
 class Situation(NamedTuple):
-    """How commanding stands.
+    """How commanding stands."""
 
-    Attributes:
-        state: of the state machine.
-        text: what there is to say about it; empty if there is nothing.
-        full_speed: whether arming asked for it.
-        against: everything that speaks against arming at present.
-        broken: whether a fault has ended the commands' thread.
-        ended: how the last goal ended; None while there is one, or if there was none.
-        interventions: of the operator in it.
-        unwatched: which limits are not watched, and why.
-        operated: whether the robot is in teleoperation mode.
-    """
-
-    state: State
-    text: str
-    full_speed: bool
-    against: tuple[str, ...]
-    broken: bool
-    ended: Ending | None = None
-    interventions: int = 0
-    unwatched: tuple[str, ...] = ()
-    operated: bool = False
+    state: State  # of the state machine
+    text: str  # what there is to say about it; empty if there is nothing
+    full_speed: bool  # whether arming asked for it
+    against: tuple[str, ...]  # everything that speaks against arming at present
+    broken: bool  # whether a fault has ended the commands' thread
+    ended: Ending | None = None  # how the last goal ended; None while there is one, or if there was none
+    interventions: int = 0  # of the operator in it
+    unwatched: tuple[str, ...] = ()  # which limits are not watched, and why
+    operated: bool = False  # whether the robot is in teleoperation mode
 
 
 class CommandExecutor:
     """See the module's docstring.
 
-    Args:
-        node: whose topics and parameters these are; the publishers are in a participant of their own.
-        profile: topics, limits and gripper curve.
-        settings: how commands are made.
-        robot: what the robot says of itself.
-        snapshot: the inputs as they are now, with what speaks against using them.
-        unfit: why the policy must not command any robot; empty if it may.
+    Topics and parameters are the node's, the publishers are in a participant of their own. ``snapshot`` gives the
+    inputs as they are now, with what speaks against using them; ``unfit`` is why the policy must not command any
+    robot, empty if it may.
     """
 
     def __init__(

@@ -39,10 +39,7 @@ class Placed(NamedTuple):
 
 
 class Geometry:
-    """See the module's docstring; used by one thread.
-
-    Args:
-        profile: one that names a geometry.
+    """See the module's docstring; of a profile that names a geometry, used by one thread.
 
     Raises:
         UserError: MuJoCo is not there, or the geometry is not of these arms.

@@ -27,11 +27,9 @@ class GoalLimits:
 
 
 class GoalJudge:
-    """Hears every estimate of a goal and says when it has ended. Times are s of one clock that only goes forward.
+    """Hears every estimate of a goal, accepted ``now_s``, and says when it has ended.
 
-    Args:
-        limits: when it ends.
-        now_s: when it was accepted.
+    Times are s of one clock that only goes forward.
     """
 
     def __init__(self, limits: GoalLimits, now_s: float) -> None:

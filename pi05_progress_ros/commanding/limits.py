@@ -33,19 +33,13 @@ REMEDY = "move the arms apart by teleoperation or by hand"
 class Limits:
     """See the module's docstring; used by one thread.
 
-    Args:
-        profile: ranges, efforts and geometry.
-        max_joint_speed: of a commanded joint, rad/s.
-        max_acceleration: of a commanded joint, rad/s^2; braking is not bounded.
-
-    Attributes:
-        unwatched: what is not watched, and what to do about it.
-        full_speed: whether links may be faster than ``LINK_SPEED``.
+    Bounds on commanded joints are in rad/s and rad/s^2; braking is not bounded.
     """
 
     def __init__(self, profile: RobotProfile, max_joint_speed: float, max_acceleration: float) -> None:
         self._profile, self._speed, self._acceleration = profile, max_joint_speed, max_acceleration
-        self.full_speed, self._geometry, unwatched = False, None, []
+        self.full_speed = False  # whether links may be faster than ``LINK_SPEED``
+        self._geometry, unwatched = None, []
         try:
             self._geometry = Geometry(profile)
         except (UserError, OSError) as error:
@@ -53,7 +47,7 @@ class Limits:
         for name, arm in profile.arms.items():
             if arm.max_effort is None:
                 unwatched.append(f"the effort of the {name} arm: the profile has no max_effort")
-        self.unwatched = tuple(unwatched)
+        self.unwatched = tuple(unwatched)  # what is not watched, and what to do about it
         self._over: dict[str, float] = {}  # since when what is measured is above its limit
         self.end()
 

@@ -1,4 +1,4 @@
-"""What is sent to the robot: arm targets, gripper numbers and the heartbeat that keeps it enabled."""
+"""What is sent to the robot, arm targets, gripper numbers and the heartbeat; and who else does, by ROS's graph."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from std_msgs.msg import Float32
 
 from pi05_progress.robots.profile import RobotProfile
 
+from ..ros_session import publisher_names
 from .apart import NodeApart
 from .command_rules import ENABLE_PERIOD_S, Step
 
@@ -24,12 +25,7 @@ OWN_PAUSE = -0.0  # to a robot 0 like any other; hearing it back, the node knows
 
 
 class CommandPublishers:
-    """Publishers of everything that commands a robot; used by the commands' thread only.
-
-    Args:
-        node: whose publishers they are.
-        profile: topics and names of joints.
-    """
+    """A node's publishers of everything that commands a robot; used by the commands' thread only."""
 
     def __init__(self, node: Node | NodeApart, profile: RobotProfile) -> None:
         self._node, self._profile, self._enabled_s = node, profile, 0.0
@@ -76,3 +72,43 @@ class CommandPublishers:
         for publisher in (*self._arms.values(), *self._grippers.values(), self._enable):
             publisher.wait_for_all_acked(Duration(seconds=max(0.0, until_s - time.monotonic())))
             self._node.destroy_publisher(publisher)
+
+
+WATCH_PERIOD_S = 0.25  # how often other publishers of the robot's commands are looked for
+DISCOVERY_S = 0.5  # how long they are looked for before the first command
+
+
+def other_publishers(node: Node, topic: str) -> list[str]:
+    """Names of publishers of a topic beside one of this node's own, sorted; two nodes may bear the same name."""
+    names = publisher_names(node, topic)
+    own = node.get_fully_qualified_name()
+    if own in names:
+        names.remove(own)
+    return names
+
+
+class OtherCommanders:
+    """Watches for others that command the robot, from when this node's own publishers were made.
+
+    The node has one on every topic of arm targets and gripper numbers.
+    """
+
+    def __init__(self, node: NodeApart, profile: RobotProfile) -> None:
+        self._node, self._profile = node, profile
+        self._made_s, self._looked_s, self._found = time.monotonic(), 0.0, ""
+
+    def against(self) -> str:
+        """What speaks against commanding; empty if nothing does."""
+        now = time.monotonic()
+        if now - self._looked_s > WATCH_PERIOD_S:
+            self._looked_s, self._found = now, self._look()
+        if not self._found and now - self._made_s < DISCOVERY_S:
+            return "looking for other nodes that command the robot"
+        return self._found
+
+    def _look(self) -> str:
+        grippers = [gripper.command_topic for gripper in self._profile.grippers.values()]
+        for topic in (*self._profile.target_topics().values(), *grippers):
+            if others := other_publishers(self._node.node, self._node.resolve_topic_name(topic)):
+                return f"{', '.join(others)} publishes {topic}, too: stop one of the two"
+        return ""

@@ -17,13 +17,9 @@ SETTLE_S = 3.0  # which they may take for that
 
 
 class Ramp:
-    """Where the arms are to be; its time goes on only while they follow (``advance``).
+    """Where the arms are to be, all rad; its time goes on only while they follow (``advance``).
 
-    Args:
-        start: where each arm is, rad.
-        goal: where all arms' joints are to go, rad, in the layout's order.
-        profile: the layout.
-        max_speed: of any joint, rad/s.
+    It leads from ``start`` to the ``goal`` of all arms' joints, in the layout's order; ``max_speed`` is in rad/s.
     """
 
     def __init__(

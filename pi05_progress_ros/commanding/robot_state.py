@@ -22,11 +22,7 @@ RELAY_TOPIC = "arm_relay/status"
 
 
 class RobotState:
-    """State machine, mode and relay of the robot, with the time they were heard.
-
-    Args:
-        profile: names the topics.
-    """
+    """State machine, mode and relay of the robot, with the time they were heard; the profile names the topics."""
 
     def __init__(self, profile: RobotProfile) -> None:
         self._profile = profile

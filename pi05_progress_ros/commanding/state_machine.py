@@ -71,42 +71,25 @@ class Ending(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """What is known at one tick.
+    """What is known at one tick."""
 
-    Attributes:
-        fsm: state of the robot's own state machine, as heard last.
-        mode: whose commands the robot follows.
-        mode_s: when that was heard.
-        lost: what ends a goal and disarms at once; None if nothing does.
-        missing: which input cannot be used; empty if all can.
-        failing: why the policy's newest answer cannot be used; empty if it can.
-        chunk: whether there are actions for this moment.
-    """
-
-    fsm: int = FsmState.READY
-    mode: int = Mode.API
-    mode_s: float = math.inf
-    lost: Ending | None = None
-    missing: str = ""
-    failing: str = ""
-    chunk: bool = True
+    fsm: int = FsmState.READY  # of the robot's own state machine, as heard last
+    mode: int = Mode.API  # whose commands the robot follows
+    mode_s: float = math.inf  # when that was heard
+    lost: Ending | None = None  # what ends a goal and disarms at once; None if nothing does
+    missing: str = ""  # which input cannot be used; empty if all can
+    failing: str = ""  # why the policy's newest answer cannot be used; empty if it can
+    chunk: bool = True  # whether there are actions for this moment
 
 
 class StateMachine:
-    """See the module's docstring. Times are s of one clock that only goes forward; not thread-safe.
-
-    Attributes:
-        state: the present one.
-        text: why it is in this state, for people; empty if there is nothing to say.
-        full_speed: whether arming asked for it.
-        ended: how the last goal ended; None if none has since the last one was accepted.
-        interventions: how often the operator took over since then.
-    """
+    """See the module's docstring. Times are s of one clock that only goes forward; not thread-safe."""
 
     def __init__(self) -> None:
-        self.state, self.text, self.full_speed = State.LOOKING, "", False
-        self.ended: Ending | None = None
-        self.interventions = 0
+        self.state, self.text = State.LOOKING, ""  # why it is in this state, for people; empty if there is no need
+        self.full_speed = False  # whether arming asked for it
+        self.ended: Ending | None = None  # how the last goal ended; None if none has since the last one was accepted
+        self.interventions = 0  # how often the operator took over since then
         self._goal = False  # whether there is one, carried out already or not
         self._since_s = -math.inf  # of the state
         self._paused_s: float | None = None  # since when this node has paused the robot, until it enables it again

@@ -76,15 +76,9 @@ def bar(value: float, lower: float, upper: float, width: int, charset: Charset, 
 
 def plot(values: Sequence[float], rows: int, charset: Charset) -> list[str]:
     """Columns as high as ``values`` in [0, 1]; NaN is left empty and 0 still shows. Top row first."""
-    steps = len(charset.ramp)
-    lines = []
-    for row in reversed(range(rows)):
-        cells = []
-        for value in values:
-            level = max(1, round(min(max(value, 0.0), 1.0) * rows * steps)) - row * steps if known(value) else 0
-            cells.append(charset.ramp[min(level, steps) - 1] if level > 0 else " ")
-        lines.append("".join(cells))
-    return lines
+    steps, ramp = len(charset.ramp), f" {charset.ramp}"
+    levels = [max(1, round(min(max(value, 0.0), 1.0) * rows * steps)) if known(value) else 0 for value in values]
+    return ["".join(ramp[min(max(level - row * steps, 0), steps)] for level in levels) for row in reversed(range(rows))]
 
 
 def columns(

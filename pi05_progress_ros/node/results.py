@@ -8,25 +8,26 @@ from __future__ import annotations
 
 import math
 import time
+from functools import partial
 
 import numpy as np
-from builtin_interfaces.msg import Duration, Time
+from builtin_interfaces.msg import Duration
+from geometry_msgs.msg import PoseStamped
+from nav_msgs.msg import Path
 from rclpy.node import Node
 from std_msgs.msg import Float32
 
+from pi05_progress.errors import UserError
 from pi05_progress.estimate.estimator import Estimate, ProgressEstimator, Status
 from pi05_progress.observation import UNTRAINED, PolicyOutput
 from pi05_progress.policy import Policy
+from pi05_progress.robots.kinematics import ROOT_FRAME, fingertips, read_geometry
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress_msgs.msg import ActionChunk, TaskProgress
 
 from ..commanding.chunks import Chunk
+from ..ros_session import to_time
 from .inference import Result
-
-
-def to_time(nanoseconds: int) -> Time:
-    """A stamp from ns."""
-    return Time(sec=nanoseconds // 10**9, nanosec=nanoseconds % 10**9)
 
 
 def _number(value: float | None) -> float:
@@ -137,4 +138,40 @@ class Results:
     def destroy(self) -> None:
         """Let go of the publishers."""
         for publisher in (self._progress, self._percent, self._chunks):
+            self._node.destroy_publisher(publisher)
+
+
+class FingertipPaths:
+    """The action chunk as paths of the fingertips, for people who look on: computed only while somebody subscribes.
+
+    Without a geometry in the profile, which is said, there is nothing to publish. Threads as of ``Results``.
+    """
+
+    def __init__(self, node: Node, profile: RobotProfile) -> None:
+        self._node, self._publishers = node, []
+        try:
+            self._points = partial(fingertips, layout=profile.layout, of="grasp", table=read_geometry(profile))
+            if self._points(np.zeros((1, profile.layout.action_size))) is None:
+                raise UserError("geometry.file: an arm has no point `grasp`, which is between its fingers")
+        except (OSError, LookupError, TypeError, ValueError) as error:
+            node.get_logger().info(f"the chunk is not published as paths of the fingertips: {error}")
+            return
+        self._publishers = [node.create_publisher(Path, f"~/fingertip_path/{arm}", 1) for arm in profile.arms]
+
+    def publish(self, chunk: Chunk) -> None:
+        """Publish where a chunk leads, for each arm that somebody looks at."""
+        wanted = [(arm, to) for arm, to in enumerate(self._publishers) if to.get_subscription_count()]
+        points = self._points(chunk.values) if wanted else None
+        for arm, publisher in wanted:
+            path = Path(poses=[PoseStamped() for _ in points])
+            for row, (pose, point) in enumerate(zip(path.poses, points[:, arm].tolist(), strict=True)):
+                pose.header.frame_id = ROOT_FRAME
+                pose.header.stamp = to_time(round((chunk.start_s + row * chunk.dt_s) * 1e9))
+                pose.pose.position.x, pose.pose.position.y, pose.pose.position.z = point
+            path.header = path.poses[0].header
+            publisher.publish(path)
+
+    def destroy(self) -> None:
+        """Let go of the publishers."""
+        for publisher in self._publishers:
             self._node.destroy_publisher(publisher)

@@ -41,12 +41,8 @@ NUMBERS = ("max_duration_s", "success_threshold", "success_hold_s", "stall_timeo
 class RunTaskServer:
     """See the module's docstring; ``look`` is called by a timer, ``activate`` and ``deactivate`` with the node.
 
-    Args:
-        node: whose action this is.
-        results: what is known of progress.
-        look_at: sets the task whose progress is looked at; returns why not.
-        usual: when goals end that say nothing themselves.
-        starts: how training episodes begin, where the checkpoint says so.
+    ``look_at`` sets the task whose progress is looked at, and returns why not; goals end as ``usual`` that say nothing
+    themselves; ``starts`` is how training episodes begin, where the checkpoint says so.
     """
 
     def __init__(

@@ -50,29 +50,23 @@ def summarise(episodes: Sequence[DrivenEpisode]) -> dict[str, Any]:
     Success is the physics'. Agreement is the share of episodes in which the status was SUCCEEDED at some time if and
     only if the task was done.
     """
-    n = len(episodes)
-    done = [e.outcome == "success" for e in episodes]
-    declared = [e.declared_s is not None for e in episodes]
-    estimated = [e.progress for e in episodes if e.progress is not None]
+    n, done = len(episodes), [e for e in episodes if e.outcome == "success"]
+    declared, estimated = ([e for e in episodes if getattr(e, name) is not None] for name in ("declared_s", "progress"))
     known = bool(estimated)  # whether there is a progress head at all
-    early = [
-        e.declared_s is not None and e.declared_s < e.decided_s - PREMATURE_S
-        for e in episodes
-        if e.outcome == "success"
-    ]
-    errors = [abs(e.progress - e.true_progress) for e in episodes if e.progress is not None]
+    right = [e for e in done if e.declared_s is not None]
+    missed, wrong = len(done) - len(right), len(declared) - len(right)
     return {
         "episodes": n,
-        "success": _share(sum(done), n),
+        "success": _share(len(done), n),
         "milestones": mean(e.true_progress for e in episodes),
-        "seconds_to_success": mean(e.decided_s for e in episodes if e.outcome == "success") if any(done) else None,
-        "progress_at_end": mean(estimated) if known else None,
-        "progress_error_at_end": mean(errors) if known else None,
-        "agreement": _share(sum(a == b for a, b in zip(done, declared, strict=True)), n) if known else None,
-        "declared_and_done": sum(a and b for a, b in zip(done, declared, strict=True)),
-        "done_but_not_declared": sum(a and not b for a, b in zip(done, declared, strict=True)),
-        "declared_but_not_done": sum(b and not a for a, b in zip(done, declared, strict=True)),
-        "declared_prematurely": sum(early),
+        "seconds_to_success": mean(e.decided_s for e in done) if done else None,
+        "progress_at_end": mean(e.progress for e in estimated) if known else None,
+        "progress_error_at_end": mean(abs(e.progress - e.true_progress) for e in estimated) if known else None,
+        "agreement": _share(n - missed - wrong, n) if known else None,
+        "declared_and_done": len(right),
+        "done_but_not_declared": missed,
+        "declared_but_not_done": wrong,
+        "declared_prematurely": sum(e.declared_s < e.decided_s - PREMATURE_S for e in right),
         "stopped": sum(bool(e.stopped) for e in episodes),
     }
 

@@ -22,15 +22,14 @@ from typing import Any
 from rclpy.node import Node
 from std_srvs.srv import Trigger
 
-from pi05_progress.errors import INTERRUPTED, UserError, run_program
+from pi05_progress.errors import INTERRUPTED, UserError
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress_msgs.msg import EpisodeEvent
 from pi05_progress_msgs.srv import MarkMilestone, StartEpisode, StopEpisode
 
-from ..command_line import read_options
+from ..command_line import program, read_options
 from ..ros_session import onlooker, ros_session
-from ..starting.domains import make_log_folder, own_variables
-from ..starting.processes import Process
+from ..starting.processes import Process, make_log_folder, own_variables
 from ..starting.simulation_choices import episode_faults
 from ..starting.supervisor import Supervisor, on_end_signals, session_environment
 from .episodes.options import SUMMARY, EpisodeFacts, EpisodeOptions, read_facts, write_facts, write_summary
@@ -219,13 +218,10 @@ def record(options: Options, seeds: range) -> int:
     return 0
 
 
+@program("record_live", kept=KEPT)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     options = read_options(Options, MODULE, __doc__, arguments, check)
-    return run_program(lambda: _run(options), name="record_live", kept=KEPT)
-
-
-def _run(options: Options) -> int:
     runs = missing(options)
     kept = len(options.seeds) - sum(len(seeds) for seeds in runs)
     if kept:

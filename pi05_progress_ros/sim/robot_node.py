@@ -1,36 +1,33 @@
 """The simulated Teleavatar as ROS 2 sees it: the topics, rules and rates of profile ``teleavatar``.
 
-Threads: one steps the physics at 200 Hz and publishes states (main thread, ``physics_loop.py``), one renders and
-publishes images on snapshots (``image_publisher.py``), one runs the executor whose callbacks only store commands
-(``command_listener.py``) and requests. `_lock` guards what callbacks and the physics thread share: the robot and the
-mode.
+Threads: the main one steps the physics at 200 Hz, publishes states and runs callbacks (``physics_loop.py``), another
+renders and publishes images on snapshots (``camera_sender.py``).
 """
 
 from __future__ import annotations
 
+import math
 import os
 import sys
-import threading
 import time
 from typing import TYPE_CHECKING
 
 from rclpy.node import Node
 
-from pi05_progress.errors import UserError, run_program
+from pi05_progress.errors import UserError
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.robots.states import Mode
 
+from ..command_line import program
 from ..parameters import QosOverrides, declare_all, read_all, warn_of_unused_overrides
-from ..ros_session import UNNAMED, publisher_names, ros_session, spin
+from ..ros_session import UNNAMED, publisher_names, ros_session
 from ..starting.simulation_choices import free_udp_port, parse_fault
 from .physics.gl import require_backend
 from .physics.laboratory import Laboratory
 from .physics.world import World
-from .robot.camera_sender import CameraSenders
+from .robot.camera_sender import CameraSenders, ImagePublisher
 from .robot.command_listener import CommandListener
-from .robot.image_publisher import ImagePublisher
-from .robot.physics_loop import PhysicsLoop, Requests, Worker
-from .robot.policy_episodes import PolicyEpisodes
+from .robot.physics_loop import PhysicsLoop, PolicyEpisodes, Worker
 from .robot.robot import Robot
 from .robot.robot_parameters import RobotParameters
 
@@ -61,28 +58,26 @@ def refuse_second_robot(node: Node, topic: str) -> None:
 class RobotNode(QosOverrides, Node):
     """See the module's docstring; a ``UserError`` if it cannot run here, or not with these parameters."""
 
-    def __init__(self, stop: threading.Event) -> None:
+    def __init__(self) -> None:
         super().__init__("simulated_robot")
         declare_all(self, RobotParameters)
         parameters = read_all(self, RobotParameters)
-        profile, lock = parameters.checked_profile(), threading.Lock()
+        profile = parameters.checked_profile()
         laboratory = Laboratory(parameters.laboratory, parameters.shift)
         world = World(parameters.task, parameters.seed, parameters.arms_follow(profile), laboratory)
-        self._stop, self._robot = stop, Robot(world)
+        self._robot = Robot(world)
         refuse_second_robot(self, next(iter(profile.arms.values())).state_topic)
-        requests = Requests(self, self._robot, parameters.lockstep, stop)
         worker: Worker | None = PolicyEpisodes(self._robot) if parameters.episodes == "policy" else None
         if parameters.expert:
             worker = self._make_operator(parameters, profile)
         mode = Mode.TELEOPERATION if parameters.teleoperation or parameters.expert else Mode.API
-        self._loop = PhysicsLoop(
+        self.loop = PhysicsLoop(
             self,
             self._robot,
-            lock,
-            parameters,
             profile,
-            listener=CommandListener(self, self._robot, profile, lock, mode),
-            requests=requests,
+            CommandListener(self, self._robot, profile, mode),
+            step_s=parameters.lockstep_step_s if parameters.lockstep else None,
+            episodes=(parameters.expert and parameters.expert_episodes) or math.inf,
             images=self._make_images(parameters, profile) if parameters.images else None,
             worker=worker,
         )
@@ -105,24 +100,12 @@ class RobotNode(QosOverrides, Node):
         senders = CameraSenders(self, profile, parameters.image_scale, port=port)
         return ImagePublisher(self._robot.world.model, profile, parameters.image_scale, senders)
 
-    def run(self) -> None:
-        """Simulate until the end is asked for; callbacks run in a thread of their own meanwhile."""
-        callbacks = threading.Thread(target=spin, args=(self, self._stop), name="callbacks")
-        callbacks.start()
-        try:
-            self._loop.run(self._stop)
-        finally:
-            callbacks.join()
 
-
+@program("simulated_robot")
 def main() -> int:
     """Entry point; returns the exit status."""
-    return run_program(_run, name="simulated_robot")
-
-
-def _run() -> int:
     with ros_session() as stop:
-        RobotNode(stop).run()
+        RobotNode().loop.run(stop)
     return 0
 
 

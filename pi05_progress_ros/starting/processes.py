@@ -1,6 +1,7 @@
-"""What a launch consists of, as plain values: its arguments, and the processes that follow from them.
+"""What a launch consists of, as plain values: its arguments, the processes that follow from them, and their ROS domain.
 
-Read by the launch files (``launch_actions.py``) and by ``run.py`` for machines without ``launch``. Imports neither.
+Read by the launch files (``launch_actions.py``) and by ``run.py`` for machines without ``launch``. Imports neither,
+nor ROS, so that launch files can ask before anything starts.
 """
 
 from __future__ import annotations
@@ -8,8 +9,10 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import random
 import re
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -200,3 +203,50 @@ def _matches(pattern: str, full_name: str) -> bool:
     parts = {"**": r"(/\w+)*", "*": r"/\w+"}
     expression = "".join(parts.get(part, f"/{re.escape(part)}") for part in pattern.strip("/").split("/"))
     return re.fullmatch(expression, full_name) is not None
+
+
+DOMAINS = range(40, 100)  # none of the robots', and ports that no system hands out by itself
+PRODUCTION_DOMAIN = 29
+ROBOT_DOMAINS = (0, PRODUCTION_DOMAIN)
+PEERS = "ROS_STATIC_PEERS"  # machines that are found however short discovery's range is
+
+
+def check_domain(domain: int, force: bool) -> None:
+    """Refuse the production robot's domain to a simulated one, by a ``UserError``, unless it is forced."""
+    if domain == PRODUCTION_DOMAIN and not force:
+        raise UserError(
+            f"ROS_DOMAIN_ID={domain} is the production robot's: a simulation there could be taken for it. "
+            "Use another domain, e.g. ROS_DOMAIN_ID=42, or set the parameter force_domain to true."
+        )
+
+
+def own_variables(environment: Mapping[str, str], alone: bool = False) -> dict[str, str]:
+    """Variables that keep what is started to itself.
+
+    They name a ROS domain, unless one is set that is no robot's, and confine it to this machine: unless the user has
+    set how far discovery goes, or in any case if it is to be ``alone``, because it moves arms without asking anybody.
+    """
+    domain = asked_domain(environment)
+    if domain is None or domain in ROBOT_DOMAINS:
+        domain = random.SystemRandom().choice(DOMAINS)
+    found = {name: environment.get(name, "") for name in (DISCOVERY, TRANSPORT)}
+    only_here = {DISCOVERY: "LOCALHOST", PEERS: ""} if alone else {}
+    return {"ROS_DOMAIN_ID": str(domain), **found, **transport(environment, sim=True), **only_here}
+
+
+def asked_domain(environment: Mapping[str, str]) -> int | None:
+    """The ROS domain that is set, None if none is; a ``UserError`` if it is no number."""
+    text = environment.get("ROS_DOMAIN_ID", "")
+    try:
+        return int(text) if text else None
+    except ValueError:
+        raise UserError(f"ROS_DOMAIN_ID={text}: expected a number") from None
+
+
+def make_log_folder(environment: Mapping[str, str]) -> Path:
+    """A new folder among ROS's logs."""
+    home = environment.get("ROS_HOME") or str(Path("~/.ros").expanduser())
+    parent = Path(environment.get("ROS_LOG_DIR") or Path(home, "log"))
+    folder = parent / f"pi05_progress_demo_{time.strftime('%Y-%m-%d-%H-%M-%S')}_{os.getpid()}"
+    folder.mkdir(parents=True)
+    return folder

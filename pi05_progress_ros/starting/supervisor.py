@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,8 +84,7 @@ class Supervisor:
         parameter_file = Path(self._parameters.name, f"{process.name}.yaml")
         write_parameters(process, parameter_file)
         log = self._log_folder / f"{process.name}.log" if self._log_folder else None
-        output = log.open("wb") if log else None
-        try:
+        with log.open("wb") if log else nullcontext() as output:
             popen = subprocess.Popen(
                 command_line(process, parameter_file),
                 env={**self._environment, **process.environment},
@@ -94,12 +94,8 @@ class Supervisor:
                 start_new_session=True,
                 preexec_fn=self._announce,
             )
-        finally:
-            if output:
-                output.close()
-        child = Child(process, popen, log)
-        self.children.append(child)
-        return child
+        self.children.append(Child(process, popen, log))
+        return self.children[-1]
 
     def start_again(self, child: Child) -> None:
         """Start another in the place of one that has ended, and whose children end."""

@@ -8,8 +8,8 @@ import pytest
 
 from pi05_progress.errors import UserError
 from pi05_progress.robots.profile import RobotProfile
-from pi05_progress_ros.cameras.delay import estimate_delay, reduced
 from pi05_progress_ros.inputs import Inputs, Limits
+from pi05_progress_ros.measure_delay import estimate_delay, reduced
 from pi05_progress_ros.sim.physics.cameras import CameraRig, scaled_sizes
 from pi05_progress_ros.sim.physics.world import World
 

@@ -9,7 +9,7 @@ from nav_msgs.msg import Path
 from pi05_progress.files.config_files import config_file
 from pi05_progress.robots.kinematics import fingertips
 from pi05_progress_ros.commanding.chunks import Chunk
-from pi05_progress_ros.node.fingertip_paths import FingertipPaths
+from pi05_progress_ros.node.results import FingertipPaths
 
 TOPIC = "/policy_node/fingertip_path/"
 ARMS = tuple(PROFILE.arms)

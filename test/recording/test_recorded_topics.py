@@ -3,9 +3,9 @@
 import pytest
 
 from pi05_progress.robots.profile import RobotProfile
+from pi05_progress_ros.recording.episodes import Topic, Traffic, message_class
 from pi05_progress_ros.recording.topics import recorded_topics
-from pi05_progress_ros.recording.traffic import Topic, Traffic, message_class
-from pi05_progress_ros.starting.rosbag import RECORD
+from pi05_progress_ros.starting.bringup import RECORD
 
 
 @pytest.mark.parametrize("name", ["teleavatar", "teleavatar_v1", "teleavatar_v2"])
@@ -33,7 +33,7 @@ def test_an_episode_needs_cameras_states_and_the_commands_asked_for(commands):
 
 
 def test_rosbag2_records_the_same(tmp_path, monkeypatch):
-    monkeypatch.setattr("pi05_progress_ros.starting.rosbag.check_rosbag2", lambda environment: None)
+    monkeypatch.setattr("pi05_progress_ros.starting.bringup.check_rosbag2", lambda environment: None)
     (recorder,) = RECORD.processes({"output": str(tmp_path / "bag"), "namespace": "/a", "use_sim_time": "true"}, {})
     listed = recorder.command[recorder.command.index("--topics") + 1 :]
     topics = recorded_topics(RobotProfile.load("teleavatar"), "/a", sim=True)

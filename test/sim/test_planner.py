@@ -5,21 +5,23 @@ import json
 import numpy as np
 import pytest
 
+from pi05_progress.robots.profile import RobotProfile
 from pi05_progress_ros.sim import evaluate
 from pi05_progress_ros.sim.expert.kinematics import hand_poses, reach
-from pi05_progress_ros.sim.expert.planner import ROW_S, Planner
+from pi05_progress_ros.sim.expert.planner import ROW_S, PlannerPolicy
 from pi05_progress_ros.sim.physics.scene import side_sign, table_top_z
 from pi05_progress_ros.sim.physics.tasks import TASKS
 from pi05_progress_ros.sim.physics.tasks.base import CUBE_HALF
 from pi05_progress_ros.sim.physics.world import World
 
+PROFILE = RobotProfile.load("teleavatar")
 EVERY_S = 0.5  # a new plan takes over
 SIDES = ("left", "right")
 
 
 def drive(world, until_s, until=lambda world: False):
     """The world follows one plan after the other, row by row, until something is so, or decided."""
-    planner = Planner(world)
+    planner = PlannerPolicy(PROFILE, world)
     while world.task_status().outcome == "unknown" and world.time_s < until_s and not until(world):
         plan = planner.plan()
         for step in range(round(EVERY_S / 0.01)):
@@ -56,7 +58,7 @@ def test_grasp_postures_are_exact_smooth_and_away_from_the_joints_limits(side):
 @pytest.mark.parametrize("task", TASKS)
 def test_plans_do_the_task_and_keep_within_joint_ranges_and_speed(task):
     world = World(task, 5)
-    plan = Planner(world).plan()
+    plan = PlannerPolicy(PROFILE, world).plan()
     assert (plan.arms.shape, plan.grippers.shape, ROW_S) == ((14, 14), (14, 2), 0.1)
     ranges = np.concatenate([world.joint_ranges(side) for side in SIDES])
     assert (plan.arms >= ranges[:, 0]).all() and (plan.arms <= ranges[:, 1]).all()
@@ -69,7 +71,7 @@ def test_plans_do_the_task_and_keep_within_joint_ranges_and_speed(task):
 def test_equal_states_get_equal_plans():
     world = World("stack_cubes", 5)
     drive(world, 3)
-    first, again = Planner(world).plan(), Planner(world).plan()
+    first, again = PlannerPolicy(PROFILE, world).plan(), PlannerPolicy(PROFILE, world).plan()
     np.testing.assert_array_equal(first.arms, again.arms)
     np.testing.assert_array_equal(first.grippers, again.grippers)
 

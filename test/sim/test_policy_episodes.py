@@ -6,7 +6,7 @@ from builtin_interfaces.msg import Time
 
 from pi05_progress.robots.states import FsmState
 from pi05_progress_ros.sim.physics.world import World
-from pi05_progress_ros.sim.robot.policy_episodes import HOME_RAD_S, LEFT_S, PolicyEpisodes
+from pi05_progress_ros.sim.robot.physics_loop import HOME_RAD_S, LEFT_S, PolicyEpisodes
 from pi05_progress_ros.sim.robot.robot import STATE_HZ, Robot
 
 AWAY = np.array([0.3, -0.2, 0.1, -0.3, 0.0, 0.2, 0.1])

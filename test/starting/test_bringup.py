@@ -8,8 +8,7 @@ import pytest
 from places import ROOT
 
 from pi05_progress.errors import UserError
-from pi05_progress_ros.starting.bringup import BRINGUP, SIM_TASKS, SIMULATION
-from pi05_progress_ros.starting.rosbag import RECORD
+from pi05_progress_ros.starting.bringup import BRINGUP, RECORD, SIM_TASKS, SIMULATION
 
 TRANSPORT = "FASTRTPS_DEFAULT_PROFILES_FILE"
 DISCOVERY = "ROS_AUTOMATIC_DISCOVERY_RANGE"

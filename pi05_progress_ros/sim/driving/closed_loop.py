@@ -31,12 +31,13 @@ from ...commanding.chunks import Chunk, Timeline
 from ...commanding.command_rules import ENABLE_PERIOD_S, CommandRules, CommandSettings, positions
 from ...commanding.relay import relay_velocity
 from ...commanding.state_machine import Ending, Facts, Send, StateMachine
+from ...ros_session import to_time
 from ...starting.simulation_choices import check_simulable
 from ..physics.cameras import CameraRig, scaled_sizes
 from ..physics.laboratory import Laboratory
 from ..physics.world import World
 from ..robot.robot import STATE_HZ, Robot
-from ..robot.states import StatePublisher, to_time
+from ..robot.states import StatePublisher
 
 log = logging.getLogger(__name__)
 

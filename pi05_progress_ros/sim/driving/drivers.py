@@ -23,8 +23,8 @@ from pi05_progress.observation import UNTRAINED
 from pi05_progress.policy import Policy, PolicyOptions
 from pi05_progress.robots.profile import RobotProfile
 
+from ..expert.planner import PLANNER, PlannerPolicy
 from .closed_loop import ClosedLoop, DrivenEpisode, LoopSettings
-from .planner_policy import PLANNER, PlannerPolicy
 
 Which = tuple[str, int, str]  # task, seed and shift of the laboratory of an episode
 

@@ -55,12 +55,8 @@ class LiveEpisode:
 class LiveEpisodes:
     """Works in the callbacks of a node that somebody spins; the simulation's parameter ``episodes`` is ``policy``.
 
-    Args:
-        node: whose clients these are.
-        policy_node: full name of the node that is given the goals.
-        profile: the robot that is simulated.
-        say: takes a line about what is done.
-        ended: takes every episode that has ended.
+    The node of the full name ``policy_node`` is given the goals; ``say`` takes a line about what is done, ``ended``
+    every episode that has ended.
     """
 
     def __init__(

@@ -37,6 +37,7 @@ from pi05_progress_msgs.msg import EpisodeEvent
 
 from ...command_line import check_ranges
 from ...recording.bag_writer import PARTIAL, BagWriter, type_name
+from ...ros_session import to_time
 from ..driving.drivers import load_policy
 from ..expert.operator import Operator
 from ..physics.cameras import CameraRig, scaled_sizes
@@ -44,7 +45,7 @@ from ..physics.tasks.base import UNDONE_S
 from ..physics.world import World
 from ..robot.camera_sender import CameraSenders
 from ..robot.robot import STATE_HZ, Robot
-from ..robot.states import IMAGE_HZ, StatePublisher, Truth, is_due, to_time
+from ..robot.states import IMAGE_HZ, StatePublisher, Truth, is_due
 from .options import EpisodeFacts, EpisodeOptions, facts_path, write_facts
 from .planned import CommandedRobot, PlannedOperator
 

@@ -115,9 +115,8 @@ def write_facts(bag: Path, facts: EpisodeFacts) -> None:
 
 def read_facts(folder: Path) -> list[dict]:
     """The facts of all complete episodes of a folder, in the order of their names."""
-    return [
-        json.loads(p.read_text(encoding="utf-8")) for p in sorted(folder.glob("*.json")) if p.with_suffix("").is_dir()
-    ]
+    complete = [path for path in sorted(folder.glob("*.json")) if path.with_suffix("").is_dir()]
+    return [json.loads(path.read_text(encoding="utf-8")) for path in complete]
 
 
 def write_summary(folder: Path) -> list[dict]:

@@ -24,9 +24,9 @@ from pi05_progress_msgs.msg import ActionChunk
 from ...commanding.chunks import Chunk
 from ...commanding.command_rules import CommandSettings
 from ..driving.closed_loop import Commander
-from ..driving.planner_policy import PlannerPolicy
 from ..expert.expert import OperatorCommand
 from ..expert.operator import REST_S, OperatorTopics
+from ..expert.planner import PlannerPolicy
 from ..physics.scene import side_sign, table_top_z
 from ..physics.tasks.base import CUBE_HALF
 from ..physics.world import World
@@ -77,12 +77,9 @@ class CommandedRobot(Robot):
 class PlannedOperator:
     """One episode by the planner; see the module's docstring. Has what ``Operator`` has.
 
-    Args:
-        robot: that is commanded; its world has just been reset.
-        disturbance: how much of the usual disturbances there is, 0 none.
-        policy: that drives; None where the planner does.
-        planner_share: of the chunks that the planner gives where a policy drives; None: the policy drives alone.
-        failure_s: how long an episode goes on that failed.
+    The world of the ``robot`` has just been reset. Of the usual disturbances there is a share ``disturbance``, 0 none.
+    The ``policy`` drives, None: the planner does; which gives a ``planner_share`` of a policy's chunks, None: it drives
+    alone. An episode that failed goes on for ``failure_s``.
     """
 
     faults: tuple[str, ...] = ()

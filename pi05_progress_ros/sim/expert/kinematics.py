@@ -1,12 +1,12 @@
-"""Where an arm's hand is, and which joints bring it somewhere: computed for many poses at once, in numpy alone."""
+"""Where an arm's hand is, and which joints bring it somewhere: computed for many poses at once."""
 
 from __future__ import annotations
 
 from functools import cache
 from typing import NamedTuple
 
-import mujoco
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from ..physics.scene import arm_table, grasp_point, side_sign, table_top_z
 
@@ -24,10 +24,8 @@ def _links(side: str) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Per joint: the fixed turn and offset of its frame in the last one's, and its axis."""
     links = []
     for link in arm_table().links[side]:
-        turn, quat = np.empty(9), np.array(link["quat"]) / np.linalg.norm(link["quat"])
-        mujoco.mju_quat2Mat(turn, quat)
-        axis = np.array(link["axis"], dtype=float)
-        links.append((turn.reshape(3, 3), np.array(link["pos"], dtype=float), axis / np.linalg.norm(axis)))
+        turn, axis = Rotation.from_quat(link["quat"], scalar_first=True).as_matrix(), np.array(link["axis"], float)
+        links.append((turn, np.array(link["pos"], dtype=float), axis / np.linalg.norm(axis)))
     return links
 
 
@@ -38,13 +36,10 @@ def hand_poses(side: str, joints: np.ndarray) -> HandPoses:
     origins, axes = [], []
     for angle, (turn, offset, axis) in zip(joints.T, _links(side), strict=True):
         position = position + rotation @ offset
-        x, y, z = axis
-        cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
-        own = np.eye(3) + np.sin(angle)[:, None, None] * cross + (1 - np.cos(angle))[:, None, None] * (cross @ cross)
         rotation = rotation @ turn
         origins.append(position)
         axes.append(rotation @ axis)
-        rotation = rotation @ own
+        rotation = rotation @ Rotation.from_rotvec(angle[:, None] * axis).as_matrix()
     position = position + rotation @ grasp_point(side)
     around = np.stack(axes, -1)
     along = np.stack([np.cross(a, position - o) for a, o in zip(axes, origins, strict=True)], -1)

@@ -11,11 +11,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..physics.scene import FINGER_TRAVEL, table_top_z
+from pi05_progress.observation import PolicyOutput, RobotFrame
+from pi05_progress.policy import Policy
+from pi05_progress.robots.profile import RobotProfile
+
+from ..physics.scene import FINGER_TRAVEL, arm_table, table_top_z
 from ..physics.tasks.base import Pick, fingers_touch
 from ..physics.world import World
 from .kinematics import GRASP_HEIGHT, hand_poses, reach
 
+PLANNER = "planner"  # its name as a policy
 ROWS, ROW_S = 14, 0.1
 STEP_S = 0.05  # of the motion that is imagined
 LEAD_S = 0.14  # how far commands run ahead of the motion: the arms' lag
@@ -59,11 +64,35 @@ class _Intent(NamedTuple):
     grip: float
 
 
-class Planner:
-    """Plans the world's task from the truth about it; used by the thread that steps the world."""
+class PlannerPolicy(Policy):
+    """Plans the task from the truth about the world that it drives; used by the thread that steps the world.
 
-    def __init__(self, world: World) -> None:
+    In the place of a policy it shows what is possible for one that sees everything, and is never wrong: frames and
+    instructions are not looked at.
+    """
+
+    model_id, horizon, action_dt_s = PLANNER, ROWS, ROW_S
+
+    def __init__(self, profile: RobotProfile, world: World | None = None) -> None:
+        self._layout, self._world = profile.layout, world
+
+    def warm_up(self) -> None:
+        """Solve the postures of both arms."""
+        for side in arm_table().sides:
+            reach(side)
+
+    def watch(self, world: World) -> None:
+        """Look at this world from now on; the closed loop calls it with its own."""
         self._world = world
+
+    def infer(self, frame: RobotFrame, prompt: str) -> PolicyOutput:
+        """The plan from the world's present state; its progress is unknown."""
+        plan, layout, sides = self.plan(), self._layout, arm_table().sides
+        actions = np.zeros((ROWS, layout.action_size), np.float32)
+        for side, joints, grip in zip(sides, np.split(plan.arms, len(sides), 1), plan.grippers.T, strict=True):
+            actions[:, layout.arms[side]] = joints
+            actions[:, layout.grippers[side]] = layout.curves[side].effort(grip)
+        return PolicyOutput(actions, None)
 
     def plan(self) -> PlannedChunk:
         """Targets from the present state on."""

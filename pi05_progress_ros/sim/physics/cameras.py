@@ -35,11 +35,8 @@ class CameraRig:
     """Renders all cameras. It owns a copy of the state, so it may run in another thread than the physics.
 
     Each instance must be created, used and closed in one and the same thread: an OpenGL context belongs to a thread.
-
-    Args:
-        model: the world's.
-        sizes: (width, height) in pixels of what each camera sees.
-        profile: of the robot whose frames are made of it, the default one if none is given.
+    Sizes are (width, height) in pixels of what each camera sees; frames are those of the profile's robot, else of the
+    default one.
     """
 
     def __init__(

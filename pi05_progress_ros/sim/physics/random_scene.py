@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 import mujoco
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from .scene import arm_table, table_top_z
 
@@ -144,7 +145,6 @@ def move_camera(model: mujoco.MjModel, camera: int, metres: float, degrees: floa
     """Move a camera by a distance and turn it by an angle, both in random directions."""
     way, axis = rng.standard_normal((2, 3))
     model.cam_pos[camera] += metres * way / np.linalg.norm(way)
-    turn, turned = np.empty(4), np.empty(4)
-    mujoco.mju_axisAngle2Quat(turn, axis / np.linalg.norm(axis), np.deg2rad(degrees))
-    mujoco.mju_mulQuat(turned, model.cam_quat[camera], turn)
-    model.cam_quat[camera] = turned
+    turn = Rotation.from_rotvec(np.deg2rad(degrees) * axis / np.linalg.norm(axis))
+    turned = Rotation.from_quat(model.cam_quat[camera], scalar_first=True) * turn
+    model.cam_quat[camera] = turned.as_quat(scalar_first=True)

@@ -1,12 +1,10 @@
 """What the simulated robot is told over ROS: arm targets, gripper numbers, the enabling heartbeat, and by whom.
 
 Commands of the policy (API mode) and of a person (teleoperation mode) come on topics of their own; those of the other
-mode are not heard. Callbacks validate and store, in the executor's thread.
+mode are not heard. Callbacks validate and store, in the thread that steps the physics.
 """
 
 from __future__ import annotations
-
-from threading import Lock
 
 import numpy as np
 from rclpy.node import Node
@@ -25,8 +23,8 @@ from .robot import Robot
 class CommandListener:
     """See the module's docstring."""
 
-    def __init__(self, node: Node, robot: Robot, profile: RobotProfile, lock: Lock, mode: Mode) -> None:
-        self._node, self._robot, self._profile, self._lock, self._mode = node, robot, profile, lock, mode
+    def __init__(self, node: Node, robot: Robot, profile: RobotProfile, mode: Mode) -> None:
+        self._node, self._robot, self._profile, self._mode = node, robot, profile, mode
         queue = QoSProfile(depth=10)
         for side in profile.arms:
             arm, gripper = profile.arms[side], profile.grippers[side]
@@ -66,13 +64,12 @@ class CommandListener:
         target, notes = clipped(target, self._profile.arms[side].limits(), names)
         if notes:
             self._warn(f"{topic} clipped to the joint range: {'; '.join(notes)}")
-        with self._lock:
-            machine, now = self._robot.machine, self._robot.now_s
-            if machine.state == FsmState.PAUSE and source == Mode.API and not machine.enabled(now):
-                self._warn(f"{topic} ignored in PAUSE: publish {self._enable.topic_name} (1.0, repeated) first")
-            self._robot.command_arm(side, target, velocity)
-            if source == Mode.TELEOPERATION:  # the operator's hand on both arms is what enables
-                machine.enable(1.0, now)
+        machine, now = self._robot.machine, self._robot.now_s
+        if machine.state == FsmState.PAUSE and source == Mode.API and not machine.enabled(now):
+            self._warn(f"{topic} ignored in PAUSE: publish {self._enable.topic_name} (1.0, repeated) first")
+        self._robot.command_arm(side, target, velocity)
+        if source == Mode.TELEOPERATION:  # the operator's hand on both arms is what enables
+            machine.enable(1.0, now)
 
     def _on_gripper(self, message: Float32, side: str) -> None:
         if self._mode != Mode.API:
@@ -84,8 +81,7 @@ class CommandListener:
         value = float(np.clip(message.data, 0.0, 1.0))
         if value != message.data:
             self._warn(f"{topic} {message.data:.3f} clipped to {value:.0f}")
-        with self._lock:
-            self._robot.command_gripper(side, self._profile.turned(value))
+        self._robot.command_gripper(side, self._profile.turned(value))
 
     def _on_operator_gripper(self, message: JointState, side: str) -> None:
         if self._mode != Mode.TELEOPERATION:
@@ -98,18 +94,15 @@ class CommandListener:
             self._warn(f"rejected: {error}")
             return
         command = float(self._profile.layout.curves[side].command(effort[0]))
-        with self._lock:
-            self._robot.command_gripper(side, self._profile.turned(command))
+        self._robot.command_gripper(side, self._profile.turned(command))
 
     def _on_enable(self, message: Float32) -> None:
         if self._mode == Mode.API:
-            with self._lock:
-                value = message.data if np.isfinite(message.data) else 0.0
-                self._robot.machine.enable(value, self._robot.now_s)
+            value = message.data if np.isfinite(message.data) else 0.0
+            self._robot.machine.enable(value, self._robot.now_s)
 
     def _set_teleoperation(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
-        with self._lock:
-            self._mode = Mode.TELEOPERATION if request.data else Mode.API
-            self._robot.machine.forget()
+        self._mode = Mode.TELEOPERATION if request.data else Mode.API
+        self._robot.machine.forget()
         response.success, response.message = True, "teleoperation" if request.data else "api"
         return response

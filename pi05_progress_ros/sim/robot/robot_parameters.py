@@ -10,7 +10,7 @@ from pi05_progress.errors import UserError
 from pi05_progress.robots.profile import RobotProfile
 
 from ...parameters import parameter
-from ...starting.domains import check_domain
+from ...starting.processes import check_domain
 from ...starting.simulation_choices import EPISODES, RANGES, check_simulable
 from ..physics.laboratory import SHIFT_HELP
 from ..physics.tasks import TASKS
@@ -95,11 +95,6 @@ class RobotParameters:
         if self.arm_command != "auto":
             return self.arm_command
         return "velocity" if profile.arm_command == "relay" else "position"
-
-    @property
-    def step_s(self) -> float | None:
-        """Simulated time of one lockstep step, s; None where the simulation runs by itself."""
-        return self.lockstep_step_s if self.lockstep else None
 
 
 def _check(name: str, value: str, known: Collection[str]) -> None:

@@ -16,6 +16,7 @@ from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.robots.states import Mode, mode_text
 from pi05_progress_msgs.msg import EpisodeEvent
 
+from ...ros_session import to_time
 from ..physics.tasks.base import Outcome
 from .robot import STATE_HZ, Robot
 
@@ -31,11 +32,6 @@ class Outlet(Protocol):
 
     def get_logger(self) -> Any:
         """An object with ``info`` and ``warning``."""
-
-
-def to_time(nanoseconds: int) -> Time:
-    """A stamp from ns."""
-    return Time(sec=nanoseconds // 10**9, nanosec=nanoseconds % 10**9)
 
 
 def is_due(tick: int, rate_hz: float) -> bool:

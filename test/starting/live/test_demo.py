@@ -25,7 +25,7 @@ from std_srvs.srv import Trigger
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress_msgs.msg import EpisodeEvent, TaskProgress
 from pi05_progress_ros.demo import MIN_MESSAGES, ProgressCheck, main
-from pi05_progress_ros.starting.domains import own_variables
+from pi05_progress_ros.starting.processes import own_variables
 
 
 @pytest.fixture

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pi05_progress.errors import UserError
 
 from .base import Task
-from .lift_cube import LiftCube
+from .cubes import LiftCube, StackCubes
 from .place_in_basket import PlaceInBasket
-from .stack_cubes import StackCubes
 
 TASKS: dict[str, type[Task]] = {task.name: task for task in (StackCubes, PlaceInBasket, LiftCube)}
 

@@ -200,13 +200,6 @@ def spread_points(draw, count: int, clearance: float, tries: int = 1000) -> list
 
 def fingers_touch(model: mujoco.MjModel, data: mujoco.MjData, side: str, name: str) -> bool:
     """Whether both finger pads of a gripper touch an object."""
-    wanted = {model.geom(f"{side[0]}_finger_{f}_pad").id for f in "ab"}
-    target = set(range(model.body(name).geomadr[0], model.body(name).geomadr[0] + model.body(name).geomnum[0]))
-    touching = set()
-    for pair in data.contact.geom[: data.ncon]:
-        first, second = int(pair[0]), int(pair[1])
-        if first in target and second in wanted:
-            touching.add(second)
-        elif second in target and first in wanted:
-            touching.add(first)
-    return touching == wanted
+    pairs = data.contact.geom[: data.ncon]
+    touching = pairs[(model.geom_bodyid[pairs] == model.body(name).id)[:, ::-1]]  # the other one of each pair
+    return {model.geom(f"{side[0]}_finger_{f}_pad").id for f in "ab"} <= set(touching.tolist())
