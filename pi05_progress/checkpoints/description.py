@@ -99,6 +99,8 @@ def parse_info(path: Path) -> CheckpointInfo:
             raise CheckpointError(f"{path}: not the description of one of this package's checkpoints")
         if data.pop("format") != FORMAT:
             raise CheckpointError(f"{path}: written in another format than {FORMAT}; use the version that wrote it")
+        if isinstance(model := data.get("model"), dict):
+            data["model"] = _of_today(model)
         return _INFO.validate_python(data)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
@@ -123,6 +125,12 @@ def read_stats(folder: Path, info: CheckpointInfo) -> dict[str, NormStats]:
 def config_from_dict(data: Mapping[str, Any]) -> Pi05Config:
     """The inverse of ``config_to_dict``; a ``ModelConfigError`` names a field that is missing, unknown or wrong."""
     try:
-        return _MODEL.validate_python(data)
+        return _MODEL.validate_python(_of_today(data))
     except ValidationError as error:
         raise ModelConfigError(f"model configuration: {problems(error)}") from error
+
+
+def _of_today(model: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's configuration as it is written now; ``remat`` was true or false once."""
+    remat = model.get("remat")
+    return {**model, "remat": "layers" if remat else "none"} if isinstance(remat, bool) else dict(model)

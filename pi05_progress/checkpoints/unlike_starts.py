@@ -57,9 +57,8 @@ def _unlike_picture(picture: np.ndarray, key: str, data: Mapping[str, int], star
     x, y = (round(100 * pixels / SIZE[1]) for pixels in (x, -y))
     causes[f"it was moved: what it shows is shifted by {x} % of its width to the right and {y} % up"] = moved
     cause = min(causes, key=causes.__getitem__)
-    if causes[cause] < EXPLAINS * differs:
-        return cause
-    return "it looks unlike the training data: was it moved, or are light, table or background others?"
+    unknown = "it looks unlike the training data: was it moved, or are light, table or background others?"
+    return cause if causes[cause] < EXPLAINS * differs else unknown
 
 
 def _moved(picture: np.ndarray, middle: np.ndarray, spread: np.ndarray) -> list[tuple[tuple[int, int], float]]:
@@ -83,21 +82,19 @@ def unlike_joints(frame: RobotFrame, profile: RobotProfile, starts: Starts) -> l
 
 
 def _unlike_arms(arms: Float[np.ndarray, " a"], profile: RobotProfile, starts: Starts) -> str:
-    def near(pose: np.ndarray) -> bool:
-        return starts.distance(pose)[0] <= starts.far_rad
-
     sizes = [len(arm.joints) for arm in profile.arms.values()]
     columns = np.split(np.arange(len(arms)), np.cumsum(sizes)[:-1])
-    if len(set(sizes)) == 1 and near(np.concatenate([arms[column] for column in columns[::-1]])):
+    swapped = np.concatenate([arms[column] for column in columns[::-1]])
+    if len(set(sizes)) == 1 and starts.distance(swapped)[0] <= starts.far_rad:
         return "the arms are swapped: exchange their topics in the profile"
-    if near(np.deg2rad(arms)):
+    if starts.distance(np.deg2rad(arms))[0] <= starts.far_rad:
         return "the arms' positions are in degrees: have the driver publish rad"
     ordered, home = arms.copy(), starts.home
     for column in columns:  # the order in which the arm's numbers are closest to a start
         if len(column) < 9:
             orders = np.array(list(itertools.permutations(column)))
             ordered[column] = arms[orders[np.abs(arms[orders] - home[column]).max(axis=1).argmin()]]
-    if near(ordered):
+    if starts.distance(ordered)[0] <= starts.far_rad:
         wrong = [str(name) for name, one, other in zip(starts.joints, arms, ordered, strict=False) if one != other]
         return f"joints come in another order ({', '.join(wrong)}): name them as the profile does"
     distance, joint = starts.distance(arms)

@@ -6,9 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args
-
-from pydantic import BeforeValidator
+from typing import ClassVar, Literal, NamedTuple, get_args
 
 from ..errors import UserError
 from ..observation import IMAGE_KEYS
@@ -32,11 +30,6 @@ class ModelConfigError(UserError):
 def _check_known(field: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
         raise ModelConfigError(f"{field} {value!r} is unknown; known: {', '.join(known)}")
-
-
-def _remat_of_today(value: Any) -> Any:
-    """As older files have it, True and False are `layers` and `none`."""
-    return ("layers" if value else "none") if isinstance(value, bool) else value
 
 
 @dataclass(frozen=True)
@@ -171,8 +164,9 @@ class Pi05Config:
     positions: tuple[str, ...] = ()
     positions_middle: tuple[float, float, float] = (0.0, 0.0, 0.0)  # about the middle of where they are, m
     # what the backward pass computes again: all of every layer (`layers`, as openpi; only a layer's input is kept),
-    # all but the products with weights (`dots`), or nothing (`none`: fastest, most memory)
-    remat: Annotated[Remat, BeforeValidator(_remat_of_today)] = "layers"
+    # all but the products with weights (`dots`), or nothing (`none`: fastest, most memory). True and False, as older
+    # files have it, are `layers` and `none`.
+    remat: Remat = "layers"
 
     def __post_init__(self) -> None:
         _check_known("remat", self.remat, get_args(Remat))

@@ -110,7 +110,7 @@ def policy(profile):
 
 
 def test_a_state_token_is_made_of_this_robots_positions(policy, profile, frame):
-    config = dataclasses.replace(policy._info.model, state_token=True)
+    config = dataclasses.replace(policy.info.model, state_token=True)
     stats = policy._stats | {"proprioception": policy._stats["state"]}
     own = Pi05Policy(Checkpoint(CheckpointInfo(config, robot="one_arm"), Pi05(config, nnx.Rngs(0)), stats), profile)
     assert profile.layout.proprioception_names == (*ARM, "claw")
