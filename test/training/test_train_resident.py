@@ -95,7 +95,7 @@ def test_it_goes_on_exactly_and_several_steps_a_call_are_the_same_steps(data, tm
 
 
 def test_what_does_not_go_with_it_is_refused(data, tmp_path):
-    for wrong in ({"workers": 1}, {"wrong_instruction": 0.1}, {"process": (0, 2)}):
+    for wrong in ({"workers": 1}, {"reversed_clip": 0.1}, {"process": (0, 2)}):
         with pytest.raises(DataConfigError, match=r"data\.resident keeps the samples of one process"):
             loader(data, resident=True, **wrong)
     with pytest.raises(UserError, match=r"--steps_per_dispatch is 3, which needs --data\.resident"):

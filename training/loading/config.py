@@ -49,6 +49,8 @@ class DataConfig:
     corrected_actions: bool = False
     """Imitate failed episodes of data sets whose labels are an expert's corrections (demonstration.actions), too, and
     those of no others: what the expert would have done there was right, whatever came of it."""
+    progress_only: tuple[str, ...] = ()
+    """Data sets, by their folders' names, of which progress alone is learnt: such as show other ways of moving."""
     mirror: bool = False
     """Train on every episode a second time as a mirror shows it, as if the other arm had done it: for robots whose arms
     mirror each other, and instructions that name no side."""
@@ -86,8 +88,13 @@ class DataConfig:
     """Processes that load beside this one; 0: threads of this one, which is best with a cache."""
     threads: int = 4
     """Threads that load, in every process that does."""
+    instructions: Path | None = None
+    """File of other wordings of the data's instructions and of such as are to be refused (config/instructions.yaml):
+    half of the samples are told in another wording, and wrong_instruction takes what is to be refused, too. Every third
+    wording of each list is left out, to judge the model by."""
     wrong_instruction: float = 0.0
-    """Share of samples whose prompt is replaced by another task's: progress 0, and the actions do not count."""
+    """Share of samples whose prompt is replaced by another task's: progress 0, and the actions do not count. With data
+    that are resident, these stay the same samples."""
     reversed_clip: float = 0.0
     """Share of the labelled samples of successful episodes that are taken from the clip running backwards: the label is
     that of the frame shown, and the actions do not count."""

@@ -102,9 +102,18 @@ def read_data(config: DataConfig, model: Pi05Config, before: Sequence[SetSplit] 
         out, more = split_episodes(config, datasets, rows, before)
         said += more
     imitated = [
-        tuple(config.failed_actions or (config.corrected_actions and of.chunks is not None) or not bad for bad in bads)
-        for of, bads in zip(rows, map(_unsuccessful, metas, datasets), strict=True)
+        tuple(
+            dataset.root.name not in config.progress_only
+            and (config.failed_actions or (config.corrected_actions and of.chunks is not None) or not bad)
+            for bad in _unsuccessful(meta, dataset)
+        )
+        for of, meta, dataset in zip(rows, metas, datasets, strict=True)
     ]
+    if strange := set(config.progress_only) - {dataset.root.name for dataset in datasets}:
+        there = ", ".join(dataset.root.name for dataset in datasets)
+        raise DataConfigError(
+            f"data.progress_only: no data set is called {', '.join(sorted(strange))}; there are {there}"
+        )
     _check_imitated(datasets, imitated, out)
     is_out = [_rows_of(of.starts, episodes) for of, episodes in zip(rows, out, strict=True)]
     training = [np.flatnonzero(~of) for of in is_out]
@@ -262,7 +271,7 @@ def _check_imitated(datasets: list[Dataset], imitated: list[tuple[bool, ...]], o
         raise DataConfigError(
             f"{', '.join(str(dataset.root) for dataset in datasets)}: all {len(trained)} episodes that are trained on "
             f"failed or were cut off ({layout.PROGRESS}), so no actions would be learnt; add episodes that succeeded, "
-            "or imitate these: --data.failed_actions"
+            "or imitate these: --data.failed_actions, or without --data.progress_only"
         )
 
 

@@ -25,6 +25,7 @@ from pi05_progress.models.config import Pi05Config
 from pi05_progress.units.normalize import NormStats
 from pi05_progress.units.tokenizer import Encoder
 
+from ..datasets.instructions import Instructions
 from ..datasets.reader import Dataset
 from .batch import Batch, to_batch
 from .cache import cached_pictures
@@ -171,8 +172,9 @@ class TrainLoader:
 
     def all_samples(self) -> Batch:
         """Every sample that is trained on, data set after data set."""
-        pairs = [(data_set, int(row)) for data_set, rows in enumerate(self._training) for row in rows]
-        return to_batch(stacked(len(pairs), lambda number: self._samples.sample(*pairs[number]), self._config.threads))
+        draws = [(data_set, int(row)) for data_set, rows in enumerate(self._training) for row in rows]
+        make = self._samples.training_sample
+        return to_batch(stacked(len(draws), lambda number: make(number, *draws[number]), self._config.threads))
 
     def state(self) -> bytes:
         """Where the loader is: after the last batch that ``next`` gave."""
@@ -257,10 +259,10 @@ def _check_arguments(
         raise DataConfigError(f"seed is {seed}; expected 0 to 2**32 - 1")
     if not 0 <= process_index < process_count:
         raise DataConfigError(f"process {process_index} of {process_count}: expected 0 to {process_count - 1}")
-    if config.resident and (process_count > 1 or config.workers or config.wrong_instruction or config.reversed_clip):
+    if config.resident and (process_count > 1 or config.workers or config.reversed_clip):
         raise DataConfigError(
             "data.resident keeps the samples of one process as they are: it goes neither with several processes nor "
-            "with data.workers, data.wrong_instruction or data.reversed_clip"
+            "with data.workers or data.reversed_clip"
         )
     if config.features is not None and process_count > 1:
         raise DataConfigError("data.features is made and read by one process: leave it out, or train in one")
@@ -295,6 +297,7 @@ def _made_from(
         "shards": shards,
         **({"resident": True} if config.resident else {}),
         **({"mirror": True} if config.mirror else {}),
+        **({"other wordings": Instructions.load(config.instructions).model_dump()} if config.instructions else {}),
     }
     return json.loads(json.dumps(made_from))
 

@@ -1,8 +1,12 @@
-"""Samples that teach the progress head what is no progress. Off by default.
+"""Samples under another instruction than their own, and such as teach the head what is no progress. Off by default.
 
 *Wrong instruction*: the picture of one task under the instruction of another. Nothing of that other task is done, so
 its progress is 0. Needs tasks that exclude each other: two wordings of one task would be told apart where nothing is
-different. Instructions of the same words in another order are never taken for each other's wrong one.
+different. Instructions of the same words in another order are never taken for each other's wrong one, unless a file of
+instructions says that one is to be refused in place of the other.
+
+*Other wording*: of a file of instructions (``training.datasets.instructions``), so that the model reads what is asked
+for instead of knowing a sentence by heart. Nothing else changes.
 
 *Reversed clip*: a successful episode as if it ran backwards: at time ``t`` it shows the frame that is ``t`` before the
 end, and progress falls. Pi0.5 reads the pictures of a single moment, in which no direction shows. Any label but that
@@ -13,17 +17,21 @@ samples than the actions have, and nothing to learn that contradicts the others.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from pi05_progress.units.tokenizer import clean
 
-from ..datasets.instructions import same_words
+from ..datasets.instructions import Instructions, Variants, same_words
 from ..datasets.progress_meta import ProgressMeta
 from .config import DataConfig, DataConfigError
 from .rows import Rows
+
+NO_VARIANTS = Variants((), ())
+REWORDED = 0.5  # of samples that could be said otherwise
+REFUSED = 0.75  # of wrong instructions: what the file of instructions says, the others are of the data's other tasks
 
 
 @dataclass(frozen=True)
@@ -32,7 +40,8 @@ class Change:
 
     row: int
     prompt: str | None = None
-    is_negative: bool = False
+    is_wrong: bool = False  # the prompt asks for something else
+    is_imitated: bool = True
 
 
 @dataclass(frozen=True)
@@ -44,26 +53,39 @@ class Negatives:
     seed: int  # of the decisions
     prompts: tuple[str, ...]  # every instruction of the run, each once
     successful: tuple[tuple[bool, ...], ...]  # per data set and episode, whether it was
+    variants: Mapping[str, Variants] = field(default_factory=dict)  # of each prompt, if there is a file of instructions
 
     def change(self, number: int, data_set: int, row: int, rows: Rows, prompt: str) -> Change:
         """What draw ``number`` becomes."""
-        if not self.wrong and not self.reversed:
+        if not self.wrong and not self.reversed and not self.variants:
             return Change(row)
         rng = np.random.default_rng([self.seed, number])
+        paraphrases, refused = self.variants.get(prompt, NO_VARIANTS)
         if rng.random() < self.wrong:
             others = [other for other in self.prompts if not same_words(other, prompt)]
-            return Change(row, others[rng.integers(len(others))], is_negative=True) if others else Change(row)
+            if refused and (not others or rng.random() < REFUSED):
+                others = refused
+            if not others:
+                return Change(row)
+            return Change(row, others[rng.integers(len(others))], is_wrong=True, is_imitated=False)
         episode = rows.episode(row)
         counts = rows.valid is not None and rows.valid[row] and self.successful[data_set][episode]
         if counts and rng.random() < self.reversed:
-            return Change(int(rows.starts[episode] + rows.starts[episode + 1] - 1 - row), is_negative=True)
+            return Change(int(rows.starts[episode] + rows.starts[episode + 1] - 1 - row), is_imitated=False)
+        if paraphrases and rng.random() < REWORDED:
+            return Change(row, paraphrases[rng.integers(len(paraphrases))])
         return Change(row)
 
 
 def negatives(
     config: DataConfig, seed: int, tasks: Sequence[Sequence[str]], rows: Sequence[Rows], metas: Sequence[ProgressMeta]
 ) -> Negatives:
-    """The negatives that a configuration asks for; shares outside [0, 1), or nothing to make them of, are refused."""
+    """The negatives and other wordings that a configuration asks for.
+
+    Raises:
+        DataConfigError: a share is outside [0, 1), or there is nothing to make them of.
+        UserError: the file of instructions is wrong, or lacks one of the data's.
+    """
     for name in ("wrong_instruction", "reversed_clip"):
         share = getattr(config, name)
         if not 0 <= share < 1:
@@ -75,7 +97,9 @@ def negatives(
             )
     used = [names[index] for names, of in zip(tasks, rows, strict=True) for index in np.unique(of.task)]
     prompts = tuple({clean(prompt): prompt for prompt in used}.values())
-    if config.wrong_instruction and all(same_words(prompt, prompts[0]) for prompt in prompts):
+    instructions = None if config.instructions is None else Instructions.load(config.instructions)
+    variants = {prompt: instructions.variants(prompt, judging=False) for prompt in set(used)} if instructions else {}
+    if config.wrong_instruction and not variants and all(same_words(prompt, prompts[0]) for prompt in prompts):
         raise DataConfigError(
             f"wrong_instruction is {config.wrong_instruction}, but all episodes have one instruction, {prompts[0]!r}, "
             "or its words in another order; add a data set of another task"
@@ -84,4 +108,4 @@ def negatives(
         tuple(not meta.episode(index).unsuccessful for index in range(len(of.starts) - 1))
         for of, meta in zip(rows, metas, strict=True)
     )
-    return Negatives(config.wrong_instruction, config.reversed_clip, seed, prompts, successful)
+    return Negatives(config.wrong_instruction, config.reversed_clip, seed, prompts, successful, variants)

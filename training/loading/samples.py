@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -80,29 +81,35 @@ class SampleMaker:
         state = np.ones(len(self.sources[0].rows.state[0])) if self._model.discrete_state else None  # longest numbers
         for source in self.sources:
             for index in np.unique(source.rows.task):
+                prompt = source.tasks[index]
                 try:
-                    self._tokenize(source.tasks[index], state)
+                    self._tokenize(prompt, state)
                 except PromptError as error:
                     raise DataConfigError(f"meta/tasks.parquet, task_index {index}: {error}, or its name") from error
+                for wording in chain(*self._negatives.variants.get(prompt, ())):
+                    try:
+                        self._tokenize(wording, state)
+                    except PromptError as error:
+                        raise DataConfigError(f"the file of instructions: {error}, or leave it out there") from error
 
     def training_sample(self, number: int, data_set: int, row: int) -> Sample:
         """The sample of draw ``number``, a negative if it is to become one."""
         source = self.sources[data_set]
         prompt = source.tasks[source.rows.task[row]]
         change = self._negatives.change(number, data_set, row, source.rows, prompt)
-        sample = self.sample(data_set, change.row, change.prompt)
-        if change.is_negative:
+        sample = self.sample(data_set, change.row, change.prompt, change.is_wrong)
+        if not change.is_imitated:
             sample["action_weight"] = np.float32(0)
         return sample
 
-    def sample(self, data_set: int, row: int, wrong_prompt: str | None = None) -> Sample:
-        """The sample of a row; with ``wrong_prompt`` instead of its own instruction its progress is 0."""
+    def sample(self, data_set: int, row: int, prompt: str | None = None, is_wrong: bool = False) -> Sample:
+        """The sample of a row, with ``prompt`` instead of its own instruction; of a wrong one its progress is 0."""
         source, model = self.sources[data_set], self._model
         rows, episode = source.rows, source.rows.episode(row)
         frame = row - rows.starts[episode]
         raw_state = rows.state[row]
         state = normalize(raw_state, self._stats["state"], self._quantiles).astype(np.float32)
-        prompt = wrong_prompt or source.tasks[rows.task[row]]
+        prompt = prompt or source.tasks[rows.task[row]]
         tokens, mask = self._tokenize(prompt, state if model.discrete_state else None)
         actions, is_pad, right = rows.demonstrated(row, model.action_horizon)
         if self._relative:
@@ -129,8 +136,8 @@ class SampleMaker:
             sample |= {"positions": where, "positions_mask": where.any(axis=1)}
         if self._has_labels:
             counts = rows.valid is not None and bool(rows.valid[row])
-            sample["progress"] = np.float32(rows.progress[row] if counts and not wrong_prompt else 0)
-            sample["progress_mask"] = np.bool_(counts or wrong_prompt is not None)
+            sample["progress"] = np.float32(rows.progress[row] if counts and not is_wrong else 0)
+            sample["progress_mask"] = np.bool_(counts or is_wrong)
         return sample
 
     def filler(self, data_set: int, row: int) -> Sample:
