@@ -24,8 +24,8 @@ import numpy as np
 
 from pi05_progress.errors import UserError, run_program
 from pi05_progress.robots.messages import decode_image, prepare_image
-from pi05_progress.robots.packets import PacketDecoder, VideoPicture
 from pi05_progress.robots.profile import RobotProfile
+from pi05_progress.robots.video_packets import PacketDecoder, VideoPicture
 from pi05_progress_ros.cameras.packets import PacketStream
 from pi05_progress_ros.cameras.rtp import packetize
 from pi05_progress_ros.cameras.stream import StreamCamera

@@ -36,8 +36,8 @@ from pi05_progress_msgs.srv import Arm
 
 from .cameras.cameras import check_cameras, open_cameras
 from .command_line import program
-from .commanding.apart import NodeApart
 from .commanding.commands import CommandExecutor
+from .commanding.participants import NodeApart
 from .commanding.robot_state import RELAY_TOPIC, RobotState
 from .commanding.state_machine import Reason
 from .inputs import Inputs, Snapshot

@@ -27,8 +27,8 @@ from std_msgs.msg import Int32, String
 from tyro.conf import Positional
 
 from pi05_progress.checkpoints.description import read_info
+from pi05_progress.checkpoints.start_differences import unlike_joints, unlike_pictures, unlike_task
 from pi05_progress.checkpoints.starts import Starts, read_starts
-from pi05_progress.checkpoints.unlike_starts import unlike_joints, unlike_pictures, unlike_task
 from pi05_progress.errors import UserError
 from pi05_progress.robots.joints import MessageError
 from pi05_progress.robots.messages import robot_frame

@@ -33,7 +33,7 @@ from .bags.faults import BagError
 from .bags.finding import find_bags
 from .bags.options import Options
 from .bags.pool import KEPT, Pool
-from .bags.workplace import Workplace, finish_workplace, workplace
+from .bags.work_folder import Workplace, finish_workplace, workplace
 
 
 def parse(arguments: Sequence[str] | None = None) -> Options:

@@ -30,8 +30,8 @@ from pi05_progress.files.output_file import check_output, write_file
 from pi05_progress.files.progress_bar import progress_bar
 from pi05_progress.observation import UNTRAINED
 from pi05_progress.policy import Noise, Policy, PolicyOptions
+from pi05_progress.robots.laboratory_shifts import SHIFTS, recorded_shift
 from pi05_progress.robots.profile import RobotProfile
-from pi05_progress.robots.shifts import SHIFTS, recorded_shift
 
 from .datasets import layout
 from .datasets.frames import Thumbnail, thumbnails

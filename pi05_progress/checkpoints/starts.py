@@ -1,8 +1,8 @@
 """How the episodes began that a checkpoint was trained on: pictures, poses, instructions.
 
 It is in ``starts/`` beside ``params/``. Training writes it, ``python -m training.add_starts`` adds it to older
-checkpoints. What is live is held against it before a robot moves (``unlike_starts.py``), and it says where the arms are
-to be when a task begins.
+checkpoints. What is live is held against it before a robot moves (``start_differences.py``), and it says where the arms
+are to be when a task begins.
 """
 
 from __future__ import annotations

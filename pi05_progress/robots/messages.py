@@ -18,8 +18,8 @@ import numpy as np
 from ..observation import RobotFrame
 from .joints import MessageError, joint_values
 from .layout import QUANTITIES
-from .packets import VideoPicture
 from .profile import CameraProfile, RobotProfile
+from .video_packets import VideoPicture
 
 # Encodings that cv_bridge and rosbags-image convert alike. 8UC3 does not say which channel is red; NV12 has two planes.
 _COLOURS = re.compile(r"(rgba?|bgra?|mono|bayer_(rggb|bggr|gbrg|grbg))(8|16)|yuv422(_yuy2)?|uyvy|yuyv")

@@ -23,10 +23,10 @@ from websockets.protocol import State
 
 from ..errors import one_line
 from .batching import Answer, InferenceEndedError, InferenceQueue, QueueFullError
-from .guard import GuardedConnection, name
 from .metrics import Metrics, Outcome
 from .policy_responder import PolicyResponder
 from .recording import Exchange, Recorder
+from .request_limits import GuardedConnection, name
 from .wire import AnswerError, RequestError, WireError, pack, unpack
 
 OPENPI_REASON = "Internal server error. Traceback included in previous frame."

@@ -23,10 +23,10 @@ from ..errors import UserError
 from ..files.file_limit import MOST_FILES, raise_file_limit
 from .batching import InferenceEndedError, InferenceQueue
 from .connection import ConnectionHandler
-from .guard import OPEN_TIMEOUT_S, Guard, GuardedConnection, name
 from .metrics import CONTENT_TYPE, Metrics
 from .policy_responder import PolicyResponder
 from .recording import Recorder
+from .request_limits import OPEN_TIMEOUT_S, Guard, GuardedConnection, name
 from .security import SCHEME, may_enter
 
 GRACE_S = 10.0  # for what is being answered when the server is told to end

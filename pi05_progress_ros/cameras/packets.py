@@ -18,7 +18,7 @@ from rclpy.node import Node
 
 from pi05_progress.robots.joints import MessageError
 from pi05_progress.robots.messages import stamp_ns
-from pi05_progress.robots.packets import Box, PacketDecoder, VideoPicture
+from pi05_progress.robots.video_packets import Box, PacketDecoder, VideoPicture
 
 from ..inputs import Inputs, News
 from .subscription import PacketSubscription

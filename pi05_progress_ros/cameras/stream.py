@@ -17,8 +17,8 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 
 from pi05_progress.errors import UserError
-from pi05_progress.robots.packets import is_key_packet, video_size
 from pi05_progress.robots.profile import PACKET_TYPE, RobotProfile
+from pi05_progress.robots.video_packets import is_key_packet, video_size
 
 from ..inputs import Inputs
 from .message_class import message_class

@@ -24,9 +24,9 @@ from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.robots.states import FsmState, Mode
 
 from ..inputs import Snapshot, same_kind
-from .apart import NodeApart
 from .chunks import Chunk, Timeline
 from .command_rules import CommandRules, CommandSettings, positions
+from .participants import NodeApart
 from .publishers import OWN_PAUSE, CommandPublishers, OtherCommanders
 from .ramp import Ramp
 from .robot_state import RobotState

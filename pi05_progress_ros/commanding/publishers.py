@@ -17,8 +17,8 @@ from std_msgs.msg import Float32
 from pi05_progress.robots.profile import RobotProfile
 
 from ..ros_session import publisher_names
-from .apart import NodeApart
 from .command_rules import ENABLE_PERIOD_S, Step
+from .participants import NodeApart
 
 ACKNOWLEDGED_S = 0.2  # how long the last commands may take to arrive, all together
 OWN_PAUSE = -0.0  # to a robot 0 like any other; hearing it back, the node knows that nobody else has sent it

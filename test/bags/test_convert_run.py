@@ -171,7 +171,7 @@ def test_an_output_that_is_an_input_or_holds_it_or_lies_in_it_is_refused(tmp_pat
 
 
 def test_a_conversion_that_replaces_a_data_set_can_be_resumed_at_any_point(tmp_path, bags, monkeypatch):
-    from training.bags import workplace
+    from training.bags import work_folder
 
     output = tmp_path / "ds"
     assert convert(output, bags).status == 0
@@ -182,10 +182,10 @@ def test_a_conversion_that_replaces_a_data_set_can_be_resumed_at_any_point(tmp_p
             raise SystemExit("killed")
 
         with monkeypatch.context() as patch:
-            patch.setattr("training.bags.workplace." + fault, killed)
+            patch.setattr("training.bags.work_folder." + fault, killed)
             if fault == "shutil.rmtree":
                 spared = lambda path, **options: killed() if path.name == "work" else None  # noqa: E731
-                patch.setattr(workplace.shutil, "rmtree", spared)
+                patch.setattr(work_folder.shutil, "rmtree", spared)
             with pytest.raises(SystemExit):
                 convert(output, bags, overwrite=True) if fault == "shutil.rmtree" else convert(
                     output, bags, resume=True

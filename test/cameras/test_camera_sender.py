@@ -6,8 +6,8 @@ from rosbags.highlevel import AnyReader
 
 from pi05_progress.robots.message_store import message_store
 from pi05_progress.robots.messages import decode_image, prepare_image
-from pi05_progress.robots.packets import PacketDecoder, VideoPicture, frame_to_rgb
 from pi05_progress.robots.profile import PACKET_TYPE, RobotProfile
+from pi05_progress.robots.video_packets import PacketDecoder, VideoPicture, frame_to_rgb
 from pi05_progress.units.transforms import resize_with_pad
 from pi05_progress_ros.sim.episodes.generation import EpisodeBag
 from pi05_progress_ros.sim.physics.cameras import CameraRig, scaled_sizes

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 from video_packets import messages, moving
 
-from pi05_progress.robots.packets import PacketDecoder, VideoPicture
 from pi05_progress.robots.profile import RobotProfile
+from pi05_progress.robots.video_packets import PacketDecoder, VideoPicture
 from pi05_progress_ros.inputs import Inputs, Limits
 
 PROFILE = RobotProfile.load("teleavatar")

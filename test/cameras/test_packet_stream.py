@@ -12,8 +12,8 @@ from video_packets import decoded, messages, moving
 
 from pi05_progress.errors import UserError
 from pi05_progress.robots.messages import decode_image
-from pi05_progress.robots.packets import PacketDecoder
 from pi05_progress.robots.profile import RobotProfile
+from pi05_progress.robots.video_packets import PacketDecoder
 from pi05_progress_ros.cameras.cameras import check_cameras
 from pi05_progress_ros.cameras.packets import QUEUE, PacketStream
 from pi05_progress_ros.inputs import Inputs, Limits

@@ -17,8 +17,8 @@ from video_packets import decoded, encode, messages, moving
 
 from pi05_progress.errors import UserError
 from pi05_progress.robots.messages import decode_image, stamp_ns
-from pi05_progress.robots.packets import frame_to_rgb
 from pi05_progress.robots.profile import RobotProfile
+from pi05_progress.robots.video_packets import frame_to_rgb
 from pi05_progress_ros.inputs import Inputs, Limits
 from pi05_progress_ros.starting.simulation_choices import free_udp_port
 

@@ -11,8 +11,8 @@ from places import ROOT
 from pi05_progress.checkpoints.checkpoint import Checkpoint, CheckpointError
 from pi05_progress.checkpoints.description import CheckpointInfo
 from pi05_progress.checkpoints.saver import save_checkpoint
+from pi05_progress.checkpoints.start_differences import unlike_joints, unlike_pictures, unlike_task
 from pi05_progress.checkpoints.starts import Starts, add_starts, read_starts, starts_files
-from pi05_progress.checkpoints.unlike_starts import unlike_joints, unlike_pictures, unlike_task
 from pi05_progress.observation import RobotFrame
 from pi05_progress.robots.profile import RobotProfile
 from training.add_starts import main

@@ -7,7 +7,7 @@ import pytest
 from video_packets import decoded, messages, moving
 
 from pi05_progress.robots.joints import MessageError
-from pi05_progress.robots.packets import PacketDecoder, codec_of
+from pi05_progress.robots.video_packets import PacketDecoder, codec_of
 
 PICTURES = moving(40)
 GOP = 20

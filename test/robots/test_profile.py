@@ -7,8 +7,8 @@ import pytest
 
 from pi05_progress.files.config_files import config_file
 from pi05_progress.robots.messages import prepare_image
-from pi05_progress.robots.packets import crop
 from pi05_progress.robots.profile import RobotProfile, known_profiles
+from pi05_progress.robots.video_packets import crop
 from pi05_progress.robots.yaml_lines import ConfigError
 from pi05_progress_ros.sim.physics.scene import arm_table
 

@@ -8,8 +8,8 @@ import pytest
 
 from pi05_progress.errors import UserError
 from pi05_progress.observation import RobotFrame
+from pi05_progress.robots.laboratory_shifts import PIXELS, SHIFTS, named_shift, recorded_shift
 from pi05_progress.robots.profile import RobotProfile
-from pi05_progress.robots.shifts import PIXELS, SHIFTS, named_shift, recorded_shift
 from pi05_progress_ros.sim.expert.expert import Expert, run_episode
 from pi05_progress_ros.sim.physics.cameras import CameraRig, scaled_sizes
 from pi05_progress_ros.sim.physics.laboratory import Laboratory

@@ -12,8 +12,8 @@ from pi05_progress.make_policy import make_policy
 from pi05_progress.policy import PolicyOptions
 from pi05_progress.robots.message_store import message_store
 from pi05_progress.robots.messages import robot_frame
-from pi05_progress.robots.packets import PacketDecoder, VideoPicture
 from pi05_progress.robots.profile import RobotProfile
+from pi05_progress.robots.video_packets import PacketDecoder, VideoPicture
 from pi05_progress_ros.sim.episodes.generation import EpisodeMaker, GenerationOptions
 
 PROFILES = ("teleavatar", "teleavatar_v1", "teleavatar_v2")

@@ -11,7 +11,7 @@ from rclpy.node import Node
 from std_msgs.msg import String
 
 from pi05_progress.robots.profile import RobotProfile
-from pi05_progress_ros.commanding.apart import NodeApart
+from pi05_progress_ros.commanding.participants import NodeApart
 from pi05_progress_ros.commanding.publishers import CommandPublishers
 from pi05_progress_ros.ros_session import ros_session
 

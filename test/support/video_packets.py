@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import av
 import numpy as np
 
-from pi05_progress.robots.packets import PacketDecoder, frame_to_rgb
+from pi05_progress.robots.video_packets import PacketDecoder, frame_to_rgb
 
 
 def encode(pictures, codec="hevc", gop=10, bframes=0, rate_hz=30):

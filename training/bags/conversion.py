@@ -21,7 +21,7 @@ from .pool import Pool, load_result
 from .report import HTML_NAME, remove_report, report_without_data_set, write_report
 from .second_pass import Part
 from .segments import plan_segments
-from .workplace import Workplace, finish_workplace
+from .work_folder import Workplace, finish_workplace
 
 MOST_LINES = 10
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")

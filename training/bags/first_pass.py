@@ -17,7 +17,7 @@ import numpy as np
 
 from pi05_progress.robots.joints import MessageError
 from pi05_progress.robots.messages import decode_image, prepare_image
-from pi05_progress.robots.packets import crop, is_key_packet
+from pi05_progress.robots.video_packets import crop, is_key_packet
 
 from .faults import BagError, UnreadableError
 from .finding import continues_another

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pi05_progress.robots.packets import Box
 from pi05_progress.robots.profile import IMAGE_TYPE, PACKET_TYPE
+from pi05_progress.robots.video_packets import Box
 
 from .faults import BagError
 from .message_types import EVENT_TYPE

@@ -9,7 +9,7 @@ import numpy as np
 
 from pi05_progress.robots.joints import MessageError
 from pi05_progress.robots.messages import decode_image, prepare_image
-from pi05_progress.robots.packets import PacketDecoder, crop, frame_to_rgb
+from pi05_progress.robots.video_packets import PacketDecoder, crop, frame_to_rgb
 from pi05_progress.units.transforms import resize_with_pad
 
 from .inputs import Source

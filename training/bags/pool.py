@@ -27,7 +27,7 @@ from .first_pass import Scan, scan_bag
 from .options import Options
 from .reading import Bag
 from .second_pass import Converted, Sizes, convert_episode
-from .workplace import RESULT, Workplace
+from .work_folder import RESULT, Workplace
 
 KILLED = (
     "a worker process was ended by force, most likely for want of memory; give the same command with --resume and "

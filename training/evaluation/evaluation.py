@@ -12,8 +12,8 @@ import numpy as np
 from pi05_progress.estimate.estimator import EstimatorConfig
 from pi05_progress.observation import IMAGE_KEYS
 from pi05_progress.policy import Policy
+from pi05_progress.robots.laboratory_shifts import recorded_shift
 from pi05_progress.robots.profile import RobotProfile
-from pi05_progress.robots.shifts import recorded_shift
 
 from ..datasets import layout
 from ..datasets.instructions import Instructions

@@ -24,9 +24,9 @@ from pi05_progress.observation import UNTRAINED
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress.units.tokenizer import make_encoder
 
+from ..engine.frozen_tower import frozen_tower
 from ..engine.sharding import check_batch_size, make_mesh
 from ..engine.state import TrainState
-from ..engine.tower import frozen_tower
 from ..loading.loader import TrainLoader
 from ..loading.split import HELD_OUT, SPLITS, read_splits, splits_of
 from ..loading.starts import gather_starts

@@ -12,8 +12,8 @@ import mujoco
 import numpy as np
 
 from pi05_progress.errors import UserError
+from pi05_progress.robots.laboratory_shifts import SHIFTS, UNCHANGED, PictureChange, Shift, named_shift
 from pi05_progress.robots.profile import DEFAULT, RobotProfile
-from pi05_progress.robots.shifts import SHIFTS, UNCHANGED, PictureChange, Shift, named_shift
 
 from ...starting.simulation_choices import LABORATORIES, LaboratoryName
 from .random_scene import add_scenery, draw_scene, move_camera

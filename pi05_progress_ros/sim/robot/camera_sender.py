@@ -21,7 +21,6 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 
 from pi05_progress.errors import UserError
-from pi05_progress.robots.packets import crop
 from pi05_progress.robots.profile import (
     COMPRESSED_TYPE,
     IMAGE_TYPE,
@@ -30,6 +29,7 @@ from pi05_progress.robots.profile import (
     RobotProfile,
     StreamProfile,
 )
+from pi05_progress.robots.video_packets import crop
 
 from ...cameras.message_class import message_class
 from ...cameras.rtp import packetize

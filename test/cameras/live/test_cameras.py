@@ -15,8 +15,8 @@ from video_packets import decoded, messages, moving
 from ffmpeg_image_transport_msgs.msg import FFMPEGPacket
 from pi05_progress.files.config_files import config_file
 from pi05_progress.robots.message_store import message_store
-from pi05_progress.robots.packets import frame_to_rgb
 from pi05_progress.robots.profile import RobotProfile
+from pi05_progress.robots.video_packets import frame_to_rgb
 from pi05_progress_msgs.msg import TaskProgress
 from pi05_progress_msgs.srv import StartEpisode, StopEpisode
 from pi05_progress_ros.cameras.cameras import open_cameras

@@ -30,8 +30,8 @@ from pi05_progress.files.config_files import config_file
 from pi05_progress.observation import PolicyOutput
 from pi05_progress.policy import Policy
 from pi05_progress.robots.messages import decode_image, prepare_image
-from pi05_progress.robots.packets import crop
 from pi05_progress.robots.profile import COMPRESSED_TYPE, ArmProfile, RobotProfile
+from pi05_progress.robots.video_packets import crop
 from pi05_progress_ros.cameras.cameras import open_cameras
 from pi05_progress_ros.cameras.rtp import packetize
 from pi05_progress_ros.inputs import Inputs, Limits

@@ -14,7 +14,7 @@ from serving_helpers import metric, open_connection, serving, stub, works
 
 from pi05_progress.files.file_limit import raise_file_limit
 from pi05_progress.serve_policy import Throttle
-from pi05_progress.serving import guard
+from pi05_progress.serving import request_limits
 from pi05_progress.serving import server as server_module
 
 
@@ -128,7 +128,7 @@ def test_what_messages_hold_together_is_bounded(monkeypatch, fragments):
 
 @pytest.mark.parametrize("fragments", [False, True])
 def test_a_message_that_does_not_end_is_cut_off(monkeypatch, caplog, fragments):
-    monkeypatch.setattr(guard, "MESSAGE_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(request_limits, "MESSAGE_TIMEOUT_S", 0.1)
     with serving(stub()) as server, contextlib.ExitStack() as stack:
         connection = half_sent(server, stack, 1_000, fragments)
         with pytest.raises(websockets.ConnectionClosed):
