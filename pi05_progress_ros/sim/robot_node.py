@@ -88,7 +88,7 @@ class RobotNode(QosOverrides, Node):
 
         faults = [text for text in parameters.faults if text]
         for text in faults:
-            parse_fault(text)
+            parse_fault(text, parameters.task)
         return Operator(self, self._robot.world, profile, faults, parameters.fault_share)
 
     def _make_images(self, parameters: RobotParameters, profile: RobotProfile) -> ImagePublisher:

@@ -204,7 +204,7 @@ def _faults(given: Mapping[str, str], name: str) -> list[str]:
     faults = [fault.strip() for fault in given[name].split(",")]
     for fault in filter(None, faults):
         try:
-            parse_fault(fault)
+            parse_fault(fault, given[name.replace("faults", "task")])
         except ValueError as error:
             raise UserError(f"{name}:={given[name]}: {error}") from error
     return faults

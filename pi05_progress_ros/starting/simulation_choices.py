@@ -27,6 +27,10 @@ FaultKind = Literal[
     "gives_up",  # does nothing from this pick on
     "leaves_object",  # lets go on the way up, and does nothing more
     "freezes_holding",  # holds it on the way up, and does nothing more
+    "wrong_object",  # carries another one to its place, or holds up one that is in place, and does nothing more
+    "out_of_reach",  # pushes it outwards until the arm does not get to it, and does nothing more
+    "empty_gripper",  # closes above it, and goes on to the end as if it held it
+    "dropped_behind",  # lets it fall off the table's near edge, and does nothing more
 ]
 FAULTS: tuple[FaultKind, ...] = get_args(FaultKind)
 
@@ -76,11 +80,17 @@ class Fault:
             raise UserError(f"unknown fault {self.kind!r}; known faults: {', '.join(FAULTS)}")
 
 
-def parse_fault(text: str) -> Fault:
-    """A fault from ``KIND`` or ``KIND:PICK``; a ``UserError`` if the kind is unknown, or the pick no number from 0."""
+def parse_fault(text: str, task: str = "") -> Fault:
+    """A fault from ``KIND`` or ``KIND:PICK``.
+
+    Raises:
+        UserError: the kind is unknown, the pick no number from 0, or it cannot happen in the task that is given.
+    """
     kind, _, pick = text.partition(":")
     if pick and not pick.isdecimal():
         raise UserError(f"fault {text!r}: {pick!r} is not the number of a pick, 0 is the first")
+    if (kind, task) == ("wrong_object", "lift_cube"):
+        raise UserError(f"fault {text!r}: {task} has no other object; choose a task with several, or another fault")
     return Fault(kind, int(pick or 0))
 
 

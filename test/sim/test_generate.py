@@ -16,6 +16,7 @@ from rosbags.highlevel import AnyReader
 
 from pi05_progress.robots.messages import decode_image, robot_frame
 from pi05_progress.robots.profile import RobotProfile
+from pi05_progress_msgs.msg import EpisodeEvent
 from pi05_progress_ros.sim import generate
 from pi05_progress_ros.sim.episodes.generation import EpisodeMaker, GenerationOptions
 from pi05_progress_ros.sim.robot.states import STOP_AFTER_S
@@ -192,16 +193,31 @@ def test_the_same_seed_gives_the_same_episode_whatever_the_images(stacked, tmp_p
     assert np.abs(raw.astype(float) - jpeg).mean() < 8
 
 
-def test_giving_up_is_a_failure(tmp_path):
-    recorder = EpisodeMaker(
-        GenerationOptions("stack_cubes", tmp_path, image_scale=0.05, picture_rate=5.0, fault=("gives_up:1",))
-    )
+@pytest.mark.parametrize(
+    ("task", "fault", "reason", "milestones"),
+    [
+        ("stack_cubes", "gives_up:1", "given up", ["red_cube lifted", "red_cube stacked"]),
+        ("place_in_basket", "wrong_object:0", "given up: took the yellow block instead of the purple block", []),
+        *(
+            pytest.param("place_in_basket", *failure, marks=pytest.mark.long)
+            for failure in (
+                ("out_of_reach:0", "given up: pushed the purple block out of reach", []),
+                ("empty_gripper:0", "not noticed that the purple block was not held", []),
+                ("dropped_behind:0", "purple block fell off the table", ["purple_block lifted"]),
+            )
+        ),
+    ],
+)
+def test_an_episode_that_is_not_finished_is_a_failure_and_says_why(task, fault, reason, milestones, tmp_path):
+    recorder = EpisodeMaker(GenerationOptions(task, tmp_path, image_scale=0.05, picture_rate=5.0, fault=(fault,)))
     facts = recorder.make(2)
-    assert (facts.outcome, facts.reason) == ("failure", "given up")
-    assert [name for name, _ in facts.milestones] == ["red_cube lifted", "red_cube stacked"]
+    assert (facts.outcome, facts.reason, facts.faults) == ("failure", reason, [fault])
+    assert [name for name, _ in facts.milestones] == milestones
     recorder.close()
-    events = [m for _, m in read(tmp_path / "stack_cubes_000002")["/episode_event"]]
-    assert (events[-1].event, events[-1].outcome, events[-1].label) == (1, 2, "given up")
+    events = [m for _, m in read(tmp_path / f"{task}_000002")["/episode_event"]]
+    (stop,) = (event for event in events if event.event == EpisodeEvent.STOP)
+    assert (stop.outcome, stop.label) == (EpisodeEvent.FAILURE, reason)
+    assert fault.partition(":")[0] in [event.label for event in events]  # not to be imitated
 
 
 def test_a_killed_run_leaves_nothing_that_looks_finished_and_can_go_on(tmp_path):
@@ -230,6 +246,7 @@ def test_a_killed_run_leaves_nothing_that_looks_finished_and_can_go_on(tmp_path)
             "unknown fault 'tripped'; known faults: dropped",
         ),
         (["--task", "stack_cubes", "--out", "x", "--fault", "gives_up:last"], "'last' is not the number of a pick"),
+        (["--task", "lift_cube", "--out", "x", "--fault", "wrong_object"], "lift_cube has no other object; choose"),
         (["--task", "stack_cubes", "--out", "x", "--episodes", "0"], "--episodes 0: expected 1 to"),
         (["--task", "stack_cubes", "--out", "x", "--seed", "900000"], "seeds from 800000 on are kept for evaluation"),
         (["--task", "stack_cubes", "--out", "x", "--seed", "799995"], "--seed 799995 --episodes 10: seeds from 800000"),

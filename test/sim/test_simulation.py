@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from pi05_progress_ros.sim.expert.expert import Expert, apply, run_episode
+from pi05_progress_ros.sim.expert.kinematics import reach
 from pi05_progress_ros.sim.physics.cameras import CameraRig, scaled_sizes
 from pi05_progress_ros.sim.physics.scene import arm_table
 from pi05_progress_ros.sim.physics.tasks import TASKS
@@ -124,12 +125,18 @@ def seconds_without_fault(task):
     return world.time_s
 
 
-@pytest.mark.parametrize("kind", FAULTS)
+@pytest.mark.parametrize("kind", [kind for kind in FAULTS if kind != "wrong_object"])  # there is one object only
 def test_faults_in_lifting_are_made_good_or_fail(kind):
     faulty = World("lift_cube", 1)
-    run_episode(faulty, Expert(faulty, 1, [Fault(kind)]))
-    if kind in FAILURES:
+    expert = Expert(faulty, 1, [Fault(kind)])
+    run_episode(faulty, expert)
+    if kind == "dropped_behind":
+        assert faulty.task_status().reason == "red cube fell off the table"
+    elif kind in FAILURES:
         assert faulty.task_status().outcome == "unknown"
+        assert expert.finished
+        cube = faulty.object_poses()["red_cube"][None, :3]
+        assert reach(faulty.task.side).reaches(cube) == (kind != "out_of_reach")
     else:
         assert faulty.task_status().outcome == "success", faulty.task_status()
         assert faulty.time_s > seconds_without_fault("lift_cube") + 2.0
@@ -146,7 +153,8 @@ def test_seeds_take_turns_in_wording_the_instruction(task):
     assert len(told) >= len(world.task.wordings) >= 4
 
 
-FAILURES = {"gives_up", "leaves_object", "freezes_holding"}
+GIVEN_UP = {"gives_up", "leaves_object", "freezes_holding"}
+FAILURES = GIVEN_UP | {"wrong_object", "out_of_reach", "empty_gripper", "dropped_behind"}
 
 
 # Short is one of them; the others are made good in lifting, above.
@@ -161,7 +169,7 @@ def test_faults_cost_time_and_the_expert_recovers(kind):
 
 
 @pytest.mark.parametrize(
-    "kind", [pytest.param(k, marks=[pytest.mark.long] * (k == "leaves_object")) for k in sorted(FAILURES)]
+    "kind", [pytest.param(k, marks=[pytest.mark.long] * (k == "leaves_object")) for k in sorted(GIVEN_UP)]
 )
 def test_who_gives_up_leaves_the_task_where_it_is(kind):
     world = World("stack_cubes", 1)
@@ -173,6 +181,28 @@ def test_who_gives_up_leaves_the_task_where_it_is(kind):
     assert len(status.milestones) == reached
     assert status.progress == (0.75 if kind == "freezes_holding" else 0.5)
     assert expert.taken == [f"{kind}:1"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "why", "marks", "progress"),
+    [
+        ("wrong_object", "given up: took the red cube instead of the blue cube", ["undone red_cube stacked"], 0.25),
+        ("out_of_reach", "given up: pushed the blue cube out of reach", [], 0.5),
+        ("empty_gripper", "not noticed that the blue cube was not held", [], 0.5),
+        ("dropped_behind", "blue cube fell off the table", ["blue_cube lifted", "undone blue_cube lifted"], 0.5),
+    ],
+)
+@pytest.mark.parametrize("seed", [pytest.param(seed, marks=pytest.mark.long) for seed in (1, 2)])
+def test_a_failure_says_what_happened_and_is_seen_in_the_milestones(kind, why, marks, progress, seed):
+    world = World("stack_cubes", seed)
+    expert = Expert(world, seed, [Fault(kind, 1)])
+    while not expert.finished:
+        apply(world, expert.command())
+        world.step(10)
+    status = world.task_status()
+    assert (status.reason or expert.reason) == why
+    assert [mark.name for mark in status.marks] == ["red_cube lifted", "red_cube stacked", *marks]
+    assert status.progress == progress
 
 
 def test_an_undone_step_lowers_the_true_progress():

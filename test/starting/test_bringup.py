@@ -250,6 +250,10 @@ def test_the_shipped_parameter_file_holds_every_parameter_of_the_node_at_its_def
         ({"checkpoint": "/"}, "checkpoint:=/: there is no config.json"),
         ({"sim": "true", "sim_image_scale": "big"}, "sim_image_scale:=big: expected a number"),
         ({"sim": "true", "sim_faults": "naps"}, "sim_faults:=naps: unknown fault 'naps'; known faults: "),
+        (
+            {"sim": "true", "sim_task": "lift_cube", "sim_faults": "wrong_object"},
+            "sim_faults:=wrong_object: fault 'wrong_object': lift_cube has no other object",
+        ),
         ({"sim_faults": "long_pause"}, "sim_faults:=long_pause: these are the scripted expert's, and sim is false"),
         (
             {"sim": "true", "publish_commands": "true", "sim_faults": "long_pause"},

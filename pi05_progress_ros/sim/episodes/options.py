@@ -72,7 +72,7 @@ class EpisodeOptions:
         check_rendering(self.image_scale)
         self.where()
         for fault in self.fault:
-            parse_fault(fault)
+            parse_fault(fault, self.task)
         try:
             check_simulable(RobotProfile.load(self.profile))
         except UserError as error:

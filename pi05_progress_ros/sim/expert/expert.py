@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ...starting.simulation_choices import Fault
+from ..physics.scene import side_sign, table_top_z
 from ..physics.tasks.base import Pick, fingers_touch
 from ..physics.world import World
 from .kinematics import GRASP_HEIGHT, reach
@@ -22,6 +23,9 @@ HOVER = 0.07  # m above an object before descending and after lifting
 READY_HEIGHT = 0.14  # m above the table
 READY_SPEED_RAD_S = 0.8
 MAX_ATTEMPTS = 4  # picks of one object before giving up
+BESIDE = 0.04  # m from an object's middle to fingers that are closed beside it
+# How an object gets off the table's near edge: between table and robot, low there, where joints are slow; m.
+AISLE_Y, AISLE_X, BEHIND_Y, LOW = -0.345, 0.15, -0.195, 0.05
 
 
 class OperatorCommand(NamedTuple):
@@ -56,6 +60,8 @@ class Expert:
         self._path = self._episode()
         self._due_s = world.time_s
         self._gave_up = self._holds_on = False
+        self._believed: set[str] = set()  # objects that it believes to have brought into place
+        self.reason = "given up"  # why the task is not done, where it is not in the end
         self.taken: list[str] = []  # faults that happened so far: those of later picks may never come
         self.not_to_imitate = ""  # why what is done now is not: a mistake that is not made good yet, or a pause
         self.finished = False
@@ -85,8 +91,8 @@ class Expert:
         done = 0
         yield from self._get_ready()
         yield from self._pause(self._rng.uniform(0.2, 0.8))
-        while picks := self._world.task.picks(self._world.model, self._world.data):
-            self.not_to_imitate, pick = "", picks[0]
+        while picks := self._picks():
+            self.not_to_imitate, pick = "empty_gripper" if self._believed else "", picks[0]
             attempts[pick.name] = attempts.get(pick.name, 0) + 1
             if attempts[pick.name] > MAX_ATTEMPTS:
                 break
@@ -95,6 +101,8 @@ class Expert:
             if fault and fault.kind == "gives_up":
                 self.not_to_imitate = fault.kind
                 break
+            if self._believed or (fault and fault.kind == "empty_gripper"):
+                self._believed.add(pick.name)  # what comes after is not looked at, either
             yield from self._pick_and_place(pick, fault)
             if self._gave_up or self._holds_on:
                 break
@@ -103,6 +111,10 @@ class Expert:
         if not self._holds_on:
             yield from self._line(self._here + [0, 0, 0.06], self._gripper if self._gave_up else 1.0)
         yield from self._wait(0.6)
+
+    def _picks(self) -> list[Pick]:
+        picks = self._world.task.picks(self._world.model, self._world.data)
+        return [pick for pick in picks if pick.name not in self._believed]
 
     def _take_fault(self, pick: int) -> Fault | None:
         found = next((fault for fault in self._faults if fault.pick == pick), None)
@@ -115,17 +127,25 @@ class Expert:
         kind = fault.kind if fault else None
         if fault and kind == "long_pause":
             yield from self._pause(fault.duration_s)
+        if kind == "out_of_reach":
+            yield from self._push_away(pick.name)
+            return
+        if kind == "wrong_object":
+            pick = self._other(pick)
         start = self._object(pick.name) + [0, 0, GRASP_HEIGHT]
-        if kind == "missed_grasp":
+        if kind in ("missed_grasp", "empty_gripper"):
             self.not_to_imitate = kind
             start = start + [0, 0, 0.055]  # closes above the object
+        if kind == "empty_gripper":
+            self.reason = f"not noticed that the {_words(pick.name)} was not held"
         up = np.array([0, 0, HOVER])
         yield from self._travel(start + up, 1.0)
         yield from self._line(start, 1.0, slow=0.6)
         yield from self._wait(0.15, 1.0)
         yield from self._wait(0.35, 0.0)
         yield from self._line(start + up, 0.0)
-        if not fingers_touch(self._world.model, self._world.data, self._side, pick.name):
+        held = fingers_touch(self._world.model, self._world.data, self._side, pick.name)
+        if not held and kind not in ("empty_gripper", "wrong_object"):
             yield from self._pause(self._rng.uniform(0.2, 0.6), 1.0)
             return  # the episode looks again and retries
         if kind in ("dropped_object", "leaves_object", "freezes_holding"):
@@ -137,6 +157,9 @@ class Expert:
             yield from self._wait(fault.duration_s, 0.0)
         if kind in ("dropped_object", "leaves_object", "freezes_holding"):
             self._gave_up = kind != "dropped_object"
+            return
+        if kind == "dropped_behind":
+            yield from self._drop_behind()
             return
         if pick.release_height is None:
             yield from self._hold(pick, start, kind)
@@ -175,6 +198,37 @@ class Expert:
         yield from self._line(aside + [0, 0, 0.003], 0.0, slow=0.6)
         yield from self._wait(0.4, 1.0)
         yield from self._line(aside + up, 1.0)
+
+    def _other(self, pick: Pick) -> Pick:
+        """Another object in the place of the right one: taken there, or held up where it is in place already."""
+        task = self._world.task
+        name = next(name for name in reversed(task.object_names) if name != pick.name)
+        self.not_to_imitate, self._gave_up = "wrong_object", True
+        self.reason = f"given up: took the {_words(name)} instead of the {_words(pick.name)}"
+        if task.in_place(name, self._world.model, self._world.data):
+            return Pick(name, self._object(name) + [0, 0, 0.1], None)
+        return pick._replace(name=name)
+
+    def _push_away(self, name: str) -> Iterator[_Waypoint]:
+        """Push an object outwards as far as the hand gets, so that the object lies beyond."""
+        self.not_to_imitate, self._gave_up = "out_of_reach", True
+        self.reason = f"given up: pushed the {_words(name)} out of reach"
+        outwards = np.array([side_sign(self._side), 0, 0])
+        start = self._object(name) + [0, 0, GRASP_HEIGHT] - BESIDE * outwards
+        yield from self._travel(start + [0, 0, HOVER], 0.0)
+        yield from self._line(start, 0.0, slow=0.6)
+        way = start + np.arange(0, 0.5, 0.005)[:, None] * outwards
+        yield from self._line(way[self._reach.reaches(way)][-1], 0.0, slow=0.4)
+        yield from self._travel(self._world.task.workspace_middle() + [0, 0, READY_HEIGHT], 0.0)
+
+    def _drop_behind(self) -> Iterator[_Waypoint]:
+        """Carry what is held past the table's near edge, let it fall, and come back."""
+        self.not_to_imitate, self._gave_up = "dropped_behind", True
+        x, z = side_sign(self._side) * AISLE_X, table_top_z() + LOW
+        for point in ((self._here[0], AISLE_Y, self._here[2]), (x, AISLE_Y, z), (x, BEHIND_Y, z)):
+            yield from self._line(np.array(point), 0.0, slow=0.5)
+        yield from self._wait(0.5, 1.0)
+        yield from self._line(np.array([x, AISLE_Y, z]), 1.0, slow=0.5)
 
     def _free_place(self) -> np.ndarray:
         poses = [pose[:3] for pose in self._world.object_poses().values()]
@@ -228,6 +282,10 @@ class Expert:
         value = self._gripper if gripper is None else gripper
         for _ in range(max(1, round(seconds / PERIOD_S))):
             yield _Waypoint(self._here, value)
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def apply(world: World, command: OperatorCommand) -> None:

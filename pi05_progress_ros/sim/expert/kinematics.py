@@ -109,6 +109,11 @@ class Reach:
             block = block[0] * (1 - part) + block[1] * part
         return block
 
+    def reaches(self, points: np.ndarray) -> np.ndarray:
+        """(n,) whether the arm gets to each of the points (n, 3), to half of OUT_OF_REACH."""
+        found = hand_poses(self.side, self.joints(points)).position
+        return np.linalg.norm(found - points, axis=1) < OUT_OF_REACH / 2
+
     def joints(self, points: np.ndarray) -> np.ndarray:
         """(n, 7) joints for points (n, 3), rad: where one is out of reach, those that come near it."""
         first = self._step(np.stack([self.roughly(point) for point in points]), points)

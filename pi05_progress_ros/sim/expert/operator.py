@@ -96,7 +96,7 @@ class Operator:
     def gave_up(self) -> str:
         """Why the work is over, once it ended long enough ago for the physics to have decided on it; else empty."""
         over = self._finished_s is not None and self._world.time_s - self._finished_s >= DECIDED_S
-        return "given up" if over else ""
+        return self._expert.reason if over else ""
 
     @property
     def not_to_imitate(self) -> str:
