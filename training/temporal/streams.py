@@ -24,6 +24,7 @@ from ..evaluation.predictions import Answers, ask, robot_frames
 from ..loading.split import CONTENTS, SetSplit, episode_name, held_out, seen_before
 
 FRACTION = 0.2  # of episodes for calibration, where it is not known which the policy's run held out
+REWORDED_EVERY = 3  # of episodes: each costs two more answers per frame
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def read_streams(
 ) -> tuple[list[Stream], Mapping[str, Sequence[Stage]]]:  # fmt: skip
     """Streams of a labelled data set's episodes, and its stages; what the policy's run held out is for calibration.
 
-    With instructions, an episode that is trained on comes under another wording and under a refused one, too.
+    With instructions, each third episode that is trained on comes under another wording and under a refused one, too.
 
     Raises:
         UserError: it has no progress labels, or the policy no categorical head.
@@ -76,7 +77,7 @@ def read_streams(
     streams = []
     for episode, of in dataset.frames([layout.STATE, *labels.columns.values()]):
         shown = [original := plain(episode.length, dataset.fps, 1, episode.task)]
-        if instructions and episode.index not in validation:
+        if instructions and episode.index not in validation and episode.index % REWORDED_EVERY == 0:
             shown += said_otherwise(original, instructions, False, seed=episode.index)
         answers = cache.load(episode.index, shown)
         if answers is None:
