@@ -1,5 +1,6 @@
 """A ROS domain of each test process's own, on this machine only, with the transport that images need."""
 
+import functools
 import os
 import random
 import signal
@@ -101,13 +102,19 @@ def initialised_ros():
 
     use_image_transport()
     import rclpy
+    from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
 
     rclpy.init()
     nodes, create_node = [], rclpy.create_node
 
     def create(*arguments, **options):
-        nodes.append(create_node(*arguments, **options))
-        return nodes[-1]
+        node = create_node(*arguments, **{"start_parameter_services": False, **options})
+        # Else every spin waits for two events of each publisher and subscription, which is most of what it costs.
+        for kind, events in (("publisher", PublisherEventCallbacks), ("subscription", SubscriptionEventCallbacks)):
+            make, quiet = getattr(node, f"create_{kind}"), events(use_default_callbacks=False)
+            setattr(node, f"create_{kind}", functools.partial(make, event_callbacks=quiet))
+        nodes.append(node)
+        return node
 
     rclpy.create_node = create
     try:

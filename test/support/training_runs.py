@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import jax
+import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from places import SUPPORT
 from small_models import ADAPTED, SMALL
@@ -16,6 +17,7 @@ from small_models import ADAPTED, SMALL
 from training.engine.optimizer import OptimizerConfig
 from training.loading.config import DataConfig
 from training.recipes.config import TrainConfig
+from training.running import loop
 from training.train import train
 
 MODEL = dataclasses.replace(SMALL, action_dim=16, action_horizon=4, max_token_len=200)
@@ -46,9 +48,20 @@ def configuration(data, output, **fields):
     return dataclasses.replace(base, **fields)
 
 
+def made_once(make):
+    """The same function without a second one for arguments that it was given before: each is traced anew."""
+    made = {}
+
+    def once(*arguments, **options):
+        key = repr((arguments, sorted(options.items())))
+        return made[key] if key in made else made.setdefault(key, make(*arguments, **options))
+
+    return once
+
+
 @contextlib.contextmanager
 def quick_programs(folder):
-    """Programs are compiled once for all runs, in whatever process, and not optimised."""
+    """Programs are compiled once for all runs, in whatever process, and not optimised; in this one also traced once."""
     values = {"jax_disable_most_optimizations": True}
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):  # else they are kept for tests of other files, too
         values["jax_compilation_cache_dir"] = str(folder)
@@ -60,7 +73,10 @@ def quick_programs(folder):
         os.environ[name.upper()] = str(value)
     compilation_cache.reset_cache()  # else an earlier folder stays in use
     try:
-        yield
+        with pytest.MonkeyPatch.context() as patch:
+            for name in ("make_train_step", "make_validation_step"):
+                patch.setattr(loop, name, made_once(getattr(loop, name)))
+            yield
     finally:
         for name, value in kept.items():
             jax.config.update(name, value)
@@ -86,11 +102,14 @@ train.main()
 """
 
 
-def in_its_own_process(config, **options):
-    """``python -m training.train`` with a configuration that no recipe has, so that its model can be small."""
+def in_its_own_process(config, first="", **options):
+    """``python -m training.train`` with a configuration that no recipe has, so that its model can be small.
+
+    ``first`` is a program that is run before it in the same process.
+    """
     import pickle
 
-    program = PROGRAM.format(test=str(SUPPORT), config=pickle.dumps(config))
+    program = first + PROGRAM.format(test=str(SUPPORT), config=pickle.dumps(config))
     return subprocess.Popen(
         [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
     )

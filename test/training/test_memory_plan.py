@@ -1,6 +1,7 @@
 """The memory a step needs per device, before anything is allocated."""
 
 import dataclasses
+import functools
 import gc
 
 import jax
@@ -18,6 +19,7 @@ from training.engine.state import abstract_state
 from training.engine.step import make_train_step
 
 PARAMETERS = 3_353_433_872 + 524_801
+planned = functools.cache(plan_memory)
 
 
 def test_the_full_model_on_one_and_eight_devices():
@@ -51,7 +53,7 @@ def test_adapters_keep_the_rest_in_half_the_bytes_and_without_a_state():
 
 def test_the_head_alone_keeps_nothing_for_a_backward_pass():
     plan = plan_memory(tiny(), devices=1, fsdp_devices=1, batch_size=8, optimizer=OptimizerConfig(), trained="head")
-    full = plan_memory(tiny(), devices=1, fsdp_devices=1, batch_size=8, optimizer=OptimizerConfig())
+    full = planned(tiny(), devices=1, fsdp_devices=1, batch_size=8, optimizer=OptimizerConfig())
     assert plan.kept == 0 < full.kept
     assert plan.parameters + plan.frozen == full.parameters
     assert 0 < plan.working <= full.working
@@ -59,7 +61,7 @@ def test_the_head_alone_keeps_nothing_for_a_backward_pass():
 
 def test_a_frozen_tower_has_no_gradient_no_state_and_keeps_nothing():
     sizes = {"devices": 1, "fsdp_devices": 1, "batch_size": 8, "optimizer": OptimizerConfig()}
-    whole, frozen = plan_memory(tiny(), **sizes), plan_memory(tiny(), **sizes, freeze=("PaliGemma/img/.*",))
+    whole, frozen = planned(tiny(), **sizes), plan_memory(tiny(), **sizes, freeze=("PaliGemma/img/.*",))
     assert frozen.parameters + frozen.frozen == whole.parameters and frozen.frozen > 0
     assert frozen.gradients == frozen.parameters == frozen.average
     assert frozen.optimizer == pytest.approx(2 * frozen.parameters, abs=64)  # and its counts
@@ -76,7 +78,7 @@ def test_several_noises_per_sample_keep_less_than_as_many_samples():
 
 def test_what_is_recomputed_needs_no_memory():
     kept = {
-        remat: plan_memory(
+        remat: planned(
             dataclasses.replace(tiny(), remat=remat),
             devices=1,
             fsdp_devices=1,

@@ -4,6 +4,7 @@ import dataclasses
 import os
 import signal
 import socket
+import time
 
 import pytest
 from conftest import PATIENCE_S
@@ -54,6 +55,7 @@ def test_a_signal_to_one_process_saves_and_ends_both_after_the_same_step(data, t
     folder = tmp_path / NAME / "run"
     while not (folder / "metrics.csv").exists():
         assert all(process.poll() is None for process in processes), [p.communicate() for p in processes]
+        time.sleep(0.02)
     processes[1].send_signal(signal.SIGTERM)
     said = ended(processes, (75, 143))
     assert "stopped by another process" in said[0][0]
