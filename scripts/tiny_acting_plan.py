@@ -1,44 +1,52 @@
-"""How tiny_acting, the checkpoint that drives, is made on two cores: in four stages. For ``demo_train.py``.
+"""How tiny_acting, the checkpoint that drives, is made on two cores, stage by stage. For ``demo_train.py``.
 
 Demonstrations by the planner, whose execution is disturbed; all of the model learns from them. Then its tower stays as
 it is and what it makes of the pictures is kept, so that trunk and heads take many more steps in the same time. Then the
-policy drives, the planner says what it should have done in each of its states, and trunk and heads go on with both, and
-with all of it in a mirror.
-At last a head that remembers learns from what this checkpoint says over all episodes. How these begin, which
-``training.add_starts`` adds to older checkpoints, every stage of training writes by itself.
+policy drives, the planner says what it should have done in each of its states, and trunk and heads go on with both,
+with all of it in a mirror, and with instructions in other words and for something else. All that twice, as a better
+policy gets into other trouble. At last a head that remembers learns from what this checkpoint says over all episodes.
+How these begin, which ``training.add_starts`` adds to older checkpoints, every stage of training writes by itself.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from steps import Ship, Step
 
-RECIPE = Path(__file__).resolve().parent.parent / "training" / "recipes" / "tiny_acting.py"
+ROOT = Path(__file__).resolve().parent.parent
+RECIPE, INSTRUCTIONS = ROOT / "training" / "recipes" / "tiny_acting.py", ROOT / "config" / "instructions.yaml"
 
 
-@dataclass(frozen=True)
-class Numbers:
-    """Of one task: episodes of demonstrations and of corrections, and the first seed of each."""
+class Episodes(NamedTuple):
+    """How many, and the seed of the first."""
 
-    demonstrated: str
-    demonstrated_from: str
-    corrected: str
-    corrected_from: str
+    count: str
+    seed: str
 
 
-TASKS = {
-    "lift_cube": Numbers("90", "20000", "150", "40000"),
-    "place_in_basket": Numbers("150", "10000", "150", "50000"),
-    "stack_cubes": Numbers("150", "30000", "160", "70000"),
+DEMONSTRATED = {
+    "lift_cube": Episodes("90", "20000"),
+    "place_in_basket": Episodes("150", "10000"),
+    "stack_cubes": Episodes("150", "30000"),
+}
+CORRECTED = {  # by the stage that learns from them
+    "corrected": {
+        "lift_cube": Episodes("150", "40000"),
+        "place_in_basket": Episodes("150", "50000"),
+        "stack_cubes": Episodes("160", "70000"),
+    },
+    "again": {"place_in_basket": Episodes("50", "130000"), "stack_cubes": Episodes("160", "120000")},
 }
 SCALE, RATES = ("--image-scale", "0.15"), ("--joint-rate", "10", "--picture-rate", "10")
 PICTURES = ("--fps", "5", "--preset", "superfast", "--crf", "18", "--gop", "100")  # as sharp as they were rendered
 LABELS = ("--method", "milestone", "--finish", "done", "--failures", "last-milestone")
 DRIVING = (*SCALE, "--rate", "2", "--execute-s", "0.5", "--noise", "zero")
 STATISTICS = "simulated"  # one set for all stages: what a checkpoint was taught in is what it goes on with
-STAGES = {"whole": 6000, "kept": 5000, "corrected": 6000}  # steps
+STAGES = {"whole": 6000, "kept": 5000, "corrected": 6000, "again": 9000}  # steps
+EVERYTHING = ("--data.mirror", "--data.corrected_actions", f"--data.instructions={INSTRUCTIONS}",
+              "--data.wrong_instruction=0.08")  # fmt: skip
 UNSEEN = "900000"  # from this seed on nothing is trained on or chosen by
 
 
@@ -84,25 +92,27 @@ def tower_kept(out: Path, before: Path) -> tuple[str, ...]:
 def plan(out: Path) -> list[Step | Ship]:
     """All of it, in order."""
     bags, data = out / "bags", out / "data"
-    (whole, kept, corrected), checkpoint = (out / "stages" / name for name in STAGES), out / "checkpoint"
+    checkpoints, checkpoint = {name: out / "stages" / name for name in STAGES}, out / "checkpoint"
+    whole, kept = checkpoints["whole"], checkpoints["kept"]
     items: list[Step | Ship] = []
-    for task, numbers in TASKS.items():
-        chosen = ("--task", task, "--episodes", numbers.demonstrated, "--seed", numbers.demonstrated_from, "--planner")
+    for task, (count, seed) in DEMONSTRATED.items():
+        chosen = ("--task", task, "--episodes", count, "--seed", seed, "--planner")
         items += recorded(bags, data, task, chosen, ())
-    sets = [data / task for task in TASKS]
+    sets = [data / task for task in DEMONSTRATED]
     items += trained(out, whole, sets, (f"--data.cache={out / 'pictures'}",))
     items += trained(out, kept, sets, tower_kept(out, whole), whole)
-    for task, numbers in TASKS.items():
-        chosen = ("--task", task, "--episodes", numbers.corrected, "--seed", numbers.corrected_from,
-                  "--correct", "--checkpoint", str(kept))  # fmt: skip
-        items += recorded(bags, data, f"corrected_{task}", chosen, (kept,))
-        sets.append(data / f"corrected_{task}")
-    further = (*tower_kept(out, kept), "--data.mirror", "--data.corrected_actions")
-    items += trained(out, corrected, sets, further, kept)
-    remember = ("-m", "training.train_temporal", "--checkpoint", str(corrected), "--dataset", *map(str, sets),
+    before = kept
+    for stage, tasks in CORRECTED.items():
+        for task, (count, seed) in tasks.items():
+            chosen = ("--task", task, "--episodes", count, "--seed", seed, "--correct", "--checkpoint", str(before))
+            items += recorded(bags, data, f"{stage}_{task}", chosen, (before,))
+            sets.append(data / f"{stage}_{task}")
+        items += trained(out, checkpoints[stage], sets, (*tower_kept(out, before), *EVERYTHING), before)
+        before = checkpoints[stage]
+    remember = ("-m", "training.train_temporal", "--checkpoint", str(before), "--dataset", *map(str, sets),
                 "--noise", "zero", "--cache", str(out / "answers"), "--output", str(checkpoint))  # fmt: skip
-    items.append(Step("train temporal", remember, checkpoint, (corrected, *sets), redo=("--overwrite",)))
-    for task in TASKS:
+    items.append(Step("train temporal", remember, checkpoint, (before, *sets), redo=("--overwrite",)))
+    for task in DEMONSTRATED:
         result = out / f"driven_{task}.json"
         arguments = ("-m", "pi05_progress_ros.sim.evaluate", "--checkpoint", str(checkpoint), "--task", task,
                      "--episodes", "100", "--seed", UNSEEN, *DRIVING, "--json", str(result), "--overwrite")  # fmt: skip
