@@ -6,12 +6,10 @@ known. Moments at which either is missing count for nothing; where none is left,
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy import stats
 
 from ..labels.methods import runs
 
@@ -21,13 +19,15 @@ def _both(first: Float[np.ndarray, " n"], second: Float[np.ndarray, " n"]) -> tu
     return np.asarray(first, float)[known], np.asarray(second, float)[known]
 
 
-def _rank_correlation(compute: Callable[..., Any], prediction: np.ndarray, order: np.ndarray) -> float:
+def _rank_correlation(which: Literal["spearmanr", "kendalltau"], prediction: np.ndarray, order: np.ndarray) -> float:
     prediction, order = _both(prediction, order)
     if len(prediction) < 2:
         return np.nan
     if np.ptp(prediction) == 0 or np.ptp(order) == 0:
         return 0.0  # who always says the same tells no order; the formulas would divide by 0
-    return float(compute(prediction, order).statistic)
+    from scipy import stats  # importing it takes a second, which training would wait for at its start
+
+    return float(getattr(stats, which)(prediction, order).statistic)
 
 
 def spearman(prediction: Float[np.ndarray, " n"], time: Float[np.ndarray, " n"]) -> float:
@@ -36,12 +36,12 @@ def spearman(prediction: Float[np.ndarray, " n"], time: Float[np.ndarray, " n"])
     So Ma et al. judge the values predicted for an expert's episode: "Vision Language Models are In-Context Value
     Learners" (generative value learning, GVL).
     """
-    return _rank_correlation(stats.spearmanr, prediction, time)
+    return _rank_correlation("spearmanr", prediction, time)
 
 
 def kendall(prediction: Float[np.ndarray, " n"], time: Float[np.ndarray, " n"]) -> float:
     """Kendall's tau-b of prediction and time, in [-1, 1], which takes ties into account; 0 if one is constant."""
-    return _rank_correlation(stats.kendalltau, prediction, time)
+    return _rank_correlation("kendalltau", prediction, time)
 
 
 def brier(probability: Float[np.ndarray, " n"], happened: Bool[np.ndarray, " n"]) -> float:
