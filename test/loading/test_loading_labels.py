@@ -8,6 +8,7 @@ from small_datasets import TWO_TASKS, lerobot_copy
 from small_loading import LENGTHS, change_column, labelled, origins, prompts, take
 
 from pi05_progress.robots.episode_notes import CUT_OFF
+from training.datasets.instructions import Variants
 from training.datasets.progress_meta import EpisodeMeta, Outcome, ProgressMeta, save_progress_meta
 from training.datasets.reader import open_dataset
 from training.loading.config import DataConfigError
@@ -163,6 +164,15 @@ def test_the_same_words_in_another_order_are_no_wrong_instruction():
     of = Negatives(0.9, 0.0, 0, (one, other, third), ((True,),))
     assert {of.change(n, 0, 5, rows, one).prompt for n in range(50)} == {None, third}
     assert {of.change(n, 0, 5, rows, third).prompt for n in range(50)} == {None, one, other}
+
+
+def test_another_wording_of_the_same_task_is_no_wrong_instruction():
+    said, otherwise, third = "stack the cubes", "build a tower", "lift the red cube"
+    rows = types.SimpleNamespace(valid=None, episode=lambda row: 0)
+    of = Negatives(0.9, 0.0, 0, (said, otherwise, third), ((True,),), {said: Variants((otherwise,), ("unstack",))})
+    changes = [of.change(n, 0, 5, rows, said) for n in range(100)]
+    assert {change.prompt for change in changes if change.is_wrong} == {third, "unstack"}
+    assert {change.prompt for change in changes if not change.is_wrong} == {None, otherwise}
 
 
 def test_a_wrong_instruction_has_no_progress_and_its_actions_do_not_count(data, load):

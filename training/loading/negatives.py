@@ -3,7 +3,7 @@
 *Wrong instruction*: the picture of one task under the instruction of another. Nothing of that other task is done, so
 its progress is 0. Needs tasks that exclude each other: two wordings of one task would be told apart where nothing is
 different. Instructions of the same words in another order are never taken for each other's wrong one, unless a file of
-instructions says that one is to be refused in place of the other.
+instructions says that one is to be refused in place of the other; nor are other wordings that such a file knows.
 
 *Other wording*: of a file of instructions (``training.datasets.instructions``), so that the model reads what is asked
 for instead of knowing a sentence by heart. Nothing else changes.
@@ -62,7 +62,7 @@ class Negatives:
         rng = np.random.default_rng([self.seed, number])
         paraphrases, refused = self.variants.get(prompt, NO_VARIANTS)
         if rng.random() < self.wrong:
-            others = [other for other in self.prompts if not same_words(other, prompt)]
+            others = [other for other in self.prompts if not same_words(other, prompt) and other not in paraphrases]
             if refused and (not others or rng.random() < REFUSED):
                 others = refused
             if not others:
