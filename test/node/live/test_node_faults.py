@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 from conftest import PATIENCE_S, TRIES, initialised_ros, keeps_promise, processes
-from fake_robot import HOME, PROFILE, FakeRobot, Operator, said_s, start_node, to_s, with_fields
+from fake_robot import HOME, PROFILE, FakeRobot, Operator, said_s, start_node, to_s, undisturbed, with_fields
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from node_policies import SWING_UNLESS, WAIT_FOR
@@ -33,14 +33,20 @@ def shared(tmp_path_factory):
 def bench(shared):
     """The node and the robot, moving, without a fault; ``said`` is what the node has logged since."""
     node, robot, _ = shared
-    robot.heal()
-    if robot.task != "swing":
-        robot.set_task("swing")
-    robot.set_parameter("publish_commands", True)
-    home = HOME["left"]
-    robot.until(lambda: robot.moving() and np.abs(robot.positions["left"] - home).max() < 0.4, "motion about its home")
-    before = len(node.log())
-    node.said = lambda: node.log()[before:]
+
+    def begin():
+        robot.heal()
+        if robot.task != "swing":
+            robot.set_task("swing")
+        robot.set_parameter("publish_commands", True)
+        home = HOME["left"]
+        near = lambda: np.abs(robot.positions["left"] - home).max() < 0.4  # noqa: E731
+        robot.until(lambda: robot.moving() and near(), "motion about its home")
+        before = len(node.log())
+        node.said = lambda: node.log()[before:]
+
+    robot.begin = begin
+    begin()
     return node, robot
 
 
@@ -231,7 +237,7 @@ def test_two_nodes_that_command_both_hold_still(bench, shared):
     text = "publishes /left_arm/model_joint_cmd, too: stop one of the two"
     operator = Operator(robot.node, "second")
     try:
-        robot.until(lambda: text in node.said(), "the first to notice")
+        robot.until(lambda: text in node.said() or robot.refused(text), "the first to notice")
         robot.until(lambda: not operator.arm() and text in operator.answer, "the second to notice")
         robot.held()
     finally:
@@ -251,6 +257,7 @@ PAUSES = {
 
 # Short is one of them; a pause by the topic is one in test_run_task.py, too.
 @pytest.mark.parametrize("pause", [pytest.param(p, marks=[pytest.mark.long] * (p != "pause")) for p in PAUSES])
+@undisturbed
 def test_a_pause_by_somebody_else_is_not_undone(bench, pause):
     node, robot = bench
     PAUSES[pause](robot)
@@ -263,6 +270,7 @@ def test_a_pause_by_somebody_else_is_not_undone(bench, pause):
     robot.until(robot.moving, "motion, armed anew")
 
 
+@undisturbed
 def test_a_pause_by_somebody_else_disarms_what_has_no_goal_yet(bench):
     _, robot = bench
     robot.set_task("")
@@ -274,6 +282,7 @@ def test_a_pause_by_somebody_else_disarms_what_has_no_goal_yet(bench):
     robot.held(2.0)
 
 
+@undisturbed
 def test_disarmed_by_the_operator_it_pauses_the_robot(bench):
     node, robot = bench
     robot.until(lambda: robot.operator.arm(False) and robot.operator.answer == "disarmed", "the answer")
@@ -281,6 +290,7 @@ def test_disarmed_by_the_operator_it_pauses_the_robot(bench):
     assert "LOOKING: disarmed by ~/arm" in node.said()
 
 
+@undisturbed
 def test_a_blocked_arm_ends_commanding(bench):
     node, robot = bench
     robot.follows = False
@@ -289,6 +299,7 @@ def test_a_blocked_arm_ends_commanding(bench):
     robot.held()
 
 
+@undisturbed
 def test_a_pose_outside_the_ranges_is_not_commanded_from(bench):
     _, robot = bench
     robot.set_parameter("publish_commands", False)
@@ -330,6 +341,7 @@ HELD = {
     ("change", "text"),
     [pytest.param(*case, id=name, marks=[pytest.mark.long] * (name in LONG_HELD)) for name, case in HELD.items()],
 )
+@undisturbed
 def test_it_holds_still_when_the_robot_cannot_be_commanded_and_after_that(bench, change, text):
     node, robot = bench
     change(robot)
@@ -390,6 +402,7 @@ def test_switched_off_it_holds_within_a_fifth_of_a_second_and_lets_go_of_the_top
     robot.until(lambda: robot.statuses().get("commands") == off, "the reason in the diagnostics")
 
 
+@undisturbed
 def test_reordered_joints_and_other_resolutions_are_no_fault(bench):
     node, robot = bench
     robot.change = lambda side, m: with_fields(m, name=list(m.name)[::-1], position=list(m.position)[::-1])
