@@ -68,6 +68,7 @@ def test_nothing_is_wrong_with_a_perfect_policy():
     assert all(row["jump, rad"] is None or row["jump, rad"] < 1e-6 for row in rows(result, "Rows to execute"))
 
 
+@pytest.mark.long  # each of these findings is made by another test, too
 def test_the_shipped_checkpoint_has_absolute_actions_the_state_as_words_and_a_camera_it_does_not_use():
     result = run(ExplainOptions(STACKING, checkpoint=shipped_checkpoint(), frames=36))
     first = {finding.kind: finding.text for finding in result.findings[:3]}

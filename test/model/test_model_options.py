@@ -107,10 +107,8 @@ def test_several_draws_per_prefix_are_the_mean_of_as_many_losses_and_so_are_thei
         if several:
             found = model.losses(observation, actions, NOISE, TIMES, 3).action
         else:
-            found = (
-                sum(model.losses(observation, actions, NOISE[:, i], TIMES[:, i], 3).action for i in range(DRAWS))
-                / DRAWS
-            )
+            drawn = NOISE.swapaxes(0, 1), TIMES.swapaxes(0, 1)
+            found = jax.lax.map(lambda one: model.losses(observation, actions, *one, 3).action, drawn).mean(axis=0)
         return found.sum(), found
 
     programs = [jax.jit(jax.grad(lambda p, several=s: mean(p, several), has_aux=True)) for s in (True, False)]
