@@ -2,8 +2,8 @@
 """Run the tests: those of live processes two at a time, and beside them all others on what they leave of the cores.
 
 Tests of live processes mostly wait. The others have the lowest priority until they are alone; what they say is shown
-when the live ones are done. Compiling small models is a large part of their work: what JAX compiles is kept for all
-processes and for the next run, and for the others it does not optimise, unless the environment says so.
+when the live ones are done. What JAX compiles is kept for all their processes and for the next run: compiling small
+models is a large part of the work.
 
 Usage: run_tests.py [--all] [PYTEST ARGUMENT ...]
 """
@@ -22,8 +22,6 @@ from typing import Any
 
 SHORT = "not long and "
 LIVE = ("-n", "2", "--dist", "loadfile")  # tests of a file may share processes
-ONCE = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")  # what a file prepares for its tests is made once
-QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # takes half as long to compile, and small models are as fast
 LOWEST = 19
 PROGRAMS = Path("~/.cache/pi05_progress/test_programs").expanduser()
 KEPT_S = 14 * 24 * 3600.0  # of a program since it was compiled: those of former code are never asked for again
@@ -59,8 +57,7 @@ def main() -> int:
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # hundreds of processes would compile the project anew
     with tempfile.TemporaryFile() as said:
         others = subprocess.Popen(
-            [*pytest, *ONCE, "-m", f"{short}not live"],
-            env=QUICK | os.environ,
+            [*pytest, "-n", "2", "--dist", "worksteal", "-m", f"{short}not live"],
             stdout=said,
             stderr=subprocess.STDOUT,
             preexec_fn=lambda: os.nice(LOWEST),
