@@ -18,7 +18,7 @@ from training.engine.state import with_parameters
 LOCATING = dataclasses.replace(
     SMALL, vision="points", siglip=None, image_size=(24, 40), positions=("square",), points=PointsConfig(points=8)
 )
-STEPS, ROWS, SIDE, NOWHERE = 120, 16, 5, 9.0
+STEPS, ROWS, SIDE, NOWHERE = 240, 16, 5, 9.0
 LEARNING = OptimizerConfig(peak_learning_rate=1e-2, end_learning_rate=1e-4, warmup_steps=10, decay_steps=STEPS)
 TOWER = "PaliGemma/img/.*"
 

