@@ -39,7 +39,7 @@ demo-train:  ## make the demo's checkpoint anew, from recording to figures, in h
 	@$(BOOT) scripts/bootstrap.py --extras ros,sim,data,train
 	@$(PYTHON) scripts/with_ros.py $(PYTHON) scripts/demo_train.py --model "$(MODEL)" --out "$(OUT)"
 
-test: setup  ## the tests of a change: 11 to 14 minutes on two cores
+test: setup  ## the tests of a change: 11 to 16 minutes on two cores
 	@$(PYTHON) scripts/with_ros.py $(PYTHON) scripts/run_tests.py
 
 test-all: setup  ## every test, faults, fuzz and soak included
