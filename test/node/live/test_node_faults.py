@@ -39,9 +39,8 @@ def bench(shared):
         if robot.task != "swing":
             robot.set_task("swing")
         robot.set_parameter("publish_commands", True)
-        home = HOME["left"]
-        near = lambda: np.abs(robot.positions["left"] - home).max() < 0.4  # noqa: E731
-        robot.until(lambda: robot.moving() and near(), "motion about its home")
+        home, at = HOME["left"], robot.positions
+        robot.until(lambda: robot.moving() and np.abs(at["left"] - home).max() < 0.4, "motion about its home")
         before = len(node.log())
         node.said = lambda: node.log()[before:]
 

@@ -460,9 +460,8 @@ def test_a_goal_whose_client_has_gone_ends_and_disarms(bench):
 @undisturbed
 def test_deactivated_a_goal_that_only_looks_on_does_not_end_by_how_another_ended(bench):
     _, robot, _ = bench
-    assert (
-        Goal(robot, "rise", max_duration_s=5.0, success_threshold=0.3, success_hold_s=0.2).ends().outcome == R.SUCCESS
-    )
+    done = Goal(robot, "rise", max_duration_s=5.0, success_threshold=0.3, success_hold_s=0.2).ends()
+    assert done.outcome == R.SUCCESS
     watched = Goal(robot, "stay", look_only=True)
     client = robot.node.create_client(ChangeState, "/policy_node/change_state")
     robot.until(client.service_is_ready, "the lifecycle service")
