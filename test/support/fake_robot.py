@@ -1,7 +1,6 @@
 """A made-up robot in front of the policy node, that can be given any fault; it follows commands at once."""
 
 import contextlib
-import functools
 import json
 import math
 import os
@@ -12,7 +11,7 @@ from collections import Counter
 from itertools import takewhile
 
 import numpy as np
-from conftest import PATIENCE_S, answer_of, wait_for
+from conftest import answer_of, wait_for
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from places import SUPPORT
 from rcl_interfaces.srv import SetParameters
@@ -24,6 +23,7 @@ from rclpy.qos import qos_profile_sensor_data
 from rclpy.time import Time
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import Float32, Int32, String
+from undisturbed import MissedError
 
 from pi05_progress.robots.profile import RobotProfile
 from pi05_progress_msgs.action import RunTask
@@ -77,35 +77,6 @@ def set_parameter(ros, node, name, value, spin=None, node_name="policy_node"):
     answer = answer_of(client, request, spin)
     node.destroy_client(client)
     return answer.results[0].successful
-
-
-class MissedError(AssertionError):
-    """The node has missed what was sent to it, as on a busy machine it may at any time."""
-
-
-def undisturbed(test):
-    """Begin a test anew, for a while, if it failed and the node missed meanwhile what the robot sent.
-
-    That ends a goal and disarms, as it must, and is not what the test is about. The robot's ``begin`` is what the
-    fixture does before a test. After something was withheld nothing counts as missed: see ``FakeRobot.running``.
-    """
-
-    @functools.wraps(test)
-    def tried(bench, **others):
-        robot, until_s = bench[1], time.monotonic() + PATIENCE_S
-        while time.monotonic() < until_s:
-            robot.watched_from, robot.withheld = len(robot.process.log()), False
-            try:
-                return test(bench, **others)
-            except AssertionError:
-                if not robot.missed():
-                    raise
-            finally:
-                robot.watched_from = None
-            robot.begin()
-        return test(bench, **others)
-
-    return tried
 
 
 LONG = {"max_duration_s": 3600.0, "stall_timeout_s": 3600.0}  # of a goal, for a policy that stands still

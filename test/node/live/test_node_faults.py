@@ -7,12 +7,13 @@ import time
 import numpy as np
 import pytest
 from conftest import PATIENCE_S, TRIES, initialised_ros, keeps_promise, processes
-from fake_robot import HOME, PROFILE, FakeRobot, Operator, said_s, start_node, to_s, undisturbed, with_fields
+from fake_robot import HOME, PROFILE, FakeRobot, Operator, said_s, start_node, to_s, with_fields
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from node_policies import SWING_UNLESS, WAIT_FOR
 from rcl_interfaces.msg import ParameterEvent
 from std_msgs.msg import Float32
+from undisturbed import undisturbed
 
 from pi05_progress_msgs.msg import TaskProgress
 

@@ -1,8 +1,6 @@
-"""The action: a task is done, canceled, preempted, stopped, and the result says which; by `do`, too."""
+"""The action: a task is done, canceled, preempted, stopped, and the result says which."""
 
 import math
-import os
-import pty
 import re
 import signal
 import time
@@ -10,13 +8,15 @@ from contextlib import ExitStack, closing, contextmanager
 
 import pytest
 import rclpy
-from conftest import initialised_ros, keeps_promise, processes
-from fake_robot import HOME, LONG, FakeRobot, said_s, stamp_s, start_node, undisturbed
+from conftest import keeps_promise
+from fake_robot import said_s, stamp_s
+from goals import Goal, commanded_robot
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rclpy.action import ActionClient
 from std_msgs.msg import Float32, Int32
 from std_srvs.srv import Trigger
+from undisturbed import undisturbed
 
 from pi05_progress.robots.episode_notes import GOAL
 from pi05_progress.robots.profile import RobotProfile
@@ -30,7 +30,6 @@ from pi05_progress_ros.sim.driving.live_episodes import LiveEpisodes
 PROFILE = RobotProfile.load("teleavatar")
 
 DO = "pi05_progress_ros.do"
-AGES = {"image_timeout_s": 1.0, "joint_timeout_s": 1.0, "skew_limit_s": 0.5}
 R = RunTask.Result
 R_NAMES = {reason.value: reason.name for reason in Reason}
 
@@ -38,55 +37,16 @@ R_NAMES = {reason.value: reason.name for reason in Reason}
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory):
     """One node and one robot for all tests here."""
-    with initialised_ros() as ros, processes(tmp_path_factory.mktemp("run_task")) as start:
-        node = start_node(start, publish_commands="true", **AGES)
-        yield node, FakeRobot(ros, node), start
+    with commanded_robot(tmp_path_factory.mktemp("run_task")) as made:
+        yield made
 
 
 @pytest.fixture
 def bench(shared):
     """The node and the robot without a fault and without a goal, armed."""
-    _, robot, start = shared
-
-    def begin():
-        if robot.process is None:  # a test ended it
-            robot.process = start_node(start, publish_commands="true", **AGES)
-        robot.heal()
-        robot.positions = dict(HOME)
-        robot.until(lambda: robot.operator.arm(False), "the end of the goal before")
-        robot.until(robot.operator.arm, "arming")
-
-    robot.begin = begin
-    begin()
+    robot, start = shared
+    robot.begin()
     return robot.process, robot, start
-
-
-class Goal:
-    """One that was given: its feedback and its result."""
-
-    def __init__(self, robot, task, **options):
-        self.robot, self.feedback = robot, []
-        request = RunTask.Goal(task=task, **{**LONG, **options})
-        sent = robot.operator.run_task.send_goal_async(request, lambda m: self.feedback.append(m.feedback))
-        robot.until(sent.done, "an answer to the goal")
-        self.handle = sent.result()
-        self.accepted = self.handle.accepted
-        self.ending = self.handle.get_result_async() if self.accepted else None
-
-    def runs(self):
-        """Wait until the robot moves for it."""
-        assert self.accepted
-        self.robot.targets.clear()
-        self.robot.until(lambda: self.state() == 2 and self.robot.moved(), "motion")
-        return self
-
-    def state(self):
-        return self.feedback[-1].state if self.feedback else None
-
-    def ends(self):
-        """Its result."""
-        self.robot.until(self.ending.done, "the result")
-        return self.ending.result().result
 
 
 @undisturbed
@@ -359,88 +319,6 @@ def test_every_episode_of_a_simulation_gets_its_goal_armed_without_asking(bench)
         episodes.tell(EpisodeEvent.STOP, "go far", outcome=EpisodeEvent.FAILURE, label="left")
         robot.until(lambda: len(episodes.ended) == 3, "the end of the episode")
         assert re.match(r"go far_000007: failure \(left\); goal .*LIMIT, .*blocked", str(episodes.ended[2]))
-
-
-def _ended(robot, program):
-    """What a program said, and its exit status."""
-    robot.until(lambda: program.poll() is not None, "its end")
-    return program.log(), program.returncode
-
-
-def _do(robot, start, *words):
-    return _ended(robot, start(DO, *words))
-
-
-def _moving(robot, start):
-    """``do`` at work."""
-    robot.until(lambda: robot.operator.arm(False), "disarming")
-    robot.forget()
-    program = start(DO, "swing", "--yes")
-    robot.until(lambda: robot.moved() and robot.state() == "RUNNING", "motion")
-    return program
-
-
-@undisturbed
-def test_do_shows_progress_and_tells_success_by_its_exit_status(bench):
-    _, robot, start = bench
-    robot.until(lambda: robot.operator.arm(False), "disarming")
-    said, status = _do(robot, start, "rise", "--yes")
-    assert status == 0 and ("SUCCEEDED: done after" in said or "ALREADY_DONE: " in said), said
-    robot.until(lambda: robot.state() == "LOOKING", "disarmed in the end")
-
-
-@undisturbed
-def test_do_tells_by_its_exit_status_that_time_was_up(bench):
-    _, robot, start = bench
-    robot.until(lambda: robot.operator.arm(False), "disarming")
-    said, status = _do(robot, start, "swing", "--yes", "--max-duration", "2")
-    assert status == 4 and "TIMED_OUT: not done within 2 s" in said
-
-
-@undisturbed
-def test_do_does_not_take_the_place_of_a_goal(bench):
-    _, robot, start = bench
-    program = _moving(robot, start)
-    said, status = _do(robot, start, "rise", "--yes")
-    assert status == 3 and "not armed: a goal is there already" in said and program.poll() is None
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGHUP, marks=pytest.mark.long)])
-@undisturbed
-def test_do_told_to_end_cancels_its_goal_and_disarms(bench, number):
-    _, robot, start = bench
-    program = _moving(robot, start)
-    program.send_signal(number)
-    said, status = _ended(robot, program)
-    assert status == 130 and "CANCELED: the goal was canceled" in said
-    robot.until(lambda: robot.state() == "LOOKING", "disarmed in the end")
-
-
-@undisturbed
-def test_do_says_why_nothing_moves(bench):
-    _, robot, start = bench
-    robot.until(lambda: robot.operator.arm(False), "disarming")
-    said, status = _do(robot, start, "rise")
-    assert status == 1 and "nobody can be asked here whether the robot may move: give --yes" in said
-    robot.silent = {"head_camera"}
-    robot.until(robot.unknown, "a camera that is missed")
-    said, status = _do(robot, start, "swing", "--yes")
-    assert status == 3 and "not armed: head_camera" in said
-
-
-@undisturbed
-def test_ctrl_c_at_the_question_of_do_is_obeyed_at_once(bench):
-    node, robot, start = bench
-    ours, theirs = pty.openpty()
-    before = len(node.log())
-    program = start(DO, "swing", before=lambda: os.dup2(theirs, 0))
-    robot.until(lambda: "Arm it?" in program.log(), "the question")
-    program.send_signal(signal.SIGINT)
-    robot.until(lambda: program.poll() is not None, "its end, without an answer")
-    assert program.returncode == 130 and "canceled before anything was armed" in program.log()
-    assert "goal: 'swing'" not in node.log()[before:]
-    os.close(ours)
-    os.close(theirs)
 
 
 @undisturbed
