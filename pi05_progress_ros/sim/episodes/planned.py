@@ -25,9 +25,10 @@ from ...commanding.chunks import Chunk
 from ...commanding.command_rules import CommandSettings
 from ..driving.closed_loop import Commander
 from ..expert.expert import OperatorCommand
+from ..expert.kinematics import GRASP_HEIGHT, reach
 from ..expert.operator import REST_S, OperatorTopics
 from ..expert.planner import PlannerPolicy
-from ..physics.scene import side_sign, table_top_z
+from ..physics.scene import table_top_z
 from ..physics.tasks.base import CUBE_HALF
 from ..physics.world import World
 from ..robot.robot import STATE_HZ, Robot
@@ -42,7 +43,7 @@ LOW_M, NEAR_M, LOW_SHARE = 0.08, 0.12, 0.15  # a hand that is so low above table
 WRONG_GRIPPER = 0.02  # share of chunks in which the gripper does the opposite
 PATIENCE_S = 35.0  # for an episode that the planner drives alone; most take less than 20
 HELP_AFTER_S = 30.0  # from then on the planner drives alone, so that a policy's episodes come to an end
-REACH_X, REACH_Y = (0.0, 0.5), (-0.58, -0.34)  # m: where the working arm can pick things up
+RAISED_M = 0.03  # so far the arm must be able to take up what it is to pick up
 LOST_S = 1.0  # for so long an object must lie elsewhere until the episode is given up
 
 
@@ -186,9 +187,9 @@ class PlannedOperator:
         """Whether the object that is to be picked up next lies where the arm does not get to, for some time now."""
         world = self._robot.world
         if picks := world.task.picks(world.model, world.data):
-            x, y, z = world.object_poses()[picks[0].name][:3]
-            inside = REACH_X[0] < side_sign(world.task.side) * x < REACH_X[1] and REACH_Y[0] < y < REACH_Y[1]
-            if not inside and z < table_top_z() + 2 * CUBE_HALF:
+            place = world.object_poses()[picks[0].name][:3]
+            inside = reach(world.task.side).reaches(place + np.outer([GRASP_HEIGHT, RAISED_M], [0, 0, 1])).all()
+            if not inside and place[2] < table_top_z() + 2 * CUBE_HALF:
                 return now > self._reachable_s + LOST_S
         self._reachable_s = now
         return False

@@ -6,6 +6,7 @@ from functools import cache
 from typing import NamedTuple
 
 import numpy as np
+from scipy.ndimage import map_coordinates
 from scipy.spatial.transform import Rotation
 
 from ..physics.scene import arm_table, grasp_point, side_sign, table_top_z
@@ -48,7 +49,8 @@ def hand_poses(side: str, joints: np.ndarray) -> HandPoses:
 
 GRASP_HEIGHT = 0.002  # m of the grasp point above the object's centre
 SPACING = 0.04  # m, of the grid on which postures are solved in advance
-AXES = (np.arange(-0.04, 0.521, SPACING), np.arange(-0.60, -0.319, SPACING), np.arange(-0.04, 0.321, SPACING))
+AXES = (np.arange(-0.12, 0.601, SPACING), np.arange(-0.60, -0.239, SPACING), np.arange(-0.04, 0.321, SPACING))
+MIDDLE = (9, 4, 5)  # the node from which postures are followed outwards
 TILT = np.deg2rad(30.0)  # of the fingers from straight down, tips away from the robot, where all else is equal
 # What a posture is a compromise of: the grasp point is exact, the fingers open level and sidewise, and the tilt gives
 # way to the joints, which stay in the middle of their ranges. A stiffer tilt drives joint 7 to its limit.
@@ -70,11 +72,13 @@ class Reach:
         # The arms mirror by q_right = -q_left, their home poses do not.
         joints = np.tile(self._sign * arm_table().home["left"], (grid.size // 3, 1))
         points = grid.reshape(-1, 3) * [self._sign, 1, 1]
-        middle = points.reshape(*grid.shape)[tuple(n // 2 for n in grid.shape[:3])]
+        middle = points.reshape(*grid.shape)[MIDDLE]
         for share in np.clip(np.linspace(-0.3, 1.5, ITERATIONS), 0, 1):  # outwards, so that all hang together
             joints = self._step(joints, middle + share * (points - middle))
         found = np.linalg.norm(hand_poses(side, joints).position - points, axis=1) < OUT_OF_REACH
-        self._grid = _spread(joints.reshape(*grid.shape[:3], 7), found.reshape(grid.shape[:3]))
+        grid, kept = joints.reshape(*grid.shape[:3], 7), found.reshape(grid.shape[:3])
+        kept = _connected(grid, kept)
+        self._grid, self._tops = _spread(grid, kept), (kept * (AXES[2] + SPACING / 2)).max(-1)
 
     def _step(self, joints: np.ndarray, points: np.ndarray) -> np.ndarray:
         """One damped step of least squares, (n, 7), towards postures for (n, 3) points."""
@@ -109,6 +113,12 @@ class Reach:
             block = block[0] * (1 - part) + block[1] * part
         return block
 
+    def ceiling(self, point: np.ndarray) -> float:
+        """How high the hand gets above a place on the table, (3,) or (2,) m of which the height is not looked at."""
+        place = (point[:2] * [self._sign, 1] - self._origin[:2]) / SPACING
+        tops = map_coordinates(self._tops, place[:, None], order=1, mode="nearest")
+        return table_top_z() + float(tops[0])
+
     def reaches(self, points: np.ndarray) -> np.ndarray:
         """(n,) whether the arm gets to each of the points (n, 3), to half of OUT_OF_REACH."""
         found = hand_poses(self.side, self.joints(points)).position
@@ -120,13 +130,10 @@ class Reach:
         return self._step(first, points)
 
 
-def _spread(grid: np.ndarray, found: np.ndarray) -> np.ndarray:
-    """The grid with postures that do not hang together with the middle one's replaced by means of their neighbours'.
-
-    So no motion at the border of what can be reached is abrupt.
-    """
+def _connected(grid: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """Which of the grid's postures that were found hang together with the middle one's."""
     kept = np.zeros(found.shape, bool)
-    kept[tuple(n // 2 for n in found.shape)] = True
+    kept[MIDDLE] = True
     alike = [np.abs(np.diff(grid, axis=axis)).max(-1) < LARGEST_JUMP for axis in range(3)]
     for _ in range(sum(found.shape)):
         for axis in range(3):
@@ -134,6 +141,14 @@ def _spread(grid: np.ndarray, found: np.ndarray) -> np.ndarray:
             nodes[1:] |= nodes[:-1] & same
             nodes[:-1] |= nodes[1:] & same
         kept &= found
+    return kept
+
+
+def _spread(grid: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """The grid with postures that are not ``kept`` replaced by means of their neighbours'.
+
+    So no motion at the border of what can be reached is abrupt.
+    """
     for _ in range(100):
         wide = np.pad(grid, [(1, 1)] * 3 + [(0, 0)], mode="edge")
         around = sum(np.roll(wide, step, axis)[1:-1, 1:-1, 1:-1] for axis in range(3) for step in (-1, 1)) / 6

@@ -173,6 +173,7 @@ class PlannerPolicy(Policy):
         step, offset = HAND_SPEED * STEP_S, goal[:2] - scene.hand[:2]
         distance = float(np.hypot(*offset))
         travel = max(table_top_z() + self._top(scene) + CLEARANCE, goal[2] + 0.02)
+        travel = max(min(travel, reach(self._world.task.side).ceiling(scene.hand)), goal[2])  # lower beside the robot
         lowest = min(goal[2] + max(0.0, above), travel) if distance < 0.06 else travel
         sidewise = float(np.clip(1 - (lowest - scene.hand[2]) / 0.02, 0, 1)) * min(1.0, step / max(distance, 1e-9))
         return scene.hand + [*(sidewise * offset), np.clip(lowest - scene.hand[2], -step, step)]
@@ -185,14 +186,8 @@ class PlannerPolicy(Policy):
 
     def _free_place(self, scene: _Scene) -> np.ndarray:
         """(3,) the nearest place on the table where what is held can be put down."""
-        task, here = self._world.task, scene.objects[scene.held]
-        middle = task.workspace_middle()
-        xs, ys = np.sign(middle[0]) * np.linspace(*task.free_x, 8), np.linspace(-0.49, -0.41, 4)
-        places = np.array([[x, y, middle[2] + self._world.task.half + 0.002] for x in xs for y in ys])
         others = [place for name, place in scene.objects.items() if name != scene.held]
-        gaps = np.min([np.hypot(*(places - other)[:, :2].T) for other in others] or [np.ones(len(places))], axis=0)
-        free = places[gaps >= min(0.085, gaps.max())]
-        return free[np.argmin(np.hypot(*(free - here)[:, :2].T))]
+        return self._world.task.free_place(scene.objects[scene.held], others) + [0, 0, 0.002]
 
     # --- how the imagined scene changes ---
 

@@ -17,6 +17,7 @@ from ..scene import OBJECT_FRICTION, arm_table, side_sign, table_top_z
 Outcome = Literal["unknown", "success", "failure"]
 CUBE_HALF = 0.02  # m
 CUBE_MASS = 0.05  # kg
+FREE_Y = (-0.49, -0.41)  # m, where loose objects may lie
 LIFTED = 0.03  # m above where it would rest on the table
 SETTLE_S = 0.2  # how long a goal state must last before it counts as reached
 UNDONE_S = 1.5  # how long it must be gone to be undone: what is let go of is neither held nor in place at first
@@ -164,7 +165,15 @@ class Task(ABC):
 
     def free_point(self, rng: np.random.Generator) -> np.ndarray:
         """A random point where a loose object may lie, (3,) m; whether something lies there is not looked at."""
-        return self.workspace_point(rng, self.free_x, (-0.49, -0.41))
+        return self.workspace_point(rng, self.free_x, FREE_Y)
+
+    def free_place(self, here: np.ndarray, others: Sequence[np.ndarray]) -> np.ndarray:
+        """The place on the table nearest to ``here`` where an object can be put, clear of others; centres, (3,) m."""
+        xs, ys = side_sign(self.side) * np.linspace(*self.free_x, 8), np.linspace(*FREE_Y, 4)
+        places = np.array([[x, y, table_top_z() + self.half] for x in xs for y in ys])
+        gaps = np.min([np.hypot(*(places - other)[:, :2].T) for other in others] or [np.ones(len(places))], axis=0)
+        free = places[gaps >= min(0.085, gaps.max())]
+        return free[np.argmin(np.hypot(*(free - here)[:, :2].T))]
 
     def workspace_middle(self) -> np.ndarray:
         """The middle of what the working arm reaches on the table, (3,) m."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mujoco
 import numpy as np
 
+from ..scene import side_sign
 from .base import LIFTED, Pick, Task, add_cube, fingers_touch, set_pose, spread_points
 
 COLOURS = {
@@ -13,6 +14,7 @@ COLOURS = {
     "blue_cube": (0.16, 0.32, 0.78, 1.0),
 }
 STACK = ("green_cube", "red_cube", "blue_cube")  # from the bottom
+TOWER_X, TOWER_Y = (0.06, 0.46), (-0.53, -0.385)  # m, where an arm gets high enough for a tower; x to its side
 
 
 class StackCubes(Task):
@@ -52,10 +54,20 @@ class StackCubes(Task):
         return bool(resting and not fingers_touch(model, data, self.side, name))
 
     def picks(self, model: mujoco.MjModel, data: mujoco.MjData) -> list[Pick]:
-        """Cubes that are not where they belong, from the bottom up."""
-        base = data.body(STACK[0]).xpos
+        """Cubes that are not where they belong, from the bottom up; the lowest one where towers can be built."""
+        places = {name: data.body(name).xpos for name in STACK}
+        base = places.pop(STACK[0])
         wrong = next((i for i, n in enumerate(STACK) if i and not self.in_place(n, model, data)), len(STACK))
-        return [Pick(STACK[i], base + [0, 0, 2 * self.half * i], 0.002) for i in range(wrong, len(STACK))]
+        x, y = side_sign(self.side) * base[0], base[1]
+        good = TOWER_X[0] < x < TOWER_X[1] and TOWER_Y[0] < y < TOWER_Y[1]
+        if wrong == 1 and not good:
+            base = self.free_place(base, list(places.values()))
+            return [Pick(STACK[0], base, 0.002), *self._onto(base, 1)]
+        return self._onto(base, wrong)
+
+    def _onto(self, base: np.ndarray, first: int) -> list[Pick]:
+        """What belongs onto the lowest cube at ``base``, from the ``first`` on."""
+        return [Pick(STACK[i], base + [0, 0, 2 * self.half * i], 0.002) for i in range(first, len(STACK))]
 
 
 CUBE = "red_cube"
