@@ -274,4 +274,4 @@ def test_the_checkpoint_that_drives_remembers(tmp_path):
     options = tyro.cli(TemporalOptions, args=step.arguments[2:])
     (last,) = (item for item in items if isinstance(item, Ship) and item.checkpoint == options.checkpoint)
     assert last == [item for item in items if isinstance(item, Ship)][-1]
-    assert options.output == step.result and len(options.dataset) == 8
+    assert options.output == step.result and len(options.dataset) == 11

@@ -90,6 +90,16 @@ def test_the_plan_goes_on_after_an_object_was_taken_out_of_the_hand():
     assert world.task_status().outcome == "success", world.task_status()
 
 
+@pytest.mark.parametrize(("name", "x", "y"), [("red_cube", 0.25, -0.28), ("blue_cube", -0.02, -0.31),
+                                              ("green_cube", 0.4, -0.3)])  # fmt: skip
+def test_a_cube_that_fell_beside_the_robot_is_taken_up(name, x, y):
+    world = World("stack_cubes", 4)
+    put(world, name, [side_sign(world.task.side) * x, y, table_top_z() + CUBE_HALF])
+    drive(world, 40)
+    assert world.task_status().outcome == "success", world.task_status()
+    assert world.object_poses()["green_cube"][1] < -0.38  # where a hand gets high enough for a tower
+
+
 def test_what_is_held_but_not_wanted_is_put_down_first():
     world = World("stack_cubes", 2)
     planned = world.task.picks
