@@ -36,7 +36,8 @@ from ..robot.states import Outlet
 
 PLANNED = "/sim/planned_chunk"
 LATENCY_S = 0.1  # from a picture until its chunk is there
-EXECUTED_S = (0.2, 0.5)  # how long a chunk is executed before the next one
+EXECUTED_S = (0.4, 0.6)  # how long a chunk is executed before the next one; oftener, arms begin to swing
+ALONE_S = 0.5  # the same where a policy is alone, as it is judged
 SIGMAS_RAD, SIGMA_SHARES = (0.0, 0.02, 0.04, 0.08), (0.4, 0.25, 0.2, 0.15)  # of joint offsets, and of chunks with them
 RAMP_S = 0.4  # in which an offset comes
 LOW_M, NEAR_M, LOW_SHARE = 0.08, 0.12, 0.15  # a hand that is so low above table or near objects is disturbed less
@@ -129,7 +130,7 @@ class PlannedOperator:
         if now < self._next_s - 1e-9:
             return
         by_itself = self._policy is not None and self._alone
-        self._next_s = now + (EXECUTED_S[1] if by_itself else self._rng.uniform(*EXECUTED_S))
+        self._next_s = now + (ALONE_S if by_itself else self._rng.uniform(*EXECUTED_S))
         if not by_itself and (self._alone or now > HELP_AFTER_S or self._rng.random() < self._planner_share):
             executed = Chunk(now, self._planner.action_dt_s, self._disturbed(plan))
         else:
