@@ -55,6 +55,8 @@ TILT = np.deg2rad(30.0)  # of the fingers from straight down, tips away from the
 # What a posture is a compromise of: the grasp point is exact, the fingers open level and sidewise, and the tilt gives
 # way to the joints, which stay in the middle of their ranges. A stiffer tilt drives joint 7 to its limit.
 SIDEWISE, UPRIGHT, CENTRED = 0.3, 0.01, 0.005
+UPRIGHT_BESIDE = 0.001  # more, low beside the robot, where the last link would come too near the table
+BESIDE_Y, BESIDE_HEIGHT = (-0.40, -0.35), (0.06, 0.12)  # m, where that sets in, and up to where above the table
 ITERATIONS, LARGEST_STEP = 120, 0.2  # rad
 OUT_OF_REACH = 0.005  # m
 LARGEST_JUMP = 0.6  # rad, between neighbours of the grid
@@ -88,12 +90,15 @@ class Reach:
         tilt = np.cross(fingers, [0, -np.sin(TILT), -np.cos(TILT)])[:, :1]
         turns = jacobian[:, 3:]
         centring = np.broadcast_to(np.diag(CENTRED / self._half), (len(joints), 7, 7))
-        rows = np.concatenate([jacobian[:, :3], SIDEWISE * turns[:, 1:], UPRIGHT * turns[:, :1], centring], 1)
+        beside = np.interp(points[:, 1], BESIDE_Y, (0, 1))
+        beside = beside * np.interp(points[:, 2] - table_top_z(), BESIDE_HEIGHT, (1, 0))
+        upright = (UPRIGHT + UPRIGHT_BESIDE * beside)[:, None]
+        rows = np.concatenate([jacobian[:, :3], SIDEWISE * turns[:, 1:], upright[:, None] * turns[:, :1], centring], 1)
         missing = np.concatenate(
             [
                 points - position,
                 SIDEWISE * level[:, 1:],
-                UPRIGHT * tilt,
+                upright * tilt,
                 CENTRED * (self._middle - joints) / self._half,
             ],
             1,
