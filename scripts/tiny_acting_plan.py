@@ -4,8 +4,8 @@ Demonstrations by the planner, whose execution is disturbed; all of the model le
 it is and what it makes of the pictures is kept, so that trunk and heads take many more steps in the same time. Then the
 policy drives, the planner says what it should have done in each of its states, and trunk and heads go on with both,
 with all of it in a mirror, and with instructions in other words and for something else. All that twice, as a better
-policy gets into other trouble; and a third time for the action expert alone, whose samples cost half as much and leave
-progress as it is. At last a head that remembers learns from what this checkpoint says over all episodes.
+policy gets into other trouble; and a third time for the action expert alone, from the new corrections alone, so that
+progress stays as it is. At last a head that remembers learns from what this checkpoint says over all episodes.
 How these begin, which ``training.add_starts`` adds to older checkpoints, every stage of training writes by itself.
 """
 
