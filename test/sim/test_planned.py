@@ -53,8 +53,7 @@ def test_a_disturbed_episode_is_a_demonstration_like_others(disturbed, tmp_path)
     chunks = data.column("demonstration.actions").reshape(len(actions), -1, actions.shape[1])
     np.testing.assert_allclose(chunks[:, 0], actions, atol=1e-3)
     assert chunks.shape[1] >= 10
-    steps = np.abs(np.diff(chunks[:, :, ARMS], axis=1)).max((1, 2))  # a smooth plan of 1 rad/s, where a path is bent 2
-    assert np.quantile(steps, 0.9) < 0.12 and steps.max() < 0.2
+    assert (np.abs(np.diff(chunks[:, :, ARMS], axis=1)) < 0.12).all()  # a smooth plan of 1 rad/s at most
     # Where the arm moves, it does so towards what the chunk says, but for what disturbs it.
     state = data.column("observation.state")[:, ARMS]
     planned, still = np.abs(chunks[:-10, 8][:, ARMS] - state[10:]), np.abs(state[:-10] - state[10:])

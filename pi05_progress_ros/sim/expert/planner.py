@@ -27,7 +27,8 @@ LEAD_S = 0.14  # how far commands run ahead of the motion: the arms' lag
 HAND_SPEED = 0.22  # m/s
 APPROACH = 3.0  # 1/s: speed per distance that is left, so that the hand comes to rest gently
 SLOWEST = 0.05  # m/s
-JOINT_SPEED = 0.7  # rad/s; the bound on commands is 1, and a path that meets it is bent
+JOINT_SPEED = 0.7  # rad/s, for what a hand's way asks of joints
+FASTEST = 1.0  # rad/s, the bound on commands, for this and the turn to the usual posture together
 CLEARANCE = 0.05  # m from the top of things to the grasp point of a hand that travels
 WALL = 0.04  # m: the least height of what may stand on the table
 OPEN = 0.031  # m of finger travel: open enough to reach around an object
@@ -106,7 +107,8 @@ class PlannerPolicy(Policy):
         rate, left = JOINT_SPEED / max(farthest, 0.15), [1.0]
         for _ in range(round(((ROWS - 1) * ROW_S + LEAD_S) / STEP_S) + 1):
             intent = self._intent(scene)
-            self._move(scene, intent, max(0.0, 1 - left[-1] * farthest / 0.5))
+            joint_speed = FASTEST - rate * farthest if left[-1] else JOINT_SPEED
+            self._move(scene, intent, max(0.0, 1 - left[-1] * farthest / 0.5), joint_speed)
             self._grip(scene, intent)
             places.append(scene.hand)
             grips.append(intent.grip)
@@ -191,7 +193,7 @@ class PlannerPolicy(Policy):
 
     # --- how the imagined scene changes ---
 
-    def _move(self, scene: _Scene, intent: _Intent, share: float) -> None:
+    def _move(self, scene: _Scene, intent: _Intent, share: float, joint_speed: float) -> None:
         way, arm = intent.point - scene.hand, reach(self._world.task.side)
         distance = float(np.linalg.norm(way))
         if distance < 1e-6:
@@ -199,7 +201,7 @@ class PlannerPolicy(Policy):
         speed = min(HAND_SPEED, SLOWEST + APPROACH * float(np.linalg.norm(intent.goal - scene.hand))) * share
         way = way * min(1.0, speed * STEP_S / distance)
         fastest = np.abs(arm.roughly(scene.hand + way) - arm.roughly(scene.hand)).max() / STEP_S
-        way = way * float(np.clip(JOINT_SPEED / max(fastest, 1e-9), 0.3, 1))
+        way = way * float(np.clip(joint_speed / max(fastest, 1e-9), 0.1, 1))
         scene.hand = scene.hand + way
         if scene.held is not None:
             scene.objects[scene.held] = scene.objects[scene.held] + way
