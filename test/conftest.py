@@ -14,7 +14,7 @@ import pytest
 
 import pi05_progress_ros.sim  # noqa: F401  before any test imports MuJoCo: it chooses what renders
 
-pytest_plugins = ["training_fixtures"]
+pytest_plugins = ["training_fixtures", "goals"]
 
 
 def own_domain():

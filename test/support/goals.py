@@ -2,6 +2,7 @@
 
 from contextlib import contextmanager
 
+import pytest
 from conftest import initialised_ros, processes
 from fake_robot import HOME, LONG, FakeRobot, start_node
 
@@ -26,6 +27,21 @@ def commanded_robot(folder):
 
         robot.begin = begin
         yield robot, start
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """One node and one robot for all tests of a file."""
+    with commanded_robot(tmp_path_factory.mktemp("commanded")) as made:
+        yield made
+
+
+@pytest.fixture
+def bench(shared):
+    """The node and the robot without a fault and without a goal, armed."""
+    robot, start = shared
+    robot.begin()
+    return robot.process, robot, start
 
 
 class Goal:

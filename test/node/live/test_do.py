@@ -5,25 +5,9 @@ import pty
 import signal
 
 import pytest
-from goals import commanded_robot
 from undisturbed import undisturbed
 
 DO = "pi05_progress_ros.do"
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory):
-    """One node and one robot for all tests here."""
-    with commanded_robot(tmp_path_factory.mktemp("do")) as made:
-        yield made
-
-
-@pytest.fixture
-def bench(shared):
-    """The node and the robot without a fault and without a goal, armed."""
-    robot, start = shared
-    robot.begin()
-    return robot.process, robot, start
 
 
 def _ended(robot, program):

@@ -10,7 +10,7 @@ import pytest
 import rclpy
 from conftest import keeps_promise
 from fake_robot import said_s, stamp_s
-from goals import Goal, commanded_robot
+from goals import Goal
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rclpy.action import ActionClient
@@ -32,21 +32,6 @@ PROFILE = RobotProfile.load("teleavatar")
 DO = "pi05_progress_ros.do"
 R = RunTask.Result
 R_NAMES = {reason.value: reason.name for reason in Reason}
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory):
-    """One node and one robot for all tests here."""
-    with commanded_robot(tmp_path_factory.mktemp("run_task")) as made:
-        yield made
-
-
-@pytest.fixture
-def bench(shared):
-    """The node and the robot without a fault and without a goal, armed."""
-    robot, start = shared
-    robot.begin()
-    return robot.process, robot, start
 
 
 @undisturbed
