@@ -14,7 +14,7 @@ import pytest
 
 import pi05_progress_ros.sim  # noqa: F401  before any test imports MuJoCo: it chooses what renders
 
-pytest_plugins = ["training_fixtures", "goals"]
+pytest_plugins = ["training_fixtures", "goals", "moving_robot"]
 
 
 def own_domain():

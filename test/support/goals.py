@@ -8,6 +8,7 @@ from fake_robot import HOME, LONG, FakeRobot, start_node
 
 from pi05_progress_msgs.action import RunTask
 
+# Of inputs: wider than the defaults, for a robot that is played on a busy machine.
 AGES = {"image_timeout_s": 1.0, "joint_timeout_s": 1.0, "skew_limit_s": 0.5}
 
 

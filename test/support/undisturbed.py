@@ -1,6 +1,7 @@
 """Tests of a robot at work, on a machine that may keep an input from the node at any time."""
 
 import functools
+import inspect
 import time
 
 from conftest import PATIENCE_S
@@ -14,22 +15,24 @@ def undisturbed(test):
     """Begin a test anew, for a while, if it failed and the node missed meanwhile what the robot sent.
 
     That ends a goal and disarms, as it must, and is not what the test is about. The robot's ``begin`` is what the
-    fixture does before a test. After something was withheld nothing counts as missed: see ``FakeRobot.running``.
+    fixture, the test's first argument, does before a test. After something was withheld nothing counts as missed: see
+    ``FakeRobot.running``.
     """
+    fixture = next(iter(inspect.signature(test).parameters))
 
     @functools.wraps(test)
-    def tried(bench, **others):
-        robot, until_s = bench[1], time.monotonic() + PATIENCE_S
+    def tried(**fixtures):
+        robot, until_s = fixtures[fixture][1], time.monotonic() + PATIENCE_S
         while time.monotonic() < until_s:
             robot.watched_from, robot.withheld = len(robot.process.log()), False
             try:
-                return test(bench, **others)
+                return test(**fixtures)
             except AssertionError:
                 if not robot.missed():
                     raise
             finally:
                 robot.watched_from = None
             robot.begin()
-        return test(bench, **others)
+        return test(**fixtures)
 
     return tried

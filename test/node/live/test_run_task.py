@@ -152,7 +152,7 @@ STOPS = {
 }
 
 
-# All of them stop commanding in test_node_faults.py, too.
+# All of them stop commanding in test_node_faults.py or test_node_holds.py, too.
 @pytest.mark.parametrize(
     "stop", [pytest.param(s, marks=[pytest.mark.long] * (s in ("camera", "disarmed"))) for s in STOPS]
 )
