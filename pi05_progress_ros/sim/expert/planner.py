@@ -15,6 +15,7 @@ from pi05_progress.observation import PolicyOutput, RobotFrame
 from pi05_progress.policy import Policy
 from pi05_progress.robots.profile import RobotProfile
 
+from ...commanding.command_rules import CommandSettings
 from ..physics.scene import FINGER_TRAVEL, arm_table, table_top_z
 from ..physics.tasks.base import Pick, fingers_touch
 from ..physics.world import World
@@ -28,7 +29,7 @@ HAND_SPEED = 0.22  # m/s
 APPROACH = 3.0  # 1/s: speed per distance that is left, so that the hand comes to rest gently
 SLOWEST = 0.05  # m/s
 JOINT_SPEED = 0.7  # rad/s, for what a hand's way asks of joints
-FASTEST = 1.0  # rad/s, the bound on commands, for this and the turn to the usual posture together
+FASTEST = CommandSettings.max_joint_speed  # rad/s, for this and the turn to the usual posture together
 CLEARANCE = 0.05  # m from the top of things to the grasp point of a hand that travels
 WALL = 0.04  # m: the least height of what may stand on the table
 OPEN = 0.031  # m of finger travel: open enough to reach around an object
