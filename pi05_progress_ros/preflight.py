@@ -105,6 +105,13 @@ class Live:
         """The newest of all inputs."""
         return self.inputs.snapshot(self._node.get_clock().now().nanoseconds)
 
+    def elsewhere(self) -> list[str]:
+        """Why nothing at all is heard, where the profile knows in which ROS domain the robot is."""
+        here, its = self._node.context.get_domain_id(), self._profile.production_domain
+        if its in (None, here) or any(entry.message is not None for entry in self.inputs.state()):
+            return []
+        return [f"nothing is heard in ROS domain {here}, {self._profile.name} is in {its}: export ROS_DOMAIN_ID={its}"]
+
     def slow(self, data_hz: float) -> list[str]:
         """Inputs that come more seldom than the data had frames, or than the policy asks for them."""
         found = []
@@ -150,7 +157,7 @@ def judge(live: Live, options: Options, profile: RobotProfile, starts: Starts | 
     told = NO_STARTS if starts is None else "" if frame else "cannot be checked without all inputs"
     none = starts is not None and not pictures and not told
     return [
-        Check("3 passive: inputs, fresh and often enough", missing + passive),
+        Check("3 passive: inputs, fresh and often enough", live.elsewhere() + missing + passive),
         Check("5 clocks: stamps in step with this machine", clocks),
         Check("2 profile: joints and grippers as in the data", unlike, told),
         Check("8 slowly: arms near the data's starts", far, told),

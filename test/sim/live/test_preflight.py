@@ -1,6 +1,7 @@
 """The preflight before a simulated robot: planted faults are named, clean starts pass, and nothing is commanded."""
 
 import copy
+import os
 import time
 from types import SimpleNamespace
 
@@ -195,3 +196,14 @@ def test_a_clean_start_passes(bench, seed):
     status, said = bench.preflight()
     assert status == 0, said
     assert "wrong" not in said and said.count(" ok ") == 6
+
+
+def test_where_nothing_is_heard_the_robots_domain_is_named(bench, tmp_path):
+    robot = tmp_path / "elsewhere.yaml"
+    robot.write_text(yaml.safe_dump({"extends": "teleavatar", "name": "mine", "production_domain": 29}))
+    arguments = ("--checkpoint", str(bench.checkpoint), "--robot", str(robot), "--seconds", "0.5", "--timeout", "1")
+    process = bench.start("pi05_progress_ros.preflight", TASK, *arguments)
+    wait_for(lambda: process.poll() is not None, lambda: time.sleep(0.05), "the preflight's end")
+    here = os.environ["ROS_DOMAIN_ID"]
+    assert f"preflight: nothing is heard in ROS domain {here}, mine is in 29: export ROS_DOMAIN_ID=29" in process.log()
+    assert process.returncode == 1
