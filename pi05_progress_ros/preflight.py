@@ -110,7 +110,8 @@ class Live:
         here, its = self._node.context.get_domain_id(), self._profile.production_domain
         if its in (None, here) or any(entry.message is not None for entry in self.inputs.state()):
             return []
-        return [f"nothing is heard in ROS domain {here}, {self._profile.name} is in {its}: export ROS_DOMAIN_ID={its}"]
+        name = self._profile.name
+        return [f"nothing is heard in ROS domain {here}: for the real {name}, in {its}, export ROS_DOMAIN_ID={its}"]
 
     def slow(self, data_hz: float) -> list[str]:
         """Inputs that come more seldom than the data had frames, or than the policy asks for them."""

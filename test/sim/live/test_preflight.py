@@ -205,5 +205,6 @@ def test_where_nothing_is_heard_the_robots_domain_is_named(bench, tmp_path):
     process = bench.start("pi05_progress_ros.preflight", TASK, *arguments)
     wait_for(lambda: process.poll() is not None, lambda: time.sleep(0.05), "the preflight's end")
     here = os.environ["ROS_DOMAIN_ID"]
-    assert f"preflight: nothing is heard in ROS domain {here}, mine is in 29: export ROS_DOMAIN_ID=29" in process.log()
+    named = f"nothing is heard in ROS domain {here}: for the real mine, in 29, export ROS_DOMAIN_ID=29"
+    assert f"preflight: {named}" in process.log()
     assert process.returncode == 1
